@@ -1,0 +1,39 @@
+"""How every command of the project starts and ends: `--help`, and errors in one sentence."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from malaria.errors import UserError
+
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Run one stage of `dvc.yaml`; its module's docstring is its `--help`."""
+    module = sys.modules[main.__module__]
+    assert module.__spec__ is not None
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module.__spec__.name}",
+        description=module.__doc__,
+        epilog="Reads params.yaml in the current folder; `dvc repro` runs it when needed.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()
+    end_with(lambda: main())
+
+
+def end_with(main: Callable[[], int | None]) -> None:
+    """Call `main` and exit with its status; a UserError becomes one line on stderr and status 1."""
+    try:
+        status = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        # The reader of our output (`head`, say) has gone; nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)

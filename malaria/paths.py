@@ -1,0 +1,26 @@
+"""Where the pipeline's files lie, relative to the repository's root, in the order of its stages."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+
+RAW = Path("data/raw")
+PROVENANCE = RAW / "provenance.json"
+PATIENTS = "patients.csv"  # optional, beside the class folders: file,patient
+
+CELLS = Path("data/cells.csv")
+AUDIT = Path("reports/audit.json")
+AUDIT_PAGE = Path("reports/audit.html")
+
+SPLITS = Path("data/splits.csv")
+
+PACKED = Path("data/packed")
+
+MODEL = Path("models/model.keras")
+TRAINING = Path("reports/train")
+
+METRICS = Path("reports/metrics.json")
+PLOTS = Path("reports/plots")
+PREDICTIONS = Path("reports/predictions.csv")
+
+BUNDLE = Path("models/malaria-cells")

@@ -1,0 +1,79 @@
+"""The columns of the tables that the stages hand on, and how they are read and written."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from malaria.errors import UserError
+from malaria.files import atomic_path
+
+# One row an image below data/raw. `path` is relative to it, with forward slashes, and unique;
+# `label` is one of labels.LABELS; `patient` and `slide` are texts and empty where the name tells
+# none; `width`, `height` are px and empty where the file could not be read; `sha256` is of the
+# file's bytes; `status` is ok or quarantined, and `reason` says why. Sorted by path.
+CELLS = {
+    "path": "str",
+    "label": "str",
+    "patient": "str",
+    "slide": "str",
+    "width": "Int64",
+    "height": "Int64",
+    "sha256": "str",
+    "status": "str",
+    "reason": "str",
+}
+
+# One row an accepted cell, sorted by path; `patient` is never empty (a cell of no known patient is
+# its own); `split` is train, val or test.
+SPLITS = {"path": "str", "label": "str", "patient": "str", "split": "str"}
+
+# Row i of the packed arrays is row i here; accepted cells alone, sorted by path.
+INDEX = {"path": "str", "label": "str", "patient": "str", "sha256": "str"}
+
+# One row a val or test cell, sorted by split and path. `p_network` is the network's probability of
+# Parasitized, `p_parasitized` the same after temperature scaling.
+PREDICTIONS = {
+    "path": "str",
+    "patient": "str",
+    "label": "str",
+    "split": "str",
+    "p_network": "float64",
+    "p_parasitized": "float64",
+}
+
+TRAIN, VAL, TEST = "train", "val", "test"
+SPLIT_NAMES = (TRAIN, VAL, TEST)
+
+OK, QUARANTINED = "ok", "quarantined"
+
+
+def read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
+    """Read a table with exactly `columns`; empty texts stay empty texts.
+
+    Raises:
+        UserError: the file is missing, or its columns are others.
+    """
+    try:
+        header = pd.read_csv(path, nrows=0).columns
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `dvc repro`.") from None
+    except (pd.errors.EmptyDataError, UnicodeDecodeError):
+        raise UserError(f"{path} is no CSV table: run `dvc repro`.") from None
+    if list(header) != list(columns):
+        raise UserError(
+            f"{path} has the columns {', '.join(header)}, but needs {', '.join(columns)}: run `dvc repro`."
+        )
+    texts = [name for name, kind in columns.items() if kind == "str"]
+    numbers = {name: kind for name, kind in columns.items() if kind != "str"}
+    # Without this `NA` as a patient's name would become missing.
+    missing = {name: [""] for name in numbers}
+    frame = pd.read_csv(
+        path, dtype={**dict.fromkeys(texts, "str"), **numbers}, keep_default_na=False, na_values=missing
+    )
+    return frame
+
+
+def write(frame: pd.DataFrame, path: Path, columns: dict[str, str]) -> None:
+    """Write the `columns` of `frame`, in their order, whole or not at all; floats round-trip."""
+    with atomic_path(path) as part:
+        frame[list(columns)].to_csv(part, index=False, lineterminator="\n")
