@@ -13,6 +13,7 @@ AUDIT = Path("reports/audit.json")
 AUDIT_PAGE = Path("reports/audit.html")
 
 SPLITS = Path("data/splits.csv")
+SPLIT_SUMMARY = Path("reports/split.json")
 
 PACKED = Path("data/packed")
 
