@@ -25,3 +25,4 @@ PLOTS = Path("reports/plots")
 PREDICTIONS = Path("reports/predictions.csv")
 
 BUNDLE = Path("models/malaria-cells")
+PRETRAINED = Path("models/pretrained")

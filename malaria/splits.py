@@ -92,7 +92,8 @@ def check_disjoint(assigned: pd.DataFrame) -> None:
     torn = sorted(sides[sides > 1].index)
     if torn:
         raise UserError(
-            f"data/splits.csv puts {len(torn)} patients on two sides, {torn[0]} among them: run `dvc repro -f split`."
+            f"data/splits.csv puts {len(torn)} patients on two sides, {torn[0]} among them: "
+            "run `dvc repro -f split`."
         )
 
 
@@ -135,7 +136,8 @@ def read_assignment(file: Path, settings: params.Split) -> dict[str, str] | None
         unknown = table.split[~table.split.isin(SPLIT_NAMES)]
         if len(unknown):
             raise UserError(
-                f"{file} (split.file) puts a patient into {unknown.iloc[0]!r}, but a split is train, val or test."
+                f"{file} (split.file) puts a patient into {unknown.iloc[0]!r}, but a split "
+                "is train, val or test."
             )
         return dict(zip(table.patient, table.split, strict=True))
     if str(settings.fold) not in set(table.fold):

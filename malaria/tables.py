@@ -67,10 +67,9 @@ def read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     numbers = {name: kind for name, kind in columns.items() if kind != "str"}
     # Without this `NA` as a patient's name would become missing.
     missing = {name: [""] for name in numbers}
-    frame = pd.read_csv(
+    return pd.read_csv(
         path, dtype={**dict.fromkeys(texts, "str"), **numbers}, keep_default_na=False, na_values=missing
     )
-    return frame
 
 
 def write(frame: pd.DataFrame, path: Path, columns: dict[str, str]) -> None:

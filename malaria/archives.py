@@ -1,0 +1,104 @@
+"""Unpacking archives from strangers: nothing outside the target, no links, no bombs."""
+
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from malaria.errors import UserError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an archive may hold: members, unpacked bytes in all, and unpacked over packed bytes."""
+
+    members: int = 200_000
+    size: int = 8 * 2**30
+    ratio: int = 200
+
+
+@dataclass(frozen=True)
+class Member:
+    """A regular file of an archive; `open` streams its content."""
+
+    path: PurePosixPath
+    size: int
+    stream: IO[bytes]
+
+
+def is_archive(path: Path) -> bool:
+    """Whether `path` is a zip or tar file, by its content."""
+    return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+
+
+def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
+    """Unpack the regular files of `archive` below `folder`, one by one, straight into place.
+
+    Raises:
+        UserError: the archive is damaged, holds a link or a path outside `folder`, or exceeds `limits`.
+    """
+    for member in members(archive, limits):
+        target = folder.joinpath(*member.path.parts)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as out:
+            shutil.copyfileobj(member.stream, out, 2**18)
+
+
+def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
+    """The regular files of a zip or tar, each to be read before the next is asked for.
+
+    Raises:
+        UserError: as `unpack`.
+    """
+    packed = max(archive.stat().st_size, 1)
+    total = 0
+    try:
+        for count, member in enumerate(_zip(archive) if zipfile.is_zipfile(archive) else _tar(archive), 1):
+            total += member.size
+            path = member.path
+            if path.is_absolute() or ".." in path.parts or "\\" in str(path) or ":" in path.parts[0]:
+                raise UserError(
+                    f"{archive} holds {str(path)!r}, outside its own folder: do not use this archive."
+                )
+            if count > limits.members:
+                raise UserError(f"{archive} holds more than {limits.members:,} files: split it.")
+            if total > limits.size or total > packed * limits.ratio + 2**20:
+                raise UserError(
+                    f"{archive} unpacks to more than {min(limits.size, packed * limits.ratio):,} bytes, as "
+                    "decompression bombs do: unpack it yourself and give the folder."
+                )
+            yield member
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        EOFError,
+        OSError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise UserError(f"{archive} is damaged or encrypted ({error}): bring it again.") from None
+
+
+def _zip(archive: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(archive) as pack:
+        for info in pack.infolist():
+            if info.is_dir():
+                continue
+            if (info.external_attr >> 16) & 0o170000 == 0o120000:
+                raise UserError(f"{archive} holds the link {info.filename}: pack the files themselves.")
+            with pack.open(info) as stream:
+                yield Member(PurePosixPath(info.filename), info.file_size, stream)
+
+
+def _tar(archive: Path) -> Iterator[Member]:
+    with tarfile.open(archive, "r|*") as pack:
+        for info in pack:
+            if info.isdir():
+                continue
+            stream = pack.extractfile(info) if info.isreg() else None
+            if stream is None:
+                raise UserError(f"{archive} holds {info.name}, no regular file: pack the files themselves.")
+            yield Member(PurePosixPath(info.name), info.size, stream)

@@ -1,0 +1,153 @@
+"""The model bundle: a folder with all that an app needs to judge cells, and no TensorFlow.
+
+network.tflite   the network: float32 (n, size, size, 3) in [0, 255] to P(parasitised) and features
+bundle.json      how to feed it and read it, and what it was made of (`Record`)
+MODEL_CARD.md    what it is for, how good it is, and what it must not be used for
+
+Nothing in it changes from one run to the next: version and date belong to the commit that carries it.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from malaria import calibration, files, images, labels
+from malaria.errors import UserError
+
+NETWORK, RECORD, CARD = "network.tflite", "bundle.json", "MODEL_CARD.md"
+
+# Cells a call of the network; larger batches gain nothing and take memory.
+_BATCH = 64
+
+
+class OperatingPoint(BaseModel):
+    """A calibrated probability from which a cell counts as parasitised, and the specificity on val
+    that it was fixed for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    specificity: float
+    threshold: float
+
+
+class Record(BaseModel):
+    """`bundle.json`, whole.
+
+    `hashes` are SHA-256: of the network's file, of the packed index (every cell's hash), of the
+    split, and of the code that shaped the network; `data_source` is params.yaml's data.source.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1]
+    name: str
+    research_use_only: Literal[True]
+    synthetic: bool
+    data_source: str
+    input_size: int
+    min_side: int
+    max_pixels: int
+    resize: str
+    labels: tuple[str, ...]
+    positive: str
+    precision: str
+    temperature: float
+    operating_points: tuple[OperatingPoint, ...]
+    hashes: dict[str, str]
+    libraries: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """`p_parasitized` and `p_network` (before calibration): float64 (n,); `features`: float32 (n, d)."""
+
+    p_parasitized: npt.NDArray[np.float64]
+    p_network: npt.NDArray[np.float64]
+    features: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle. Not for use by several threads at once."""
+
+    folder: Path
+    record: Record
+    interpreter: Any
+
+    @property
+    def limits(self) -> images.Limits:
+        """What `images.read` may take for a cell crop."""
+        return images.Limits(self.record.min_side, self.record.max_pixels)
+
+    def predict(self, cells: Sequence[images.Pixels] | images.Pixels) -> npt.NDArray[np.float64]:
+        """Calibrated P(parasitised), float64 (n,), of crops of any size: each uint8 (h, w, 3)."""
+        return self.run(cells).p_parasitized
+
+    def run(self, cells: Sequence[images.Pixels] | images.Pixels) -> Predictions:
+        """Everything that the network says of crops of any size: each uint8 (h, w, 3)."""
+        runner = self.interpreter.get_signature_runner()
+        names = sorted(runner.get_output_details())
+        p = np.zeros(len(cells))
+        features = []
+        for start in range(0, len(cells), _BATCH):
+            batch = [images.resize(cell, self.record.input_size) for cell in cells[start : start + _BATCH]]
+            outputs = runner(cell=np.stack(batch).astype(np.float32))
+            p[start : start + len(batch)] = outputs[names[0]][:, 0]
+            features.append(outputs[names[1]])
+        width = runner.get_output_details()[names[1]]["shape"][-1]
+        joined = np.concatenate(features) if features else np.zeros((0, width), np.float32)
+        return Predictions(calibration.apply(p, self.record.temperature), p, joined)
+
+
+def load(folder: Path | str, threads: int | None = None) -> Bundle:
+    """Open a bundle.
+
+    Args:
+        threads: for the network; None takes as many as there are cores.
+
+    Raises:
+        UserError: the bundle is missing, incomplete, of an unknown schema, or was tampered with.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is no model bundle: run `dvc repro`, or name a folder that holds {RECORD}."
+        )
+    record = read_record(folder)
+    network = folder / NETWORK
+    if not network.is_file():
+        raise UserError(f"{folder} is incomplete, without {NETWORK}: fetch or export the bundle again.")
+    if files.sha256(network) != record.hashes.get("network"):
+        raise UserError(
+            f"{network} is not the network that {RECORD} describes (its hash differs): "
+            "fetch the bundle again."
+        )
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(network), num_threads=threads or os.cpu_count() or 1)
+    return Bundle(folder, record, interpreter)
+
+
+def read_record(folder: Path) -> Record:
+    """Read and check a bundle's `bundle.json`; UserError where it cannot be used."""
+    path = folder / RECORD
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no model bundle: it holds no {RECORD}.") from None
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
+        raise UserError(
+            f"{path} is of an unknown schema or damaged (at {where}): "
+            "use the version of this project that wrote it."
+        ) from None
+    if record.labels != labels.LABELS or record.positive != labels.POSITIVE or record.resize != images.RESIZE:
+        raise UserError(f"{path} names other labels or another resize than this version knows: update it.")
+    return record

@@ -1,0 +1,188 @@
+"""What is measured of a classifier's probabilities, and how sure the measure is.
+
+Every figure is a function of cells that are weighted by how often their patient was drawn: all
+weights 1 give the figure itself, a bootstrap of patients gives its 95 % interval. Cells of one
+patient are no independent evidence; resampling cells would make the intervals too narrow.
+
+Arrays: `p` float64 (n,), P(parasitised); `y` int64 (n,), 1 where parasitised; `called` bool (n,),
+called parasitised; `patient` int64 (n,), the number of the cell's patient, from 0; `draws` float64
+(resamples, patients), how often each patient was drawn. A figure that the cells cannot give (AUC of
+one class, say) is nan.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+# The bootstrap's percentiles at the ends of a 95 % interval.
+_ENDS = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % interval; the ends are nan where there is no spread to estimate."""
+
+    value: float
+    low: float
+    high: float
+
+
+def number_patients(names: npt.ArrayLike) -> tuple[npt.NDArray[Any], Ints]:
+    """The patients' names, sorted, and the number of each cell's patient."""
+    known, patient = np.unique(np.asarray(names, dtype=str), return_inverse=True)
+    return known, patient.astype(np.int64)
+
+
+def draw_patients(patients: int, resamples: int, seed: int) -> Floats:
+    """The bootstrap: float64 (1 + resamples, patients); the first row is the data as they are."""
+    random = np.random.Generator(np.random.Philox(seed))
+    drawn = random.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
+    return np.vstack([np.ones(patients), drawn])
+
+
+def estimate(figures: Floats) -> Estimate:
+    """Percentile interval (Efron and Tibshirani 1993) of a figure under `draw_patients`' rows."""
+    value, spread = float(figures[0]), figures[1:][~np.isnan(figures[1:])]
+    if np.isnan(value) or not len(spread) or np.ptp(spread) == 0:
+        return Estimate(value, np.nan, np.nan)
+    low, high = np.percentile(spread, _ENDS)
+    return Estimate(value, float(low), float(high))
+
+
+def rates(called: Bools, y: Ints, patient: Ints, draws: Floats) -> dict[str, Floats]:
+    """Sensitivity, specificity, accuracy, F1 and Matthews' correlation, each (resamples,)."""
+    kind = 2 * y + called  # 0 TN, 1 FP, 2 FN, 3 TP
+    counts = np.bincount(4 * patient + kind, minlength=4 * draws.shape[1]).reshape(-1, 4)
+    tn, fp, fn, tp = (draws @ counts).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        root = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+        both = (tp + fn > 0) & (tn + fp > 0)
+        return {
+            "accuracy": (tp + tn) / (tp + tn + fp + fn),
+            "sensitivity": tp / (tp + fn),
+            "specificity": tn / (tn + fp),
+            "f1": np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan),
+            # As scikit-learn has it: 0 where all cells are called alike.
+            "mcc": np.where(both, np.where(root > 0, (tp * tn - fp * fn) / root, 0.0), np.nan),
+        }
+
+
+def ranking(p: Floats, y: Ints, patient: Ints, draws: Floats) -> dict[str, Floats]:
+    """Area under the ROC curve and average precision, each (resamples,)."""
+    order = np.argsort(-p, kind="stable")
+    # Cells of equal p share one threshold: the last of each run stands for it.
+    last = np.flatnonzero(np.append(np.diff(p[order]) != 0, True)) if len(p) else np.zeros(0, np.int64)
+    positive, owner = y[order], patient[order]
+    auc, precision = np.full(len(draws), np.nan), np.full(len(draws), np.nan)
+    for row, drawn in enumerate(draws):
+        weight = drawn[owner]
+        tp = np.cumsum(weight * positive)[last]
+        fp = np.cumsum(weight * (1 - positive))[last]
+        if not len(tp) or not tp[-1]:
+            continue
+        gained = np.diff(tp, prepend=0.0)
+        with np.errstate(invalid="ignore"):
+            share = np.where(tp + fp > 0, tp / (tp + fp), 0.0)
+        precision[row] = (gained * share).sum() / tp[-1]
+        if fp[-1]:
+            false = np.diff(fp, prepend=0.0)
+            auc[row] = (false * (tp - gained / 2)).sum() / (tp[-1] * fp[-1])
+    return {"auc": auc, "average_precision": precision}
+
+
+def brier(p: Floats, y: Ints, patient: Ints, draws: Floats) -> Floats:
+    """Mean squared difference of probability and label, (resamples,)."""
+    return _mean((p - y) ** 2, patient, draws)
+
+
+def ece(p: Floats, y: Ints, patient: Ints, draws: Floats, bins: int) -> Floats:
+    """Expected calibration error, (resamples,): over equal bins of p, |share parasitised - mean p|
+    weighted by cells (Naeini et al. 2015).
+    """
+    bin_of = np.minimum((p * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(bins * patient + bin_of, weights=y - p, minlength=bins * draws.shape[1])
+    cells = draws @ np.bincount(patient, minlength=draws.shape[1])
+    error: Floats = np.abs(draws @ gaps.reshape(-1, bins)).sum(axis=1) / cells
+    return error
+
+
+def by_patient(hit: Bools, among: Bools, patient: Ints, patients: int, least: int) -> Floats:
+    """Share of `hit` among each patient's cells of `among`, (patients,); nan under `least` cells."""
+    cells = np.bincount(patient, weights=among, minlength=patients)
+    hits = np.bincount(patient, weights=hit & among, minlength=patients)
+    return np.where(cells >= least, hits / np.maximum(cells, 1), np.nan)
+
+
+def macro(figures: Floats, draws: Floats) -> Floats:
+    """Mean over patients of a patient's figure, (resamples,); patients without one do not count."""
+    known = ~np.isnan(figures)
+    with np.errstate(invalid="ignore"):
+        mean: Floats = (draws[:, known] @ figures[known]) / draws[:, known].sum(axis=1)
+    return mean
+
+
+def worst_decile(figures: Floats, draws: Floats) -> Floats:
+    """Mean of the worst tenth of patients (at least one), (resamples,)."""
+    known = np.flatnonzero(~np.isnan(figures))
+    out = np.full(len(draws), np.nan)
+    for row, drawn in enumerate(draws[:, known].astype(np.int64)):
+        values = np.sort(np.repeat(figures[known], drawn))
+        if len(values):
+            out[row] = values[: max(1, round(len(values) / 10))].mean()
+    return out
+
+
+def auc_by_patient(p: Floats, y: Ints, patient: Ints, patients: int, least: int) -> Floats:
+    """AUC within each patient, (patients,); nan with under `least` cells of either class."""
+    figures = np.full(patients, np.nan)
+    for number in range(patients):
+        own = patient == number
+        positive = int(y[own].sum())
+        if min(positive, own.sum() - positive) >= max(least, 1):
+            zeros = np.zeros(int(own.sum()), dtype=np.int64)
+            figures[number] = ranking(p[own], y[own], zeros, np.ones((1, 1)))["auc"][0]
+    return figures
+
+
+def threshold_at(p: Floats, y: Ints, specificity: float) -> float:
+    """The least threshold under which at least `specificity` of the uninfected cells stay.
+
+    The threshold itself counts as parasitised, as in labels.category; 0.5 where no cell is uninfected.
+    """
+    healthy = np.sort(p[y == 0])
+    if not len(healthy):
+        return 0.5
+    below = int(np.ceil(specificity * len(healthy) - 1e-9))
+    return float(np.nextafter(healthy[below - 1], np.inf)) if below else 0.0
+
+
+def ppv(sensitivity: float, specificity: float, parasitaemia: float) -> float:
+    """Probability that a cell called parasitised is parasitised.
+
+    Args:
+        sensitivity, specificity: of the operating point, in [0, 1].
+        parasitaemia: share of red cells that carry parasites, in [0, 1] (0.001 is 0.1 %).
+
+    Returns:
+        Positive predictive value by Bayes' rule; nan when nothing would be called parasitised.
+
+    Raises:
+        ValueError: an argument lies outside [0, 1].
+    """
+    for value in (sensitivity, specificity, parasitaemia):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{value} is no share: it must be from 0 to 1")
+    true = sensitivity * parasitaemia
+    called = true + (1 - specificity) * (1 - parasitaemia)
+    return true / called if called else np.nan
+
+
+def _mean(values: Floats, patient: Ints, draws: Floats) -> Floats:
+    sums = np.bincount(patient, weights=values, minlength=draws.shape[1])
+    return (draws @ sums) / (draws @ np.bincount(patient, minlength=draws.shape[1]))

@@ -1,0 +1,72 @@
+"""One function over many files, in as many processes as there are cores."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from malaria.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Under so many items a process costs more than it saves.
+_ITEMS_A_PROCESS = 400
+_ITEMS_A_BATCH = 50
+
+
+def in_order(
+    function: Callable[[Sequence[Item]], Sequence[Result]],
+    items: Sequence[Item],
+    name: str,
+    processes: int | None = None,
+) -> Iterator[Result]:
+    """`function`'s results for all `items`, in their order, with a progress bar called `name`.
+
+    Args:
+        function: takes a batch of items and gives a result for each. A module's own function, or a
+            partial of one, since it travels to other processes; each of these imports its module,
+            which should therefore import little.
+        processes: 1 stays in this one; None takes what the machine and the number of items suggest.
+
+    Raises:
+        UserError: a process was killed, as the system does when memory runs out.
+    """
+    processes = processes or min(_cores(), 1 + len(items) // _ITEMS_A_PROCESS)
+    batches = [items[start : start + _ITEMS_A_BATCH] for start in range(0, len(items), _ITEMS_A_BATCH)]
+    # No bar where nobody watches: a log would fill with it.
+    with tqdm(total=len(items), desc=name, unit=" images", disable=None) as bar:
+        for results in _batch_results(function, batches, processes):
+            yield from results
+            bar.update(len(results))
+
+
+def _batch_results(
+    function: Callable[[Sequence[Item]], Sequence[Result]], batches: list[Sequence[Item]], processes: int
+) -> Iterator[Sequence[Result]]:
+    if processes == 1:
+        yield from map(function, batches)
+        return
+    # A fork of this process would copy locks that its threads hold; the fork server has no threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([getattr(function, "func", function).__module__])
+    pool = ProcessPoolExecutor(processes, mp_context=context)
+    try:
+        yield from pool.map(function, batches)
+    except BrokenProcessPool:
+        raise UserError(
+            "A worker process was killed, most likely for lack of memory: free some and run again."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

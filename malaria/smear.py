@@ -1,0 +1,236 @@
+"""Synthetic red-cell crops of Giemsa-stained thin smears, drawn from random numbers alone.
+
+They have what makes the real task hard: one stain and illumination a patient, rings a few pixels
+wide (some on the cell's rim), and platelets, precipitate, Howell-Jolly-like dots and blur that look
+like parasites at a glance. They show that the pipeline works, and nothing about medicine.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+Random = np.random.Generator
+Floats = npt.NDArray[np.float64]
+
+# Sides of the NIH crops, px: 46 to 394, mean about 133.
+SMALLEST, LARGEST, USUAL = 46, 394, 130
+
+
+@dataclass(frozen=True)
+class Stain:
+    """How a patient's smear looks: colours are RGB in [0, 255]."""
+
+    cell: Floats
+    parasite: Floats
+    pallor: float
+    light: Floats
+    side: float
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A cell being drawn; x and y run from -1 to 1 over the crop, and 1 is a cell radius."""
+
+    image: Floats
+    x: Floats
+    y: Floats
+    inside: Floats
+    pixel: float
+
+    def paint(self, where: Floats, colour: Floats) -> None:
+        """Blend `colour` in where `where`, (h, w) in [0, 1], says so."""
+        np.add(self.image, where[:, :, None] * (colour - self.image), out=self.image)
+
+    def disc(self, x: float, y: float, radius: float, soft: float = 0.0) -> Floats:
+        """1 inside a disc, 0 outside, with an edge at least a pixel wide."""
+        return _edge(radius - np.hypot(self.x - x, self.y - y), max(self.pixel, soft))
+
+
+def stain(random: Random) -> Stain:
+    """Draw a patient's stain, illumination and magnification."""
+    warm = random.normal(0, 1)
+    cell = np.array([200 + 14 * warm, 166 + 8 * random.normal(), 182 - 14 * warm]) + random.normal(0, 9)
+    parasite = np.array([112, 58, 128]) + random.normal(0, 12, 3)
+    light = random.uniform(-0.1, 0.1, 2)
+    return Stain(cell, parasite, random.uniform(0.02, 0.14), light, USUAL * float(random.lognormal(0, 0.13)))
+
+
+def draw(random: Random, look: Stain, parasitized: bool) -> npt.NDArray[np.uint8]:
+    """Draw one crop: uint8 (h, w, 3), RGB, black outside the cell."""
+    canvas = _cell(random, look)
+    artefact = random.random() < (0.3 if parasitized else 0.6)
+    if artefact:
+        _choose(random, ARTEFACTS)(canvas, random, look)
+    if parasitized:
+        _choose(random, PARASITES)(canvas, random, look)
+    image = canvas.image + random.normal(0, 2.0, canvas.image.shape)
+    image = np.clip(image * canvas.inside[:, :, None], 0, 255).astype(np.uint8)
+    if random.random() < 0.12:
+        blur = ImageFilter.GaussianBlur(float(random.uniform(0.6, 1.6)) * len(image) / USUAL)
+        image = np.asarray(Image.fromarray(image).filter(blur)) * (canvas.inside[:, :, None] > 0.5)
+    return image.astype(np.uint8)
+
+
+def _cell(random: Random, look: Stain) -> Canvas:
+    """An empty red cell: outline, central pallor, rim, uneven stain."""
+    side = look.side * float(random.lognormal(0, 0.11))
+    if random.random() < 0.03:
+        side *= float(random.choice([0.45, 0.6, 1.6, 2.3]))
+    height, width = (
+        int(np.clip(side * stretch, SMALLEST, LARGEST)) for stretch in random.lognormal(0, 0.07, 2)
+    )
+    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    angle = np.arctan2(y, x)
+    outline = np.full_like(x, 0.93)
+    for wave in (2, 3, 4, 5):
+        outline += random.normal(0, 0.035 / wave) * np.cos(wave * angle + random.uniform(0, 2 * np.pi))
+    depth = outline - np.hypot(x, y)
+    inside = (depth > 0).astype(np.float64)
+    uneven = random.normal(0, 1, (5, 5))
+    clouds = np.asarray(
+        Image.fromarray(uneven.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    )
+    shade = (
+        1
+        + look.pallor * np.exp(-((x**2 + y**2) / 0.22))
+        - 0.12 * np.exp(-depth.clip(0) / 0.06)
+        + 0.02 * clouds
+        + look.light[0] * x
+        + look.light[1] * y
+    )
+    colour = look.cell * (1 + random.normal(0, 0.035))
+    return Canvas(shade[:, :, None] * colour, x, y, inside, 2 / min(height, width))
+
+
+def _ring(canvas: Canvas, random: Random, look: Stain) -> None:
+    """A young trophozoite: a thin blue-violet ring with one or two chromatin dots, at times on the rim."""
+    rim = random.random() < 0.25
+    x, y = _place(random, 0.84 if rim else random.uniform(0.1, 0.6))
+    radius = random.uniform(0.15, 0.24)
+    thick = random.uniform(0.035, 0.06)
+    distance = np.hypot(canvas.x - x, (canvas.y - y) * random.uniform(0.8, 1.25))
+    canvas.paint(0.75 * _edge(thick - np.abs(distance - radius), 1.5 * canvas.pixel), look.parasite + 22)
+    turn = random.uniform(0, 2 * np.pi)
+    for _ in range(1 + (random.random() < 0.3)):
+        dot = canvas.disc(x + radius * np.cos(turn), y + radius * np.sin(turn), random.uniform(0.06, 0.09))
+        canvas.paint(0.95 * dot, look.parasite * [0.85, 0.5, 0.8])
+        turn += random.uniform(0.6, 2.0)
+
+
+def _trophozoite(canvas: Canvas, random: Random, look: Stain) -> None:
+    """A growing parasite: an irregular body with a vacuole, chromatin and brown pigment."""
+    x, y = _place(random, random.uniform(0.0, 0.5))
+    radius = random.uniform(0.22, 0.36)
+    body = np.zeros_like(canvas.x)
+    for _ in range(4):
+        dx, dy = random.normal(0, 0.3 * radius, 2)
+        body = np.maximum(body, canvas.disc(x + dx, y + dy, radius * random.uniform(0.5, 0.8), 0.04))
+    body *= 1 - 0.7 * canvas.disc(x, y, radius * random.uniform(0.25, 0.4), 0.05)
+    canvas.paint(0.6 * body, look.parasite + 12)
+    dx, dy = random.normal(0, 0.5 * radius, 2)
+    canvas.paint(
+        0.9 * canvas.disc(x + dx, y + dy, random.uniform(0.07, 0.11)), look.parasite * [0.85, 0.5, 0.8]
+    )
+    _specks(canvas, random, (x, y), 0.6 * radius, 5, 0.02, np.array([92.0, 66.0, 42.0]))
+
+
+def _schizont(canvas: Canvas, random: Random, look: Stain) -> None:
+    """A rosette of merozoites about a clump of pigment."""
+    x, y = _place(random, random.uniform(0.0, 0.3))
+    count = int(random.integers(7, 15))
+    for turn in np.linspace(0, 2 * np.pi, count, endpoint=False):
+        far = random.uniform(0.2, 0.38)
+        dot = canvas.disc(x + far * np.cos(turn), y + far * np.sin(turn), random.uniform(0.06, 0.09))
+        canvas.paint(0.8 * dot, look.parasite)
+    canvas.paint(0.9 * canvas.disc(x, y, 0.07), np.array([80.0, 58.0, 40.0]))
+
+
+def _gametocyte(canvas: Canvas, random: Random, look: Stain) -> None:
+    """A crescent with pigment about its middle."""
+    turn = random.uniform(0, 2 * np.pi)
+    along = canvas.x * np.cos(turn) + canvas.y * np.sin(turn)
+    across = canvas.y * np.cos(turn) - canvas.x * np.sin(turn) + random.uniform(0.3, 0.5) * along**2 - 0.1
+    body = _edge(
+        1 - (along / random.uniform(0.55, 0.7)) ** 2 - (across / random.uniform(0.16, 0.22)) ** 2, 0.15
+    )
+    canvas.paint(0.65 * body, look.parasite + 15)
+    _specks(canvas, random, (0.0, 0.05), 0.14, 8, 0.025, np.array([80.0, 58.0, 40.0]))
+
+
+def _platelet(canvas: Canvas, random: Random, look: Stain) -> None:
+    """A platelet lying on the cell: granular, without a ring, with a pale halo."""
+    x, y = _place(random, random.uniform(0.2, 0.85))
+    radius = random.uniform(0.16, 0.27)
+    canvas.paint(0.45 * canvas.disc(x, y, radius * 1.45, 0.08), np.minimum(look.cell * 1.12, 250))
+    canvas.paint(0.5 * canvas.disc(x, y, radius, 0.1), look.parasite + 38)
+    _specks(canvas, random, (x, y), 0.5 * radius, 12, 0.03, look.parasite + 5)
+
+
+def _precipitate(canvas: Canvas, random: Random, look: Stain) -> None:
+    """Stain precipitate: sharp dark grains in loose groups."""
+    grain = look.parasite * 0.55
+    for _ in range(int(random.integers(1, 4))):
+        _specks(canvas, random, _place(random, random.uniform(0.1, 0.85)), 0.12, 4, 0.045, grain)
+
+
+def _howell_jolly(canvas: Canvas, random: Random, look: Stain) -> None:
+    """A Howell-Jolly-like body: one smooth, round, dark dot, and no ring about it."""
+    x, y = _place(random, random.uniform(0.2, 0.75))
+    canvas.paint(0.95 * canvas.disc(x, y, random.uniform(0.07, 0.12), 0.03), look.parasite * [0.8, 0.5, 0.8])
+
+
+def _smudge(canvas: Canvas, random: Random, look: Stain) -> None:
+    """A patch of thick stain without any structure."""
+    x, y = _place(random, random.uniform(0.0, 0.6))
+    canvas.paint(
+        random.uniform(0.2, 0.4) * canvas.disc(x, y, random.uniform(0.2, 0.4), 0.25), look.parasite + 25
+    )
+
+
+Drawing = Callable[[Canvas, Random, Stain], None]
+PARASITES: tuple[tuple[float, Drawing], ...] = (
+    (0.55, _ring),
+    (0.25, _trophozoite),
+    (0.1, _schizont),
+    (0.1, _gametocyte),
+)
+ARTEFACTS: tuple[tuple[float, Drawing], ...] = (
+    (0.35, _platelet),
+    (0.25, _precipitate),
+    (0.2, _howell_jolly),
+    (0.2, _smudge),
+)
+
+
+def _choose(random: Random, options: tuple[tuple[float, Drawing], ...]) -> Drawing:
+    shares = [share for share, _ in options]
+    return options[int(random.choice(len(options), p=shares))][1]
+
+
+def _place(random: Random, far: float) -> tuple[float, float]:
+    """A point at distance `far` from the cell's centre."""
+    turn = random.uniform(0, 2 * np.pi)
+    return far * float(np.cos(turn)), far * float(np.sin(turn))
+
+
+def _specks(
+    canvas: Canvas,
+    random: Random,
+    centre: tuple[float, float],
+    spread: float,
+    count: int,
+    radius: float,
+    colour: Floats,
+) -> None:
+    for _ in range(count):
+        dx, dy = random.normal(0, spread, 2)
+        speck = canvas.disc(centre[0] + dx, centre[1] + dy, radius * random.uniform(0.6, 1.3))
+        canvas.paint(0.85 * speck, colour)
+
+
+def _edge(distance: Floats, width: float) -> Floats:
+    """0 to 1 over `width` about distance 0."""
+    return np.clip(distance / width + 0.5, 0, 1)

@@ -1,0 +1,35 @@
+"""Where cells come from: one module a source, each with `fetch(data, folder) -> Provenance`."""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from malaria import params
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is known of fetched cells. Nothing here changes from one fetch of the same data to the next.
+
+    `origin` is a URL, a slug or the folder as params.yaml names it; `checksum` is the SHA-256 of the
+    archive or of the content; `ignored` says, a phrase each, what was left out.
+    """
+
+    source: str
+    origin: str
+    version: str
+    checksum: str
+    licence: str
+    cells: int
+    ignored: tuple[str, ...] = ()
+
+
+def fetch(data: params.Data, folder: Path) -> Provenance:
+    """Fill the empty `folder` with class folders, from the source that `data.source` names.
+
+    Raises:
+        UserError: the source has no such cells; the sentence says what to do.
+    """
+    module = importlib.import_module(f"malaria.sources.{data.source}")
+    return cast(Provenance, module.fetch(data, folder))

@@ -1,0 +1,30 @@
+"""Read every image once, set aside what is no cell crop, and write a page that shows both."""
+
+from malaria.command import run_stage
+
+
+def main() -> None:
+    # Here, since worker processes import this module too, and need none of it.
+    from dataclasses import asdict
+
+    from malaria import audit, audit_page, files, images, tables
+    from malaria.params import load_params
+    from malaria.paths import AUDIT, AUDIT_PAGE, CELLS, RAW
+
+    params = load_params().audit
+    cells = audit.audit(RAW, params)
+    summary = audit.summarise(cells)
+    limits = images.Limits(params.min_side, params.max_pixels)
+    # Written before the check, which sends people to the page.
+    files.write_text(AUDIT_PAGE, audit_page.render(RAW, cells, audit.read_provenance(RAW), limits))
+    files.write_json(AUDIT, asdict(summary))
+    tables.write(cells, CELLS, tables.CELLS)
+    audit.check(cells, params)
+    print(
+        f"Accepted {summary.accepted:,} of {summary.images:,} images, of {sum(summary.patients.values()):,} "
+        f"known patients; {summary.quarantined:,} set aside. Look at {AUDIT_PAGE}."
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

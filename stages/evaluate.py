@@ -1,0 +1,36 @@
+"""Score the model on val and test: metrics with intervals over patients, plots, predictions."""
+
+from pathlib import Path
+
+from malaria.command import run_stage
+from malaria.params import load_params
+from malaria.paths import METRICS, MODEL, PACKED, PLOTS, PREDICTIONS, SPLITS
+
+
+def main() -> None:
+    params = load_params().evaluate
+    from malaria import calibration, evaluation, files, network, packed, plots, tables
+
+    doubtful = evaluation.read_doubtful(Path(params.doubtful_labels))
+    cells = packed.load(PACKED)
+    splits = tables.read(SPLITS, tables.SPLITS)
+    judged = splits[splits.split != tables.TRAIN].sort_values(["split", "path"], ignore_index=True)
+    pixels = cells.images[packed.rows_of(cells, judged.path)]
+    judged["p_network"] = network.predict(network.load(MODEL), pixels)
+
+    val, test = (judged[judged.split == name] for name in (tables.VAL, tables.TEST))
+    fitted = evaluation.fit_on(val, params)
+    judged["p_parasitized"] = calibration.apply(judged.p_network.to_numpy(), fitted.temperature)
+    scores = {
+        side: evaluation.score(rows, fitted, params, doubtful)
+        for side, rows in ((tables.VAL, val), (tables.TEST, test))
+    }
+    tables.write(judged, PREDICTIONS, tables.PREDICTIONS)
+    with files.atomic_folder(PLOTS) as folder:
+        plots.write(judged[judged.split == tables.TEST], folder, params.bins, params.min_cells)
+    files.write_json(METRICS, {"temperature": fitted.temperature, **scores})
+    print(evaluation.as_text(scores[tables.TEST]))
+
+
+if __name__ == "__main__":
+    run_stage(main)

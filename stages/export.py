@@ -1,0 +1,66 @@
+"""Write the model bundle: network, record and model card, with the bundle's own figures."""
+
+import hashlib
+from pathlib import Path
+
+from malaria.command import run_stage
+from malaria.params import load_params
+from malaria.paths import BUNDLE, MODEL, PACKED, PREDICTIONS, SPLITS
+
+# What shapes the network's answers; a change elsewhere leaves the bundle's code hash alone.
+CODE = ("augmentation", "calibration", "draws", "export", "images", "network", "packed", "training")
+
+
+def main() -> None:
+    params = load_params()
+    from malaria import bundle, evaluation, export, files, images, labels, network, packed, tables
+
+    model = network.load(MODEL)
+    flatbuffer = export.convert(model, params.export.precision)
+    cells = packed.load(PACKED)
+    judged = tables.read(PREDICTIONS, tables.PREDICTIONS)
+    record = bundle.Record(
+        schema_version=1,
+        name="malaria-cells",
+        research_use_only=True,
+        synthetic=params.data.source == "sample",
+        data_source=params.data.source,
+        input_size=cells.size,
+        min_side=params.audit.min_side,
+        max_pixels=params.audit.max_pixels,
+        resize=images.RESIZE,
+        labels=labels.LABELS,
+        positive=labels.POSITIVE,
+        precision=params.export.precision,
+        temperature=1.0,
+        operating_points=(),
+        hashes={
+            "network": hashlib.sha256(flatbuffer).hexdigest(),
+            "data": files.sha256(PACKED / packed.INDEX),
+            "splits": files.sha256(SPLITS),
+            "code": export.code_hash([Path("malaria", f"{name}.py") for name in CODE]),
+        },
+        libraries=export.library_versions(),
+    )
+    with files.atomic_folder(BUNDLE) as folder:
+        export.write(folder, flatbuffer, record, "")
+        rows = packed.rows_of(cells, judged.path)
+        p = bundle.load(folder).run(cells.images[rows]).p_network
+        difference = export.check_agreement(p, judged.p_network.to_numpy(), params.export.precision)
+        judged["p_network"] = p
+        val, test = (judged[judged.split == name] for name in (tables.VAL, tables.TEST))
+        fitted = evaluation.fit_on(val, params.evaluate)
+        record = record.model_copy(
+            update={
+                "temperature": fitted.temperature,
+                "operating_points": export.operating_points(fitted),
+            }
+        )
+        doubtful = evaluation.read_doubtful(Path(params.evaluate.doubtful_labels))
+        scores = [evaluation.score(side, fitted, params.evaluate, doubtful) for side in (val, test)]
+        export.write(folder, flatbuffer, record, export.render_card(record, model.count_params(), *scores))
+    print(f"{BUNDLE}: {len(flatbuffer):,} bytes, within {difference:.1g} of the trained network")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,26 @@
+"""Train the network on the train cells, and keep the epoch that was best on val."""
+
+import shutil
+
+from malaria.command import run_stage
+from malaria.params import load_params
+from malaria.paths import MODEL, PACKED, SPLITS, TRAINING
+
+
+def main() -> None:
+    # TensorFlow takes seconds to import; --help and a wrong parameter should not wait for it.
+    params = load_params().train
+    from malaria import network, packed, tables, training
+
+    cells = packed.load(PACKED)
+    splits = tables.read(SPLITS, tables.SPLITS)
+    train, val = (training.side(cells, splits, name) for name in (tables.TRAIN, tables.VAL))
+    print(f"Training on {len(train.rows):,} cells, watching {len(val.rows):,}")
+    shutil.rmtree(TRAINING, ignore_errors=True)
+    trained = training.train(train, val, params, TRAINING)
+    network.save(trained.model, MODEL)
+    print(f"Best of {trained.epochs} epochs: {trained.best_epoch}, val AUC {trained.best_auc:.4f}")
+
+
+if __name__ == "__main__":
+    run_stage(main)
