@@ -3,7 +3,9 @@
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -40,11 +42,28 @@ def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
     Raises:
         UserError: the archive is damaged, holds a link or a path outside `folder`, or exceeds `limits`.
     """
-    for member in members(archive, limits):
-        target = folder.joinpath(*member.path.parts)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as out:
-            shutil.copyfileobj(member.stream, out, 2**18)
+    with _sentences(archive):
+        for member in members(archive, limits):
+            target = folder.joinpath(*member.path.parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as out:
+                shutil.copyfileobj(member.stream, out, 2**18)
+
+
+@contextmanager
+def _sentences(archive: Path) -> Iterator[None]:
+    """Turns what the readers of archives raise into a UserError."""
+    try:
+        yield
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        tarfile.TarError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise UserError(f"{archive} is damaged or encrypted ({error}): bring it again.") from None
 
 
 def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
@@ -55,31 +74,21 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
     """
     packed = max(archive.stat().st_size, 1)
     total = 0
-    try:
-        for count, member in enumerate(_zip(archive) if zipfile.is_zipfile(archive) else _tar(archive), 1):
-            total += member.size
-            path = member.path
-            if path.is_absolute() or ".." in path.parts or "\\" in str(path) or ":" in path.parts[0]:
-                raise UserError(
-                    f"{archive} holds {str(path)!r}, outside its own folder: do not use this archive."
-                )
-            if count > limits.members:
-                raise UserError(f"{archive} holds more than {limits.members:,} files: split it.")
-            if total > limits.size or total > packed * limits.ratio + 2**20:
-                raise UserError(
-                    f"{archive} unpacks to more than {min(limits.size, packed * limits.ratio):,} bytes, as "
-                    "decompression bombs do: unpack it yourself and give the folder."
-                )
-            yield member
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        EOFError,
-        OSError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
-        raise UserError(f"{archive} is damaged or encrypted ({error}): bring it again.") from None
+    for count, member in enumerate(_zip(archive) if zipfile.is_zipfile(archive) else _tar(archive), 1):
+        total += member.size
+        path = member.path
+        if path.is_absolute() or ".." in path.parts or "\\" in str(path) or ":" in path.parts[0]:
+            raise UserError(
+                f"{archive} holds {str(path)!r}, outside its own folder: do not use this archive."
+            )
+        if count > limits.members:
+            raise UserError(f"{archive} holds more than {limits.members:,} files: split it.")
+        if total > limits.size or total > packed * limits.ratio + 2**20:
+            raise UserError(
+                f"{archive} unpacks to more than {min(limits.size, packed * limits.ratio):,} bytes, as "
+                "decompression bombs do: unpack it yourself and give the folder."
+            )
+        yield member
 
 
 def _zip(archive: Path) -> Iterator[Member]:

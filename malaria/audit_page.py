@@ -86,7 +86,6 @@ class Aside:
     """A quarantined image."""
 
     picture: Picture
-    label: str
     size: str
     reason: str
 
@@ -147,7 +146,7 @@ def _sizes(accepted: pd.DataFrame) -> Chart | None:
     sides = accepted[["width", "height"]].max(axis=1).to_numpy(dtype=np.int64)
     if len(set(sides)) < 2:
         return None
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 500, 10_000) if np.ptp(sides) / step <= 40)
+    step = _round_step(int(np.ptp(sides)), 40)
     edges = np.arange(sides.min() // step * step, sides.max() + step + 1, step)
     positive = (accepted.label == PARASITIZED).to_numpy()
     below = np.histogram(sides[positive], edges)[0]
@@ -156,8 +155,8 @@ def _sizes(accepted: pd.DataFrame) -> Chart | None:
         Bar(place, 1, int(p), int(u), f"{edge} to {edge + step - 1} px: {p:,} parasitised, {u:,} uninfected")
         for place, (edge, p, u) in enumerate(zip(edges[:-1], below, above, strict=True))
     )
-    every = max(len(bars) // 8, 1)
-    ticks = tuple((float(place), f"{edges[place]}") for place in range(0, len(bars) + 1, every))
+    apart = _round_step(int(np.ptp(edges)), 8)
+    ticks = tuple((float(place), f"{edge}") for place, edge in enumerate(edges[:-1]) if edge % apart == 0)
     return _chart(bars, ticks)
 
 
@@ -185,11 +184,17 @@ def _patients(known: pd.DataFrame) -> Chart | None:
 
 def _chart(bars: tuple[Bar, ...], ticks_x: tuple[tuple[float, str], ...]) -> Chart:
     highest = max(bar.parasitized + bar.uninfected for bar in bars)
-    step = next(
-        factor * 10**power for power in range(9) for factor in (1, 2, 5) if highest <= 4 * factor * 10**power
-    )
+    step = _round_step(int(highest), 4)
     ticks_y = tuple((float(place), f"{place:,}") for place in range(0, int(highest) + 1, step))
     return Chart(bars, len(bars), highest * 1.04, ticks_x, ticks_y)
+
+
+def _round_step(span: int, most: int) -> int:
+    """The smallest of 1, 2, 5, 10, 20, ... that goes at most `most` times into `span`."""
+    steps = [
+        factor * power for power in (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000) for factor in (1, 2, 5)
+    ]
+    return next(step for step in steps if span <= most * step)
 
 
 def _turns(cells: pd.DataFrame) -> pd.DataFrame:
@@ -204,6 +209,8 @@ def _turns(cells: pd.DataFrame) -> pd.DataFrame:
 def _sheet(raw: Path, accepted: pd.DataFrame, label: str, limits: images.Limits) -> list[Picture]:
     """Cells of one class from as many patients as there are, all at one scale."""
     turns = _turns(accepted[accepted.label == label])
+    if turns.empty:
+        return []
     chosen = turns.sort_values(["turn", "sha256", "path"]).path.head(SHEET_CELLS)
     scale = SHEET_SIDE / float(accepted[["width", "height"]].max(axis=1).median())
     return [_picture(raw, path, limits, lambda side: side * scale) for path in chosen]
@@ -232,15 +239,13 @@ def _colour(path: Path, limits: images.Limits) -> Colour:
 def _aside(raw: Path, aside: pd.DataFrame, limits: images.Limits) -> list[Aside]:
     shown = aside.head(MOST_ROWS)
     rows: list[Aside] = []
-    for path, label, width, height, reason in zip(
-        shown.path, shown.label, shown.width, shown.height, shown.reason, strict=True
-    ):
+    for path, width, height, reason in zip(shown.path, shown.width, shown.height, shown.reason, strict=True):
         if len(rows) < MOST_THUMBNAILS:
             picture = _picture(raw, path, limits, lambda side: min(side, SHEET_SIDE))
         else:
             picture = Picture("", 0, 0, path, "")
         size = "" if pd.isna(width) else f"{width:,} by {height:,} px"
-        rows.append(Aside(picture, label, size, reason))
+        rows.append(Aside(picture, size, reason))
     return rows
 
 

@@ -179,7 +179,7 @@ def _controls(cells: pd.DataFrame) -> Any:
     infected = set(cells.patient[cells.label == PARASITIZED])
     return np.array(
         [
-            not name.infected if (name := names.parse(path)) else patient not in infected
+            not name.infected if (name := names.parse(Path(path).name)) else patient not in infected
             for path, patient in zip(cells.path, cells.patient, strict=True)
         ],
         dtype=bool,

@@ -1,25 +1,24 @@
-"""What a file name of the NIH/NLM malaria set tells: slide, patient, infected or control.
-
-Names read `C33P1thinF_IMG_20150619_114756a_cell_179.png`. What stands before `_IMG_` is the slide's
-key. `P<n>` in it marks one of the 150 infected patients; a control has no such token and is known by
-the `C<n>` of the slide. Spellings vary (`C37BP2_thinF`, `C68P29N_ThinF`, `C3thin_original`), and
-one patient, P8, has two slides.
-"""
+"""What a file name of the NIH/NLM set tells: the patient, and the slide that the cell was cut from."""
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
+# C33P1thinF_IMG_20150619_114756a_cell_179.png: slide, photograph (date, time, perhaps a letter) and
+# cell. In the slide C counts people, and an infected person also has a P number, sometimes with a
+# letter before it (C37BP2_thinF); what follows is spelt in more than a dozen ways, but says "thin".
 _NAME = re.compile(
-    r"(?P<slide>(?P<case>C\d+)[A-Z]?(?:P(?P<patient>\d+))?[A-Za-z_]*[Tt]hin\w*?)"
-    r"_IMG_\d{8}_\d{6}[a-z]?_cell_\d+\.\w+",
-    re.ASCII,
+    r"(?P<slide>(?P<person>C[0-9]+)(?:[A-Z]?(?P<infected>P[0-9]+))?_?(?:N_?|Re)?[Tt]hin[0-9A-Za-z_]*?)"
+    r"_IMG_[0-9]{8}_[0-9]{6}[a-z]?_cell_[0-9]+\.[0-9A-Za-z]+"
 )
 
 
 @dataclass(frozen=True)
 class CellName:
-    """Whose cell this is, and from which slide; `infected` tells the patient's state, not the cell's."""
+    """What a file name tells.
+
+    patient: `P<n>` of an infected person, `C<n>` of an uninfected control; slide: the NLM's key of the
+    slide, of which one patient has two; infected: whether the patient is (not this cell).
+    """
 
     patient: str
     slide: str
@@ -27,14 +26,9 @@ class CellName:
 
 
 def parse(filename: str) -> CellName | None:
-    """Read the name of a cell's file; None where it does not follow the scheme.
-
-    Args:
-        filename: a bare name or a path with forward slashes.
-    """
-    match = _NAME.fullmatch(PurePosixPath(filename).name)
+    """Read a file name, without its folders; None when it does not follow the NIH scheme."""
+    match = _NAME.fullmatch(filename)
     if match is None:
         return None
-    infected = match["patient"] is not None
-    patient = f"P{int(match['patient'])}" if infected else match["case"]
-    return CellName(patient, match["slide"], infected)
+    infected = match["infected"]
+    return CellName(infected or match["person"], match["slide"], infected is not None)

@@ -61,15 +61,15 @@ def stain(random: Random) -> Stain:
 def draw(random: Random, look: Stain, parasitized: bool) -> npt.NDArray[np.uint8]:
     """Draw one crop: uint8 (h, w, 3), RGB, black outside the cell."""
     canvas = _cell(random, look)
-    artefact = random.random() < (0.3 if parasitized else 0.6)
+    artefact = random.random() < (0.35 if parasitized else 0.6)
     if artefact:
         _choose(random, ARTEFACTS)(canvas, random, look)
     if parasitized:
         _choose(random, PARASITES)(canvas, random, look)
     image = canvas.image + random.normal(0, 2.0, canvas.image.shape)
     image = np.clip(image * canvas.inside[:, :, None], 0, 255).astype(np.uint8)
-    if random.random() < 0.12:
-        blur = ImageFilter.GaussianBlur(float(random.uniform(0.6, 1.6)) * len(image) / USUAL)
+    if random.random() < 0.25:
+        blur = ImageFilter.GaussianBlur(float(random.uniform(0.8, 3.0)) * len(image) / USUAL)
         image = np.asarray(Image.fromarray(image).filter(blur)) * (canvas.inside[:, :, None] > 0.5)
     return image.astype(np.uint8)
 
@@ -112,11 +112,13 @@ def _ring(canvas: Canvas, random: Random, look: Stain) -> None:
     radius = random.uniform(0.15, 0.24)
     thick = random.uniform(0.035, 0.06)
     distance = np.hypot(canvas.x - x, (canvas.y - y) * random.uniform(0.8, 1.25))
-    canvas.paint(0.75 * _edge(thick - np.abs(distance - radius), 1.5 * canvas.pixel), look.parasite + 22)
+    # Stain takes badly at times: some rings are hardly there.
+    taken = random.uniform(0.2, 0.75)
+    canvas.paint(taken * _edge(thick - np.abs(distance - radius), 1.5 * canvas.pixel), look.parasite + 22)
     turn = random.uniform(0, 2 * np.pi)
     for _ in range(1 + (random.random() < 0.3)):
         dot = canvas.disc(x + radius * np.cos(turn), y + radius * np.sin(turn), random.uniform(0.06, 0.09))
-        canvas.paint(0.95 * dot, look.parasite * [0.85, 0.5, 0.8])
+        canvas.paint((taken + 0.15) * dot, look.parasite * [0.85, 0.5, 0.8])
         turn += random.uniform(0.6, 2.0)
 
 
@@ -190,6 +192,15 @@ def _smudge(canvas: Canvas, random: Random, look: Stain) -> None:
     )
 
 
+def _fold(canvas: Canvas, random: Random, look: Stain) -> None:
+    """A crease or a drying mark: a thin, faint arc as of a ring, of the cell's own colour and no dot."""
+    x, y = _place(random, random.uniform(0.1, 0.8))
+    distance = np.hypot(canvas.x - x, canvas.y - y)
+    arc = _edge(0.045 - np.abs(distance - random.uniform(0.14, 0.3)), 1.5 * canvas.pixel)
+    arc *= canvas.disc(x + random.normal(0, 0.15), y + random.normal(0, 0.15), 0.28, 0.1)
+    canvas.paint(random.uniform(0.2, 0.6) * arc, look.parasite + random.uniform(20, 70))
+
+
 Drawing = Callable[[Canvas, Random, Stain], None]
 PARASITES: tuple[tuple[float, Drawing], ...] = (
     (0.55, _ring),
@@ -198,10 +209,11 @@ PARASITES: tuple[tuple[float, Drawing], ...] = (
     (0.1, _gametocyte),
 )
 ARTEFACTS: tuple[tuple[float, Drawing], ...] = (
-    (0.35, _platelet),
-    (0.25, _precipitate),
+    (0.3, _platelet),
+    (0.15, _precipitate),
     (0.2, _howell_jolly),
-    (0.2, _smudge),
+    (0.1, _smudge),
+    (0.25, _fold),
 )
 
 

@@ -141,7 +141,7 @@ def _batches(
             transforms[batch],
             colour[batch],
             labels,
-            class_weights[labels.astype(int)],
+            class_weights[(labels > 0.5).astype(int)],
         )
 
 

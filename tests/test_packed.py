@@ -110,5 +110,5 @@ def test_a_splits_rows_and_labels_are_found_in_the_splits_order(raw, cells, tmp_
 
 def test_a_cell_that_was_not_packed_is_named(raw, cells, tmp_path):
     packed.write(raw, cells[1:], 32, tmp_path / "packed")
-    with pytest.raises(UserError, match=r"1 cells in train .*Parasitized/000\.png among them"):
+    with pytest.raises(UserError, match=r"lacks 1 cells of the split, Parasitized/000\.png among them"):
         packed.rows(packed.load(tmp_path / "packed"), cells.assign(split="train"), "train")

@@ -1,11 +1,12 @@
 """Where cells come from: one module a source, each with `fetch(data, folder) -> Provenance`."""
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from malaria import params
+from malaria import files, params
+from malaria.paths import PROVENANCE
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,11 @@ def fetch(data: params.Data, folder: Path) -> Provenance:
     """
     module = importlib.import_module(f"malaria.sources.{data.source}")
     return cast(Provenance, module.fetch(data, folder))
+
+
+def write(data: params.Data, folder: Path) -> Provenance:
+    """`fetch` into `folder`, with the record of where it is from, whole or not at all."""
+    with files.atomic_folder(folder) as part:
+        provenance = fetch(data, part)
+        files.write_json(part / PROVENANCE.name, asdict(provenance))
+    return provenance

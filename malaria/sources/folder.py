@@ -134,7 +134,8 @@ def _copy_patients(beside: Path, data: params.Data, folder: Path) -> None:
     if not table.is_file():
         return
     try:
-        header = next(csv.reader(table.open(encoding="utf-8-sig", newline="")), [])
+        with table.open(encoding="utf-8-sig", newline="") as lines:
+            header = next(csv.reader(lines), [])
     except (UnicodeDecodeError, csv.Error):
         header = []
     if header != ["file", "patient"]:

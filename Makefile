@@ -1,0 +1,58 @@
+# `make` lists what there is. PYTHON chooses the interpreter for .venv: make env PYTHON=python3.12
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help env repro test lint crossval repro-check lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+env: $(VENV)/.installed  ## create .venv from the pinned lock file (about 2.7 GB)
+
+# Stamped only once all is in, so that an interrupted installation is taken up again.
+$(VENV)/.installed: requirements.lock
+ifdef UV
+	test -x $(BIN)/python || $(UV) venv --python $(PYTHON) $(VENV)
+	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements.lock
+else
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --require-hashes -r requirements.lock
+endif
+	touch $@
+
+# In the Makefile's environment plain `python` and `dvc` are those of .venv, also for DVC's stages.
+repro: export PATH := $(CURDIR)/$(BIN):$(PATH)
+repro: env  ## run the pipeline on the synthetic sample, or on what params.yaml names
+	dvc repro
+	@python -m experiments.where_to_look
+
+test: export PATH := $(CURDIR)/$(BIN):$(PATH)
+test: env  ## run the whole test suite
+	pytest
+
+lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
+lint: env  ## check style, format and types
+	ruff check .
+	ruff format --check .
+	mypy malaria stages experiments
+
+crossval: export PATH := $(CURDIR)/$(BIN):$(PATH)
+crossval: env  ## cross-validate by patient, a DVC experiment a fold
+	python -m experiments.crossval
+
+repro-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
+repro-check: env  ## run twice in fresh clones and compare every output's hash
+	python -m experiments.repro_check
+
+lock:  ## resolve pyproject.toml into requirements.lock (needs uv)
+	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-annotate --no-header \
+		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+
+clean:  ## remove what the pipeline and the tools made; .venv and DVC's cache stay
+	rm -rf data/raw data/packed data/cells.csv data/splits.csv models/model.keras models/malaria-cells
+	rm -rf reports/train reports/plots reports/predictions.csv reports/audit.html
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	find data models reports -name '.*.part*' -prune -exec rm -rf {} +

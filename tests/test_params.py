@@ -1,0 +1,81 @@
+"""params.yaml is read strictly, and its faults are named in one sentence."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from malaria.errors import UserError
+from malaria.params import Params, load_params
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load params.yaml as the repository has it, with one key changed (None: removed)."""
+
+    def _load(key, value):
+        content = yaml.safe_load((ROOT / "params.yaml").read_text())
+        *above, name = key.split(".")
+        section = content
+        for part in above:
+            section = section[part]
+        section.pop(name, None) if value is None else section.update({name: value})
+        file = tmp_path / "params.yaml"
+        file.write_text(yaml.safe_dump(content))
+        return load_params(file)
+
+    return _load
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("train.epochs", -3, "train.epochs is -3, but must be an integer from 1 to 1000."),
+        ("train.epochs", "5", 'train.epochs is "5", but must be an integer from 1 to 1000.'),
+        ("train.epoch", 3, "train.epoch is no parameter; did you mean train.epochs?"),
+        ("train.epochs", None, "train.epochs is missing; it must be an integer from 1 to 1000."),
+        ("train.flip", 1, "train.flip is 1, but must be true or false."),
+        ("data.source", "web", 'data.source is "web", but must be sample or folder.'),
+        ("data.classes", {"a": "b"}, 'data.classes.a is "b", but must be Parasitized or Uninfected.'),
+        ("split.ratio", [0.5, 0.2, 0.2], "split.ratio adds up to 0.9, but must add up to 1."),
+        ("split.ratio", [0.5, 0.5], "split.ratio.2 is missing; it must be a number above 0 below 1."),
+        ("split.folds", 2, "split.folds is 2, but must be 0 (off) or at least 3."),
+        ("train", 3, "train is 3, but must be a section with keys."),
+        ("zzz", 3, "zzz is no parameter; known: data, audit, split"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(load, key, value, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        load(key, value)
+
+
+def test_a_fold_beyond_the_folds_is_refused(load):
+    split = yaml.safe_load((ROOT / "params.yaml").read_text())["split"]
+    with pytest.raises(UserError, match=r"split.fold is 7, but must be under 5"):
+        load("split", {**split, "folds": 5, "fold": 7})
+
+
+def test_what_is_no_yaml_is_refused_with_its_line(tmp_path):
+    (tmp_path / "params.yaml").write_text("train:\n  epochs: [1\nsplit: 3\n")
+    with pytest.raises(UserError, match="line 3: this is not valid YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    with pytest.raises(UserError, match="run this in the root of the repository"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_every_parameter_is_explained_on_its_line():
+    keys = [line for line in (ROOT / "params.yaml").read_text().splitlines() if re.match(r" +\w+:", line)]
+    bare = [line for line in keys if "#" not in line and not line.rstrip().endswith("sample:")]
+    assert bare == []
+    assert len(keys) > 30
+
+
+def test_every_section_is_named_in_the_schema_in_the_order_of_the_file():
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert list(content) == list(Params.model_fields)

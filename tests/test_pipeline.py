@@ -1,0 +1,232 @@
+"""The real `dvc` on a small sample: what runs, what reruns, what comes out, what a user can do with it."""
+
+import ast
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("fetch", "audit", "split", "pack", "train", "evaluate", "export")
+
+# Reading parameters, naming paths, starting and ending a command: a change there changes no result.
+WIRING = {"command", "errors", "files", "params", "paths"}
+
+SMALL = {
+    "data.sample.patients": 12,
+    "data.sample.cells": 240,
+    "split.tolerance": 0.2,
+    "train.epochs": 2,
+    "evaluate.resamples": 100,
+}
+
+
+def run(*command: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0 or not ok, done.stdout + done.stderr
+    return done
+
+
+def change(repository: Path, values: dict[str, object]) -> None:
+    file = repository / "params.yaml"
+    content = yaml.safe_load(file.read_text())
+    for key, value in values.items():
+        *above, name = key.split(".")
+        section = content
+        for part in above:
+            section = section[part]
+        section[name] = value
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A repository of the working tree's files in which `dvc repro` has run on a small sample."""
+    repository = tmp_path_factory.mktemp("project") / "repository"
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout
+    for name in listed.splitlines():
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (repository / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, repository / name)
+    change(repository, SMALL)
+    run("git", "init", "-q", ".", cwd=repository)
+    run("git", "add", "-A", cwd=repository)
+    run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "all", cwd=repository)
+    run("dvc", "repro", cwd=repository)
+    return repository
+
+
+def changed_stages(repository: Path) -> set[str]:
+    status = json.loads(run("dvc", "status", "--json", cwd=repository).stdout)
+    return set(status)
+
+
+def test_a_finished_run_is_clean_and_a_second_runs_nothing(finished):
+    assert changed_stages(finished) == set()
+    assert "Running stage" not in run("dvc", "repro", cwd=finished).stdout
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stages"),
+    [
+        ("data.sample.seed", 2, {"fetch"}),
+        ("audit.max_quarantined", 0.5, {"audit"}),
+        ("audit.min_side", 20, {"audit", "export"}),
+        ("split.seed", 2, {"split"}),
+        ("pack.size", 40, {"pack"}),
+        ("train.epochs", 3, {"train"}),
+        ("evaluate.bins", 10, {"evaluate", "export"}),
+        ("export.precision", "float16", {"export"}),
+    ],
+)
+def test_a_parameter_reruns_the_stages_that_use_it(finished, key, value, stages):
+    before = (finished / "params.yaml").read_text()
+    change(finished, {key: value})
+    try:
+        assert changed_stages(finished) == stages
+    finally:
+        (finished / "params.yaml").write_text(before)
+
+
+def test_a_new_split_repacks_nothing_and_a_plot_change_retrains_nothing(finished):
+    before = (finished / "params.yaml").read_text()
+    change(finished, {"evaluate.bins": 10})
+    try:
+        said = run("dvc", "repro", "--dry", cwd=finished).stdout
+        assert [name for name in STAGES if f"Running stage '{name}'" in said] == ["evaluate", "export"]
+    finally:
+        (finished / "params.yaml").write_text(before)
+
+
+def test_the_folder_of_ones_own_cells_is_a_real_dependency(finished):
+    note = finished / "data/folder/new.txt"
+    note.write_text("x")
+    try:
+        assert changed_stages(finished) == {"fetch"}
+    finally:
+        note.unlink()
+
+
+def test_a_wrong_parameter_stops_at_once_with_a_sentence(finished):
+    before = (finished / "params.yaml").read_text()
+    change(finished, {"train.epochs": -3})
+    try:
+        done = run(sys.executable, "-m", "stages.train", cwd=finished, ok=False)
+        assert done.returncode == 1
+        sentence = "params.yaml: train.epochs is -3, but must be an integer from 1 to 1000."
+        assert done.stderr.strip() == f"error: {sentence}"
+    finally:
+        (finished / "params.yaml").write_text(before)
+
+
+def test_the_outputs_are_what_dvc_yaml_promises(finished):
+    metrics = json.loads((finished / "reports/metrics.json").read_text())
+    assert 0 <= metrics["test"]["auc"]["value"] <= 1
+    with (finished / "data/splits.csv").open() as table:
+        assert {row["split"] for row in csv.DictReader(table)} == {"train", "val", "test"}
+    record = json.loads((finished / "models/malaria-cells/bundle.json").read_text())
+    assert record["synthetic"] is True
+    assert "synthetic sample" in (finished / "models/malaria-cells/MODEL_CARD.md").read_text()
+    assert "synthetic sample" in (finished / "reports/audit.html").read_text().lower()
+    shown = run("dvc", "metrics", "show", "--json", cwd=finished).stdout
+    assert "reports/metrics.json" in shown
+    run("dvc", "plots", "show", "-o", "plots-page", cwd=finished)
+    run("dvc", "artifacts", "get", ".", "malaria-cells", "-o", "got", cwd=finished, ok=False)
+
+
+def test_predict_gives_a_row_an_image_whatever_it_is_given(finished, tmp_path):
+    cell = next((finished / "data/raw/Parasitized").iterdir())
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as pack:
+        pack.write(cell, "deep/cell.png")
+        pack.writestr("deep/note.png", "no image")
+    out = tmp_path / "out.csv"
+    command = (sys.executable, "-m", "malaria", "predict", str(cell), str(tmp_path / "in.zip"))
+    run(*command, "--model", "models/malaria-cells", "--out", str(out), cwd=finished)
+    with out.open() as table:
+        one, inside, bad = csv.DictReader(table)
+    assert list(one) == ["path", "p_parasitized", "category", "status", "reason"]
+    assert inside["path"].endswith("in.zip/deep/cell.png")
+    assert inside["p_parasitized"] == one["p_parasitized"]
+    assert (bad["p_parasitized"], bad["category"], bad["status"]) == ("", "", "unreadable")
+
+
+def test_evaluate_scores_a_labelled_folder_as_the_pipeline_does(finished):
+    done = run(
+        sys.executable, "-m", "malaria", "evaluate", "data/raw", "--model", "models/malaria-cells", "--json",
+        cwd=finished,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["cells"] == 240
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda bundle: (bundle / "network.tflite").write_bytes(b"other"), "its hash differs"),
+        (lambda bundle: (bundle / "network.tflite").unlink(), "is incomplete, without network.tflite"),
+        (lambda bundle: (bundle / "bundle.json").unlink(), "it holds no bundle.json"),
+        (lambda bundle: (bundle / "bundle.json").write_text("{}"), "of an unknown schema or damaged"),
+        (lambda bundle: shutil.rmtree(bundle), "is no model bundle"),
+    ],
+)
+def test_a_bundle_that_cannot_be_trusted_is_refused(finished, tmp_path, spoil, sentence):
+    from malaria import bundle
+    from malaria.errors import UserError
+
+    copy = tmp_path / "bundle"
+    shutil.copytree(finished / "models/malaria-cells", copy)
+    spoil(copy)
+    with pytest.raises(UserError, match=sentence):
+        bundle.load(copy)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_has_help_is_short_and_needs_no_tensorflow_for_it(stage):
+    done = run(sys.executable, "-X", "importtime", "-m", f"stages.{stage}", "--help", cwd=ROOT)
+    assert f"python -m stages.{stage}" in done.stdout
+    assert "tensorflow" not in done.stderr
+    assert len((ROOT / "stages" / f"{stage}.py").read_text().splitlines()) < 100
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_code_it_runs(stage):
+    content = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert list(content) == list(STAGES)
+    declared = {dep for dep in content[stage]["deps"] if dep.endswith(".py") or dep == "malaria/sources"}
+    needed = imports_of(ROOT / "stages" / f"{stage}.py") | {f"stages/{stage}.py"}
+    if stage == "export":
+        from stages.export import CODE
+
+        needed |= {f"malaria/{name}.py" for name in CODE}
+    assert declared == needed
+
+
+def imports_of(file: Path, seen: set[str] | None = None) -> set[str]:
+    """The malaria modules that a file imports, by way of others too, as dvc.yaml names them."""
+    seen = set() if seen is None else seen
+    for node in ast.walk(ast.parse(file.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("malaria"):
+            continue
+        parts = (node.module or "").split(".")[1:]
+        for name in parts[:1] or [alias.name for alias in node.names]:
+            path = "malaria/sources" if name == "sources" else f"malaria/{name}.py"
+            if name in WIRING or path in seen or not (ROOT / path).exists():
+                continue
+            seen.add(path)
+            below = (ROOT / path).glob("*.py") if name == "sources" else [ROOT / path]
+            for module in below:
+                imports_of(module, seen)
+    return seen
+
+
+def test_an_experiment_runs_as_dvc_users_type_it(finished):
+    done = run("dvc", "exp", "run", "--temp", "-S", "train.epochs=1", "-n", "short", cwd=finished)
+    assert "Ran experiment" in done.stdout
+    assert "short" in run("dvc", "exp", "show", "--csv", cwd=finished).stdout
