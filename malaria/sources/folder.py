@@ -45,7 +45,7 @@ def _copy(given: Path, data: params.Data, folder: Path) -> Provenance:
     count = 0
     for label, source in classes.items():
         paths = sorted(path for path in source.rglob("*") if path.is_file() and not path.is_symlink())
-        for path in tqdm(paths, desc=f"copying {label}", unit="cell"):
+        for path in tqdm(paths, desc=f"copying {label}", unit="cell", disable=None):
             inner = path.relative_to(source)
             if any(part.startswith(".") or part.lower() in _LITTER for part in inner.parts):
                 litter += 1

@@ -40,7 +40,7 @@ def fetch(data: params.Data, folder: Path) -> Provenance:
     digest = hashlib.sha256()
     with ProcessPoolExecutor(mp_context=get_context("forkserver")) as pool:
         checksums = pool.map(_draw_patient, orders, [folder] * len(orders))
-        with tqdm(total=data.sample.cells, desc="drawing", unit="cell") as bar:
+        with tqdm(total=data.sample.cells, desc="drawing", unit="cell", disable=None) as bar:
             for order, checksum in zip(orders, checksums, strict=True):
                 digest.update(checksum)
                 bar.update(order.parasitized + order.uninfected)
