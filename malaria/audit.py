@@ -168,8 +168,8 @@ def notes(raw: Path, cells: pd.DataFrame, provenance: Provenance) -> tuple[str, 
     nobody = int((accepted.patient == "").sum())
     if nobody:
         found.append(
-            f"Of {nobody:,} cells nobody knows the patient: neither names nor {paths.PATIENTS} tell it. Each "
-            "counts as a patient of its own, so a split of them is not by patient, and figures on it say "
+            f"Cells whose patient is unknown: {nobody:,}. Neither names nor {paths.PATIENTS} tell it, so "
+            "each counts as a patient of its own; a split of them is not by patient, and figures on it say "
             "nothing of new patients."
         )
     given = read_patients(raw)
@@ -181,20 +181,18 @@ def notes(raw: Path, cells: pd.DataFrame, provenance: Provenance) -> tuple[str, 
     ]
     if differing:
         found.append(
-            f"{paths.PATIENTS} names another patient than the file name does for {len(differing):,} cells, "
-            f"{differing[0]} among them. The table was believed."
+            f"Cells to which {paths.PATIENTS} gives another patient than their names do: {len(differing):,} "
+            f"(one is {differing[0]}). The table was believed."
         )
     unused = set(given) - {key for path in cells.path for key in _patient_keys(path)}
     if unused:
-        found.append(
-            f"{len(unused):,} rows of {paths.PATIENTS} match no image, that of {min(unused)} among them."
-        )
+        found.append(f"Rows of {paths.PATIENTS} that match no image: {len(unused):,} (one is {min(unused)}).")
     odd = [
         path for path, name in parsed.items() if name and not name.infected and path.startswith(PARASITIZED)
     ]
     if odd:
         found.append(
-            f"{len(odd):,} parasitised cells carry the name of an uninfected control, {odd[0]} among them."
+            f"Parasitised cells with the name of an uninfected control: {len(odd):,} (one is {odd[0]})."
         )
     return tuple(found)
 
@@ -224,8 +222,7 @@ def read_patients(raw: Path) -> dict[str, str]:
     if not file.exists():
         return {}
     try:
-        # utf-8-sig, since spreadsheets put a mark before the first column's name.
-        table = pd.read_csv(file, dtype="str", keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(file, dtype="str", keep_default_na=False)
     except (ValueError, OSError):
         raise UserError(f"{file} is no CSV table: it needs the columns file,patient.") from None
     if not {"file", "patient"} <= set(table.columns):

@@ -86,7 +86,7 @@ def content(source: Path | BinaryIO, limits: Limits) -> bytes:
     """All bytes of one image file.
 
     Raises:
-        Unreadable: it cannot be opened, is empty, or is so large that `limits` would refuse it.
+        Unreadable: it cannot be opened, or is so large that `limits` would refuse it.
     """
     most = _BYTES_A_PIXEL * limits.max_pixels + _BYTES_OF_METADATA
     try:
@@ -97,28 +97,32 @@ def content(source: Path | BinaryIO, limits: Limits) -> bytes:
             chunks = _chunks(source, most)
     except OSError as error:
         raise Unreadable(f"cannot be opened: {error.strerror or error}") from None
-    if not chunks:
-        raise Unreadable(EMPTY)
     return b"".join(chunks)
 
 
 def resize_into(
-    array: Path, raw: Path, limits: Limits, rows_and_paths: Sequence[tuple[int, str]]
+    file: Path, offset: int, size: int, raw: Path, limits: Limits, rows_and_paths: Sequence[tuple[int, str]]
 ) -> list[str]:
-    """Read, resize and write images into the rows of an array file, uint8 (n, size, size, 3).
+    """Read and resize images, and write them into an array's file, uint8 (n, size, size, 3).
+
+    Args:
+        offset: where in `file` its row 0 starts, in bytes.
+        rows_and_paths: consecutive rows, and the images below `raw` that belong there.
 
     Returns:
         For each image why it could not be read; empty for one that could.
     """
-    rows = np.load(array, mmap_mode="r+")
-    reasons = []
-    for row, path in rows_and_paths:
+    rows = np.zeros((len(rows_and_paths), size, size, 3), dtype=np.uint8)
+    reasons = [""] * len(rows_and_paths)
+    for place, (_, path) in enumerate(rows_and_paths):
         try:
-            rows[row] = resize(read(raw / path, limits).pixels, rows.shape[1])
+            rows[place] = resize(read(raw / path, limits).pixels, size)
         except Unreadable as refusal:
-            reasons.append(refusal.reason)
-        else:
-            reasons.append("")
+            reasons[place] = refusal.reason
+    # Not through a memory map, where the first touch of each new page takes longer than this.
+    with file.open("r+b", buffering=0) as stream:
+        stream.seek(offset + rows_and_paths[0][0] * rows[0].nbytes)
+        stream.write(rows.data)
     return reasons
 
 

@@ -32,8 +32,8 @@ class Packed:
 def write(raw: Path, cells: pd.DataFrame, size: int, folder: Path, workers: int | None = None) -> None:
     """Resize the accepted of `cells` to `size` px and write them, with their index, as `folder`.
 
-    Nothing but the array's one row an image is held in memory, and the bytes do not depend on how
-    many processes work on them.
+    Memory holds a few images a process at a time, and the bytes do not depend on how many processes
+    work on them.
 
     Args:
         raw: the folder that the paths in `cells` start from.
@@ -50,8 +50,9 @@ def write(raw: Path, cells: pd.DataFrame, size: int, folder: Path, workers: int 
     paths = list(accepted.path)
     with files.atomic_folder(folder) as part:
         array = part / ARRAY
-        np.lib.format.open_memmap(array, mode="w+", dtype=np.uint8, shape=(len(paths), size, size, 3)).flush()
-        work = functools.partial(images.resize_into, array, raw, limits)
+        shape = (len(paths), size, size, 3)
+        offset = np.lib.format.open_memmap(array, mode="w+", dtype=np.uint8, shape=shape).offset
+        work = functools.partial(images.resize_into, array, offset, size, raw, limits)
         reasons = processes.in_order(work, list(enumerate(paths)), "pack", workers)
         for path, reason in zip(paths, reasons, strict=True):
             if reason:

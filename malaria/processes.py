@@ -59,7 +59,8 @@ def _batch_results(
         yield from pool.map(function, batches)
     except BrokenProcessPool:
         raise UserError(
-            "A worker process was killed, most likely for lack of memory: free some and run again."
+            "A worker process was killed, most likely for lack of memory: free some and run again (a script "
+            'of your own must be a file, with its calls under `if __name__ == "__main__":`).'
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -159,8 +159,10 @@ def test_broken_copies_are_broken_and_no_duplicates(raw):
 @pytest.mark.parametrize(("name", "shown"), [("a\nb.png", r"a\nb.png"), ("a\udcffb.png", r"a\udcffb.png")])
 def test_a_file_name_that_cannot_be_printed_is_quarantined(raw, tmp_path, name, shown):
     put(raw, f"Uninfected/{name}", cell(30))
+    put(raw, "Uninfected/a00.png", cell(31))
     cells = audit.audit(raw, SETTINGS)
     assert row(cells, f"Uninfected/{shown}").reason == audit.UNPRINTABLE
+    assert cells.path.is_monotonic_increasing
     tables.write(cells, tmp_path / "cells.csv", tables.CELLS)
     assert shown in page(raw, cells=cells)
 
@@ -172,7 +174,7 @@ def test_a_name_that_tells_no_patient_is_accepted_and_the_page_says_what_follows
     put(raw, "Uninfected/my cell.png", cell(30))
     told = row(audit.audit(raw, SETTINGS), "Uninfected/my cell.png")
     assert tuple(told[["status", "patient", "slide"]]) == ("ok", "", "")
-    assert "Of 1 cells nobody knows the patient" in page(raw)
+    assert "Cells whose patient is unknown: 1." in page(raw)
     assert "a split of them is not by patient" in page(raw)
 
 
@@ -195,7 +197,7 @@ def test_the_more_precise_row_of_patients_csv_wins(raw):
 def test_patients_csv_is_believed_over_the_name_and_the_page_says_so(raw):
     put(raw, "patients.csv", f"file,patient\n{NIH.format(0)},Ada\n".encode())
     assert row(audit.audit(raw, SETTINGS), f"Parasitized/{NIH.format(0)}").patient == "Ada"
-    assert "names another patient than the file name does for 1 cells" in page(raw)
+    assert "gives another patient than their names do: 1 (" in page(raw)
 
 
 def test_a_spreadsheets_byte_order_mark_does_no_harm(raw):
@@ -205,7 +207,7 @@ def test_a_spreadsheets_byte_order_mark_does_no_harm(raw):
 
 def test_rows_of_patients_csv_that_match_nothing_are_noted(raw):
     put(raw, "patients.csv", b"file,patient\nlost.png,Ada\n")
-    assert "1 rows of patients.csv match no image, that of lost.png among them" in page(raw)
+    assert "Rows of patients.csv that match no image: 1 (one is lost.png)." in page(raw)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_a_patients_csv_that_is_none_stops_the_audit(raw, content, message):
 
 def test_a_parasitised_cell_named_as_a_controls_is_noted(raw):
     put(raw, f"Parasitized/{CONTROL.format(99)}", cell(30))
-    assert "1 parasitised cells carry the name of an uninfected control" in page(raw)
+    assert "Parasitised cells with the name of an uninfected control: 1 (" in page(raw)
 
 
 # When it stops
@@ -359,7 +361,9 @@ def test_what_is_left_out_of_a_long_list_is_counted(raw, monkeypatch):
     monkeypatch.setattr(audit_page, "MOST_ROWS", 3)
     for number in range(5):
         put(raw, f"Uninfected/{number}.png", b"")
-    assert "And 2 more: all of them are in <code>data/cells.csv</code>" in page(raw)
+    text = page(raw)
+    assert text.count('<span class="none">') == 3
+    assert "And 2 more: all of them are in <code>data/cells.csv</code>" in text
 
 
 # The stage

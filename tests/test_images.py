@@ -137,6 +137,7 @@ def test_of_several_frames_the_first_counts():
         (encoded(noise(), "TIFF", compression="tiff_lzw")[:-200], "damaged or cut short"),
         (encoded(Image.new("RGB", (1, 1))), "a side under 16 px"),
         (encoded(Image.new("F", (20, 20)), "TIFF"), "no 8-bit or 16-bit colours"),
+        (encoded(noise(), "PPM"), "no PNG, JPEG"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no PNG, JPEG"),
     ],
 )
