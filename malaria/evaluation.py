@@ -14,7 +14,7 @@ import pandas as pd
 
 from malaria import calibration, metrics, names, params
 from malaria.errors import UserError
-from malaria.labels import PARASITIZED
+from malaria.labels import LABELS, PARASITIZED
 
 AS_GIVEN, WITHOUT, FLIPPED = "as_given", "without_doubtful", "doubtful_flipped"
 
@@ -44,37 +44,91 @@ def fit_on(val: pd.DataFrame, settings: params.Evaluate) -> Fitted:
     return fit(val.p_network.to_numpy(np.float64), y, settings)
 
 
+# What `as_text` shows: the figure's name, and in words.
+_MAIN = {
+    "auc": "AUC",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "mcc": "MCC",
+    "ece": "ECE",
+    "macro_sensitivity": "sensitivity, mean of patients",
+    "worst_decile_sensitivity": "sensitivity, worst tenth of them",
+    "specificity_controls": "specificity, controls",
+    "specificity_infected_patients": "specificity, infected patients",
+}
+
+
 def as_text(scores: dict[str, Any]) -> str:
-    """The main figures of `score`, a line each, for a terminal."""
-    lines = [f"{scores['cells']} test cells of {scores['patients']} patients (95 % interval over patients)"]
-    for name in ("auc", "accuracy", "sensitivity", "specificity", "macro_sensitivity", "mcc", "ece"):
-        value, low, high = (scores[name][key] for key in ("value", "low", "high"))
-        interval = "" if low is None else f"  ({low:.4f} to {high:.4f})"
-        lines.append(f"{name:18} {'none' if value is None else f'{value:.4f}'}{interval}")
-    return "\n".join(lines)
+    """The main figures of `score` for a terminal: a row each, a column a version of the labels."""
+    columns = {"": scores}
+    if "labels" in scores:
+        columns = {name.replace("_", " "): scores["labels"][name] for name in (AS_GIVEN, WITHOUT, FLIPPED)}
+    rows = [["", *columns]] if len(columns) > 1 else []
+    rows += [
+        [words, *(_interval(column[name]) for column in columns.values())] for name, words in _MAIN.items()
+    ]
+    return "\n".join(
+        [
+            f"{scores['cells']:,} cells of {scores['patients']:,} patients (95 % intervals over patients)",
+            *("".join([f"{first:34}", *(f"{cell:28}" for cell in cells)]).rstrip() for first, *cells in rows),
+        ]
+    )
 
 
 def score(
-    cells: pd.DataFrame, fitted: Fitted, settings: params.Evaluate, doubtful: frozenset[str] = frozenset()
+    cells: pd.DataFrame,
+    fitted: Fitted,
+    settings: params.Evaluate,
+    doubtful: frozenset[tuple[str, str]] = frozenset(),
 ) -> dict[str, Any]:
     """Score one set of cells.
 
     Args:
         cells: columns path, patient, label and p_network, as in tables.PREDICTIONS.
-        doubtful: file names whose labels are in doubt; figures without them and with their labels
-            flipped are given beside those on the labels as given.
+        doubtful: (label, file) of the labels in doubt, as `read_doubtful` gives them; all figures without
+            them and with them flipped are then given too, beside those on the labels as given.
 
     Returns:
         Plain values for JSON, rounded to six places; a figure is {value, low, high}, where null
-        means that these cells cannot give it.
+        means that these cells cannot give it. Under `labels`, if any are doubtful, the same figures
+        for each version of the labels.
     """
     y = np.where(cells.label == PARASITIZED, 1, 0).astype(np.int64)
-    p_network = cells.p_network.to_numpy(np.float64)
-    p = calibration.apply(p_network, fitted.temperature)
+    everything = np.ones(len(y), dtype=bool)
     owners, patient = metrics.number_patients(cells.patient)
     draws = metrics.draw_patients(len(owners), settings.resamples, settings.seed)
+    given = _figures(cells, y, patient, draws, everything, fitted, settings)
+    if not doubtful:
+        return given
+    doubted = _doubted(cells, doubtful)
+    return {
+        **given,
+        "labels": {
+            "doubtful_cells": int(doubted.sum()),
+            AS_GIVEN: given,
+            WITHOUT: _figures(cells, y, patient, draws, ~doubted, fitted, settings),
+            FLIPPED: _figures(cells, y ^ doubted, patient, draws, everything, fitted, settings),
+        },
+    }
+
+
+def _figures(
+    cells: pd.DataFrame,
+    y: metrics.Ints,
+    patient: metrics.Ints,
+    draws: metrics.Floats,
+    kept: metrics.Bools,
+    fitted: Fitted,
+    settings: params.Evaluate,
+) -> dict[str, Any]:
+    """All figures of the cells that are `kept`, whose labels count as `y`, as plain values."""
+    # By the labels as given: who is a control does not hang on the verdicts on single cells.
+    controls = _controls(cells)[kept]
+    p_network = cells.p_network.to_numpy(np.float64)[kept]
+    y, patient = y[kept], patient[kept]
+    p = calibration.apply(p_network, fitted.temperature)
     called = p >= 0.5
-    controls = _controls(cells)
 
     figures = {
         **metrics.ranking(p, y, patient, draws),
@@ -85,17 +139,17 @@ def score(
         "ece": metrics.ece(p, y, patient, draws, settings.bins),
         **_patient_figures(p, y, patient, draws, settings),
     }
+    for name, value in metrics.point(p, y, called).items():
+        figures[name][0] = value
+    for name, here in (("controls", controls), ("infected_patients", ~controls)):
+        of_kind = metrics.rates(called[here], y[here], patient[here], draws)
+        figures[f"specificity_{name}"] = of_kind["specificity"]
     content: dict[str, Any] = {
-        "cells": len(cells),
+        "cells": len(y),
         "parasitized": int(y.sum()),
-        "patients": len(owners),
+        "patients": len(np.unique(patient)),
         **{name: _plain(values) for name, values in figures.items()},
     }
-    for name, here in (("controls", controls), ("infected_patients", ~controls)):
-        of_kind = here & (y == 0)
-        content[f"specificity_{name}"] = _plain(
-            metrics.rates(called[of_kind], y[of_kind], patient[of_kind], draws)["specificity"]
-        )
     for wanted, threshold in fitted.thresholds.items():
         at = metrics.rates(p >= threshold, y, patient, draws)
         content[f"at_{wanted * 100:g}_specificity"] = {
@@ -103,37 +157,6 @@ def score(
             "sensitivity": _plain(at["sensitivity"]),
             "specificity": _plain(at["specificity"]),
         }
-    if doubtful:
-        content["labels"] = _label_versions(cells, p, y, patient, draws, settings, doubtful)
-    return content
-
-
-def _label_versions(
-    cells: pd.DataFrame,
-    p: metrics.Floats,
-    y: metrics.Ints,
-    patient: metrics.Ints,
-    draws: metrics.Floats,
-    settings: params.Evaluate,
-    doubtful: frozenset[str],
-) -> dict[str, Any]:
-    """The main figures on three versions of the labels, side by side."""
-    doubted = cells.path.map(lambda path: Path(path).name in doubtful).to_numpy(bool)
-    versions = {
-        AS_GIVEN: (np.ones(len(y), dtype=bool), y),
-        WITHOUT: (~doubted, y),
-        FLIPPED: (np.ones(len(y), dtype=bool), np.where(doubted, 1 - y, y)),
-    }
-    content: dict[str, Any] = {"doubtful_cells": int(doubted.sum())}
-    for name, (kept, labels) in versions.items():
-        p_kept, y_kept, owner = p[kept], labels[kept], patient[kept]
-        rates = metrics.rates(p_kept >= 0.5, y_kept, owner, draws)
-        figures = {
-            "auc": metrics.ranking(p_kept, y_kept, owner, draws)["auc"],
-            **{key: rates[key] for key in ("accuracy", "sensitivity", "specificity")},
-            **_patient_figures(p_kept, y_kept, owner, draws, settings),
-        }
-        content[name] = {"cells": int(kept.sum()), **{key: _plain(value) for key, value in figures.items()}}
     return content
 
 
@@ -144,19 +167,29 @@ def _patient_figures(
     draws: metrics.Floats,
     settings: params.Evaluate,
 ) -> dict[str, metrics.Floats]:
-    """Figures in which every patient counts alike, however many cells he has."""
-    patients = draws.shape[1]
-    sensitivity = metrics.by_patient(p >= 0.5, y == 1, patient, patients, settings.min_cells)
-    auc = metrics.auc_by_patient(p, y, patient, patients, settings.min_cells)
+    """Figures in which every patient counts alike, however many cells he has.
+
+    A patient counts with at least settings.min_cells cells of the class, for AUC of either class.
+    """
+    patients, least = draws.shape[1], settings.min_cells
+    sensitivity = metrics.by_patient(p >= 0.5, y == 1, patient, patients, least)
+    specificity = metrics.by_patient(p < 0.5, y == 0, patient, patients, least)
     return {
         "macro_sensitivity": metrics.macro(sensitivity, draws),
         "worst_decile_sensitivity": metrics.worst_decile(sensitivity, draws),
-        "macro_auc": metrics.macro(auc, draws),
+        "macro_specificity": metrics.macro(specificity, draws),
+        "macro_auc": metrics.macro(metrics.auc_by_patient(p, y, patient, patients, least), draws),
     }
 
 
-def read_doubtful(file: Path) -> frozenset[str]:
-    """The file names in a table of doubtful labels (columns given_label, file); UserError if it is none."""
+def read_doubtful(file: Path) -> frozenset[tuple[str, str]]:
+    """Read a table of labels in doubt, columns given_label and file; a header alone is an empty list.
+
+    `file` is a file's name, or its path as tables.CELLS has it.
+
+    Raises:
+        UserError: there is no such table, or a label in it is none of labels.LABELS.
+    """
     try:
         table = pd.read_csv(file, dtype="str", keep_default_na=False)
     except FileNotFoundError:
@@ -167,10 +200,26 @@ def read_doubtful(file: Path) -> frozenset[str]:
         raise UserError(f"{file} is no CSV table: it needs the columns given_label,file.") from None
     if sorted(table.columns) != ["file", "given_label"]:
         raise UserError(f"{file} has the columns {', '.join(table.columns)}, but needs given_label,file.")
-    return frozenset(table.file)
+    strange = table.given_label[~table.given_label.isin(LABELS)]
+    if len(strange):
+        raise UserError(
+            f"{file} has the label {strange.iloc[0]!r} in given_label, but it must be {' or '.join(LABELS)}."
+        )
+    return frozenset(zip(table.given_label, table.file, strict=True))
 
 
-def _controls(cells: pd.DataFrame) -> Any:
+def _doubted(cells: pd.DataFrame, doubtful: frozenset[tuple[str, str]]) -> metrics.Bools:
+    """Which labels are in doubt, bool (n,). A cell whose label has been mended since is not."""
+    return np.array(
+        [
+            (label, path) in doubtful or (label, Path(path).name) in doubtful
+            for label, path in zip(cells.label, cells.path, strict=True)
+        ],
+        dtype=bool,
+    )
+
+
+def _controls(cells: pd.DataFrame) -> metrics.Bools:
     """Which cells are of uninfected controls, bool (n,).
 
     The file name tells where it follows the NIH scheme; else a patient without any parasitised cell
@@ -192,3 +241,12 @@ def _plain(figures: metrics.Floats) -> dict[str, float | None]:
         name: None if math.isnan(value) else round(value, 6)
         for name, value in (("value", estimate.value), ("low", estimate.low), ("high", estimate.high))
     }
+
+
+def _interval(figure: dict[str, float | None]) -> str:
+    """`0.9570 (0.9441 to 0.9662)`, `0.9570` or `none`."""
+    if figure["value"] is None:
+        return "none"
+    if figure["low"] is None:
+        return f"{figure['value']:.4f}"
+    return f"{figure['value']:.4f} ({figure['low']:.4f} to {figure['high']:.4f})"

@@ -7,7 +7,8 @@ patient are no independent evidence; resampling cells would make the intervals t
 Arrays: `p` float64 (n,), P(parasitised); `y` int64 (n,), 1 where parasitised; `called` bool (n,),
 called parasitised; `patient` int64 (n,), the number of the cell's patient, from 0; `draws` float64
 (resamples, patients), how often each patient was drawn. A figure that the cells cannot give (AUC of
-one class, say) is nan.
+one class, say) is nan. The figures themselves are scikit-learn's where it has them (`point`); the
+resamples are computed here, since asking scikit-learn a thousand times takes minutes.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn import metrics as sk
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -55,6 +57,37 @@ def estimate(figures: Floats) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
+def paired_difference(one: Floats, other: Floats) -> Estimate:
+    """`one` minus `other`: two models' figures under the same draws of the same patients.
+
+    An interval that excludes zero says that patients like these would tell the two apart.
+
+    Raises:
+        ValueError: the two were not computed under the same number of draws.
+    """
+    if one.shape != other.shape:
+        raise ValueError(f"{len(one)} and {len(other)} resamples are no pairs: use the same draws for both")
+    return estimate(one - other)
+
+
+def point(p: Floats, y: Ints, called: Bools) -> dict[str, float]:
+    """The figures of the cells as they are that scikit-learn has and these cells can give."""
+    found: dict[str, float] = {}
+    if len(y):
+        found |= {"accuracy": sk.accuracy_score(y, called), "brier": sk.brier_score_loss(y, p, labels=[0, 1])}
+    if (y == 1).any():
+        found |= {"sensitivity": sk.recall_score(y, called), "f1": sk.f1_score(y, called)}
+    if (y == 0).any():
+        found["specificity"] = sk.recall_score(y, called, pos_label=0)
+    if len(np.unique(y)) == 2:
+        found |= {
+            "auc": sk.roc_auc_score(y, p),
+            "average_precision": sk.average_precision_score(y, p),
+            "mcc": sk.matthews_corrcoef(y, called),
+        }
+    return found
+
+
 def rates(called: Bools, y: Ints, patient: Ints, draws: Floats) -> dict[str, Floats]:
     """Sensitivity, specificity, accuracy, F1 and Matthews' correlation, each (resamples,)."""
     kind = 2 * y + called  # 0 TN, 1 FP, 2 FN, 3 TP
@@ -74,7 +107,7 @@ def rates(called: Bools, y: Ints, patient: Ints, draws: Floats) -> dict[str, Flo
 
 
 def ranking(p: Floats, y: Ints, patient: Ints, draws: Floats) -> dict[str, Floats]:
-    """Area under the ROC curve and average precision, each (resamples,)."""
+    """Area under the ROC curve and average precision, each (resamples,); nan without both classes."""
     order = np.argsort(-p, kind="stable")
     # Cells of equal p share one threshold: the last of each run stands for it.
     last = np.flatnonzero(np.append(np.diff(p[order]) != 0, True)) if len(p) else np.zeros(0, np.int64)
@@ -84,15 +117,12 @@ def ranking(p: Floats, y: Ints, patient: Ints, draws: Floats) -> dict[str, Float
         weight = drawn[owner]
         tp = np.cumsum(weight * positive)[last]
         fp = np.cumsum(weight * (1 - positive))[last]
-        if not len(tp) or not tp[-1]:
+        if not len(tp) or not tp[-1] or not fp[-1]:
             continue
-        gained = np.diff(tp, prepend=0.0)
-        with np.errstate(invalid="ignore"):
-            share = np.where(tp + fp > 0, tp / (tp + fp), 0.0)
-        precision[row] = (gained * share).sum() / tp[-1]
-        if fp[-1]:
-            false = np.diff(fp, prepend=0.0)
-            auc[row] = (false * (tp - gained / 2)).sum() / (tp[-1] * fp[-1])
+        gained, false = np.diff(tp, prepend=0.0), np.diff(fp, prepend=0.0)
+        # Before the first drawn cell nothing is called, and nothing gained.
+        precision[row] = (gained * tp / np.maximum(tp + fp, 1)).sum() / tp[-1]
+        auc[row] = (false * (tp - gained / 2)).sum() / (tp[-1] * fp[-1])
     return {"auc": auc, "average_precision": precision}
 
 
@@ -128,7 +158,7 @@ def macro(figures: Floats, draws: Floats) -> Floats:
 
 
 def worst_decile(figures: Floats, draws: Floats) -> Floats:
-    """Mean of the worst tenth of patients (at least one), (resamples,)."""
+    """Mean of the worst tenth of patients (rounded, at least one), (resamples,)."""
     known = np.flatnonzero(~np.isnan(figures))
     out = np.full(len(draws), np.nan)
     for row, drawn in enumerate(draws[:, known].astype(np.int64)):
@@ -141,25 +171,32 @@ def worst_decile(figures: Floats, draws: Floats) -> Floats:
 def auc_by_patient(p: Floats, y: Ints, patient: Ints, patients: int, least: int) -> Floats:
     """AUC within each patient, (patients,); nan with under `least` cells of either class."""
     figures = np.full(patients, np.nan)
-    for number in range(patients):
+    fewer = np.bincount(2 * patient + y, minlength=2 * patients).reshape(-1, 2).min(axis=1)
+    for number in np.flatnonzero(fewer >= max(least, 1)):
         own = patient == number
-        positive = int(y[own].sum())
-        if min(positive, own.sum() - positive) >= max(least, 1):
-            zeros = np.zeros(int(own.sum()), dtype=np.int64)
-            figures[number] = ranking(p[own], y[own], zeros, np.ones((1, 1)))["auc"][0]
+        figures[number] = sk.roc_auc_score(y[own], p[own])
     return figures
 
 
 def threshold_at(p: Floats, y: Ints, specificity: float) -> float:
-    """The least threshold under which at least `specificity` of the uninfected cells stay.
+    """The threshold with at least `specificity` of the uninfected cells under it, and no more than needed.
 
-    The threshold itself counts as parasitised, as in labels.category; 0.5 where no cell is uninfected.
+    The threshold itself counts as parasitised, as in labels.category, so cells that tie stay under it
+    together. It lies halfway to the next higher probability of any cell (or to 1): computed elsewhere
+    with other rounding errors, these cells still fall on the same side. Where an uninfected cell at 1
+    must stay under, it lies just above 1 and calls nothing. 0.5 where no cell is uninfected.
     """
     healthy = np.sort(p[y == 0])
     if not len(healthy):
         return 0.5
-    below = int(np.ceil(specificity * len(healthy) - 1e-9))
-    return float(np.nextafter(healthy[below - 1], np.inf)) if below else 0.0
+    # Without the subtraction 0.55 of 100 cells, 55.00000000000001, would be 56.
+    under = max(int(np.ceil(specificity * len(healthy) - 1e-9)), 1)
+    last = float(healthy[under - 1])
+    if last >= 1:
+        return float(np.nextafter(last, np.inf))
+    following = float(p[p > last].min(initial=1.0))
+    halfway = (last + following) / 2
+    return halfway if halfway > last else following
 
 
 def ppv(sensitivity: float, specificity: float, parasitaemia: float) -> float:

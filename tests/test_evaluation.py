@@ -76,13 +76,34 @@ def test_doubtful_labels_are_left_out_and_flipped_side_by_side(cells):
     wrong = cells.iloc[:20].copy()
     cells["p_network"] = np.where(cells.label == "Parasitized", 0.9, 0.1)
     cells.loc[:19, "p_network"] = 1 - cells.p_network[:20]
-    doubtful = frozenset(Path(path).name for path in wrong.path)
+    doubtful = frozenset(
+        (label, Path(path).name) for label, path in zip(wrong.label, wrong.path, strict=True)
+    )
     labels = evaluation.score(cells, evaluation.Fitted(1.0, {}), SETTINGS, doubtful)["labels"]
     assert labels["doubtful_cells"] == 20
     assert labels["as_given"]["accuracy"]["value"] == 0.95
     assert labels["without_doubtful"]["accuracy"]["value"] == 1
     assert labels["without_doubtful"]["cells"] == 380
     assert labels["doubtful_flipped"]["accuracy"]["value"] == 1
+
+
+def test_a_doubtful_label_that_was_mended_since_counts_again(cells):
+    mended = frozenset({("Parasitized" if cells.label[0] == "Uninfected" else "Uninfected", cells.path[0])})
+    labels = evaluation.score(cells, evaluation.Fitted(1.0, {}), SETTINGS, mended)["labels"]
+    assert labels["doubtful_cells"] == 0
+
+
+def test_the_text_has_a_column_for_each_version_of_the_labels(cells):
+    doubtful = frozenset({(cells.label[0], cells.path[0])})
+    text = evaluation.as_text(evaluation.score(cells, evaluation.Fitted(1.0, {}), SETTINGS, doubtful))
+    assert text.splitlines()[1].split() == ["as", "given", "without", "doubtful", "doubtful", "flipped"]
+
+
+def test_a_few_perfect_cells_do_not_make_certain():
+    y = np.array([0, 0, 1, 1])
+    few = calibration.fit_temperature(np.array([0.1, 0.1, 0.9, 0.9]), y)
+    many = calibration.fit_temperature(np.tile([0.1, 0.1, 0.9, 0.9], 100), np.tile(y, 100))
+    assert many < few
 
 
 def test_cells_of_one_class_give_null_and_no_warning(cells):
@@ -99,11 +120,11 @@ def test_the_baselines_published_figures_are_reproduced(shared_cells):
     from malaria import names
 
     table["patient"] = [names.parse(file).patient for file in table.file]
-    doubtful = pd.read_csv(shared_cells / "expert-suspects.csv").set_index("file").given_label
+    doubtful = evaluation.read_doubtful(shared_cells / "expert-suspects.csv")
     parasitized = _names_of(shared_cells, "parasitized")
     table["label"] = np.where(table.file.isin(parasitized), "Parasitized", "Uninfected")
     scored = table.assign(path=table.file, p_network=table.p_parasitized)
-    scores = evaluation.score(scored, evaluation.Fitted(1.0, {}), SETTINGS, frozenset(doubtful.index))
+    scores = evaluation.score(scored, evaluation.Fitted(1.0, {}), SETTINGS, doubtful)
     without = scores["labels"]["without_doubtful"]
     assert scores["accuracy"]["value"] == pytest.approx(0.9570, abs=5e-5)
     assert without["auc"]["value"] == pytest.approx(0.9992, abs=5e-5)
@@ -119,7 +140,12 @@ def _names_of(shared_cells: Path, kind: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("file\na\n", "needs given_label,file"), (None, "there is no such file"), ("", "is no CSV table")],
+    [
+        ("file\na\n", "needs given_label,file"),
+        (None, "there is no such file"),
+        ("", "is no CSV table"),
+        ("given_label,file\ninfected,a.png\n", "'infected' in given_label, but it must be Uninfected"),
+    ],
 )
 def test_a_doubtful_table_of_another_shape_is_refused(tmp_path, text, sentence):
     file = tmp_path / "doubtful.csv"

@@ -58,6 +58,24 @@ def test_a_threshold_keeps_the_specificity_it_was_fixed_for(case, wanted):
         assert (p[y == 0] < threshold).mean() >= wanted - 1e-9
 
 
+def test_a_threshold_lies_between_cells_not_on_one():
+    p, y = np.array([0.1, 0.2, 0.3, 0.5, 0.9]), np.array([0, 0, 0, 0, 1])
+    assert metrics.threshold_at(p, y, 0.75) == pytest.approx(0.4)
+
+
+def test_paired_differences_cancel_what_patients_share():
+    random = np.random.default_rng(1)
+    shared = random.normal(0, 1, 1000)
+    difference = metrics.paired_difference(shared + 0.1, shared)
+    assert difference.low == pytest.approx(0.1)
+    assert difference.high == pytest.approx(0.1)
+
+
+def test_figures_of_other_draws_are_no_pairs():
+    with pytest.raises(ValueError, match="no pairs"):
+        metrics.paired_difference(np.zeros(3), np.zeros(4))
+
+
 def test_perfect_probabilities_have_no_calibration_error():
     p, y = np.array([0.0, 0.0, 1.0, 1.0]), np.array([0, 0, 1, 1])
     assert metrics.ece(p, y, np.zeros(4, int), np.ones((1, 1)), 15)[0] == 0
