@@ -11,16 +11,22 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-# Set before TensorFlow is imported: its C++ side logs to stderr at import.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import keras
 import numpy as np
 import numpy.typing as npt
-from keras import layers
 
+from malaria.command import without_native_logs
 from malaria.errors import UserError
 from malaria.files import atomic_path
+
+# TensorFlow's C++ side reads this at import. What it says before that, and when it looks for a GPU,
+# it says whatever stands here.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+with without_native_logs():
+    import keras
+    import tensorflow as tf
+    from keras import layers
+
+    tf.config.list_physical_devices()
 
 WIDTHS = (32, 64, 96, 128)
 FEATURES = "features"

@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -60,7 +61,8 @@ def finished(tmp_path_factory) -> Path:
     run("git", "init", "-q", ".", cwd=repository)
     run("git", "add", "-A", cwd=repository)
     run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "all", cwd=repository)
-    run("dvc", "repro", cwd=repository)
+    done = run("dvc", "repro", cwd=repository)
+    (repository.parent / "terminal.txt").write_text(done.stdout + done.stderr)
     return repository
 
 
@@ -72,6 +74,12 @@ def changed_stages(repository: Path) -> set[str]:
 def test_a_finished_run_is_clean_and_a_second_runs_nothing(finished):
     assert changed_stages(finished) == set()
     assert "Running stage" not in run("dvc", "repro", cwd=finished).stdout
+
+
+def test_the_libraries_below_say_nothing_between_our_own_lines(finished):
+    terminal = (finished.parent / "terminal.txt").read_text()
+    assert "val AUC" in terminal
+    assert not re.search("oneDNN|cuda|tensorflow|absl|WARNING", terminal)
 
 
 @pytest.mark.parametrize(
