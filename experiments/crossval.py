@@ -16,7 +16,7 @@ import dvc.api
 import numpy as np
 import pandas as pd
 
-from malaria import evaluation, tables
+from malaria import doubts, evaluation, tables
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.params import Params, load_params
@@ -53,8 +53,8 @@ def main() -> int:
     pooled = pd.concat(oof, ignore_index=True)
     # Each fold's probabilities carry that fold's temperature already.
     pooled["p_network"] = pooled.p_parasitized
-    doubtful = evaluation.read_doubtful(Path(settings.evaluate.doubtful_labels))
-    scores = evaluation.score(pooled, evaluation.Fitted(1.0, {}), settings.evaluate, doubtful)
+    doubted = doubts.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
+    scores = evaluation.score(pooled, evaluation.Fitted(1.0, {}), settings.evaluate, doubted)
     print("\npooled, out of fold:\n" + evaluation.as_text(scores))
     for version, row in scores.get("labels", {}).items():
         if isinstance(row, dict):

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from malaria import calibration, metrics, names, params
-from malaria.errors import UserError
-from malaria.labels import LABELS, PARASITIZED
+from malaria import calibration, doubts, metrics, names, params
+from malaria.labels import PARASITIZED
 
 AS_GIVEN, WITHOUT, FLIPPED = "as_given", "without_doubtful", "doubtful_flipped"
 
@@ -86,7 +85,7 @@ def score(
 
     Args:
         cells: columns path, patient, label and p_network, as in tables.PREDICTIONS.
-        doubtful: (label, file) of the labels in doubt, as `read_doubtful` gives them; all figures without
+        doubtful: (label, file) of the labels in doubt, as `doubts.read` gives them; all figures without
             them and with them flipped are then given too, beside those on the labels as given.
 
     Returns:
@@ -101,7 +100,7 @@ def score(
     given = _figures(cells, y, patient, draws, everything, fitted, settings)
     if not doubtful:
         return given
-    doubted = _doubted(cells, doubtful)
+    doubted = doubts.among(cells, doubtful)
     return {
         **given,
         "labels": {
@@ -180,43 +179,6 @@ def _patient_figures(
         "macro_specificity": metrics.macro(specificity, draws),
         "macro_auc": metrics.macro(metrics.auc_by_patient(p, y, patient, patients, least), draws),
     }
-
-
-def read_doubtful(file: Path) -> frozenset[tuple[str, str]]:
-    """Read a table of labels in doubt, columns given_label and file; a header alone is an empty list.
-
-    `file` is a file's name, or its path as tables.CELLS has it.
-
-    Raises:
-        UserError: there is no such table, or a label in it is none of labels.LABELS.
-    """
-    try:
-        table = pd.read_csv(file, dtype="str", keep_default_na=False)
-    except FileNotFoundError:
-        raise UserError(
-            f"params.yaml: evaluate.doubtful_labels is {file}, but there is no such file."
-        ) from None
-    except (ValueError, UnicodeDecodeError):
-        raise UserError(f"{file} is no CSV table: it needs the columns given_label,file.") from None
-    if sorted(table.columns) != ["file", "given_label"]:
-        raise UserError(f"{file} has the columns {', '.join(table.columns)}, but needs given_label,file.")
-    strange = table.given_label[~table.given_label.isin(LABELS)]
-    if len(strange):
-        raise UserError(
-            f"{file} has the label {strange.iloc[0]!r} in given_label, but it must be {' or '.join(LABELS)}."
-        )
-    return frozenset(zip(table.given_label, table.file, strict=True))
-
-
-def _doubted(cells: pd.DataFrame, doubtful: frozenset[tuple[str, str]]) -> metrics.Bools:
-    """Which labels are in doubt, bool (n,). A cell whose label has been mended since is not."""
-    return np.array(
-        [
-            (label, path) in doubtful or (label, Path(path).name) in doubtful
-            for label, path in zip(cells.label, cells.path, strict=True)
-        ],
-        dtype=bool,
-    )
 
 
 def _controls(cells: pd.DataFrame) -> metrics.Bools:

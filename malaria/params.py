@@ -87,6 +87,8 @@ class Train(Section):
     flip: bool
     colour: Annotated[float, Field(ge=0, le=0.5)]
     brightness: Annotated[float, Field(ge=0, le=0.5)]
+    noisy_labels: Literal["keep", "drop", "soften"]
+    labels_file: Annotated[str, Field(min_length=1)]
     deterministic: bool
 
 

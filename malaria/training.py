@@ -1,6 +1,5 @@
 """The training loop, readable from top to bottom."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,16 @@ from dvclive.live import Live
 from sklearn.metrics import log_loss, roc_auc_score
 from tqdm import tqdm
 
-from malaria import augmentation, draws, network, packed, params
+from malaria import augmentation, doubts, draws, network, packed, params
 from malaria.errors import UserError
+
+# Of the labels in doubt, how many are taken to be wrong (noisy_labels: soften).
+_WRONG = 0.75
+
+# The network's own opinion of a label counts once it has seen the cell so often, and where it is
+# this far from the label: it is slow to learn labels that contradict all others, but rare forms of
+# parasites are no error.
+_EPOCHS_OF_OPINION, _CONTRADICTION = 4, 0.75
 
 
 @dataclass(frozen=True)
@@ -23,21 +30,32 @@ class Cells:
     """The cells of one side of the split.
 
     images: uint8 (n, size, size, 3), memory-mapped; rows: int64 (m,), this side's rows of images;
-    labels: float32 (m,), 1 where parasitised; keys: uint64 (m,), what identifies each cell.
+    labels: float32 (m,), 1 where parasitised; keys: uint64 (m,), what identifies each cell;
+    doubtful: bool (m,), whose labels are listed as in doubt, or None where there is no list.
     """
 
     images: npt.NDArray[np.uint8]
     rows: npt.NDArray[np.int64]
     labels: npt.NDArray[np.float32]
     keys: npt.NDArray[np.uint64]
+    doubtful: npt.NDArray[np.bool_] | None = None
 
 
-def side(cells: packed.Packed, splits: pd.DataFrame, name: str) -> Cells:
-    """The cells of one side of the split (rows as tables.SPLITS; train, val or test)."""
+def side(
+    cells: packed.Packed, splits: pd.DataFrame, name: str, listed: frozenset[tuple[str, str]] = frozenset()
+) -> Cells:
+    """The cells of one side of the split.
+
+    Args:
+        splits: rows as tables.SPLITS.
+        name: train, val or test.
+        listed: the labels in doubt, as `doubts.read` gives them.
+    """
     rows, labels = packed.rows(cells, splits, name)
     # A cell is known by its content, whatever stands before it in the index.
     keys = np.array([int(digest[:16], 16) for digest in cells.index.sha256.iloc[rows]], dtype=np.uint64)
-    return Cells(cells.images, rows, labels, keys)
+    doubtful = doubts.among(splits[splits.split == name], listed) if listed else None
+    return Cells(cells.images, rows, labels, keys, doubtful)
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,9 @@ class Trained:
 
 def train(train: Cells, val: Cells, settings: params.Train, log: Path) -> Trained:
     """Train until `settings.epochs`, or until val AUC has not risen for `settings.patience` epochs.
+
+    With noisy_labels other than keep, val AUC is that of the cells whose labels are not listed as in
+    doubt: the noise should not choose the epoch either.
 
     Args:
         log: folder for DVCLive's loss and AUC per epoch.
@@ -76,26 +97,39 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path) -> Traine
     optimizer.build(model.trainable_variables)
     weights = _class_weights(train.labels, settings.class_weights)
     step = _step(model, optimizer, settings.label_smoothing)
+    opinion = train.labels.astype(np.float64)
+    watched = _watched(val, settings.noisy_labels)
+    watched_images, watched_labels = val.rows[watched], val.labels[watched]
 
     best_auc, best_epoch, best_weights = -1.0, -1, model.get_weights()
     epoch = 0
     with Live(str(log), save_dvc_exp=False, report=None, dvcyaml=None, monitor_system=False) as live:
         for epoch in range(settings.epochs):
             losses = []
-            bar = tqdm(
-                _batches(train, weights, settings, epoch), total=steps, desc=f"epoch {epoch}", leave=False
-            )
-            for number, batch in enumerate(bar):
-                losses.append(float(step(*batch)))
+            targets, trust = lessons(train, opinion, epoch, settings.noisy_labels)
+            transforms, colour, order = _draw(train, settings, epoch)
+            starts = range(0, len(order), settings.batch_size)
+            for number, start in enumerate(tqdm(starts, desc=f"epoch {epoch}", leave=False, disable=None)):
+                batch = order[start : start + settings.batch_size]
+                loss, p = step(
+                    train.images[train.rows[batch]],
+                    transforms[batch],
+                    colour[batch],
+                    targets[batch],
+                    (weights * trust)[batch],
+                )
+                # The first epoch's network knows too little to have one.
+                opinion[batch] = p if epoch == 1 else (opinion[batch] + p) / 2
+                losses.append(float(loss))
                 if not np.isfinite(losses[-1]):
                     raise UserError(
                         f"The loss is {losses[-1]} at epoch {epoch}, step {number}: "
                         f"lower train.learning_rate (now {settings.learning_rate:g}) in params.yaml."
                     )
-            p = network.predict(model, val.images[val.rows])
-            auc = float(roc_auc_score(val.labels, p))
+            p = network.predict(model, val.images[watched_images])
+            auc = float(roc_auc_score(watched_labels, p))
             live.log_metric("train/loss", float(np.mean(losses)))
-            live.log_metric("val/loss", float(log_loss(val.labels, p, labels=[0, 1])))
+            live.log_metric("val/loss", float(log_loss(watched_labels, p, labels=[0, 1])))
             live.log_metric("val/auc", auc)
             live.next_step()
             print(f"epoch {epoch}: loss {np.mean(losses):.4f}, val AUC {auc:.4f}", flush=True)
@@ -108,46 +142,68 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path) -> Traine
 
 
 def _step(model: keras.Model, optimizer: keras.optimizers.Optimizer, smoothing: float) -> Any:
-    """One step of training as a compiled function: batch in, loss out."""
+    """One step of training as a compiled function: a batch in, its loss and P(parasitised) out."""
     loss_of = keras.losses.BinaryCrossentropy(label_smoothing=smoothing)
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
     def step(
-        images: tf.Tensor, transforms: tf.Tensor, colour: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
-    ) -> tf.Tensor:
+        images: tf.Tensor, transforms: tf.Tensor, colour: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         cells = augmentation.apply(images, transforms, colour)
         with tf.GradientTape() as tape:
             p = model(cells, training=True)
-            loss = loss_of(labels[:, None], p, sample_weight=weights[:, None])
+            loss = loss_of(targets[:, None], p, sample_weight=weights[:, None])
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
-        return loss
+        return loss, p[:, 0]
 
     return step
 
 
-def _batches(
-    cells: Cells, class_weights: npt.NDArray[np.float32], settings: params.Train, epoch: int
-) -> Iterator[tuple[npt.NDArray[Any], ...]]:
-    """The epoch's batches: every train cell once, in an order and with numbers of its own."""
+def _draw(
+    cells: Cells, settings: params.Train, epoch: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """The epoch's transforms and colours of every train cell, and the order to take them in."""
     numbers = draws.uniform(settings.seed, epoch, cells.keys, 1 + augmentation.NUMBERS)
-    order = np.argsort(numbers[:, 0], kind="stable")
-    transforms = augmentation.affine(numbers[:, 1:], settings, cells.images.shape[1])
-    colour = augmentation.gains(numbers[:, 1:], settings)
-    for start in range(0, len(order), settings.batch_size):
-        batch = order[start : start + settings.batch_size]
-        labels = cells.labels[batch]
-        yield (
-            cells.images[cells.rows[batch]],
-            transforms[batch],
-            colour[batch],
-            labels,
-            class_weights[(labels > 0.5).astype(int)],
-        )
+    return (
+        augmentation.affine(numbers[:, 1:], settings, cells.images.shape[1]),
+        augmentation.gains(numbers[:, 1:], settings),
+        np.argsort(numbers[:, 0], kind="stable"),
+    )
+
+
+def lessons(
+    cells: Cells, opinion: npt.NDArray[np.float64], epoch: int, how: str
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """What the epoch teaches of each cell: targets and weights, each float32 (m,).
+
+    In doubt are the listed labels; without a list those that the network's own running opinion of
+    its train cells contradicts. Training's late epochs learn wrong labels by heart, its early ones
+    do not (Arpit et al. 2017, arXiv:1706.05394).
+    """
+    targets, trust = cells.labels, np.ones(len(cells.rows), dtype=np.float32)
+    if how == "keep":
+        return targets, trust
+    doubtful = cells.doubtful
+    if doubtful is None:
+        heard = epoch >= _EPOCHS_OF_OPINION
+        doubtful = heard & (np.abs(opinion - cells.labels) > _CONTRADICTION)
+    if how == "drop":
+        return targets, np.where(doubtful, np.float32(0), trust)
+    return np.where(doubtful, np.abs(targets - np.float32(_WRONG)), targets), trust
+
+
+def _watched(val: Cells, how: str) -> npt.NDArray[np.bool_]:
+    """The val cells whose AUC chooses the epoch, bool (m,): all where the rest lacks a class."""
+    if how == "keep" or val.doubtful is None or len(np.unique(val.labels[~val.doubtful])) < 2:
+        return np.ones(len(val.rows), dtype=bool)
+    return ~val.doubtful
 
 
 def _class_weights(labels: npt.NDArray[np.float32], how: str) -> npt.NDArray[np.float32]:
-    """The weight of each class, float32 (2,); `balanced` gives both the same sum."""
+    """The weight of each cell, float32 (m,); `balanced` gives both classes the same sum."""
     if how == "none":
-        return np.ones(2, dtype=np.float32)
-    counts = np.bincount(labels.astype(int), minlength=2)
-    return (len(labels) / (2 * np.maximum(counts, 1))).astype(np.float32)
+        return np.ones(len(labels), dtype=np.float32)
+    positive = labels > 0.5
+    counts = np.maximum(np.bincount(positive, minlength=2), 1)
+    weights: npt.NDArray[np.float32] = (len(labels) / (2 * counts)).astype(np.float32)
+    return weights[positive.astype(np.int64)]

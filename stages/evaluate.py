@@ -9,9 +9,9 @@ from malaria.paths import METRICS, MODEL, PACKED, PLOTS, PREDICTIONS, SPLITS
 
 def main() -> None:
     params = load_params().evaluate
-    from malaria import calibration, evaluation, files, network, packed, plots, tables
+    from malaria import calibration, doubts, evaluation, files, network, packed, plots, tables
 
-    doubtful = evaluation.read_doubtful(Path(params.doubtful_labels))
+    doubted = doubts.read(Path(params.doubtful_labels), "evaluate.doubtful_labels")
     cells = packed.load(PACKED)
     splits = tables.read(SPLITS, tables.SPLITS)
     judged = splits[splits.split != tables.TRAIN].sort_values(["split", "path"], ignore_index=True)
@@ -22,7 +22,7 @@ def main() -> None:
     fitted = evaluation.fit_on(val, params)
     judged["p_parasitized"] = calibration.apply(judged.p_network.to_numpy(), fitted.temperature)
     scores = {
-        side: evaluation.score(rows, fitted, params, doubtful)
+        side: evaluation.score(rows, fitted, params, doubted)
         for side, rows in ((tables.VAL, val), (tables.TEST, test))
     }
     tables.write(judged, PREDICTIONS, tables.PREDICTIONS)

@@ -8,12 +8,12 @@ from malaria.params import load_params
 from malaria.paths import BUNDLE, MODEL, PACKED, PREDICTIONS, SPLITS
 
 # What shapes the network's answers; a change elsewhere leaves the bundle's code hash alone.
-CODE = ("augmentation", "calibration", "draws", "export", "images", "network", "packed", "training")
+CODE = ("augmentation", "calibration", "doubts", "draws", "export", "images", "network", "packed", "training")
 
 
 def main() -> None:
     params = load_params()
-    from malaria import bundle, evaluation, export, files, images, labels, network, packed, tables
+    from malaria import bundle, doubts, evaluation, export, files, images, labels, network, packed, tables
 
     model = network.load(MODEL)
     flatbuffer = export.convert(model, params.export.precision)
@@ -56,8 +56,8 @@ def main() -> None:
                 "operating_points": export.operating_points(fitted),
             }
         )
-        doubtful = evaluation.read_doubtful(Path(params.evaluate.doubtful_labels))
-        scores = [evaluation.score(side, fitted, params.evaluate, doubtful) for side in (val, test)]
+        doubted = doubts.read(Path(params.evaluate.doubtful_labels), "evaluate.doubtful_labels")
+        scores = [evaluation.score(side, fitted, params.evaluate, doubted) for side in (val, test)]
         export.write(folder, flatbuffer, record, export.render_card(record, model.count_params(), *scores))
     print(f"{BUNDLE}: {len(flatbuffer):,} bytes, within {difference:.1g} of the trained network")
 

@@ -1,6 +1,7 @@
 """Train the network on the train cells, and keep the epoch that was best on val."""
 
 import shutil
+from pathlib import Path
 
 from malaria.command import run_stage
 from malaria.params import load_params
@@ -10,11 +11,12 @@ from malaria.paths import MODEL, PACKED, SPLITS, TRAINING
 def main() -> None:
     # TensorFlow takes seconds to import; --help and a wrong parameter should not wait for it.
     params = load_params().train
-    from malaria import network, packed, tables, training
+    from malaria import doubts, network, packed, tables, training
 
     cells = packed.load(PACKED)
     splits = tables.read(SPLITS, tables.SPLITS)
-    train, val = (training.side(cells, splits, name) for name in (tables.TRAIN, tables.VAL))
+    listed = doubts.read(Path(params.labels_file), "train.labels_file")
+    train, val = (training.side(cells, splits, name, listed) for name in (tables.TRAIN, tables.VAL))
     print(f"Training on {len(train.rows):,} cells, watching {len(val.rows):,}")
     shutil.rmtree(TRAINING, ignore_errors=True)
     trained = training.train(train, val, params, TRAINING)

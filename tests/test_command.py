@@ -16,9 +16,13 @@ def test_what_native_code_says_at_its_start_is_kept_off_the_terminal(capfd):
 
 
 def test_what_native_code_said_is_shown_where_the_start_fails(capfd):
-    with pytest.raises(ImportError, match="no such library"), without_native_logs():
-        os.write(2, b"libcuda is too old\n")
-        raise ImportError("no such library")
+    def start() -> None:
+        with without_native_logs():
+            os.write(2, b"libcuda is too old\n")
+            raise ImportError("no such library")
+
+    with pytest.raises(ImportError, match="no such library"):
+        start()
     assert "libcuda is too old" in capfd.readouterr().err
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from malaria import calibration, evaluation, plots
+from malaria import calibration, doubts, evaluation, plots
 from malaria.errors import UserError
 from malaria.params import load_params
 
@@ -120,7 +120,7 @@ def test_the_baselines_published_figures_are_reproduced(shared_cells):
     from malaria import names
 
     table["patient"] = [names.parse(file).patient for file in table.file]
-    doubtful = evaluation.read_doubtful(shared_cells / "expert-suspects.csv")
+    doubtful = doubts.read(shared_cells / "expert-suspects.csv", "evaluate.doubtful_labels")
     parasitized = _names_of(shared_cells, "parasitized")
     table["label"] = np.where(table.file.isin(parasitized), "Parasitized", "Uninfected")
     scored = table.assign(path=table.file, p_network=table.p_parasitized)
@@ -152,7 +152,7 @@ def test_a_doubtful_table_of_another_shape_is_refused(tmp_path, text, sentence):
     if text is not None:
         file.write_text(text)
     with pytest.raises(UserError, match=sentence):
-        evaluation.read_doubtful(file)
+        doubts.read(file, "evaluate.doubtful_labels")
 
 
 def test_plots_are_written_as_light_tables(cells, tmp_path):

@@ -94,6 +94,42 @@ def test_a_lost_loss_stops_the_run_and_names_the_step(cells, tmp_path):
         training.train(spoilt, cells, wild, tmp_path / "log")
 
 
+@pytest.mark.parametrize(
+    ("how", "targets", "weights"),
+    [("keep", [1, 0, 1], [1, 1, 1]), ("drop", [1, 0, 1], [0, 1, 1]), ("soften", [0.25, 0, 1], [1, 1, 1])],
+)
+def test_listed_labels_are_kept_left_out_or_softened(cells, how, targets, weights):
+    from malaria import training
+
+    three = training.Cells(
+        cells.images, np.arange(3), np.float32([1, 0, 1]), cells.keys[:3], np.array([True, False, False])
+    )
+    taught, trusted = training.lessons(three, np.float64([0, 1, 1]), 0, how)
+    assert (taught.tolist(), trusted.tolist()) == (targets, weights)
+
+
+def test_without_a_list_the_networks_own_opinion_counts_after_its_first_epochs(cells):
+    from malaria import training
+
+    opinion = np.abs(cells.labels - 0.1).astype(np.float64)
+    opinion[5] = 1 - opinion[5]
+    early, late = (training.lessons(cells, opinion, epoch, "drop")[1] for epoch in (1, 8))
+    assert early.all()
+    assert np.flatnonzero(late == 0).tolist() == [5]
+
+
+def test_labels_in_doubt_do_not_choose_the_epoch(cells, tmp_path):
+    from malaria import training
+
+    half = np.arange(48) < 24
+    wrong = training.Cells(
+        cells.images, cells.rows, np.where(half, 1 - cells.labels, cells.labels), cells.keys, half
+    )
+    learning = SETTINGS.model_copy(update={"epochs": 4, "noisy_labels": "drop"})
+    trained = training.train(wrong, wrong, learning, tmp_path / "log")
+    assert trained.best_auc > 0.9
+
+
 def test_the_bundle_agrees_with_keras_and_has_the_features(cells, tmp_path):
     from malaria import bundle, export, images, labels, network
 
