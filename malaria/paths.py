@@ -26,3 +26,6 @@ PREDICTIONS = Path("reports/predictions.csv")
 
 BUNDLE = Path("models/malaria-cells")
 PRETRAINED = Path("models/pretrained")
+
+# What cross-validation leaves: no stage makes it.
+CROSSVAL = Path("reports/crossval")

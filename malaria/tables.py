@@ -41,6 +41,9 @@ PREDICTIONS = {
     "p_parasitized": "float64",
 }
 
+# One row a cell, as the fold that tested it predicted it; sorted by path.
+OUT_OF_FOLD = {**{name: kind for name, kind in PREDICTIONS.items() if name != "split"}, "fold": "int64"}
+
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLIT_NAMES = (TRAIN, VAL, TEST)
 
