@@ -39,7 +39,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     settings = load_params()
-    folds, sets = _folds_of_file(settings), list(arguments.set)
+    folds, sets = _folds_of_file(settings), [*_outside(settings), *arguments.set]
     if folds is None:
         if arguments.folds < 3:
             raise UserError(f"--folds is {arguments.folds}, but must be at least 3.")
@@ -67,6 +67,22 @@ def main() -> int:
     print("\npooled, out of fold:\n" + evaluation.as_text(scores))
     print(f"\nEvery cell's prediction: {out}")
     return 0
+
+
+def _outside(settings: Params) -> list[str]:
+    """Paths that lead out of the repository, made absolute: an experiment runs in another folder."""
+    given = {
+        "data.folder": settings.data.folder,
+        "split.file": settings.split.file,
+        "train.labels_file": settings.train.labels_file,
+        "evaluate.doubtful_labels": settings.evaluate.doubtful_labels,
+    }
+    here = Path.cwd()
+    return [
+        f"{key}={found}"
+        for key, path in given.items()
+        if not (found := Path(path).resolve()).is_relative_to(here)
+    ]
 
 
 def _folds_of_file(settings: Params) -> list[int] | None:
