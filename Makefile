@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro test lint crossval repro-check lock clean
+.PHONY: help env repro test lint crossval label-audit repro-check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,10 @@ lint: env  ## check style, format and types
 crossval: export PATH := $(CURDIR)/$(BIN):$(PATH)
 crossval: env  ## cross-validate by patient, a DVC experiment a fold
 	python -m experiments.crossval
+
+label-audit: export PATH := $(CURDIR)/$(BIN):$(PATH)
+label-audit: env  ## after crossval: rank every label by how likely it is wrong
+	python -m experiments.label_audit
 
 repro-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro-check: env  ## run twice in fresh clones and compare every output's hash
