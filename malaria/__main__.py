@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from malaria import __version__, bundle, files, paths, predict
+from malaria import __version__, bundle, files, predict
 from malaria.command import end_with
 from malaria.errors import UserError
 
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    model = bundle.load(arguments.model or _default_model())
+    model = bundle.load(arguments.model or bundle.default_folder())
     bar = tqdm(predict.find(arguments.paths), desc="predicting", unit=" images", disable=None)
     rows = predict.predict(model, bar)
     if arguments.out is None:
@@ -55,21 +55,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         from malaria import labelled
     except ModuleNotFoundError as error:
         raise UserError(f"`evaluate` needs {error.name}: pip install '.[pipeline]'.") from None
-    model = bundle.load(arguments.model or _default_model())
+    model = bundle.load(arguments.model or bundle.default_folder())
     scores = labelled.evaluate(model, arguments.folder)
     print(json.dumps(scores, indent=2) if arguments.json else labelled.as_text(scores))
     if model.record.synthetic:
         print(f"This model was trained on the synthetic sample. {NOTE}", file=sys.stderr)
-
-
-def _default_model() -> Path:
-    """The pretrained bundle where the checkout carries one, else the one that `dvc repro` made."""
-    for folder in (paths.PRETRAINED, paths.BUNDLE):
-        if (folder / bundle.RECORD).is_file():
-            return folder
-    raise UserError(
-        f"There is no model bundle at {paths.BUNDLE}: run `make repro`, or name one with --model."
-    )
 
 
 if __name__ == "__main__":

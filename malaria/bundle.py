@@ -3,10 +3,13 @@
 network.tflite   the network: float32 (n, size, size, 3) in [0, 255] to P(parasitised) and features
 bundle.json      how to feed it and read it, and what it was made of (`Record`)
 MODEL_CARD.md    what it is for, how good it is, and what it must not be used for
+figures.json     every figure on val and test with its interval, and the curves of the plots
+trained_on.npy   short hashes of the cells it was made with (`malaria.trained_on`)
 
 Nothing in it changes from one run to the next: version and date belong to the commit that carries it.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from malaria import calibration, files, images, labels
+from malaria import calibration, files, images, labels, paths
 from malaria.errors import UserError
 
 NETWORK, RECORD, CARD = "network.tflite", "bundle.json", "MODEL_CARD.md"
+
+# What goes with the network, by the name of its hash in the record.
+PARTS = {"figures": "figures.json", "trained_on": "trained_on.npy"}
 
 # Cells a call of the network; larger batches gain nothing and take memory.
 _BATCH = 64
@@ -151,3 +157,32 @@ def read_record(folder: Path) -> Record:
     if record.labels != labels.LABELS or record.positive != labels.POSITIVE or record.resize != images.RESIZE:
         raise UserError(f"{path} names other labels or another resize than this version knows: update it.")
     return record
+
+
+def part(folder: Path, record: Record, name: str) -> bytes | None:
+    """The content of one of `PARTS`; None where the bundle was written without it.
+
+    Raises:
+        UserError: the record names it, but it is missing or another.
+    """
+    if name not in record.hashes:
+        return None
+    path = folder / PARTS[name]
+    if not path.is_file():
+        raise UserError(f"{folder} is incomplete, without {path.name}: fetch or export the bundle again.")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != record.hashes[name]:
+        raise UserError(
+            f"{path} is not the file that {RECORD} describes (its hash differs): fetch the bundle again."
+        )
+    return content
+
+
+def default_folder() -> Path:
+    """The pretrained bundle where the checkout carries one, else the one that `dvc repro` made."""
+    for folder in (paths.PRETRAINED, paths.BUNDLE):
+        if (folder / RECORD).is_file():
+            return folder
+    raise UserError(
+        f"There is no model bundle at {paths.BUNDLE}: run `make repro`, or name one with --model."
+    )

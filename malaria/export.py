@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import io
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import pandas as pd
 
 from malaria import bundle, evaluation, files, images, labels, metrics
 from malaria.errors import UserError
@@ -80,6 +82,22 @@ def write(folder: Path, network: bytes, record: bundle.Record, card: str) -> Non
     (folder / bundle.NETWORK).write_bytes(network)
     files.write_json(folder / bundle.RECORD, record.model_dump(mode="json"))
     files.write_text(folder / bundle.CARD, card)
+
+
+def write_parts(folder: Path, record: bundle.Record, parts: dict[str, bytes]) -> bundle.Record:
+    """Write what goes with the network, by the names of `bundle.PARTS`; the record with their hashes."""
+    for name, content in parts.items():
+        (folder / bundle.PARTS[name]).write_bytes(content)
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    return record.model_copy(update={"hashes": record.hashes | hashes})
+
+
+def figures(val: dict[str, Any], test: dict[str, Any], curves: dict[str, pd.DataFrame]) -> bytes:
+    """`figures.json`: `evaluation.score` of val and test, and the columns of test's plots."""
+    # The confusion plot has a row for every cell; the rates say the same.
+    plots = {name: curve.to_dict("list") for name, curve in curves.items() if name != "confusion"}
+    content = {"val": val, "test": test, "plots": plots}
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
 def render_card(record: bundle.Record, parameters: int, val: dict[str, Any], test: dict[str, Any]) -> str:

@@ -13,7 +13,14 @@ _POINTS = 400
 
 
 def write(cells: pd.DataFrame, folder: Path, bins: int, least: int) -> None:
-    """Write the plots' data for one set of cells into `folder`.
+    """Write the plots' data for one set of cells into `folder`; arguments as `frames` has them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in frames(cells, bins, least).items():
+        frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+
+
+def frames(cells: pd.DataFrame, bins: int, least: int) -> dict[str, pd.DataFrame]:
+    """The data of each plot, by its name, rounded to six places.
 
     Args:
         cells: columns patient, label and p_parasitized, as in tables.PREDICTIONS; both classes.
@@ -22,7 +29,7 @@ def write(cells: pd.DataFrame, folder: Path, bins: int, least: int) -> None:
     """
     y = np.where(cells.label == labels.PARASITIZED, 1, 0).astype(np.int64)
     p = cells.p_parasitized.to_numpy(np.float64)
-    frames = {
+    drawn = {
         "roc": _roc(p, y),
         "precision_recall": _precision_recall(p, y),
         "confusion": _confusion(p, cells),
@@ -30,9 +37,7 @@ def write(cells: pd.DataFrame, folder: Path, bins: int, least: int) -> None:
         "scores": _scores(p, y),
         "patients": _patients(p, y, cells, least),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in frames.items():
-        frame.round(6).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+    return {name: frame.round(6) for name, frame in drawn.items()}
 
 
 def _roc(p: metrics.Floats, y: metrics.Ints) -> pd.DataFrame:

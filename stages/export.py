@@ -13,7 +13,21 @@ CODE = ("augmentation", "calibration", "doubts", "draws", "export", "images", "n
 
 def main() -> None:
     params = load_params()
-    from malaria import bundle, doubts, evaluation, export, files, images, labels, network, packed, tables
+    from malaria import (
+        bundle,
+        calibration,
+        doubts,
+        evaluation,
+        export,
+        files,
+        images,
+        labels,
+        network,
+        packed,
+        plots,
+        tables,
+        trained_on,
+    )
 
     model = network.load(MODEL)
     flatbuffer = export.convert(model, params.export.precision)
@@ -56,8 +70,19 @@ def main() -> None:
                 "operating_points": export.operating_points(fitted),
             }
         )
+        judged["p_parasitized"] = calibration.apply(p, fitted.temperature)
+        curves = plots.frames(
+            judged[judged.split == tables.TEST], params.evaluate.bins, params.evaluate.min_cells
+        )
         doubted = doubts.read(Path(params.evaluate.doubtful_labels), "evaluate.doubtful_labels")
         scores = [evaluation.score(side, fitted, params.evaluate, doubted) for side in (val, test)]
+        made_with = tables.read(SPLITS, tables.SPLITS).query("split != @tables.TEST")
+        seen = trained_on.hashes(cells.images[row] for row in packed.rows_of(cells, made_with.path))
+        parts = {
+            "figures": export.figures(*scores, curves),
+            "trained_on": trained_on.to_bytes(seen),
+        }
+        record = export.write_parts(folder, record, parts)
         export.write(folder, flatbuffer, record, export.render_card(record, model.count_params(), *scores))
     print(f"{BUNDLE}: {len(flatbuffer):,} bytes, within {difference:.1g} of the trained network")
 
