@@ -76,6 +76,7 @@ class Train(Section):
     seed: Seed
     epochs: Annotated[int, Field(ge=1, le=1000)]
     patience: Annotated[int, Field(ge=1, le=1000)]
+    keep: Literal["last", "best"]
     batch_size: Annotated[int, Field(ge=1, le=4096)]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     weight_decay: Annotated[float, Field(ge=0, le=1)]

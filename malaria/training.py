@@ -60,11 +60,11 @@ def side(
 
 @dataclass(frozen=True)
 class Trained:
-    """The best epoch's network, and how good it was on val."""
+    """The network of the epoch that was kept (from 0), its AUC on val, and how many epochs there were."""
 
     model: keras.Model
-    best_epoch: int
-    best_auc: float
+    kept_epoch: int
+    val_auc: float
     epochs: int
 
 
@@ -137,7 +137,11 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path) -> Traine
                 best_auc, best_epoch, best_weights = auc, epoch, model.get_weights()
             if epoch - best_epoch >= settings.patience:
                 break
-    model.set_weights(best_weights)
+    # Near the ceiling val AUC is a matter of luck; the end of the schedule is not.
+    if settings.keep == "best" or epoch + 1 < settings.epochs:
+        model.set_weights(best_weights)
+    else:
+        best_epoch, best_auc = epoch, auc
     return Trained(model, best_epoch, best_auc, epoch + 1)
 
 

@@ -1,4 +1,4 @@
-"""Train the network on the train cells, and keep the epoch that was best on val."""
+"""Train the network on the train cells, watched on val."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ def main() -> None:
     shutil.rmtree(TRAINING, ignore_errors=True)
     trained = training.train(train, val, params, TRAINING)
     network.save(trained.model, MODEL)
-    print(f"Best of {trained.epochs} epochs: {trained.best_epoch}, val AUC {trained.best_auc:.4f}")
+    print(f"Kept epoch {trained.kept_epoch} of {trained.epochs}: val AUC {trained.val_auc:.4f}")
 
 
 if __name__ == "__main__":

@@ -127,7 +127,17 @@ def test_labels_in_doubt_do_not_choose_the_epoch(cells, tmp_path):
     )
     learning = SETTINGS.model_copy(update={"epochs": 4, "noisy_labels": "drop"})
     trained = training.train(wrong, wrong, learning, tmp_path / "log")
-    assert trained.best_auc > 0.9
+    assert trained.val_auc > 0.9
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("last", 2), ("best", 0)])
+def test_the_last_epoch_or_the_best_on_val_is_kept(cells, tmp_path, keep, kept):
+    from malaria import training
+
+    # What is learned is the opposite of val's labels: the longer, the worse on val.
+    opposite = training.Cells(cells.images, cells.rows, 1 - cells.labels, cells.keys)
+    three = SETTINGS.model_copy(update={"epochs": 3, "keep": keep})
+    assert training.train(cells, opposite, three, tmp_path / "log").kept_epoch == kept
 
 
 def test_the_bundle_agrees_with_keras_and_has_the_features(cells, tmp_path):
