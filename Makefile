@@ -37,7 +37,7 @@ lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
 lint: env  ## check style, format and types
 	ruff check .
 	ruff format --check .
-	mypy malaria stages experiments
+	mypy malaria stages experiments benchmarks
 
 crossval: export PATH := $(CURDIR)/$(BIN):$(PATH)
 crossval: env  ## cross-validate by patient, a DVC experiment a fold

@@ -42,7 +42,7 @@ def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
     Raises:
         UserError: the archive is damaged, holds a link or a path outside `folder`, or exceeds `limits`.
     """
-    with _sentences(archive):
+    with in_words(archive):
         for member in members(archive, limits):
             target = folder.joinpath(*member.path.parts)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -51,8 +51,8 @@ def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
 
 
 @contextmanager
-def _sentences(archive: Path) -> Iterator[None]:
-    """Turns what the readers of archives raise into a UserError."""
+def in_words(archive: Path) -> Iterator[None]:
+    """Turns what the readers of archives raise, also on reading a member's stream, into a UserError."""
     try:
         yield
     except (
@@ -64,6 +64,10 @@ def _sentences(archive: Path) -> Iterator[None]:
         RuntimeError,
     ) as error:
         raise UserError(f"{archive} is damaged or encrypted ({error}): bring it again.") from None
+    except OSError as error:
+        raise UserError(
+            f"{archive} cannot be unpacked ({error.strerror or error}): free some disk, or bring it again."
+        ) from None
 
 
 def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:

@@ -6,12 +6,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from malaria.errors import UserError
 
 
-def run_stage(main: Callable[[], None]) -> None:
-    """Run one stage of `dvc.yaml`; its module's docstring is its `--help`."""
+def run_stage(main: Callable[..., None], **folders: str) -> None:
+    """Run one stage of `dvc.yaml`; its module's docstring is its `--help`.
+
+    Args:
+        folders: options that name a folder, with their help. What results may depend on belongs into
+            params.yaml; these only say where something is kept. `main` takes each by its name, a Path
+            or None.
+    """
     module = sys.modules[main.__module__]
     assert module.__spec__ is not None
     parser = argparse.ArgumentParser(
@@ -20,8 +27,10 @@ def run_stage(main: Callable[[], None]) -> None:
         epilog="Reads params.yaml in the current folder; `dvc repro` runs it when needed.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.parse_args()
-    end_with(lambda: main())
+    for name, meaning in folders.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="FOLDER", help=meaning)
+    given = vars(parser.parse_args())
+    end_with(lambda: main(**given))
 
 
 def end_with(main: Callable[[], int | None]) -> None:

@@ -29,9 +29,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that replaces it when the block ends without an error."""
+    """An empty folder beside `folder` that replaces it when the block ends without an error.
+
+    What killed runs left of theirs is removed first: it may be large.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    for left in folder.parent.glob(f".{folder.name}.*.part"):
+        if not _is_running(left.name.split(".")[-2]):
+            shutil.rmtree(left, ignore_errors=True)
+    prefix, suffix = f".{folder.name}.", f".{os.getpid()}.part"
+    part = Path(tempfile.mkdtemp(suffix, prefix, dir=folder.parent))
     part.chmod(0o755)
     try:
         yield part
@@ -40,6 +47,17 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _is_running(process: str) -> bool:
+    """Whether a process of this number runs here; another's, or no number at all, counts as one."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, OverflowError):
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

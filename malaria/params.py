@@ -16,6 +16,7 @@ from malaria import paths
 from malaria.errors import UserError
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -31,11 +32,26 @@ class SampleData(Section):
     seed: Seed
 
 
+class NlmData(Section):
+    url: Annotated[str, Field(min_length=1)]
+    size: Annotated[int, Field(ge=1)]
+    sha256: Sha256
+    parasitized_sha256: Sha256
+    uninfected_sha256: Sha256
+
+
+class KaggleData(Section):
+    slug: Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")]
+    version: Annotated[int, Field(ge=1, le=10_000)]
+
+
 class Data(Section):
-    source: Literal["sample", "folder"]
+    source: Literal["sample", "nlm", "kaggle", "folder"]
     folder: Annotated[str, Field(min_length=1)]
     classes: dict[str, Literal["Parasitized", "Uninfected"]]
     sample: SampleData
+    nlm: NlmData
+    kaggle: KaggleData
 
 
 class Audit(Section):
@@ -181,6 +197,11 @@ def _allowed(location: tuple[int | str, ...]) -> str:
         return " or ".join(schema["enum"])
     if "prefixItems" in schema:
         return f"a list of {len(schema['prefixItems'])} numbers"
+    if "pattern" in schema:
+        return {
+            r"^[0-9a-f]{64}$": "64 hexadecimal digits",
+            r"^[^/\s]+/[^/\s]+$": "a text like owner/name",
+        }[schema["pattern"]]
     kind = schema.get("type", "object")
     if kind not in ("integer", "number"):
         return {

@@ -7,6 +7,7 @@ PARAMS = Path("params.yaml")
 RAW = Path("data/raw")
 PROVENANCE = RAW / "provenance.json"
 PATIENTS = "patients.csv"  # optional, beside the class folders: file,patient
+SLIDES = "slides.csv"  # beside the class folders where the NLM's mapping files are: slides.Row
 
 CELLS = Path("data/cells.csv")
 AUDIT = Path("reports/audit.json")

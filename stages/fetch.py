@@ -1,17 +1,22 @@
 """Bring the cells into data/raw/: class folders, and a record of where they are from."""
 
+from pathlib import Path
+
 from malaria import sources
 from malaria.command import run_stage
 from malaria.params import load_params
 from malaria.paths import RAW
 
 
-def main() -> None:
-    provenance = sources.write(load_params().data, RAW)
-    print(f"{provenance.cells} cells from {provenance.origin}")
+def main(cache_dir: Path | None) -> None:
+    provenance = sources.write(load_params().data, RAW, cache_dir)
+    print(f"{provenance.cells:,} cells from {provenance.origin}")
     for note in provenance.ignored:
         print(f"Left out: {note}")
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(
+        main,
+        cache_dir="keep downloads here, not in MALARIA_CACHE or the user's cache folder; no result changes",
+    )

@@ -25,7 +25,7 @@ def shared_cells() -> Path:
 def data() -> params.Data:
     """The `data` section of params.yaml for a small sample: 8 patients, 160 cells."""
     sample = params.SampleData(patients=8, cells=160, seed=1)
-    return params.Data(source="sample", folder="data/folder", classes={}, sample=sample)
+    return params.load_params(ROOT / "params.yaml").data.model_copy(update={"sample": sample})
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,12 @@ from malaria.errors import UserError
 from malaria.files import sha256
 from malaria.sources import sample
 
+ROOT = Path(__file__).parents[1]
+
 
 def folder_data(folder: Path, **classes: str) -> params.Data:
-    drawn = params.SampleData(patients=4, cells=20, seed=1)
-    return params.Data(source="folder", folder=str(folder), classes=classes, sample=drawn)
+    shipped = params.load_params(ROOT / "params.yaml").data
+    return shipped.model_copy(update={"source": "folder", "folder": str(folder), "classes": classes})
 
 
 @pytest.fixture
@@ -78,9 +80,9 @@ def _sizes(asked: params.SampleData) -> list[tuple[int, int]]:
     return [smear.draw(random, looks[i % asked.patients], i % 2 == 0).shape[:2] for i in range(asked.cells)]
 
 
-def test_mean_colour_does_not_give_the_class_away(tmp_path):
+def test_mean_colour_does_not_give_the_class_away(data, tmp_path):
     drawn = params.SampleData(patients=16, cells=480, seed=5)
-    sources.write(params.Data(source="sample", folder="-", classes={}, sample=drawn), tmp_path / "raw")
+    sources.write(data.model_copy(update={"sample": drawn}), tmp_path / "raw")
     paths = sorted((tmp_path / "raw").rglob("*.png"))
     crops = [np.asarray(Image.open(path)) for path in paths]
     y = [path.parent.name == "Parasitized" for path in paths]

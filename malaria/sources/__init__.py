@@ -1,4 +1,4 @@
-"""Where cells come from: one module a source, each with `fetch(data, folder) -> Provenance`."""
+"""Where cells come from: one module a source, each with `fetch(data, folder, cache) -> Provenance`."""
 
 import importlib
 from dataclasses import asdict, dataclass
@@ -26,19 +26,22 @@ class Provenance:
     ignored: tuple[str, ...] = ()
 
 
-def fetch(data: params.Data, folder: Path) -> Provenance:
+def fetch(data: params.Data, folder: Path, cache: Path | None = None) -> Provenance:
     """Fill the empty `folder` with class folders, from the source that `data.source` names.
+
+    Args:
+        cache: where downloads are kept; None where `download.cache_folder` says.
 
     Raises:
         UserError: the source has no such cells; the sentence says what to do.
     """
     module = importlib.import_module(f"malaria.sources.{data.source}")
-    return cast(Provenance, module.fetch(data, folder))
+    return cast(Provenance, module.fetch(data, folder, cache))
 
 
-def write(data: params.Data, folder: Path) -> Provenance:
+def write(data: params.Data, folder: Path, cache: Path | None = None) -> Provenance:
     """`fetch` into `folder`, with the record of where it is from, whole or not at all."""
     with files.atomic_folder(folder) as part:
-        provenance = fetch(data, part)
+        provenance = fetch(data, part, cache)
         files.write_json(part / PROVENANCE.name, asdict(provenance))
     return provenance

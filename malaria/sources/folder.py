@@ -18,7 +18,7 @@ from malaria.sources import Provenance
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
-def fetch(data: params.Data, folder: Path) -> Provenance:
+def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Provenance:
     """Copy the class folders of `data.folder`, and its patients.csv if there is one.
 
     Raises:

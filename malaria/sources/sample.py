@@ -32,7 +32,7 @@ class Order:
     uninfected: int
 
 
-def fetch(data: params.Data, folder: Path) -> Provenance:
+def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Provenance:
     """Draw the sample that `data.sample` asks for: the same seed draws the same bytes."""
     for label in LABELS:
         (folder / label).mkdir()
