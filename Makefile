@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro test lint crossval label-audit repro-check lock clean
+.PHONY: help env repro test lint crossval label-audit repro-check kill-fetch bench-data lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,14 @@ label-audit: env  ## after crossval: rank every label by how likely it is wrong
 repro-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro-check: env  ## run twice in fresh clones and compare every output's hash
 	python -m experiments.repro_check
+
+kill-fetch: export PATH := $(CURDIR)/$(BIN):$(PATH)
+kill-fetch: env  ## kill the fetch 50 times and check what the next run leaves
+	python -m experiments.kill_fetch
+
+bench-data: export PATH := $(CURDIR)/$(BIN):$(PATH)
+bench-data: env  ## time fetch, audit, split and pack on a set of the real size
+	python -m benchmarks.data
 
 lock:  ## resolve pyproject.toml into requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-annotate --no-header \

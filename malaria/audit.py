@@ -5,14 +5,15 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
-from malaria import images, names, params, paths, processes, tables
+from malaria import images, names, params, paths, processes, slides, tables
 from malaria.errors import UserError
 from malaria.labels import LABELS, PARASITIZED
 
@@ -20,6 +21,8 @@ from malaria.labels import LABELS, PARASITIZED
 DUPLICATE = "duplicate"
 BOTH_LABELS = "under both labels"
 UNPRINTABLE = "control characters in the file name"
+
+MOST_EXAMPLES = 5
 
 # What no CSV file or page should have to carry: control characters, line ends, halves of characters.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -46,7 +49,9 @@ class Summary:
     """The audit in numbers, each a DVC metric.
 
     Sides are the longer ones of accepted cells, in px. A patient is infected who has an accepted
-    parasitised cell. `reasons` counts what was set aside, most frequent first.
+    parasitised cell. `reasons` counts what was set aside, most frequent first. `slides` is empty without
+    the publisher's slides.csv, else how many images it tells the slide of, how many it does not
+    (`missing`), and how many it puts on another slide than their names do, with `examples`.
     """
 
     images: int
@@ -59,6 +64,7 @@ class Summary:
     quarantined: int
     quarantined_share: float
     reasons: dict[str, int]
+    slides: dict[str, Any]
 
 
 def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.DataFrame:
@@ -72,10 +78,11 @@ def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.D
         workers: processes to read with; None takes what the machine suggests.
 
     Raises:
-        UserError: a class folder is missing or empty; patients.csv is no such table.
+        UserError: a class folder is missing or empty; patients.csv or slides.csv is no such table.
     """
     found = sorted(path for label in LABELS for path in _files(raw, label))
     given = read_patients(raw)
+    published = slides.read(raw / paths.SLIDES)
     limits = images.Limits(settings.min_side, settings.max_pixels)
     work = functools.partial(images.examine, raw, limits)
     findings = list(processes.in_order(work, found, "audit", workers))
@@ -84,13 +91,13 @@ def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.D
         shown, reason = path, finding.reason
         if _UNPRINTABLE.search(path):
             shown, reason = ascii(path)[1:-1], UNPRINTABLE
-        parsed = names.parse(path.rpartition("/")[2])
+        known = published.get(path) or names.parse(path.rpartition("/")[2])
         rows.append(
             {
                 "path": shown,
                 "label": path.partition("/")[0],
-                "patient": given_patient(given, path) or (parsed.patient if parsed else ""),
-                "slide": parsed.slide if parsed else "",
+                "patient": given_patient(given, path) or (known.patient if known else ""),
+                "slide": known.slide if known else "",
                 "width": finding.width,
                 "height": finding.height,
                 "sha256": finding.sha256,
@@ -132,8 +139,8 @@ def count_reasons(aside: pd.DataFrame) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def summarise(cells: pd.DataFrame) -> Summary:
-    """The numbers of an audit's rows (tables.CELLS)."""
+def summarise(cells: pd.DataFrame, published: Mapping[str, slides.Row] = MappingProxyType({})) -> Summary:
+    """The numbers of an audit's rows (tables.CELLS); `published` is what slides.csv says, by path."""
     accepted = cells[cells.status == tables.OK]
     aside = cells[cells.status == tables.QUARANTINED]
     known = accepted[accepted.patient != ""]
@@ -158,7 +165,28 @@ def summarise(cells: pd.DataFrame) -> Summary:
         quarantined=len(aside),
         quarantined_share=round(len(aside) / max(len(cells), 1), 4),
         reasons=count_reasons(aside),
+        slides=_compare_slides(cells, published) if published else {},
     )
+
+
+def _compare_slides(cells: pd.DataFrame, published: Mapping[str, slides.Row]) -> dict[str, Any]:
+    differing = []
+    for path in filter(published.__contains__, cells.path):
+        row, name = published[path], names.parse(path.rpartition("/")[2])
+        if name is None:
+            differing.append(f"{path}: {paths.SLIDES} says slide {row.slide}, the name tells none")
+        elif (name.slide, name.patient) != (row.slide, row.patient):
+            differing.append(
+                f"{path}: {paths.SLIDES} says slide {row.slide} of {row.patient}, the name {name.slide} of "
+                f"{name.patient}"
+            )
+    told = int(cells.path.isin(list(published)).sum())
+    return {
+        "told": told,
+        "missing": len(cells) - told,
+        "disagreeing": len(differing),
+        "examples": differing[:MOST_EXAMPLES],
+    }
 
 
 def notes(raw: Path, cells: pd.DataFrame, provenance: Provenance) -> tuple[str, ...]:
@@ -183,6 +211,16 @@ def notes(raw: Path, cells: pd.DataFrame, provenance: Provenance) -> tuple[str, 
         found.append(
             f"Cells to which {paths.PATIENTS} gives another patient than their names do: {len(differing):,} "
             f"(one is {differing[0]}). The table was believed."
+        )
+    told = _compare_slides(cells, published) if (published := slides.read(raw / paths.SLIDES)) else {}
+    if told.get("disagreeing"):
+        found.append(
+            f"Cells that {paths.SLIDES} puts on another slide than their names do: {told['disagreeing']:,} "
+            f"({'; '.join(told['examples'])}). The table was believed."
+        )
+    if told.get("missing"):
+        found.append(
+            f"Images that {paths.SLIDES} does not know: {told['missing']:,}. Their names were believed."
         )
     unused = set(given) - {key for path in cells.path for key in _patient_keys(path)}
     if unused:

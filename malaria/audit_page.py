@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from malaria import audit, images, tables
+from malaria import audit, images, paths, slides, tables
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 
 Colour = npt.NDArray[np.float64]
@@ -111,7 +111,7 @@ def render(raw: Path, cells: pd.DataFrame, provenance: audit.Provenance, limits:
     )
     return environment.get_template("audit_page.html.j2").render(
         provenance=provenance,
-        summary=audit.summarise(cells),
+        summary=audit.summarise(cells, slides.read(raw / paths.SLIDES)),
         notes=audit.notes(raw, cells, provenance),
         kinds=_kinds(accepted),
         sizes=_sizes(accepted),

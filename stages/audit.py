@@ -7,13 +7,13 @@ def main() -> None:
     # Here, since worker processes import this module too, and need none of it.
     from dataclasses import asdict
 
-    from malaria import audit, audit_page, files, images, tables
+    from malaria import audit, audit_page, files, images, slides, tables
     from malaria.params import load_params
-    from malaria.paths import AUDIT, AUDIT_PAGE, CELLS, RAW
+    from malaria.paths import AUDIT, AUDIT_PAGE, CELLS, RAW, SLIDES
 
     params = load_params().audit
     cells = audit.audit(RAW, params)
-    summary = audit.summarise(cells)
+    summary = audit.summarise(cells, slides.read(RAW / SLIDES))
     limits = images.Limits(params.min_side, params.max_pixels)
     # Written before the check, which sends people to the page.
     files.write_text(AUDIT_PAGE, audit_page.render(RAW, cells, audit.read_provenance(RAW), limits))

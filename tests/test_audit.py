@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from test_images import blank_png, encoded, noise
 
-from malaria import audit, audit_page, images, params, tables
+from malaria import audit, audit_page, images, names, params, slides, tables
 from malaria.errors import UserError
 from malaria.paths import PARAMS
 from stages import audit as stage
@@ -291,6 +291,60 @@ def test_provenance_is_read_as_far_as_it_goes(tmp_path):
     record = {"source": "sample", "version": None, "cells": 3, "ignored": ["a folder"]}
     (tmp_path / "provenance.json").write_text(json.dumps(record))
     assert audit.read_provenance(tmp_path) == audit.Provenance(source="sample", ignored=("a folder",))
+
+
+# The publisher's slides
+
+
+def published(raw, **changed):
+    """slides.csv as the names have it, but for the slide and patient of the cells with numbers `changed`."""
+    rows = []
+    for path in sorted(raw.glob("*/*.png")):
+        known = names.parse(path.name)
+        slide, patient = changed.get("n" + path.stem.rpartition("_")[2], (known.slide, known.patient))
+        rows.append(slides.Row(path.relative_to(raw).as_posix(), slide, patient))
+    slides.write(rows, raw / "slides.csv")
+    return slides.read(raw / "slides.csv")
+
+
+def test_slides_that_agree_with_the_names_are_counted_and_raise_no_note(raw):
+    told = published(raw)
+    cells = audit.audit(raw, SETTINGS)
+    assert audit.summarise(cells, told).slides == {
+        "told": 14, "missing": 0, "disagreeing": 0, "examples": []
+    }  # fmt: skip
+    assert audit.notes(raw, cells, NOT_RECORDED) == ()
+    assert "tells the slide of 14 images; it disagrees with the names of 0" in page(raw)
+
+
+def test_slides_that_disagree_with_the_names_are_believed_counted_and_shown(raw):
+    told = published(raw, n3=("C40P9thinF", "P9"), n12=("C1_thinF_2", "C1"))
+    cells = audit.audit(raw, SETTINGS)
+    path = f"Parasitized/{NIH.format(3)}"
+    assert tuple(row(cells, path)[["slide", "patient"]]) == ("C40P9thinF", "P9")
+    summary = audit.summarise(cells, told)
+    example = f"{path}: slides.csv says slide C40P9thinF of P9, the name C33P1thinF of P1"
+    assert summary.slides["disagreeing"] == 2
+    assert summary.slides["examples"][0] == example
+    (note,) = audit.notes(raw, cells, NOT_RECORDED)
+    assert note.startswith("Cells that slides.csv puts on another slide than their names do: 2")
+    assert example in page(raw)
+
+
+def test_a_name_that_tells_nothing_gets_its_slide_from_the_table(raw):
+    put(raw, "Uninfected/odd.png", cell(30))
+    slides.write([slides.Row("Uninfected/odd.png", "C7NthinF", "C7")], raw / "slides.csv")
+    cells = audit.audit(raw, SETTINGS)
+    assert tuple(row(cells, "Uninfected/odd.png")[["slide", "patient"]]) == ("C7NthinF", "C7")
+    summary = audit.summarise(cells, slides.read(raw / "slides.csv"))
+    assert (summary.slides["disagreeing"], summary.slides["missing"]) == (1, 14)
+    assert "Images that slides.csv does not know: 14." in " ".join(audit.notes(raw, cells, NOT_RECORDED))
+
+
+def test_ones_own_patients_stand_above_the_publishers(raw):
+    published(raw)
+    put(raw, "patients.csv", f"file,patient\n{NIH.format(3)},anna\n".encode())
+    assert row(audit.audit(raw, SETTINGS), f"Parasitized/{NIH.format(3)}").patient == "anna"
 
 
 # The page
