@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from malaria import bundle, evaluation, files, images, labels, metrics
+from malaria import bundle, evaluation, files, metrics
 from malaria.errors import UserError
 
 # Shares of red cells that carry parasites, for the predictive values on the card.
@@ -92,16 +92,24 @@ def write_parts(folder: Path, record: bundle.Record, parts: dict[str, bytes]) ->
     return record.model_copy(update={"hashes": record.hashes | hashes})
 
 
-def figures(val: dict[str, Any], test: dict[str, Any], curves: dict[str, pd.DataFrame]) -> bytes:
-    """`figures.json`: `evaluation.score` of val and test, and the columns of test's plots."""
+def figures(sides: dict[str, dict[str, Any]], curves: dict[str, pd.DataFrame]) -> bytes:
+    """`figures.json`: `evaluation.score` of each side, the judged one last, and the columns of its plots."""
     # The confusion plot has a row for every cell; the rates say the same.
     plots = {name: curve.to_dict("list") for name, curve in curves.items() if name != "confusion"}
-    content = {"val": val, "test": test, "plots": plots}
+    content = {"judged": list(sides)[-1], "sides": sides, "plots": plots}
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
-def render_card(record: bundle.Record, parameters: int, val: dict[str, Any], test: dict[str, Any]) -> str:
-    """`MODEL_CARD.md`: every figure from the bundle's own predictions, as `evaluation.score` gives them."""
+def render_card(
+    record: bundle.Record, parameters: int, sides: dict[str, dict[str, Any]], origin: str = ""
+) -> str:
+    """`MODEL_CARD.md`, every figure from bundles' own predictions.
+
+    Args:
+        sides: `evaluation.score` of each side; temperature and operating points were fitted on the
+            first, and the figures to go by are the last one's. One side alone is out of fold.
+        origin: what else there is to say of the data and of how the bundle was made, as Markdown.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("malaria", "."),
         undefined=jinja2.StrictUndefined,
@@ -111,26 +119,28 @@ def render_card(record: bundle.Record, parameters: int, val: dict[str, Any], tes
         autoescape=False,  # Markdown, not HTML
     )
     environment.filters["figure"] = _figure
+    judged = list(sides)[-1]
     return environment.get_template("model_card.md.j2").render(
         record=record,
-        val=val,
-        test=test,
+        sides=sides,
+        fitted_on=next(iter(sides)),
+        judged=judged,
+        figures=sides[judged],
         parameters=parameters,
-        points=_points(record, test),
+        points=_points(record, sides[judged], next(iter(sides))),
         parasitaemias=PARASITAEMIAS,
-        labels=labels,
-        resize=images.RESIZE,
+        origin=origin,
     )
 
 
-def _points(record: bundle.Record, test: dict[str, Any]) -> list[dict[str, Any]]:
-    """The card's table of operating points: 0.5 first, then those fixed on val."""
+def _points(record: bundle.Record, judged: dict[str, Any], fitted_on: str) -> list[dict[str, Any]]:
+    """The card's table of operating points: 0.5 first, then those that were fitted."""
     rows: list[dict[str, Any]] = [
-        {"name": "0.5", "threshold": 0.5, **{key: test[key] for key in ("sensitivity", "specificity")}}
+        {"name": "0.5", "threshold": 0.5, **{key: judged[key] for key in ("sensitivity", "specificity")}}
     ]
     for point in record.operating_points:
-        at = test[f"at_{point.specificity * 100:g}_specificity"]
-        rows.append({"name": f"{point.specificity:.0%} specificity on val", **at})
+        at = judged[f"at_{point.specificity * 100:g}_specificity"]
+        rows.append({"name": f"{point.specificity:.0%} specificity {fitted_on}", **at})
     for row in rows:
         rates = row["sensitivity"]["value"], row["specificity"]["value"]
         row["ppv"] = [

@@ -75,15 +75,18 @@ def main() -> None:
             judged[judged.split == tables.TEST], params.evaluate.bins, params.evaluate.min_cells
         )
         doubted = doubts.read(Path(params.evaluate.doubtful_labels), "evaluate.doubtful_labels")
-        of_val, of_test = (evaluation.score(side, fitted, params.evaluate, doubted) for side in (val, test))
+        sides = {
+            name: evaluation.score(side, fitted, params.evaluate, doubted)
+            for name, side in ((tables.VAL, val), (tables.TEST, test))
+        }
         made_with = tables.read(SPLITS, tables.SPLITS).query("split != @tables.TEST")
         seen = trained_on.hashes(cells.images[row] for row in packed.rows_of(cells, made_with.path))
         parts = {
-            "figures": export.figures(of_val, of_test, curves),
+            "figures": export.figures(sides, curves),
             "trained_on": trained_on.to_bytes(seen),
         }
         record = export.write_parts(folder, record, parts)
-        card = export.render_card(record, model.count_params(), of_val, of_test)
+        card = export.render_card(record, model.count_params(), sides)
         export.write(folder, flatbuffer, record, card)
     print(f"{BUNDLE}: {len(flatbuffer):,} bytes, within {difference:.1g} of the trained network")
 
