@@ -119,7 +119,7 @@ class Evaluate(Section):
 
 
 class Export(Section):
-    precision: Literal["float32", "float16"]
+    precision: Literal["float32", "float16", "int8"]
 
 
 class Params(Section):

@@ -13,6 +13,8 @@ CODE = ("augmentation", "calibration", "doubts", "draws", "export", "images", "n
 
 def main() -> None:
     params = load_params()
+    import numpy as np
+
     from malaria import (
         bundle,
         calibration,
@@ -30,8 +32,10 @@ def main() -> None:
     )
 
     model = network.load(MODEL)
-    flatbuffer = export.convert(model, params.export.precision)
     cells = packed.load(PACKED)
+    train, _ = packed.rows(cells, tables.read(SPLITS, tables.SPLITS), tables.TRAIN)
+    flatbuffer = export.convert(model, params.export.precision, cells.images[train])
+    export.check_size(flatbuffer, model.count_params())
     judged = tables.read(PREDICTIONS, tables.PREDICTIONS)
     record = bundle.Record(
         schema_version=1,
@@ -60,7 +64,12 @@ def main() -> None:
         export.write(folder, flatbuffer, record, "")
         rows = packed.rows_of(cells, judged.path)
         p = bundle.load(folder).run(cells.images[rows]).p_network
-        difference = export.check_agreement(p, judged.p_network.to_numpy(), params.export.precision)
+        agreement = export.check_agreement(
+            p,
+            judged.p_network.to_numpy(),
+            np.asarray(judged.label == labels.POSITIVE, dtype=np.int64),
+            params.export.precision,
+        )
         judged["p_network"] = p
         val, test = (judged[judged.split == name] for name in (tables.VAL, tables.TEST))
         fitted = evaluation.fit_on(val, params.evaluate)
@@ -88,7 +97,10 @@ def main() -> None:
         record = export.write_parts(folder, record, parts)
         card = export.render_card(record, model.count_params(), sides)
         export.write(folder, flatbuffer, record, card)
-    print(f"{BUNDLE}: {len(flatbuffer):,} bytes, within {difference:.1g} of the trained network")
+    print(
+        f"{BUNDLE}: {len(flatbuffer):,} bytes, within {agreement.difference:.1g} of the trained network; "
+        f"{agreement.decisions} of {agreement.cells:,} decisions at 0.5 differ, AUC by {agreement.auc:.1g}"
+    )
 
 
 if __name__ == "__main__":

@@ -140,35 +140,6 @@ def test_the_last_epoch_or_the_best_on_val_is_kept(cells, tmp_path, keep, kept):
     assert training.train(cells, opposite, three, tmp_path / "log").kept_epoch == kept
 
 
-def test_the_bundle_agrees_with_keras_and_has_the_features(cells, tmp_path):
-    from malaria import bundle, export, images, labels, network
-
-    model = network.build(32)
-    flatbuffer = export.convert(model, "float32")
-    record = bundle.Record(
-        schema_version=1,
-        name="malaria-cells",
-        research_use_only=True,
-        synthetic=True,
-        data_source="sample",
-        input_size=32,
-        min_side=16,
-        max_pixels=10**6,
-        resize=images.RESIZE,
-        labels=labels.LABELS,
-        positive=labels.POSITIVE,
-        precision="float32",
-        temperature=1.0,
-        operating_points=(),
-        hashes={"network": hashlib.sha256(flatbuffer).hexdigest()},
-        libraries={},
-    )
-    export.write(tmp_path / "bundle", flatbuffer, record, "card")
-    outputs = bundle.load(tmp_path / "bundle").run(cells.images)
-    assert np.abs(outputs.p_network - network.predict(model, cells.images)).max() < 1e-5
-    assert outputs.features.shape == (48, network.WIDTHS[-1])
-
-
 def test_a_missing_or_damaged_model_is_said_so(tmp_path):
     from malaria import network
 
