@@ -62,10 +62,10 @@ def record_of(flatbuffer, **changes):
 
 @pytest.mark.parametrize(("precision", "most"), [("float32", 1e-5), ("float16", 1e-3), ("int8", 0.05)])
 def test_the_bundle_agrees_with_keras_at_every_precision(model, cells, tmp_path, precision, most):
-    from malaria import bundle, export, network
+    from malaria import assembly, bundle, export, network
 
     flatbuffer = export.convert(model, precision, cells)
-    export.write(tmp_path / "bundle", flatbuffer, record_of(flatbuffer), "card")
+    assembly.write(tmp_path / "bundle", flatbuffer, record_of(flatbuffer), "card")
     outputs = bundle.load(tmp_path / "bundle").run(cells)
     assert np.abs(outputs.p_network - network.predict(model, cells)).max() < most
     width = model.get_layer(network.FEATURES).output.shape[-1]
@@ -73,11 +73,11 @@ def test_the_bundle_agrees_with_keras_at_every_precision(model, cells, tmp_path,
 
 
 def test_int8_is_a_quarter_of_the_size_and_leaves_fine_probabilities(model, cells, tmp_path):
-    from malaria import bundle, export
+    from malaria import assembly, bundle, export
 
     whole, small = (export.convert(model, precision, cells) for precision in ("float32", "int8"))
     assert len(small) < 0.35 * len(whole)
-    export.write(tmp_path / "bundle", small, record_of(small), "card")
+    assembly.write(tmp_path / "bundle", small, record_of(small), "card")
     p = bundle.load(tmp_path / "bundle").predict(cells)
     # A quantised sigmoid would know multiples of 1/256 alone.
     assert np.abs(p * 256 - np.round(p * 256)).max() > 0.1
