@@ -150,6 +150,11 @@ def read(source: Path | BinaryIO | bytes, limits: Limits) -> Crop:
         Unreadable: no image, a damaged one, or one outside `limits`.
     """
     encoded = source if isinstance(source, bytes) else content(source, limits)
+    return Crop(np.asarray(_decode(encoded, limits)))
+
+
+def _decode(encoded: bytes, limits: Limits) -> Image.Image:
+    """What `read` does, as an RGB image whose pixels are all decoded."""
     if not encoded:
         raise Unreadable(EMPTY)
     try:
@@ -158,7 +163,7 @@ def read(source: Path | BinaryIO | bytes, limits: Limits) -> Crop:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
                 _check_size(image, limits)
-                return Crop(_rgb(image))
+                return _rgb(image)
     except Unreadable:
         raise
     except UnidentifiedImageError:
@@ -181,10 +186,11 @@ def _finding(path: Path, limits: Limits) -> Finding:
     try:
         encoded = content(path, limits)
         sha256 = hashlib.sha256(encoded).hexdigest()
-        crop = read(encoded, limits)
+        # Not by way of an array, which nobody would look at.
+        image = _decode(encoded, limits)
     except Unreadable as refusal:
         return Finding(sha256, refusal.width, refusal.height, refusal.reason)
-    return Finding(sha256, crop.width, crop.height, "")
+    return Finding(sha256, image.width, image.height, "")
 
 
 def resize(pixels: Pixels, size: int) -> Pixels:
@@ -218,19 +224,20 @@ def _too_large(limits: Limits) -> str:
     return f"larger than {limits.max_pixels:,} pixels"
 
 
-def _rgb(image: Image.Image) -> Pixels:
-    """Decode to uint8 (h, w, 3)."""
+def _rgb(image: Image.Image) -> Image.Image:
+    """Decode, to RGB."""
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        return Image.fromarray(grey).convert("RGB")
     if image.mode in ("I", "F", "LAB", "HSV"):
         raise Unreadable(NO_COLOUR)
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, "black")
-        return np.asarray(Image.alpha_composite(black, image.convert("RGBA")).convert("RGB"))
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @functools.lru_cache(maxsize=2048)

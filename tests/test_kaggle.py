@@ -3,6 +3,9 @@
 import fcntl
 import hashlib
 import json
+import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -16,6 +19,7 @@ from malaria.errors import UserError
 from malaria.sources import kaggle, nih
 from tests.servers import answer, redirect, serving, truncate
 
+ROOT = Path(__file__).parents[1]
 CENSUS = nih.Census(cells=12, infected=3, controls=2)
 # Where KAGGLE_API_ENVIRONMENT=TEST sends Kaggle's client.
 PORT = 7777
@@ -215,11 +219,60 @@ def test_nothing_that_is_kept_holds_a_credential(fetch, server, tmp_path, capfd)
 
 
 def test_the_client_is_not_imported_for_other_sources():
-    import subprocess
-
     program = "import sys; from malaria.sources import kaggle; print('kagglesdk' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def dvc(repository: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("signed_in")
+def test_dvc_repro_brings_the_whole_set_keeps_no_credential_and_then_leaves_the_network_alone(
+    server, tmp_path, monkeypatch
+):
+    lookalike.write_archive(tmp_path / "whole.zip", twice=True)
+    server.files["/storage.zip"] = (tmp_path / "whole.zip").read_bytes()
+    (tmp_path / "whole.zip").unlink()
+    monkeypatch.setenv("MALARIA_CACHE", str(tmp_path / "cache"))
+    repository = tmp_path / "repository"
+    for name in ("malaria", "stages", "data/folder"):
+        shutil.copytree(ROOT / name, repository / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "data/split.csv", "data/doubtful.csv"):
+        shutil.copy(ROOT / name, repository / name)
+    text = (ROOT / "params.yaml").read_text().replace("source: sample", "source: kaggle", 1)
+    (repository / "params.yaml").write_text(text)
+    dvc(repository, "init", "--no-scm")
+
+    said = dvc(repository, "repro", "fetch")
+    assert "27,558 cells from https://www.kaggle.com/datasets/iarunava" in said
+    assert len(list((repository / "data/raw/Parasitized").iterdir())) == 13_779
+    asked = len(server.asked)
+    said += dvc(repository, "repro", "fetch")
+    assert "Running stage" not in said.partition("Stage 'fetch' didn't change")[2]
+    assert len(server.asked) == asked
+
+    assert CANARY not in said
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".png"]
+    assert {"dvc.lock", "provenance.json"} <= {path.name for path in kept}
+    assert not [path for path in kept if CANARY.encode() in path.read_bytes()]
+
+
+def test_the_stage_says_a_refusal_in_one_line_without_a_traceback(server, tmp_path):
+    server.posts[:] = [answer(403)]
+    text = (ROOT / "params.yaml").read_text().replace("source: sample", "source: kaggle", 1)
+    (tmp_path / "params.yaml").write_text(text)
+    environment = {**os.environ, "KAGGLE_API_TOKEN": CANARY, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "stages.fetch", "--cache-dir", str(tmp_path / "cache")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: Kaggle forbids the download (403): open kaggle.com/datasets/")
+    assert done.stderr.count("\n") == 1
+    assert CANARY not in done.stdout + done.stderr
 
 
 def assert_hidden(refused, capfd) -> None:
