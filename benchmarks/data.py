@@ -4,15 +4,19 @@ Generates an archive of images with the NIH/NLM set's counts, names and sizes, g
 server, and runs the stages on it. Beside audit stands a bare loop that decodes the same files with
 Pillow, beside pack one that decodes and resizes them, each in as many processes as there are cores.
 Compared runs alternate, and a ratio is the median over alternations: other programs may use the cores.
+Where they do, the ratio of processor time tells more than that of the clock.
 """
 
 import argparse
+import contextlib
+import ctypes
 import functools
 import hashlib
 import io
 import multiprocessing
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
@@ -43,10 +47,13 @@ LOOPS = ("decode", "decode and resize", "decode and Pillow's resize")
 
 @dataclass(frozen=True)
 class Run:
-    """`seconds` on the clock; `peak` MiB of memory of the process and all below it, 0 if not watched."""
+    """`seconds` on the clock, `processor` seconds of the process and all below it, and their `peak` of
+    memory, in MiB, 0 if not watched.
+    """
 
     seconds: float
-    peak: float = 0.0
+    processor: float
+    peak: float
 
 
 def main() -> int:
@@ -60,6 +67,7 @@ def main() -> int:
     if given.loop:
         bare_loop(given.loop)
         return 0
+    adopt_orphans()
     census = nih.WHOLE if given.cells == 27_558 else nih.Census(given.cells // 2, 150, 50)
     print(f"{2 * census.cells:,} images, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
@@ -138,19 +146,22 @@ def time_stages(work: Path, cells: int, rounds: int) -> None:
     """Print images/s of audit, split and pack, and of the bare loops, run by turns."""
     stages = {name: [sys.executable, "-m", f"stages.{name}"] for name in ("audit", "split", "pack")}
     loops = {name: [sys.executable, "-m", "benchmarks.data", "--loop", name] for name in LOOPS}
-    seconds: dict[str, list[float]] = {name: [] for name in (*loops, *stages)}
+    runs: dict[str, list[Run]] = {name: [] for name in (*loops, *stages)}
     for _ in range(rounds):
         for name in ("decode", "audit", "split", "decode and resize", "pack", "decode and Pillow's resize"):
-            seconds[name].append(run({**stages, **loops}[name], work).seconds)
-    for name in seconds:
-        rate = cells / statistics.median(seconds[name])
+            runs[name].append(run({**stages, **loops}[name], work))
+    for name, found in runs.items():
+        rate = cells / statistics.median(run.seconds for run in found)
         kind = "stage" if name in stages else "loop "
         print(f"{kind}  {name:27}{rate:8,.0f} images/s, median of {rounds}")
     for stage, loop in (("audit", "decode"), ("pack", "decode and resize"), ("pack", LOOPS[2])):
-        shares = [ours and bare / ours for ours, bare in zip(seconds[stage], seconds[loop], strict=True)]
+        pairs = list(zip(runs[stage], runs[loop], strict=True))
+        clock = [bare.seconds / ours.seconds for ours, bare in pairs]
+        processor = [bare.processor / ours.processor for ours, bare in pairs]
         print(
-            f"{stage} reaches {statistics.median(shares):.0%} of the loop `{loop}` "
-            f"({', '.join(f'{share:.0%}' for share in shares)})"
+            f"{stage} reaches {statistics.median(clock):.0%} of the loop `{loop}` "
+            f"({', '.join(f'{share:.0%}' for share in clock)}), by processor time "
+            f"{statistics.median(processor):.0%} ({', '.join(f'{share:.0%}' for share in processor)})"
         )
 
 
@@ -205,6 +216,7 @@ def multiply(raw: Path, factor: int) -> None:
 
 
 def run(command: list[str], work: Path, *, watch: bool = False) -> Run:
+    before = _processor_time()
     begun = time.monotonic()
     with subprocess.Popen(
         command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -215,7 +227,22 @@ def run(command: list[str], work: Path, *, watch: bool = False) -> Run:
         highest = peak.end() if peak else 0.0
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}: {said.strip()}")
-    return Run(seconds, highest)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
+    return Run(seconds, _processor_time() - before, highest)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of workers whose own parent ended first, or their time would be lost (Linux)."""
+    if sys.platform == "linux":
+        set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
+        ctypes.CDLL(None).prctl(set_child_subreaper, 1)
+
+
+def _processor_time() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class _Peak:

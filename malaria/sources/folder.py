@@ -2,8 +2,10 @@
 
 import csv
 import hashlib
+import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -29,30 +31,31 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
     if archives.is_archive(given):
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacked.", suffix=".part") as unpacked:
             archives.unpack(given, Path(unpacked))
-            return _copy(Path(unpacked), data, folder)
+            # Moved, so that an archive never takes its space twice.
+            return _place(Path(unpacked), data, folder, os.replace)
     if not given.is_dir():
         what = "no zip or tar archive" if given.is_file() else "not there"
         raise UserError(
             f"params.yaml: data.folder is {data.folder}, which is {what}: name a folder of cells."
         )
-    return _copy(given, data, folder)
+    return _place(given, data, folder, shutil.copyfile)
 
 
-def _copy(given: Path, data: params.Data, folder: Path) -> Provenance:
+def _place(given: Path, data: params.Data, folder: Path, put: Callable[[Path, Path], object]) -> Provenance:
     classes = _class_folders(given, data)
     litter = 0
     digest = hashlib.sha256()
     count = 0
     for label, source in classes.items():
         paths = sorted(path for path in source.rglob("*") if path.is_file() and not path.is_symlink())
-        for path in tqdm(paths, desc=f"copying {label}", unit="cell", disable=None):
+        for path in tqdm(paths, desc=label, unit="cell", disable=None):
             inner = path.relative_to(source)
             if any(part.startswith(".") or part.lower() in _LITTER for part in inner.parts):
                 litter += 1
                 continue
             target = folder / label / inner
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            put(path, target)
             digest.update(f"{label}/{inner.as_posix()}\0{files.sha256(target)}\n".encode())
             count += 1
         if not (folder / label).is_dir():
