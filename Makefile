@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro test lint crossval label-audit repro-check kill-fetch bench-data lock clean
+.PHONY: help env repro test lint crossval label-audit pretrained repro-check kill-fetch bench-data lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,11 @@ crossval: env  ## cross-validate by patient, a DVC experiment a fold
 label-audit: export PATH := $(CURDIR)/$(BIN):$(PATH)
 label-audit: env  ## after crossval: rank every label by how likely it is wrong
 	python -m experiments.label_audit
+
+pretrained: export PATH := $(CURDIR)/$(BIN):$(PATH)
+pretrained: env  ## after crossval: train on every patient, into models/pretrained
+	dvc repro pack
+	python -m experiments.pretrained
 
 repro-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro-check: env  ## run twice in fresh clones and compare every output's hash

@@ -210,7 +210,7 @@ def test_a_stage_depends_on_the_code_it_runs(stage):
     declared = {dep for dep in content[stage]["deps"] if dep.endswith(".py") or dep == "malaria/sources"}
     needed = imports_of(ROOT / "stages" / f"{stage}.py") | {f"stages/{stage}.py"}
     if stage == "export":
-        from stages.export import CODE
+        from malaria.assembly import CODE
 
         needed |= {f"malaria/{name}.py" for name in CODE}
     assert declared == needed
