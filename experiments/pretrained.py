@@ -34,8 +34,8 @@ from malaria.params import load_params
 
 _ORIGIN = """The network was trained on all {cells:,} cells of {patients} patients. The figures are those of
 {folds} networks of the same recipe, each trained on the other folds' patients and asked about the patients
-that it never saw. The parameters lie beside this card, in `params.yaml`; `make crossval` and `make pretrained`
-with these make the bundle again.{labels}"""
+that it never saw. The parameters lie beside this card, in `params.yaml`; with these, `make crossval` and
+`make pretrained` make the bundle again.{labels}"""
 _LABELS = """ Of the training labels those that `train.labels_file` lists were dealt with as
 `train.noisy_labels: {how}` says; no fold's test labels were touched."""
 
