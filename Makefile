@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro test lint crossval label-audit pretrained repro-check kill-fetch bench-data lock clean
+.PHONY: help env repro app screenshots test lint crossval label-audit pretrained repro-check kill-fetch bench-data lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,14 @@ repro: env  ## run the pipeline on the synthetic sample, or on what params.yaml 
 	dvc repro
 	@python -m experiments.where_to_look
 
+app: export PATH := $(CURDIR)/$(BIN):$(PATH)
+app: env  ## serve the newest model bundle as a web page on this machine
+	python -m app
+
+screenshots: export PATH := $(CURDIR)/$(BIN):$(PATH)
+screenshots: env  ## take the README's picture of the app (needs chromium)
+	python -m experiments.screenshots
+
 test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: env  ## run the whole test suite
 	pytest
@@ -37,7 +45,7 @@ lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
 lint: env  ## check style, format and types
 	ruff check .
 	ruff format --check .
-	mypy malaria stages experiments benchmarks
+	mypy malaria stages experiments benchmarks app
 
 crossval: export PATH := $(CURDIR)/$(BIN):$(PATH)
 crossval: env  ## cross-validate by patient, a DVC experiment a fold

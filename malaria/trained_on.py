@@ -41,8 +41,9 @@ def to_bytes(record: Hashes) -> bytes:
 
 def from_bytes(content: bytes) -> Hashes:
     """Read what `to_bytes` wrote; UserError where it is no such record."""
+    record: Hashes | None
     try:
-        record: Hashes | None = np.load(io.BytesIO(content), allow_pickle=False)
+        record = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError):
         record = None
     if record is None or record.dtype != np.uint64 or record.ndim != 1:

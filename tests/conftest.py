@@ -1,11 +1,14 @@
 """What several tests share: a small synthetic sample on disk, and the real cells where they are."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from malaria import params, sources
+from tests import app_server, bundles
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,3 +37,41 @@ def raw(data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "raw"
     sources.write(data, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_bundle(tmp_path_factory) -> Path:
+    """A bundle whose network is made by hand: the more violet a spot, the likelier a parasite.
+
+    Shared: read it, never change it. It was "made with" the first 4 of `drawn_cells`.
+    """
+    return bundles.violet(tmp_path_factory.mktemp("bundle") / "malaria-cells")
+
+
+@pytest.fixture(scope="session")
+def live(model_bundle, tmp_path_factory) -> Iterator[app_server.Server]:
+    """`python -m app` with `model_bundle`, on a free port."""
+    with app_server.start("--model", str(model_bundle), log=tmp_path_factory.mktemp("app") / "log") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Where Debian's Chromium is; the test is skipped where there is none."""
+    found = shutil.which("chromium")
+    if found is None:
+        if os.environ.get("MALARIA_REQUIRE_BROWSER"):
+            pytest.fail("MALARIA_REQUIRE_BROWSER is set, but there is no chromium")
+        pytest.skip("needs Chromium: apt-get install chromium")
+    return found
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core, from npm's folder node_modules; the test is skipped where it is not."""
+    file = ROOT / "node_modules/axe-core/axe.min.js"
+    if not file.is_file():
+        if os.environ.get("MALARIA_REQUIRE_BROWSER"):
+            pytest.fail("MALARIA_REQUIRE_BROWSER is set, but axe-core is not in node_modules")
+        pytest.skip("needs axe-core: npm install --no-save axe-core@4.11")
+    return file.read_text(encoding="utf-8")

@@ -1,0 +1,140 @@
+"""Labelled cells to test the model on: a folder's, or synthetic ones; and a round of them, as a game."""
+
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from app import pictures, verdict
+from app.judge import Answer
+from app.model import Model
+from malaria import images, labels
+from malaria.errors import UserError
+
+CELLS_A_ROUND = 12
+
+# No pipeline draws its sample with a seed as large: these synthetic cells are new to any model.
+_SEEDS = 2**40
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rounds are drawn from: `files` with their labels, or, without any, the synthetic sample."""
+
+    files: tuple[tuple[Path, str], ...] = ()
+
+    @property
+    def synthetic(self) -> bool:
+        return not self.files
+
+
+@dataclass(frozen=True)
+class Card:
+    """One cell of a round: its picture (data URI), its label, and what the model says of it.
+
+    `met`: whether the model was made with this very cell; None where its bundle does not say.
+    `guess` is the person's; `open` says whether label and answer are shown.
+    """
+
+    picture: str
+    label: str
+    answer: Answer
+    met: bool | None
+    guess: str | None = None
+    open: bool = False
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Of `cells` shown, how many the model and the person got right; `guessed` is what he tried."""
+
+    cells: int
+    model: int
+    guessed: int
+    person: int
+
+
+def find(folder: Path | None) -> Source:
+    """The cells of a folder with the sub-folders Parasitized and Uninfected; None for synthetic ones.
+
+    Raises:
+        UserError: there is no such folder, or no file in its sub-folders.
+    """
+    if folder is None:
+        return Source()
+    files = tuple(
+        (path, label)
+        for label in labels.LABELS
+        if (folder / label).is_dir()
+        for path in sorted((folder / label).iterdir())
+        if path.is_file() and not path.name.startswith(".")
+    )
+    if not files:
+        raise UserError(
+            f"{folder} holds no labelled cells: --cells needs a folder with the sub-folders "
+            f"{' and '.join(labels.LABELS)}."
+        )
+    return Source(files)
+
+
+def draw(source: Source, model: Model, count: int = CELLS_A_ROUND) -> tuple[Card, ...]:
+    """Draw cells at random, and let the model judge them unseen; unreadable files are passed over."""
+    return tuple(
+        Card(pictures.data_uri(pixels, pictures.SHOWN // 2), label, model.answer(pixels), model.met(pixels))
+        for pixels, label in _pixels(source, model.limits, count)
+    )
+
+
+def _pixels(source: Source, limits: images.Limits, count: int) -> list[tuple[images.Pixels, str]]:
+    if source.synthetic:
+        seed = _SEEDS + random.SystemRandom().randrange(2**20)
+        drawn = pictures.drawn(count, seed)
+        cells = [(pixels, labels.LABELS[int(parasitized)]) for pixels, parasitized in drawn]
+        random.SystemRandom().shuffle(cells)
+        return cells
+    cells = []
+    for path, label in random.SystemRandom().sample(source.files, min(4 * count, len(source.files))):
+        try:
+            cells.append((images.read(path, limits).pixels, label))
+        except images.Unreadable:
+            continue
+        if len(cells) == count:
+            break
+    return cells
+
+
+def current(cards: tuple[Card, ...]) -> int | None:
+    """The first cell that is still hidden; None when all are open."""
+    return next((number for number, card in enumerate(cards) if not card.open), None)
+
+
+def guess(cards: tuple[Card, ...], label: str | None) -> tuple[Card, ...]:
+    """Open the current cell, with the person's guess; None opens it without one."""
+    number = current(cards)
+    if number is None:
+        return cards
+    opened = replace(cards[number], guess=label, open=True)
+    return (*cards[:number], opened, *cards[number + 1 :])
+
+
+def reveal(cards: tuple[Card, ...]) -> tuple[Card, ...]:
+    """Open all cells that are left, without a guess."""
+    return tuple(card if card.open else replace(card, open=True) for card in cards)
+
+
+def tally(cards: tuple[Card, ...], point: verdict.Point) -> Tally:
+    """The score on the open cells that the model may be scored on: not those it was made with."""
+    scored = [card for card in cards if card.open and not card.met]
+    guessed = [card for card in scored if card.guess is not None]
+    return Tally(
+        cells=len(scored),
+        model=sum(called(card, point) == card.label for card in scored),
+        guessed=len(guessed),
+        person=sum(card.guess == card.label for card in guessed),
+    )
+
+
+def called(card: Card, point: verdict.Point) -> str | None:
+    """What the model calls a cell; None where it takes it for none."""
+    if card.answer.p_parasitized is None or card.answer.rejected is not None:
+        return None
+    return labels.category(card.answer.p_parasitized, point.threshold)

@@ -1,0 +1,57 @@
+"""Logs as one JSON object a line on stderr: what happened, never with what file or whose image."""
+
+import json
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("app")
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        content: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        if record.name == log.name:
+            content["event"] = record.getMessage()
+            content |= record.__dict__.get("fields", {})
+        else:
+            # Libraries put paths and addresses into their messages: the message as written, unfilled.
+            content["event"] = str(record.msg)
+        if record.exc_info and record.exc_info[1]:
+            content["error"] = where(record.exc_info[1])
+        return json.dumps(content)
+
+
+def start() -> None:
+    """Send the log of this process to stderr, as JSON."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    log.setLevel(logging.INFO)
+    # Gradio prints tracebacks, with the paths of uploads in them, straight to stderr.
+    traceback.print_exc = _unexpected
+
+
+def event(name: str, **fields: Any) -> None:
+    """Log that something happened."""
+    log.info(name, extra={"fields": fields})
+
+
+def where(error: BaseException) -> str:
+    """An exception's kind and place, without its message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
+
+
+def _unexpected(*_: Any, **__: Any) -> None:
+    error = sys.exc_info()[1]
+    if error is not None:
+        log.error("error", extra={"fields": {"error": where(error)}})

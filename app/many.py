@@ -1,0 +1,118 @@
+"""Many cells at once: judged one after the other, and counted with the caution that counts need."""
+
+import io
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from app import pictures, uploads, verdict
+from app.judge import Answer
+from app.model import Model
+from malaria import predict
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One image of a batch as it is kept for the page: a thumbnail (data URI) instead of its pixels.
+
+    `others` is what the compared model says, where there is one.
+    """
+
+    name: str
+    thumbnail: str
+    answer: Answer | None
+    reason: str
+    other: Answer | None = None
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Counts of a batch; `share` of the judged that were called parasitised, with a 95 % interval."""
+
+    images: int
+    judged: int
+    parasitized: int
+    second_look: int
+    not_judged: int
+    share: float
+    low: float
+    high: float
+
+
+# Decoded cells that wait for one call of the network.
+_CHUNK = 32
+
+
+def judge(model: Model, other: Model | None, batch: Iterable[uploads.Upload]) -> Iterator[Judged]:
+    """An answer for each upload, in their order."""
+    waiting: list[uploads.Upload] = []
+    for upload in batch:
+        waiting.append(upload)
+        if len(waiting) == _CHUNK:
+            yield from _answered(model, other, waiting)
+            waiting = []
+    yield from _answered(model, other, waiting)
+
+
+def _answered(model: Model, other: Model | None, batch: Sequence[uploads.Upload]) -> Iterator[Judged]:
+    cells = [upload.pixels for upload in batch if upload.pixels is not None]
+    answers = iter(model.judge.ask([model.judge.resize(cell) for cell in cells]))
+    others = iter(other.judge.ask([other.judge.resize(cell) for cell in cells]) if other else ())
+    for upload in batch:
+        if upload.pixels is None:
+            yield Judged(upload.name, "", None, upload.reason)
+        else:
+            thumbnail = pictures.data_uri(upload.pixels, pictures.THUMBNAIL)
+            yield Judged(upload.name, thumbnail, next(answers), "", next(others, None))
+
+
+def verdict_on(judged: Judged, point: verdict.Point, synthetic: bool) -> verdict.Verdict:
+    """The verdict on one row of a batch."""
+    if judged.answer is None:
+        return verdict.unreadable(judged.reason)
+    return verdict.of(judged.answer, point, synthetic)
+
+
+def totals(verdicts: Sequence[verdict.Verdict]) -> Totals:
+    """Count a batch."""
+    judged = [one for one in verdicts if one.status == predict.PREDICTED]
+    positive = sum(one.category == "Parasitized" for one in judged)
+    low, high = wilson(positive, len(judged))
+    return Totals(
+        images=len(verdicts),
+        judged=len(judged),
+        parasitized=positive,
+        second_look=sum(one.second_look for one in judged),
+        not_judged=len(verdicts) - len(judged),
+        share=positive / len(judged) if judged else math.nan,
+        low=low,
+        high=high,
+    )
+
+
+def wilson(hits: int, cells: int) -> tuple[float, float]:
+    """The 95 % interval of a share, as Wilson (1927) has it; (0, 1) without a cell.
+
+    It takes cells for independent, which cells of one smear are not quite: the truth is wider.
+    """
+    if not cells:
+        return 0.0, 1.0
+    z = 1.959964
+    share, room = hits / cells, z * z / cells
+    half = z * math.sqrt(share * (1 - share) / cells + room / cells / 4)
+    return max(0.0, (share + room / 2 - half) / (1 + room)), min(1.0, (share + room / 2 + half) / (1 + room))
+
+
+def rows(judged: Sequence[Judged], verdicts: Sequence[verdict.Verdict]) -> list[predict.Row]:
+    """The batch as `python -m malaria predict` has it."""
+    return [
+        predict.Row(one.name, said.p, said.category, said.status, said.reason)
+        for one, said in zip(judged, verdicts, strict=True)
+    ]
+
+
+def as_csv(judged: Sequence[Judged], verdicts: Sequence[verdict.Verdict]) -> str:
+    """The table of `rows`, as `predict` writes it."""
+    out = io.StringIO()
+    predict.write(rows(judged, verdicts), out)
+    return out.getvalue()

@@ -1,0 +1,119 @@
+"""A bundle as the app serves it: opened, checked whole, and ready to be asked."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app import heatmap, origin, verdict
+from app.judge import Answer, Judge
+from malaria import __version__, bundle, images, trained_on
+from malaria.errors import UserError
+
+
+@dataclass(frozen=True)
+class Model:
+    """`trained_on` and `figures` are None where the bundle was written without them; `card` is Markdown."""
+
+    judge: Judge
+    points: tuple[verdict.Point, ...]
+    origin: origin.Origin
+    card: str
+    figures: dict[str, Any] | None
+    trained_on: trained_on.Hashes | None
+
+    @property
+    def record(self) -> bundle.Record:
+        return self.judge.bundle.record
+
+    @property
+    def limits(self) -> images.Limits:
+        return self.judge.bundle.limits
+
+    @property
+    def title(self) -> str:
+        """What a person calls this version: a tag, else the commit, else the network's hash."""
+        if self.origin.tags:
+            return self.origin.tags[-1]
+        if self.origin.revision:
+            return f"commit {self.origin.revision[:8]}"
+        return f"network {self.record.hashes['network'][:8]}"
+
+    def answer(self, pixels: images.Pixels) -> Answer:
+        """What the model says of one crop, uint8 (h, w, 3)."""
+        return self.judge.ask([self.judge.resize(pixels)])[0]
+
+    def heat(self, pixels: images.Pixels) -> images.Pixels:
+        """The crop with what the decision hangs on laid over it."""
+
+        def ask(cells: images.Pixels) -> heatmap.Floats:
+            return np.array([answer.p_parasitized or 0.0 for answer in self.judge.ask(cells)])
+
+        return heatmap.overlay(pixels, heatmap.importance(self.judge.resize(pixels), ask))
+
+    def met(self, pixels: images.Pixels) -> bool | None:
+        """Whether the model was made with this cell; None where the bundle does not say."""
+        if self.trained_on is None:
+            return None
+        return bool(trained_on.known(self.trained_on, [self.judge.resize(pixels)])[0])
+
+
+def open_model(folder: Path, batch: int, carried_by: origin.Origin | None = None) -> Model:
+    """Open a bundle and all that goes with it.
+
+    Args:
+        batch: cells that the network is given at once, at most.
+        carried_by: the commit, where it is known; else git is asked.
+
+    Raises:
+        UserError: the bundle is missing, incomplete, tampered with or of an unknown schema.
+    """
+    opened = bundle.load(folder)
+    record = opened.record
+    figures = bundle.part(folder, record, "figures")
+    known = bundle.part(folder, record, "trained_on")
+    card = folder / bundle.CARD
+    if not card.is_file():
+        raise UserError(f"{folder} is incomplete, without {bundle.CARD}: fetch or export the bundle again.")
+    return Model(
+        judge=Judge(opened, batch),
+        points=verdict.points(record),
+        origin=carried_by or origin.of(folder),
+        card=card.read_text(encoding="utf-8"),
+        figures=None if figures is None else json.loads(figures),
+        trained_on=None if known is None else trained_on.from_bytes(known),
+    )
+
+
+def info(model: Model) -> dict[str, Any]:
+    """What `/model_info` and `/version` answer."""
+    record = model.record
+    return {
+        "app": __version__,
+        "name": record.name,
+        "version": model.title,
+        "revision": model.origin.revision,
+        "date": model.origin.date,
+        "tags": list(model.origin.tags),
+        "data_source": record.data_source,
+        "synthetic": record.synthetic,
+        "precision": record.precision,
+        "input_size": record.input_size,
+        "labels": list(record.labels),
+        "positive": record.positive,
+        "operating_points": [
+            {"name": point.name, "threshold": point.threshold, "specificity": point.specificity}
+            for point in model.points
+        ],
+        "hashes": record.hashes,
+        "figures": None if model.figures is None else judged(model.figures),
+        "note": verdict.RESEARCH,
+    }
+
+
+def judged(figures: dict[str, Any]) -> dict[str, Any]:
+    """The scores to go by: of the test cells, or of all cells out of fold."""
+    scores: dict[str, Any] = figures["sides"][figures["judged"]]
+    return scores

@@ -1,0 +1,63 @@
+"""Where a served bundle comes from: the commit that carries it, asked of git where there is one."""
+
+import hashlib
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Origin:
+    """`revision` and `date` (ISO 8601) of the commit that carries a bundle, and `tags` on it; all empty
+    where git knows of none.
+    """
+
+    revision: str = ""
+    date: str = ""
+    tags: tuple[str, ...] = ()
+
+
+def of(folder: Path) -> Origin:
+    """The last commit that changed `folder`, or, for an output of DVC, the lock file that names it."""
+    folder = folder.resolve()
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if not top:
+        return Origin()
+    if _git(folder, "status", "--porcelain", "--ignored", "--", str(folder)):
+        lock = Path(top) / "dvc.lock"
+        if not lock.is_file() or dvc_hash(folder) not in lock.read_text(encoding="utf-8"):
+            return Origin()
+        return of_commit(folder, _git(folder, "log", "-1", "--format=%H", "--", str(lock)))
+    return of_commit(folder, _git(folder, "log", "-1", "--format=%H", "--", str(folder)))
+
+
+def of_commit(repository: Path, revision: str) -> Origin:
+    """What git tells of a commit of the repository that holds `repository`."""
+    if not revision:
+        return Origin()
+    tags = _git(repository, "tag", "--points-at", revision).split()
+    return Origin(revision, _git(repository, "show", "-s", "--format=%cI", revision), tuple(tags))
+
+
+def dvc_hash(folder: Path) -> str:
+    """The MD5 that DVC's lock file has for a folder with these files."""
+    entries = [
+        {"md5": hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(), "relpath": name}
+        for name, path in sorted(
+            (path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file()
+        )
+    ]
+    listing = json.dumps(entries, sort_keys=True).encode()
+    return hashlib.md5(listing, usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """git's answer in `folder`; empty where git, the repository or the answer is missing."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

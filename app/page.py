@@ -1,0 +1,268 @@
+"""The page: what stands where, and which function answers what."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app import cells, many, pictures, programs, rendering, uploads, verdict
+from app.judge import Answer
+from app.lean import CellImage, gr
+from app.model import Model
+from malaria import images, labels
+
+EXAMPLES = pictures.drawn(6, seed=7)
+
+# What a visitor's session keeps (thumbnails and answers) goes with his uploads.
+_KEPT_SECONDS = 3600
+
+# Gradio knows by a parameter's default that a function wants to report how far it is.
+_PROGRESS = gr.Progress()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much at once: events judged side by side, and events that may wait."""
+
+    at_once: int = 4
+    waiting: int = 100
+    kept_seconds: int = _KEPT_SECONDS
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The cell in view: pixels, answers and maps (data URIs) of each model; `refused` in place of them."""
+
+    pixels: images.Pixels | None
+    answers: tuple[Answer, ...] = ()
+    heats: tuple[str, ...] = ()
+    refused: str = ""
+
+
+def theme() -> Any:
+    """Colours and fonts that every machine has: no font is fetched."""
+    fonts = [gr.themes.Font(name) for name in ("Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")]
+    return gr.themes.Default(
+        font=fonts, font_mono=[gr.themes.Font("monospace")], primary_hue="blue", neutral_hue="zinc"
+    )
+
+
+def css() -> str:
+    """The page's style sheet, with the examples' pictures."""
+    pictured = [
+        f"#example-{number} {{ background-image: url({pictures.data_uri(pixels, 72)}); }}"
+        for number, (pixels, _) in enumerate(EXAMPLES, start=1)
+    ]
+    return rendering.text("page.css") + "\n".join(pictured)
+
+
+def head() -> str:
+    """The page's style and script, in the page itself (Gradio's `css` would rewrite the selectors)."""
+    return f"<style>{css()}</style><script>{rendering.text('page.js')}</script>"
+
+
+def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: Limits) -> Any:
+    """The page of a model, and one compared with it, as gr.Blocks; `folder` is where uploads lie."""
+    model = models[0]
+    respond = Responses(models, source, folder)
+    named = {"api_visibility": "undocumented", "concurrency_id": "judge"}
+    with gr.Blocks(
+        title="Malaria cells",
+        analytics_enabled=False,
+        delete_cache=(min(300, limits.kept_seconds), limits.kept_seconds),
+    ) as page:
+        seen, batch, cards = (
+            gr.State(value, time_to_live=limits.kept_seconds) for value in (None, None, None)
+        )
+        gr.HTML(rendering.header(model))
+        with gr.Group():
+            point = gr.Slider(
+                0, max(1, len(model.points) - 1), 0, step=1, label="Operating point",
+                info="How sure the model must be to call a cell Parasitized; for every tab.",
+                elem_id="operating-point", buttons=[],
+            )  # fmt: skip
+            points = gr.HTML(rendering.points(model, model.points[0]), padding=True)
+        with gr.Tabs():
+            with gr.Tab("One cell"), gr.Row():
+                with gr.Column(scale=2, min_width=280):
+                    image = CellImage(
+                        type="filepath", sources=["upload", "clipboard"], height=260, buttons=[],
+                        label="One cell: drop, upload, paste", elem_id="cell",
+                    )  # fmt: skip
+                    gr.Markdown("Or try an example. **These are synthetic cells**, drawn by the program:")
+                    with gr.Row():
+                        examples = [
+                            gr.Button(
+                                f"Example {number}", elem_id=f"example-{number}", elem_classes="mc-example"
+                            )
+                            for number in range(1, len(EXAMPLES) + 1)
+                        ]
+                with gr.Column(scale=3, min_width=300):
+                    cell = gr.HTML("<p>The answer will stand here.</p>", elem_id="answer")
+            with gr.Tab("Many cells"):
+                files = gr.File(
+                    file_count="multiple",
+                    label=f"Images, or zips of them, up to {uploads.MOST_CELLS:,} cells",
+                    height=160,
+                )
+                judge = gr.Button("Judge these cells", variant="primary")
+                unsure = gr.Checkbox(label="Show only cells that need a second look", value=False)
+                table = gr.HTML("<p>Totals and a table will stand here.</p>", elem_id="table")
+            with gr.Tab("Test it"):
+                gr.Markdown(
+                    "See how often the model is right, and how often you are. A cell's label is hidden until "
+                    "you have said what you call it."
+                )
+                with gr.Row():
+                    say = [
+                        gr.Button(f"I call it {label}") for label in (labels.PARASITIZED, labels.UNINFECTED)
+                    ]
+                    skip = gr.Button("Just show me")
+                    everything = gr.Button("Show all")
+                    new = gr.Button("Draw new cells", variant="primary")
+                board = gr.HTML("<p>Press “Draw new cells” to begin.</p>", elem_id="board")
+            with gr.Tab("About"):
+                gr.HTML(rendering.about(models))
+                gr.Markdown(model.card, elem_id="card")
+        gr.HTML(f'<p class="mc-research">{verdict.RESEARCH}</p>', elem_id="research")
+
+        shown = [cell, seen]
+        image.change(
+            respond.cell, [image, point], shown, api_name="show_cell", scroll_to_output=True, **named
+        )
+        for number, button in enumerate(examples):
+            button.click(
+                lambda number=number: EXAMPLES[number][0],
+                None,
+                image,
+                api_name=f"show_example_{number + 1}",
+                **named,
+            )
+        judge.click(respond.batch, [files, point, unsure], [table, batch], api_name="show_many", **named)
+        unsure.change(respond.table, [batch, point, unsure], table, api_name="show_table", **named)
+        played = [board, cards]
+        new.click(respond.draw, point, played, api_name="draw_cells", **named)
+        for button, label in zip(say, (labels.PARASITIZED, labels.UNINFECTED), strict=True):
+            button.click(
+                lambda cards, point, label=label: respond.guess(cards, point, label),
+                [cards, point], played, api_name=f"call_{label.lower()}", **named,
+            )  # fmt: skip
+        skip.click(respond.skip, [cards, point], played, api_name="show_label", **named)
+        everything.click(respond.reveal, [cards, point], played, api_name="show_labels", **named)
+        point.change(
+            respond.point, [point, seen, batch, unsure, cards], [points, cell, table, board],
+            api_name="operating_point", show_progress="hidden", **named,
+        )  # fmt: skip
+
+        endpoints = programs.endpoints(models, folder)
+        for name in ("classify", "classify_batch", "model_info"):
+            gr.api(getattr(endpoints, name), api_name=name, concurrency_id="judge")
+    page.queue(max_size=limits.waiting, default_concurrency_limit=limits.at_once, api_open=False)
+    page.state_session_capacity = 1000
+    return page
+
+
+class Responses:
+    """What the page's parts answer; each takes and gives the values of Gradio's components."""
+
+    def __init__(self, models: Sequence[Model], source: cells.Source, folder: Path) -> None:
+        self.models, self.source, self.folder = models, source, folder
+        self.model = models[0]
+
+    def at(self, place: object) -> verdict.Point:
+        """The operating point at a place of the slider; gr.Error where there is none."""
+        if not isinstance(place, int | float) or not 0 <= place < len(self.model.points):
+            raise gr.Error("There is no such operating point.", print_exception=False)
+        return self.model.points[int(place)]
+
+    def cell(self, path: object, place: object) -> tuple[str, Seen | None]:
+        """The answer on one uploaded cell."""
+        point = self.at(place)
+        if path is None:
+            return "<p>The answer will stand here.</p>", None
+        try:
+            pixels = uploads.one(uploads.own(path, self.folder), self.model.limits)
+        except images.Unreadable as error:
+            seen = Seen(None, refused=error.reason)
+            return self.shown(seen, point), seen
+        answers = tuple(model.answer(pixels) for model in self.models)
+        heats = tuple(
+            "" if answer.rejected else pictures.data_uri(model.heat(pixels), pictures.SHOWN)
+            for model, answer in zip(self.models, answers, strict=True)
+        )
+        seen = Seen(pixels, answers, heats)
+        return self.shown(seen, point), seen
+
+    def shown(self, seen: Seen, point: verdict.Point) -> str:
+        if seen.pixels is None:
+            return rendering.refusal(verdict.unreadable(seen.refused))
+        verdicts = [
+            verdict.of(answer, point, model.record.synthetic)
+            for model, answer in zip(self.models, seen.answers, strict=True)
+        ]
+        return rendering.cell(self.models, seen.pixels, seen.heats, verdicts, point)
+
+    def batch(
+        self, files: Sequence[str] | None, place: object, unsure: bool, progress: Any = _PROGRESS
+    ) -> tuple[str, list[many.Judged] | None]:
+        """The answers on many uploaded files."""
+        point = self.at(place)
+        if not files:
+            return "<p>Choose some files first.</p>", None
+        try:
+            own = [(Path(file).name, uploads.own(str(file), self.folder)) for file in files]
+        except images.Unreadable as error:
+            raise gr.Error(verdict.unreadable(error.reason).headline, print_exception=False) from None
+        other = self.models[1] if len(self.models) > 1 else None
+        total = uploads.count([file for _, file in own])
+        judged = []
+        for one in many.judge(self.model, other, uploads.many(own, self.model.limits)):
+            judged.append(one)
+            progress((len(judged), max(total, len(judged))), unit="cells")
+        return rendering.batch(self.models, judged, point, unsure), judged
+
+    def table(self, batch: list[many.Judged] | None, place: object, unsure: bool) -> str:
+        """The table again, after a change of what it should show."""
+        if batch is None:
+            return "<p>Totals and a table will stand here.</p>"
+        return rendering.batch(self.models, batch, self.at(place), unsure)
+
+    def draw(self, place: object) -> tuple[str, tuple[cells.Card, ...]]:
+        """A new round of labelled cells."""
+        return self.board(cells.draw(self.source, self.model), place)
+
+    def guess(
+        self, cards: tuple[cells.Card, ...] | None, place: object, label: str | None
+    ) -> tuple[str, tuple[cells.Card, ...]]:
+        """The current cell, opened with a guess."""
+        return self.board(cells.guess(cards, label), place) if cards else self.draw(place)
+
+    def skip(self, cards: tuple[cells.Card, ...] | None, place: object) -> tuple[str, tuple[cells.Card, ...]]:
+        """The current cell, opened without a guess."""
+        return self.guess(cards, place, None)
+
+    def reveal(
+        self, cards: tuple[cells.Card, ...] | None, place: object
+    ) -> tuple[str, tuple[cells.Card, ...]]:
+        """All cells, opened."""
+        return self.board(cells.reveal(cards), place) if cards else self.draw(place)
+
+    def board(self, cards: tuple[cells.Card, ...], place: object) -> tuple[str, tuple[cells.Card, ...]]:
+        return rendering.round_of(self.model, self.source, cards, self.at(place)), cards
+
+    def point(
+        self,
+        place: object,
+        seen: Seen | None,
+        batch: list[many.Judged] | None,
+        unsure: bool,
+        cards: tuple[cells.Card, ...] | None,
+    ) -> tuple[Any, ...]:
+        """Every view at another operating point; views that show nothing stay as they are."""
+        point = self.at(place)
+        return (
+            rendering.points(self.model, point),
+            gr.skip() if seen is None else self.shown(seen, point),
+            gr.skip() if batch is None else self.table(batch, place, unsure),
+            gr.skip() if cards is None else self.board(cards, place)[0],
+        )

@@ -1,0 +1,33 @@
+"""Cells as pictures inside the page: no file is written, and no route serves them."""
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from malaria import smear
+from malaria.images import Pixels
+
+THUMBNAIL = 48  # px on the longer side
+SHOWN = 280  # px on the longer side of an enlarged cell
+
+
+def data_uri(pixels: Pixels, side: int) -> str:
+    """`pixels`, uint8 (h, w, 3), as a WebP data URI with `side` px on its longer side."""
+    image = Image.fromarray(pixels)
+    scale = side / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    out = io.BytesIO()
+    image.resize(size, Image.Resampling.BICUBIC).save(out, "WEBP", quality=85, method=2)
+    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def drawn(count: int, seed: int) -> list[tuple[Pixels, bool]]:
+    """Synthetic cells of as many patients, and whether each is parasitised: by turns it is."""
+    cells = []
+    for number in range(count):
+        random = np.random.Generator(np.random.Philox(key=[seed, number]))
+        parasitized = number % 2 == 0
+        cells.append((smear.draw(random, smear.stain(random), parasitized), parasitized))
+    return cells

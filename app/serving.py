@@ -1,0 +1,181 @@
+"""The server: Gradio's page behind the gate, routes for probes and plain programs, and an orderly end."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from app.lean import gr  # isort: skip - first, as it sets what Gradio reads at import
+
+import fastapi
+import uvicorn
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from app import cells, gate, page, programs, uploads, verdict
+from app.logs import event
+from app.model import Model, info
+from malaria import __version__, images
+from malaria.errors import UserError
+
+# An orchestrator kills ten seconds after SIGTERM or sooner; what runs has this long to finish.
+_DRAIN_SECONDS = 4
+
+
+@dataclass
+class State:
+    """Whether the server takes work, as `/healthz` tells it."""
+
+    draining: bool = False
+
+
+@dataclass(frozen=True)
+class App:
+    """The application, and what it needs to be told and cleaned of."""
+
+    asgi: fastapi.FastAPI
+    folder: Path
+    state: State = field(default_factory=State)
+
+
+def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: page.Limits) -> App:
+    """The application; uploads are kept in `folder`."""
+    state = State()
+    asgi = fastapi.FastAPI(openapi_url=None)
+    _add_routes(asgi, models, state)
+    blocks = page.build(models, source, folder, limits)
+    gr.mount_gradio_app(
+        asgi,
+        blocks,
+        path="/",
+        theme=page.theme(),
+        head=page.head(),
+        footer_links=["api"],
+        run_history=False,
+        max_file_size=uploads.MOST_BYTES,
+        show_error=False,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        pwa=False,
+    )
+    # Mounted, Gradio believes that it has not started, and then skips its checks of the files that a
+    # request names.
+    blocks.has_launched = True
+    functions = {number: str(function.api_name) for number, function in blocks.fns.items()}
+    asgi.add_middleware(gate.Gate, folder=folder, functions=functions)
+    return App(asgi, folder, state)
+
+
+def _add_routes(asgi: fastapi.FastAPI, models: Sequence[Model], state: State) -> None:
+    @asgi.get("/healthz")
+    def healthz() -> JSONResponse:
+        """200 while the network answers, 503 once the server is to end."""
+        if state.draining:
+            return JSONResponse({"status": "draining"}, 503)
+        models[0].answer(page.EXAMPLES[0][0])
+        return JSONResponse({"status": "ok"})
+
+    @asgi.get("/version")
+    def version() -> JSONResponse:
+        """Which model is served."""
+        known = info(models[0])
+        return JSONResponse(
+            {name: known[name] for name in ("app", "name", "version", "revision", "date", "hashes")}
+        )
+
+    @asgi.post("/classify")
+    async def classify(request: Request, threshold: float = 0.5) -> JSONResponse:
+        """One image as the request's body."""
+        if not 0 <= threshold <= 1:
+            return JSONResponse({"error": "threshold must be a number from 0 to 1."}, 422)
+        body = await request.body()
+        return await run_in_threadpool(_classified, models, body, threshold)
+
+
+def _classified(models: Sequence[Model], body: bytes, threshold: float) -> JSONResponse:
+    try:
+        pixels = images.read(body, models[0].limits).pixels
+    except images.Unreadable as error:
+        return JSONResponse({"error": verdict.unreadable(error.reason).headline}, 422)
+    return JSONResponse(programs.one_cell(models, pixels, programs.chosen(threshold)))
+
+
+class _Server(uvicorn.Server):
+    """Ends on the first signal within `_DRAIN_SECONDS`, without being killed by it in the end."""
+
+    def __init__(self, config: uvicorn.Config, state: State) -> None:
+        super().__init__(config)
+        self._state = state
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {
+            number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        event("draining", signal=signal.Signals(sig).name)
+        self._state.draining = True
+        super().handle_exit(sig, frame)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            event("ready", host=host, port=port)
+            print(f"Open http://{host}:{port}/ in a browser. {verdict.RESEARCH} Ctrl-C ends it.", flush=True)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; UserError where the address is taken or not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        why = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"Cannot listen on {host}, port {port} ({why}): name another --host or --port."
+        ) from None
+    return listening
+
+
+def serve(app: App, listening: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    config: Any = uvicorn.Config(
+        app.asgi,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        server_header=False,
+        ws="none",
+    )
+    _Server(config, app.state).run([listening])
+    event("ended", version=__version__)
+
+
+@contextlib.contextmanager
+def upload_folder() -> Iterator[Path]:
+    """A folder of this process's own for uploads, gone when it ends."""
+    folder = Path(tempfile.mkdtemp(prefix="malaria-app-"))
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

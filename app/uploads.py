@@ -1,0 +1,106 @@
+"""From what a visitor sent to pixels, with bounds on everything."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from malaria import archives, images
+from malaria.errors import UserError
+
+MOST_BYTES = 20 * 2**20  # a file; zips too
+MOST_CELLS = 1000  # a batch, zips unpacked
+_ZIP = archives.Limits(members=MOST_CELLS, size=256 * 2**20, ratio=100)
+
+TOO_MANY = f"more than {MOST_CELLS:,} cells at once"
+NOT_UPLOADED = "not a file that was uploaded here"
+
+_LITTER = {"thumbs.db", "desktop.ini", ".ds_store"}
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One image of a batch: its pixels, or why there are none."""
+
+    name: str
+    pixels: images.Pixels | None
+    reason: str = ""
+
+
+def own(path: object, folder: Path) -> Path:
+    """`path` as a file that lies below the upload `folder`, links resolved.
+
+    Raises:
+        images.Unreadable: it is none, whatever else it may name.
+    """
+    if not isinstance(path, str) or "\0" in path:
+        raise images.Unreadable(NOT_UPLOADED)
+    try:
+        file = Path(path).resolve()
+        inside = file.is_relative_to(folder.resolve()) and file.is_file()
+    except (OSError, ValueError):
+        inside = False
+    if not inside:
+        raise images.Unreadable(NOT_UPLOADED)
+    return file
+
+
+def one(file: Path, limits: images.Limits) -> images.Pixels:
+    """The pixels of one image file, uint8 (h, w, 3); images.Unreadable where it is none."""
+    return images.read(file, limits).pixels
+
+
+def many(files: Sequence[tuple[str, Path]], limits: images.Limits) -> Iterator[Upload]:
+    """Every image of named files, zips opened, one after the other; bad ones never stop the rest.
+
+    Only one image is held at a time. A zip in a zip is no image. A zip that is unsafe as a whole
+    (links, paths outside it, a bomb) gives one row that says so.
+    """
+    given = 0
+    for name, file in files:
+        for upload in (
+            _zipped(name, file, limits) if zipfile.is_zipfile(file) else [_plain(name, file, limits)]
+        ):
+            if given == MOST_CELLS:
+                yield Upload(name, None, TOO_MANY)
+                return
+            given += 1
+            yield upload
+
+
+def _plain(name: str, file: Path, limits: images.Limits) -> Upload:
+    try:
+        return Upload(name, one(file, limits))
+    except images.Unreadable as error:
+        return Upload(name, None, error.reason)
+
+
+def _zipped(name: str, file: Path, limits: images.Limits) -> Iterator[Upload]:
+    try:
+        for member in archives.members(file, _ZIP):
+            inside = member.path.name
+            if inside.startswith(".") or inside.lower() in _LITTER:
+                continue
+            path = f"{name}/{member.path}"
+            try:
+                yield Upload(path, images.read(member.stream, limits).pixels)  # type: ignore[arg-type]
+            except images.Unreadable as error:
+                yield Upload(path, None, error.reason)
+    except UserError as error:
+        # The sentence names the file where it lies here, which is nobody's business.
+        yield Upload(name, None, str(error).replace(str(file), "the zip"))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError):
+        yield Upload(name, None, "damaged or encrypted zip")
+
+
+def count(files: Sequence[Path]) -> int:
+    """About how many images `many` will give: for a progress bar."""
+    total = 0
+    for file in files:
+        try:
+            with zipfile.ZipFile(file) as pack:
+                total += sum(not info.is_dir() for info in pack.infolist())
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            total += 1
+    return min(total, MOST_CELLS)

@@ -1,0 +1,110 @@
+"""What the model's number means, in words that a laboratory uses."""
+
+from dataclasses import dataclass
+
+from app.judge import Answer
+from malaria import labels, predict
+from malaria.bundle import Record
+
+REJECTED = "rejected"
+NO_CELL = "This does not look like a stained red cell."
+RESEARCH = "Research use only. Not a diagnosis."
+
+# Where one cell in ten or more like it is of the other kind, a person should look.
+_UNSURE = (0.1, 0.9)
+
+
+@dataclass(frozen=True)
+class Point:
+    """An operating point: from `threshold` on a cell is called Parasitized."""
+
+    name: str
+    threshold: float
+    specificity: float | None = None
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """P from where to where the model asks for a second look; the divide lies in it always."""
+        return min(_UNSURE[0], self.threshold), max(_UNSURE[1], min(self.threshold, 1.0))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the page and the programs are told of a cell; `p` and `category` are None unless status is ok."""
+
+    status: str
+    p: float | None
+    category: str | None
+    second_look: bool
+    headline: str
+    sentences: tuple[str, ...]
+    reason: str = ""
+
+
+HALF = Point("0.5", 0.5)
+
+
+def points(record: Record) -> tuple[Point, ...]:
+    """0.5, as the original page has it, then the bundle's own."""
+    fitted = [
+        Point(f"{point.specificity * 100:g} % specificity", point.threshold, point.specificity)
+        for point in record.operating_points
+    ]
+    return HALF, *fitted
+
+
+def of(answer: Answer, point: Point, synthetic: bool) -> Verdict:
+    """The verdict on one cell at an operating point; `synthetic`: the model knows drawn cells only."""
+    p = answer.p_parasitized
+    if answer.rejected is not None or p is None:
+        said = (
+            "The model gives no category: cut out one red cell of a Giemsa-stained thin smear, on black.",
+        )
+        return Verdict(REJECTED, None, None, False, NO_CELL, said, answer.rejected or NO_CELL)
+    category = labels.category(p, point.threshold)
+    low, high = point.band
+    second_look = low <= p <= high
+    sentences = (*_meaning(p, synthetic), _side(p, point))
+    if second_look:
+        sentences += (
+            "The model is not sure of this cell. Look at it yourself: at least one in ten such cells is of "
+            "the other kind, or it lies close to the divide.",
+        )
+    return Verdict(predict.PREDICTED, p, category, second_look, category, sentences)
+
+
+def unreadable(reason: str) -> Verdict:
+    """The verdict on a file that is no usable image."""
+    said = ("Upload a PNG, JPEG, BMP, TIFF, GIF or WebP image of one red cell.",)
+    return Verdict(
+        predict.UNREADABLE, None, None, False, f"This file cannot be judged: {reason}.", said, reason
+    )
+
+
+def number(p: float, beside: float | None = None) -> str:
+    """P for people: three places, or six where it would look equal to `beside` and is not."""
+    short = f"{p:.3f}"
+    if beside is not None and p != beside and short == f"{beside:.3f}":
+        return f"{p:.6f}"
+    return short
+
+
+def _meaning(p: float, synthetic: bool) -> tuple[str, ...]:
+    share = round(100 * p)
+    about = "fewer than 1" if share < 1 else "more than 99" if share > 99 else f"about {share}"
+    cells = "drawn, synthetic cells" if synthetic else "labelled cells"
+    return (
+        f"Of 100 {cells} that the model rates like this one, {about} should be parasitised, "
+        "in a set like the one it was calibrated on. In a smear with few parasites it is fewer.",
+    )
+
+
+def _side(p: float, point: Point) -> str:
+    divide = number(point.threshold)
+    if p == point.threshold:
+        return f"P lies exactly on the divide at {divide}; the divide itself counts as Parasitized."
+    side = "above" if p > point.threshold else "below"
+    return (
+        f"P is {side} the divide at {number(point.threshold, p)} ({point.name}). "
+        "The divide itself counts as Parasitized."
+    )

@@ -1,0 +1,93 @@
+"""A model bundle for tests, made without training and read without TensorFlow.
+
+Its network is in tests/data/violet.tflite; `python -m tests.bundles` makes that file anew.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from app import pictures
+from malaria import bundle, files, images, labels, trained_on
+
+NETWORK = Path(__file__).parent / "data/violet.tflite"
+SIZE = 50
+POINTS = ((0.95, 0.6), (0.97, 0.7), (0.99, 0.8))
+
+
+def violet(folder: Path) -> Path:
+    """Write a bundle whose network looks for violet: P grows with the most violet spot of the cell."""
+    folder.mkdir(parents=True)
+    (folder / bundle.NETWORK).write_bytes(NETWORK.read_bytes())
+    (folder / bundle.PARTS["figures"]).write_text(json.dumps(_figures()), encoding="utf-8")
+    seen = trained_on.hashes(images.resize(pixels, SIZE) for pixels, _ in drawn_cells()[:4])
+    (folder / bundle.PARTS["trained_on"]).write_bytes(trained_on.to_bytes(seen))
+    (folder / bundle.CARD).write_text("# Model card: violet spots\n", encoding="utf-8")
+    named = {"network": bundle.NETWORK, **bundle.PARTS}
+    record = bundle.Record(
+        schema_version=1,
+        name="malaria-cells",
+        research_use_only=True,
+        synthetic=True,
+        data_source="sample",
+        input_size=SIZE,
+        min_side=16,
+        max_pixels=4_000_000,
+        resize=images.RESIZE,
+        labels=labels.LABELS,
+        positive=labels.POSITIVE,
+        precision="float32",
+        temperature=1.0,
+        operating_points=tuple(
+            bundle.OperatingPoint(specificity=specificity, threshold=threshold)
+            for specificity, threshold in POINTS
+        ),
+        hashes={
+            name: hashlib.sha256((folder / file).read_bytes()).hexdigest() for name, file in named.items()
+        },
+        libraries={},
+    )
+    files.write_json(folder / bundle.RECORD, record.model_dump(mode="json"))
+    return folder
+
+
+def drawn_cells() -> list[tuple[images.Pixels, bool]]:
+    """Twelve synthetic cells, and whether each is parasitised."""
+    return pictures.drawn(12, seed=3)
+
+
+def _figures() -> dict[str, object]:
+    """What the page shows of `figures.json`: a few figures, and curves of a few points."""
+    figure = {"value": 0.9, "low": 0.8, "high": 0.95}
+    keys = ("sensitivity", "specificity", "worst_decile_sensitivity", "auc", "accuracy", "ece")
+    scores = {"cells": 40, "patients": 8, **dict.fromkeys(keys, figure)}
+    curve = [0.0, 0.5, 1.0]
+    plots = {
+        "roc": {"one_minus_specificity": curve, "sensitivity": curve},
+        "precision_recall": {"sensitivity": curve, "precision": curve},
+        "reliability": {"mean_probability": curve, "share_parasitized": curve},
+    }
+    return {"judged": "test", "sides": {"val": scores, "test": scores}, "plots": plots}
+
+
+def _network() -> bytes:
+    import keras
+    import numpy as np
+    from keras import layers
+
+    from malaria import export, network
+
+    cell = keras.Input((SIZE, SIZE, 3), name="cell")
+    colour = layers.Conv2D(1, 1, activation="relu", name="violet")
+    spot = layers.GlobalMaxPooling2D(name=network.FEATURES)
+    logit = layers.Dense(1, name="logit")
+    x = layers.AveragePooling2D(3, strides=1)(colour(layers.Rescaling(1 / 255)(cell)))
+    model = keras.Model(cell, layers.Activation("sigmoid", name=network.PROBABILITY)(logit(spot(x))))
+    # Blue above green: 0.06 in the cell, 0.27 in a parasite, 0 outside.
+    colour.set_weights([np.array([0.0, -1.0, 1.0]).reshape(1, 1, 3, 1), np.array([-0.1])])
+    logit.set_weights([np.array([[60.0]]), np.array([-4.0])])
+    return export.convert(model, "float32", np.zeros((1, SIZE, SIZE, 3), np.uint8))
+
+
+if __name__ == "__main__":
+    NETWORK.write_bytes(_network())

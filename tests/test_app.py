@@ -1,0 +1,325 @@
+"""The app as programs and probes meet it: `python -m app` on a free port."""
+
+import csv
+import io
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import requests
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from app import cells, heatmap, many, origin, uploads, verdict
+from app.judge import Answer, Judge
+from app.model import open_model
+from malaria import bundle, images, predict
+from malaria.errors import UserError
+from tests import app_server, bundles
+
+LIMITS = images.Limits(16, 4_000_000)
+
+
+def png(pixels) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return bundles.drawn_cells()
+
+
+@pytest.fixture(scope="module")
+def model(model_bundle):
+    return open_model(model_bundle, batch=8)
+
+
+@pytest.fixture(scope="module")
+def client(live):
+    opened = Client(live.url, verbose=False)
+    yield opened
+    opened.close()
+
+
+def test_classify_takes_one_image_and_answers_as_the_bundle_does(client, drawn, model, tmp_path):
+    for number, (pixels, _) in enumerate(drawn):
+        file = tmp_path / f"{number}.png"
+        file.write_bytes(png(pixels))
+        said = client.predict(handle_file(str(file)), api_name="/classify")
+        assert said["p_parasitized"] == pytest.approx(model.answer(pixels).p_parasitized, abs=1e-6)
+        assert said["category"] == ("Parasitized" if said["p_parasitized"] >= 0.5 else "Uninfected")
+
+
+def test_classify_takes_another_threshold_and_refuses_one_that_is_none(client, drawn, tmp_path):
+    file = tmp_path / "cell.png"
+    file.write_bytes(png(drawn[0][0]))
+    assert client.predict(handle_file(str(file)), 1.0, api_name="/classify")["category"] == "Uninfected"
+    with pytest.raises(AppError, match="threshold must be a number from 0 to 1"):
+        client.predict(handle_file(str(file)), 7, api_name="/classify")
+
+
+def test_classify_batch_gives_the_rows_of_predict_and_totals(client, drawn, tmp_path):
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
+        for number, (pixels, _) in enumerate(drawn):
+            pack.writestr(f"deep/{number:02}.png", png(pixels))
+        pack.writestr("deep/note.png", "no image")
+    said = client.predict([handle_file(str(tmp_path / "cells.zip"))], api_name="/classify_batch")
+    assert [row["file"] for row in said["rows"]][:2] == ["cells.zip/deep/00.png", "cells.zip/deep/01.png"]
+    assert list(said["rows"][0]) == ["file", "p_parasitized", "category", "status", "reason"]
+    assert said["rows"][-1]["status"] == predict.UNREADABLE
+    assert (said["totals"]["images"], said["totals"]["judged"]) == (13, 12)
+    assert said["totals"]["low"] < said["totals"]["share"] < said["totals"]["high"]
+
+
+def test_model_info_and_version_name_what_is_served(client, live, model_bundle):
+    record = bundle.read_record(model_bundle)
+    for said in (client.predict(api_name="/model_info"), requests.get(f"{live.url}/version").json()):
+        assert said["hashes"] == record.hashes
+    points = client.predict(api_name="/model_info")["operating_points"]
+    assert [point["threshold"] for point in points] == [0.5, 0.6, 0.7, 0.8]
+
+
+def test_every_function_of_the_page_has_a_name(live):
+    config = requests.get(f"{live.url}/config").json()
+    assert all(dependency["api_name"] for dependency in config["dependencies"])
+    public = requests.get(f"{live.url}/gradio_api/info").json()["named_endpoints"]
+    assert set(public) == {"/classify", "/classify_batch", "/model_info"}
+    required = [
+        p["parameter_name"] for p in public["/classify"]["parameters"] if not p["parameter_has_default"]
+    ]
+    assert required == ["image"]
+
+
+def test_the_plain_route_takes_an_image_as_the_body(live, drawn, model):
+    said = requests.post(f"{live.url}/classify", data=png(drawn[0][0]))
+    assert said.status_code == 200
+    assert said.json()["p_parasitized"] == pytest.approx(model.answer(drawn[0][0]).p_parasitized, abs=1e-6)
+    refused = requests.post(f"{live.url}/classify", data=b"no image")
+    assert refused.status_code == 422
+    assert "no PNG, JPEG" in refused.json()["error"]
+    assert requests.post(f"{live.url}/classify?threshold=2", data=b"").status_code == 422
+
+
+def test_a_probe_is_answered_and_the_log_names_no_file(live, drawn):
+    assert requests.get(f"{live.url}/healthz").json() == {"status": "ok"}
+    path = live.upload(("secret-name-of-a-patient.png", png(drawn[0][0])))[0]
+    assert requests.get(f"{live.url}/gradio_api/file={path}").status_code == 200
+    live.answer("classify", {"path": path, "orig_name": "secret-name-of-a-patient.png"})
+    assert "secret-name" not in live.log.read_text()
+    wanted = {"healthz", "upload", "file", "call", "answer"}
+    poll(lambda: wanted <= {line.get("route") for line in live.logged()}, seconds=10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_ends_within_five_seconds(model_bundle, tmp_path, number):
+    with app_server.start("--model", str(model_bundle), log=tmp_path / "log") as server:
+        # A page that is open holds a connection for as long as it is.
+        page = requests.get(f"{server.url}/gradio_api/heartbeat/abc", stream=True)
+        assert next(page.iter_lines()) == b"data: ALIVE"
+        server.process.send_signal(number)
+        assert server.process.wait(timeout=5) == 0
+        assert [line["event"] for line in server.logged()][-1] == "ended"
+
+
+def test_uploads_do_not_outlive_their_time_nor_the_app(model_bundle, tmp_path, drawn):
+    import os
+
+    with app_server.start("--model", str(model_bundle), "--keep", "1", log=tmp_path / "log") as server:
+        path = server.upload(("cell.png", png(drawn[0][0])))[0]
+        folder = os.path.dirname(os.path.dirname(path))
+        assert os.path.isdir(folder)
+        poll(lambda: not os.path.exists(path), seconds=20)
+        server.process.terminate()
+        server.process.wait(timeout=5)
+        assert not os.path.exists(folder)
+
+
+def poll(done, seconds: float) -> None:
+    import time
+
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.1)
+
+
+def test_the_app_imports_no_tensorflow(model_bundle):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from app import cells, page, serving; from app.model import open_model\n"
+        f"model = open_model(Path({str(model_bundle)!r}), 8)\n"
+        "with serving.upload_folder() as folder:\n"
+        "    serving.make([model], cells.find(None), folder, page.Limits())\n"
+        "print(sorted({'tensorflow', 'keras', 'scipy', 'sklearn', 'dvc'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=app_server.ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_names_every_option_and_imports_no_gradio():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "app", "--help"],
+        cwd=app_server.ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for option in ("--model", "--cells", "--host", "--port", "--queue", "--concurrency", "--batch", "--keep"):
+        assert option in done.stdout
+    assert "gradio" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda folder: shutil.rmtree(folder), "is no model bundle"),
+        (lambda folder: (folder / "network.tflite").unlink(), "is incomplete, without network.tflite"),
+        (lambda folder: (folder / "network.tflite").write_bytes(b"x"), "its hash differs"),
+        (lambda folder: (folder / "trained_on.npy").write_bytes(b"x"), "its hash differs"),
+        (lambda folder: (folder / "figures.json").unlink(), "is incomplete, without figures.json"),
+        (lambda folder: (folder / "bundle.json").write_text('{"schema_version": 99}'), "unknown schema"),
+    ],
+)
+def test_a_bundle_that_cannot_be_trusted_stops_the_start_with_a_sentence(
+    model_bundle, tmp_path, spoil, sentence
+):
+    folder = tmp_path / "bundle"
+    shutil.copytree(model_bundle, folder)
+    spoil(folder)
+    with pytest.raises(UserError, match=sentence):
+        open_model(folder, batch=8)
+
+
+def test_wrong_options_end_with_one_sentence(model_bundle, tmp_path):
+    for arguments, sentence in (
+        (("--model", str(tmp_path / "none")), "is no model bundle"),
+        (("--model", str(model_bundle), "--cells", str(tmp_path)), "holds no labelled cells"),
+        (("--model", str(model_bundle), "--port", "99999"), "Cannot listen on"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "app", *arguments],
+            cwd=app_server.ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        said = [line for line in done.stderr.splitlines() if not line.startswith("INFO")]
+        assert len(said) == 1
+        assert said[0].startswith("error: ")
+        assert sentence in said[0]
+
+
+def test_the_divide_itself_counts_as_parasitized_and_is_said():
+    exact = verdict.of(Answer(0.5), verdict.HALF, synthetic=False)
+    assert exact.category == "Parasitized"
+    assert "exactly on the divide at 0.500" in " ".join(exact.sentences)
+    just_below = verdict.of(Answer(0.4999999), verdict.HALF, synthetic=False)
+    assert just_below.category == "Uninfected"
+    assert "below the divide" in " ".join(just_below.sentences)
+
+
+def test_no_cell_gets_no_category():
+    said = verdict.of(Answer(None, "too far from any cell"), verdict.HALF, synthetic=False)
+    assert (said.status, said.p, said.category) == ("rejected", None, None)
+    assert said.headline == "This does not look like a stained red cell."
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.5, 0.95, 1.0])
+def test_the_second_look_always_holds_the_divide(threshold):
+    low, high = verdict.Point("", threshold).band
+    assert low <= threshold <= high
+    assert verdict.of(Answer(threshold), verdict.Point("", threshold), False).second_look
+
+
+def test_the_map_marks_what_the_answer_hangs_on():
+    cell = np.full((50, 50, 3), 200, dtype=np.uint8)
+    cell[10:16, 30:36] = 90
+    importance = heatmap.importance(
+        cell, lambda cells: np.where((cells.reshape(len(cells), -1) < 100).any(1), 0.9, 0.1)
+    )
+    row, column = np.unravel_index(importance.argmax(), importance.shape)
+    assert 8 <= row <= 18
+    assert 28 <= column <= 38
+    assert abs(importance[40, 10]) < 1e-9
+
+
+def test_many_threads_get_their_own_answers(model_bundle, drawn):
+    from concurrent.futures import ThreadPoolExecutor
+
+    judge = Judge(bundle.load(model_bundle), most=5)
+    resized = [judge.resize(pixels) for pixels, _ in drawn]
+    alone = [judge.ask([cell])[0].p_parasitized for cell in resized]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda number: judge.ask(resized[: number % 12 + 1]), range(48)))
+    for number, answers in enumerate(together):
+        assert [answer.p_parasitized for answer in answers] == pytest.approx(
+            alone[: number % 12 + 1], abs=1e-6
+        )
+
+
+def test_an_error_of_the_network_reaches_who_asked_and_the_next_is_answered(model_bundle):
+    judge = Judge(bundle.load(model_bundle))
+    with pytest.raises(ValueError, match=r"\S"):
+        judge.ask(np.zeros((1, 7, 7, 3, 2), np.uint8))
+    assert judge.ask(np.zeros((1, 50, 50, 3), np.uint8))[0].p_parasitized is not None
+
+
+def test_cells_that_the_model_was_made_with_are_known_and_never_scored(model, drawn, tmp_path):
+    for number, (pixels, parasitized) in enumerate(drawn):
+        folder = tmp_path / ("Parasitized" if parasitized else "Uninfected")
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.png").write_bytes(png(pixels))
+    cards = cells.reveal(cells.draw(cells.find(tmp_path), model))
+    assert sum(card.met is True for card in cards) == 4
+    assert cells.tally(cards, verdict.HALF).cells == 8
+
+
+def test_a_round_keeps_the_score_of_both():
+    cards = (
+        cells.Card("", "Parasitized", Answer(0.9), met=False),
+        cells.Card("", "Uninfected", Answer(0.9), met=False),
+        cells.Card("", "Uninfected", Answer(0.1), met=False),
+    )
+    cards = cells.guess(cells.guess(cards, "Uninfected"), "Uninfected")
+    assert cells.tally(cards, verdict.HALF) == cells.Tally(cells=2, model=1, guessed=2, person=1)
+    cards = cells.guess(cards, None)
+    assert cells.tally(cards, verdict.HALF) == cells.Tally(cells=3, model=2, guessed=2, person=1)
+    assert cells.current(cards) is None
+
+
+def test_the_csv_is_what_predict_writes(model, drawn):
+    batch = [uploads.Upload("a.png", drawn[0][0]), uploads.Upload("b.png", None, "empty file")]
+    judged = list(many.judge(model, None, batch))
+    text = many.as_csv(judged, [many.verdict_on(one, verdict.HALF, True) for one in judged])
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert list(rows[0]) == ["path", "p_parasitized", "category", "status", "reason"]
+    assert (rows[1]["status"], rows[1]["p_parasitized"]) == ("unreadable", "")
+
+
+@pytest.mark.parametrize(
+    ("hits", "cells_", "low", "high"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (0, 0, 0, 1)]
+)
+def test_the_interval_of_a_share_is_wilsons(hits, cells_, low, high):
+    assert many.wilson(hits, cells_) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_a_committed_bundle_is_told_by_its_commit_and_tag(model_bundle, tmp_path):
+    repository = tmp_path / "repository"
+    shutil.copytree(model_bundle, repository / "models/pretrained")
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    for command in (
+        ("init", "-q", "."),
+        ("add", "-A"),
+        (*identity, "commit", "-qm", "all"),
+        ("tag", "v1.2.0"),
+    ):
+        subprocess.run(["git", *command], cwd=repository, check=True)
+    found = origin.of(repository / "models/pretrained")
+    assert (len(found.revision), found.tags) == (40, ("v1.2.0",))
+    assert found.date.startswith("20")
+    (repository / "models/pretrained/bundle.json").write_text("{}")
+    assert origin.of(repository / "models/pretrained") == origin.Origin()
