@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from test_images import blank_png, encoded, noise
 
 from malaria import audit, audit_page, images, names, params, slides, tables
 from malaria.errors import UserError
 from malaria.paths import PARAMS
 from stages import audit as stage
+from tests.test_images import blank_png, encoded, noise
 
 SETTINGS = params.Audit(max_quarantined=0.5, min_side=16, max_pixels=4_000_000)
 LIMITS = images.Limits(SETTINGS.min_side, SETTINGS.max_pixels)
