@@ -1,0 +1,137 @@
+"""The gate takes cells, turns away what is none, and says why in words."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from malaria import gate, images, smear
+from malaria.errors import UserError
+
+
+def drawn(seed: int, count: int) -> np.ndarray:
+    """Synthetic cells of 50 px, uint8 (count, 50, 50, 3), of as many patients."""
+    random = np.random.default_rng(seed)
+    return np.stack(
+        [images.resize(smear.draw(random, smear.stain(random), at % 2 == 0), 50) for at in range(count)]
+    )
+
+
+def features_of(cells: np.ndarray) -> np.ndarray:
+    """Stands in for a network: what a 5 x 5 copy of the cell looks like, float32 (n, 75)."""
+    small = [np.asarray(Image.fromarray(cell).resize((5, 5))) for cell in cells]
+    return np.stack(small).reshape(len(cells), -1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def train():
+    return drawn(1, 400)
+
+
+@pytest.fixture(scope="module")
+def fitted(train):
+    found = gate.fit(train, features_of(train))
+    held_out = drawn(2, 400)
+    return gate.with_limits(found, gate.limits(gate.distances(found, held_out, features_of(held_out)), 0.02))
+
+
+def reasons(fitted, picture):
+    cells = images.resize(picture, 50)[None]
+    return gate.reasons(fitted, cells, features_of(cells))[0]
+
+
+def test_new_cells_pass_but_for_about_the_share_that_was_asked_for(fitted):
+    cells = drawn(3, 400)
+    turned = sum(reason is not None for reason in gate.reasons(fitted, cells, features_of(cells)))
+    assert turned <= 24
+
+
+def test_the_limits_turn_away_the_share_of_held_out_cells_that_was_asked_for():
+    held_out = np.random.default_rng(0).gamma(9, size=(1000, 2))
+    found = gate.limits(held_out, 0.05)
+    assert (held_out > found).any(axis=1).sum() == pytest.approx(50, abs=2)
+
+
+def test_cells_out_of_range_count_towards_the_share():
+    held_out = np.random.default_rng(0).gamma(9, size=(1000, 2))
+    held_out[:30] = np.inf
+    found = gate.limits(held_out, 0.05)
+    assert np.isfinite(found).all()
+    assert (held_out > found).any(axis=1).sum() == pytest.approx(50, abs=2)
+
+
+def test_no_held_out_cells_leave_the_plain_ranges_alone():
+    assert (gate.limits(np.zeros((0, 2))) == np.inf).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda cell: np.full_like(cell, 255), "too little black around the cell"),
+        (lambda cell: np.zeros_like(cell), "nearly all black"),
+        (lambda cell: 255 - cell, "too little black around the cell|corners"),
+        (lambda cell: cell[15:35, 15:35], "too little black around the cell"),
+        (lambda cell: np.repeat(cell.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8), "colour"),
+        (lambda cell: np.tile(cell, (2, 2, 1)), "not one cell|several cells|do not go together"),
+        (lambda cell: (cell.max(axis=2, keepdims=True) > 16) * np.uint8([190, 150, 170]), "one even colour"),
+        (lambda cell: cell * np.uint8([0, 1, 0]), "darker|colour"),
+    ],
+    ids=["white", "black", "inverted", "part", "grey", "four cells", "even disc", "green"],
+)
+def test_what_is_no_stained_cell_is_turned_away_with_a_reason(fitted, make, reason):
+    cell = drawn(5, 1)[0]
+    assert reasons(fitted, cell) is None
+    found = reasons(fitted, np.ascontiguousarray(make(cell)))
+    assert found is not None
+    assert re.search(reason, found), found
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "words"),
+    [(130, 125, None), (46, 100, None), (1200, 900, "a side over 1,000 px"), (50, 130, "as long as wide")],
+)
+def test_the_shape_of_a_crop_is_judged_before_it_is_resized(height, width, words):
+    found = gate.shape_reason(height, width)
+    assert (found is None) if words is None else (words in found)
+
+
+def test_a_gate_is_the_same_after_saving_and_its_bytes_are_too(fitted, tmp_path):
+    gate.save(fitted, tmp_path / "a.npz")
+    gate.save(gate.load(tmp_path / "a.npz"), tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    cells = drawn(4, 20)
+    again = gate.load(tmp_path / "b.npz")
+    assert (
+        gate.distances(again, cells, features_of(cells)) == gate.distances(fitted, cells, features_of(cells))
+    ).all()
+
+
+def test_a_cells_verdict_does_not_depend_on_the_cells_beside_it(fitted):
+    cells = drawn(6, 30)
+    alone = [gate.distances(fitted, cell[None], features_of(cell[None]))[0] for cell in cells]
+    together = gate.distances(fitted, cells, features_of(cells))
+    finite = np.isfinite(together)
+    assert np.allclose(np.stack(alone)[finite], together[finite], rtol=1e-3)
+
+
+def test_a_file_that_is_no_gate_is_refused_and_nothing_is_unpickled(tmp_path):
+    file = tmp_path / "gate.npz"
+    file.write_bytes(b"no gate")
+    with pytest.raises(UserError, match="is damaged or no gate"):
+        gate.load(file)
+    np.savez(file, least=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(UserError, match="is damaged or no gate"):
+        gate.load(file)
+
+
+def test_no_cells_have_no_reasons(fitted):
+    none = np.zeros((0, 50, 50, 3), np.uint8)
+    assert gate.reasons(fitted, none, np.zeros((0, 75), np.float32)) == ()
+
+
+def test_a_feature_that_never_fires_does_no_harm(train):
+    features = features_of(train)
+    features[:, 3] = 0
+    found = gate.fit(train, features)
+    assert np.isfinite(gate.distances(found, train, features)).any(axis=1).mean() > 0.9
