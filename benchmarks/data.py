@@ -149,7 +149,11 @@ def time_stages(work: Path, cells: int, rounds: int) -> None:
     runs: dict[str, list[Run]] = {name: [] for name in (*loops, *stages)}
     for _ in range(rounds):
         for name in ("decode", "audit", "split", "decode and resize", "pack", "decode and Pillow's resize"):
-            runs[name].append(run({**stages, **loops}[name], work))
+            runs[name].append(last := run({**stages, **loops}[name], work))
+            print(
+                f"       {name:27}{last.seconds:6.1f} s, {last.processor:6.1f} s of processor time",
+                flush=True,
+            )
     for name, found in runs.items():
         rate = cells / statistics.median(run.seconds for run in found)
         kind = "stage" if name in stages else "loop "
