@@ -16,7 +16,7 @@ env: $(VENV)/.installed  ## create .venv from the pinned lock file (about 2.7 GB
 $(VENV)/.installed: requirements.lock
 ifdef UV
 	test -x $(BIN)/python || $(UV) venv --python $(PYTHON) $(VENV)
-	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 else
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --require-hashes -r requirements.lock
