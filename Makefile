@@ -78,6 +78,6 @@ lock:  ## resolve pyproject.toml into requirements.lock (needs uv)
 
 clean:  ## remove what the pipeline and the tools made; .venv and DVC's cache stay
 	rm -rf data/raw data/packed data/cells.csv data/splits.csv models/model.keras models/malaria-cells
-	rm -rf reports/train reports/plots reports/predictions.csv reports/audit.html
+	rm -rf .running reports/train reports/plots reports/predictions.csv reports/audit.html
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find data models reports -name '.*.part*' -prune -exec rm -rf {} +

@@ -13,7 +13,7 @@ from dvclive.live import Live
 from sklearn.metrics import log_loss, roc_auc_score
 from tqdm import tqdm
 
-from malaria import augmentation, doubts, draws, network, packed, params
+from malaria import augmentation, checkpoint, doubts, draws, network, packed, params
 from malaria.errors import UserError
 
 # Of the labels in doubt, how many are taken to be wrong (noisy_labels: soften).
@@ -68,14 +68,16 @@ class Trained:
     epochs: int
 
 
-def train(train: Cells, val: Cells, settings: params.Train, log: Path) -> Trained:
+def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: Path | None = None) -> Trained:
     """Train until `settings.epochs`, or until val AUC has not risen for `settings.patience` epochs.
 
     With noisy_labels other than keep, val AUC is that of the cells whose labels are not listed as in
     doubt: the noise should not choose the epoch either.
 
     Args:
-        log: folder for DVCLive's loss and AUC per epoch.
+        log: an empty folder for DVCLive's loss and AUC per epoch.
+        resume: a file where each finished epoch is kept, and where the same training goes on from after
+            it was killed, to the same bytes; None keeps nothing.
 
     Raises:
         UserError: the loss is not finite any more; the sentence names epoch and step.
@@ -102,9 +104,21 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path) -> Traine
     watched_images, watched_labels = val.rows[watched], val.labels[watched]
 
     best_auc, best_epoch, best_weights = -1.0, -1, model.get_weights()
-    epoch = 0
+    history: list[tuple[float, ...]] = []
+    kept = checkpoint.Checkpoint(resume, _key(train, val, settings)) if resume else None
+    if carried := kept.load() if kept else None:
+        history = [tuple(row) for row in carried["history"].tolist()]
+        best_epoch = int(np.argmax([auc for *_, auc in history]))
+        best_auc, best_weights = history[best_epoch][-1], carried["best_weights"]
+        opinion = carried["opinion"]
+        checkpoint.assign([*model.variables, *optimizer.variables], carried["variables"])
+        print(f"Going on after epoch {len(history) - 1}, from {resume}", flush=True)
     with Live(str(log), save_dvc_exp=False, report=None, dvcyaml=None, monitor_system=False) as live:
-        for epoch in range(settings.epochs):
+        for row in history:
+            _log(live, row)
+        for epoch in range(len(history), settings.epochs):
+            if epoch - best_epoch > settings.patience:
+                break
             losses = []
             targets, trust = lessons(train, opinion, epoch, settings.noisy_labels)
             transforms, colour, order = _draw(train, settings, epoch)
@@ -128,21 +142,39 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path) -> Traine
                     )
             p = network.predict(model, val.images[watched_images])
             auc = float(roc_auc_score(watched_labels, p))
-            live.log_metric("train/loss", float(np.mean(losses)))
-            live.log_metric("val/loss", float(log_loss(watched_labels, p, labels=[0, 1])))
-            live.log_metric("val/auc", auc)
-            live.next_step()
+            history.append((float(np.mean(losses)), float(log_loss(watched_labels, p, labels=[0, 1])), auc))
+            _log(live, history[-1])
             print(f"epoch {epoch}: loss {np.mean(losses):.4f}, val AUC {auc:.4f}", flush=True)
             if auc > best_auc:
                 best_auc, best_epoch, best_weights = auc, epoch, model.get_weights()
-            if epoch - best_epoch >= settings.patience:
-                break
+            if kept:
+                kept.save(
+                    {
+                        "history": np.array(history),
+                        "opinion": opinion,
+                        "best_weights": best_weights,
+                        "variables": checkpoint.values([*model.variables, *optimizer.variables]),
+                    }
+                )
     # Near the ceiling val AUC is a matter of luck; the end of the schedule is not.
-    if settings.keep == "best" or epoch + 1 < settings.epochs:
+    if settings.keep == "best" or len(history) < settings.epochs:
         model.set_weights(best_weights)
     else:
-        best_epoch, best_auc = epoch, auc
-    return Trained(model, best_epoch, best_auc, epoch + 1)
+        best_epoch, best_auc = len(history) - 1, history[-1][-1]
+    return Trained(model, best_epoch, best_auc, len(history))
+
+
+def _key(train: Cells, val: Cells, settings: params.Train) -> str:
+    """What tells this training from all others: settings, cells, labels, code, library versions."""
+    sides = [part for side in (train, val) for part in (side.rows, side.labels, side.keys, side.doubtful)]
+    return checkpoint.key(settings.model_dump_json(), train.images, *sides)
+
+
+def _log(live: Any, row: tuple[float, ...]) -> None:
+    """Write an epoch's figures; after a resume those of the epochs before come again, to the same bytes."""
+    for name, value in zip(("train/loss", "val/loss", "val/auc"), row, strict=True):
+        live.log_metric(name, value)
+    live.next_step()
 
 
 def _step(model: keras.Model, optimizer: keras.optimizers.Optimizer, smoothing: float) -> Any:
