@@ -96,6 +96,7 @@ class Train(Section):
     batch_size: Annotated[int, Field(ge=1, le=4096)]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     weight_decay: Annotated[float, Field(ge=0, le=1)]
+    averaging: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, le=0.5)]
     class_weights: Literal["none", "balanced"]
     rotation: Annotated[float, Field(ge=0, le=180)]

@@ -1,5 +1,6 @@
 """The training loop, readable from top to bottom."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ _WRONG = 0.75
 # this far from the label: it is slow to learn labels that contradict all others, but rare forms of
 # parasites are no error.
 _EPOCHS_OF_OPINION, _CONTRADICTION = 4, 0.75
+
+# float32 (n, size, size, 3) and targets (n,) in, the same out.
+Alter = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,18 @@ class Trained:
     epochs: int
 
 
-def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: Path | None = None) -> Trained:
+def train(
+    train: Cells,
+    val: Cells,
+    settings: params.Train,
+    log: Path,
+    resume: Path | None = None,
+    build: Callable[[int], keras.Model] = network.build,
+    alter: Alter | None = None,
+) -> Trained:
     """Train until `settings.epochs`, or until val AUC has not risen for `settings.patience` epochs.
+
+    The network that is watched and returned has the running average of the trained one's weights.
 
     With noisy_labels other than keep, val AUC is that of the cells whose labels are not listed as in
     doubt: the noise should not choose the epoch either.
@@ -78,6 +92,8 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
         log: an empty folder for DVCLive's loss and AUC per epoch.
         resume: a file where each finished epoch is kept, and where the same training goes on from after
             it was killed, to the same bytes; None keeps nothing.
+        build: another network than the pipeline's, for experiments; takes the size in px.
+        alter: what else an experiment does to each augmented batch. Neither is known to `resume`.
 
     Raises:
         UserError: the loss is not finite any more; the sentence names epoch and step.
@@ -86,7 +102,7 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
     size = train.images.shape[1]
-    model = network.build(size)
+    model = build(size)
     steps = -(-len(train.rows) // settings.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(
         0.0,
@@ -98,7 +114,8 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     optimizer.build(model.trainable_variables)
     weights = _class_weights(train.labels, settings.class_weights)
-    step = _step(model, optimizer, settings.label_smoothing)
+    averaged = [tf.Variable(weight) for weight in model.weights]
+    step = _step(model, averaged, optimizer, settings.label_smoothing, alter)
     opinion = train.labels.astype(np.float64)
     watched = _watched(val, settings.noisy_labels)
     watched_images, watched_labels = val.rows[watched], val.labels[watched]
@@ -111,7 +128,7 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
         best_epoch = int(np.argmax([auc for *_, auc in history]))
         best_auc, best_weights = history[best_epoch][-1], carried["best_weights"]
         opinion = carried["opinion"]
-        checkpoint.assign([*model.variables, *optimizer.variables], carried["variables"])
+        checkpoint.assign([*model.variables, *optimizer.variables, *averaged], carried["variables"])
         print(f"Going on after epoch {len(history) - 1}, from {resume}", flush=True)
     with Live(str(log), save_dvc_exp=False, report=None, dvcyaml=None, monitor_system=False) as live:
         for row in history:
@@ -131,6 +148,7 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
                     colour[batch],
                     targets[batch],
                     (weights * trust)[batch],
+                    _share(settings.averaging, epoch * steps + number),
                 )
                 # The first epoch's network knows too little to have one.
                 opinion[batch] = p if epoch == 1 else (opinion[batch] + p) / 2
@@ -140,6 +158,8 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
                         f"The loss is {losses[-1]} at epoch {epoch}, step {number}: "
                         f"lower train.learning_rate (now {settings.learning_rate:g}) in params.yaml."
                     )
+            trained = model.get_weights()
+            model.set_weights(checkpoint.values(averaged))
             p = network.predict(model, val.images[watched_images])
             auc = float(roc_auc_score(watched_labels, p))
             history.append((float(np.mean(losses)), float(log_loss(watched_labels, p, labels=[0, 1])), auc))
@@ -147,19 +167,21 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
             print(f"epoch {epoch}: loss {np.mean(losses):.4f}, val AUC {auc:.4f}", flush=True)
             if auc > best_auc:
                 best_auc, best_epoch, best_weights = auc, epoch, model.get_weights()
+            model.set_weights(trained)
             if kept:
                 kept.save(
                     {
                         "history": np.array(history),
                         "opinion": opinion,
                         "best_weights": best_weights,
-                        "variables": checkpoint.values([*model.variables, *optimizer.variables]),
+                        "variables": checkpoint.values([*model.variables, *optimizer.variables, *averaged]),
                     }
                 )
     # Near the ceiling val AUC is a matter of luck; the end of the schedule is not.
     if settings.keep == "best" or len(history) < settings.epochs:
         model.set_weights(best_weights)
     else:
+        model.set_weights(checkpoint.values(averaged))
         best_epoch, best_auc = len(history) - 1, history[-1][-1]
     return Trained(model, best_epoch, best_auc, len(history))
 
@@ -177,19 +199,39 @@ def _log(live: Any, row: tuple[float, ...]) -> None:
     live.next_step()
 
 
-def _step(model: keras.Model, optimizer: keras.optimizers.Optimizer, smoothing: float) -> Any:
+def _share(averaging: float, step: int) -> np.float32:
+    """The share of the newest weights in the running average: more at first, while there are few."""
+    return np.float32(1 - min(averaging, (1 + step) / (10 + step)))
+
+
+def _step(
+    model: keras.Model,
+    averaged: list[tf.Variable],
+    optimizer: keras.optimizers.Optimizer,
+    smoothing: float,
+    alter: Alter | None,
+) -> Any:
     """One step of training as a compiled function: a batch in, its loss and P(parasitised) out."""
     loss_of = keras.losses.BinaryCrossentropy(label_smoothing=smoothing)
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
     def step(
-        images: tf.Tensor, transforms: tf.Tensor, colour: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor
+        images: tf.Tensor,
+        transforms: tf.Tensor,
+        colour: tf.Tensor,
+        targets: tf.Tensor,
+        weights: tf.Tensor,
+        share: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         cells = augmentation.apply(images, transforms, colour)
+        if alter:
+            cells, targets = alter(cells, targets)
         with tf.GradientTape() as tape:
             p = model(cells, training=True)
             loss = loss_of(targets[:, None], p, sample_weight=weights[:, None])
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        for average, weight in zip(averaged, model.weights, strict=True):
+            average.assign_add(share * (weight - average))
         return loss, p[:, 0]
 
     return step
