@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro app screenshots test lint crossval label-audit pretrained repro-check kill-fetch bench-data lock clean
+.PHONY: help env repro app screenshots test lint crossval ablate label-audit pretrained repro-check kill-fetch bench-data lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,11 @@ lint: env  ## check style, format and types
 crossval: export PATH := $(CURDIR)/$(BIN):$(PATH)
 crossval: env  ## cross-validate by patient, a DVC experiment a fold
 	python -m experiments.crossval
+
+ablate: export PATH := $(CURDIR)/$(BIN):$(PATH)
+ablate: env  ## change one thing of the recipe at a time, and cross-validate each change
+	dvc repro pack
+	python -m experiments.ablate
 
 label-audit: export PATH := $(CURDIR)/$(BIN):$(PATH)
 label-audit: env  ## after crossval: rank every label by how likely it is wrong

@@ -32,5 +32,6 @@ PREDICTIONS = Path("reports/predictions.csv")
 BUNDLE = Path("models/malaria-cells")
 PRETRAINED = Path("models/pretrained")
 
-# What cross-validation leaves: no stage makes it.
+# What cross-validation and ablation leave: no stage makes it.
 CROSSVAL = Path("reports/crossval")
+ABLATION = Path("reports/ablation")
