@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro app screenshots test lint crossval ablate label-audit pretrained repro-check kill-fetch bench-data lock clean
+.PHONY: help env repro app screenshots test lint crossval ablate label-audit pretrained repro-check kill-fetch bench-data bench-training lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -76,6 +76,11 @@ kill-fetch: env  ## kill the fetch 50 times and check what the next run leaves
 bench-data: export PATH := $(CURDIR)/$(BIN):$(PATH)
 bench-data: env  ## time fetch, audit, split and pack on a set of the real size
 	python -m benchmarks.data
+
+bench-training: export PATH := $(CURDIR)/$(BIN):$(PATH)
+bench-training: env  ## time the original's way of training against ours, to the same mark
+	dvc repro pack split
+	python -m benchmarks.training
 
 lock:  ## resolve pyproject.toml into requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-annotate --no-header \
