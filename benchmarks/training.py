@@ -3,9 +3,9 @@
 The original's, written plainly with Keras: an ImageDataGenerator that decodes PNGs from class folders every
 epoch and rotates, shears and flips them; three blocks of convolution and pooling, one sigmoid; Adam, batches
 of 32. Ours: training from packed arrays, for as few epochs as reach the mark, compilation included. Both are
-judged by AUC on the val cells of the split; the time that takes counts for ours alone. The mark is `--mark`, or
-the original's best where it does not get there. Every run is a process of its own, and once done it is kept in
-reports/benchmark-training. Needs `dvc repro pack split`.
+judged by AUC on the val cells of the split; the time that takes counts for ours alone. The mark is `--mark`,
+or the original's best where it does not get there. Every run is a process of its own, and once done it is
+kept in reports/benchmark-training. Needs `dvc repro pack split`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from malaria import files, packed, paths, tables, training
+from malaria import files, packed, paths, tables
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.labels import LABELS
@@ -105,6 +105,8 @@ def _measured(way: str, seed: int, epochs: int, mark: float) -> dict[str, Any]:
 def run_ours(seed: int, epochs: int) -> None:
     """Train for `epochs` from packed arrays, and print what it took as JSON."""
     begun = time.monotonic()
+    from malaria import training
+
     cells, splits = packed.load(paths.PACKED), tables.read(paths.SPLITS, tables.SPLITS)
     settings = load_params().train.model_copy(
         update={"seed": seed, "epochs": epochs, "patience": epochs, "noisy_labels": "keep"}
@@ -122,6 +124,8 @@ def run_original(seed: int, epochs: int, mark: float) -> None:
     import tensorflow as tf
     from keras import layers
     from sklearn.metrics import roc_auc_score
+
+    from malaria import training
 
     keras.utils.set_random_seed(seed)
     cells, splits = packed.load(paths.PACKED), tables.read(paths.SPLITS, tables.SPLITS)
@@ -171,7 +175,7 @@ def run_original(seed: int, epochs: int, mark: float) -> None:
 def _print(aucs: list[float], seconds: list[float], cells: int) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     found = {"auc": aucs, "seconds": seconds, "cells_a_second": cells / seconds[-1], "mebibytes": peak}
-    print(json.dumps(found))
+    print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,10 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="all train cells, and the epochs of params.yaml")
     parser.add_argument("--page", type=Path, default=Path("docs/model.md"), help="whose table is replaced")
     given = parser.parse_args()
-    # TensorFlow takes seconds to import; --help should not wait for it.
+    # TensorFlow takes seconds to import; --help should not wait for it. Imported here, it keeps quiet.
+    from malaria import network  # noqa: F401
+
+    # isort: split
     from experiments import variants
 
     settings = load_params()
