@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 STAGES = ("fetch", "audit", "split", "pack", "train", "evaluate", "export")
 
 # Reading parameters, naming paths, starting and ending a command: a change there changes no result.
-WIRING = {"command", "errors", "files", "params", "paths"}
+WIRING = {"command", "errors", "files", "params", "paths", "running"}
 
 SMALL = {
     "data.sample.patients": 12,
