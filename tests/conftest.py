@@ -1,11 +1,13 @@
 """What several tests share: a small synthetic sample on disk, and the real cells where they are."""
 
+import io
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from malaria import params, sources
 from tests import app_server, bundles
@@ -46,6 +48,17 @@ def model_bundle(tmp_path_factory) -> Path:
     Shared: read it, never change it. It was "made with" the first 4 of `drawn_cells`.
     """
     return bundles.violet(tmp_path_factory.mktemp("bundle") / "malaria-cells")
+
+
+@pytest.fixture(scope="session")
+def pngs() -> list[bytes]:
+    """The PNG files of `bundles.drawn_cells`."""
+    found = []
+    for pixels, _ in bundles.drawn_cells():
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "PNG")
+        found.append(stream.getvalue())
+    return found
 
 
 @pytest.fixture(scope="session")
