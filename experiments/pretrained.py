@@ -1,14 +1,15 @@
 """Make the bundle that the repository carries: trained on every patient, judged out of fold.
 
 Run `make crossval` first, with the same parameters. Its folds' bundles judge the cells that they never
-saw: temperature, operating points and every figure on the card come from there. The network is then
-trained on all cells, for the epochs of params.yaml, with nothing held out.
+saw: temperature, operating points, the gate's limits and every figure on the card come from there. The
+network is then trained on all cells, for the epochs of params.yaml, with nothing held out.
 """
 
 import argparse
 import io
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import dvc.api
@@ -21,6 +22,8 @@ from malaria import (
     doubts,
     export,
     files,
+    gate,
+    images,
     network,
     packed,
     paths,
@@ -40,6 +43,28 @@ _LABELS = """ Of the training labels those that `train.labels_file` lists were d
 `train.noisy_labels: {how}` says; no fold's test labels were touched."""
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Every cell as the fold's bundle judges it that never saw its patient, and the gate's limits.
+
+    cells: columns path, patient, label, fold, p_network and rejected, sorted by path; limits: float64
+    (2,), as `gate.limits` finds them on the distances from each fold's own gate.
+    """
+
+    cells: pd.DataFrame
+    limits: gate.Floats
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """What one fold's bundle says of its test cells; `tested` has the columns path, patient and label."""
+
+    tested: pd.DataFrame
+    pixels: images.Pixels
+    said: bundle.Predictions
+    fitted_gate: gate.Gate
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.pretrained", description=__doc__)
     parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
@@ -47,8 +72,8 @@ def main() -> int:
     arguments = parser.parse_args()
     settings = load_params()
     cells = packed.load(paths.PACKED)
-    judged = _out_of_fold(arguments.name, cells)
-    everyone = judged.assign(split=tables.TRAIN)
+    judged = out_of_fold(arguments.name, cells)
+    everyone = judged.cells.assign(split=tables.TRAIN)
 
     listed = doubts.read(Path(settings.train.labels_file), "train.labels_file")
     learnt = training.side(cells, everyone, tables.TRAIN, listed)
@@ -68,49 +93,64 @@ def main() -> int:
     record = assembly.draft(settings, cells.size, flatbuffer, hashes)
     with files.atomic_folder(arguments.out) as folder:
         assembly.write(folder, flatbuffer, record, "")
-        p = bundle.load(folder).run(pixels).p_network
+        said = bundle.load(folder).run(pixels)
         y = (learnt.labels > 0.5).astype(np.int64)
-        agreement = export.check_agreement(p, network.predict(model, pixels), y, settings.export.precision)
+        agreement = export.check_agreement(
+            said.p_network, network.predict(model, pixels), y, settings.export.precision
+        )
+        fitted_gate = gate.with_limits(gate.fit(pixels, said.features), judged.limits)
         origin = _ORIGIN.format(
-            cells=len(judged),
-            patients=judged.patient.nunique(),
-            folds=judged.fold.nunique(),
+            cells=len(judged.cells),
+            patients=judged.cells.patient.nunique(),
+            folds=judged.cells.fold.nunique(),
             labels=_LABELS.format(how=settings.train.noisy_labels) if listed else "",
         )
         seen, parameters = trained_on.hashes(pixels), model.count_params()
-        sides = {"out of fold": judged}
-        assembly.finish(folder, flatbuffer, record, sides, seen, parameters, settings.evaluate, origin)
+        sides = {"out of fold": judged.cells}
+        assembly.finish(
+            folder, flatbuffer, record, fitted_gate, sides, seen, parameters, settings.evaluate, origin
+        )
         shutil.copyfile(paths.PARAMS, folder / paths.PARAMS.name)
     print(f"{arguments.out}: {agreement.decisions} of {agreement.cells:,} decisions differ from Keras's")
     return 0
 
 
-def _out_of_fold(name: str, cells: packed.Packed) -> pd.DataFrame:
-    """What each fold's bundle says of its test cells: columns path, patient, label, fold and p_network.
+def out_of_fold(name: str, cells: packed.Packed) -> Judged:
+    """What the folds' bundles of a cross-validation say of all cells.
 
     Raises:
-        UserError: the cross-validation is missing, or was of other cells.
+        UserError: the cross-validation is missing, was of other cells, or its bundles have no gate.
     """
     file = paths.CROSSVAL / f"{name}.csv"
     if not file.is_file():
         raise UserError(f"{file} is missing: run `make crossval` first, or name another with --name.")
-    folds = sorted(tables.read(file, tables.OUT_OF_FOLD).fold.unique())
-    judged = pd.concat([_of_fold(f"{name}-{fold}", cells).assign(fold=fold) for fold in folds])
-    if sorted(judged.path) != sorted(cells.index.path):
+    numbers = sorted(tables.read(file, tables.OUT_OF_FOLD).fold.unique())
+    folds = {number: _of_fold(f"{name}-{number}", cells) for number in numbers}
+    if sorted(path for fold in folds.values() for path in fold.tested.path) != sorted(cells.index.path):
         raise UserError(
             f"{file} is of other cells than data/packed: run `dvc repro pack` and `make crossval`."
         )
-    return judged.sort_values("path", ignore_index=True)
+    far = [gate.distances(fold.fitted_gate, fold.pixels, fold.said.features) for fold in folds.values()]
+    limits = gate.limits(np.concatenate(far))
+    judged = pd.concat([_judged(fold, limits).assign(fold=number) for number, fold in folds.items()])
+    return Judged(judged.sort_values("path", ignore_index=True), limits)
 
 
-def _of_fold(revision: str, cells: packed.Packed) -> pd.DataFrame:
+def _judged(fold: _Fold, limits: gate.Floats) -> pd.DataFrame:
+    reasons = gate.reasons(gate.with_limits(fold.fitted_gate, limits), fold.pixels, fold.said.features)
+    return fold.tested.assign(p_network=fold.said.p_network, rejected=[reason or "" for reason in reasons])
+
+
+def _of_fold(revision: str, cells: packed.Packed) -> _Fold:
     splits = pd.read_csv(io.StringIO(dvc.api.read(str(paths.SPLITS), rev=revision)), dtype="str")
     tested = splits[splits.split == tables.TEST]
+    pixels = cells.images[packed.rows_of(cells, tested.path)]
     with tempfile.TemporaryDirectory() as folder:
         dvc.api.DVCFileSystem(rev=revision).get(str(paths.BUNDLE), folder, recursive=True)
         fold = bundle.load(next(Path(folder).rglob(bundle.RECORD)).parent)
-        p = fold.run(cells.images[packed.rows_of(cells, tested.path)]).p_network
-    return tested.assign(p_network=p)
+        if fold.fitted_gate is None:
+            raise UserError(f"The bundle of {revision} has no gate: run `make crossval` again.")
+        return _Fold(tested, pixels, fold.run(pixels), fold.fitted_gate)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from malaria import (
     doubts,
     evaluation,
     files,
+    gate,
     images,
     labels,
     params,
@@ -23,7 +24,18 @@ from malaria import (
 )
 
 # What shapes the network's answers; a change elsewhere leaves the bundle's code hash alone.
-CODE = ("augmentation", "calibration", "doubts", "draws", "export", "images", "network", "packed", "training")
+CODE = (
+    "augmentation",
+    "calibration",
+    "doubts",
+    "draws",
+    "export",
+    "gate",
+    "images",
+    "network",
+    "packed",
+    "training",
+)
 
 
 def draft(settings: params.Params, size: int, network: bytes, hashes: dict[str, str]) -> bundle.Record:
@@ -34,7 +46,7 @@ def draft(settings: params.Params, size: int, network: bytes, hashes: dict[str, 
         hashes: of what else it was made of; the network's own is added.
     """
     return bundle.Record(
-        schema_version=1,
+        schema_version=2,
         name="malaria-cells",
         research_use_only=True,
         synthetic=settings.data.source == "sample",
@@ -57,6 +69,7 @@ def finish(
     folder: Path,
     network: bytes,
     record: bundle.Record,
+    fitted_gate: gate.Gate,
     sides: dict[str, pd.DataFrame],
     made_with: trained_on.Hashes,
     parameters: int,
@@ -67,9 +80,10 @@ def finish(
 
     Args:
         record: as `draft` gives it.
+        fitted_gate: fitted on the cells that the network was trained on, its limits set.
         sides: what exported networks said of cells that they were not trained on, columns path, patient,
-            label and p_network. Temperature and operating points are fitted on the first, the last is
-            what the bundle is judged by.
+            label, p_network and rejected (why, or an empty text). Temperature and operating points are
+            fitted on the first, the last is what the bundle is judged by.
         made_with: the cells that any choice was made with.
         parameters: of the network.
         origin: as `card.render` takes it.
@@ -79,14 +93,21 @@ def finish(
     """
     fitted = evaluation.fit_on(next(iter(sides.values())), settings)
     listed = doubts.read(Path(settings.doubtful_labels), "evaluate.doubtful_labels")
-    scores = {name: evaluation.score(side, fitted, settings, listed) for name, side in sides.items()}
+    scores = {
+        name: evaluation.score(side, fitted, settings, listed) | {"rejected": evaluation.rejections(side)}
+        for name, side in sides.items()
+    }
     judged = sides[list(sides)[-1]]
     p = calibration.apply(judged.p_network.to_numpy(), fitted.temperature)
     curves = plots.frames(judged.assign(p_parasitized=p), settings.bins, settings.min_cells)
     record = record.model_copy(
         update={"temperature": fitted.temperature, "operating_points": _operating_points(fitted)}
     )
-    parts = {"figures": _figures(scores, curves), "trained_on": trained_on.to_bytes(made_with)}
+    parts = {
+        "figures": _figures(scores, curves),
+        "trained_on": trained_on.to_bytes(made_with),
+        "gate": gate.to_bytes(fitted_gate),
+    }
     record = _write_parts(folder, record, parts)
     write(folder, network, record, card.render(record, parameters, scores, origin))
     return record

@@ -5,6 +5,7 @@ bundle.json      how to feed it and read it, and what it was made of (`Record`)
 MODEL_CARD.md    what it is for, how good it is, and what it must not be used for
 figures.json     every figure on val and test with its interval, and the curves of the plots
 trained_on.npy   short hashes of the cells it was made with (`malaria.trained_on`)
+gate.npz         what turns away pictures that are no stained red cell (`malaria.gate`)
 
 Nothing in it changes from one run to the next: version and date belong to the commit that carries it.
 """
@@ -20,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from malaria import calibration, files, images, labels, paths
+from malaria import calibration, files, gate, images, labels, paths
 from malaria.errors import UserError
 
 NETWORK, RECORD, CARD = "network.tflite", "bundle.json", "MODEL_CARD.md"
 
 # What goes with the network, by the name of its hash in the record.
-PARTS = {"figures": "figures.json", "trained_on": "trained_on.npy"}
+PARTS = {"figures": "figures.json", "trained_on": "trained_on.npy", "gate": "gate.npz"}
 
 # Cells a call of the network; larger batches gain nothing and take memory.
 _BATCH = 64
@@ -46,13 +47,14 @@ class OperatingPoint(BaseModel):
 class Record(BaseModel):
     """`bundle.json`, whole.
 
-    `hashes` are SHA-256: of the network's file, of the packed index (every cell's hash), of the
+    `schema_version` is 2 where a gate may judge what is a cell at all, which readers of version 1 know
+    nothing of. `hashes` are SHA-256: of the network's file, of the packed index (every cell's hash), of the
     split, and of the code that shaped the network; `data_source` is params.yaml's data.source.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     name: str
     research_use_only: Literal[True]
     synthetic: bool
@@ -72,20 +74,28 @@ class Record(BaseModel):
 
 @dataclass(frozen=True)
 class Predictions:
-    """`p_parasitized` and `p_network` (before calibration): float64 (n,); `features`: float32 (n, d)."""
+    """`p_parasitized` and `p_network` (before calibration): float64 (n,); `features`: float32 (n, d);
+    `rejected`: for each why it is no cell to judge, in words for people, or None. What the network says
+    of rejected ones means nothing.
+    """
 
     p_parasitized: npt.NDArray[np.float64]
     p_network: npt.NDArray[np.float64]
     features: npt.NDArray[np.float32]
+    rejected: tuple[str | None, ...]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle. Not for use by several threads at once."""
+    """A loaded bundle. Not for use by several threads at once.
+
+    `fitted_gate` is None where the bundle was written without one: it then takes everything for a cell.
+    """
 
     folder: Path
     record: Record
     interpreter: Any
+    fitted_gate: gate.Gate | None
 
     @property
     def limits(self) -> images.Limits:
@@ -93,23 +103,47 @@ class Bundle:
         return images.Limits(self.record.min_side, self.record.max_pixels)
 
     def predict(self, cells: Sequence[images.Pixels] | images.Pixels) -> npt.NDArray[np.float64]:
-        """Calibrated P(parasitised), float64 (n,), of crops of any size: each uint8 (h, w, 3)."""
-        return self.run(cells).p_parasitized
+        """Calibrated P(parasitised), float64 (n,), of crops of any size: each uint8 (h, w, 3).
 
-    def run(self, cells: Sequence[images.Pixels] | images.Pixels) -> Predictions:
-        """Everything that the network says of crops of any size: each uint8 (h, w, 3)."""
+        nan where the gate turns the picture away; `run` says why.
+        """
+        said = self.run(cells)
+        return np.where([reason is None for reason in said.rejected], said.p_parasitized, np.nan)
+
+    def run(
+        self,
+        cells: Sequence[images.Pixels] | images.Pixels,
+        shapes: Sequence[tuple[int, int]] | None = None,
+    ) -> Predictions:
+        """Everything that the bundle says of crops of any size: each uint8 (h, w, 3).
+
+        Args:
+            shapes: height and width that the crops had, where they have been resized already.
+        """
         runner = self.interpreter.get_signature_runner()
         names = sorted(runner.get_output_details())
         p = np.zeros(len(cells))
-        features = []
+        features: list[npt.NDArray[np.float32]] = []
+        rejected: list[str | None] = []
         for start in range(0, len(cells), _BATCH):
-            batch = [images.resize(cell, self.record.input_size) for cell in cells[start : start + _BATCH]]
-            outputs = runner(cell=np.stack(batch).astype(np.float32))
+            crops = cells[start : start + _BATCH]
+            batch = np.stack([images.resize(cell, self.record.input_size) for cell in crops])
+            outputs = runner(cell=batch.astype(np.float32))
             p[start : start + len(batch)] = outputs[names[0]][:, 0]
             features.append(outputs[names[1]])
+            if self.fitted_gate is not None:
+                found = [cell.shape for cell in crops] if shapes is None else shapes[start : start + _BATCH]
+                shape_reasons = [gate.shape_reason(*shape[:2]) for shape in found]
+                reasons = gate.reasons(self.fitted_gate, batch, features[-1])
+                rejected += [first or second for first, second in zip(shape_reasons, reasons, strict=True)]
         width = runner.get_output_details()[names[1]]["shape"][-1]
         joined = np.concatenate(features) if features else np.zeros((0, width), np.float32)
-        return Predictions(calibration.apply(p, self.record.temperature), p, joined)
+        return Predictions(
+            calibration.apply(p, self.record.temperature),
+            p,
+            joined,
+            tuple(rejected) if self.fitted_gate is not None else (None,) * len(cells),
+        )
 
 
 def load(folder: Path | str, threads: int | None = None) -> Bundle:
@@ -135,10 +169,11 @@ def load(folder: Path | str, threads: int | None = None) -> Bundle:
             f"{network} is not the network that {RECORD} describes (its hash differs): "
             "fetch the bundle again."
         )
+    fitted = part(folder, record, "gate")
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(network), num_threads=threads or os.cpu_count() or 1)
-    return Bundle(folder, record, interpreter)
+    return Bundle(folder, record, interpreter, None if fitted is None else gate.from_bytes(fitted))
 
 
 def read_record(folder: Path) -> Record:

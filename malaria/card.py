@@ -15,8 +15,9 @@ def render(record: bundle.Record, parameters: int, sides: dict[str, dict[str, An
     """`MODEL_CARD.md`, whole.
 
     Args:
-        sides: `evaluation.score` of each side; temperature and operating points were fitted on the
-            first, and the figures to go by are the last one's. One side alone is out of fold.
+        sides: `evaluation.score` of each side, and `evaluation.rejections` under `rejected`; temperature
+            and operating points were fitted on the first, and the figures to go by are the last one's.
+            One side alone is out of fold.
         origin: what else there is to say of the data and of how the bundle was made, as Markdown.
     """
     environment = jinja2.Environment(

@@ -112,6 +112,21 @@ def score(
     }
 
 
+def rejections(cells: pd.DataFrame) -> dict[str, Any]:
+    """How many cells a bundle's gate turns away, for JSON: in all, of each class, and by reason.
+
+    Args:
+        cells: columns label and rejected, the reason or an empty text.
+    """
+    turned = cells[cells.rejected != ""]
+    return {
+        "of": len(cells),
+        "cells": len(turned),
+        "parasitized": int((turned.label == PARASITIZED).sum()),
+        "reasons": {str(reason): int(count) for reason, count in turned.rejected.value_counts().items()},
+    }
+
+
 def _figures(
     cells: pd.DataFrame,
     y: metrics.Ints,

@@ -1,15 +1,15 @@
 """Turn away pictures that are no stained red cell, which a network would answer just as confidently.
 
-Fitted on the training cells alone, in three layers: the picture's shape; plain quantities of its look
-(black around the cell, colour, texture), each within the range that training cells span; and two
-Mahalanobis distances from the training cells, of those quantities taken together and of the network's
-last features (Lee et al. 2018, arXiv:1807.03888, who use one Gaussian a class: one for all does here).
-The distances' limits are set on cells that the network did not train on.
+Fitted on the training cells alone. The picture's shape is judged first, and then three distances: how far
+any plain quantity of its look (black around the cell, colour, texture) lies outside the range that
+training cells span, and two Mahalanobis distances from the training cells, of those quantities taken
+together and of the network's last features (Lee et al. 2018, arXiv:1807.03888, who use one Gaussian a
+class: one for all does here). The distances' limits are set on cells that the network did not train on.
 """
 
 import dataclasses
+import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,7 @@ REASONS = {
     ),
     "roughness": ("blurred beyond what can be judged", "rougher than a stained red cell"),
 }
-_FAR = {0: f"{_NO_CELL}: colour, texture and outline do not go together", 1: _NO_CELL}
+_FAR = (f"{_NO_CELL}: colour, texture and outline do not go together", _NO_CELL)
 
 # Brighter than this in any channel counts as part of the cell; lossy copies are not quite black outside.
 _BLACK = 16
@@ -53,8 +53,15 @@ _BLACK = 16
 # cannot teach what a crop's shape may be.
 _LARGEST_SIDE, _LARGEST_ASPECT = 1000, 2.5
 
-# Ranges are those of all training cells but this share at each end, and wider by a tenth of the span.
+# Ranges are those of all training cells but this share at each end. A cell may lie outside by a tenth of
+# the range's width; by more where held-out cells do, as when the training cells are of few patients.
 _TAIL, _SLACK = 0.0002, 0.1
+
+# A range has some width even where all training cells are alike, as with no colour outside the cell.
+_NARROWEST = 1e-3
+
+# Cells looked at together: as fast as all at once, and a tenth of a gigabyte instead of gigabytes.
+_BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Gate:
     least, most: float32 (q,), the range of each of `quantities`; look_centre (q,) and look_whitening
     (q, q): where training cells lie, and what turns the difference from there into a Mahalanobis
     distance; features_centre (d,), features_whitening (d, d): the same of the network's features;
-    limits: float64 (2,), the largest distance of a cell in each.
+    limits: float64 (3,), the largest of each of a cell's `distances`.
     """
 
     least: Singles
@@ -77,52 +84,51 @@ class Gate:
 
 
 def fit(cells: Pixels, features: Singles) -> Gate:
-    """Learn how training cells look. Its limits are infinite until `limits` gives some.
+    """Learn how training cells look. Until `limits` gives better ones, only ranges have a limit.
 
     Args:
         cells: uint8 (n, size, size, 3), the training cells.
         features: float32 (n, d), what the network says of them.
     """
     look = quantities(cells)
-    least, most = np.quantile(look, [_TAIL, 1 - _TAIL], axis=0)
-    slack = _SLACK * (most - least)
-    return Gate(
-        (least - slack).astype(np.float32),
-        (most + slack).astype(np.float32),
-        *_whiten(look),
-        *_whiten(features),
-        np.full(2, np.inf),
-    )
+    least, most = np.quantile(look, [_TAIL, 1 - _TAIL], axis=0).astype(np.float32)
+    return Gate(least, most, *_whiten(look), *_whiten(features), limits(np.zeros((0, 3))))
 
 
 def distances(gate: Gate, cells: Pixels, features: Singles) -> Floats:
-    """How far cells lie from the training cells: float64 (n, 2), of their look and of their features.
+    """How far cells lie from the training cells: float64 (n, 3).
 
-    Infinite where a plain quantity alone is out of range. Comparable between networks: each distance is
-    in units of its own training cells' spread.
+    The first is by how much the plain quantity that fits worst is out of its range, in widths of the range
+    (below zero inside); then come the Mahalanobis distances of look and features. Comparable between
+    networks: each is in units of its own training cells' spread.
     """
-    return _distances(gate, quantities(cells), features)
+    look = quantities(cells)
+    return _distances(gate, _outside(gate, look), look, features)
 
 
 def limits(held_out: Floats, rejected: float = 0.01) -> Floats:
     """The limits that turn away a share `rejected` of held-out cells, as near as their number allows.
 
     Args:
-        held_out: float64 (n, 2), distances of cells that neither network nor gate was fitted on.
+        held_out: float64 (n, 3), distances of cells that neither network nor gate was fitted on.
 
     Returns:
-        float64 (2,): both limits leave out the same share on their own, together `rejected`.
+        float64 (3,): ranges leave out half of `rejected` at most; both Mahalanobis distances leave out
+        the same share each, so that with the ranges `rejected` are left out. Without held-out cells these
+        two have no limit.
     """
     if not len(held_out):
-        return np.full(2, np.inf)
-    ranks = held_out.argsort(axis=0, kind="stable").argsort(axis=0)
+        return np.array([_SLACK, np.inf, np.inf])
+    widest = max(_SLACK, float(np.quantile(held_out[:, 0], 1 - rejected / 2, method="higher")))
+    # Those out of range are left out whatever the other limits.
+    far = np.where(held_out[:, :1] > widest, np.inf, held_out[:, 1:])
+    ranks = far.argsort(axis=0, kind="stable").argsort(axis=0)
     worst = np.quantile(ranks.max(axis=1), 1 - rejected, method="higher")
-    found: Floats = np.sort(held_out, axis=0)[int(worst)]
-    return found
+    return np.array([widest, *np.sort(far, axis=0)[int(worst)]])
 
 
 def with_limits(gate: Gate, found: Floats) -> Gate:
-    """`gate` with the limits that `limits` found, float64 (2,)."""
+    """`gate` with the limits that `limits` found, float64 (3,)."""
     return dataclasses.replace(gate, limits=found)
 
 
@@ -130,10 +136,17 @@ def reasons(gate: Gate, cells: Pixels, features: Singles) -> tuple[str | None, .
     """For each cell why it is turned away, or None: uint8 (n, size, size, 3), float32 (n, d)."""
     look = quantities(cells)
     outside = _outside(gate, look)
-    beyond = _distances(gate, look, features) > gate.limits
-    if not outside.any() and not beyond.any():
-        return (None,) * len(cells)
-    return tuple(_reason(*verdicts) for verdicts in zip(outside, beyond, strict=True))
+    beyond = _distances(gate, outside, look, features) > gate.limits
+    return tuple(
+        _reason(sides > gate.limits[0])
+        if out_of_range
+        else _FAR[0]
+        if far[0]
+        else _FAR[1]
+        if far[1]
+        else None
+        for sides, (out_of_range, *far) in zip(outside, beyond, strict=True)
+    )
 
 
 def shape_reason(height: int, width: int) -> str | None:
@@ -154,6 +167,31 @@ def quantities(cells: Pixels) -> Singles:
     brightness, of red over green and of blue over green; roughness: log of the mean step between
     neighbours. Brightness and colours in grey levels.
     """
+    parts = [_quantities(cells[start : start + _BATCH]) for start in range(0, len(cells), _BATCH)]
+    return np.concatenate(parts) if parts else np.zeros((0, len(REASONS)), np.float32)
+
+
+def to_bytes(gate: Gate) -> bytes:
+    """`gate` as an .npz file, whose bytes depend on the gate alone."""
+    out = io.BytesIO()
+    np.savez(out, **{field.name: getattr(gate, field.name) for field in dataclasses.fields(Gate)})
+    return out.getvalue()
+
+
+def from_bytes(content: bytes) -> Gate:
+    """Read what `to_bytes` wrote, nothing of it unpickled; UserError where it is no gate of this version."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            gate = Gate(**{field.name: arrays[field.name] for field in dataclasses.fields(Gate)})
+    except Exception:
+        # NumPy answers foreign bytes with several kinds of exception.
+        raise UserError("The bundle's gate is damaged or none: fetch or export the bundle again.") from None
+    if gate.least.shape != (len(REASONS),) or gate.limits.shape != (3,):
+        raise UserError("The bundle's gate is of another version: use the version that exported it.")
+    return gate
+
+
+def _quantities(cells: Pixels) -> Singles:
     count, size = cells.shape[:2]
     planes = np.ascontiguousarray(cells.transpose(0, 3, 1, 2))
     part = np.maximum(np.maximum(planes[:, 0], planes[:, 1]), planes[:, 2]) > _BLACK
@@ -192,51 +230,31 @@ def quantities(cells: Pixels) -> Singles:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def save(gate: Gate, path: Path) -> None:
-    """Write `gate` as an .npz file whose bytes depend on the gate alone."""
-    np.savez(path, **{field.name: getattr(gate, field.name) for field in dataclasses.fields(Gate)})
+def _distances(gate: Gate, outside: Singles, look: Singles, features: Singles) -> Floats:
+    """`distances` of cells whose quantities are `look`, and lie `outside` their ranges as `_outside` says."""
+    far = [
+        outside.max(axis=(1, 2)),
+        np.linalg.norm((look - gate.look_centre) @ gate.look_whitening, axis=1),
+        np.linalg.norm((features - gate.features_centre) @ gate.features_whitening, axis=1),
+    ]
+    return np.stack(far, axis=1).astype(np.float64)
 
 
-def load(path: Path) -> Gate:
-    """Read a gate that `save` wrote; nothing in it is unpickled.
+def _outside(gate: Gate, look: Singles) -> Singles:
+    """By how much each quantity is under its range and over it, in the range's widths: float32 (n, q, 2).
 
-    Raises:
-        UserError: the file is damaged or holds something else.
+    Far below zero on a side that says nothing.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            gate = Gate(**{field.name: arrays[field.name] for field in dataclasses.fields(Gate)})
-    except Exception:
-        # NumPy answers foreign bytes with several kinds of exception.
-        raise UserError(f"{path} is damaged or no gate: fetch or export the bundle again.") from None
-    if gate.least.shape != (len(REASONS),) or gate.limits.shape != (2,):
-        raise UserError(f"{path} is a gate of another version: fetch or export the bundle again.")
-    return gate
+    width = np.maximum(gate.most - gate.least, _NARROWEST)
+    far = np.stack([gate.least - look, look - gate.most], axis=2) / width[:, None]
+    counts = np.array([[bool(words) for words in sides] for sides in REASONS.values()])
+    return np.where(counts, far, np.float32(-1))
 
 
-def _distances(gate: Gate, look: Singles, features: Singles) -> Floats:
-    far = np.stack(
-        [
-            np.linalg.norm((look - gate.look_centre) @ gate.look_whitening, axis=1),
-            np.linalg.norm((features - gate.features_centre) @ gate.features_whitening, axis=1),
-        ],
-        axis=1,
-    ).astype(np.float64)
-    far[_outside(gate, look).any(axis=1)] = np.inf
-    return far
-
-
-def _reason(outside: npt.NDArray[np.int8], beyond: npt.NDArray[np.bool_]) -> str | None:
-    """The first plain reason; else that of the distances; else none."""
-    for (too_little, too_much), side in zip(REASONS.values(), outside, strict=True):
-        if side:
-            return too_much if side > 0 else too_little
-    return next((_FAR[which] for which in (0, 1) if beyond[which]), None)
-
-
-def _outside(gate: Gate, look: Singles) -> npt.NDArray[np.int8]:
-    """-1 where a quantity is under its range, 1 where over, else 0: int8 (n, q)."""
-    return (look > gate.most).astype(np.int8) - (look < gate.least).astype(np.int8)
+def _reason(outside: npt.NDArray[np.bool_]) -> str:
+    """What to say of a cell with quantities `outside` their ranges, bool (q, 2): the reason of the first."""
+    said = zip(REASONS.values(), outside, strict=True)
+    return next(words[int(sides[1])] for words, sides in said if sides.any())
 
 
 def _whiten(values: Singles) -> tuple[Singles, Singles]:

@@ -12,13 +12,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-import numpy as np
-
 from malaria import images, labels
 from malaria.bundle import Bundle
 from malaria.errors import UserError
 
-PREDICTED, UNREADABLE = "ok", "unreadable"
+PREDICTED, UNREADABLE, REJECTED = "ok", "unreadable", "rejected"
 
 # Images decoded before the network sees them: enough to keep all cores busy, little memory.
 _CHUNK = 256
@@ -41,6 +39,14 @@ class Row:
     category: str | None
     status: str
     reason: str
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A decoded image: uint8 (size, size, 3), resized, and the height and width that it had."""
+
+    pixels: images.Pixels
+    shape: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -72,14 +78,15 @@ def find(paths: Sequence[Path]) -> Iterator[Item]:
 def predict(bundle: Bundle, items: Iterable[Item]) -> Iterator[Row]:
     """A row for each item, in their order; one bad file never stops the rest."""
 
-    def decode(item: Item) -> images.Pixels | str:
+    def decode(item: Item) -> _Cell | str:
         try:
             pixels = images.read(item.read(), bundle.limits).pixels
         except images.Unreadable as error:
             return error.reason
         except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
             return f"cannot be read: {error}"
-        return images.resize(pixels, bundle.record.input_size)
+        # A chunk of large pictures would take gigabytes at their own size.
+        return _Cell(images.resize(pixels, bundle.record.input_size), pixels.shape[:2])
 
     stream = iter(items)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -101,15 +108,19 @@ def write(rows: Iterable[Row], out: TextIO) -> None:
         writer.writerow([row.path, p, row.category or "", row.status, row.reason])
 
 
-def _rows(bundle: Bundle, items: list[Item], decoded: list[images.Pixels | str]) -> Iterator[Row]:
-    cells = [cell for cell in decoded if not isinstance(cell, str)]
-    p_of = iter(bundle.predict(np.stack(cells)) if cells else ())
+def _rows(bundle: Bundle, items: list[Item], decoded: list[_Cell | str]) -> Iterator[Row]:
+    cells = [cell for cell in decoded if isinstance(cell, _Cell)]
+    said = bundle.run([cell.pixels for cell in cells], [cell.shape for cell in cells])
+    answers = zip(said.p_parasitized, said.rejected, strict=True)
     for item, cell in zip(items, decoded, strict=True):
         if isinstance(cell, str):
             yield Row(item.path, None, None, UNREADABLE, cell)
+            continue
+        p, reason = next(answers)
+        if reason is not None:
+            yield Row(item.path, None, None, REJECTED, reason)
         else:
-            p = float(next(p_of))
-            yield Row(item.path, p, labels.category(p), PREDICTED, "")
+            yield Row(item.path, float(p), labels.category(p), PREDICTED, "")
 
 
 def _file(path: Path) -> Iterator[Item]:

@@ -9,7 +9,7 @@ def main() -> None:
     params = load_params()
     import numpy as np
 
-    from malaria import assembly, bundle, export, files, labels, network, packed, tables, trained_on
+    from malaria import assembly, bundle, export, files, gate, labels, network, packed, tables, trained_on
 
     model = network.load(MODEL)
     cells = packed.load(PACKED)
@@ -26,18 +26,25 @@ def main() -> None:
     record = assembly.draft(params, cells.size, flatbuffer, hashes)
     with files.atomic_folder(BUNDLE) as folder:
         assembly.write(folder, flatbuffer, record, "")
-        p = bundle.load(folder).run(cells.images[packed.rows_of(cells, judged.path)]).p_network
+        exported = bundle.load(folder)
+        pixels = cells.images[packed.rows_of(cells, judged.path)]
+        said = exported.run(pixels)
         agreement = export.check_agreement(
-            p,
+            said.p_network,
             judged.p_network.to_numpy(),
             np.asarray(judged.label == labels.POSITIVE, dtype=np.int64),
             params.export.precision,
         )
-        judged["p_network"] = p
+        learnt = cells.images[train]
+        doors = gate.fit(learnt, exported.run(learnt).features)
+        val = (judged.split == tables.VAL).to_numpy()
+        doors = gate.with_limits(doors, gate.limits(gate.distances(doors, pixels[val], said.features[val])))
+        judged["p_network"] = said.p_network
+        judged["rejected"] = [reason or "" for reason in gate.reasons(doors, pixels, said.features)]
         sides = {name: judged[judged.split == name] for name in (tables.VAL, tables.TEST)}
         made_with = packed.rows_of(cells, splits.path[splits.split != tables.TEST])
         seen = trained_on.hashes(cells.images[row] for row in made_with)
-        assembly.finish(folder, flatbuffer, record, sides, seen, model.count_params(), params.evaluate)
+        assembly.finish(folder, flatbuffer, record, doors, sides, seen, model.count_params(), params.evaluate)
     print(
         f"{BUNDLE}: {len(flatbuffer):,} bytes, within {agreement.difference:.1g} of the trained network; "
         f"{agreement.decisions} of {agreement.cells:,} decisions at 0.5 differ, AUC by {agreement.auc:.1g}"

@@ -49,6 +49,12 @@ def model_bundle(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def gated_bundle(tmp_path_factory) -> Path:
+    """`model_bundle` with a gate, which takes synthetic cells and turns away most else. Shared too."""
+    return bundles.violet(tmp_path_factory.mktemp("gated") / "malaria-cells", gated=True)
+
+
+@pytest.fixture(scope="session")
 def live(model_bundle, tmp_path_factory) -> Iterator[app_server.Server]:
     """`python -m app` with `model_bundle`, on a free port."""
     with app_server.start("--model", str(model_bundle), log=tmp_path_factory.mktemp("app") / "log") as server:

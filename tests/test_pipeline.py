@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("fetch", "audit", "split", "pack", "train", "evaluate", "export")
@@ -142,7 +143,9 @@ def test_the_outputs_are_what_dvc_yaml_promises(finished):
         assert {row["split"] for row in csv.DictReader(table)} == {"train", "val", "test"}
     record = json.loads((finished / "models/malaria-cells/bundle.json").read_text())
     assert record["synthetic"] is True
-    assert "synthetic sample" in (finished / "models/malaria-cells/MODEL_CARD.md").read_text()
+    card = (finished / "models/malaria-cells/MODEL_CARD.md").read_text()
+    assert "synthetic sample" in card
+    assert re.search(r"\| test \| \d+ \| \d+ \(\d+\.\d\d %\) \| \d+ \|", card)
     assert "synthetic sample" in (finished / "reports/audit.html").read_text().lower()
     shown = run("dvc", "metrics", "show", "--json", cwd=finished).stdout
     assert "reports/metrics.json" in shown
@@ -166,12 +169,26 @@ def test_predict_gives_a_row_an_image_whatever_it_is_given(finished, tmp_path):
     assert (bad["p_parasitized"], bad["category"], bad["status"]) == ("", "", "unreadable")
 
 
+def test_the_exported_bundle_turns_away_what_is_no_cell_and_few_cells(finished, tmp_path):
+    Image.new("RGB", (120, 120), "white").save(tmp_path / "blank.png")
+    out = tmp_path / "out.csv"
+    command = (sys.executable, "-m", "malaria", "predict", str(tmp_path / "blank.png"), "data/raw")
+    run(*command, "--model", "models/malaria-cells", "--out", str(out), cwd=finished)
+    with out.open() as table:
+        blank, *rows = csv.DictReader(table)
+    assert (blank["p_parasitized"], blank["category"], blank["status"]) == ("", "", "rejected")
+    assert "cut out on black" in blank["reason"]
+    assert sum(row["status"] == "rejected" for row in rows) < 24
+
+
 def test_evaluate_scores_a_labelled_folder_as_the_pipeline_does(finished):
     done = run(
         sys.executable, "-m", "malaria", "evaluate", "data/raw", "--model", "models/malaria-cells", "--json",
         cwd=finished,
     )  # fmt: skip
-    assert json.loads(done.stdout)["cells"] == 240
+    scores = json.loads(done.stdout)
+    assert scores["cells"] + scores["rejected"]["cells"] == scores["rejected"]["of"] == 240
+    assert scores["rejected"]["cells"] < 24
 
 
 @pytest.mark.parametrize(

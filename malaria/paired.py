@@ -1,0 +1,160 @@
+"""Two models on the same cells: how far their figures are apart, with 95 % intervals over patients.
+
+Both are judged under the same draws of the same patients, so that what makes a patient hard for either
+cancels out: an interval that excludes zero says that patients like these would tell the two apart.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from malaria import doubts, evaluation, metrics, params
+from malaria.errors import UserError
+from malaria.labels import PARASITIZED
+
+# Figures that `differences` gives, and in words.
+FIGURES = {
+    "auc": "AUC",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "macro_auc": "AUC, mean of patients",
+    "macro_sensitivity": "sensitivity, mean of patients",
+    "worst_decile_sensitivity": "sensitivity, worst tenth of them",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of both models, and `one` minus `other` with its interval; nan where it cannot be given."""
+
+    one: float
+    other: float
+    difference: metrics.Estimate
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.difference.low > 0 or self.difference.high < 0
+
+
+def read(file: Path) -> pd.DataFrame:
+    """Read a table of predictions: a column path or file, p_parasitized, and whatever else it has.
+
+    Raises:
+        UserError: there is no such table, or it lacks these columns.
+    """
+    try:
+        table = pd.read_csv(
+            file, keep_default_na=False, dtype={"patient": "str", "path": "str", "file": "str"}
+        )
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing: name a table of predictions.") from None
+    except (ValueError, UnicodeDecodeError):
+        raise UserError(f"{file} is no CSV table of predictions.") from None
+    if "p_parasitized" not in table or not {"path", "file"} & set(table):
+        raise UserError(
+            f"{file} has the columns {', '.join(table.columns)}, but needs path (or file) and p_parasitized."
+        )
+    return table
+
+
+def join(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """The cells that both tables predict, sorted by path.
+
+    Args:
+        one: columns path, patient, label and p_parasitized, as in tables.PREDICTIONS or OUT_OF_FOLD.
+        other: columns path, or file (a name without folders), and p_parasitized.
+
+    Returns:
+        Columns path, patient, label, one and other (the two probabilities), and what else `one` has.
+
+    Raises:
+        UserError: a cell stands in a table twice.
+    """
+    key = "path" if "path" in other else "file"
+    names = one.path if key == "path" else one.path.map(lambda path: Path(path).name)
+    for twice in (names[names.duplicated()], other[key][other[key].duplicated()]):
+        if len(twice):
+            raise UserError(f"{twice.iloc[0]} stands twice in a table of predictions: a cell has one row.")
+    theirs = pd.Series(other.p_parasitized.to_numpy(np.float64), index=other[key])
+    joined = one.rename(columns={"p_parasitized": "one"}).assign(other=names.map(theirs).to_numpy(np.float64))
+    return joined[joined.other.notna()].sort_values("path", ignore_index=True)
+
+
+def differences(
+    cells: pd.DataFrame, settings: params.Evaluate, doubtful: frozenset[tuple[str, str]] = frozenset()
+) -> dict[str, dict[str, Difference]]:
+    """The figures of `FIGURES` of two models on the same cells, decided at 0.5.
+
+    Args:
+        cells: columns path, patient, label, one and other, as `join` gives them.
+        settings: its resamples, seed, and least cells of the class for a patient to count.
+        doubtful: labels in doubt, as `doubts.read` gives them.
+
+    Returns:
+        By version of the labels (evaluation.AS_GIVEN and, if any label is in doubt, WITHOUT and FLIPPED),
+        then by figure.
+    """
+    y = np.where(cells.label == PARASITIZED, 1, 0).astype(np.int64)
+    everything = np.ones(len(y), dtype=bool)
+    owners, patient = metrics.number_patients(cells.patient)
+    draws = metrics.draw_patients(len(owners), settings.resamples, settings.seed)
+    doubted = doubts.among(cells, doubtful)
+    versions = {evaluation.AS_GIVEN: (y, everything)}
+    if doubted.any():
+        versions |= {evaluation.WITHOUT: (y, ~doubted), evaluation.FLIPPED: (y ^ doubted, everything)}
+    found = {}
+    for version, (truth, kept) in versions.items():
+        one, other = (
+            _figures(cells[side].to_numpy(np.float64)[kept], truth[kept], patient[kept], draws, settings)
+            for side in ("one", "other")
+        )
+        found[version] = {
+            name: Difference(
+                float(one[name][0]), float(other[name][0]), metrics.paired_difference(one[name], other[name])
+            )
+            for name in FIGURES
+        }
+    return found
+
+
+def patients(
+    cells: pd.DataFrame, least: int, doubtful: frozenset[tuple[str, str]] = frozenset()
+) -> pd.DataFrame:
+    """Both models' sensitivity on each patient with at least `least` parasitised cells, doubtful ones aside.
+
+    Args:
+        cells: as `differences` takes them.
+
+    Returns:
+        Columns patient, cells, one and other, the worst of `one` first.
+    """
+    sure = cells[(cells.label == PARASITIZED) & ~doubts.among(cells, doubtful)]
+    called = sure.assign(one=sure.one >= 0.5, other=sure.other >= 0.5)
+    found = called.groupby("patient").agg(
+        cells=("path", "size"), one=("one", "mean"), other=("other", "mean")
+    )
+    return found[found.cells >= least].reset_index().sort_values(["one", "patient"], ignore_index=True)
+
+
+def _figures(
+    p: metrics.Floats,
+    y: metrics.Ints,
+    patient: metrics.Ints,
+    draws: metrics.Floats,
+    settings: params.Evaluate,
+) -> dict[str, metrics.Floats]:
+    """The figures of one model under each draw, each float64 (1 + resamples,)."""
+    number, least = draws.shape[1], settings.min_cells
+    called = p >= 0.5
+    sensitivity = metrics.by_patient(called, y == 1, patient, number, least)
+    return {
+        **metrics.ranking(p, y, patient, draws),
+        **metrics.rates(called, y, patient, draws),
+        "macro_auc": metrics.macro(metrics.auc_by_patient(p, y, patient, number, least), draws),
+        "macro_sensitivity": metrics.macro(sensitivity, draws),
+        "worst_decile_sensitivity": metrics.worst_decile(sensitivity, draws),
+    }
