@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro app screenshots test lint crossval ablate label-audit pretrained repro-check kill-fetch bench-data bench-training lock clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,8 +34,25 @@ app: env  ## serve the newest model bundle as a web page on this machine
 	python -m app
 
 screenshots: export PATH := $(CURDIR)/$(BIN):$(PATH)
-screenshots: env  ## take the README's picture of the app (needs chromium)
+screenshots: env  ## take the README's pictures of the app (needs `make browser`)
 	python -m experiments.screenshots
+
+APT := DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends
+
+# What the browser tests and the pictures need; what is there already stays as it is.
+browser:  ## install Debian's Chromium and axe-core for the browser tests (as root)
+	command -v chromium >/dev/null || (apt-get update -qq && $(APT) chromium fonts-liberation >/dev/null)
+	command -v npm >/dev/null || (apt-get update -qq && $(APT) npm >/dev/null)
+	test -f node_modules/axe-core/axe.min.js || \
+		npm install --no-save --no-package-lock --no-audit --no-fund axe-core@4.11.4
+
+fuzz-app: export PATH := $(CURDIR)/$(BIN):$(PATH)
+fuzz-app: env  ## send the app 2,000 broken uploads, and check that it lives on
+	python -m experiments.fuzz_app
+
+bench-serving: export PATH := $(CURDIR)/$(BIN):$(PATH)
+bench-serving: env  ## time the app with 1, 8 and 32 clients, beside a bare call of the bundle
+	python -m benchmarks.serving
 
 test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: env  ## run the whole test suite

@@ -135,6 +135,6 @@ def tally(cards: tuple[Card, ...], point: verdict.Point) -> Tally:
 
 def called(card: Card, point: verdict.Point) -> str | None:
     """What the model calls a cell; None where it takes it for none."""
-    if card.answer.p_parasitized is None or card.answer.rejected is not None:
+    if card.answer.rejected is not None:
         return None
     return labels.category(card.answer.p_parasitized, point.threshold)

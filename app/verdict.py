@@ -1,5 +1,6 @@
 """What the model's number means, in words that a laboratory uses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.judge import Answer
@@ -53,14 +54,21 @@ def points(record: Record) -> tuple[Point, ...]:
     return HALF, *fitted
 
 
+def matching(point: Point, known: Sequence[Point]) -> Point:
+    """Another model's point of the same specificity; where it has none, the same threshold."""
+    if point.specificity is None:
+        return point
+    return next((one for one in known if one.specificity == point.specificity), point)
+
+
 def of(answer: Answer, point: Point, synthetic: bool) -> Verdict:
     """The verdict on one cell at an operating point; `synthetic`: the model knows drawn cells only."""
-    p = answer.p_parasitized
-    if answer.rejected is not None or p is None:
+    if answer.rejected is not None:
         said = (
             "The model gives no category: cut out one red cell of a Giemsa-stained thin smear, on black.",
         )
-        return Verdict(REJECTED, None, None, False, NO_CELL, said, answer.rejected or NO_CELL)
+        return Verdict(REJECTED, None, None, False, NO_CELL, said, answer.rejected)
+    p = answer.p_parasitized
     category = labels.category(p, point.threshold)
     low, high = point.band
     second_look = low <= p <= high
@@ -100,11 +108,9 @@ def _meaning(p: float, synthetic: bool) -> tuple[str, ...]:
 
 
 def _side(p: float, point: Point) -> str:
-    divide = number(point.threshold)
     if p == point.threshold:
-        return f"P lies exactly on the divide at {divide}; the divide itself counts as Parasitized."
+        return f"P lies exactly on the divide at {number(p)}; the divide itself counts as Parasitized."
     side = "above" if p > point.threshold else "below"
-    return (
-        f"P is {side} the divide at {number(point.threshold, p)} ({point.name}). "
-        "The divide itself counts as Parasitized."
-    )
+    named = f" ({point.name})" if point.specificity else ""
+    divide = number(point.threshold, p)
+    return f"P is {side} the divide at {divide}{named}; the divide itself counts as Parasitized."

@@ -81,7 +81,7 @@ def chromium() -> str:
     if found is None:
         if os.environ.get("MALARIA_REQUIRE_BROWSER"):
             pytest.fail("MALARIA_REQUIRE_BROWSER is set, but there is no chromium")
-        pytest.skip("needs Chromium: apt-get install chromium")
+        pytest.skip("needs Chromium: make browser, as root")
     return found
 
 
@@ -92,5 +92,5 @@ def axe() -> str:
     if not file.is_file():
         if os.environ.get("MALARIA_REQUIRE_BROWSER"):
             pytest.fail("MALARIA_REQUIRE_BROWSER is set, but axe-core is not in node_modules")
-        pytest.skip("needs axe-core: npm install --no-save axe-core@4.11")
+        pytest.skip("needs axe-core: make browser")
     return file.read_text(encoding="utf-8")
