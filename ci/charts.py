@@ -14,6 +14,7 @@ BASE, BRANCH = "#8a8a8a", "#c2410c"
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _MARGIN = 360, 240, 46, 36, 10
 _TICKS = 5
 _POINTS = 21
+_DOTTED = 30
 
 # The one line before a chart: colours as on the page, base first.
 MERMAID_COLOURS = (
@@ -31,7 +32,10 @@ class Tick:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A chart laid out on `width` x `height`; lines are SVG's lists of points, empty where there are none."""
+    """A chart laid out on `width` x `height`; lines are SVG's lists of points, empty where there are none.
+
+    Short curves have `dots` (side, x, y) as well: a single point makes no line.
+    """
 
     curve: Curve
     width: int
@@ -42,6 +46,7 @@ class Drawing:
     bottom: int
     base: str
     branch: str
+    dots: tuple[tuple[str, str, str], ...]
     ticks_x: tuple[Tick, ...]
     ticks_y: tuple[Tick, ...]
 
@@ -70,7 +75,15 @@ def drawing(curve: Curve) -> Drawing:
         bottom=bottom,
         base=line(curve.base),
         branch=line(curve.branch),
-        ticks_x=tuple(Tick(round(x_of(value), 1), f"{value:g}") for value in _ticks(low_x, high_x)),
+        dots=tuple(
+            (side, f"{x_of(x):.1f}", f"{y_of(y):.1f}")
+            for side, points in (("base", curve.base), ("branch", curve.branch))
+            if len(points) <= _DOTTED
+            for x, y in points
+        ),
+        ticks_x=tuple(
+            Tick(round(x_of(value), 1), f"{value:g}") for value in _ticks(low_x, high_x, curve.x == "epoch")
+        ),
         ticks_y=tuple(Tick(round(y_of(value), 1), f"{value:g}") for value in _ticks(low_y, high_y)),
     )
 
@@ -108,10 +121,12 @@ def _range(curve: Curve, axis: int) -> tuple[float, float]:
     return round(float(np.floor(low / step) * step), 6), round(float(np.ceil(high / step) * step), 6)
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    step = _step(high - low)
+def _ticks(low: float, high: float, whole: bool = False) -> list[float]:
+    """Places of an axis' marks; `whole` ones where it counts."""
+    step = max(_step(high - low), 1.0 if whole else 0.0)
     first = np.ceil(low / step - 1e-9) * step
-    return [round(float(value), 6) for value in np.arange(first, high + step / 1000, step)]
+    # The sum turns -0 into 0.
+    return [round(float(value), 6) + 0.0 for value in np.arange(first, high + step / 1000, step)]
 
 
 def _step(span: float) -> float:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ci.revisions import Revision
 from malaria import bundle, evaluation, labels, metrics, packed, paired, params, paths, plots, tables
+from malaria.command import without_native_logs
 from malaria.errors import UserError
 
 MOST_FLIPS = 10
@@ -352,7 +353,8 @@ def _speed(base: Revision | None, branch: Revision) -> Speed:
     opened = {}
     for name, revision in sides.items():
         try:
-            opened[name] = bundle.load(revision.folder / paths.BUNDLE, threads=1)
+            with without_native_logs():
+                opened[name] = bundle.load(revision.folder / paths.BUNDLE, threads=1)
         except UserError:
             note = f"this version of the code cannot open the bundle of {revision.name}"
             return Speed(base_ms=None, branch_ms=None, cells=len(pixels), note=note)

@@ -37,19 +37,22 @@ def rerun(stages: tuple[str, ...]) -> Rerun:
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary, "again")
         revisions.copy_of_work_tree(copy)
+        commands.dvc("checkout", "--force", "--quiet", cwd=copy)
         for stage in stages:
-            # Each stage starts from the lock's own inputs, so that one difference is not told as many.
-            commands.dvc("checkout", "--force", "--quiet", cwd=copy)
             for line in commands.dvc_lines(
                 "repro", "--force", "--single-item", "--no-run-cache", "--no-commit", stage, cwd=copy
             ):
                 print(f"[again] {line}", flush=True)
             again = revisions.stages_of((copy / revisions.LOCK).read_text(encoding="utf-8"))
-            outputs += [
+            made = [
                 Again(stage=stage, path=path, first=md5, again=_hashes(again[stage])[path])
                 for path, md5 in _hashes(first[stage]).items()
             ]
-            (copy / revisions.LOCK).write_bytes(revisions.LOCK.read_bytes())
+            outputs += made
+            if any(output.first != output.again for output in made):
+                # The next stages start from the lock's own outputs, or one difference is told as many.
+                (copy / revisions.LOCK).write_bytes(revisions.LOCK.read_bytes())
+                commands.dvc("checkout", "--force", "--quiet", stage, cwd=copy)
     found = Rerun(
         lock=lock, stages=stages, outputs=tuple(outputs), seconds=round(time.monotonic() - begun, 1)
     )

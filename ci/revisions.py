@@ -125,7 +125,8 @@ def base(rev: str, rebuild: bool = False, sample: bool = False) -> Iterator[Revi
             yield _rebuilt(rev, commit, folder, sample, "made anew on the synthetic sample")
             return
         try:
-            _copy(commit, folder)
+            wanted = (paths.PARAMS, LOCK, *(path for found in RESULTS.values() for path in found))
+            _copy(commit, wanted, folder)
         except LookupError as missing:
             if not rebuild:
                 raise UserError(
@@ -159,12 +160,26 @@ def share_cache(folder: Path) -> None:
     commands.dvc("cache", "dir", "--local", str(Path(cache).resolve()), cwd=folder)
 
 
-def _copy(commit: str, folder: Path) -> None:
-    """Copy what is read of a commit; LookupError names what is not to be had."""
+def copy_paths(rev: str, wanted: tuple[Path, ...], folder: Path) -> None:
+    """Copy files and folders of a revision to below `folder`, out of git, DVC's cache or its remote.
+
+    Raises:
+        UserError: there is no such revision, or one of them is not to be had.
+    """
+    try:
+        _copy(resolve(rev), wanted, folder)
+    except LookupError as missing:
+        raise UserError(
+            f"{missing} of {rev} is in neither DVC's cache nor its remote: `dvc fetch` it."
+        ) from None
+
+
+def _copy(commit: str, wanted: tuple[Path, ...], folder: Path) -> None:
+    """`copy_paths` of a commit; LookupError names what is not to be had."""
     from dvc.api import DVCFileSystem
 
     there = DVCFileSystem(".", rev=commit)
-    for path in (paths.PARAMS, LOCK, *(path for found in RESULTS.values() for path in found)):
+    for path in wanted:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         try:
             there.get(path.as_posix(), str(folder / path), recursive=there.isdir(path.as_posix()))
