@@ -113,9 +113,7 @@ def comment(run: Run, text: str | None) -> str:
     """The comment's Markdown: what is known of the run from GitHub, then what the run says of itself."""
     says = _SAYS.get(run.conclusion, "the run did not end as it should")
     head = run.head[:8] if re.fullmatch("[0-9a-f]{40}", run.head) else "an odd commit"
-    first = (
-        f"**Retrained at {head}: {says}.** [The run]({run.page}) has the full report and the new dvc.lock."
-    )
+    first = f"**Retrained at {head}: {says}.** [The run]({run.page}) has all of it."
     if text is None:
         return f"{MARK}\n{first}\n\nIt left no report that can be read: its log says why."
     return f"{MARK}\n{first}\nBelow is what it reported of itself.\n\n{text}"

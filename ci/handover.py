@@ -68,9 +68,7 @@ def take(folder: Path) -> None:
     if not kept or not (folder / STORE).is_dir():
         raise UserError(f"{folder} is no artifact of retrain: name the run of a pull request.")
     if commands.git("status", "--porcelain", "--untracked-files=no", "--", *map(str, kept)):
-        raise UserError(
-            "dvc.lock or reports/ have changes that are not committed: commit or drop them first."
-        )
+        raise UserError("dvc.lock or reports/ have changes that are not committed: commit or drop them.")
     for path in kept:
         shutil.copyfile(folder / path, path)
     with _remote(folder / STORE) as name:

@@ -90,6 +90,6 @@ def _escaped(text: str) -> str:
 
 def _in_code(text: str) -> str:
     """What stands between backticks, harmless even where the backticks should not pair as they seem to."""
-    for letter, alike in (("|", "¦"), ("<", "‹"), (">", "›"), ("\\", "⧵")):
+    for letter, alike in (("|", "¦"), ("<", "\u2039"), (">", "\u203a"), ("\\", "\u29f5")):
         text = text.replace(letter, alike)
     return text.replace("](", f"]{_BREAK}(").replace("@", "@" + _BREAK)
