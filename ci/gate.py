@@ -7,11 +7,9 @@ itself its own. A pull request that carries the label gate.override passes all t
 
 import sys
 
-from ci import commands, event, rendering, report, rerun, verdict
+from ci import event, places, rendering, report, rerun, verdict
 from malaria import files
 from malaria.command import end_with
-
-VERDICT = commands.REPORTS / "verdict.json"
 
 
 def main() -> int:
@@ -24,8 +22,9 @@ def main() -> int:
     again = rerun.rerun(found.limits.rerun) if found.limits.rerun else None
     judged = verdict.judge(found, again, (*report.pull_labels(), *arguments.label))
     rendering.write(found, judged)
-    files.write_json(VERDICT, judged.model_dump(mode="json"))
-    event.summarise(rendering.MARKDOWN.read_text(encoding="utf-8"))
+    said = {"mergeable": judged.mergeable, "headline": judged.headline}
+    files.write_json(places.VERDICT, said | judged.model_dump(mode="json"))
+    event.summarise(places.MARKDOWN.read_text(encoding="utf-8"))
     for check in judged.checks:
         print(f"{check.outcome:10} {check.name:13} {check.said}")
     if judged.overridden:

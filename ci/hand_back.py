@@ -9,15 +9,12 @@ import argparse
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
-from ci import commands, event, gate, revisions
-from ci.verdict import Verdict
-from malaria import paths
+from ci import commands, event, places
+from ci.places import KEPT, LOCK
 from malaria.command import end_with
 from malaria.errors import UserError
-
-# The files that git keeps of a run, in the order of its stages.
-KEPT = (revisions.LOCK, paths.AUDIT, paths.SPLIT_SUMMARY, paths.METRICS)
 
 MESSAGE = "Retrained: dvc.lock and figures"
 
@@ -33,7 +30,7 @@ def main() -> int:
     pull = event.pull()
     if pull is None or pull.fork:
         raise UserError("This is no run of a pull request of this repository: nothing can be handed back.")
-    verdict = Verdict.model_validate_json((folder / gate.VERDICT.name).read_bytes())
+    verdict = json.loads((folder / places.VERDICT.name).read_bytes())
     commit = commit_files(pull.branch, pull.head, folder, MESSAGE)
     _status(commit, verdict)
     print(f"{pull.branch} is at {commit} now: pull it, then `make take-over RUN=...` or `dvc pull`.")
@@ -52,7 +49,7 @@ def commit_files(branch: str, parent: str, folder: Path, message: str) -> str:
         if (folder / path).is_file()
     ]
     if not additions:
-        raise UserError(f"{folder} holds no {revisions.LOCK}: it is no artifact of retrain.")
+        raise UserError(f"{folder} holds no {LOCK}: it is no artifact of retrain.")
     wanted = {
         "branch": {"repositoryNameWithOwner": event.repository(), "branchName": branch},
         "message": {"headline": message},
@@ -66,11 +63,11 @@ def commit_files(branch: str, parent: str, folder: Path, message: str) -> str:
     return str(said["data"]["createCommitOnBranch"]["commit"]["oid"])
 
 
-def _status(commit: str, verdict: Verdict) -> None:
+def _status(commit: str, verdict: dict[str, Any]) -> None:
     wanted = {
-        "state": "success" if verdict.mergeable else "failure",
+        "state": "success" if verdict["mergeable"] else "failure",
         "context": "gate",
-        "description": verdict.headline[:140],
+        "description": str(verdict["headline"])[:140],
     }
     where = f"repos/{event.repository()}/statuses/{commit}"
     commands.gh("api", where, "--input", "-", stdin=json.dumps(wanted))

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ci import commands, gate, hand_back
+from ci import commands, places
 from malaria.command import end_with
 from malaria.errors import UserError
 
 ARTIFACT = "retrained"
-FOLDER = commands.REPORTS / ARTIFACT
+FOLDER = places.RETRAINED
 STORE = "store"
 
 # Cells are not carried: whoever takes over has them, or fetches and packs them again.
@@ -48,10 +48,10 @@ def main() -> int:
 def pack() -> None:
     """Fill `FOLDER` anew."""
     shutil.rmtree(FOLDER, ignore_errors=True)
-    for path in (*hand_back.KEPT, gate.VERDICT):
+    for path in (*places.KEPT, places.VERDICT):
         if path.is_file():
             # Figures lie below their paths, the verdict at the top.
-            target = FOLDER / (path.name if path == gate.VERDICT else path)
+            target = FOLDER / (path.name if path == places.VERDICT else path)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     with _remote(FOLDER / STORE) as name:
@@ -64,7 +64,7 @@ def take(folder: Path) -> None:
     Raises:
         UserError: the work tree has changes of its own there; the folder is no such artifact.
     """
-    kept = [path for path in hand_back.KEPT if (folder / path).is_file()]
+    kept = [path for path in places.KEPT if (folder / path).is_file()]
     if not kept or not (folder / STORE).is_dir():
         raise UserError(f"{folder} is no artifact of retrain: name the run of a pull request.")
     if commands.git("status", "--porcelain", "--untracked-files=no", "--", *map(str, kept)):

@@ -5,12 +5,10 @@ from pathlib import Path
 
 import jinja2
 
-from ci import charts, commands
+from ci import charts, places
 from ci.comparison import Change, Comparison, Figure, Flip, Stage
 from ci.verdict import Verdict, not_comparable
 from malaria import files, labels, paths
-
-MARKDOWN, PAGE = commands.REPORTS / "report.md", commands.REPORTS / "report.html"
 
 # Parameters beyond these are counted, not shown: a comment has an end.
 MOST_CHANGES = 40
@@ -21,8 +19,8 @@ _HOW = {"ran": "ran", "cache": "from the run cache", "unchanged": "unchanged", "
 
 def write(found: Comparison, verdict: Verdict) -> None:
     """Write both forms of the report."""
-    files.write_text(MARKDOWN, markdown(found, verdict))
-    files.write_text(PAGE, page(found, verdict))
+    files.write_text(places.MARKDOWN, markdown(found, verdict))
+    files.write_text(places.PAGE, page(found, verdict))
 
 
 def markdown(found: Comparison, verdict: Verdict) -> str:

@@ -10,14 +10,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ci import commands, comparison, event, rendering, rerun, retrain, revisions, verdict
+from ci import commands, comparison, event, places, rendering, rerun, retrain, revisions, verdict
 from ci.comparison import Comparison
 from malaria import files
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.params import Gate, load_params
-
-COMPARISON = commands.REPORTS / "comparison.json"
 
 
 def main() -> int:
@@ -25,7 +23,7 @@ def main() -> int:
     found = compare(arguments.base, arguments.rebuild)
     judged = verdict.judge(found, rerun.recorded(found.branch.lock, found.limits.rerun), pull_labels())
     rendering.write(found, judged)
-    print(f"{judged.headline} Look at {rendering.PAGE}.")
+    print(f"{judged.headline} Look at {places.PAGE}.")
     return 0
 
 
@@ -79,7 +77,7 @@ def compare(rev: str, rebuild: bool) -> Comparison:
             rules=_rules(commit, settings.gate),
             sample=sample,
         )
-    files.write_json(COMPARISON, found.model_dump(mode="json"))
+    files.write_json(places.COMPARISON, found.model_dump(mode="json"))
     return found
 
 
@@ -96,7 +94,7 @@ def _same(known: Comparison, commit: str, branch: revisions.Revision, limits: Ga
 
 def _recorded() -> Comparison | None:
     try:
-        return Comparison.model_validate_json(COMPARISON.read_bytes())
+        return Comparison.model_validate_json(places.COMPARISON.read_bytes())
     except (OSError, ValueError):
         return None
 

@@ -8,12 +8,10 @@ import argparse
 import re
 import time
 
-from ci import commands, event, revisions
+from ci import commands, event, places, revisions
 from ci.comparison import Plain, Stage
 from malaria import files, paths
 from malaria.command import end_with
-
-RECORD = commands.REPORTS / "run.json"
 
 _RUNNING = re.compile(r"Running stage '([^']+)'")
 _CACHED = re.compile(r"Stage '([^']+)' is cached")
@@ -40,10 +38,10 @@ def main() -> int:
     fork = arguments.sample or (pull is not None and pull.fork)
     sample = revisions.use_sample(paths.PARAMS) if fork else False
     run = retrain(sample)
-    files.write_json(RECORD, run.model_dump(mode="json"))
+    files.write_json(places.RUN, run.model_dump(mode="json"))
     ran = [f"{stage.name} ({stage.seconds:.0f} s)" for stage in run.stages if stage.seconds is not None]
-    print(f"Ran {', '.join(ran) or 'nothing'}, in {run.seconds:.0f} s; the record is {RECORD}.")
-    changed = bool(commands.git("status", "--porcelain", "--", str(revisions.LOCK), "reports"))
+    print(f"Ran {', '.join(ran) or 'nothing'}, in {run.seconds:.0f} s; the record is {places.RUN}.")
+    changed = bool(commands.git("status", "--porcelain", "--", *map(str, places.KEPT)))
     event.output("lock_changed", str(changed and not sample).lower())
     return 0
 
@@ -72,9 +70,9 @@ def retrain(sample: bool) -> Run:
     end = time.monotonic()
     if running:
         until[running] = end
-    stages = revisions.stages_of(revisions.LOCK.read_text(encoding="utf-8"))
+    stages = revisions.stages_of(places.LOCK.read_text(encoding="utf-8"))
     return Run(
-        lock=files.sha256(revisions.LOCK),
+        lock=files.sha256(places.LOCK),
         seconds=round(end - begun, 1),
         sample=sample,
         stages=tuple(
@@ -93,7 +91,7 @@ def retrain(sample: bool) -> Run:
 def recorded(lock: str) -> Run | None:
     """The record of the run that left the dvc.lock with this SHA-256; None where there is none."""
     try:
-        run = Run.model_validate_json(RECORD.read_bytes())
+        run = Run.model_validate_json(places.RUN.read_bytes())
     except (OSError, ValueError):
         return None
     return run if run.lock == lock else None

@@ -11,10 +11,9 @@ from typing import Any
 import yaml
 
 from ci import commands
+from ci.places import LOCK
 from malaria import files, paths
 from malaria.errors import UserError
-
-LOCK = Path("dvc.lock")
 
 # What is read of a revision, by the stage of dvc.lock that makes it.
 RESULTS = {

@@ -1,11 +1,12 @@
 """Where results travel on GitHub's runners: an object store where a secret names one, else a folder.
 
-use   choose the remote for this checkout (in .dvc/config.local, never committed):
-      DVC_REMOTE_URL   a store to read and write, with its credentials in the environment
-      DVC_READ_URL     a store that anybody may read, for runs without secrets
-      neither          the folder .dvc/remote, which the workflow keeps in GitHub's cache
 pull  bring what the remote has of this revision and of earlier runs; what it lacks will be made
 push  send results and the run cache there; does nothing where the remote may only be read
+
+The environment names the remote; it is set for this checkout alone, in .dvc/config.local:
+  DVC_REMOTE_URL   a store to read and write, with its credentials in the environment too
+  DVC_READ_URL     a store that anybody may read, for runs without secrets
+  neither          the folder .dvc/remote, which the workflow keeps in GitHub's cache
 """
 
 import argparse
@@ -14,7 +15,6 @@ from pathlib import Path
 
 from ci import commands
 from malaria.command import end_with
-from malaria.errors import UserError
 
 REMOTE = "ci"
 FOLDER = Path(".dvc/remote")
@@ -26,29 +26,34 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=("use", "pull", "push"))
-    {"use": use, "pull": pull, "push": push}[parser.parse_args().what]()
+    parser.add_argument("what", choices=("pull", "push"))
+    what = parser.parse_args().what
+    url = use()
+    pull(url) if what == "pull" else push()
     return 0
 
 
-def use() -> None:
-    """Make the remote of the environment the default one of this checkout."""
+def use() -> str:
+    """Make the remote of the environment the default one of this checkout; its URL."""
     url = os.environ.get("DVC_REMOTE_URL") or os.environ.get("DVC_READ_URL")
     if not url:
         FOLDER.mkdir(parents=True, exist_ok=True)
         url = str(FOLDER.resolve())
     commands.dvc("remote", "add", "--local", "--default", "--force", REMOTE, url)
+    # What comes from a remote is hashed before it is taken for what dvc.lock names.
+    commands.dvc("remote", "modify", "--local", REMOTE, "verify", "true")
     kind = "the folder " if url == str(FOLDER.resolve()) else "read only, " if _read_only() else ""
     print(f"Results travel by way of {kind}{url}.")
+    return url
 
 
-def pull() -> None:
+def pull(url: str) -> None:
     """Bring what there is: results of this revision, and the run cache of earlier ones."""
-    if _empty():
+    if Path(url).is_dir() and not any(Path(url).iterdir()):
         print("The remote is empty: everything will be made anew.")
         return
     # A store that is only read over HTTP cannot list its runs.
-    run_cache = () if _url().startswith(("http://", "https://")) else ("--run-cache",)
+    run_cache = () if url.startswith(("http://", "https://")) else ("--run-cache",)
     print(commands.dvc("pull", *run_cache, "--allow-missing", "--force").strip())
 
 
@@ -62,19 +67,6 @@ def push() -> None:
 
 def _read_only() -> bool:
     return bool(os.environ.get("DVC_READ_URL")) and not os.environ.get("DVC_REMOTE_URL")
-
-
-def _url() -> str:
-    for line in commands.dvc("remote", "list").splitlines():
-        name, _, rest = line.partition("\t")
-        if name.strip() == REMOTE:
-            return rest.split()[0]
-    raise UserError(f"There is no remote {REMOTE}: run `python -m ci.storage use` first.")
-
-
-def _empty() -> bool:
-    folder = Path(_url())
-    return folder.is_dir() and not any(folder.iterdir())
 
 
 if __name__ == "__main__":
