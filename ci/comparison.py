@@ -348,7 +348,7 @@ def _data(base: Revision | None, branch: Revision) -> Data:
 
 def _speed(base: Revision | None, branch: Revision) -> Speed:
     """Time both bundles in turns, so that whatever else the machine does slows both."""
-    pixels = np.asarray(packed.load(paths.PACKED).images[:_TIMED_CELLS])
+    pixels = np.asarray(packed.load(branch.folder / paths.PACKED).images[:_TIMED_CELLS])
     sides = {"branch": branch} if base is None else {"base": base, "branch": branch}
     opened = {}
     for name, revision in sides.items():
