@@ -21,7 +21,8 @@ _CHART = re.compile(
       | \ {4}line\ \[[\d., e+-]{1,2000}\]""",
     re.VERBOSE | re.ASCII,
 )
-_SPAN = re.compile(r"`([^`]+)`")
+# Between single backticks: longer runs of them are no code here, and are escaped.
+_SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _WORDS = {"@": "@" + _BREAK, "://": ":" + _BREAK + "//", "#": "#" + _BREAK}
 
 

@@ -90,7 +90,8 @@ def not_comparable(found: Comparison) -> str:
         if figure.difference is None:
             return f"not comparable: {figure.words} needs cells of both classes"
         if figure.difference and figure.low is None:
-            return f"not comparable: cells of {common.patients} patients give {figure.words} no interval"
+            patients = f"{common.patients} patient{'s' if common.patients > 1 else ''}"
+            return f"not comparable: {figure.words} has no interval over {patients}"
     return ""
 
 

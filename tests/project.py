@@ -33,7 +33,9 @@ def run(
 
 def git(*arguments: str, cwd: Path) -> str:
     """git's answer, with a name and address for its commits."""
-    return run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments, cwd=cwd).stdout.strip()
+    return run(
+        "git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments, cwd=cwd
+    ).stdout.strip()
 
 
 def change(repository: Path, values: dict[str, object]) -> None:

@@ -20,6 +20,7 @@ STAGES = ("fetch", "audit", "split", "pack", "train", "evaluate", "export")
 # Reading parameters, naming paths, starting and ending a command: a change there changes no result.
 WIRING = {"command", "errors", "files", "params", "paths", "running"}
 
+
 def changed_stages(repository: Path) -> set[str]:
     status = json.loads(run("dvc", "status", "--json", cwd=repository).stdout)
     return set(status)
