@@ -207,7 +207,7 @@ def _sensitivity_at(
         tp, fp = (np.cumsum(weight * kind)[last] for kind in (positive, 1 - positive))
         if not len(tp) or not tp[-1] or not fp[-1]:
             continue
-        # Without the addition 0.03 of 100 cells, 3.0000000000000027 or 2.9999999999999996, would be a lottery.
+        # In floats 0.03 of 100 cells are 3.0000000000000027 or 2.9999999999999996: not to be left to chance.
         allowed = fp <= (1 - specificity) * fp[-1] + 1e-9
         found[row] = tp[allowed].max(initial=0.0) / tp[-1]
     return found
