@@ -1,6 +1,7 @@
 """What is written is whole or absent, at whatever moment the writer is killed."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -64,37 +65,38 @@ def test_the_next_write_of_a_folder_removes_what_killed_ones_left(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"cells", f".cells.x2.{os.getppid()}.part"}
 
 
-# The writer goes over and over the same folder, each time with other content, and is killed.
+# Once all is written, the writer kills itself before the nth step that renames or removes something.
 WRITER = """
-import itertools, sys
+import os, signal, sys
 from pathlib import Path
 from malaria import files
-for number in itertools.count():
-    with files.atomic_folder(Path(sys.argv[1]) / "cells") as part:
-        for place in range(200):
-            (part / str(place)).write_text(str(number))
-    files.write_text(Path(sys.argv[1]) / "table.csv", str(number) * 100_000)
-    print(number, flush=True)
+folder, left = Path(sys.argv[1]), [int(sys.argv[2])]
+STEPS = ("os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
+
+def step(event, _):
+    if armed and event in STEPS:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+armed = False
+sys.addaudithook(step)
+for name in ("old", "new"):
+    with files.atomic_folder(folder / "cells") as part:
+        for place in range(5):
+            (part / str(place)).write_text(name)
+        armed = name == "new"
+        files.write_text(folder / "table.csv", name * 3)
 """
 
 
-@pytest.mark.parametrize("rounds", [1, 2, 4])
-def test_a_killed_writer_leaves_whole_files_and_folders_only(tmp_path, rounds):
+@pytest.mark.parametrize("step", range(1, 8))
+def test_a_writer_killed_at_any_step_leaves_the_old_the_new_or_nothing(tmp_path, step):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment
-    ) as writer:
-        for _ in range(rounds):
-            number = writer.stdout.readline().strip()
-        writer.kill()
-    texts = [path.read_text() for path in (tmp_path / "cells").glob("*")]
-    assert len(texts) in (0, 200)
-    assert len(set(texts)) <= 1
-    content = (tmp_path / "table.csv").read_text()
-    once = content[: len(content) // 100_000]
-    assert content == once * 100_000
-    assert int(once) >= int(number)
+    command = [sys.executable, "-c", WRITER, str(tmp_path), str(step)]
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    assert [path.read_text() for path in (tmp_path / "cells").glob("*")] in ([], ["old"] * 5, ["new"] * 5)
+    assert (tmp_path / "table.csv").read_text() in ("oldoldold", "newnewnew")
     with files.atomic_folder(tmp_path / "cells"):
-        pass
-    files.write_text(tmp_path / "table.csv", "whole")
+        files.write_text(tmp_path / "table.csv", "next")
     assert {path.name for path in tmp_path.iterdir()} == {"cells", "table.csv"}
