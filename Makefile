@@ -73,6 +73,7 @@ lint: env node_modules/.installed  ## check style, format, types and workflows
 	zizmor --offline --quiet .github/workflows
 
 node_modules/.installed: package-lock.json
+	@command -v npm >/dev/null || { echo "npm is not here: install Node 20 or later"; exit 1; }
 	npm ci --no-audit --no-fund
 	touch $@
 
