@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro app screenshots test lint crossval label-audit pretrained repro-check kill-fetch bench-data lock clean
+.PHONY: help env repro app screenshots test lint crossval label-audit pretrained remote push repro-check kill-fetch bench-data lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -59,6 +59,14 @@ pretrained: export PATH := $(CURDIR)/$(BIN):$(PATH)
 pretrained: env  ## after crossval: train on every patient, into models/pretrained
 	dvc repro pack
 	python -m experiments.pretrained
+
+remote: export PATH := $(CURDIR)/$(BIN):$(PATH)
+remote: env  ## where results travel by: URL=s3://... OPTIONS="NAME=VALUE ..."; without, beside this folder
+	python -m experiments.remote $(URL) $(OPTIONS)
+
+push: export PATH := $(CURDIR)/$(BIN):$(PATH)
+push: env  ## send results and runs to the remote; VERIFY=1 also mends what is damaged there
+	python -m experiments.push $(if $(VERIFY),--verify)
 
 repro-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro-check: env  ## run twice in fresh clones and compare every output's hash

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from malaria import params, sources
-from tests import app_server, bundles
+from tests import app_server, bundles, project
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,6 +37,24 @@ def raw(data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "raw"
     sources.write(data, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A repository of the working tree's files in which `dvc repro` has run on a small sample."""
+    repository = tmp_path_factory.mktemp("project") / "repository"
+    listed = project.run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout
+    for name in listed.splitlines():
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (repository / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, repository / name)
+    project.change(repository, project.SMALL)
+    project.run("git", "init", "-q", ".", cwd=repository)
+    project.run("git", "add", "-A", cwd=repository)
+    project.git("commit", "-qm", "all", cwd=repository)
+    done = project.run("dvc", "repro", cwd=repository)
+    (repository.parent / "terminal.txt").write_text(done.stdout + done.stderr)
+    return repository
 
 
 @pytest.fixture(scope="session")
