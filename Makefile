@@ -107,6 +107,14 @@ pretrained: env  ## after crossval: train on every patient, into models/pretrain
 	dvc repro pack
 	python -m experiments.pretrained
 
+remote: export PATH := $(CURDIR)/$(BIN):$(PATH)
+remote: env  ## where results travel by: URL=s3://... OPTIONS="NAME=VALUE ..."; without, beside this folder
+	python -m experiments.remote $(URL) $(OPTIONS)
+
+push: export PATH := $(CURDIR)/$(BIN):$(PATH)
+push: env  ## send results and runs to the remote; VERIFY=1 also mends what is damaged there
+	python -m experiments.push $(if $(VERIFY),--verify)
+
 repro-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro-check: env  ## run twice in fresh clones and compare every output's hash
 	python -m experiments.repro_check
