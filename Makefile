@@ -3,9 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
+# Airflow's own: its requirements and the pipeline's do not go together.
+AIRFLOW := .venv-airflow
+# When `make airflow` runs the pipeline: a cron expression or @weekly; empty is only by hand.
+SCHEDULE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro app screenshots test lint crossval label-audit pretrained repro-check kill-fetch bench-data lock clean
+.PHONY: help env repro app screenshots airflow airflow-env test lint crossval label-audit pretrained repro-check kill-fetch bench-data lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,6 +41,21 @@ screenshots: export PATH := $(CURDIR)/$(BIN):$(PATH)
 screenshots: env  ## take the README's picture of the app (needs chromium)
 	python -m experiments.screenshots
 
+airflow: env airflow-env  ## start Airflow on this machine, with the pipeline as its DAG
+	$(AIRFLOW)/bin/python orchestration/airflow/standalone.py --schedule "$(SCHEDULE)"
+
+airflow-env: $(AIRFLOW)/.installed  ## create .venv-airflow from its own lock file
+
+$(AIRFLOW)/.installed: orchestration/airflow/requirements.lock
+ifdef UV
+	test -x $(AIRFLOW)/bin/python || $(UV) venv --python $(PYTHON) $(AIRFLOW)
+	$(UV) pip install --python $(AIRFLOW)/bin/python --require-hashes -r $<
+else
+	test -x $(AIRFLOW)/bin/pip || $(PYTHON) -m venv $(AIRFLOW)
+	$(AIRFLOW)/bin/pip install --require-hashes -r $<
+endif
+	touch $@
+
 test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: env  ## run the whole test suite
 	pytest
@@ -45,7 +64,7 @@ lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
 lint: env  ## check style, format and types
 	ruff check .
 	ruff format --check .
-	mypy malaria stages experiments benchmarks app
+	mypy malaria stages experiments benchmarks app orchestration
 
 crossval: export PATH := $(CURDIR)/$(BIN):$(PATH)
 crossval: env  ## cross-validate by patient, a DVC experiment a fold
@@ -72,9 +91,12 @@ bench-data: export PATH := $(CURDIR)/$(BIN):$(PATH)
 bench-data: env  ## time fetch, audit, split and pack on a set of the real size
 	python -m benchmarks.data
 
-lock:  ## resolve pyproject.toml into requirements.lock (needs uv)
-	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-annotate --no-header \
-		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	--no-emit-index-url --no-emit-find-links
+
+lock:  ## resolve pyproject.toml into requirements.lock, and Airflow's requirements (needs uv)
+	$(COMPILE) --all-extras pyproject.toml -o requirements.lock
+	$(COMPILE) orchestration/airflow/requirements.in -o orchestration/airflow/requirements.lock
 
 clean:  ## remove what the pipeline and the tools made; .venv and DVC's cache stay
 	rm -rf data/raw data/packed data/cells.csv data/splits.csv models/model.keras models/malaria-cells
