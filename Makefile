@@ -65,6 +65,7 @@ lint: env  ## check style, format and types
 	ruff check .
 	ruff format --check .
 	mypy malaria stages experiments benchmarks app orchestration
+	hadolint Dockerfile
 
 crossval: export PATH := $(CURDIR)/$(BIN):$(PATH)
 crossval: env  ## cross-validate by patient, a DVC experiment a fold
@@ -94,8 +95,10 @@ bench-data: env  ## time fetch, audit, split and pack on a set of the real size
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links
 
-lock:  ## resolve pyproject.toml into requirements.lock, and Airflow's requirements (needs uv)
+lock:  ## resolve pyproject.toml into requirements.lock, its parts for images, and Airflow's (needs uv)
 	$(COMPILE) --all-extras pyproject.toml -o requirements.lock
+	$(COMPILE) --extra app -c requirements.lock pyproject.toml -o requirements-app.lock
+	$(COMPILE) --extra pipeline -c requirements.lock pyproject.toml -o requirements-train.lock
 	$(COMPILE) orchestration/airflow/requirements.in -o orchestration/airflow/requirements.lock
 
 clean:  ## remove what the pipeline and the tools made; .venv and DVC's cache stay

@@ -50,10 +50,13 @@ def main() -> None:
     parser.add_argument("--schedule", help="a cron expression, or @weekly and the like (only by hand)")
     arguments = parser.parse_args()
     home = arguments.home.resolve()
+    # For this user alone: the password and the keys of sessions lie there.
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Airflow reads its configuration as it is imported.
     os.environ |= settings(home, arguments.host, arguments.port)
     if arguments.schedule is not None:
         os.environ["MALARIA_SCHEDULE"] = arguments.schedule
+    from airflow.__main__ import main as airflow
     from airflow.cli.commands import standalone_command
 
     class Component(standalone_command.SubCommand):  # type: ignore[misc] # mypy does not see Airflow
@@ -69,8 +72,9 @@ def main() -> None:
     standalone_command.SubCommand = Component
     # It ends its components on Ctrl-C alone.
     signal.signal(signal.SIGTERM, interrupt)
-    print(f"Open http://127.0.0.1:{arguments.port}/ in a browser as admin, password in {home}/{PASSWORD}")
-    standalone_command.StandaloneCommand().run()
+    print(f"Open http://127.0.0.1:{arguments.port}/ in a browser as admin, password in {home}/{PASSWORD}", flush=True)
+    sys.argv = ["airflow", "standalone"]
+    airflow()
 
 
 if __name__ == "__main__":
