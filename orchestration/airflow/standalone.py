@@ -72,7 +72,10 @@ def main() -> None:
     standalone_command.SubCommand = Component
     # It ends its components on Ctrl-C alone.
     signal.signal(signal.SIGTERM, interrupt)
-    print(f"Open http://127.0.0.1:{arguments.port}/ in a browser as admin, password in {home}/{PASSWORD}", flush=True)
+    print(
+        f"Open http://127.0.0.1:{arguments.port}/ in a browser as admin, password in {home}/{PASSWORD}",
+        flush=True,
+    )
     sys.argv = ["airflow", "standalone"]
     airflow()
 

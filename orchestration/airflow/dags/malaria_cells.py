@@ -26,15 +26,25 @@ SCHEDULE = os.environ.get("MALARIA_SCHEDULE") or None
 RETRIES = int(os.environ.get("MALARIA_RETRIES", "2"))
 RETRY_SECONDS = int(os.environ.get("MALARIA_RETRY_SECONDS", "30"))
 
+# In the command, not in the task's environment: bash reads ~/.bashrc first, as it does where its input is a
+# socket, and many put another Python at the front there.
+ENTER = f'set -eu\nexport PATH="{ENVIRONMENT}/bin:$PATH"\n'
+
 # `run_stage` is `dvc repro --single-item`, which ends with status 99, Airflow's for "skipped", where nothing
 # has changed.
-STAGE = "python -m orchestration.run_stage {stage} --figures {figures}/{{{{ ti.id }}}}.json{force}"
+STAGE = "exec python -m orchestration.run_stage {stage} --figures {figures}/{{{{ ti.id }}}}.json{force}"
 FORCE = "{{ ' --force' if params.force else '' }}"
 
-GATE = "python -m ci.gate"
+# The model that the last commit has is the one to be as good as.
+GATE = """\
+if ! git rev-parse --quiet --verify HEAD; then
+    echo "There is no commit here whose model could be compared with: the gate judges nothing."
+    exit 99
+fi
+exec python -m ci.gate --base HEAD --rebuild
+"""
 
-PUSH = """
-set -eu
+PUSH = """\
 if [ -z "$(dvc config core.remote || true)" ]; then
     echo "No DVC remote is the default one (dvc remote add -d NAME URL): nothing is pushed."
     exit 99
@@ -43,7 +53,7 @@ if [ "$(dvc --wait-for-lock status --cloud --json)" = "{}" ]; then
     echo "The remote has everything."
     exit 99
 fi
-dvc --wait-for-lock push
+exec dvc --wait-for-lock push
 """
 
 
@@ -99,8 +109,6 @@ with DAG(
     },
     default_args={
         "cwd": str(PROJECT),
-        "env": {"PATH": f"{ENVIRONMENT}/bin{os.pathsep}{os.environ['PATH']}"},
-        "append_env": True,
         # A skipped stage upstream is no obstacle, a failed one is.
         "trigger_rule": TriggerRule.NONE_FAILED,
         "retries": RETRIES,
@@ -114,14 +122,18 @@ with DAG(
         stage["name"]: DvcStage(
             # DVC allows signs in names that Airflow does not: a stage of foreach is train@a.
             task_id=re.sub(r"[^\w.-]", ".", stage["name"]),
-            bash_command=STAGE.format(stage=stage["name"], figures=FIGURES, force=FORCE),
+            bash_command=ENTER + STAGE.format(stage=stage["name"], figures=FIGURES, force=FORCE),
             doc_md=about(stage),
         )
         for stage in stages
     }
     for stage in stages:
         tasks[stage["name"]].set_upstream([tasks[name] for name in stage["after"]])
-    gate = BashOperator(task_id="gate", bash_command=GATE, retries=0, doc_md="Is the model good enough?")
-    push = BashOperator(task_id="push", bash_command=PUSH, doc_md="To DVC's default remote, what it lacks.")
+    gate = BashOperator(
+        task_id="gate", bash_command=ENTER + GATE, retries=0, doc_md="Is the model good enough?"
+    )
+    push = BashOperator(
+        task_id="push", bash_command=ENTER + PUSH, doc_md="To DVC's default remote, what it lacks."
+    )
     gate.set_upstream([task for task in tasks.values() if not task.downstream_list])
     gate >> push
