@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-
 from tests import storage_servers
 from tests.project import git, run
 from tests.storage_servers import Store
@@ -61,7 +60,8 @@ def clone(results, store, tmp_path) -> Path:
 
 def point(repository: Path, store: Store, options: dict[str, str] | None = None) -> None:
     """What `make remote` and `dvc remote modify --local` write, at once."""
-    lines = [f"    {name} = {value}" for name, value in (store.options if options is None else options).items()]
+    chosen = store.options if options is None else options
+    lines = [f"    {name} = {value}" for name, value in chosen.items()]
     section = "\n".join(["['remote \"storage\"']", f"    url = {store.url}", *lines])
     (repository / ".dvc/config.local").write_text(section + "\n")
 
@@ -89,7 +89,8 @@ def object_of(repository: Path, output: str) -> str:
     return f"files/md5/{md5[:2]}/{md5[2:]}"
 
 
-def test_a_fresh_clone_pulls_everything_and_has_nothing_to_run(pushed, clone, finished):
+@pytest.mark.usefixtures("pushed")
+def test_a_fresh_clone_pulls_everything_and_has_nothing_to_run(clone, finished):
     dvc("pull", cwd=clone)
     assert contents(clone) == contents(finished)
     assert "Running stage" not in dvc("repro", cwd=clone)
