@@ -27,7 +27,7 @@ _DEEPEST = 3
 # A member larger than this is no cell crop.
 _MOST_BYTES = 64 * 2**20
 
-_LITTER = {"thumbs.db", "desktop.ini", ".ds_store"}
+_LITTER = {"thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def find(paths: Sequence[Path]) -> Iterator[Item]:
         if not path.exists():
             raise UserError(f"{path} does not exist: name files, folders or zips of cells.")
         if path.is_dir():
-            below = sorted(file for file in path.rglob("*") if file.is_file())
-            yield from itertools.chain.from_iterable(_file(file) for file in below if not _litter(file.name))
+            below = sorted(file for file in path.rglob("*") if file.is_file() and not is_litter(file.name))
+            yield from itertools.chain.from_iterable(_file(file) for file in below)
         else:
             yield from _file(path)
 
@@ -135,7 +135,7 @@ def _members(name: str, archive: Path | BinaryIO, depth: int) -> Iterator[Item]:
         with zipfile.ZipFile(archive) as pack:
             for info in sorted(pack.infolist(), key=lambda info: info.filename):
                 path = f"{name}/{info.filename}"
-                if info.is_dir() or _litter(info.filename.rsplit("/", 1)[-1]):
+                if info.is_dir() or is_litter(info.filename.rsplit("/", 1)[-1]):
                     continue
                 # Read now: the archive is closed by the time a chunk is decoded.
                 try:
@@ -159,5 +159,6 @@ def _fail(reason: str) -> Callable[[], bytes]:
     return read
 
 
-def _litter(name: str) -> bool:
+def is_litter(name: str) -> bool:
+    """Whether a file of this name is one that systems leave beside pictures."""
     return name.startswith(".") or name.lower() in _LITTER
