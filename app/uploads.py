@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from malaria import archives, images, predict
+from malaria import archives, images, inputs
 from malaria.errors import UserError
 
 MOST_BYTES = 20 * 2**20  # a file; zips too
@@ -94,7 +94,7 @@ def _zipped(name: str, file: Path, limits: images.Limits) -> Iterator[Upload]:
     given = False
     try:
         for member in archives.members(file, _ZIP):
-            if predict.is_litter(member.path.name):
+            if inputs.is_litter(member.path.name):
                 continue
             path, given = f"{name}/{member.path}", True
             try:

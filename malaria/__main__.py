@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from malaria import __version__, bundle, files, predict
+from malaria import __version__, batch, bundle, engine, files, inputs, predict, stores
 from malaria.command import end_with
 from malaria.errors import UserError
 
@@ -21,10 +21,19 @@ def main() -> int:
 
     one = commands.add_parser("predict", help="a row of CSV for each image", epilog=NOTE)
     one.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="an image, a folder or a zip of them"
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="an image, a folder or a zip of them, here or as s3://BUCKET/PREFIX",
     )
     one.add_argument("--model", type=Path, default=None, help="a bundle folder (default: the newest here)")
     one.add_argument("--out", type=Path, default=None, help="where to write the CSV (default: the terminal)")
+    one.add_argument(
+        "--engine", choices=engine.NAMES, default="none", help="dask: resumable, on many workers (none)"
+    )
+    one.add_argument("--workers", type=int, default=2, help="processes of this machine, with an engine (2)")
+    one.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster to use instead")
+    one.add_argument("--shard", type=int, default=batch.SHARD, help=f"images a task ({batch.SHARD})")
     one.set_defaults(run=_predict)
 
     two = commands.add_parser("evaluate", help="score a bundle on a labelled folder", epilog=NOTE)
@@ -39,15 +48,37 @@ def main() -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    if arguments.engine != "none":
+        _predict_in_shards(arguments)
+        return
     model = bundle.load(arguments.model or bundle.default_folder())
-    bar = tqdm(predict.find(arguments.paths), desc="predicting", unit=" images", disable=None)
-    rows = predict.predict(model, bar)
+    bar = tqdm(inputs.find(arguments.paths), desc="predicting", unit=" images", disable=None)
+    remote = any(inputs.is_remote(path) for path in arguments.paths)
+    rows = predict.predict(model, bar, stores.READERS if remote else None)
     if arguments.out is None:
         predict.write(rows, sys.stdout)
         return
-    with files.atomic_path(arguments.out) as part, part.open("w", encoding="utf-8", newline="") as out:
+    with (
+        files.atomic_path(arguments.out) as part,
+        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out,
+    ):
         predict.write(rows, out)
     print(f"{arguments.out} is written. {NOTE}")
+
+
+def _predict_in_shards(arguments: argparse.Namespace) -> None:
+    if arguments.out is None:
+        raise UserError("--engine needs --out FILE.csv: beside it lies what a killed run can go on from.")
+    done = batch.run(
+        arguments.model or bundle.default_folder(),
+        arguments.paths,
+        arguments.out,
+        workers=arguments.workers,
+        scheduler=arguments.scheduler,
+        size=arguments.shard,
+    )
+    resumed = f", {done.resumed:,} of them from a run before" if done.resumed else ""
+    print(f"{arguments.out} is written: {done.rows:,} rows in {done.shards:,} shards{resumed}. {NOTE}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import base64
 import io
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from malaria import audit, images, paths, slides, tables
+from malaria import audit, images, tables
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 
 Colour = npt.NDArray[np.float64]
@@ -90,12 +91,18 @@ class Aside:
     reason: str
 
 
-def render(raw: Path, cells: pd.DataFrame, provenance: audit.Provenance, limits: images.Limits) -> str:
+def render(
+    raw: Path,
+    cells: pd.DataFrame,
+    summary: audit.Summary,
+    provenance: audit.Provenance,
+    limits: images.Limits,
+) -> str:
     """The whole page, as HTML in one file; the same cells make the same bytes.
 
     Args:
         raw: the folder that the paths in `cells` start from; thumbnails are read from it.
-        cells: rows as tables.CELLS.
+        cells: rows as tables.CELLS; `summary` is theirs.
         limits: nothing beyond them is decoded.
     """
     accepted = cells[cells.status == tables.OK]
@@ -111,8 +118,8 @@ def render(raw: Path, cells: pd.DataFrame, provenance: audit.Provenance, limits:
     )
     return environment.get_template("audit_page.html.j2").render(
         provenance=provenance,
-        summary=audit.summarise(cells, slides.read(raw / paths.SLIDES)),
-        notes=audit.notes(raw, cells, provenance),
+        summary=summary,
+        notes=audit.notes(raw, cells, provenance, summary),
         kinds=_kinds(accepted),
         sizes=_sizes(accepted),
         patients=_patients(known),
@@ -222,9 +229,11 @@ def _swatches(raw: Path, known: pd.DataFrame, limits: images.Limits) -> list[Swa
     turns = _turns(shown)
     chosen = turns[turns.turn < SWATCH_CELLS]
     colours: dict[str, list[Colour]] = defaultdict(list)
-    for patient, path in zip(chosen.patient, chosen.path, strict=True):
-        colours[patient].append(_colour(raw / path, limits))
-    means = {patient: np.mean(found, axis=0) for patient, found in colours.items()}
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda path: _colour(raw / path, limits), chosen.path.tolist())
+        for patient, colour in zip(chosen.patient.tolist(), found, strict=True):
+            colours[patient].append(colour)
+    means = {patient: np.mean(seen, axis=0) for patient, seen in colours.items()}
     order = sorted(means, key=lambda patient: (float(means[patient].sum()), patient))
     return [Swatch(patient, "rgb({} {} {})".format(*means[patient].round().astype(int))) for patient in order]
 

@@ -1,7 +1,8 @@
-"""The network: four convolutions on the cell at full resolution, one sigmoid unit.
+"""The network: four convolutions, the first on the cell at full resolution, and one sigmoid unit.
 
 The stem does not stride: ring forms on a cell's rim are two or three pixels wide at 50 px, and a
-strided stem loses them.
+strided stem loses them. Each convolution is pooled before it is normalised, which spares three
+quarters of the work on the largest arrays.
 """
 
 import json
@@ -28,7 +29,7 @@ with without_native_logs():
 
     tf.config.list_physical_devices()
 
-WIDTHS = (32, 64, 96, 128)
+WIDTHS = (16, 32, 64, 128)
 FEATURES = "features"
 PROBABILITY = "p_parasitized"
 
@@ -40,16 +41,16 @@ def build(size: int) -> keras.Model:
     """A network for cells of `size` px.
 
     Input float32 (n, size, size, 3) in [0, 255]; output float32 (n, 1), P(parasitised). About
-    190,000 parameters at any size.
+    98,000 parameters at any size.
     """
     cell = keras.Input((size, size, 3), name="cell")
     x = layers.Rescaling(1 / 255, name="rescale")(cell)
     for depth, width in enumerate(WIDTHS, start=1):
         x = layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{depth}")(x)
-        x = layers.BatchNormalization(momentum=0.9, name=f"norm{depth}")(x)
-        x = layers.ReLU(name=f"relu{depth}")(x)
         if depth < len(WIDTHS):
             x = layers.MaxPooling2D(2, name=f"pool{depth}")(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"norm{depth}")(x)
+        x = layers.ReLU(name=f"relu{depth}")(x)
     x = layers.GlobalAveragePooling2D(name=FEATURES)(x)
     x = layers.Dense(1, name="logit")(x)
     return keras.Model(cell, layers.Activation("sigmoid", name=PROBABILITY)(x), name="malaria_cells")

@@ -21,6 +21,10 @@ PACKED = Path("data/packed")
 MODEL = Path("models/model.keras")
 TRAINING = Path("reports/train")
 
+# What a running stage keeps for the next run, should it be killed: git-ignored, and no stage's result.
+RUNNING = Path(".running")
+CHECKPOINT = RUNNING / "training.npz"
+
 METRICS = Path("reports/metrics.json")
 PLOTS = Path("reports/plots")
 PREDICTIONS = Path("reports/predictions.csv")
@@ -28,5 +32,6 @@ PREDICTIONS = Path("reports/predictions.csv")
 BUNDLE = Path("models/malaria-cells")
 PRETRAINED = Path("models/pretrained")
 
-# What cross-validation leaves: no stage makes it.
+# What cross-validation and ablation leave: no stage makes it.
 CROSSVAL = Path("reports/crossval")
+ABLATION = Path("reports/ablation")

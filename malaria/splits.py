@@ -105,6 +105,12 @@ def summary_content(summary: Summary) -> dict[str, object]:
     return content
 
 
+def folds_in(file: Path) -> list[int]:
+    """The folds that a file of patient,fold names, in order; empty where it names none."""
+    table = pd.read_csv(file, dtype="str", keep_default_na=False)
+    return sorted({int(fold) for fold in table.get("fold", ()) if fold.isdigit()})
+
+
 def read_assignment(file: Path, settings: params.Split) -> dict[str, str] | None:
     """The user's own assignment of patients, or None where `file` has no rows.
 

@@ -1,5 +1,6 @@
 """The training loop, readable from top to bottom."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from dvclive.live import Live
 from sklearn.metrics import log_loss, roc_auc_score
 from tqdm import tqdm
 
-from malaria import augmentation, doubts, draws, network, packed, params
+from malaria import augmentation, checkpoint, doubts, draws, network, packed, params
 from malaria.errors import UserError
 
 # Of the labels in doubt, how many are taken to be wrong (noisy_labels: soften).
@@ -23,6 +24,9 @@ _WRONG = 0.75
 # this far from the label: it is slow to learn labels that contradict all others, but rare forms of
 # parasites are no error.
 _EPOCHS_OF_OPINION, _CONTRADICTION = 4, 0.75
+
+# float32 (n, size, size, 3) and targets (n,) in, the same out.
+Alter = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,28 @@ class Trained:
     epochs: int
 
 
-def train(train: Cells, val: Cells, settings: params.Train, log: Path) -> Trained:
+def train(
+    train: Cells,
+    val: Cells,
+    settings: params.Train,
+    log: Path,
+    resume: Path | None = None,
+    build: Callable[[int], keras.Model] = network.build,
+    alter: Alter | None = None,
+) -> Trained:
     """Train until `settings.epochs`, or until val AUC has not risen for `settings.patience` epochs.
+
+    The network that is watched and returned has the running average of the trained one's weights.
 
     With noisy_labels other than keep, val AUC is that of the cells whose labels are not listed as in
     doubt: the noise should not choose the epoch either.
 
     Args:
-        log: folder for DVCLive's loss and AUC per epoch.
+        log: an empty folder for DVCLive's loss and AUC per epoch.
+        resume: a file where each finished epoch is kept, and where the same training goes on from after
+            it was killed, to the same bytes; None keeps nothing.
+        build: another network than the pipeline's, for experiments; takes the size in px.
+        alter: what else an experiment does to each augmented batch. Neither is known to `resume`.
 
     Raises:
         UserError: the loss is not finite any more; the sentence names epoch and step.
@@ -84,7 +102,7 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path) -> Traine
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
     size = train.images.shape[1]
-    model = network.build(size)
+    model = build(size)
     steps = -(-len(train.rows) // settings.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(
         0.0,
@@ -96,15 +114,28 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path) -> Traine
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     optimizer.build(model.trainable_variables)
     weights = _class_weights(train.labels, settings.class_weights)
-    step = _step(model, optimizer, settings.label_smoothing)
+    averaged = [tf.Variable(weight) for weight in model.weights]
+    step = _step(model, averaged, optimizer, settings.label_smoothing, alter)
     opinion = train.labels.astype(np.float64)
     watched = _watched(val, settings.noisy_labels)
     watched_images, watched_labels = val.rows[watched], val.labels[watched]
 
     best_auc, best_epoch, best_weights = -1.0, -1, model.get_weights()
-    epoch = 0
+    history: list[tuple[float, ...]] = []
+    kept = checkpoint.Checkpoint(resume, _key(train, val, settings)) if resume else None
+    if carried := kept.load() if kept else None:
+        history = [tuple(row) for row in carried["history"].tolist()]
+        best_epoch = int(np.argmax([auc for *_, auc in history]))
+        best_auc, best_weights = history[best_epoch][-1], carried["best_weights"]
+        opinion = carried["opinion"]
+        checkpoint.assign([*model.variables, *optimizer.variables, *averaged], carried["variables"])
+        print(f"Going on after epoch {len(history) - 1}, from {resume}", flush=True)
     with Live(str(log), save_dvc_exp=False, report=None, dvcyaml=None, monitor_system=False) as live:
-        for epoch in range(settings.epochs):
+        for row in history:
+            _log(live, row)
+        for epoch in range(len(history), settings.epochs):
+            if epoch - best_epoch > settings.patience:
+                break
             losses = []
             targets, trust = lessons(train, opinion, epoch, settings.noisy_labels)
             transforms, colour, order = _draw(train, settings, epoch)
@@ -117,6 +148,7 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path) -> Traine
                     colour[batch],
                     targets[batch],
                     (weights * trust)[batch],
+                    _share(settings.averaging, epoch * steps + number),
                 )
                 # The first epoch's network knows too little to have one.
                 opinion[batch] = p if epoch == 1 else (opinion[batch] + p) / 2
@@ -126,38 +158,80 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path) -> Traine
                         f"The loss is {losses[-1]} at epoch {epoch}, step {number}: "
                         f"lower train.learning_rate (now {settings.learning_rate:g}) in params.yaml."
                     )
+            trained = model.get_weights()
+            model.set_weights(checkpoint.values(averaged))
             p = network.predict(model, val.images[watched_images])
             auc = float(roc_auc_score(watched_labels, p))
-            live.log_metric("train/loss", float(np.mean(losses)))
-            live.log_metric("val/loss", float(log_loss(watched_labels, p, labels=[0, 1])))
-            live.log_metric("val/auc", auc)
-            live.next_step()
+            history.append((float(np.mean(losses)), float(log_loss(watched_labels, p, labels=[0, 1])), auc))
+            _log(live, history[-1])
             print(f"epoch {epoch}: loss {np.mean(losses):.4f}, val AUC {auc:.4f}", flush=True)
             if auc > best_auc:
                 best_auc, best_epoch, best_weights = auc, epoch, model.get_weights()
-            if epoch - best_epoch >= settings.patience:
-                break
+            model.set_weights(trained)
+            if kept:
+                kept.save(
+                    {
+                        "history": np.array(history),
+                        "opinion": opinion,
+                        "best_weights": best_weights,
+                        "variables": checkpoint.values([*model.variables, *optimizer.variables, *averaged]),
+                    }
+                )
     # Near the ceiling val AUC is a matter of luck; the end of the schedule is not.
-    if settings.keep == "best" or epoch + 1 < settings.epochs:
+    if settings.keep == "best" or len(history) < settings.epochs:
         model.set_weights(best_weights)
     else:
-        best_epoch, best_auc = epoch, auc
-    return Trained(model, best_epoch, best_auc, epoch + 1)
+        model.set_weights(checkpoint.values(averaged))
+        best_epoch, best_auc = len(history) - 1, history[-1][-1]
+    return Trained(model, best_epoch, best_auc, len(history))
 
 
-def _step(model: keras.Model, optimizer: keras.optimizers.Optimizer, smoothing: float) -> Any:
+def _key(train: Cells, val: Cells, settings: params.Train) -> str:
+    """What tells this training from all others: settings, cells, labels, code, library versions."""
+    sides = [part for side in (train, val) for part in (side.rows, side.labels, side.keys, side.doubtful)]
+    return checkpoint.key(settings.model_dump_json(), train.images, *sides)
+
+
+def _log(live: Any, row: tuple[float, ...]) -> None:
+    """Write an epoch's figures; after a resume those of the epochs before come again, to the same bytes."""
+    for name, value in zip(("train/loss", "val/loss", "val/auc"), row, strict=True):
+        live.log_metric(name, value)
+    live.next_step()
+
+
+def _share(averaging: float, step: int) -> np.float32:
+    """The share of the newest weights in the running average: more at first, while there are few."""
+    return np.float32(1 - min(averaging, (1 + step) / (10 + step)))
+
+
+def _step(
+    model: keras.Model,
+    averaged: list[tf.Variable],
+    optimizer: keras.optimizers.Optimizer,
+    smoothing: float,
+    alter: Alter | None,
+) -> Any:
     """One step of training as a compiled function: a batch in, its loss and P(parasitised) out."""
     loss_of = keras.losses.BinaryCrossentropy(label_smoothing=smoothing)
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
     def step(
-        images: tf.Tensor, transforms: tf.Tensor, colour: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor
+        images: tf.Tensor,
+        transforms: tf.Tensor,
+        colour: tf.Tensor,
+        targets: tf.Tensor,
+        weights: tf.Tensor,
+        share: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         cells = augmentation.apply(images, transforms, colour)
+        if alter:
+            cells, targets = alter(cells, targets)
         with tf.GradientTape() as tape:
             p = model(cells, training=True)
             loss = loss_of(targets[:, None], p, sample_weight=weights[:, None])
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        for average, weight in zip(averaged, model.weights, strict=True):
+            average.assign_add(share * (weight - average))
         return loss, p[:, 0]
 
     return step

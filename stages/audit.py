@@ -15,8 +15,9 @@ def main() -> None:
     cells = audit.audit(RAW, params)
     summary = audit.summarise(cells, slides.read(RAW / SLIDES))
     limits = images.Limits(params.min_side, params.max_pixels)
+    page = audit_page.render(RAW, cells, summary, audit.read_provenance(RAW), limits)
     # Written before the check, which sends people to the page.
-    files.write_text(AUDIT_PAGE, audit_page.render(RAW, cells, audit.read_provenance(RAW), limits))
+    files.write_text(AUDIT_PAGE, page)
     files.write_json(AUDIT, asdict(summary))
     tables.write(cells, CELLS, tables.CELLS)
     audit.check(cells, params)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from malaria.command import run_stage
 from malaria.params import load_params
-from malaria.paths import MODEL, PACKED, SPLITS, TRAINING
+from malaria.paths import CHECKPOINT, MODEL, PACKED, SPLITS, TRAINING
 
 
 def main() -> None:
@@ -19,8 +19,9 @@ def main() -> None:
     train, val = (training.side(cells, splits, name, listed) for name in (tables.TRAIN, tables.VAL))
     print(f"Training on {len(train.rows):,} cells, watching {len(val.rows):,}")
     shutil.rmtree(TRAINING, ignore_errors=True)
-    trained = training.train(train, val, params, TRAINING)
+    trained = training.train(train, val, params, TRAINING, resume=CHECKPOINT)
     network.save(trained.model, MODEL)
+    CHECKPOINT.unlink(missing_ok=True)
     print(f"Kept epoch {trained.kept_epoch} of {trained.epochs}: val AUC {trained.val_auc:.4f}")
 
 

@@ -1,14 +1,16 @@
 """What several tests share: a small synthetic sample on disk, and the real cells where they are."""
 
+import io
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from malaria import params, sources
-from tests import app_server, bundles
+from tests import app_server, bundles, project
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,12 +42,41 @@ def raw(data, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A repository of the working tree's files in which `dvc repro` has run on a small sample."""
+    repository = tmp_path_factory.mktemp("project") / "repository"
+    listed = project.run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout
+    for name in listed.splitlines():
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (repository / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, repository / name)
+    project.change(repository, project.SMALL)
+    project.run("git", "init", "-q", ".", cwd=repository)
+    project.run("git", "add", "-A", cwd=repository)
+    project.git("commit", "-qm", "all", cwd=repository)
+    done = project.run("dvc", "repro", cwd=repository)
+    (repository.parent / "terminal.txt").write_text(done.stdout + done.stderr)
+    return repository
+
+
+@pytest.fixture(scope="session")
 def model_bundle(tmp_path_factory) -> Path:
     """A bundle whose network is made by hand: the more violet a spot, the likelier a parasite.
 
     Shared: read it, never change it. It was "made with" the first 4 of `drawn_cells`.
     """
     return bundles.violet(tmp_path_factory.mktemp("bundle") / "malaria-cells")
+
+
+@pytest.fixture(scope="session")
+def pngs() -> list[bytes]:
+    """The PNG files of `bundles.drawn_cells`."""
+    found = []
+    for pixels, _ in bundles.drawn_cells():
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "PNG")
+        found.append(stream.getvalue())
+    return found
 
 
 @pytest.fixture(scope="session")

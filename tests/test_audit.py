@@ -50,9 +50,13 @@ def row(cells, path):
     return cells.set_index("path").loc[path]
 
 
+def summarised(raw, cells):
+    return audit.summarise(cells, slides.read(raw / "slides.csv"))
+
+
 def page(raw, provenance=NOT_RECORDED, cells=None):
     cells = audit.audit(raw, SETTINGS) if cells is None else cells
-    return audit_page.render(raw, cells, provenance, LIMITS)
+    return audit_page.render(raw, cells, summarised(raw, cells), provenance, LIMITS)
 
 
 # What is accepted
@@ -313,7 +317,7 @@ def test_slides_that_agree_with_the_names_are_counted_and_raise_no_note(raw):
     assert audit.summarise(cells, told).slides == {
         "told": 14, "missing": 0, "disagreeing": 0, "examples": []
     }  # fmt: skip
-    assert audit.notes(raw, cells, NOT_RECORDED) == ()
+    assert audit.notes(raw, cells, NOT_RECORDED, summarised(raw, cells)) == ()
     assert "tells the slide of 14 images; it disagrees with the names of 0" in page(raw)
 
 
@@ -326,7 +330,7 @@ def test_slides_that_disagree_with_the_names_are_believed_counted_and_shown(raw)
     example = f"{path}: slides.csv says slide C40P9thinF of P9, the name C33P1thinF of P1"
     assert summary.slides["disagreeing"] == 2
     assert summary.slides["examples"][0] == example
-    (note,) = audit.notes(raw, cells, NOT_RECORDED)
+    (note,) = audit.notes(raw, cells, NOT_RECORDED, summarised(raw, cells))
     assert note.startswith("Cells that slides.csv puts on another slide than their names do: 2")
     assert example in page(raw)
 
@@ -338,7 +342,8 @@ def test_a_name_that_tells_nothing_gets_its_slide_from_the_table(raw):
     assert tuple(row(cells, "Uninfected/odd.png")[["slide", "patient"]]) == ("C7NthinF", "C7")
     summary = audit.summarise(cells, slides.read(raw / "slides.csv"))
     assert (summary.slides["disagreeing"], summary.slides["missing"]) == (1, 14)
-    assert "Images that slides.csv does not know: 14." in " ".join(audit.notes(raw, cells, NOT_RECORDED))
+    notes = audit.notes(raw, cells, NOT_RECORDED, summary)
+    assert "Images that slides.csv does not know: 14." in " ".join(notes)
 
 
 def test_ones_own_patients_stand_above_the_publishers(raw):

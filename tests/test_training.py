@@ -148,3 +148,30 @@ def test_a_missing_or_damaged_model_is_said_so(tmp_path):
     (tmp_path / "model.keras").write_bytes(b"no model")
     with pytest.raises(UserError, match="is damaged or no Keras model"):
         network.load(tmp_path / "model.keras")
+
+
+def test_the_network_is_the_average_of_what_it_was_while_it_learnt(cells, tmp_path):
+    from malaria import training
+
+    def trained(averaging):
+        settings = SETTINGS.model_copy(update={"averaging": averaging})
+        log = tmp_path / str(averaging)
+        found = training.train(cells, cells, settings, log)
+        return found.model.get_weights()[0], (log / "plots/metrics/train/loss.tsv").read_text()
+
+    (last, losses), (average, same_losses) = trained(0.0), trained(0.9)
+    assert losses == same_losses
+    assert 1e-4 < np.abs(last - average).max() < 1
+
+
+def test_an_experiment_may_alter_augmented_batches(cells, tmp_path):
+    import tensorflow as tf
+
+    from malaria import training
+
+    def swap(images, targets):
+        return images, 1 - targets
+
+    learnt = training.train(cells, cells, SETTINGS, tmp_path / "a", alter=swap).model
+    plain = training.train(cells, cells, SETTINGS, tmp_path / "b").model
+    assert not tf.reduce_all(learnt.weights[0] == plain.weights[0])

@@ -1,0 +1,197 @@
+"""Change one thing of the recipe at a time, and cross-validate each change on the same folds.
+
+Trains on the packed cells, on a share of each fold's train cells and for fewer epochs than a final model, so
+that many changes can be compared; what is out of fold is judged whole. Each (row, fold) is kept as it is
+done, and a run goes on where the last one ended; the table is written anew after each row. `--full` trains as
+the pipeline does.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import inspect
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from malaria import (
+    calibration,
+    doubts,
+    draws,
+    evaluation,
+    files,
+    packed,
+    paired,
+    params,
+    splits,
+    tables,
+)
+from malaria.command import end_with
+from malaria.errors import UserError
+from malaria.labels import POSITIVE
+from malaria.params import load_params
+from malaria.paths import ABLATION, CELLS, PACKED
+
+if TYPE_CHECKING:
+    from experiments import variants
+    from malaria import training
+
+_COLUMNS = {**tables.OUT_OF_FOLD, "p_views": "float64"}
+_MARKS = "<!-- ablate: begin -->", "<!-- ablate: end -->"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.ablate", description=__doc__)
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="some of the rows (default: all)")
+    parser.add_argument("--epochs", type=int, default=6, help="of each training (6)")
+    parser.add_argument("--share", type=float, default=0.5, help="of the train cells that are used (0.5)")
+    parser.add_argument("--full", action="store_true", help="all train cells, and the epochs of params.yaml")
+    parser.add_argument("--page", type=Path, default=Path("docs/model.md"), help="whose table is replaced")
+    given = parser.parse_args()
+    # TensorFlow takes seconds to import; --help should not wait for it. Imported here, it keeps quiet.
+    from malaria import network  # noqa: F401
+
+    # isort: split
+    from experiments import variants
+
+    settings = load_params()
+    unknown = sorted(set(given.rows or ()) - set(variants.ROWS))
+    if unknown:
+        raise UserError(f"--rows names {unknown[0]}, but there are: {', '.join(variants.ROWS)}.")
+    chosen = [name for name in variants.ROWS if name in (given.rows or variants.ROWS)]
+    epochs, share = (settings.train.epochs, 1.0) if given.full else (given.epochs, given.share)
+    doubted = doubts.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
+    cells = packed.load(PACKED)
+    done: dict[str, pd.DataFrame] = {}
+    for name in chosen:
+        row = variants.ROWS[name]
+        changed = settings.train.model_copy(update={"epochs": epochs, "patience": epochs, **row.settings})
+        of_row = settings.model_copy(update={"train": changed})
+        folds = [_fold(name, row, share, fold, of_row, cells) for fold in _folds(settings)]
+        done[name] = pd.concat(folds, ignore_index=True).sort_values("path", ignore_index=True)
+        tables.write(done[name], ABLATION / f"{name}{'-full' if given.full else ''}.csv", tables.OUT_OF_FOLD)
+        words = {name: variants.ROWS[name].words for name in done}
+        table = as_table(done, words, settings.evaluate, doubted)
+        print(table.splitlines()[-1], flush=True)
+        if not given.full:
+            _replace(given.page, table)
+    print(f"\n{table}")
+    return 0
+
+
+def as_table(
+    done: dict[str, pd.DataFrame],
+    words: dict[str, str],
+    settings: params.Evaluate,
+    doubted: frozenset[tuple[str, str]],
+) -> str:
+    """The rows that are done as a Markdown table; the first is what the others are compared with."""
+    first, *_ = done.values()
+    lines = [
+        "| change | accuracy (sd over folds) | AUC | sensitivity, mean of patients | worst tenth "
+        "| accuracy of four views | accuracy, minus the recipe's |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, judged in done.items():
+        both = paired.join(judged, first)
+        found = paired.differences(both, settings, doubted)
+        figures = found.get(evaluation.WITHOUT, found[evaluation.AS_GIVEN])
+        sure = judged[~doubts.among(judged, doubted)]
+        y = (sure.label == POSITIVE).to_numpy()
+        right = pd.Series((sure.p_parasitized.to_numpy() >= 0.5) == y).groupby(sure.fold.to_numpy()).mean()
+        views = float(((sure.p_views.to_numpy() >= 0.5) == y).mean())
+        gap = figures["accuracy"].difference
+        apart = "" if judged is first else f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
+        lines.append(
+            f"| {words[name]} | {figures['accuracy'].one:.4f} ({right.std():.4f}) "
+            f"| {figures['auc'].one:.5f} | {figures['macro_sensitivity'].one:.4f} "
+            f"| {figures['worst_decile_sensitivity'].one:.3f} | {views:.4f} | {apart} |"
+        )
+    return "\n".join(lines)
+
+
+def _folds(settings: params.Params) -> list[int]:
+    given = splits.folds_in(Path(settings.split.file))
+    if not given and not settings.split.folds:
+        raise UserError(
+            "split.folds is 0 in params.yaml: set it to 5, or name a file of folds in split.file."
+        )
+    return given or list(range(settings.split.folds))
+
+
+def _fold(
+    name: str,
+    variant: "variants.Variant",
+    share: float,
+    fold: int,
+    settings: params.Params,
+    cells: packed.Packed,
+) -> pd.DataFrame:
+    """What a network trained on the other folds says of this one: tables.OUT_OF_FOLD and `p_views`."""
+    from experiments import variants
+    from malaria import network, training
+
+    key = [
+        settings.train.model_dump_json(),
+        settings.split.model_dump_json(),
+        share,
+        fold,
+        cells.index.sha256,
+    ]
+    key += [inspect.getsource(module) for module in (variants, network, training)]
+    file = ABLATION / "folds" / f"{name}-{fold}-{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}.csv"
+    if file.is_file():
+        return tables.read(file, _COLUMNS)
+    settings_of_fold = settings.split.model_copy(update={"fold": fold})
+    assigned, _ = splits.split(tables.read(CELLS, tables.CELLS), settings_of_fold)
+    listed = doubts.read(Path(settings.train.labels_file), "train.labels_file")
+    train, val = (training.side(cells, assigned, side, listed) for side in (tables.TRAIN, tables.VAL))
+    with tempfile.TemporaryDirectory() as log:
+        learnt = training.train(
+            _some(train, share), val, settings.train, Path(log), build=variant.build, alter=variant.alter
+        ).model
+    tested = assigned[assigned.split == tables.TEST].sort_values("path", ignore_index=True)
+    pixels, held_out = cells.images[packed.rows_of(cells, tested.path)], cells.images[val.rows]
+    y = (val.labels > 0.5).astype(np.int64)
+    temperature = calibration.fit_temperature(network.predict(learnt, held_out), y)
+    p = network.predict(learnt, pixels)
+    views = [
+        network.predict(learnt, view) for view in (pixels[:, ::-1], pixels[:, :, ::-1], pixels[:, ::-1, ::-1])
+    ]
+    logits = np.mean([calibration.logit(view) for view in (p, *views)], axis=0)
+    judged = tested.assign(
+        p_network=p,
+        p_parasitized=calibration.apply(p, temperature),
+        p_views=1 / (1 + np.exp(-logits / temperature)),
+        fold=fold,
+    )
+    tables.write(judged, file, _COLUMNS)
+    return judged[list(_COLUMNS)]
+
+
+def _some(cells: "training.Cells", share: float) -> "training.Cells":
+    """A share of the cells, chosen by their content, the same in every row of the table."""
+    chosen = draws.uniform(0, 0, cells.keys, 1)[:, 0] < share
+    doubtful = None if cells.doubtful is None else cells.doubtful[chosen]
+    return dataclasses.replace(
+        cells,
+        rows=cells.rows[chosen],
+        labels=cells.labels[chosen],
+        keys=cells.keys[chosen],
+        doubtful=doubtful,
+    )
+
+
+def _replace(page: Path, table: str) -> None:
+    """Put `table` between the page's marks; a page without them is left alone."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    begin, end = (text.find(mark) for mark in _MARKS)
+    if 0 <= begin < end:
+        files.write_text(page, f"{text[:begin]}{_MARKS[0]}\n{table}\n{text[end:]}")
+
+
+if __name__ == "__main__":
+    end_with(main)

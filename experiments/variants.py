@@ -1,0 +1,140 @@
+"""What the field knows that the recipe could do otherwise: the rows of `python -m experiments.ablate`.
+
+Each row changes one thing of the recipe in params.yaml. What helps in cross-validation is taken over into the
+library or params.yaml; what does not stays here, where it can be tried again.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+from malaria import network, training
+
+Build = Callable[[int], keras.Model]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row: what it is, in words; `settings` of section train that differ; another network, another step."""
+
+    words: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    build: Build = network.build
+    alter: training.Alter | None = None
+
+
+def shaped(
+    widths: tuple[int, ...] = network.WIDTHS,
+    stride: int = 1,
+    *,
+    pooled_first: bool = True,
+    excite: bool = False,
+    blurred: bool = False,
+    residual: bool = False,
+) -> Build:
+    """A builder of networks like `network.build`, of another shape.
+
+    Args:
+        widths: of the convolutions.
+        stride: of the first convolution, which then is not pooled.
+        pooled_first: pool before the normalisation, not after the activation.
+        excite: squeeze and excitation (Hu et al. 2018, arXiv:1709.01507) after each activation.
+        blurred: anti-aliased pooling (Zhang 2019, arXiv:1904.11486).
+        residual: a second, bypassed convolution at the two coarsest scales (He et al. 2016,
+            arXiv:1512.03385).
+    """
+
+    def build(size: int) -> keras.Model:
+        cell = keras.Input((size, size, 3), name="cell")
+        x = layers.Rescaling(1 / 255)(cell)
+        for depth, width in enumerate(widths):
+            strides = stride if depth == 0 else 1
+            x = layers.Conv2D(width, 3, strides=strides, padding="same", use_bias=False)(x)
+            pooled = depth < len(widths) - 1 and strides == 1
+            if pooled and pooled_first:
+                x = _pool(x, blurred=blurred)
+            x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+            if pooled and not pooled_first:
+                x = _pool(x, blurred=blurred)
+            if excite:
+                squeezed = layers.GlobalAveragePooling2D(keepdims=True)(x)
+                narrow = layers.Conv2D(max(width // 4, 4), 1, activation="relu")(squeezed)
+                x = layers.Multiply()([x, layers.Conv2D(width, 1, activation="sigmoid")(narrow)])
+            if residual and depth >= len(widths) - 2:
+                more = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
+                x = layers.Add()([x, layers.ReLU()(layers.BatchNormalization(momentum=0.9)(more))])
+        x = layers.GlobalAveragePooling2D(name=network.FEATURES)(x)
+        x = layers.Dense(1, name="logit")(x)
+        return keras.Model(cell, layers.Activation("sigmoid")(x))
+
+    return build
+
+
+def mix(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mix-up (Zhang et al. 2018, arXiv:1710.09412) with alpha 0.2: each cell with another of the batch."""
+    first, second = (tf.random.gamma([tf.shape(images)[0]], 0.2) for _ in range(2))
+    share = tf.math.divide_no_nan(first, first + second)
+    share = tf.maximum(share, 1 - share)
+    mixed = share[:, None, None, None] * images + (1 - share)[:, None, None, None] * tf.roll(images, 1, 0)
+    return mixed, share * targets + (1 - share) * tf.roll(targets, 1, 0)
+
+
+def rescale(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Resize-jitter: half of the batches are scaled down, smoothed, to 60 to 100 % and back up."""
+    size = images.shape[1]
+    small = tf.random.uniform([], int(0.6 * size), size, tf.int32)
+    down = tf.image.resize(images, [small, small], antialias=True)
+    back = tf.ensure_shape(tf.image.resize(down, [size, size]), images.shape)
+    return tf.where(tf.random.uniform([]) < 0.5, back, images), targets
+
+
+def bend(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Elastic: each cell is bent smoothly by up to about two pixels, by a 4 x 4 grid of random shifts."""
+    count, size = tf.shape(images)[0], images.shape[1]
+    shifts = tf.image.resize(tf.random.normal([count, 4, 4, 2]), [size, size], "bicubic")
+    places = tf.stack(tf.meshgrid(tf.range(size), tf.range(size), indexing="ij"), axis=-1)
+    source = tf.clip_by_value(tf.cast(places, tf.float32) + shifts, 0.0, size - 1.0)
+    nearest = tf.cast(tf.round(source), tf.int32)
+    return tf.gather_nd(images, nearest, batch_dims=1), targets
+
+
+ROWS: dict[str, Variant] = {
+    "recipe": Variant("the recipe"),
+    "as_given": Variant("labels in doubt kept", {"noisy_labels": "keep"}),
+    "opinion": Variant(
+        "in doubt is what the network's own opinion contradicts", {"labels_file": "data/doubtful.csv"}
+    ),
+    "strided": Variant("a stem of stride 2, 32 wide", build=shaped((32, 64, 96, 128), 2)),
+    "no_average": Variant("no averaging of weights", {"averaging": 0.0}),
+    "mix_up": Variant("mix-up", alter=mix),
+    "wide": Variant("wider: 24, 48, 96, 128", build=shaped((24, 48, 96, 128))),
+    "no_colour": Variant("no stain jitter", {"colour": 0.0, "brightness": 0.0}),
+    "more_colour": Variant("twice the stain jitter", {"colour": 0.2, "brightness": 0.2}),
+    "excite": Variant("squeeze and excitation", build=shaped(excite=True)),
+    "blurred": Variant("anti-aliased pooling", build=shaped(blurred=True)),
+    "elastic": Variant("elastic bending", alter=bend),
+    "rescaled": Variant("resize-jitter", alter=rescale),
+    "no_smoothing": Variant("no label smoothing", {"label_smoothing": 0.0}),
+    "residual": Variant("two more convolutions, bypassed", build=shaped((16, 32, 64, 96), residual=True)),
+    "classic": Variant("pooled after the activation", build=shaped(pooled_first=False)),
+    "soften": Variant("labels in doubt softened", {"noisy_labels": "soften"}),
+}
+
+
+def _pool(x: Any, *, blurred: bool) -> Any:
+    if not blurred:
+        return layers.MaxPooling2D(2)(x)
+    x = layers.MaxPooling2D(2, strides=1, padding="same")(x)
+    return layers.DepthwiseConv2D(
+        3, strides=2, padding="same", use_bias=False, depthwise_initializer=_binomial, trainable=False
+    )(x)
+
+
+def _binomial(shape: tuple[int, ...], dtype: Any = None) -> tf.Tensor:
+    """The blur of 3 x 3 px, [1, 2, 1] either way, for each channel; `shape` (3, 3, width, 1)."""
+    row = tf.constant([0.25, 0.5, 0.25])
+    return tf.cast(tf.broadcast_to((row[:, None] * row)[:, :, None, None], shape), dtype or tf.float32)
