@@ -61,7 +61,9 @@ class Judge:
             for _, answer in asked:
                 answer.set_exception(error)
             return
-        answers = [Answer(float(p)) for p in said.p_parasitized]
+        answers = [
+            Answer(float(p), reason) for p, reason in zip(said.p_parasitized, said.rejected, strict=True)
+        ]
         for crops, answer in asked:
             answer.set_result(answers[: len(crops)])
             answers = answers[len(crops) :]

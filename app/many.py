@@ -84,7 +84,7 @@ def totals(verdicts: Sequence[verdict.Verdict]) -> Totals:
         judged=len(judged),
         parasitized=positive,
         second_look=sum(one.second_look for one in judged),
-        rejected=sum(one.status == verdict.REJECTED for one in verdicts),
+        rejected=sum(one.status == predict.REJECTED for one in verdicts),
         unreadable=sum(one.status == predict.UNREADABLE for one in verdicts),
         share=positive / len(judged) if judged else math.nan,
         low=low,

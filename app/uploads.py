@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from malaria import archives, images
+from malaria import archives, images, inputs
 from malaria.errors import UserError
 
 MOST_BYTES = 20 * 2**20  # a file; zips too
@@ -21,8 +21,6 @@ NOT_UPLOADED = "not a file that was uploaded here"
 # Bytes of a zip's list of members that are read at all: a file of 20 MB might list half a million.
 _MOST_DIRECTORY = 2**20
 _END = b"PK\5\6"
-
-_LITTER = {"thumbs.db", "desktop.ini", ".ds_store"}
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,7 @@ def _zipped(name: str, file: Path, limits: images.Limits) -> Iterator[Upload]:
     given = False
     try:
         for member in archives.members(file, _ZIP):
-            inside = member.path.name
-            if inside.startswith(".") or inside.lower() in _LITTER:
+            if inputs.is_litter(member.path.name):
                 continue
             path, given = f"{name}/{member.path}", True
             try:

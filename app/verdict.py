@@ -7,7 +7,6 @@ from app.judge import Answer
 from malaria import labels, predict
 from malaria.bundle import Record
 
-REJECTED = "rejected"
 NO_CELL = "This does not look like a stained red cell."
 RESEARCH = "Research use only. Not a diagnosis."
 
@@ -64,10 +63,14 @@ def matching(point: Point, known: Sequence[Point]) -> Point:
 def of(answer: Answer, point: Point, synthetic: bool) -> Verdict:
     """The verdict on one cell at an operating point; `synthetic`: the model knows drawn cells only."""
     if answer.rejected is not None:
+        # The headline says already what is no more than that.
+        why = answer.rejected.removeprefix(NO_CELL[0].lower() + NO_CELL[1:-1]).removeprefix(": ")
         said = (
-            "The model gives no category: cut out one red cell of a Giemsa-stained thin smear, on black.",
+            *([f"{why[0].upper()}{why[1:]}{'' if why.endswith('?') else '.'}"] if why else []),
+            "The model gives no category. It knows single red cells of a Giemsa-stained thin smear, cut out "
+            "on black: upload one.",
         )
-        return Verdict(REJECTED, None, None, False, NO_CELL, said, answer.rejected)
+        return Verdict(predict.REJECTED, None, None, False, NO_CELL, said, answer.rejected)
     p = answer.p_parasitized
     category = labels.category(p, point.threshold)
     low, high = point.band

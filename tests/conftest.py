@@ -86,9 +86,9 @@ def gated_bundle(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def live(model_bundle, tmp_path_factory) -> Iterator[app_server.Server]:
-    """`python -m app` with `model_bundle`, on a free port."""
-    with app_server.start("--model", str(model_bundle), log=tmp_path_factory.mktemp("app") / "log") as server:
+def live(gated_bundle, tmp_path_factory) -> Iterator[app_server.Server]:
+    """`python -m app` with `gated_bundle`, on a free port."""
+    with app_server.start("--model", str(gated_bundle), log=tmp_path_factory.mktemp("app") / "log") as server:
         yield server
 
 

@@ -1,5 +1,6 @@
 """The app as programs and probes meet it: `python -m app` on a free port."""
 
+import base64
 import csv
 import io
 import re
@@ -80,8 +81,39 @@ def test_classify_batch_gives_the_rows_of_predict_and_totals(client, drawn, tmp_
     assert said["totals"]["low"] < said["totals"]["share"] < said["totals"]["high"]
 
 
-def test_model_info_and_version_name_what_is_served(client, live, model_bundle):
-    record = bundle.read_record(model_bundle)
+def test_what_is_no_cell_gets_a_reason_and_no_category_anywhere(live, drawn):
+    strip = np.tile(drawn[0][0], (1, 3, 1))
+    why = "more than 2.5 times as long as wide: not one cell"
+    said = requests.post(f"{live.url}/classify", data=png(strip)).json()
+    assert (said["status"], said["category"], said["p_parasitized"]) == ("rejected", None, None)
+    assert said["reason"] == why
+
+    path, cell = live.upload(("strip.png", png(strip)), ("cell.png", png(drawn[0][0])))
+    _, batch = live.answer("classify_batch", [{"path": path}, {"path": cell}], 0.5)
+    assert batch[0]["rows"][0] == {
+        "file": "strip.png", "p_parasitized": None, "category": None, "status": "rejected", "reason": why
+    }  # fmt: skip
+    assert [batch[0]["totals"][name] for name in ("images", "judged", "rejected")] == [2, 1, 1]
+
+    _, shown = live.answer("show_cell", {"path": path}, 0)
+    assert "This does not look like a stained red cell." in shown[0]
+    assert "More than 2.5 times as long as wide: not one cell." in shown[0]
+    assert "mc-scale" not in shown[0]
+    assert "mc-key-orange" not in shown[0]
+
+    files = [{"path": one, "meta": {"_type": "gradio.FileData"}} for one in (path, cell)]
+    _, table = live.answer("show_many", files, 0, False)
+    assert "1 does not look like a stained red cell" in table[0]
+    encoded = re.search(r"base64,([^\"]+)\">Download", table[0])
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode(encoded[1]).decode())))
+    assert [(row["path"], row["status"], row["reason"]) for row in rows] == [
+        ("strip.png", "rejected", why),
+        ("cell.png", "ok", ""),
+    ]
+
+
+def test_model_info_and_version_name_what_is_served(client, live, gated_bundle):
+    record = bundle.read_record(gated_bundle)
     plain = (requests.get(f"{live.url}/{name}").json() for name in ("version", "model_info"))
     for said in (client.predict(api_name="/model_info"), *plain):
         assert said["hashes"] == record.hashes
@@ -257,6 +289,20 @@ def test_the_divide_itself_counts_as_parasitized_and_is_said():
     assert "below the divide" in " ".join(just_below.sentences)
 
 
+@pytest.mark.parametrize(
+    ("reason", "sentence"),
+    [
+        ("no stain to be seen: a picture without colour?", "No stain to be seen: a picture without colour?"),
+        ("this does not look like a stained red cell: too odd", "Too odd."),
+        ("this does not look like a stained red cell", "The model gives no category."),
+    ],
+)
+def test_a_reason_is_told_once_and_as_a_sentence(reason, sentence):
+    said = verdict.of(Answer(0.7, reason), verdict.HALF, synthetic=False)
+    assert said.sentences[0].startswith(sentence)
+    assert said.reason == reason
+
+
 def test_no_cell_gets_no_category():
     said = verdict.of(Answer(0.7, "too far from any cell"), verdict.HALF, synthetic=False)
     assert (said.status, said.p, said.category) == ("rejected", None, None)
@@ -322,6 +368,9 @@ def test_a_round_keeps_the_score_of_both():
     cards = cells.guess(cards, None)
     assert cells.tally(cards, verdict.HALF) == cells.Tally(cells=3, model=2, guessed=2, person=1)
     assert cells.current(cards) is None
+    stranger = cells.Card("", "Uninfected", Answer(0.1, "no cell"), met=False, open=True)
+    assert cells.tally((*cards, stranger), verdict.HALF) == cells.Tally(3, 2, 2, 1, rejected=1)
+    assert cells.called(stranger, verdict.HALF) is None
 
 
 def test_the_csv_is_what_predict_writes(model, drawn):
