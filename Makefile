@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro app screenshots test lint crossval label-audit pretrained repro-check kill-fetch bench-data lock clean
+.PHONY: help env repro app screenshots test lint crossval label-audit compare pretrained ood repro-check kill-fetch bench-data lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -59,6 +59,14 @@ pretrained: export PATH := $(CURDIR)/$(BIN):$(PATH)
 pretrained: env  ## after crossval: train on every patient, into models/pretrained
 	dvc repro pack
 	python -m experiments.pretrained
+
+compare: export PATH := $(CURDIR)/$(BIN):$(PATH)
+compare: env  ## after crossval: against another model's predictions, OTHER=file.csv
+	python -m experiments.compare $(OTHER)
+
+ood: export PATH := $(CURDIR)/$(BIN):$(PATH)
+ood: env  ## give the bundle pictures that are no cell, and count what it turns away
+	python -m experiments.ood
 
 repro-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro-check: env  ## run twice in fresh clones and compare every output's hash
