@@ -127,6 +127,14 @@ pretrained: env  ## after crossval: train on every patient, into models/pretrain
 	dvc repro pack
 	python -m experiments.pretrained
 
+compare: export PATH := $(CURDIR)/$(BIN):$(PATH)
+compare: env  ## after crossval: against another model's predictions, OTHER=file.csv
+	python -m experiments.compare $(OTHER)
+
+ood: export PATH := $(CURDIR)/$(BIN):$(PATH)
+ood: env  ## give the bundle pictures that are no cell, and count what it turns away
+	python -m experiments.ood
+
 remote: export PATH := $(CURDIR)/$(BIN):$(PATH)
 remote: env  ## where results travel by: URL=s3://... OPTIONS="NAME=VALUE ..."; without, beside this folder
 	python -m experiments.remote $(URL) $(OPTIONS)
