@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import noncells
-from malaria import bundle, files, images, packed, paths, predict, smear
+from malaria import bundle, files, images, inputs, packed, paths, predict, smear
 from malaria.command import end_with
 from malaria.errors import UserError
 
@@ -99,7 +99,8 @@ def _out_of_fold(name: str) -> list[Count]:
 
 
 def _files(model: bundle.Bundle, path: Path) -> Count:
-    rows = [row for row in predict.predict(model, predict.find([path])) if row.status != predict.UNREADABLE]
+    found = predict.predict(model, inputs.find([str(path)]))
+    rows = [row for row in found if row.status != predict.UNREADABLE]
     if not rows:
         raise UserError(f"{path} holds no readable image: name files, folders or zips of cells.")
     return _counted(str(path), [row.reason or None for row in rows])
