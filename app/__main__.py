@@ -15,8 +15,26 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     known = argparse.ArgumentParser(prog="python -m app", description=__doc__, epilog=NOTE)
     known.add_argument("--version", action="version", version=__version__)
-    known.add_argument(
+    served = known.add_mutually_exclusive_group()
+    served.add_argument(
         "--model", type=Path, metavar="BUNDLE", help="a bundle folder (default: the newest here)"
+    )
+    served.add_argument(
+        "--rev",
+        metavar="REV",
+        help="the bundle of a git tag, branch or commit, or of a version of the artifact "
+        "(malaria-cells@v1.2.0, or v1.2.0 where git has no tag of that name): the artifact malaria-cells of "
+        "its dvc.yaml, or models/pretrained where DVC has no files of that; REV:FOLDER takes the one in that "
+        "folder; needs DVC",
+    )
+    known.add_argument(
+        "--compare", metavar="REV", help="show the bundle of another revision beside it, on every upload"
+    )
+    known.add_argument(
+        "--repo",
+        default=".",
+        metavar="PATH_OR_URL",
+        help="the git repository of --rev and --compare (default: the current folder)",
     )
     known.add_argument(
         "--cells",
@@ -65,11 +83,20 @@ def main() -> int:
     arguments = parser().parse_args()
     # Gradio and the network take a second; --help and a wrong option should not wait for them.
     from app import cells, logs
-    from app.model import open_model
+    from app.model import Model, open_model, told_apart
+    from app.revisions import fetch
     from malaria import bundle
 
+    def of_revision(named: str) -> Model:
+        return open_model(*fetch(named, arguments.repo), batch=arguments.batch)
+
     logs.start()
-    models = [open_model(arguments.model or bundle.default_folder(), arguments.batch)]
+    if arguments.rev is not None:
+        models = [of_revision(arguments.rev)]
+    else:
+        models = [open_model(arguments.model or bundle.default_folder(), batch=arguments.batch)]
+    if arguments.compare is not None:
+        models = told_apart(models[0], of_revision(arguments.compare))
     source = cells.find(arguments.cells)
     from app import page, serving
 
@@ -82,10 +109,9 @@ def main() -> int:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -45,12 +45,15 @@ class Card:
 
 @dataclass(frozen=True)
 class Tally:
-    """Of `cells` shown, how many the model and the person got right; `guessed` is what he tried."""
+    """Of `cells` shown, how many the model and the person got right; `guessed` is what he tried.
+    `rejected` more, which the model takes for no cell, are left out.
+    """
 
     cells: int
     model: int
     guessed: int
     person: int
+    rejected: int = 0
 
 
 def find(folder: Path | None) -> Source:
@@ -123,18 +126,20 @@ def reveal(cards: tuple[Card, ...]) -> tuple[Card, ...]:
 
 def tally(cards: tuple[Card, ...], point: verdict.Point) -> Tally:
     """The score on the open cells that the model may be scored on: not those it was made with."""
-    scored = [card for card in cards if card.open and not card.met]
+    shown = [card for card in cards if card.open and not card.met]
+    scored = [card for card in shown if card.answer.rejected is None]
     guessed = [card for card in scored if card.guess is not None]
     return Tally(
         cells=len(scored),
         model=sum(called(card, point) == card.label for card in scored),
         guessed=len(guessed),
         person=sum(card.guess == card.label for card in guessed),
+        rejected=len(shown) - len(scored),
     )
 
 
 def called(card: Card, point: verdict.Point) -> str | None:
     """What the model calls a cell; None where it takes it for none."""
-    if card.answer.p_parasitized is None or card.answer.rejected is not None:
+    if card.answer.rejected is not None:
         return None
     return labels.category(card.answer.p_parasitized, point.threshold)

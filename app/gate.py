@@ -37,7 +37,8 @@ _ROUTES = {
         "config": r"/config/?",
         "healthz": r"/healthz",
         "version": r"/version",
-        "classify": r"/classify",
+        "model_info": r"/model_info",
+        "classify": r"/classify(_batch)?",
         "info": rf"{_API}/(info/?|openapi\.json|startup-events|app_id/?|user/?|theme\.css|upload_progress)",
         "heartbeat": rf"{_API}/heartbeat/[^/]+",
         "upload": rf"{_API}/upload",
@@ -48,6 +49,13 @@ _ROUTES = {
         "cancel": rf"{_API}/(cancel|reset/?)",
     }.items()
 }
+
+# The page must not ask any other host for anything, whatever Gradio or an uploaded file would have it do.
+_HEADERS = (
+    (b"content-security-policy", b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
 
 # Only these take something; all others are read, with GET or HEAD.
 _TAKING = {"classify", "upload", "join", "call", "cancel"}
@@ -75,6 +83,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
             await send(message)
 
         route = route_of(scope["path"])

@@ -15,14 +15,13 @@ from malaria import predict
 class Judged:
     """One image of a batch as it is kept for the page: a thumbnail (data URI) instead of its pixels.
 
-    `others` is what the compared model says, where there is one.
+    `answers`: of each model, in their order; none where the file cannot be read, for `reason`.
     """
 
     name: str
     thumbnail: str
-    answer: Answer | None
-    reason: str
-    other: Answer | None = None
+    answers: tuple[Answer, ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,8 @@ class Totals:
     judged: int
     parasitized: int
     second_look: int
-    not_judged: int
+    rejected: int
+    unreadable: int
     share: float
     low: float
     high: float
@@ -43,34 +43,35 @@ class Totals:
 _CHUNK = 32
 
 
-def judge(model: Model, other: Model | None, batch: Iterable[uploads.Upload]) -> Iterator[Judged]:
-    """An answer for each upload, in their order."""
+def judge(models: Sequence[Model], batch: Iterable[uploads.Upload]) -> Iterator[Judged]:
+    """The models' answers for each upload, in their order."""
     waiting: list[uploads.Upload] = []
     for upload in batch:
         waiting.append(upload)
         if len(waiting) == _CHUNK:
-            yield from _answered(model, other, waiting)
+            yield from _answered(models, waiting)
             waiting = []
-    yield from _answered(model, other, waiting)
+    yield from _answered(models, waiting)
 
 
-def _answered(model: Model, other: Model | None, batch: Sequence[uploads.Upload]) -> Iterator[Judged]:
+def _answered(models: Sequence[Model], batch: Sequence[uploads.Upload]) -> Iterator[Judged]:
     cells = [upload.pixels for upload in batch if upload.pixels is not None]
-    answers = iter(model.judge.ask([model.judge.resize(cell) for cell in cells]))
-    others = iter(other.judge.ask([other.judge.resize(cell) for cell in cells]) if other else ())
+    answers = zip(*(model.judge.ask(cells) for model in models), strict=True)
     for upload in batch:
         if upload.pixels is None:
-            yield Judged(upload.name, "", None, upload.reason)
+            yield Judged(upload.name, "", (), upload.reason)
         else:
-            thumbnail = pictures.data_uri(upload.pixels, pictures.THUMBNAIL)
-            yield Judged(upload.name, thumbnail, next(answers), "", next(others, None))
+            yield Judged(upload.name, pictures.data_uri(upload.pixels, pictures.THUMBNAIL), next(answers))
 
 
-def verdict_on(judged: Judged, point: verdict.Point, synthetic: bool) -> verdict.Verdict:
-    """The verdict on one row of a batch."""
-    if judged.answer is None:
-        return verdict.unreadable(judged.reason)
-    return verdict.of(judged.answer, point, synthetic)
+def verdicts(
+    model: Model, number: int, batch: Sequence[Judged], point: verdict.Point
+) -> list[verdict.Verdict]:
+    """What a model, the `number`-th of those asked, says of each image of a batch."""
+    return [
+        model.says(one.answers[number], point) if one.answers else verdict.unreadable(one.reason)
+        for one in batch
+    ]
 
 
 def totals(verdicts: Sequence[verdict.Verdict]) -> Totals:
@@ -83,7 +84,8 @@ def totals(verdicts: Sequence[verdict.Verdict]) -> Totals:
         judged=len(judged),
         parasitized=positive,
         second_look=sum(one.second_look for one in judged),
-        not_judged=len(verdicts) - len(judged),
+        rejected=sum(one.status == predict.REJECTED for one in verdicts),
+        unreadable=sum(one.status == predict.UNREADABLE for one in verdicts),
         share=positive / len(judged) if judged else math.nan,
         low=low,
         high=high,

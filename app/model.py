@@ -1,7 +1,7 @@
 """A bundle as the app serves it: opened, checked whole, and ready to be asked."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,38 +34,52 @@ class Model:
 
     @property
     def title(self) -> str:
-        """What a person calls this version: a tag, else the commit, else the network's hash."""
+        """What a person calls this version: as he named it, a tag, the commit, or the network's hash."""
+        if self.origin.named:
+            return self.origin.named
         if self.origin.tags:
             return self.origin.tags[-1]
         if self.origin.revision:
             return f"commit {self.origin.revision[:8]}"
         return f"network {self.record.hashes['network'][:8]}"
 
+    def at(self, point: verdict.Point) -> verdict.Point:
+        """Its own operating point for one of a model that it is compared with."""
+        return verdict.matching(point, self.points)
+
+    def says(self, answer: Answer, point: verdict.Point) -> verdict.Verdict:
+        """What its answer on a cell means at an operating point (`at`)."""
+        return verdict.of(answer, self.at(point), self.record.synthetic)
+
     def answer(self, pixels: images.Pixels) -> Answer:
         """What the model says of one crop, uint8 (h, w, 3)."""
-        return self.judge.ask([self.judge.resize(pixels)])[0]
+        return self.judge.ask([pixels])[0]
 
     def heat(self, pixels: images.Pixels) -> images.Pixels:
         """The crop with what the decision hangs on laid over it."""
 
         def ask(cells: images.Pixels) -> heatmap.Floats:
-            return np.array([answer.p_parasitized or 0.0 for answer in self.judge.ask(cells)])
+            return np.array([answer.p_parasitized for answer in self.judge.ask(cells)])
 
-        return heatmap.overlay(pixels, heatmap.importance(self.judge.resize(pixels), ask))
+        return heatmap.overlay(pixels, heatmap.importance(self.resized(pixels), ask))
 
     def met(self, pixels: images.Pixels) -> bool | None:
         """Whether the model was made with this cell; None where the bundle does not say."""
         if self.trained_on is None:
             return None
-        return bool(trained_on.known(self.trained_on, [self.judge.resize(pixels)])[0])
+        return bool(trained_on.known(self.trained_on, [self.resized(pixels)])[0])
+
+    def resized(self, pixels: images.Pixels) -> images.Pixels:
+        """A crop as the network sees it, uint8 (size, size, 3)."""
+        return images.resize(pixels, self.record.input_size)
 
 
-def open_model(folder: Path, batch: int, carried_by: origin.Origin | None = None) -> Model:
+def open_model(folder: Path, carried_by: origin.Origin | None = None, *, batch: int = 32) -> Model:
     """Open a bundle and all that goes with it.
 
     Args:
-        batch: cells that the network is given at once, at most.
         carried_by: the commit, where it is known; else git is asked.
+        batch: cells that the network is given at once, at most.
 
     Raises:
         UserError: the bundle is missing, incomplete, tampered with or of an unknown schema.
@@ -85,6 +99,18 @@ def open_model(folder: Path, batch: int, carried_by: origin.Origin | None = None
         figures=None if figures is None else json.loads(figures),
         trained_on=None if known is None else trained_on.from_bytes(known),
     )
+
+
+def told_apart(model: Model, other: Model) -> list[Model]:
+    """Both, to be shown beside each other; the network's hash tells what has the same name apart."""
+    if model.title != other.title:
+        return [model, other]
+    return [
+        replace(
+            one, origin=replace(one.origin, named=f"{one.title} (network {one.record.hashes['network'][:8]})")
+        )
+        for one in (model, other)
+    ]
 
 
 def info(model: Model) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Origin:
     """`revision` and `date` (ISO 8601) of the commit that carries a bundle, and `tags` on it; all empty
-    where git knows of none.
+    where git knows of none. `named` is the revision that a person asked for, if he did: `v1.2.0`, or
+    `v1.2.0:models/pretrained`.
     """
 
     revision: str = ""
     date: str = ""
     tags: tuple[str, ...] = ()
+    named: str = ""
 
 
 def of(folder: Path) -> Origin:

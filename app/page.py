@@ -31,9 +31,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Seen:
-    """The cell in view: pixels, answers and maps (data URIs) of each model; `refused` in place of them."""
+    """The cell in view: its picture, and answers and maps of each model; `refused` in place of them.
 
-    pixels: images.Pixels | None
+    Picture and maps are data URIs: a session keeps no pixels.
+    """
+
+    picture: str = ""
     answers: tuple[Answer, ...] = ()
     heats: tuple[str, ...] = ()
     refused: str = ""
@@ -74,14 +77,14 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
         seen, batch, cards = (
             gr.State(value, time_to_live=limits.kept_seconds) for value in (None, None, None)
         )
-        gr.HTML(rendering.header(model))
+        gr.HTML(rendering.header(models))
         with gr.Group():
             point = gr.Slider(
                 0, max(1, len(model.points) - 1), 0, step=1, label="Operating point",
                 info="How sure the model must be to call a cell Parasitized; for every tab.",
                 elem_id="operating-point", buttons=[],
             )  # fmt: skip
-            points = gr.HTML(rendering.points(model, model.points[0]), padding=True)
+            points = gr.HTML(rendering.points(models, model.points[0]), padding=True)
         with gr.Tabs():
             with gr.Tab("One cell"), gr.Row():
                 with gr.Column(scale=2, min_width=280):
@@ -154,11 +157,11 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
             api_name="operating_point", show_progress="hidden", **named,
         )  # fmt: skip
 
-        endpoints = programs.endpoints(models, folder)
-        for name in ("classify", "classify_batch", "model_info"):
-            gr.api(getattr(endpoints, name), api_name=name, concurrency_id="judge")
+        for name, answer in programs.endpoints(models, folder).items():
+            gr.api(answer, api_name=name, concurrency_id="judge")
     page.queue(max_size=limits.waiting, default_concurrency_limit=limits.at_once, api_open=False)
-    page.state_session_capacity = 1000
+    # A session keeps a batch's thumbnails, up to 2 MB.
+    page.state_session_capacity = 200
     return page
 
 
@@ -183,24 +186,20 @@ class Responses:
         try:
             pixels = uploads.one(uploads.own(path, self.folder), self.model.limits)
         except images.Unreadable as error:
-            seen = Seen(None, refused=error.reason)
+            seen = Seen(refused=error.reason)
             return self.shown(seen, point), seen
         answers = tuple(model.answer(pixels) for model in self.models)
         heats = tuple(
             "" if answer.rejected else pictures.data_uri(model.heat(pixels), pictures.SHOWN)
             for model, answer in zip(self.models, answers, strict=True)
         )
-        seen = Seen(pixels, answers, heats)
+        seen = Seen(pictures.data_uri(pixels, pictures.SHOWN), answers, heats)
         return self.shown(seen, point), seen
 
     def shown(self, seen: Seen, point: verdict.Point) -> str:
-        if seen.pixels is None:
+        if seen.refused:
             return rendering.refusal(verdict.unreadable(seen.refused))
-        verdicts = [
-            verdict.of(answer, point, model.record.synthetic)
-            for model, answer in zip(self.models, seen.answers, strict=True)
-        ]
-        return rendering.cell(self.models, seen.pixels, seen.heats, verdicts, point)
+        return rendering.cell(self.models, seen.picture, seen.answers, seen.heats, point)
 
     def batch(
         self, files: Sequence[str] | None, place: object, unsure: bool, progress: Any = _PROGRESS
@@ -213,10 +212,9 @@ class Responses:
             own = [(Path(file).name, uploads.own(str(file), self.folder)) for file in files]
         except images.Unreadable as error:
             raise gr.Error(verdict.unreadable(error.reason).headline, print_exception=False) from None
-        other = self.models[1] if len(self.models) > 1 else None
         total = uploads.count([file for _, file in own])
         judged = []
-        for one in many.judge(self.model, other, uploads.many(own, self.model.limits)):
+        for one in many.judge(self.models, uploads.many(own, self.model.limits)):
             judged.append(one)
             progress((len(judged), max(total, len(judged))), unit="cells")
         return rendering.batch(self.models, judged, point, unsure), judged
@@ -261,7 +259,7 @@ class Responses:
         """Every view at another operating point; views that show nothing stay as they are."""
         point = self.at(place)
         return (
-            rendering.points(self.model, point),
+            rendering.points(self.models, point),
             gr.skip() if seen is None else self.shown(seen, point),
             gr.skip() if batch is None else self.table(batch, place, unsure),
             gr.skip() if cards is None else self.board(cards, place)[0],

@@ -1,7 +1,7 @@
 """What programs may ask: one cell, many, and what the model is. Answers are plain JSON."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,11 @@ from app.model import Model, info
 from malaria import images, predict
 
 
-@dataclass(frozen=True)
-class Endpoints:
-    """The functions behind `/classify`, `/classify_batch` and `/model_info`, with hints for Gradio."""
-
-    classify: Callable[..., Any]
-    classify_batch: Callable[..., Any]
-    model_info: Callable[[], Any]
-
-
-def endpoints(models: Sequence[Model], folder: Path) -> Endpoints:
-    """The endpoints of a model (and one compared with it); `folder` is where uploads lie."""
+def endpoints(models: Sequence[Model], folder: Path) -> dict[str, Callable[..., dict[str, Any]]]:
+    """What Gradio's API answers, by name, of a model (and one compared with it); `folder` is where
+    uploads lie. Gradio shows signatures and docstrings to whoever asks for its API.
+    """
     model = models[0]
-    other = models[1] if len(models) > 1 else None
 
     def classify(image: gr.FileData, threshold: float = 0.5) -> dict[str, Any]:
         """P(parasitised) and category of one cell. `threshold`: the P from which it is Parasitized."""
@@ -43,21 +35,13 @@ def endpoints(models: Sequence[Model], folder: Path) -> Endpoints:
             own = [(name_in(file), uploads.own(path_in(file), folder)) for file in files]
         except images.Unreadable as error:
             raise gr.Error(verdict.unreadable(error.reason).headline, print_exception=False) from None
-        judged = list(many.judge(model, other, uploads.many(own, model.limits)))
-        verdicts = [many.verdict_on(one, point, model.record.synthetic) for one in judged]
-        totals = asdict(many.totals(verdicts))
-        return {
-            "rows": [as_row(row) for row in many.rows(judged, verdicts)],
-            "totals": totals if totals["judged"] else totals | {"share": None},
-            "threshold": point.threshold,
-            "note": verdict.RESEARCH,
-        }
+        return many_cells(models, own, point)
 
-    def model_info() -> dict[str, Any]:
+    def known() -> dict[str, Any]:
         """Version, data, operating points and test figures of the served model."""
-        return info(model)
+        return model_info(models)
 
-    return Endpoints(classify, classify_batch, model_info)
+    return {"classify": classify, "classify_batch": classify_batch, "model_info": known}
 
 
 def one_cell(models: Sequence[Model], pixels: images.Pixels, point: verdict.Point) -> dict[str, Any]:
@@ -66,9 +50,39 @@ def one_cell(models: Sequence[Model], pixels: images.Pixels, point: verdict.Poin
     return first | {"compared": others[0]} if others else first
 
 
+def model_info(models: Sequence[Model]) -> dict[str, Any]:
+    """What is served, and what it is compared with."""
+    first, *others = [info(model) for model in models]
+    return first | {"compared": others[0]} if others else first
+
+
+def many_cells(
+    models: Sequence[Model], files: Sequence[tuple[str, Path]], point: verdict.Point
+) -> dict[str, Any]:
+    """The answer on many cells, in named files, the compared model's beside it."""
+    judged = list(many.judge(models, uploads.many(files, models[0].limits)))
+    first, *others = [as_batch(model, number, judged, point) for number, model in enumerate(models)]
+    return first | {"compared": others[0]} if others else first
+
+
+def as_batch(
+    model: Model, number: int, judged: Sequence[many.Judged], point: verdict.Point
+) -> dict[str, Any]:
+    """The answer on many cells of one model, the `number`-th of those asked."""
+    verdicts = many.verdicts(model, number, judged, point)
+    totals = asdict(many.totals(verdicts))
+    return {
+        "rows": [as_row(row) for row in many.rows(judged, verdicts)],
+        "totals": totals if totals["judged"] else totals | {"share": None},
+        "threshold": point.threshold,
+        "model": model.title,
+        "note": verdict.RESEARCH,
+    }
+
+
 def as_json(model: Model, pixels: images.Pixels, point: verdict.Point) -> dict[str, Any]:
     """One model's answer on one cell."""
-    said = verdict.of(model.answer(pixels), point, model.record.synthetic)
+    said = model.says(model.answer(pixels), point)
     return {
         "status": said.status,
         "category": said.category,

@@ -6,9 +6,9 @@ from typing import Any
 
 import jinja2
 
-from app import cells, many, pictures, verdict
+from app import cells, many, verdict
+from app.judge import Answer
 from app.model import Model
-from malaria import images
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("app"),
@@ -33,27 +33,29 @@ def text(name: str) -> str:
     return _ENVIRONMENT.loader.get_source(_ENVIRONMENT, name)[0]
 
 
-def header(model: Model) -> str:
-    """Title, what to do, and the note that stays in sight."""
-    return _render("header.html.j2", model=model, research=verdict.RESEARCH)
+def header(models: Sequence[Model]) -> str:
+    """Title, what to do, and what a visitor must know of the models first."""
+    return _render("header.html.j2", models=models)
 
 
-def points(model: Model, chosen: verdict.Point) -> str:
+def points(models: Sequence[Model], chosen: verdict.Point) -> str:
     """The names of the slider's places, and what the chosen one means."""
-    return _render("points.html.j2", points=model.points, chosen=chosen)
+    return _render("points.html.j2", points=models[0].points, chosen=chosen, others=models[1:])
 
 
 def cell(
     models: Sequence[Model],
-    pixels: images.Pixels,
+    picture: str,
+    answers: Sequence[Answer],
     heats: Sequence[str],
-    verdicts: Sequence[verdict.Verdict],
     point: verdict.Point,
 ) -> str:
     """The verdict of each model on one cell, side by side."""
-    columns = list(zip(models, verdicts, heats, strict=True))
-    picture = pictures.data_uri(pixels, pictures.SHOWN)
-    return _render("cell.html.j2", columns=columns, picture=picture, point=point)
+    columns = [
+        (model, model.says(answer, point), heat, model.at(point))
+        for model, answer, heat in zip(models, answers, heats, strict=True)
+    ]
+    return _render("cell.html.j2", columns=columns, picture=picture)
 
 
 def refusal(said: verdict.Verdict) -> str:
@@ -64,20 +66,24 @@ def refusal(said: verdict.Verdict) -> str:
 def batch(
     models: Sequence[Model], judged: Sequence[many.Judged], point: verdict.Point, unsure_only: bool
 ) -> str:
-    """Totals and table of many cells."""
-    synthetic = models[0].record.synthetic
-    rows = [(one, many.verdict_on(one, point, synthetic)) for one in judged]
-    table = many.as_csv(judged, [said for _, said in rows])
-    wanted = [row for row in rows if row[1].second_look] if unsure_only else rows
+    """Totals and table of many cells; `unsure_only` leaves out those that need no second look."""
+    verdicts = [many.verdicts(model, number, judged, point) for number, model in enumerate(models)]
+    differ = [len({said.category for said in row}) > 1 for row in zip(*verdicts, strict=True)]
+    rows = [
+        (one, said, differs)
+        for one, said, differs in zip(judged, zip(*verdicts, strict=True), differ, strict=True)
+        if not unsure_only or differs or any(one.second_look for one in said)
+    ]
     return _render(
         "many.html.j2",
-        totals=many.totals([said for _, said in rows]),
-        rows=wanted[:MOST_ROWS],
-        left_out=max(0, len(wanted) - MOST_ROWS),
-        csv=base64.b64encode(table.encode()).decode(),
-        point=point,
+        columns=[
+            (model, model.at(point), many.totals(said)) for model, said in zip(models, verdicts, strict=True)
+        ],
+        rows=rows[:MOST_ROWS],
+        left_out=max(0, len(rows) - MOST_ROWS),
+        differing=sum(differ),
+        csv=base64.b64encode(many.as_csv(judged, verdicts[0]).encode()).decode(),
         unsure_only=unsure_only,
-        other=models[1] if len(models) > 1 else None,
     )
 
 

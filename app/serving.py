@@ -6,7 +6,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -14,9 +14,9 @@ from typing import Any
 
 from app.lean import gr  # isort: skip - first, as it sets what Gradio reads at import
 
+import anyio.to_thread
 import fastapi
 import uvicorn
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -25,6 +25,8 @@ from app.logs import event
 from app.model import Model, info
 from malaria import __version__, images
 from malaria.errors import UserError
+
+_Judging = Callable[[bytes, verdict.Point], JSONResponse]
 
 # An orchestrator kills ten seconds after SIGTERM or sooner; what runs has this long to finish.
 _DRAIN_SECONDS = 4
@@ -50,7 +52,7 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: pa
     """The application; uploads are kept in `folder`."""
     state = State()
     asgi = fastapi.FastAPI(openapi_url=None)
-    _add_routes(asgi, models, state)
+    _add_routes(asgi, models, folder, limits, state)
     blocks = page.build(models, source, folder, limits)
     gr.mount_gradio_app(
         asgi,
@@ -75,7 +77,38 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: pa
     return App(asgi, folder, state)
 
 
-def _add_routes(asgi: fastapi.FastAPI, models: Sequence[Model], state: State) -> None:
+def _add_routes(
+    asgi: fastapi.FastAPI, models: Sequence[Model], folder: Path, limits: page.Limits, state: State
+) -> None:
+    # Beside Gradio's queue, which counts what comes through the page.
+    side_by_side, taken = anyio.CapacityLimiter(limits.at_once), 0
+
+    async def judged(request: Request, threshold: float, judge: _Judging) -> JSONResponse:
+        nonlocal taken
+        if not 0 <= threshold <= 1:
+            return JSONResponse({"error": "threshold must be a number from 0 to 1."}, 422)
+        if taken >= limits.at_once + limits.waiting:
+            return JSONResponse({"error": "Too many requests are waiting: ask again later."}, 503)
+        taken += 1
+        try:
+            body, point = await request.body(), programs.chosen(threshold)
+            return await anyio.to_thread.run_sync(judge, body, point, limiter=side_by_side)
+        finally:
+            taken -= 1
+
+    def one_cell(body: bytes, point: verdict.Point) -> JSONResponse:
+        try:
+            pixels = images.read(body, models[0].limits).pixels
+        except images.Unreadable as error:
+            return JSONResponse({"error": verdict.unreadable(error.reason).headline}, 422)
+        return JSONResponse(programs.one_cell(models, pixels, point))
+
+    def many_cells(body: bytes, point: verdict.Point) -> JSONResponse:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(body)
+            file.flush()
+            return JSONResponse(programs.many_cells(models, [("upload", Path(file.name))], point))
+
     @asgi.get("/healthz")
     def healthz() -> JSONResponse:
         """200 while the network answers, 503 once the server is to end."""
@@ -92,21 +125,20 @@ def _add_routes(asgi: fastapi.FastAPI, models: Sequence[Model], state: State) ->
             {name: known[name] for name in ("app", "name", "version", "revision", "date", "hashes")}
         )
 
+    @asgi.get("/model_info")
+    def model_info() -> JSONResponse:
+        """All there is to know of it."""
+        return JSONResponse(programs.model_info(models))
+
     @asgi.post("/classify")
     async def classify(request: Request, threshold: float = 0.5) -> JSONResponse:
         """One image as the request's body."""
-        if not 0 <= threshold <= 1:
-            return JSONResponse({"error": "threshold must be a number from 0 to 1."}, 422)
-        body = await request.body()
-        return await run_in_threadpool(_classified, models, body, threshold)
+        return await judged(request, threshold, one_cell)
 
-
-def _classified(models: Sequence[Model], body: bytes, threshold: float) -> JSONResponse:
-    try:
-        pixels = images.read(body, models[0].limits).pixels
-    except images.Unreadable as error:
-        return JSONResponse({"error": verdict.unreadable(error.reason).headline}, 422)
-    return JSONResponse(programs.one_cell(models, pixels, programs.chosen(threshold)))
+    @asgi.post("/classify_batch")
+    async def classify_batch(request: Request, threshold: float = 0.5) -> JSONResponse:
+        """A zip of images as the request's body."""
+        return await judged(request, threshold, many_cells)
 
 
 class _Server(uvicorn.Server):

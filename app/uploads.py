@@ -1,12 +1,14 @@
 """From what a visitor sent to pixels, with bounds on everything."""
 
+import contextlib
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from malaria import archives, images
+from malaria import archives, images, inputs
 from malaria.errors import UserError
 
 MOST_BYTES = 20 * 2**20  # a file; zips too
@@ -16,7 +18,9 @@ _ZIP = archives.Limits(members=MOST_CELLS, size=256 * 2**20, ratio=100)
 TOO_MANY = f"more than {MOST_CELLS:,} cells at once"
 NOT_UPLOADED = "not a file that was uploaded here"
 
-_LITTER = {"thumbs.db", "desktop.ini", ".ds_store"}
+# Bytes of a zip's list of members that are read at all: a file of 20 MB might list half a million.
+_MOST_DIRECTORY = 2**20
+_END = b"PK\5\6"
 
 
 @dataclass(frozen=True)
@@ -55,18 +59,25 @@ def many(files: Sequence[tuple[str, Path]], limits: images.Limits) -> Iterator[U
     """Every image of named files, zips opened, one after the other; bad ones never stop the rest.
 
     Only one image is held at a time. A zip in a zip is no image. A zip that is unsafe as a whole
-    (links, paths outside it, a bomb) gives one row that says so.
+    (links, paths outside it, a bomb) or empty gives one row that says so.
     """
     given = 0
     for name, file in files:
-        for upload in (
-            _zipped(name, file, limits) if zipfile.is_zipfile(file) else [_plain(name, file, limits)]
-        ):
+        for upload in _zipped(name, file, limits) if is_zip(file) else [_plain(name, file, limits)]:
             if given == MOST_CELLS:
                 yield Upload(name, None, TOO_MANY)
                 return
             given += 1
             yield upload
+
+
+def is_zip(file: Path) -> bool:
+    """Whether a file is a zip from its first byte on; an image with a zip behind it is an image."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(2) == b"PK" and zipfile.is_zipfile(stream)
+    except OSError:
+        return False
 
 
 def _plain(name: str, file: Path, limits: images.Limits) -> Upload:
@@ -77,12 +88,15 @@ def _plain(name: str, file: Path, limits: images.Limits) -> Upload:
 
 
 def _zipped(name: str, file: Path, limits: images.Limits) -> Iterator[Upload]:
+    if _directory_bytes(file) > _MOST_DIRECTORY:
+        yield Upload(name, None, TOO_MANY)
+        return
+    given = False
     try:
         for member in archives.members(file, _ZIP):
-            inside = member.path.name
-            if inside.startswith(".") or inside.lower() in _LITTER:
+            if inputs.is_litter(member.path.name):
                 continue
-            path = f"{name}/{member.path}"
+            path, given = f"{name}/{member.path}", True
             try:
                 yield Upload(path, images.read(member.stream, limits).pixels)  # type: ignore[arg-type]
             except images.Unreadable as error:
@@ -92,15 +106,30 @@ def _zipped(name: str, file: Path, limits: images.Limits) -> Iterator[Upload]:
         yield Upload(name, None, str(error).replace(str(file), "the zip"))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError):
         yield Upload(name, None, "damaged or encrypted zip")
+    else:
+        if not given:
+            yield Upload(name, None, "zip without a file")
 
 
 def count(files: Sequence[Path]) -> int:
     """About how many images `many` will give: for a progress bar."""
     total = 0
     for file in files:
-        try:
-            with zipfile.ZipFile(file) as pack:
+        if is_zip(file) and _directory_bytes(file) <= _MOST_DIRECTORY:
+            broken = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)
+            with contextlib.suppress(*broken), zipfile.ZipFile(file) as pack:
                 total += sum(not info.is_dir() for info in pack.infolist())
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        else:
             total += 1
     return min(total, MOST_CELLS)
+
+
+def _directory_bytes(file: Path) -> int:
+    """How long a zip says that the list of its members is, in the record at its end."""
+    with file.open("rb") as stream:
+        stream.seek(-min(file.stat().st_size, 2**16 + 22), os.SEEK_END)
+        tail = stream.read()
+    # Without a comment the record is the last 22 bytes; else it is searched for, as zipfile does.
+    whole = tail[-22:].startswith(_END) and tail.endswith(b"\0\0")
+    at = len(tail) - 22 if whole else tail.rfind(_END)
+    return int.from_bytes(tail[at + 12 : at + 16], "little")

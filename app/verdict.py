@@ -1,12 +1,12 @@
 """What the model's number means, in words that a laboratory uses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.judge import Answer
 from malaria import labels, predict
 from malaria.bundle import Record
 
-REJECTED = "rejected"
 NO_CELL = "This does not look like a stained red cell."
 RESEARCH = "Research use only. Not a diagnosis."
 
@@ -53,14 +53,25 @@ def points(record: Record) -> tuple[Point, ...]:
     return HALF, *fitted
 
 
+def matching(point: Point, known: Sequence[Point]) -> Point:
+    """Another model's point of the same specificity; where it has none, the same threshold."""
+    if point.specificity is None:
+        return point
+    return next((one for one in known if one.specificity == point.specificity), point)
+
+
 def of(answer: Answer, point: Point, synthetic: bool) -> Verdict:
     """The verdict on one cell at an operating point; `synthetic`: the model knows drawn cells only."""
-    p = answer.p_parasitized
-    if answer.rejected is not None or p is None:
+    if answer.rejected is not None:
+        # The headline says already what is no more than that.
+        why = answer.rejected.removeprefix(NO_CELL[0].lower() + NO_CELL[1:-1]).removeprefix(": ")
         said = (
-            "The model gives no category: cut out one red cell of a Giemsa-stained thin smear, on black.",
+            *([f"{why[0].upper()}{why[1:]}{'' if why.endswith('?') else '.'}"] if why else []),
+            "The model gives no category. It knows single red cells of a Giemsa-stained thin smear, cut out "
+            "on black: upload one.",
         )
-        return Verdict(REJECTED, None, None, False, NO_CELL, said, answer.rejected or NO_CELL)
+        return Verdict(predict.REJECTED, None, None, False, NO_CELL, said, answer.rejected)
+    p = answer.p_parasitized
     category = labels.category(p, point.threshold)
     low, high = point.band
     second_look = low <= p <= high
@@ -100,11 +111,9 @@ def _meaning(p: float, synthetic: bool) -> tuple[str, ...]:
 
 
 def _side(p: float, point: Point) -> str:
-    divide = number(point.threshold)
     if p == point.threshold:
-        return f"P lies exactly on the divide at {divide}; the divide itself counts as Parasitized."
+        return f"P lies exactly on the divide at {number(p)}; the divide itself counts as Parasitized."
     side = "above" if p > point.threshold else "below"
-    return (
-        f"P is {side} the divide at {number(point.threshold, p)} ({point.name}). "
-        "The divide itself counts as Parasitized."
-    )
+    named = f" ({point.name})" if point.specificity else ""
+    divide = number(point.threshold, p)
+    return f"P is {side} the divide at {divide}{named}; the divide itself counts as Parasitized."

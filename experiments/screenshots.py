@@ -1,39 +1,98 @@
-"""Take the README's picture of the app, on a synthetic cell: `make screenshots`, needs Debian's chromium.
+"""Take the README's pictures of the app, on synthetic cells: `make screenshots`, needs Debian's Chromium.
 
-Serves the newest bundle of this checkout, opens the page in Chromium and writes docs/app.png.
+Serves the newest bundle of this checkout, or another as `python -m app` takes it, and writes docs/app*.png:
+one cell, many cells, one cell on a phone in the dark.
 """
 
+import io
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from PIL import Image
+
+from app import pictures
 from malaria.command import end_with
+from malaria.errors import UserError
 
-PICTURE = Path("docs/app.png")
+DOCS = Path("docs")
+DESK, PHONE = (1100, 1180), (390, 1500)
+EXAMPLE = "Example 5"
+CELLS = 24
 
 
 def main() -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        raise UserError("There is no Chromium here to take pictures with: run `make browser` as root.")
     from playwright.sync_api import sync_playwright
 
-    command = [sys.executable, "-m", "app", "--port", "0", *sys.argv[1:]]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as play:
+    with serving(sys.argv[1:]) as url, sync_playwright() as play, tempfile.TemporaryDirectory() as folder:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        one_cell(opened(browser, url, DESK), DOCS / "app.png")
+        many_cells(opened(browser, url, DESK), drawn(Path(folder)), DOCS / "app-many.png")
+        one_cell(opened(browser, url, PHONE, color_scheme="dark"), DOCS / "app-phone.png")
+        browser.close()
+
+
+@contextmanager
+def serving(arguments: list[str]) -> Iterator[str]:
+    """The app, and where it is."""
+    command = [sys.executable, "-m", "app", "--port", "0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stderr is not None
         try:
-            assert server.stdout is not None
-            url = server.stdout.readline().split()[1]
-            browser = play.chromium.launch(
-                executable_path="/usr/bin/chromium", args=["--headless", "--no-sandbox", "--disable-gpu"]
-            )
-            page = browser.new_page(viewport={"width": 1100, "height": 1180})
-            page.goto(url)
-            page.get_by_role("button", name="Example 5").click()
-            page.wait_for_selector("#answer img")
-            # Lets Gradio's spinners fade out of the picture.
-            page.wait_for_timeout(1000)
-            page.screenshot(path=PICTURE)
-            browser.close()
+            said = server.stdout.readline().split()
+            if not said:
+                raise UserError(server.stderr.read().strip().removeprefix("error: "))
+            yield said[1]
         finally:
             server.terminate()
-    print(f"{PICTURE} is written")
+
+
+def drawn(folder: Path) -> list[Path]:
+    """Synthetic cells as files."""
+    files = []
+    for number, (pixels, _) in enumerate(pictures.drawn(CELLS, seed=2), 1):
+        files.append(folder / f"cell-{number:02}.png")
+        Image.fromarray(pixels).save(files[-1])
+    return files
+
+
+def opened(browser: Any, url: str, size: tuple[int, int], **options: Any) -> Any:
+    width, height = size
+    page = browser.new_page(viewport={"width": width, "height": height}, **options)
+    page.goto(url)
+    return page
+
+
+def one_cell(page: Any, picture: Path) -> None:
+    page.get_by_role("button", name=EXAMPLE).click()
+    page.wait_for_selector("#answer img")
+    page.evaluate("window.scrollTo(0, 0)")
+    take(page, picture)
+
+
+def many_cells(page: Any, files: list[Path], picture: Path) -> None:
+    page.get_by_role("tab", name="Many cells").click()
+    page.set_input_files("input[type=file][multiple]", files)
+    page.get_by_role("button", name="Judge these cells").click()
+    page.wait_for_selector("#table tbody tr")
+    take(page, picture)
+
+
+def take(page: Any, picture: Path) -> None:
+    """Write what is in view."""
+    # Lets Gradio's spinners fade out of the picture.
+    page.wait_for_timeout(1000)
+    Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(picture, optimize=True)
+    print(f"{picture} is written")
 
 
 if __name__ == "__main__":

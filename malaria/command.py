@@ -5,14 +5,16 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from malaria import running
 from malaria.errors import UserError
+from malaria.paths import PARAMS
 
 
 def run_stage(main: Callable[..., None], **folders: str) -> None:
-    """Run one stage of `dvc.yaml`; its module's docstring is its `--help`.
+    """Run one stage of `dvc.yaml`, alone; its module's docstring is its `--help`.
 
     Args:
         folders: options that name a folder, with their help. What results may depend on belongs into
@@ -30,7 +32,15 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
     for name, meaning in folders.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="FOLDER", help=meaning)
     given = vars(parser.parse_args())
-    end_with(lambda: main(**given))
+    running.end_with_dvc()
+    stage = module.__spec__.name.rsplit(".", 1)[-1]
+
+    def run() -> None:
+        # Elsewhere than in a repository nothing is written, and `main` says so.
+        with running.alone(stage) if PARAMS.is_file() else nullcontext():
+            main(**given)
+
+    end_with(run)
 
 
 def end_with(main: Callable[[], int | None]) -> None:

@@ -62,12 +62,12 @@ def listed(paths: Sequence[str]) -> Iterator[Source]:
     """
     for path in paths:
         if is_remote(path):
-            yield from (_object(found) for found in stores.objects(path) if not _litter(found.url))
+            yield from (_object(found) for found in stores.objects(path) if not is_litter(found.url))
             continue
         if not Path(path).exists():
             raise UserError(f"{path} does not exist: name files, folders or zips of cells.")
         if Path(path).is_dir():
-            yield from (_file(file) for file in _below(Path(path)) if not _litter(file.name))
+            yield from (_file(file) for file in _below(Path(path)) if not is_litter(file.name))
         else:
             yield _file(Path(path))
 
@@ -144,7 +144,7 @@ def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)
         with zipfile.ZipFile(archive) as pack:
             for info in sorted(pack.infolist(), key=lambda info: info.filename)[part]:
                 path = f"{name}/{info.filename}"
-                if info.is_dir() or _litter(info.filename):
+                if info.is_dir() or is_litter(info.filename):
                     continue
                 # Read now: the archive is closed by the time a chunk is decoded.
                 try:
@@ -168,6 +168,7 @@ def _fail(reason: str) -> Callable[[], bytes]:
     return read
 
 
-def _litter(path: str) -> bool:
+def is_litter(path: str) -> bool:
+    """Whether a path is that of a file which systems leave beside pictures."""
     name = path.rsplit("/", 1)[-1]
     return name.startswith(".") or name.lower() in _LITTER

@@ -123,6 +123,18 @@ class Export(Section):
     precision: Literal["float32", "float16", "int8"]
 
 
+class Gate(Section):
+    min_cells: Annotated[int, Field(ge=1, le=1_000_000)]
+    specificity: Annotated[float, Field(gt=0, lt=1)]
+    auc_loss: Share
+    sensitivity_loss: Share
+    max_ece: Share
+    max_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    rerun: tuple[Literal["fetch", "audit", "split", "pack", "train", "evaluate", "export"], ...]
+    max_drift: Share
+    override: Annotated[str, Field(min_length=1)]
+
+
 class Params(Section):
     data: Data
     audit: Audit
@@ -131,6 +143,7 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     export: Export
+    gate: Gate
 
 
 def load_params(path: Path = paths.PARAMS) -> Params:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from malaria import running
 from malaria.errors import UserError
 
 Item = TypeVar("Item")
@@ -54,7 +55,7 @@ def _batch_results(
     # A fork of this process would copy locks that its threads hold; the fork server has no threads.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([getattr(function, "func", function).__module__])
-    pool = ProcessPoolExecutor(processes, mp_context=context)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=running.end_with_main)
     try:
         yield from pool.map(function, batches)
     except BrokenProcessPool:

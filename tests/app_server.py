@@ -71,6 +71,6 @@ def _address(process: "subprocess.Popen[str]", log: Path) -> str:
     said: queue.Queue[str] = queue.Queue()
     assert process.stdout is not None
     threading.Thread(target=lambda: said.put(process.stdout.readline()), daemon=True).start()  # type: ignore[union-attr]
-    line = said.get(timeout=60)
+    line = said.get(timeout=300)
     assert line.startswith("Open http"), log.read_text()
     return line.split()[1].rstrip("/")

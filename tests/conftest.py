@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from malaria import params, sources
-from tests import app_server, bundles
+from tests import app_server, bundles, project
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,6 +42,24 @@ def raw(data, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A repository of the working tree's files in which `dvc repro` has run on a small sample."""
+    repository = tmp_path_factory.mktemp("project") / "repository"
+    listed = project.run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout
+    for name in listed.splitlines():
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (repository / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, repository / name)
+    project.change(repository, project.SMALL)
+    project.run("git", "init", "-q", ".", cwd=repository)
+    project.run("git", "add", "-A", cwd=repository)
+    project.git("commit", "-qm", "all", cwd=repository)
+    done = project.run("dvc", "repro", cwd=repository)
+    (repository.parent / "terminal.txt").write_text(done.stdout + done.stderr)
+    return repository
+
+
+@pytest.fixture(scope="session")
 def model_bundle(tmp_path_factory) -> Path:
     """A bundle whose network is made by hand: the more violet a spot, the likelier a parasite.
 
@@ -68,9 +86,9 @@ def gated_bundle(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def live(model_bundle, tmp_path_factory) -> Iterator[app_server.Server]:
-    """`python -m app` with `model_bundle`, on a free port."""
-    with app_server.start("--model", str(model_bundle), log=tmp_path_factory.mktemp("app") / "log") as server:
+def live(gated_bundle, tmp_path_factory) -> Iterator[app_server.Server]:
+    """`python -m app` with `gated_bundle`, on a free port."""
+    with app_server.start("--model", str(gated_bundle), log=tmp_path_factory.mktemp("app") / "log") as server:
         yield server
 
 
@@ -81,7 +99,7 @@ def chromium() -> str:
     if found is None:
         if os.environ.get("MALARIA_REQUIRE_BROWSER"):
             pytest.fail("MALARIA_REQUIRE_BROWSER is set, but there is no chromium")
-        pytest.skip("needs Chromium: apt-get install chromium")
+        pytest.skip("needs Chromium: make browser, as root")
     return found
 
 
@@ -92,5 +110,5 @@ def axe() -> str:
     if not file.is_file():
         if os.environ.get("MALARIA_REQUIRE_BROWSER"):
             pytest.fail("MALARIA_REQUIRE_BROWSER is set, but axe-core is not in node_modules")
-        pytest.skip("needs axe-core: npm install --no-save axe-core@4.11")
+        pytest.skip("needs axe-core: make browser")
     return file.read_text(encoding="utf-8")

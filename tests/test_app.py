@@ -1,12 +1,15 @@
 """The app as programs and probes meet it: `python -m app` on a free port."""
 
+import base64
 import csv
 import io
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -38,7 +41,7 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def model(model_bundle):
-    return open_model(model_bundle, batch=8)
+    return open_model(model_bundle)
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +81,41 @@ def test_classify_batch_gives_the_rows_of_predict_and_totals(client, drawn, tmp_
     assert said["totals"]["low"] < said["totals"]["share"] < said["totals"]["high"]
 
 
-def test_model_info_and_version_name_what_is_served(client, live, model_bundle):
-    record = bundle.read_record(model_bundle)
-    for said in (client.predict(api_name="/model_info"), requests.get(f"{live.url}/version").json()):
+def test_what_is_no_cell_gets_a_reason_and_no_category_anywhere(live, drawn):
+    strip = np.tile(drawn[0][0], (1, 3, 1))
+    why = "more than 2.5 times as long as wide: not one cell"
+    said = requests.post(f"{live.url}/classify", data=png(strip)).json()
+    assert (said["status"], said["category"], said["p_parasitized"]) == ("rejected", None, None)
+    assert said["reason"] == why
+
+    path, cell = live.upload(("strip.png", png(strip)), ("cell.png", png(drawn[0][0])))
+    _, batch = live.answer("classify_batch", [{"path": path}, {"path": cell}], 0.5)
+    assert batch[0]["rows"][0] == {
+        "file": "strip.png", "p_parasitized": None, "category": None, "status": "rejected", "reason": why
+    }  # fmt: skip
+    assert [batch[0]["totals"][name] for name in ("images", "judged", "rejected")] == [2, 1, 1]
+
+    _, shown = live.answer("show_cell", {"path": path}, 0)
+    assert "This does not look like a stained red cell." in shown[0]
+    assert "More than 2.5 times as long as wide: not one cell." in shown[0]
+    assert "mc-scale" not in shown[0]
+    assert "mc-key-orange" not in shown[0]
+
+    files = [{"path": one, "meta": {"_type": "gradio.FileData"}} for one in (path, cell)]
+    _, table = live.answer("show_many", files, 0, False)
+    assert "1 does not look like a stained red cell" in table[0]
+    encoded = re.search(r"base64,([^\"]+)\">Download", table[0])
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode(encoded[1]).decode())))
+    assert [(row["path"], row["status"], row["reason"]) for row in rows] == [
+        ("strip.png", "rejected", why),
+        ("cell.png", "ok", ""),
+    ]
+
+
+def test_model_info_and_version_name_what_is_served(client, live, gated_bundle):
+    record = bundle.read_record(gated_bundle)
+    plain = (requests.get(f"{live.url}/{name}").json() for name in ("version", "model_info"))
+    for said in (client.predict(api_name="/model_info"), *plain):
         assert said["hashes"] == record.hashes
     points = client.predict(api_name="/model_info")["operating_points"]
     assert [point["threshold"] for point in points] == [0.5, 0.6, 0.7, 0.8]
@@ -105,6 +140,38 @@ def test_the_plain_route_takes_an_image_as_the_body(live, drawn, model):
     assert refused.status_code == 422
     assert "no PNG, JPEG" in refused.json()["error"]
     assert requests.post(f"{live.url}/classify?threshold=2", data=b"").status_code == 422
+    assert requests.post(f"{live.url}/classify?threshold=nan", data=b"").status_code == 422
+
+
+def test_the_plain_route_for_many_takes_a_zip_as_the_body(live, drawn):
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w") as pack:
+        pack.writestr("deep/a.png", png(drawn[0][0]))
+        pack.writestr("b.png", "no image")
+    said = requests.post(f"{live.url}/classify_batch", data=body.getvalue())
+    assert [(row["file"], row["status"]) for row in said.json()["rows"]] == [
+        ("upload/deep/a.png", "ok"),
+        ("upload/b.png", "unreadable"),
+    ]
+    assert said.json()["totals"]["judged"] == 1
+    unzipped = requests.post(f"{live.url}/classify_batch", data=b"no zip, no image").json()
+    assert [row["status"] for row in unzipped["rows"]] == ["unreadable"]
+
+
+def test_plain_requests_beyond_what_may_wait_are_refused(model_bundle, tmp_path, drawn):
+    arguments = ("--model", str(model_bundle), "--concurrency", "1", "--queue", "1")
+    cells = io.BytesIO()
+    with zipfile.ZipFile(cells, "w") as pack:
+        for number in range(300):
+            pack.writestr(f"{number}.png", png(drawn[0][0]))
+
+    def ask(_: int) -> int:
+        return requests.post(f"{server.url}/classify_batch", data=cells.getvalue()).status_code
+
+    with app_server.start(*arguments, log=tmp_path / "log") as server, ThreadPoolExecutor(8) as pool:
+        asked = list(pool.map(ask, range(8)))
+        assert set(asked) == {200, 503}
+        assert requests.get(f"{server.url}/healthz").status_code == 200
 
 
 def test_a_probe_is_answered_and_the_log_names_no_file(live, drawn):
@@ -154,7 +221,7 @@ def test_the_app_imports_no_tensorflow(model_bundle):
     code = (
         "import sys; from pathlib import Path\n"
         "from app import cells, page, serving; from app.model import open_model\n"
-        f"model = open_model(Path({str(model_bundle)!r}), 8)\n"
+        f"model = open_model(Path({str(model_bundle)!r}))\n"
         "with serving.upload_folder() as folder:\n"
         "    serving.make([model], cells.find(None), folder, page.Limits())\n"
         "print(sorted({'tensorflow', 'keras', 'scipy', 'sklearn', 'dvc'} & set(sys.modules)))"
@@ -165,13 +232,13 @@ def test_the_app_imports_no_tensorflow(model_bundle):
     assert done.stdout.strip() == "[]"
 
 
-def test_help_names_every_option_and_imports_no_gradio():
+def test_help_and_docs_name_every_option_and_help_imports_no_gradio():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "app", "--help"],
         cwd=app_server.ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    for option in ("--model", "--cells", "--host", "--port", "--queue", "--concurrency", "--batch", "--keep"):
-        assert option in done.stdout
+    explained = re.findall(r"^\| `(--[a-z]+)", (app_server.ROOT / "docs/app.md").read_text(), re.MULTILINE)
+    assert set(explained) == set(re.findall(r"^ +(?:-h, )?(--[a-z]+)", done.stdout, re.MULTILINE))
     assert "gradio" not in done.stderr
 
 
@@ -193,7 +260,7 @@ def test_a_bundle_that_cannot_be_trusted_stops_the_start_with_a_sentence(
     shutil.copytree(model_bundle, folder)
     spoil(folder)
     with pytest.raises(UserError, match=sentence):
-        open_model(folder, batch=8)
+        open_model(folder)
 
 
 def test_wrong_options_end_with_one_sentence(model_bundle, tmp_path):
@@ -222,8 +289,22 @@ def test_the_divide_itself_counts_as_parasitized_and_is_said():
     assert "below the divide" in " ".join(just_below.sentences)
 
 
+@pytest.mark.parametrize(
+    ("reason", "sentence"),
+    [
+        ("no stain to be seen: a picture without colour?", "No stain to be seen: a picture without colour?"),
+        ("this does not look like a stained red cell: too odd", "Too odd."),
+        ("this does not look like a stained red cell", "The model gives no category."),
+    ],
+)
+def test_a_reason_is_told_once_and_as_a_sentence(reason, sentence):
+    said = verdict.of(Answer(0.7, reason), verdict.HALF, synthetic=False)
+    assert said.sentences[0].startswith(sentence)
+    assert said.reason == reason
+
+
 def test_no_cell_gets_no_category():
-    said = verdict.of(Answer(None, "too far from any cell"), verdict.HALF, synthetic=False)
+    said = verdict.of(Answer(0.7, "too far from any cell"), verdict.HALF, synthetic=False)
     assert (said.status, said.p, said.category) == ("rejected", None, None)
     assert said.headline == "This does not look like a stained red cell."
 
@@ -248,13 +329,11 @@ def test_the_map_marks_what_the_answer_hangs_on():
 
 
 def test_many_threads_get_their_own_answers(model_bundle, drawn):
-    from concurrent.futures import ThreadPoolExecutor
-
     judge = Judge(bundle.load(model_bundle), most=5)
-    resized = [judge.resize(pixels) for pixels, _ in drawn]
-    alone = [judge.ask([cell])[0].p_parasitized for cell in resized]
+    crops = [pixels for pixels, _ in drawn]
+    alone = [judge.ask([crop])[0].p_parasitized for crop in crops]
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda number: judge.ask(resized[: number % 12 + 1]), range(48)))
+        together = list(pool.map(lambda number: judge.ask(crops[: number % 12 + 1]), range(48)))
     for number, answers in enumerate(together):
         assert [answer.p_parasitized for answer in answers] == pytest.approx(
             alone[: number % 12 + 1], abs=1e-6
@@ -263,9 +342,9 @@ def test_many_threads_get_their_own_answers(model_bundle, drawn):
 
 def test_an_error_of_the_network_reaches_who_asked_and_the_next_is_answered(model_bundle):
     judge = Judge(bundle.load(model_bundle))
-    with pytest.raises(ValueError, match=r"\S"):
-        judge.ask(np.zeros((1, 7, 7, 3, 2), np.uint8))
-    assert judge.ask(np.zeros((1, 50, 50, 3), np.uint8))[0].p_parasitized is not None
+    with pytest.raises(ValueError, match="not enough values to unpack"):
+        judge.ask([np.zeros(7, np.uint8)])
+    assert 0 <= judge.ask(np.zeros((1, 50, 50, 3), np.uint8))[0].p_parasitized <= 1
 
 
 def test_cells_that_the_model_was_made_with_are_known_and_never_scored(model, drawn, tmp_path):
@@ -289,12 +368,15 @@ def test_a_round_keeps_the_score_of_both():
     cards = cells.guess(cards, None)
     assert cells.tally(cards, verdict.HALF) == cells.Tally(cells=3, model=2, guessed=2, person=1)
     assert cells.current(cards) is None
+    stranger = cells.Card("", "Uninfected", Answer(0.1, "no cell"), met=False, open=True)
+    assert cells.tally((*cards, stranger), verdict.HALF) == cells.Tally(3, 2, 2, 1, rejected=1)
+    assert cells.called(stranger, verdict.HALF) is None
 
 
 def test_the_csv_is_what_predict_writes(model, drawn):
     batch = [uploads.Upload("a.png", drawn[0][0]), uploads.Upload("b.png", None, "empty file")]
-    judged = list(many.judge(model, None, batch))
-    text = many.as_csv(judged, [many.verdict_on(one, verdict.HALF, True) for one in judged])
+    judged = list(many.judge([model], batch))
+    text = many.as_csv(judged, many.verdicts(model, 0, judged, verdict.HALF))
     rows = list(csv.DictReader(io.StringIO(text)))
     assert list(rows[0]) == ["path", "p_parasitized", "category", "status", "reason"]
     assert (rows[1]["status"], rows[1]["p_parasitized"]) == ("unreadable", "")

@@ -114,3 +114,30 @@ def test_what_is_no_table_of_predictions_is_refused(tmp_path, content, sentence)
         file.write_text(content)
     with pytest.raises(UserError, match=sentence):
         paired.read(file)
+
+
+def test_sensitivity_at_a_specificity_is_read_off_the_cells_themselves(cells):
+    found = paired.at_specificity(cells, SETTINGS, 0.97)
+    for side, value in (("one", found.one), ("other", found.other)):
+        healthy = np.sort(cells[side][cells.label == "Uninfected"])
+        threshold = healthy[int(np.ceil(0.97 * len(healthy))) - 1]
+        assert value == pytest.approx((cells[side][cells.label == "Parasitized"] > threshold).mean())
+    assert found.tells_apart
+    assert found.difference.value == pytest.approx(found.one - found.other)
+
+
+def test_cells_that_tie_fall_on_one_side_of_the_threshold_together(cells):
+    tied = cells.assign(one=np.where(cells.label == "Parasitized", 0.9, 0.9), other=0.5)
+    found = paired.at_specificity(tied, SETTINGS, 0.97)
+    assert (found.one, found.other) == (0.0, 0.0)
+
+
+def test_sensitivity_at_a_specificity_needs_both_classes(cells):
+    found = paired.at_specificity(cells[cells.label == "Parasitized"], SETTINGS, 0.97)
+    assert np.isnan([found.one, found.other, found.difference.value]).all()
+
+
+def test_calibration_is_that_of_the_metrics(cells):
+    found = paired.calibration(cells, SETTINGS)
+    alone = evaluation.score(cells.assign(p_network=cells.other), evaluation.Fitted(1.0, {}), SETTINGS)
+    assert found.other == pytest.approx(alone["ece"]["value"], abs=1e-6)

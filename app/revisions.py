@@ -1,0 +1,232 @@
+"""The bundle of a git revision, brought through DVC's API, kept in the user's cache folder, and checked.
+
+A revision may hold two bundles: the artifact `malaria-cells` of its dvc.yaml, whose files DVC has in its
+cache or in a remote, and the pretrained one, whose files git has. The artifact is taken; where it is not
+to be had, the pretrained one, and that is said. REV:FOLDER, as git writes it, names one and no other.
+"""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from app import origin
+from malaria import bundle, files, paths
+from malaria.errors import UserError
+
+ARTIFACT = "malaria-cells"
+PRETRAINED = paths.PRETRAINED.as_posix()
+
+
+class Missing(Exception):  # noqa: N818 - a finding about a revision, not a fault of the program
+    """A revision has no such bundle, and why, in a few words."""
+
+
+def fetch(named: str, repository: str) -> tuple[Path, origin.Origin]:
+    """The folder with the bundle of a revision, and where it comes from.
+
+    Args:
+        named: a tag, branch or commit; a version of the artifact (`malaria-cells@v1.2.0`, or `v1.2.0`
+            where git has no tag of that name); with `:FOLDER`, the bundle in that folder.
+        repository: a folder, or a URL that git can clone.
+
+    Raises:
+        UserError: there is no such revision or bundle, it cannot be brought, or it is not what the
+            revision says it is.
+    """
+    revision, _, folder = named.partition(":")
+    commit = commit_of(repository, revision)
+    try:
+        return _kept(named, repository, commit, folder.strip("/"))
+    except Missing as missing:
+        if folder or revision.startswith(f"{ARTIFACT}@"):
+            raise UserError(f"{named} cannot be served: {missing}.") from None
+        why = str(missing)
+    instead = f"{revision}:{PRETRAINED}"
+    try:
+        found = _kept(instead, repository, commit, PRETRAINED)
+    except Missing as missing:
+        raise UserError(f"{named} cannot be served: {why}, and {missing}.") from None
+    print(f"note: of {named} {instead} is served, as {why}.", file=sys.stderr)
+    return found
+
+
+def commit_of(repository: str, revision: str) -> str:
+    """The full hash of the commit that a revision names; UserError where there is none."""
+    for known in (revision, f"{ARTIFACT}@{revision}"):
+        found = _local(repository, known) if Path(repository).is_dir() else _remote(repository, known)
+        if found:
+            return found
+    raise UserError(
+        f"{revision} is no revision of {repository}: name a tag, a branch or a commit (of another machine's "
+        "repository in full), or fetch it first."
+    )
+
+
+def _local(repository: str, revision: str) -> str:
+    if not _git("-C", repository, "rev-parse", "--git-dir"):
+        raise UserError(f"{repository} is no git repository: name one with --repo.")
+    return _git("-C", repository, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+
+
+def _remote(repository: str, revision: str) -> str:
+    # A commit's full name can be looked up without asking, and then served from the cache offline.
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
+    told = _git("ls-remote", "--", repository)
+    if not told:
+        raise UserError(f"{repository} is neither a folder nor a repository that git can reach.")
+    commits = {name: commit for commit, name in (line.split("\t") for line in told.splitlines())}
+    # An annotated tag is an object of its own; ^{} is the commit that it is on.
+    names = (f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}", revision)
+    return next((commits[name] for name in names if name in commits), "")
+
+
+def _git(*arguments: str) -> str:
+    """git's answer; empty where it has none."""
+    quiet = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    try:
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, env=quiet, timeout=120, check=False
+        )
+    except FileNotFoundError:
+        raise UserError("A revision needs git, which is not installed here: install it.") from None
+    except subprocess.TimeoutExpired:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _kept(named: str, repository: str, commit: str, folder: str) -> tuple[Path, origin.Origin]:
+    """A bundle in the cache folder, brought there if need be; `folder` is empty for the artifact."""
+    with _dvc_wanted():
+        from malaria.download import cache_folder
+    home = cache_folder() / "bundles" / commit / (folder.replace("/", "+") or ARTIFACT)
+    if not home.is_dir():
+        try:
+            with _dvc_wanted(), files.atomic_folder(home) as part:
+                _bring(named, repository, commit, folder, part)
+        except OSError as error:
+            raise UserError(
+                f"{home} cannot be written ({error.strerror or error}): free the disk, or name another "
+                "folder with MALARIA_CACHE."
+            ) from None
+    try:
+        record = json.loads((home / "origin.json").read_text(encoding="utf-8"))
+        known = origin.Origin(record["revision"], record["date"], tuple(record["tags"]))
+        sound = origin.dvc_hash(home / "bundle") == record["md5"]
+    except (OSError, ValueError, KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise UserError(
+            f"{home} is not the bundle that {named} has (its hash differs): delete this folder, and it is "
+            "fetched again."
+        )
+    if Path(repository).is_dir():
+        # Tags may have come since.
+        known = origin.of_commit(Path(repository), commit)
+    return home / "bundle", replace(known, named=named)
+
+
+def _bring(named: str, repository: str, commit: str, folder: str, part: Path) -> None:
+    """Write a bundle's files below `part`, and beside them what they must be and where they come from."""
+    from dvc.api import DVCFileSystem
+    from dvc.repo.open_repo import clean_repos
+
+    try:
+        opened = DVCFileSystem(repository, rev=commit, config=_remote_of(repository))
+        with contextlib.closing(opened) as system:
+            place = PurePosixPath("/", folder or _path_of_artifact(system))
+            md5 = _copy(system, place, part / "bundle")
+            known = origin.of_commit(Path(system.repo.scm.root_dir), commit)
+    except (Missing, UserError):
+        raise
+    except Exception as error:
+        # Each kind of remote, and of repository, has errors of its own; DVC hides them in its own.
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        said = " ".join(str(first).split()) or type(first).__name__
+        raise UserError(f"DVC could not bring {named} ({said}): check the remote and --repo.") from None
+    finally:
+        clean_repos()
+    if md5 and origin.dvc_hash(part / "bundle") != md5:
+        raise UserError(
+            f"The files that DVC has of {named} are not those that its dvc.lock names (their hash differs): "
+            "push them anew."
+        )
+    record = {"revision": known.revision, "date": known.date, "tags": known.tags}
+    files.write_json(part / "origin.json", record | {"md5": origin.dvc_hash(part / "bundle")})
+
+
+def _remote_of(repository: str) -> dict[str, Any]:
+    """The remote that a repository on this machine uses now: older revisions may not have known it."""
+    from dvc.repo import Repo
+
+    if not Path(repository).is_dir():
+        return {}
+    with Repo(repository, uninitialized=True) as here:
+        name = here.config["core"].get("remote")
+    return {"core": {"remote": name}} if name else {}
+
+
+def _path_of_artifact(system: Any) -> str:
+    from dvc.exceptions import ArtifactNotFoundError
+
+    try:
+        return str(system.repo.artifacts.get_path(ARTIFACT))
+    except ArtifactNotFoundError:
+        raise Missing(f"its dvc.yaml names no artifact {ARTIFACT}") from None
+
+
+def _copy(system: Any, place: PurePosixPath, target: Path) -> str:
+    """Copy the files of a folder; the hash that DVC has for them all, empty where git has the files."""
+    from dvc_data.index import DataIndexDirError
+
+    nowhere = "its files are neither in DVC's cache nor in a remote"
+    try:
+        md5 = str(system.info(str(place)).get("md5") or "")
+        found = system.ls(str(place), detail=True)
+    except FileNotFoundError:
+        raise Missing(f"it has no folder {place.relative_to('/')}") from None
+    except DataIndexDirError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise Missing(nowhere) from None
+        raise
+    # By their last names alone: a listing from a stranger's remote must not lead out of `target`.
+    names = [PurePosixPath(one["name"]).name for one in found if one["type"] == "file"]
+    if bundle.RECORD not in names:
+        raise Missing(f"{place.relative_to('/')} holds no bundle")
+    target.mkdir()
+    lacking = [name for name in names if not _copied(system, place / name, target / name)]
+    if lacking == names:
+        raise Missing(nowhere)
+    if lacking:
+        raise UserError(
+            f"The bundle is incomplete in DVC's cache and remote, without {lacking[0]}: run `dvc push` again."
+        )
+    return md5
+
+
+def _copied(system: Any, source: PurePosixPath, target: Path) -> bool:
+    try:
+        system.get_file(str(source), str(target))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _dvc_wanted() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"A revision's bundle comes through DVC, which is not installed here (no module {error.name}): "
+            "pip install 'dvc>=3.67'."
+        ) from None

@@ -1,0 +1,152 @@
+"""How many cells a second the app answers, how long each waits, and what the server holds in memory.
+
+Starts the app on loopback, and lets 1, 8 and 32 clients at once ask `/classify` for single cells, each
+over one connection that stays open, as fast as the answers come. In the same run a bare call of the bundle
+does the same work without a server: decode, resize, network, gate. Clients and server share the cores, so
+that a server of its own answers more.
+"""
+
+import argparse
+import http.client
+import io
+import json
+import os
+import platform
+import statistics
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from app import pictures
+from malaria import bundle, images
+from malaria.command import end_with
+from tests import app_server
+
+# As many different cells as nobody would cache.
+CELLS = 200
+
+
+@dataclass(frozen=True)
+class Load:
+    """What so many clients met: `waits` in ms, one an answer; `peak` of the server's memory in MB."""
+
+    clients: int
+    seconds: float
+    waits: tuple[float, ...]
+    errors: int
+    peak: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    parser.add_argument("--model", default="models/pretrained", help="a bundle folder (default: %(default)s)")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32], help="at once (1 8 32)")
+    parser.add_argument("--seconds", type=float, default=60, help="of each load (default 60)")
+    given = parser.parse_args()
+    cells = encoded(CELLS)
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        with app_server.start("--model", given.model, log=Path(folder) / "log") as server:
+            print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {given.model}")
+            print(f"ready {time.monotonic() - started:.1f} s after its start, {memory(server):.0f} MB")
+            alone = bare(given.model, cells, min(given.seconds, 10))
+            print(
+                f"bare call of the bundle, one cell at a time: {1 / alone:.0f} a second, {1e3 * alone:.2f} ms"
+            )
+            print("clients  requests/s  p50 ms  p99 ms  errors  peak MB  of the bare rate")
+            loads = []
+            for clients in given.clients:
+                loads.append(load(server, cells, clients, given.seconds))
+                print(as_line(loads[-1], alone), flush=True)
+            print(f"memory a second after the last answer: {settled(server):.0f} MB")
+    return 1 if any(one.errors for one in loads) else 0
+
+
+def encoded(count: int) -> list[bytes]:
+    """Drawn cells as PNG files."""
+    files = []
+    for pixels, _ in pictures.drawn(count, seed=5):
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, "PNG")
+        files.append(out.getvalue())
+    return files
+
+
+def bare(model: str, cells: list[bytes], seconds: float) -> float:
+    """Seconds a cell takes without a server, decoded and judged one by one."""
+    opened = bundle.load(model)
+    opened.run([images.read(cells[0], opened.limits).pixels])
+    taken: list[float] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        begun = time.perf_counter()
+        opened.run([images.read(cells[len(taken) % len(cells)], opened.limits).pixels])
+        taken.append(time.perf_counter() - begun)
+    return statistics.fmean(taken)
+
+
+def load(server: app_server.Server, cells: list[bytes], clients: int, seconds: float) -> Load:
+    """Let so many clients ask for so long."""
+    waits: list[list[float]] = [[] for _ in range(clients)]
+    errors = [0] * clients
+    end = time.monotonic() + seconds
+
+    def ask(number: int) -> None:
+        address = urlsplit(server.url)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+        while time.monotonic() < end:
+            begun = time.perf_counter()
+            try:
+                cell = cells[(number + len(waits[number])) % len(cells)]
+                connection.request("POST", "/classify", body=cell)
+                answer = connection.getresponse()
+                said = json.loads(answer.read())
+                errors[number] += answer.status != 200 or said["status"] not in ("ok", "rejected")
+            except (OSError, http.client.HTTPException, ValueError):
+                errors[number] += 1
+                connection.close()
+            waits[number].append(1e3 * (time.perf_counter() - begun))
+        connection.close()
+
+    asking = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
+    begun = time.monotonic()
+    for thread in asking:
+        thread.start()
+    peak = memory(server)
+    for thread in asking:
+        while thread.is_alive():
+            thread.join(0.2)
+            peak = max(peak, memory(server))
+    taken = time.monotonic() - begun
+    return Load(clients, taken, tuple(wait for one in waits for wait in one), sum(errors), peak)
+
+
+def memory(server: app_server.Server) -> float:
+    """What the server holds in memory, MB."""
+    return float(psutil.Process(server.process.pid).memory_info().rss) / 1e6
+
+
+def settled(server: app_server.Server) -> float:
+    time.sleep(1)
+    return memory(server)
+
+
+def as_line(one: Load, alone: float) -> str:
+    """A row of the table that `main` prints; `alone`: seconds of a bare call."""
+    rate = len(one.waits) / one.seconds
+    middle, slowest = np.percentile(one.waits, [50, 99])
+    return (
+        f"{one.clients:7}  {rate:10.1f}  {middle:6.1f}  {slowest:6.1f}  {one.errors:6}  {one.peak:7.0f}  "
+        f"{100 * rate * alone:13.0f} %"
+    )
+
+
+if __name__ == "__main__":
+    end_with(main)

@@ -1,0 +1,154 @@
+"""Compare the cells that lie here with those of a base revision: what came and went, and how they look.
+
+Writes reports/ci/drift.md. For each quantity of size and colour it gives the Kolmogorov-Smirnov distance of
+the two distributions, from 0 (alike) to 1; beyond gate.max_drift the quantity has drifted. Drift fails
+nothing: it is for whoever reads the pull request.
+"""
+
+import argparse
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ci import event, places, revisions
+from malaria import files, packed, paths, tables
+from malaria import gate as stained
+from malaria.command import end_with
+from malaria.errors import UserError
+from malaria.labels import LABELS, PARASITIZED
+from malaria.params import load_params
+
+# What `malaria.gate.quantities` measures of colour and stain, and in words.
+COLOURS = {
+    "brightness": "brightness, grey levels",
+    "red": "red over green, grey levels",
+    "blue": "blue over green, grey levels",
+    "contrast": "contrast, log grey levels",
+}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A quantity's median in both and the Kolmogorov-Smirnov distance of its two distributions."""
+
+    words: str
+    before: float
+    now: float
+    distance: float
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Cells are told apart by their files' hashes; `share_before` and `share_now` are of parasitised ones."""
+
+    cells_before: int
+    cells_now: int
+    gained: dict[str, int]
+    lost: dict[str, int]
+    share_before: float
+    share_now: float
+    quantities: tuple[Quantity, ...]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m ci.drift", description=__doc__)
+    parser.add_argument("--base", default="HEAD", help="the revision whose data is in use (HEAD)")
+    base = parser.parse_args().base
+    limit = load_params().gate.max_drift
+    with tempfile.TemporaryDirectory() as temporary:
+        before = Path(temporary)
+        revisions.copy_paths(base, (paths.CELLS, paths.PACKED), before)
+        found = drift(before, Path())
+    text = markdown(found, base, limit)
+    files.write_text(places.DRIFT, text)
+    event.summarise(text)
+    print(text)
+    return 0
+
+
+def drift(before: Path, now: Path) -> Drift:
+    """Compare the audited and packed cells below two folders."""
+    (old, old_pixels), (new, new_pixels) = _cells(before), _cells(now)
+    if old_pixels.shape[1:] != new_pixels.shape[1:]:
+        raise UserError("The two revisions pack cells at different sizes: compare two of the same pack.size.")
+    gained, lost = new[~new.sha256.isin(old.sha256)], old[~old.sha256.isin(new.sha256)]
+    looks = [_look(table, pixels) for table, pixels in ((old, old_pixels), (new, new_pixels))]
+    return Drift(
+        cells_before=len(old),
+        cells_now=len(new),
+        gained={label: int((gained.label == label).sum()) for label in reversed(LABELS)},
+        lost={label: int((lost.label == label).sum()) for label in reversed(LABELS)},
+        share_before=float((old.label == PARASITIZED).mean()),
+        share_now=float((new.label == PARASITIZED).mean()),
+        quantities=tuple(
+            Quantity(words, float(np.median(one)), float(np.median(other)), distance(one, other))
+            for words, one, other in ((words, looks[0][words], looks[1][words]) for words in looks[0])
+        ),
+    )
+
+
+def distance(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
+    """The two-sample Kolmogorov-Smirnov statistic, in [0, 1], of values (n,) and (m,)."""
+    from scipy.stats import ks_2samp
+
+    return float(ks_2samp(one, other).statistic)
+
+
+def markdown(found: Drift, base: str, limit: float) -> str:
+    """The comparison as Markdown."""
+    drifted = [quantity.words for quantity in found.quantities if quantity.distance > limit]
+    rows = [
+        f"| {quantity.words} | {quantity.before:.2f} | {quantity.now:.2f} | {quantity.distance:.3f} "
+        f"{'**drifted**' if quantity.distance > limit else ''} |"
+        for quantity in found.quantities
+    ]
+    counts = [f"| {label} | {found.gained[label]:,} | {found.lost[label]:,} |" for label in reversed(LABELS)]
+    headline = f"Drifted: {', '.join(drifted)}." if drifted else "No quantity has drifted."
+    return "\n".join(
+        [
+            f"### Data against {base}",
+            "",
+            f"{headline} {found.cells_before:,} cells before, {found.cells_now:,} now; "
+            f"parasitised {found.share_before:.1%} before, {found.share_now:.1%} now.",
+            "",
+            "| class | gained | lost |",
+            "|---|--:|--:|",
+            *counts,
+            "",
+            "| quantity | median before | now | distance |",
+            "|---|--:|--:|--:|",
+            *rows,
+            "",
+            f"Distances are Kolmogorov-Smirnov statistics; beyond {limit:g} a quantity has drifted.",
+        ]
+    )
+
+
+def _cells(folder: Path) -> tuple[pd.DataFrame, npt.NDArray[np.uint8]]:
+    """The packed cells' rows of tables.CELLS, in the order of their pixels."""
+    cells = packed.load(folder / paths.PACKED)
+    table = tables.read(folder / paths.CELLS, tables.CELLS).set_index("path", drop=False)
+    return table.loc[cells.index.path], cells.images
+
+
+def _look(table: pd.DataFrame, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float64]]:
+    step = 1000
+    measured = np.concatenate(
+        [
+            stained.quantities(np.asarray(pixels[start : start + step]))
+            for start in range(0, len(pixels), step)
+        ]
+    )
+    names = list(stained.REASONS)
+    return {
+        "longer side, px": table[["width", "height"]].max(axis=1).to_numpy(np.float64),
+        **{words: measured[:, names.index(name)].astype(np.float64) for name, words in COLOURS.items()},
+    }
+
+
+if __name__ == "__main__":
+    end_with(main)

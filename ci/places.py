@@ -1,0 +1,22 @@
+"""Where the modules of `ci` keep what they make, and what git keeps of a run."""
+
+from pathlib import Path
+
+from malaria import paths
+
+LOCK = Path("dvc.lock")
+
+# The files that a run changes and git keeps, in the order of the stages.
+KEPT = (LOCK, paths.AUDIT, paths.SPLIT_SUMMARY, paths.METRICS)
+
+# What is made for a report lies here, and is never committed.
+REPORTS = Path("reports/ci")
+RUN = REPORTS / "run.json"
+RERUN = REPORTS / "rerun.json"
+COMPARISON = REPORTS / "comparison.json"
+VERDICT = REPORTS / "verdict.json"
+MARKDOWN = REPORTS / "report.md"
+PAGE = REPORTS / "report.html"
+DRIFT = REPORTS / "drift.md"
+RETRAINED = REPORTS / "retrained"
+RELEASE = REPORTS / "release"

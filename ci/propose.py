@@ -1,0 +1,65 @@
+"""Open a pull request with a retrained dvc.lock and its figures, or bring the open one up to date.
+
+Takes the artifacts of the run that retrained. Does nothing where the gate failed.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from ci import commands, event, hand_back, places
+from malaria.command import end_with
+from malaria.errors import UserError
+
+BRANCH = "weekly-retrain"
+TITLE = "The cells have changed: retrained"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m ci.propose", description=__doc__)
+    parser.add_argument("retrained", type=Path, help="the folder with dvc.lock, figures and verdict.json")
+    parser.add_argument("report", type=Path, help="the folder with drift.md and report.md")
+    arguments = parser.parse_args()
+    verdict = json.loads((arguments.retrained / places.VERDICT.name).read_bytes())
+    if not verdict["passed"]:
+        raise UserError(f"{verdict['headline']} No pull request is opened.")
+    parent = commands.git("rev-parse", "HEAD")
+    _branch_off(parent)
+    hand_back.commit_files(BRANCH, parent, arguments.retrained, TITLE)
+    parts = [(arguments.report / file.name).read_text("utf-8") for file in (places.DRIFT, places.MARKDOWN)]
+    with tempfile.TemporaryDirectory() as temporary:
+        body = Path(temporary, "body.md")
+        body.write_text("\n\n".join(parts), encoding="utf-8")
+        print(_open(body))
+    return 0
+
+
+def _branch_off(parent: str) -> None:
+    """Let `BRANCH` start from `parent`: its last proposal gives way to this one."""
+    repository = event.repository()
+    refs = json.loads(commands.gh("api", f"repos/{repository}/git/matching-refs/heads/{BRANCH}"))
+    if any(ref["ref"] == f"refs/heads/{BRANCH}" for ref in refs):
+        wanted = json.dumps({"sha": parent, "force": True})
+        where = f"repos/{repository}/git/refs/heads/{BRANCH}"
+        commands.gh("api", "--method", "PATCH", where, "--input", "-", stdin=wanted)
+        return
+    wanted = json.dumps({"ref": f"refs/heads/{BRANCH}", "sha": parent})
+    commands.gh("api", f"repos/{repository}/git/refs", "--input", "-", stdin=wanted)
+
+
+def _open(body: Path) -> str:
+    """Open the pull request, or write `body` into the open one; what was done."""
+    there = ("--repo", event.repository())
+    named = ("--head", BRANCH, "--base", commands.git("rev-parse", "--abbrev-ref", "HEAD"))
+    found = json.loads(commands.gh("pr", "list", *there, *named, "--state", "open", "--json", "number"))
+    if found:
+        number = str(found[0]["number"])
+        commands.gh("pr", "edit", number, *there, "--body-file", str(body))
+        return f"Brought pull request {number} up to date."
+    opened = commands.gh("pr", "create", *there, *named, "--title", TITLE, "--body-file", str(body))
+    return f"Opened {opened.strip()}"
+
+
+if __name__ == "__main__":
+    end_with(main)

@@ -1,0 +1,126 @@
+"""Compare the work tree's model, data and parameters with those of a base revision.
+
+Writes reports/ci/report.md (for a comment), report.html (to look at) and comparison.json. On GitHub's
+runners the base is that of the pull request.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ci import commands, comparison, event, places, rendering, rerun, retrain, revisions, verdict
+from ci.comparison import Comparison
+from malaria import files
+from malaria.command import end_with
+from malaria.errors import UserError
+from malaria.params import Gate, load_params
+
+
+def main() -> int:
+    arguments = parser("python -m ci.report", __doc__).parse_args()
+    found = compare(arguments.base, arguments.rebuild)
+    judged = verdict.judge(found, rerun.recorded(found.branch.lock, found.limits.rerun), pull_labels())
+    rendering.write(found, judged)
+    print(f"{judged.headline} Look at {places.PAGE}.")
+    return 0
+
+
+def parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The options that report and gate have in common."""
+    made = argparse.ArgumentParser(prog=name, description=description)
+    pull = event.pull()
+    made.add_argument(
+        "--base",
+        default=pull.base if pull else None,
+        required=pull is None,
+        help="branch, tag or commit to compare with",
+    )
+    made.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="run the base's pipeline again where its results are in neither cache nor remote",
+    )
+    return made
+
+
+def pull_labels() -> tuple[str, ...]:
+    """The labels on the pull request that this run is for, if it is for one."""
+    pull = event.pull()
+    return pull.labels if pull else ()
+
+
+def compare(rev: str, rebuild: bool) -> Comparison:
+    """Compare the work tree with `rev`; what an earlier call found of the same two is taken again.
+
+    Raises:
+        UserError: a side's results cannot be had.
+    """
+    settings = load_params()
+    branch = revisions.work_tree()
+    run = retrain.recorded(branch.lock_hash)
+    sample = run is not None and run.sample
+    commit = revisions.resolve(rev)
+    limits = _limits(commit) or settings.gate
+    known = _recorded()
+    if known and _same(known, commit, branch, limits, sample):
+        return known
+    with revisions.base(rev, rebuild, sample) as base:
+        found = comparison.compare(
+            base,
+            branch,
+            settings,
+            limits,
+            run.stages if run else comparison.changed_stages(base, branch),
+            behind=int(commands.git("rev-list", "--count", f"HEAD..{commit}")),
+            rules=_rules(commit, settings.gate),
+            sample=sample,
+        )
+    files.write_json(places.COMPARISON, found.model_dump(mode="json"))
+    return found
+
+
+def _same(known: Comparison, commit: str, branch: revisions.Revision, limits: Gate, sample: bool) -> bool:
+    return (
+        known.base is not None
+        and known.base.commit == commit
+        and known.branch.lock == branch.lock_hash
+        and (known.branch.name, known.branch.commit) == (branch.name, branch.commit)
+        and known.limits == limits
+        and known.sample == sample
+    )
+
+
+def _recorded() -> Comparison | None:
+    try:
+        return Comparison.model_validate_json(places.COMPARISON.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _limits(commit: str) -> Gate | None:
+    """The gate's limits as a commit has them: a branch must not grant itself new ones."""
+    content = revisions.params_at(commit).get("gate")
+    if content is None:
+        return None
+    try:
+        # By way of JSON a list may become a tuple, while strict typing holds for the rest.
+        return Gate.model_validate_json(json.dumps(content, default=str))
+    except ValidationError:
+        raise UserError(
+            f"params.yaml of {commit[:8]} has a section gate that this code does not know: mend it there."
+        ) from None
+
+
+def _rules(commit: str, limits: Gate) -> tuple[str, ...]:
+    """What of `comparison.RULES` differs from `commit`."""
+    *files_, section = comparison.RULES
+    changed = commands.git("diff", "--name-only", commit, "--", *files_).splitlines()
+    touched = [rule for rule in files_ if any(Path(name).is_relative_to(rule) for name in changed)]
+    here, there = revisions.params_at(commit).get("gate"), json.loads(limits.model_dump_json())
+    return (*touched, *([section] if here is not None and here != there else []))
+
+
+if __name__ == "__main__":
+    end_with(main)

@@ -1,0 +1,65 @@
+"""An executable `gh` for tests: it notes how it is called, and answers from a list of patterns.
+
+GitHub cannot be reached from a test; what is tested is what would be asked of it.
+"""
+
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stand:
+    """The folder to put first on PATH, and what was asked so far."""
+
+    folder: Path
+
+    def answer(self, pattern: str, said: Any) -> None:
+        """What to say where the arguments, joined by blanks, match `pattern`; the last such answer counts."""
+        known = json.loads((self.folder / "answers.json").read_text())
+        content = said if isinstance(said, str) else json.dumps(said)
+        (self.folder / "answers.json").write_text(json.dumps([*known, [pattern, content]]))
+
+    def answer_bytes(self, pattern: str, said: bytes) -> None:
+        (self.folder / "answer.bin").write_bytes(said)
+        self.answer(pattern, "bytes of answer.bin")
+
+    @property
+    def asked(self) -> list[tuple[str, str]]:
+        """Arguments, joined by blanks, and standard input of each call."""
+        file = self.folder / "asked.jsonl"
+        return [tuple(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def install(folder: Path) -> Stand:
+    """Put a `gh` into `folder`."""
+    folder.mkdir(parents=True)
+    (folder / "answers.json").write_text("[]")
+    script = folder / "gh"
+    script.write_text(f"#!{sys.executable}\n{Path(__file__).read_text()}")
+    script.chmod(0o755)
+    return Stand(folder)
+
+
+def main() -> int:
+    here = Path(sys.argv[0]).parent
+    arguments = " ".join(sys.argv[1:])
+    stdin = sys.stdin.read() if "--input" in sys.argv else ""
+    with (here / "asked.jsonl").open("a") as asked:
+        asked.write(json.dumps([arguments, stdin]) + "\n")
+    for pattern, said in reversed(json.loads((here / "answers.json").read_text())):
+        if re.search(pattern, arguments):
+            os.write(
+                1, (here / "answer.bin").read_bytes() if said == "bytes of answer.bin" else said.encode()
+            )
+            return 0
+    print(f"gh: Not Found (HTTP 404): {arguments}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__" and Path(sys.argv[0]).name == "gh":
+    sys.exit(main())

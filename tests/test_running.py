@@ -1,0 +1,150 @@
+"""A stage ends with the DVC that runs it, its workers end with it, and two never run at once."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from malaria import running
+from malaria.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+LONG = 300  # s; what waits so long has failed
+
+# What stands for DVC: a process that runs a command of its own, tells its number, and waits for it.
+RUNNER = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+STAGE = """
+import os, sys
+from malaria import running
+above = os.getppid()
+print(os.getpid(), flush=True)
+if "late" in sys.argv:
+    # As a stage whose DVC is killed while it still starts.
+    while os.getppid() == above:
+        pass
+running.end_with_dvc()
+print("guarded", flush=True)
+print(sys.stdin.readline(), flush=True)
+"""
+
+
+def start(*command: str, **environment: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(
+        [sys.executable, "-c", RUNNER, *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def ends(process: subprocess.Popen[str]) -> bool:
+    """Whether all who may write to the process's stdout end in time, with nothing more to say."""
+    readable, _, _ = select.select([process.stdout], [], [], LONG)
+    return bool(readable) and os.read(process.stdout.fileno(), 1) == b""
+
+
+WAYS = {
+    "straight from dvc": ((sys.executable, "-c", STAGE), True),
+    "by way of a shell that stays": (("sh", "-c", '"$0" -c "$1"; true', sys.executable, STAGE), True),
+    "while it still starts": ((sys.executable, "-c", STAGE, "late"), False),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_stage_ends_when_dvc_alone_is_killed(way):
+    command, guarded = WAYS[way]
+    with start(*command, DVC_STAGE="train") as dvc:
+        assert int(dvc.stdout.readline()) > 0
+        assert not guarded or dvc.stdout.readline() == "guarded\n"
+        dvc.kill()
+        assert ends(dvc)
+
+
+def test_a_stage_started_by_hand_may_outlive_its_terminal():
+    with start(sys.executable, "-c", STAGE) as terminal:
+        assert int(terminal.stdout.readline()) > 0
+        assert terminal.stdout.readline() == "guarded\n"
+        terminal.kill()
+        terminal.wait()
+        terminal.stdin.write("still here\n")
+        terminal.stdin.flush()
+        assert terminal.stdout.readline() == "still here\n"
+
+
+WORK = """
+import os, time
+from malaria import processes
+from tests.test_running import slow
+print(os.getpid(), flush=True)
+list(processes.in_order(slow, range(1000), "slow", 2))
+"""
+
+
+def slow(batch):
+    os.write(1, b"working\n")
+    signal.pause()
+    return batch
+
+
+def test_worker_processes_end_with_the_process_they_work_for(tmp_path):
+    # A file, since worker processes import the main module.
+    script = tmp_path / "work.py"
+    script.write_text("if __name__ == '__main__':" + WORK.replace("\n", "\n    "))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment
+    ) as main:
+        assert int(main.stdout.readline()) == main.pid
+        assert [main.stdout.readline() for _ in range(2)] == ["working\n"] * 2
+        main.kill()
+        assert ends(main)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from malaria import running
+with running.alone("train", Path(sys.argv[1])):
+    print("holding", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that runs the stage in `tmp_path`."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdout.readline() == "holding\n"
+        yield process
+        process.kill()
+
+
+def test_a_stage_refuses_beside_one_that_still_runs_and_names_it(holder, tmp_path, capsys):
+    with pytest.raises(UserError, match=rf"Process {holder.pid} still runs train in this repository"):
+        running.alone("train", tmp_path, patience=0.1).__enter__()
+    assert f"Process {holder.pid} still runs train here: waiting for it" in capsys.readouterr().err
+
+
+def test_a_stage_goes_on_once_the_one_before_is_killed(holder, tmp_path):
+    holder.kill()
+    with running.alone("train", tmp_path, patience=LONG):
+        assert (tmp_path / "train.lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_different_stages_run_side_by_side(holder, tmp_path):
+    with running.alone("evaluate", tmp_path, patience=0.1):
+        assert holder.poll() is None
