@@ -110,13 +110,13 @@ take-over: env  ## take over what the retrain run RUN on GitHub made (needs gh)
 	python -m ci.handover take $(RUN)
 
 crossval: export PATH := $(CURDIR)/$(BIN):$(PATH)
-crossval: env  ## cross-validate by patient, a DVC experiment a fold
-	python -m experiments.crossval
+crossval: env  ## cross-validate by patient, a DVC experiment a fold; OPTIONS='--engine dask --workers 2'
+	python -m experiments.crossval $(OPTIONS)
 
 ablate: export PATH := $(CURDIR)/$(BIN):$(PATH)
 ablate: env  ## change one thing of the recipe at a time, and cross-validate each change
 	dvc repro pack
-	python -m experiments.ablate
+	python -m experiments.ablate $(OPTIONS)
 
 label-audit: export PATH := $(CURDIR)/$(BIN):$(PATH)
 label-audit: env  ## after crossval: rank every label by how likely it is wrong
@@ -150,6 +150,10 @@ repro-check: env  ## run twice in fresh clones and compare every output's hash
 kill-fetch: export PATH := $(CURDIR)/$(BIN):$(PATH)
 kill-fetch: env  ## kill the fetch 50 times and check what the next run leaves
 	python -m experiments.kill_fetch
+
+bench-batch: export PATH := $(CURDIR)/$(BIN):$(PATH)
+bench-batch: env  ## count rows and time predict's engine, with workers and drivers killed on the way
+	python -m benchmarks.batch
 
 bench-data: export PATH := $(CURDIR)/$(BIN):$(PATH)
 bench-data: env  ## time fetch, audit, split and pack on a set of the real size

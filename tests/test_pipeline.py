@@ -209,3 +209,15 @@ def test_an_experiment_runs_as_dvc_users_type_it(finished):
     done = run("dvc", "exp", "run", "--temp", "-S", "train.epochs=1", "-n", "short", cwd=finished)
     assert "Ran experiment" in done.stdout
     assert "short" in run("dvc", "exp", "show", "--csv", cwd=finished).stdout
+
+
+def test_cross_validation_spreads_its_folds_over_an_engine(finished):
+    command = (sys.executable, "-m", "experiments.crossval", "--folds", "3", "--name", "spread")
+    said = run(*command, "--engine", "dask", "--workers", "2", cwd=finished).stdout
+    assert re.search(r"^ +mean( +[01]\.[0-9]{4}){5}$", said, re.MULTILINE)
+    with (finished / "reports/crossval/spread.csv").open() as table:
+        judged = list(csv.DictReader(table))
+    assert len({row["path"] for row in judged}) == len(judged) == 240
+    assert {row["fold"] for row in judged} == {"0", "1", "2"}
+    assert list((finished / ".dvc/tmp/folds").iterdir()) == []
+    assert "spread-2" in run("dvc", "exp", "list", "--name-only", cwd=finished).stdout
