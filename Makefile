@@ -115,6 +115,10 @@ push: export PATH := $(CURDIR)/$(BIN):$(PATH)
 push: env  ## send results and runs to the remote; VERIFY=1 also mends what is damaged there
 	python -m experiments.push $(if $(VERIFY),--verify)
 
+release: export PATH := $(CURDIR)/$(BIN):$(PATH)
+release: env  ## check everything, then tag malaria-cells@vVERSION with notes; OVERRIDE="why" where the gate fails
+	python -m experiments.release "$(VERSION)" $(if $(OVERRIDE),--override "$(OVERRIDE)") $(if $(DRY),--dry)
+
 repro-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro-check: env  ## run twice in fresh clones and compare every output's hash
 	python -m experiments.repro_check
