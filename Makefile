@@ -47,6 +47,9 @@ browser:  ## install Debian's Chromium and axe-core for the browser tests (as ro
 	command -v npm >/dev/null || (apt-get update -qq && $(APT) npm >/dev/null)
 	$(MAKE) node_modules/.installed
 
+sshd:  ## install OpenSSH's server for the tests of results that travel over SSH (as root)
+	test -x /usr/sbin/sshd || (apt-get update -qq && $(APT) openssh-server >/dev/null)
+
 fuzz-app: export PATH := $(CURDIR)/$(BIN):$(PATH)
 fuzz-app: env  ## send the app 2,000 broken uploads, and check that it lives on
 	python -m experiments.fuzz_app

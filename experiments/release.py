@@ -152,7 +152,7 @@ def check_gate(last: str, override: str | None) -> str:
 def state(revision: str) -> State:
     """What the files of a commit say; UserError where they cannot be read."""
     metrics, audit = (json.loads(_git("show", f"{revision}:{path}")) for path in (paths.METRICS, paths.AUDIT))
-    lock = yaml.safe_load(_git("show", f"{revision}:dvc.lock"))["stages"]
+    lock = yaml.safe_load(_git("show", f"{revision}:{paths.LOCK}"))["stages"]
     return State(revision, metrics, audit, lock)
 
 

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from app import revisions
-from experiments import release
+from experiments import pretrained, release
 from malaria.errors import UserError
 from tests import project
 from tests.project import git, run
@@ -172,6 +173,12 @@ def test_the_next_release_says_what_changed_since_the_last(here):
     assert "## Parameters changed since malaria-cells@v1.0.0\n\n- `evaluate.bins`: 15 → 12\n" in said
     assert said.endswith("malaria-cells@v1.1.0 could be released.\n")
     assert git("tag", "-l", cwd=here) == "malaria-cells@v1.0.0"
+
+
+def test_the_lock_beside_the_pretrained_bundle_names_its_cells_and_no_run_on_a_split():
+    lock = (project.ROOT / "dvc.lock").read_text()
+    kept = yaml.safe_load(pretrained.lock_of_cells(lock))["stages"]
+    assert kept == {name: yaml.safe_load(lock)["stages"][name] for name in ("fetch", "audit", "pack")}
 
 
 def test_figures_of_other_test_cells_are_not_subtracted():
