@@ -51,6 +51,9 @@ browser:  ## install Debian's Chromium and axe-core for the browser tests (as ro
 	command -v npm >/dev/null || (apt-get update -qq && $(APT) npm >/dev/null)
 	$(MAKE) node_modules/.installed
 
+sshd:  ## install OpenSSH's server for the tests of results that travel over SSH (as root)
+	test -x /usr/sbin/sshd || (apt-get update -qq && $(APT) openssh-server >/dev/null)
+
 fuzz-app: export PATH := $(CURDIR)/$(BIN):$(PATH)
 fuzz-app: env  ## send the app 2,000 broken uploads, and check that it lives on
 	python -m experiments.fuzz_app
@@ -142,6 +145,10 @@ remote: env  ## where results travel by: URL=s3://... OPTIONS="NAME=VALUE ..."; 
 push: export PATH := $(CURDIR)/$(BIN):$(PATH)
 push: env  ## send results and runs to the remote; VERIFY=1 also mends what is damaged there
 	python -m experiments.push $(if $(VERIFY),--verify)
+
+release: export PATH := $(CURDIR)/$(BIN):$(PATH)
+release: env  ## check everything, then tag malaria-cells@vVERSION with notes; OVERRIDE="why" where the gate fails
+	python -m experiments.release "$(VERSION)" $(if $(OVERRIDE),--override "$(OVERRIDE)") $(if $(DRY),--dry)
 
 repro-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro-check: env  ## run twice in fresh clones and compare every output's hash

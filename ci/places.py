@@ -4,7 +4,7 @@ from pathlib import Path
 
 from malaria import paths
 
-LOCK = Path("dvc.lock")
+LOCK = paths.LOCK
 
 # The files that a run changes and git keeps, in the order of the stages.
 KEPT = (LOCK, paths.AUDIT, paths.SPLIT_SUMMARY, paths.METRICS, paths.SUMMARY)
