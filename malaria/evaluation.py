@@ -75,6 +75,15 @@ def as_text(scores: dict[str, Any]) -> str:
     )
 
 
+def summary(val: dict[str, Any], test: dict[str, Any]) -> dict[str, Any]:
+    """The main figures, of test and without intervals, and the AUC on val: few enough for a column each.
+
+    `val` and `test` are as `score` gives them.
+    """
+    main = {name: test[name]["value"] for name in _MAIN}
+    return {**main, "val_auc": val["auc"]["value"], "test_cells": test["cells"]}
+
+
 def score(
     cells: pd.DataFrame,
     fitted: Fitted,

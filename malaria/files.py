@@ -1,5 +1,6 @@
 """Writes that are whole or absent, and hashes of what was written."""
 
+import glob
 import hashlib
 import json
 import os
@@ -15,9 +16,10 @@ from typing import Any
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its name when the block ends without an error.
 
-    A killed run leaves at most a hidden temporary file, never half of `path`.
+    A killed run leaves at most a hidden temporary file, never half of `path`; the next one removes it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_over(path.parent, f".{path.stem}.", ".part*")
     # The suffix is kept: libraries choose a format by it.
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
@@ -31,22 +33,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """An empty folder beside `folder` that replaces it when the block ends without an error.
 
-    What killed runs left of theirs is removed first: it may be large.
+    Killed at whatever moment, a run leaves `folder` as it was, whole and new, or not there, never with
+    some of its files. What killed runs left of theirs is removed first: it may be large.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}.*.part"):
-        if not _is_running(left.name.split(".")[-2]):
-            shutil.rmtree(left, ignore_errors=True)
     prefix, suffix = f".{folder.name}.", f".{os.getpid()}.part"
-    part = Path(tempfile.mkdtemp(suffix, prefix, dir=folder.parent))
+    _remove_left_over(folder.parent, prefix, ".part")
+    part, old = (Path(tempfile.mkdtemp(suffix, prefix, dir=folder.parent)) for _ in range(2))
     part.chmod(0o755)
     try:
         yield part
+        # Removing takes its time, and a kill would leave half; a new name is given at once.
         if folder.exists():
-            shutil.rmtree(folder)
+            os.replace(folder, old)
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_left_over(folder: Path, prefix: str, suffix: str) -> None:
+    """Remove the temporary files and folders of killed runs: `prefix`, some letters, process, `suffix`."""
+    for left in folder.glob(f"{glob.escape(prefix)}*{suffix}"):
+        process = left.name.removeprefix(prefix).partition(".part")[0].rpartition(".")[2]
+        if _is_running(process):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _is_running(process: str) -> bool:

@@ -26,6 +26,7 @@ RUNNING = Path(".running")
 CHECKPOINT = RUNNING / "training.npz"
 
 METRICS = Path("reports/metrics.json")
+SUMMARY = Path("reports/summary.json")  # the few figures that `dvc exp show` and `dvc metrics` show
 PLOTS = Path("reports/plots")
 PREDICTIONS = Path("reports/predictions.csv")
 

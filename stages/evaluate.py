@@ -4,7 +4,7 @@ from pathlib import Path
 
 from malaria.command import run_stage
 from malaria.params import load_params
-from malaria.paths import METRICS, MODEL, PACKED, PLOTS, PREDICTIONS, SPLITS
+from malaria.paths import METRICS, MODEL, PACKED, PLOTS, PREDICTIONS, SPLITS, SUMMARY
 
 
 def main() -> None:
@@ -29,6 +29,7 @@ def main() -> None:
     with files.atomic_folder(PLOTS) as folder:
         plots.write(judged[judged.split == tables.TEST], folder, params.bins, params.min_cells)
     files.write_json(METRICS, {"temperature": fitted.temperature, **scores})
+    files.write_json(SUMMARY, evaluation.summary(scores[tables.VAL], scores[tables.TEST]))
     print(evaluation.as_text(scores[tables.TEST]))
 
 

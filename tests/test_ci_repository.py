@@ -59,12 +59,8 @@ def history(finished, tmp_path_factory) -> Path:
 
     branch(clone, "noisy")
     stage = clone / "stages/split.py"
-    stage.write_text(
-        stage.read_text().replace(
-            "splits.summary_content(summary)",
-            '{**splits.summary_content(summary), "at": __import__("time").time()}',
-        )
-    )
+    noise = '{**splits.summary_content(summary), "at": __import__("time").time()}'
+    stage.write_text(stage.read_text().replace("splits.summary_content(summary)", noise))
     run("dvc", "repro", "split", cwd=clone)
     commit(clone, "a split that never is the same")
     switch(clone, "main")

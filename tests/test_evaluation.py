@@ -46,6 +46,17 @@ def test_temperature_scaling_recovers_the_temperature_of_too_sure_probabilities(
     assert calibration.fit_temperature(sure, y) == pytest.approx(2.0, rel=0.05)
 
 
+def test_the_summary_is_a_number_a_figure_and_names_those_of_the_text(cells):
+    fitted = evaluation.fit_on(cells, SETTINGS)
+    scores = evaluation.score(cells, fitted, SETTINGS)
+    summary = evaluation.summary({"auc": {"value": 0.25}}, scores)
+    assert summary["auc"] == scores["auc"]["value"]
+    assert summary["val_auc"] == 0.25
+    assert summary["test_cells"] == 400
+    assert len(summary) <= 12
+    assert all(isinstance(value, int | float) for value in summary.values())
+
+
 def test_temperature_moves_no_cell_across_one_half():
     p = np.array([0.0, 0.4999, 0.5, 0.5001, 1.0])
     assert ((calibration.apply(p, 3.0) >= 0.5) == (p >= 0.5)).all()

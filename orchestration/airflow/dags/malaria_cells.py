@@ -1,0 +1,139 @@
+"""The stages of dvc.yaml as an Airflow DAG.
+
+Nothing here names a stage: the graph is what `python -m orchestration.stage_graph` says in the project's
+own environment, so a new stage of dvc.yaml is a new task. docs/airflow.md tells how to set it up.
+"""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.configuration import AIRFLOW_HOME
+from airflow.exceptions import AirflowException
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG, Param, TriggerRule
+from stage_figures_page import FIGURES, FiguresLink
+
+PROJECT = Path(os.environ.get("MALARIA_PROJECT", Path(__file__).resolve().parents[3]))
+ENVIRONMENT = Path(os.environ.get("MALARIA_ENVIRONMENT", PROJECT / ".venv"))
+# A cron expression, @daily and the like; empty: only by hand.
+SCHEDULE = os.environ.get("MALARIA_SCHEDULE") or None
+RETRIES = int(os.environ.get("MALARIA_RETRIES", "2"))
+RETRY_SECONDS = int(os.environ.get("MALARIA_RETRY_SECONDS", "30"))
+
+# In the command, not in the task's environment: bash reads ~/.bashrc first, as it does where its input is a
+# socket, and many put another Python at the front there.
+ENTER = f'set -eu\nexport PATH="{ENVIRONMENT}/bin:$PATH"\n'
+
+# `run_stage` is `dvc repro --single-item`, which ends with status 99, Airflow's for "skipped", where nothing
+# has changed.
+STAGE = "exec python -m orchestration.run_stage {stage} --figures {figures}/{{{{ ti.id }}}}.json{force}"
+FORCE = "{{ ' --force' if params.force else '' }}"
+
+# The model that the last commit has is the one to be as good as.
+GATE = """\
+if ! git rev-parse --quiet --verify HEAD; then
+    echo "There is no commit here whose model could be compared with: the gate judges nothing."
+    exit 99
+fi
+exec python -m ci.gate --base HEAD --rebuild
+"""
+
+PUSH = """\
+if [ -z "$(dvc config core.remote || true)" ]; then
+    echo "No DVC remote is the default one (dvc remote add -d NAME URL): nothing is pushed."
+    exit 99
+fi
+if [ "$(dvc --wait-for-lock status --cloud --json)" = "{}" ]; then
+    echo "The remote has everything."
+    exit 99
+fi
+exec dvc --wait-for-lock push
+"""
+
+
+class DvcStage(BashOperator):  # type: ignore[misc] # Airflow is not in the environment mypy sees
+    """A stage of dvc.yaml: run where something has changed, skipped where nothing has."""
+
+    ui_color = "#e6f1ef"
+    operator_extra_links = (FiguresLink(),)
+
+
+def stage_graph() -> list[dict[str, Any]]:
+    """The stages as DVC sees them, asked anew only where a file has changed that says what they are.
+
+    Airflow reads this file every half minute, and DVC takes seconds to answer.
+    """
+    known = hashlib.sha256()
+    for file in ("dvc.yaml", "params.yaml", "orchestration/stage_graph.py"):
+        known.update((PROJECT / file).read_bytes())
+    cached = Path(AIRFLOW_HOME, "stage-graph", f"{known.hexdigest()}.json")
+    if not cached.is_file():
+        asked = subprocess.run(
+            [ENVIRONMENT / "bin/python", "-m", "orchestration.stage_graph"],
+            cwd=PROJECT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if asked.returncode:
+            raise AirflowException(f"{PROJECT}: {asked.stderr.strip()}")
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        part = cached.with_suffix(f".{os.getpid()}")
+        part.write_text(asked.stdout, encoding="utf-8")
+        part.replace(cached)
+    stages: list[dict[str, Any]] = json.loads(cached.read_text(encoding="utf-8"))
+    return stages
+
+
+def about(stage: dict[str, Any]) -> str:
+    """What the task's page says of the stage, as Markdown."""
+    outs = "\n".join(f"- `{out}`{' (metrics)' if out in stage['metrics'] else ''}" for out in stage["outs"])
+    return f"{stage['desc']}.\n\n`{stage['cmd']}`\n\nIt writes\n\n{outs}"
+
+
+with DAG(
+    dag_id="malaria_cells",
+    description="The DVC pipeline: cells to an evaluated, exported model",
+    doc_md=__doc__,
+    schedule=SCHEDULE,
+    start_date=datetime(2025, 1, 1),
+    catchup=False,
+    # All runs share one working tree.
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    params={
+        "force": Param(False, type="boolean", description="Run every stage, also where nothing has changed"),
+    },
+    default_args={
+        "cwd": str(PROJECT),
+        # A skipped stage upstream is no obstacle, a failed one is.
+        "trigger_rule": TriggerRule.NONE_FAILED,
+        "retries": RETRIES,
+        "retry_delay": timedelta(seconds=RETRY_SECONDS),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": timedelta(minutes=10),
+    },
+) as dag:
+    stages = stage_graph()
+    tasks = {
+        stage["name"]: DvcStage(
+            # DVC allows signs in names that Airflow does not: a stage of foreach is train@a.
+            task_id=re.sub(r"[^\w.-]", ".", stage["name"]),
+            bash_command=ENTER + STAGE.format(stage=stage["name"], figures=FIGURES, force=FORCE),
+            doc_md=about(stage),
+        )
+        for stage in stages
+    }
+    for stage in stages:
+        tasks[stage["name"]].set_upstream([tasks[name] for name in stage["after"]])
+    gate = BashOperator(
+        task_id="gate", bash_command=ENTER + GATE, retries=0, doc_md="Is the model good enough?"
+    )
+    push = BashOperator(
+        task_id="push", bash_command=ENTER + PUSH, doc_md="To DVC's default remote, what it lacks."
+    )
+    gate.set_upstream([task for task in tasks.values() if not task.downstream_list])
+    gate >> push

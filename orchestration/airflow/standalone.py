@@ -1,0 +1,84 @@
+"""Start Airflow on this machine with the pipeline's DAG in sight: `make airflow`.
+
+Runs in Airflow's own environment. Web server, scheduler and DAG processor are Airflow's `standalone`, for
+one person on one machine; nothing listens on any other address than 127.0.0.1.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PROJECT = HERE.parents[1]
+PASSWORD = "simple_auth_manager_passwords.json.generated"
+
+
+def settings(home: Path, host: str = "127.0.0.1", port: int = 8080) -> dict[str, str]:
+    """The environment variables that make Airflow this project's.
+
+    Args:
+        home: where Airflow keeps its database, logs and password.
+        host: where the web server listens; its own tasks reach it on 127.0.0.1 all the same.
+    """
+    address = f"http://127.0.0.1:{port}"
+    binaries = Path(sys.executable).parent
+    return {
+        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(HERE / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PARALLELISM": "2",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
+        "AIRFLOW__API__HOST": host,
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": address,
+        "AIRFLOW__API__WORKERS": "1",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--home", type=Path, default=PROJECT / ".airflow", help="Airflow's files (.airflow)")
+    parser.add_argument("--host", default="127.0.0.1", help="address of the web page (%(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="port of the web page (%(default)s)")
+    parser.add_argument("--schedule", help="a cron expression, or @weekly and the like (only by hand)")
+    arguments = parser.parse_args()
+    home = arguments.home.resolve()
+    # For this user alone: the password and the keys of sessions lie there.
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Airflow reads its configuration as it is imported.
+    os.environ |= settings(home, arguments.host, arguments.port)
+    if arguments.schedule is not None:
+        os.environ["MALARIA_SCHEDULE"] = arguments.schedule
+    from airflow.__main__ import main as airflow
+    from airflow.cli.commands import standalone_command
+
+    class Component(standalone_command.SubCommand):  # type: ignore[misc] # mypy does not see Airflow
+        """Without the servers that hand logs to other machines: they listen on every address."""
+
+        def __init__(self, parent: Any, name: str, command: list[str], env: dict[str, str]) -> None:
+            quiet = ["--skip-serve-logs"] if name in ("scheduler", "triggerer") else []
+            super().__init__(parent, name, [*command, *quiet], env)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    standalone_command.SubCommand = Component
+    # It ends its components on Ctrl-C alone.
+    signal.signal(signal.SIGTERM, interrupt)
+    print(
+        f"Open http://127.0.0.1:{arguments.port}/ in a browser as admin, password in {home}/{PASSWORD}",
+        flush=True,
+    )
+    sys.argv = ["airflow", "standalone"]
+    airflow()
+
+
+if __name__ == "__main__":
+    main()

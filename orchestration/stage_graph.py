@@ -1,0 +1,65 @@
+"""Print the stage graph as JSON, as DVC itself sees it.
+
+A list, in the order of dvc.yaml; of each stage: `name`, `desc`, `cmd`, `after` (the stages whose outputs it
+reads), `outs` (what it writes) and `metrics` (those of them that are metrics).
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+from malaria.command import end_with
+from malaria.errors import UserError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the current folder's DVC repository; paths are relative to its root."""
+
+    name: str
+    desc: str
+    cmd: str
+    after: tuple[str, ...]
+    outs: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+
+def read() -> list[Stage]:
+    """Every stage with a command, in the order of dvc.yaml.
+
+    Raises:
+        UserError: DVC cannot read dvc.yaml, or something that dvc.yaml names.
+    """
+    try:
+        with Repo() as repo:
+            # DVC's arrows point from a stage to those whose outputs it needs.
+            needs = repo.index.graph.successors
+            return [_stage(stage, needs(stage)) for stage in repo.index.stages if stage.cmd]
+    except DvcException as error:
+        raise UserError(f"DVC cannot tell the stages: {error}") from None
+
+
+def _stage(stage: Any, needs: Iterable[Any]) -> Stage:
+    return Stage(
+        name=stage.addressing,
+        desc=stage.desc or "",
+        cmd=str(stage.cmd),
+        after=tuple(sorted(above.addressing for above in needs if above.cmd)),
+        outs=tuple(str(out) for out in stage.outs),
+        metrics=tuple(str(out) for out in stage.outs if out.metric),
+    )
+
+
+def main() -> int:
+    argparse.ArgumentParser(prog="python -m orchestration.stage_graph", description=__doc__).parse_args()
+    print(json.dumps([asdict(stage) for stage in read()], indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    end_with(main)

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Build the images of the Dockerfile without a Docker engine, and start what was built: the pipeline on a
+# small sample, then the app with the bundle that it made, and a prediction fetched from it.
+#
+# Needs root, Debian's buildah and debootstrap, about 20 GB and half an hour on 2 cores. No part of `make test`.
+# Usage: tests/images/run.sh [train] [app] [airflow]     which images (train and app)
+#
+# FOLDER keeps everything and is not removed where it is set; BASE_IMAGE takes another base than Debian's own.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+targets=("${@:-train}")
+[ $# -gt 0 ] || targets=(train app)
+
+folder=${FOLDER:-$(mktemp -d)}
+data=$folder/data
+export TMPDIR=$folder/tmp
+mkdir -p "$TMPDIR" "$data"
+builder=(buildah --root "$folder/storage" --runroot "$folder/run" --storage-driver vfs)
+app=
+end() {
+    [ -z "$app" ] || kill "$app" 2>/dev/null || true
+    "${builder[@]}" rm --all >/dev/null 2>&1 || true
+    [ -n "${FOLDER:-}" ] || rm -rf "$folder"
+}
+trap end EXIT
+
+# A Debian of its own Python, as small as the slim image of a registry.
+base=${BASE_IMAGE:-localhost/python:debian}
+if [ -z "${BASE_IMAGE:-}" ] && ! "${builder[@]}" inspect --type image "$base" >/dev/null 2>&1; then
+    root=$folder/debian
+    [ -e "$root/usr/bin/python3" ] ||
+        debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root" >"$folder/debootstrap.log"
+    rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}/*
+    container=$("${builder[@]}" from scratch)
+    "${builder[@]}" add --quiet "$container" "$root" / >/dev/null
+    "${builder[@]}" commit --quiet --rm "$container" "$base" >/dev/null
+fi
+
+# pip inside reaches the registry as pip here does: as build secrets, which no layer keeps.
+certificates=$(pip config get global.cert 2>/dev/null || echo /etc/ssl/certs/ca-certificates.crt)
+{
+    echo "[global]"
+    echo "cert = /run/secrets/ca_certificates"
+    for name in index-url trusted-host proxy; do
+        if value=$(pip config get "global.$name" 2>/dev/null); then echo "$name = $value"; fi
+    done
+} >"$folder/pip.conf"
+
+for target in "${targets[@]}"; do
+    started=$SECONDS
+    "${builder[@]}" build --isolation=chroot --network=host --format docker --layers --target "$target" \
+        --build-arg BASE_IMAGE="$base" --secret id=pip_conf,src="$folder/pip.conf" \
+        --secret id=ca_certificates,src="$certificates" --tag "localhost/malaria-cells-$target" . \
+        >"$folder/build-$target.log" 2>&1 || { tail -30 "$folder/build-$target.log"; exit 1; }
+    echo "built $target in $((SECONDS - started)) s"
+done
+
+# A container that nobody is root in. `buildah run` knows neither entry point nor health check: they are
+# read from the image.
+start() { # image, then what takes the place of its CMD
+    local image=$1 container
+    shift
+    container=$("${builder[@]}" from --pull-never "localhost/malaria-cells-$image")
+    mapfile -t entry < <("${builder[@]}" inspect --type image --format \
+        '{{range .Docker.Config.Entrypoint}}{{println .}}{{end}}' "localhost/malaria-cells-$image" | sed '/^$/d')
+    exec "${builder[@]}" run --isolation=chroot --network=host --user 1000:1000 --volume "$data:/data:rw" \
+        "$container" -- "${entry[@]}" "$@"
+}
+
+echo "sizes:"
+"${builder[@]}" images --format '{{.Name}} {{.Size}}' | grep malaria-cells
+
+if [[ " ${targets[*]} " == *" train "* ]]; then
+    sed -e 's/patients: 40 /patients: 12 /' -e 's/cells: 2400 /cells: 240 /' -e 's/tolerance: 0.03 /tolerance: 0.2 /' \
+        -e 's/epochs: 15 /epochs: 2 /' -e 's/resamples: 1000 /resamples: 100 /' params.yaml >"$data/params.yaml"
+    chown -R 1000:1000 "$data"
+    (start train dvc repro) 
+    echo "a second start of the same:"
+    (start train dvc repro) | tail -1
+fi
+
+if [[ " ${targets[*]} " == *" app "* ]]; then
+    port=${PORT:-17860}
+    (start app --port "$port" --model /data/models/malaria-cells) >"$folder/app.log" 2>&1 &
+    app=$!
+    for _ in $(seq 300); do
+        if curl -fsS "http://127.0.0.1:$port/healthz" 2>/dev/null; then break; fi
+        kill -0 "$app" || { cat "$folder/app.log"; exit 1; }
+        sleep 1
+    done
+    cell=$(find "$data/data/raw/Parasitized" -name '*.png' | sort | head -1)
+    echo
+    curl -fsS --data-binary "@$cell" "http://127.0.0.1:$port/classify"
+    echo
+fi

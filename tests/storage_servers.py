@@ -1,0 +1,254 @@
+"""Stores that DVC's remotes live in, as servers on this machine: an S3 API over HTTP, and OpenSSH's sftp."""
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+# Nothing of the user's own, and no questions to a cloud's metadata address.
+HERMETIC = {
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "SSH_AUTH_SOCK": "",
+}
+
+
+class Store(Protocol):
+    """A running server and what it holds.
+
+    options: of the remote, for `dvc remote modify`. wrong: the same with credentials that are refused.
+    """
+
+    url: str
+    options: dict[str, str]
+    wrong: dict[str, str]
+
+    def objects(self) -> dict[str, int]:
+        """Bytes by name, below the remote's own folder."""
+
+    def read(self, name: str) -> bytes: ...
+
+    def write(self, name: str, content: bytes) -> None: ...
+
+    def at_upload(self, number: int, call: Callable[[], None]) -> None:
+        """Call once, as the `number`th upload from now on begins."""
+
+    def stop(self) -> None: ...
+
+    def start(self) -> None:
+        """Serve again, at the same address, what was there before."""
+
+
+@dataclass
+class _Countdown:
+    left: int = 0
+    call: Callable[[], None] = lambda: None
+
+    def tick(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.call()
+
+
+@dataclass
+class S3:
+    """Moto's server, which checks who signs a request."""
+
+    url: str = "s3://cells/results"
+    options: dict[str, str] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+    port: int = 0
+    uploads: _Countdown = field(default_factory=_Countdown)
+
+    def start(self) -> None:
+        from moto.moto_server.werkzeug_app import (
+            DomainDispatcherApplication,
+            MotoRequestHandler,
+            create_backend_app,
+        )
+        from werkzeug.serving import make_server
+
+        class Quiet(MotoRequestHandler):
+            def log(self, *arguments: Any) -> None:
+                """Say nothing."""
+
+        application = DomainDispatcherApplication(create_backend_app)
+
+        def counting(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            if environ["REQUEST_METHOD"] == "PUT":
+                self.uploads.tick()
+            answer: Iterable[bytes] = application(environ, start_response)
+            return answer
+
+        self._server = make_server("127.0.0.1", self.port, counting, threaded=True, request_handler=Quiet)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        if not self.port:
+            self.port = self._server.server_port
+            self._set_up()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def objects(self) -> dict[str, int]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket="cells", Prefix="results/")
+        found = [one for page in pages for one in page.get("Contents", [])]
+        return {one["Key"].removeprefix("results/"): one["Size"] for one in found}
+
+    def read(self, name: str) -> bytes:
+        content: bytes = self._client.get_object(Bucket="cells", Key=f"results/{name}")["Body"].read()
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        self._client.put_object(Bucket="cells", Key=f"results/{name}", Body=content)
+
+    def at_upload(self, number: int, call: Callable[[], None]) -> None:
+        self.uploads = _Countdown(number, call)
+
+    def _set_up(self) -> None:
+        import boto3
+        import requests
+
+        endpoint = f"http://127.0.0.1:{self.port}"
+
+        def client(service: str, key: str, secret: str) -> Any:
+            return boto3.client(
+                service,
+                endpoint_url=endpoint,
+                region_name="us-east-1",
+                aws_access_key_id=key,
+                aws_secret_access_key=secret,
+            )
+
+        # Until the first `reset-auth` moto lets everybody in.
+        people = client("iam", "anybody", "anything")
+        people.create_user(UserName="dvc")
+        allowed = (
+            '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}'
+        )
+        people.put_user_policy(UserName="dvc", PolicyName="all", PolicyDocument=allowed)
+        key = people.create_access_key(UserName="dvc")["AccessKey"]
+        self._client = client("s3", key["AccessKeyId"], key["SecretAccessKey"])
+        self._client.create_bucket(Bucket="cells")
+        assert requests.post(f"{endpoint}/moto-api/reset-auth", data=b"0", timeout=10).status_code == 200
+        self.options = {
+            "endpointurl": endpoint,
+            "access_key_id": key["AccessKeyId"],
+            "secret_access_key": key["SecretAccessKey"],
+        }
+        self.wrong = {**self.options, "secret_access_key": "of-somebody-else"}
+
+
+@dataclass
+class Ssh:
+    """OpenSSH's server for one key and one folder of this machine."""
+
+    home: Path
+    options: dict[str, str] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+    port: int = 0
+    uploads: _Countdown = field(default_factory=_Countdown)
+
+    @property
+    def url(self) -> str:
+        return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}{self.folder}"
+
+    @property
+    def folder(self) -> Path:
+        return self.home / "results"
+
+    def start(self) -> None:
+        if not self.port:
+            self._set_up()
+        command = [
+            "/usr/sbin/sshd",
+            "-D",
+            "-E",
+            str(self.home / "told"),
+            "-f",
+            str(self.home / "sshd_config"),
+        ]
+        self._server = subprocess.Popen(command)
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+        assert self._ready.wait(30), "sshd does not start"
+
+    def stop(self) -> None:
+        self._server.terminate()
+        self._server.wait(30)
+        with (self.home / "told").open("w") as told:
+            told.write("stopped\n")
+        self._thread.join()
+
+    def objects(self) -> dict[str, int]:
+        found = [path for path in self.folder.rglob("*") if path.is_file()]
+        return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in found}
+
+    def read(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+    def write(self, name: str, content: bytes) -> None:
+        (self.folder / name).write_bytes(content)
+
+    def at_upload(self, number: int, call: Callable[[], None]) -> None:
+        self.uploads = _Countdown(number, call)
+
+    def _listen(self) -> None:
+        # Open for writing too: it does not end where a server does that wrote to it.
+        with open(os.open(self.home / "told", os.O_RDWR), encoding="utf-8", errors="replace") as told:
+            for line in told:
+                if "Server listening" in line:
+                    self._ready.set()
+                if "WRITE" in line and line.startswith("open "):
+                    self.uploads.tick()
+                if line == "stopped\n":
+                    return
+
+    def _set_up(self) -> None:
+        for name in ("host", "key", "other"):
+            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.home / name)]
+            subprocess.run(command, check=True)
+        os.mkfifo(self.home / "told")
+        shutil.copy(self.home / "key.pub", self.home / "authorized_keys")
+        if os.getuid() == 0:
+            # Debian makes it as the service starts, which it need not have done.
+            Path("/run/sshd").mkdir(exist_ok=True)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        lines = (
+            f"Port {self.port}",
+            "ListenAddress 127.0.0.1",
+            f"HostKey {self.home / 'host'}",
+            f"AuthorizedKeysFile {self.home / 'authorized_keys'}",
+            "PidFile none",
+            "StrictModes no",
+            "UsePAM no",
+            "PasswordAuthentication no",
+            "KbdInteractiveAuthentication no",
+            "PermitRootLogin prohibit-password",
+            # The user's shell runs it; what it would tell the client comes to the test.
+            f"Subsystem sftp /usr/lib/openssh/sftp-server -e -l INFO 2>>{self.home / 'told'}",
+        )
+        (self.home / "sshd_config").write_text("\n".join(lines) + "\n")
+        self.options = {"keyfile": str(self.home / "key")}
+        self.wrong = {"keyfile": str(self.home / "other")}
+
+
+@contextmanager
+def serving(store: Store) -> Iterator[Store]:
+    """The store while the block runs."""
+    store.start()
+    try:
+        yield store
+    finally:
+        store.stop()
