@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from orchestration import run_stage, stage_graph
-from tests.test_pipeline import ROOT, STAGES, change, finished, run  # noqa: F401 - a fixture
+from tests.project import ROOT, change, run
+from tests.test_pipeline import STAGES
 
 HERE = ROOT / "orchestration/airflow"
 OUTCOMES = {*STAGES, "gate", "push"}
@@ -77,7 +78,7 @@ class Airflow:
 
 
 @pytest.fixture(scope="session")
-def repository(finished, tmp_path_factory) -> Path:  # noqa: F811 - the fixture
+def repository(finished, tmp_path_factory) -> Path:
     """The finished repository's files without results: train and what follows will be new to DVC's cache."""
     folder = tmp_path_factory.mktemp("scheduled") / "repository"
     shutil.copytree(finished, folder)
