@@ -61,7 +61,9 @@ def clone(results, store, tmp_path) -> Path:
 
 def point(repository: Path, store: Store, options: dict[str, str] | None = None) -> None:
     """What `make remote` and `dvc remote modify --local` write, at once."""
-    lines = [f"    {name} = {value}" for name, value in (store.options if options is None else options).items()]
+    lines = [
+        f"    {name} = {value}" for name, value in (store.options if options is None else options).items()
+    ]
     section = "\n".join(["['remote \"storage\"']", f"    url = {store.url}", *lines])
     (repository / ".dvc/config.local").write_text(section + "\n")
 
