@@ -153,7 +153,8 @@ COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --
 lock:  ## resolve pyproject.toml into requirements.lock, its parts for images, and Airflow's (needs uv)
 	$(COMPILE) --all-extras pyproject.toml -o requirements.lock
 	$(COMPILE) --extra app -c requirements.lock pyproject.toml -o requirements-app.lock
-	$(COMPILE) --extra pipeline -c requirements.lock pyproject.toml -o requirements-train.lock
+	$(COMPILE) --extra pipeline --extra remote -c requirements.lock pyproject.toml \
+		-o requirements-train.lock
 	$(COMPILE) orchestration/airflow/requirements.in -o orchestration/airflow/requirements.lock
 
 clean:  ## remove what the pipeline and the tools made; .venv and DVC's cache stay
