@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from malaria import calibration, files, gate, images, labels, paths
+from malaria import calibration, command, files, gate, images, labels, paths
 from malaria.errors import UserError
 
 NETWORK, RECORD, CARD = "network.tflite", "bundle.json", "MODEL_CARD.md"
@@ -29,8 +29,10 @@ NETWORK, RECORD, CARD = "network.tflite", "bundle.json", "MODEL_CARD.md"
 # What goes with the network, by the name of its hash in the record.
 PARTS = {"figures": "figures.json", "trained_on": "trained_on.npy", "gate": "gate.npz"}
 
-# Cells a call of the network; larger batches gain nothing and take memory.
-_BATCH = 64
+# Cells that are resized and looked at together. The network is given one at a time: on a CPU larger
+# batches gain nothing, take megabytes a cell, and a batch of another size than the last takes
+# milliseconds to prepare.
+_BATCH = 32
 
 
 class OperatingPoint(BaseModel):
@@ -89,12 +91,15 @@ class Predictions:
 class Bundle:
     """A loaded bundle. Not for use by several threads at once.
 
-    `fitted_gate` is None where the bundle was written without one: it then takes everything for a cell.
+    `network` takes cell=float32 (1, size, size, 3); `outputs` are its names for P(parasitised) and the
+    features. `fitted_gate` is None where the bundle was written without one: it then takes everything for
+    a cell.
     """
 
     folder: Path
     record: Record
-    interpreter: Any
+    network: Any
+    outputs: tuple[str, str]
     fitted_gate: gate.Gate | None
 
     @property
@@ -120,30 +125,30 @@ class Bundle:
         Args:
             shapes: height and width that the crops had, where they have been resized already.
         """
-        runner = self.interpreter.get_signature_runner()
-        names = sorted(runner.get_output_details())
+        of_p, of_features = self.outputs
+        width = self.network.get_output_details()[of_features]["shape"][-1]
         p = np.zeros(len(cells))
-        features: list[npt.NDArray[np.float32]] = []
+        features = np.zeros((len(cells), width), dtype=np.float32)
         rejected: list[str | None] = []
         for start in range(0, len(cells), _BATCH):
             crops = cells[start : start + _BATCH]
             batch = np.stack([images.resize(cell, self.record.input_size) for cell in crops])
-            outputs = runner(cell=batch.astype(np.float32))
-            p[start : start + len(batch)] = outputs[names[0]][:, 0]
-            features.append(outputs[names[1]])
-            if self.fitted_gate is not None:
-                found = [cell.shape for cell in crops] if shapes is None else shapes[start : start + _BATCH]
-                shape_reasons = [gate.shape_reason(*shape[:2]) for shape in found]
-                reasons = gate.reasons(self.fitted_gate, batch, features[-1])
-                rejected += [first or second for first, second in zip(shape_reasons, reasons, strict=True)]
-        width = runner.get_output_details()[names[1]]["shape"][-1]
-        joined = np.concatenate(features) if features else np.zeros((0, width), np.float32)
-        return Predictions(
-            calibration.apply(p, self.record.temperature),
-            p,
-            joined,
-            tuple(rejected) if self.fitted_gate is not None else (None,) * len(cells),
-        )
+            for row, cell in enumerate(batch, start):
+                said = self.network(cell=cell[None].astype(np.float32))
+                p[row], features[row] = said[of_p][0, 0], said[of_features][0]
+            found = [cell.shape for cell in crops] if shapes is None else shapes[start : start + _BATCH]
+            rejected += self._reasons(batch, features[start : start + len(batch)], found)
+        return Predictions(calibration.apply(p, self.record.temperature), p, features, tuple(rejected))
+
+    def _reasons(
+        self, cells: images.Pixels, features: npt.NDArray[np.float32], shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[str | None]:
+        """Why each of `cells`, uint8 (n, size, size, 3), which had `shapes`, is turned away, or None."""
+        if self.fitted_gate is None:
+            return (None,) * len(cells)
+        reasons = gate.reasons(self.fitted_gate, cells, features)
+        of_shape = [gate.shape_reason(height, width) for height, width, *_ in shapes]
+        return [first or second for first, second in zip(of_shape, reasons, strict=True)]
 
 
 def load(folder: Path | str, threads: int | None = None) -> Bundle:
@@ -172,8 +177,14 @@ def load(folder: Path | str, threads: int | None = None) -> Bundle:
     fitted = part(folder, record, "gate")
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_path=str(network), num_threads=threads or os.cpu_count() or 1)
-    return Bundle(folder, record, interpreter, None if fitted is None else gate.from_bytes(fitted))
+    # The runtime says on the terminal which of its parts it uses.
+    with command.without_native_logs():
+        interpreter = Interpreter(model_path=str(network), num_threads=threads or os.cpu_count() or 1)
+        interpreter.allocate_tensors()
+        runner = interpreter.get_signature_runner()
+    of_p, of_features = sorted(runner.get_output_details())
+    doors = None if fitted is None else gate.from_bytes(fitted)
+    return Bundle(folder, record, runner, (of_p, of_features), doors)
 
 
 def read_record(folder: Path) -> Record:

@@ -213,24 +213,20 @@ def _quantities(cells: Pixels) -> Singles:
     inside = part.astype(np.float32)
     pixels = np.maximum(inside.sum(axis=1), 1)
 
-    red, green, blue = planes.astype(np.float32)
-    red -= green
-    blue -= green
-    brightness = green + (red + blue) / 3
-    means, spreads = [], []
-    for plane in (brightness, red, blue):
-        mean = np.einsum("np,np->n", plane, inside) / pixels
-        plane -= mean[:, None]
-        plane *= inside
-        means.append(mean)
-        spreads.append(np.sqrt(np.einsum("np,np->n", plane, plane) / pixels))
+    # Brightness, red over green, blue over green; then their differences from the cell's means.
+    axes = planes.astype(np.float32)
+    axes[0] -= axes[1]
+    axes[2] -= axes[1]
+    axes[1] += (axes[0] + axes[2]) / 3
+    means = np.einsum("anp,np->an", axes, inside) / pixels
+    axes -= means[:, :, None]
+    axes *= inside
+    spreads = np.sqrt(np.einsum("anp,anp->an", axes, axes) / pixels)
 
     texture = np.zeros((2, count), dtype=np.float32)
     shape = (count, size, size)
-    for values, counted in (
-        (brightness.reshape(shape), inside.reshape(shape)),
-        (brightness.reshape(shape).swapaxes(1, 2), inside.reshape(shape).swapaxes(1, 2)),
-    ):
+    grey, inside = axes[1].reshape(shape), inside.reshape(shape)
+    for values, counted in ((grey, inside), (grey.swapaxes(1, 2), inside.swapaxes(1, 2))):
         steps, both = values[:, 1:] - values[:, :-1], counted[:, 1:] * counted[:, :-1]
         changes, all_three = steps[:, 1:] - steps[:, :-1], both[:, 1:] * both[:, :-1]
         texture[0] += np.einsum("nyx,nyx->n", np.abs(steps, out=steps), both)
@@ -241,9 +237,9 @@ def _quantities(cells: Pixels) -> Singles:
         part[:, corners].mean(axis=1),
         1 - part[:, middle].mean(axis=1),
         np.sqrt((_hull_area(part.reshape(shape)) / pixels - 1).clip(0)),
-        *means,
-        # Logarithms, since the spread of a thing that is never negative has a long tail.
-        *np.log(np.stack([*spreads, *texture / (2 * pixels)]) + 0.1),
+        *means[[1, 0, 2]],
+        # Logarithms, since the spread of what is never negative has a long tail.
+        *np.log(np.concatenate([spreads[[1, 0, 2]], texture / (2 * pixels)]) + 0.1),
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 
