@@ -220,7 +220,7 @@ def multiply(raw: Path, factor: int) -> None:
 
 
 def run(command: list[str], work: Path, *, watch: bool = False) -> Run:
-    before = _processor_time()
+    before = processor_time()
     begun = time.monotonic()
     with subprocess.Popen(
         command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -234,7 +234,7 @@ def run(command: list[str], work: Path, *, watch: bool = False) -> Run:
     with contextlib.suppress(ChildProcessError):
         while True:
             os.wait()
-    return Run(seconds, _processor_time() - before, highest)
+    return Run(seconds, processor_time() - before, highest)
 
 
 def adopt_orphans() -> None:
@@ -244,7 +244,7 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(set_child_subreaper, 1)
 
 
-def _processor_time() -> float:
+def processor_time() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

@@ -8,6 +8,7 @@ the pipeline does.
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import inspect
 import tempfile
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from experiments.spread import add_options, spread
 from malaria import (
     calibration,
     doubts,
@@ -50,6 +52,7 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=0.5, help="of the train cells that are used (0.5)")
     parser.add_argument("--full", action="store_true", help="all train cells, and the epochs of params.yaml")
     parser.add_argument("--page", type=Path, default=Path("docs/model.md"), help="whose table is replaced")
+    add_options(parser)
     given = parser.parse_args()
     # TensorFlow takes seconds to import; --help should not wait for it. Imported here, it keeps quiet.
     from malaria import network  # noqa: F401
@@ -64,18 +67,29 @@ def main() -> int:
     chosen = [name for name in variants.ROWS if name in (given.rows or variants.ROWS)]
     epochs, share = (settings.train.epochs, 1.0) if given.full else (given.epochs, given.share)
     doubted = doubts.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
-    cells = packed.load(PACKED)
-    done: dict[str, pd.DataFrame] = {}
-    for name in chosen:
-        row = variants.ROWS[name]
-        changed = settings.train.model_copy(update={"epochs": epochs, "patience": epochs, **row.settings})
-        of_row = settings.model_copy(update={"train": changed})
-        folds = [_fold(name, row, share, fold, of_row, cells) for fold in _folds(settings)]
-        done[name] = pd.concat(folds, ignore_index=True).sort_values("path", ignore_index=True)
-        tables.write(done[name], ABLATION / f"{name}{'-full' if given.full else ''}.csv", tables.OUT_OF_FOLD)
-        words = {name: variants.ROWS[name].words for name in done}
+    folds, table, written = _folds(settings), "", set[str]()
+    of_row = {name: _of_row(settings, epochs, variants.ROWS[name]) for name in chosen}
+    found: dict[str, list[pd.DataFrame]] = {name: [] for name in chosen}
+    tasks = [(name, fold, of_row[name]) for name in chosen for fold in folds]
+    run = functools.partial(_fold, share)
+    for (name, _, _), judged in spread(run, tasks, given.engine, given.workers):
+        found[name].append(judged)
+        done = {
+            row: pd.concat(parts, ignore_index=True).sort_values("path", ignore_index=True)
+            for row, parts in found.items()
+            if len(parts) == len(folds)
+        }
+        # The first row is what the others are compared with.
+        if chosen[0] not in done or written == set(done):
+            continue
+        words = {row: variants.ROWS[row].words for row in done}
         table = as_table(done, words, settings.evaluate, doubted)
-        print(table.splitlines()[-1], flush=True)
+        for row, line in zip(done, table.splitlines()[2:], strict=True):
+            if row not in written:
+                file = ABLATION / f"{row}{'-full' if given.full else ''}.csv"
+                tables.write(done[row], file, tables.OUT_OF_FOLD)
+                print(line, flush=True)
+        written = set(done)
         if not given.full:
             _replace(given.page, table)
     print(f"\n{table}")
@@ -122,18 +136,22 @@ def _folds(settings: params.Params) -> list[int]:
     return given or list(range(settings.split.folds))
 
 
-def _fold(
-    name: str,
-    variant: "variants.Variant",
-    share: float,
-    fold: int,
-    settings: params.Params,
-    cells: packed.Packed,
-) -> pd.DataFrame:
-    """What a network trained on the other folds says of this one: tables.OUT_OF_FOLD and `p_views`."""
+def _of_row(settings: params.Params, epochs: int, row: "variants.Variant") -> params.Params:
+    changed = settings.train.model_copy(update={"epochs": epochs, "patience": epochs, **row.settings})
+    return settings.model_copy(update={"train": changed})
+
+
+def _fold(share: float, task: tuple[str, int, params.Params]) -> pd.DataFrame:
+    """What a network trained on the other folds says of this one: tables.OUT_OF_FOLD and `p_views`.
+
+    Args:
+        task: the row's name, the fold, and the row's parameters.
+    """
     from experiments import variants
     from malaria import network, training
 
+    name, fold, settings = task
+    variant, cells = variants.ROWS[name], packed.load(PACKED)
     key = [
         settings.train.model_dump_json(),
         settings.split.model_dump_json(),

@@ -1,22 +1,24 @@
 """Cross-validate the recipe of params.yaml by patient, through DVC experiments, one a fold.
 
 Each fold is an experiment `NAME-<fold>`; a fold that nothing has changed for comes from DVC's run
-cache. Prints every fold, mean and standard deviation, and the figures of all out-of-fold cells pooled,
-and writes these cells' predictions.
+cache. Prints every fold as it ends, mean and standard deviation, and the figures of all out-of-fold cells
+pooled, and writes these cells' predictions.
 """
 
 import argparse
 import csv
+import functools
 import io
 import json
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import dvc.api
 import numpy as np
 import pandas as pd
 
+from experiments import folds as experiment
+from experiments.spread import add_options, spread
 from malaria import doubts, evaluation, tables
 from malaria.command import end_with
 from malaria.errors import UserError
@@ -37,6 +39,7 @@ def main() -> int:
         metavar="KEY=VALUE",
         help="a parameter, as dvc exp run -S has it",
     )
+    add_options(parser)
     arguments = parser.parse_args()
     settings = load_params()
     folds, sets = _folds_of_file(settings), [*_outside(settings), *arguments.set]
@@ -45,19 +48,19 @@ def main() -> int:
             raise UserError(f"--folds is {arguments.folds}, but must be at least 3.")
         folds = list(range(arguments.folds))
         sets.append(f"split.folds={arguments.folds}")
-    oof, rows = [], []
+    oof, rows = {}, {}
     print(f"{'fold':>6} " + " ".join(f"{name:>18}" for name in FIGURES))
-    for fold in folds:
-        revision = _run(arguments.name, fold, sets)
+    run = functools.partial(_run, arguments.name, sets)
+    for fold, revision in spread(run, folds, arguments.engine, arguments.workers):
         test = json.loads(dvc.api.read(str(METRICS), rev=revision))[tables.TEST]
-        rows.append([test[name]["value"] for name in FIGURES])
-        print(f"{fold:>6} " + " ".join(f"{value:18.4f}" for value in rows[-1]), flush=True)
+        rows[fold] = [test[name]["value"] for name in FIGURES]
+        print(f"{fold:>6} " + " ".join(f"{value:18.4f}" for value in rows[fold]), flush=True)
         predictions = pd.read_csv(io.StringIO(dvc.api.read(str(PREDICTIONS), rev=revision)))
-        oof.append(predictions[predictions.split == tables.TEST].assign(fold=fold))
-    figures = np.array(rows, dtype=np.float64)
+        oof[fold] = predictions[predictions.split == tables.TEST].assign(fold=fold)
+    figures = np.array([rows[fold] for fold in folds], dtype=np.float64)
     for name, values in (("mean", figures.mean(axis=0)), ("sd", figures.std(axis=0, ddof=1))):
         print(f"{name:>6} " + " ".join(f"{value:18.4f}" for value in values))
-    pooled = pd.concat(oof, ignore_index=True).sort_values("path", ignore_index=True)
+    pooled = pd.concat([oof[fold] for fold in folds]).sort_values("path", ignore_index=True)
     out = CROSSVAL / f"{arguments.name}.csv"
     tables.write(pooled, out, tables.OUT_OF_FOLD)
     # Each fold's probabilities carry that fold's temperature already.
@@ -92,22 +95,11 @@ def _folds_of_file(settings: Params) -> list[int] | None:
     return sorted(found) or None
 
 
-def _run(prefix: str, fold: int, extra: list[str]) -> str:
-    """Run one fold as an experiment in a folder of its own; returns the experiment's name."""
+def _run(prefix: str, sets: Sequence[str], fold: int) -> str:
+    """Run one fold; returns the experiment's name."""
     name = f"{prefix}-{fold}"
-    # An experiment of that name from before gives way; its stages stay in the run cache.
-    _dvc("exp", "remove", name)
-    sets = [part for key in (f"split.fold={fold}", *extra) for part in ("-S", key)]
-    done = _dvc("exp", "run", "--temp", "-n", name, *sets)
-    if done.returncode:
-        said = (done.stdout + done.stderr).strip().splitlines()
-        raise UserError(f"Fold {fold} failed: {' '.join(said[-2:])}")
+    experiment.run(name, [f"split.fold={fold}", *sets])
     return name
-
-
-def _dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 if __name__ == "__main__":

@@ -85,9 +85,13 @@ class Cluster:
             ) from None
         except FutureCancelledError as error:
             raise UserError(f"The cluster is gone ({error.reason}): start it and run again.") from None
-        except ModuleNotFoundError as error:
+        except (ModuleNotFoundError, RuntimeError) as error:
+            # Dask's own, where its scheduler cannot read what a task is; the module is not named.
+            if not isinstance(error, ModuleNotFoundError) and "deserialization" not in str(error):
+                raise
             raise UserError(
-                f"A worker of the cluster lacks {error.name}: install this project there as it is here."
+                "The cluster lacks this project, or what it needs: install the same version of it, with the "
+                "extra engine, for its scheduler and its workers."
             ) from None
         finally:
             for task in running:
@@ -145,6 +149,20 @@ def _here(workers: int) -> Iterator[Cluster]:
 
     # What Dask tells of killed workers is for its developers; ours is told by errors.
     quiet = dict.fromkeys(("distributed", "distributed.client", "distributed.gc"), "critical")
+    cores = _cores()
+    # Threads as without an engine, though on fewer cores: how many there are decides in which order sums are
+    # added up, and so the last bits of all that is trained.
+    threads = (
+        "TF_NUM_INTRAOP_THREADS",
+        "TF_NUM_INTEROP_THREADS",
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+    )
+    environment = {
+        "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical",
+        **dict.fromkeys(threads, str(len(cores))),
+    }
     ours = {
         "distributed.logging": quiet,
         "distributed.scheduler.allowed-failures": _DEATHS,
@@ -152,23 +170,20 @@ def _here(workers: int) -> Iterator[Cluster]:
         "distributed.worker.daemon": False,
         # On a busy machine a new worker takes longer than the 15 s after which its place is given up.
         "distributed.deploy.lost-worker-timeout": "1 hour",
-        # No pages, which would only say what goes on.
+        # Neither pages nor profiles, which would only say what goes on.
+        "distributed.worker.profile.enabled": False,
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],
+        **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in environment.items()},
     }
     with dask.config.set(ours):
         from distributed import Client, LocalCluster, Security
 
-        cores = _cores()
-        # As many threads of TensorFlow as without an engine, though on fewer cores: they decide in which
-        # order it adds, and so the last bits of all that it trains.
-        tensorflow = {f"TF_NUM_{kind}_THREADS": str(len(cores)) for kind in ("INTRAOP", "INTEROP")}
         started = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             security=Security.temporary(),
             dashboard_address="127.0.0.1:0",
-            env=tensorflow,
         )
         with started, Client(started) as client:
             yield Cluster(client, workers, max(1, len(cores) // workers), shares(cores, workers))

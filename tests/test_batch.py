@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import psutil
 import pytest
+from PIL import Image
 
 from malaria import batch, bundle, images, inputs, predict
 from malaria.__main__ import main
@@ -73,11 +74,13 @@ def plain(model: Path, paths: list[str]) -> bytes:
 
 
 @pytest.mark.parametrize("size", [1, 5, 1000])
-def test_shards_give_the_plain_paths_bytes(scheduler, model_bundle, cells, tmp_path, size):
+def test_shards_give_the_plain_paths_bytes(scheduler, gated_bundle, cells, tmp_path, size):
+    Image.new("RGB", (60, 60), "green").save(cells / "leaf.png")
     paths = [str(cells), str(cells / "outer.zip"), str(cells)]
     out = tmp_path / "new/out.csv"
-    done = batch.run(model_bundle, paths, out, workers=1, scheduler=scheduler, size=size)
-    assert out.read_bytes() == plain(model_bundle, paths)
+    done = batch.run(gated_bundle, paths, out, workers=1, scheduler=scheduler, size=size)
+    assert out.read_bytes() == plain(gated_bundle, paths)
+    assert all(f",{status}," in out.read_text() for status in ("ok", "unreadable", "rejected"))
     assert done.rows == len(list(inputs.find(paths)))
     assert done.resumed == 0
     assert [path.name for path in out.parent.iterdir()] == ["out.csv"]

@@ -1,17 +1,21 @@
 """Tasks spread over workers: all come back, whoever is killed, and nothing of Dask is needed without it."""
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.spread import spread
 from malaria import engine
 from malaria.errors import UserError
+from malaria.params import load_params
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,6 +52,23 @@ def cores(_: int) -> tuple[str, frozenset[int]]:
 def has_a_child(number: int) -> int:
     with ProcessPoolExecutor(1) as pool:
         return pool.submit(squared, number).result()
+
+
+def trained(seed: int) -> str:
+    """The SHA-256 of a small network's weights after an epoch on noise."""
+    from malaria import training
+
+    draw = np.random.default_rng(seed)
+    images = draw.integers(0, 255, (320, 50, 50, 3), dtype=np.uint8)
+    labels = (np.arange(320) % 2).astype(np.float32)
+    train, val = (
+        training.Cells(images, np.arange(*rows), labels[slice(*rows)], np.arange(*rows, dtype=np.uint64))
+        for rows in ((0, 256), (256, 320))
+    )
+    settings = load_params(ROOT / "params.yaml").train.model_copy(update={"epochs": 1, "seed": seed})
+    with tempfile.TemporaryDirectory() as log:
+        weights = training.train(train, val, settings, Path(log)).model.get_weights()
+    return hashlib.sha256(b"".join(weight.tobytes() for weight in weights)).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +143,43 @@ def test_no_workers_no_scheduler_no_library_are_each_told_in_a_sentence(monkeypa
     missing = r"`dask` needs distributed: pip install '.\[engine\]'"
     with pytest.raises(UserError, match=missing), engine.cluster(1):
         pass
+
+
+def test_a_cluster_without_this_project_is_told_in_a_sentence(tmp_path):
+    script = tmp_path / "cluster.py"
+    script.write_text(
+        "from distributed import LocalCluster\n"
+        "if __name__ == '__main__':\n"
+        "    with LocalCluster(n_workers=1, dashboard_address='127.0.0.1:0') as cluster:\n"
+        "        print(cluster.scheduler_address, flush=True)\n"
+        "        input()\n"
+    )
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as elsewhere:
+        with (
+            pytest.raises(UserError, match="The cluster lacks this project"),
+            engine.cluster(1, elsewhere.stdout.readline().strip()) as cluster,
+        ):
+            list(cluster.as_they_come(squared, [1]))
+        elsewhere.communicate("\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux gives cores to processes")
+@pytest.mark.filterwarnings("ignore")  # TensorFlow's and Keras's own
+def test_spread_trains_to_the_same_bytes_as_this_process():
+    found = dict(spread(trained, [1, 2], "dask", 2))
+    assert found[1] == trained(1) != found[2]
+
+
+def test_spread_starts_a_killed_process_again(tmp_path):
+    assert list(spread(dies_once, [tmp_path / "one"], "dask", 1)) == [(tmp_path / "one", "done")]
 
 
 def test_spread_takes_functions_of_the_script_that_runs(tmp_path):

@@ -37,47 +37,6 @@ def test_the_libraries_below_say_nothing_between_our_own_lines(finished):
     assert not re.search("oneDNN|cuda|tensorflow|absl|WARNING", terminal)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "stages"),
-    [
-        ("data.sample.seed", 2, {"fetch"}),
-        ("audit.max_quarantined", 0.5, {"audit"}),
-        ("audit.min_side", 20, {"audit", "export"}),
-        ("split.seed", 2, {"split"}),
-        ("pack.size", 40, {"pack"}),
-        ("train.epochs", 3, {"train"}),
-        ("evaluate.bins", 10, {"evaluate", "export"}),
-        ("export.precision", "float16", {"export"}),
-    ],
-)
-def test_a_parameter_reruns_the_stages_that_use_it(finished, key, value, stages):
-    before = (finished / "params.yaml").read_text()
-    change(finished, {key: value})
-    try:
-        assert changed_stages(finished) == stages
-    finally:
-        (finished / "params.yaml").write_text(before)
-
-
-def test_a_new_split_repacks_nothing_and_a_plot_change_retrains_nothing(finished):
-    before = (finished / "params.yaml").read_text()
-    change(finished, {"evaluate.bins": 10})
-    try:
-        said = run("dvc", "repro", "--dry", cwd=finished).stdout
-        assert [name for name in STAGES if f"Running stage '{name}'" in said] == ["evaluate", "export"]
-    finally:
-        (finished / "params.yaml").write_text(before)
-
-
-def test_the_folder_of_ones_own_cells_is_a_real_dependency(finished):
-    note = finished / "data/folder/new.txt"
-    note.write_text("x")
-    try:
-        assert changed_stages(finished) == {"fetch"}
-    finally:
-        note.unlink()
-
-
 def test_a_wrong_parameter_stops_at_once_with_a_sentence(finished):
     before = (finished / "params.yaml").read_text()
     change(finished, {"train.epochs": -3})
@@ -209,3 +168,15 @@ def test_an_experiment_runs_as_dvc_users_type_it(finished):
     done = run("dvc", "exp", "run", "--temp", "-S", "train.epochs=1", "-n", "short", cwd=finished)
     assert "Ran experiment" in done.stdout
     assert "short" in run("dvc", "exp", "show", "--csv", cwd=finished).stdout
+
+
+def test_cross_validation_spreads_its_folds_over_an_engine(finished):
+    command = (sys.executable, "-m", "experiments.crossval", "--folds", "3", "--name", "spread")
+    said = run(*command, "--engine", "dask", "--workers", "2", cwd=finished).stdout
+    assert re.search(r"^ +mean( +[01]\.[0-9]{4}){5}$", said, re.MULTILINE)
+    with (finished / "reports/crossval/spread.csv").open() as table:
+        judged = list(csv.DictReader(table))
+    assert len({row["path"] for row in judged}) == len(judged) == 240
+    assert {row["fold"] for row in judged} == {"0", "1", "2"}
+    assert list((finished / ".dvc/tmp/folds").iterdir()) == []
+    assert "spread-2" in run("dvc", "exp", "list", "--name-only", cwd=finished).stdout

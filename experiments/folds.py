@@ -1,0 +1,78 @@
+"""One DVC experiment in a clone of its own, so that several can run at once.
+
+`dvc exp run --temp` keeps what waits to be run in one stash of the repository, and takes the first that it
+finds there: of two at once, one may take the other's, or both the same. A clone has its own stash, locks and
+workspace; the cache is shared, and with it DVC's run cache.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from malaria import files
+from malaria.errors import UserError
+
+_CLONES = Path(".dvc/tmp/folds")
+
+
+def run(name: str, sets: Sequence[str]) -> None:
+    """Run the workspace with changed parameters, as experiment `name` of this repository.
+
+    What Git knows comes along, with its uncommitted changes; an experiment of that name from before gives
+    way once this one has ended.
+
+    Args:
+        sets: KEY=VALUE, as `dvc exp run -S` has it.
+
+    Raises:
+        UserError: the experiment failed; the sentence has the last lines of what DVC said.
+    """
+    changes = [part for change in sets for part in ("-S", change)]
+    with _clone(name) as clone:
+        _dvc(name, "cache", "dir", "--local", _cache(), cwd=clone)
+        _dvc(name, "exp", "run", "-n", name, *changes, cwd=clone)
+        # The figures come with Git; what they were made of lies in the cache already.
+        _dvc(name, "--wait-for-lock", "exp", "pull", "--no-cache", "--force", str(clone.resolve()), name)
+
+
+@contextmanager
+def _clone(name: str) -> Iterator[Path]:
+    try:
+        # Clones that killed runs left go first; one of these may still be at work in its own.
+        with files.atomic_folder(_CLONES / name) as clone:
+            _git("clone", "--quiet", "--shared", ".", str(clone))
+            if changed := _git("stash", "create"):
+                _git("-C", str(clone), "stash", "apply", "--quiet", changed)
+            for key in ("user.name", "user.email"):
+                if value := _git("config", key, missing_is_fine=True):
+                    _git("-C", str(clone), "config", key, value)
+            if (local := Path(".dvc/config.local")).is_file():
+                shutil.copy(local, clone / local)
+            yield clone
+    finally:
+        shutil.rmtree(_CLONES / name, ignore_errors=True)
+
+
+def _cache() -> str:
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        return str(Path(repo.cache.local_cache_dir).absolute())
+
+
+def _git(*arguments: str, missing_is_fine: bool = False) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode and not missing_is_fine:
+        raise UserError(f"`git {' '.join(arguments)}` failed: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def _dvc(name: str, *arguments: str, cwd: Path | None = None) -> None:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip().splitlines()
+        raise UserError(f"Experiment {name} failed: {' '.join(said[-2:])}")
