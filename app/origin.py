@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,23 +24,24 @@ class Origin:
 def of(folder: Path) -> Origin:
     """The last commit that changed `folder`, or, for an output of DVC, the lock file that names it."""
     folder = folder.resolve()
-    top = _git(folder, "rev-parse", "--show-toplevel")
+    top = git("-C", str(folder), "rev-parse", "--show-toplevel")
     if not top:
         return Origin()
-    if _git(folder, "status", "--porcelain", "--ignored", "--", str(folder)):
-        lock = Path(top) / "dvc.lock"
-        if not lock.is_file() or dvc_hash(folder) not in lock.read_text(encoding="utf-8"):
+    carrier = folder
+    if git("-C", str(folder), "status", "--porcelain", "--ignored", "--", str(folder)):
+        # The committed lock: what a run has just changed in it is no commit's yet.
+        if dvc_hash(folder) not in git("-C", top, "show", "HEAD:dvc.lock"):
             return Origin()
-        return of_commit(folder, _git(folder, "log", "-1", "--format=%H", "--", str(lock)))
-    return of_commit(folder, _git(folder, "log", "-1", "--format=%H", "--", str(folder)))
+        carrier = Path(top) / "dvc.lock"
+    return of_commit(folder, git("-C", str(folder), "log", "-1", "--format=%H", "--", str(carrier)))
 
 
 def of_commit(repository: Path, revision: str) -> Origin:
     """What git tells of a commit of the repository that holds `repository`."""
     if not revision:
         return Origin()
-    tags = _git(repository, "tag", "--points-at", revision).split()
-    return Origin(revision, _git(repository, "show", "-s", "--format=%cI", revision), tuple(tags))
+    tags = git("-C", str(repository), "tag", "--points-at", revision).split()
+    return Origin(revision, git("-C", str(repository), "show", "-s", "--format=%cI", revision), tuple(tags))
 
 
 def dvc_hash(folder: Path) -> str:
@@ -54,11 +56,17 @@ def dvc_hash(folder: Path) -> str:
     return hashlib.md5(listing, usedforsecurity=False).hexdigest() + ".dir"
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    """git's answer in `folder`; empty where git, the repository or the answer is missing."""
+def git(*arguments: str) -> str:
+    """git's answer; empty where git, the repository or the answer is missing."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+            ["git", *arguments],
+            capture_output=True,
+            text=True,
+            # Nobody may be there to be asked for a password.
+            env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
+            timeout=120,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -68,7 +68,7 @@ def head() -> str:
 
 def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: Limits) -> Any:
     """The page of a model, and one compared with it, as gr.Blocks; `folder` is where uploads lie."""
-    model = models[0]
+    model, compared = models[0], len(models) > 1
     respond = Responses(models, source, folder)
     named = {"api_visibility": "undocumented", "concurrency_id": "judge"}
     with gr.Blocks(
@@ -89,7 +89,8 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
             points = gr.HTML(rendering.points(models, model.points[0]), padding=True)
         with gr.Tabs():
             with gr.Tab("One cell"), gr.Row():
-                with gr.Column(scale=2, min_width=280):
+                # Two answers stand beside each other where there is room for them.
+                with gr.Column(scale=1 if compared else 2, min_width=280):
                     image = CellImage(
                         type="filepath", sources=["upload", "clipboard"], height=260, buttons=[],
                         label="One cell: drop, upload, paste", elem_id="cell",
@@ -111,7 +112,8 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                     height=160,
                 )
                 judge = gr.Button("Judge these cells", variant="primary")
-                unsure = gr.Checkbox(label="Show only cells that need a second look", value=False)
+                differ = ", or on which the versions differ" if compared else ""
+                unsure = gr.Checkbox(label=f"Show only cells that need a second look{differ}", value=False)
                 table = gr.HTML("<p>Totals and a table will stand here.</p>", elem_id="table")
             with gr.Tab("Test it"):
                 gr.Markdown(

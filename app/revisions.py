@@ -7,9 +7,8 @@ to be had, the pretrained one, and that is said. REV:FOLDER, as git writes it, n
 
 import contextlib
 import json
-import os
 import re
-import subprocess
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from app import origin
+from app.origin import git
 from malaria import bundle, files, paths
 from malaria.errors import UserError
 
@@ -59,6 +59,8 @@ def fetch(named: str, repository: str) -> tuple[Path, origin.Origin]:
 
 def commit_of(repository: str, revision: str) -> str:
     """The full hash of the commit that a revision names; UserError where there is none."""
+    if shutil.which("git") is None:
+        raise UserError("A revision's bundle needs git, which is not installed here: install it.")
     for known in (revision, f"{ARTIFACT}@{revision}"):
         found = _local(repository, known) if Path(repository).is_dir() else _remote(repository, known)
         if found:
@@ -70,36 +72,22 @@ def commit_of(repository: str, revision: str) -> str:
 
 
 def _local(repository: str, revision: str) -> str:
-    if not _git("-C", repository, "rev-parse", "--git-dir"):
+    if not git("-C", repository, "rev-parse", "--git-dir"):
         raise UserError(f"{repository} is no git repository: name one with --repo.")
-    return _git("-C", repository, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    return git("-C", repository, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
 
 
 def _remote(repository: str, revision: str) -> str:
     # A commit's full name can be looked up without asking, and then served from the cache offline.
     if re.fullmatch("[0-9a-f]{40}", revision):
         return revision
-    told = _git("ls-remote", "--", repository)
+    told = git("ls-remote", "--", repository)
     if not told:
         raise UserError(f"{repository} is neither a folder nor a repository that git can reach.")
     commits = {name: commit for commit, name in (line.split("\t") for line in told.splitlines())}
     # An annotated tag is an object of its own; ^{} is the commit that it is on.
     names = (f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}", revision)
     return next((commits[name] for name in names if name in commits), "")
-
-
-def _git(*arguments: str) -> str:
-    """git's answer; empty where it has none."""
-    quiet = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
-    try:
-        done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, env=quiet, timeout=120, check=False
-        )
-    except FileNotFoundError:
-        raise UserError("A revision needs git, which is not installed here: install it.") from None
-    except subprocess.TimeoutExpired:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _kept(named: str, repository: str, commit: str, folder: str) -> tuple[Path, origin.Origin]:

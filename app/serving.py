@@ -7,7 +7,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -41,11 +41,10 @@ class State:
 
 @dataclass(frozen=True)
 class App:
-    """The application, and what it needs to be told and cleaned of."""
+    """The application, and the state that it tells probes."""
 
     asgi: fastapi.FastAPI
-    folder: Path
-    state: State = field(default_factory=State)
+    state: State
 
 
 def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: page.Limits) -> App:
@@ -74,7 +73,7 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: pa
     blocks.has_launched = True
     functions = {number: str(function.api_name) for number, function in blocks.fns.items()}
     asgi.add_middleware(gate.Gate, folder=folder, functions=functions)
-    return App(asgi, folder, state)
+    return App(asgi, state)
 
 
 def _add_routes(

@@ -38,6 +38,13 @@ def git(*arguments: str, cwd: Path) -> str:
     ).stdout.strip()
 
 
+def commit(repository: Path, message: str) -> str:
+    """Commit all there is; the commit's hash."""
+    git("add", "-A", cwd=repository)
+    git("commit", "-qm", message, cwd=repository)
+    return git("rev-parse", "HEAD", cwd=repository)
+
+
 def change(repository: Path, values: dict[str, object]) -> None:
     """Set parameters of params.yaml, by their dotted names."""
     file = repository / "params.yaml"

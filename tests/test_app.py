@@ -24,6 +24,7 @@ from app.model import open_model
 from malaria import bundle, images, paths, predict
 from malaria.errors import UserError
 from tests import app_server, bundles
+from tests.project import commit, git
 
 LIMITS = images.Limits(16, 4_000_000)
 
@@ -397,16 +398,25 @@ def test_the_interval_of_a_share_is_wilsons(hits, cells_, low, high):
 def test_a_committed_bundle_is_told_by_its_commit_and_tag(model_bundle, tmp_path):
     repository = tmp_path / "repository"
     shutil.copytree(model_bundle, repository / "models/pretrained")
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-    for command in (
-        ("init", "-q", "."),
-        ("add", "-A"),
-        (*identity, "commit", "-qm", "all"),
-        ("tag", "v1.2.0"),
-    ):
-        subprocess.run(["git", *command], cwd=repository, check=True)
+    git("init", "-q", ".", cwd=repository)
+    commit(repository, "all")
+    git("tag", "v1.2.0", cwd=repository)
     found = origin.of(repository / "models/pretrained")
     assert (len(found.revision), found.tags) == (40, ("v1.2.0",))
     assert found.date.startswith("20")
     (repository / "models/pretrained/bundle.json").write_text("{}")
     assert origin.of(repository / "models/pretrained") == origin.Origin()
+
+
+def test_an_output_of_dvc_is_told_by_the_commit_of_its_lock(model_bundle, tmp_path):
+    bundle_folder = tmp_path / "models/malaria-cells"
+    shutil.copytree(model_bundle, bundle_folder)
+    (tmp_path / ".gitignore").write_text("/models\n")
+    lock = tmp_path / "dvc.lock"
+    git("init", "-q", ".", cwd=tmp_path)
+    lock.write_text("another")
+    first = commit(tmp_path, "another run's lock")
+    lock.write_text(f"md5: {origin.dvc_hash(bundle_folder)}")
+    assert origin.of(bundle_folder) == origin.Origin(), "its lock is not committed yet"
+    second = commit(tmp_path, "this run's lock")
+    assert origin.of(bundle_folder).revision == second != first

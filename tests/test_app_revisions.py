@@ -16,6 +16,7 @@ from app.model import open_model, told_apart
 from malaria import bundle
 from malaria.errors import UserError
 from tests import app_server, bundles
+from tests.project import commit, git
 from tests.test_app import png
 
 # DVC leaves clones to the garbage collector, with their packs open.
@@ -50,19 +51,6 @@ class Repository:
         return self.folder.as_uri()
 
 
-def git(folder: Path, *arguments: str) -> str:
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-    return subprocess.run(
-        ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
-def commit(folder: Path, message: str) -> str:
-    git(folder, "add", "-A")
-    git(folder, "commit", "-qm", message)
-    return git(folder, "rev-parse", "HEAD")
-
-
 def write_bundle(folder: Path, temperature: float) -> None:
     """The violet bundle, told from others by its temperature."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -79,7 +67,7 @@ def repository(tmp_path_factory) -> Repository:
     from dvc.repo import Repo
 
     folder, store = tmp_path_factory.mktemp("repository"), tmp_path_factory.mktemp("store")
-    git(folder, "init", "-q", "-b", "main", ".")
+    git("init", "-q", "-b", "main", ".", cwd=folder)
     write_bundle(folder / "models/pretrained", 1.0)
     first = commit(folder, "a pretrained bundle")
     with Repo.init(str(folder)) as repo:
@@ -92,8 +80,8 @@ def repository(tmp_path_factory) -> Repository:
         repo.commit(force=True)
         repo.push()
         second = commit(folder, "an artifact")
-        git(folder, "tag", "-a", "-m", "x", "malaria-cells@v1.2.0")
-        git(folder, "tag", "release")
+        git("tag", "-a", "-m", "x", "malaria-cells@v1.2.0", cwd=folder)
+        git("tag", "release", cwd=folder)
         write_bundle(folder / "models/malaria-cells", 3.0)
         repo.commit(force=True)
         commit(folder, "another artifact")
@@ -263,7 +251,7 @@ def test_two_versions_answer_side_by_side(repository, tmp_path):
 
 
 def test_a_bundle_of_an_unknown_schema_stops_the_start_with_one_sentence(tmp_path):
-    git(tmp_path, "init", "-q", ".")
+    git("init", "-q", ".", cwd=tmp_path)
     folder = bundles.violet(tmp_path / "models/pretrained")
     (folder / bundle.RECORD).write_text('{"schema_version": 99}')
     commit(tmp_path, "from the future")

@@ -13,7 +13,7 @@ import yaml
 
 from ci import places
 from malaria import paths, tables
-from tests.project import change, git, run
+from tests.project import change, commit, git, run
 
 GATE = {"gate.min_cells": 20, "gate.max_ece": 1.0, "gate.rerun": [], "gate.auc_loss": 0.01}
 
@@ -71,12 +71,6 @@ def module(repository: Path, name: str, *arguments: str, ok: bool = True, **envi
     """Run `python -m ci.<name>` of the repository's own code."""
     given = {key: value for key, value in os.environ.items() if not key.startswith("GITHUB_")} | environment
     return run(sys.executable, "-m", f"ci.{name}", *arguments, cwd=repository, ok=ok, environment=given)
-
-
-def commit(repository: Path, message: str) -> str:
-    git("add", "-A", cwd=repository)
-    git("commit", "-qm", message, cwd=repository)
-    return git("rev-parse", "HEAD", cwd=repository)
 
 
 def branch(repository: Path, name: str) -> None:
