@@ -128,7 +128,7 @@ def test_a_worse_model_ends_with_status_1_and_a_better_one_with_0(history):
     assert done.returncode == 1
     assert done.stderr.strip().startswith("The gate fails: AUC")
     assert outcomes(history)["AUC"] == "failed"
-    assert len(found(history)["flips"]) == 10
+    assert 0 < len(found(history)["flips"]) == min(found(history)["flipped"], 10)
 
 
 def test_an_override_passes_and_marks_the_run(history, tmp_path):
