@@ -33,9 +33,9 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=
 
 FROM base AS train
 COPY --from=train-environment /opt/venv /opt/venv
-# The image has no git repository, and DVC is to miss none.
-RUN dvc config --system core.no_scm true
 COPY . ./
+# There is no git repository here, nor the folder beside it that a checkout pushes to.
+RUN dvc config --system core.no_scm true && dvc remote remove storage
 ENV DVC_SITE_CACHE_DIR=/tmp/dvc MALARIA_CACHE=/data/.downloads
 USER 1000:1000
 ENTRYPOINT ["python", "-m", "orchestration.workspace", "/data"]

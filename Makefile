@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
+# Plain `python` and `dvc` are those of .venv, also for DVC's stages.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 # What `make report` and `make gate` compare with.
 BASE ?= main
 # Airflow's own: its requirements and the pipeline's do not go together.
@@ -14,7 +16,7 @@ SCHEDULE ?=
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 env: $(VENV)/.installed  ## create .venv from the pinned lock file (about 2.7 GB)
 
@@ -29,17 +31,13 @@ else
 endif
 	touch $@
 
-# In the Makefile's environment plain `python` and `dvc` are those of .venv, also for DVC's stages.
-repro: export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro: env  ## run the pipeline on the synthetic sample, or on what params.yaml names
 	dvc repro
 	@python -m experiments.where_to_look
 
-app: export PATH := $(CURDIR)/$(BIN):$(PATH)
 app: env  ## serve the newest model bundle as a web page on this machine
 	python -m app
 
-screenshots: export PATH := $(CURDIR)/$(BIN):$(PATH)
 screenshots: env  ## take the README's pictures of the app (needs `make browser`)
 	python -m experiments.screenshots
 
@@ -51,15 +49,15 @@ browser:  ## install Debian's Chromium and axe-core for the browser tests (as ro
 	command -v npm >/dev/null || (apt-get update -qq && $(APT) npm >/dev/null)
 	$(MAKE) node_modules/.installed
 
-fuzz-app: export PATH := $(CURDIR)/$(BIN):$(PATH)
+sshd:  ## install OpenSSH's server for the tests of results that travel over SSH (as root)
+	test -x /usr/sbin/sshd || (apt-get update -qq && $(APT) openssh-server >/dev/null)
+
 fuzz-app: env  ## send the app 2,000 broken uploads, and check that it lives on
 	python -m experiments.fuzz_app
 
-bench-serving: export PATH := $(CURDIR)/$(BIN):$(PATH)
 bench-serving: env  ## time the app with 1, 8 and 32 clients, beside a bare call of the bundle
 	python -m benchmarks.serving
 
-test-browser: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test-browser: export MALARIA_REQUIRE_BROWSER := 1
 test-browser: env node_modules/.installed  ## run the browser tests alone (needs Chromium)
 	pytest tests/test_app_browser.py
@@ -79,11 +77,9 @@ else
 endif
 	touch $@
 
-test: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: env  ## run the whole test suite
 	pytest
 
-lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
 lint: env node_modules/.installed  ## check style, format, types and workflows
 	ruff check .
 	ruff format --check .
@@ -97,61 +93,56 @@ node_modules/.installed: package-lock.json
 	npm ci --no-audit --no-fund
 	touch $@
 
-report: export PATH := $(CURDIR)/$(BIN):$(PATH)
 report: env  ## compare the model here with that of BASE (main): reports/ci/report.html
 	python -m ci.report --base $(BASE)
 
-gate: export PATH := $(CURDIR)/$(BIN):$(PATH)
 gate: env  ## whether the model here may replace that of BASE (main)
 	python -m ci.gate --base $(BASE)
 
-take-over: export PATH := $(CURDIR)/$(BIN):$(PATH)
 take-over: env  ## take over what the retrain run RUN on GitHub made (needs gh)
 	python -m ci.handover take $(RUN)
 
-crossval: export PATH := $(CURDIR)/$(BIN):$(PATH)
 crossval: env  ## cross-validate by patient, a DVC experiment a fold; OPTIONS='--engine dask --workers 2'
 	python -m experiments.crossval $(OPTIONS)
 
-ablate: export PATH := $(CURDIR)/$(BIN):$(PATH)
 ablate: env  ## change one thing of the recipe at a time, and cross-validate each change
 	dvc repro pack
 	python -m experiments.ablate $(OPTIONS)
 
-label-audit: export PATH := $(CURDIR)/$(BIN):$(PATH)
 label-audit: env  ## after crossval: rank every label by how likely it is wrong
 	python -m experiments.label_audit
 
-pretrained: export PATH := $(CURDIR)/$(BIN):$(PATH)
 pretrained: env  ## after crossval: train on every patient, into models/pretrained
 	dvc repro pack
 	python -m experiments.pretrained
 
-remote: export PATH := $(CURDIR)/$(BIN):$(PATH)
+compare: env  ## after crossval: against another model's predictions, OTHER=file.csv
+	python -m experiments.compare $(OTHER)
+
+ood: env  ## give the bundle pictures that are no cell, and count what it turns away
+	python -m experiments.ood
+
 remote: env  ## where results travel by: URL=s3://... OPTIONS="NAME=VALUE ..."; without, beside this folder
 	python -m experiments.remote $(URL) $(OPTIONS)
 
-push: export PATH := $(CURDIR)/$(BIN):$(PATH)
 push: env  ## send results and runs to the remote; VERIFY=1 also mends what is damaged there
 	python -m experiments.push $(if $(VERIFY),--verify)
 
-repro-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
+release: env  ## check everything, then tag malaria-cells@vVERSION with notes; OVERRIDE="why" where the gate fails
+	python -m experiments.release "$(VERSION)" $(if $(OVERRIDE),--override "$(OVERRIDE)") $(if $(DRY),--dry)
+
 repro-check: env  ## run twice in fresh clones and compare every output's hash
 	python -m experiments.repro_check
 
-kill-fetch: export PATH := $(CURDIR)/$(BIN):$(PATH)
 kill-fetch: env  ## kill the fetch 50 times and check what the next run leaves
 	python -m experiments.kill_fetch
 
-bench-batch: export PATH := $(CURDIR)/$(BIN):$(PATH)
 bench-batch: env  ## count rows and time predict's engine, with workers and drivers killed on the way
 	python -m benchmarks.batch
 
-bench-data: export PATH := $(CURDIR)/$(BIN):$(PATH)
 bench-data: env  ## time fetch, audit, split and pack on a set of the real size
 	python -m benchmarks.data
 
-bench-training: export PATH := $(CURDIR)/$(BIN):$(PATH)
 bench-training: env  ## time the original's way of training against ours, to the same mark
 	dvc repro pack split
 	python -m benchmarks.training
@@ -162,7 +153,8 @@ COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --
 lock:  ## resolve pyproject.toml into requirements.lock, its parts for images, and Airflow's (needs uv)
 	$(COMPILE) --all-extras pyproject.toml -o requirements.lock
 	$(COMPILE) --extra app -c requirements.lock pyproject.toml -o requirements-app.lock
-	$(COMPILE) --extra pipeline -c requirements.lock pyproject.toml -o requirements-train.lock
+	$(COMPILE) --extra pipeline --extra remote -c requirements.lock pyproject.toml \
+		-o requirements-train.lock
 	$(COMPILE) orchestration/airflow/requirements.in -o orchestration/airflow/requirements.lock
 
 clean:  ## remove what the pipeline and the tools made; .venv and DVC's cache stay

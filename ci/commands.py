@@ -19,6 +19,11 @@ def dvc(*arguments: str, cwd: Path = Path()) -> str:
     return _run([sys.executable, "-m", "dvc", *arguments], cwd=cwd)
 
 
+def module(name: str, *arguments: str) -> str:
+    """What a command of the project says on stdout; UserError where it fails."""
+    return _run([sys.executable, "-m", name, *arguments])
+
+
 def gh(*arguments: str, stdin: str | None = None) -> str:
     """What GitHub's command line says; UserError where it is missing or fails."""
     return _run(["gh", *arguments], stdin=stdin)

@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from ci.revisions import Revision
-from malaria import bundle, evaluation, labels, metrics, packed, paired, params, paths, plots, tables
+from malaria import bundle, evaluation, files, labels, metrics, packed, paired, params, paths, plots, tables
 from malaria.command import without_native_logs
 from malaria.errors import UserError
 
@@ -33,11 +33,14 @@ class Plain(BaseModel):
 
 
 class Side(Plain):
-    """One of the two revisions; `commit` is empty for a work tree that differs from its commit."""
+    """One of the two revisions; `commit` is empty for a work tree that differs from its commit, `lock` and
+    `params` are SHA-256 of dvc.lock and params.yaml.
+    """
 
     name: str
     commit: str
     lock: str
+    params: str
     note: str = ""
     source: str
     test_cells: int
@@ -224,6 +227,7 @@ def _side(revision: Revision, settings: params.Evaluate) -> Side:
         name=revision.name,
         commit=revision.commit,
         lock=revision.lock_hash,
+        params=files.sha256(revision.folder / paths.PARAMS),
         note=revision.note,
         source=str(revision.params["data"]["source"]),
         test_cells=len(tested),
@@ -353,19 +357,19 @@ def _speed(base: Revision | None, branch: Revision) -> Speed:
     opened = {}
     for name, revision in sides.items():
         try:
+            # The interpreter says hello on the terminal when it is first asked.
             with without_native_logs():
                 opened[name] = bundle.load(revision.folder / paths.BUNDLE, threads=1)
+                opened[name].predict(pixels)
         except UserError:
             note = f"this version of the code cannot open the bundle of {revision.name}"
             return Speed(base_ms=None, branch_ms=None, cells=len(pixels), note=note)
     times: dict[str, list[float]] = {name: [] for name in opened}
-    for round_ in range(1 + _ROUNDS):
+    for _ in range(_ROUNDS):
         for name, model in opened.items():
             begun = time.perf_counter()
             model.predict(pixels)
-            # The first round opens files and warms caches.
-            if round_:
-                times[name].append(time.perf_counter() - begun)
+            times[name].append(time.perf_counter() - begun)
     ms = {name: round(float(np.median(found)) / len(pixels) * 1000, 4) for name, found in times.items()}
     return Speed(base_ms=ms.get("base"), branch_ms=ms["branch"], cells=len(pixels))
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ci import commands, comparison, event, places, rendering, rerun, retrain, revisions, verdict
 from ci.comparison import Comparison
-from malaria import files
+from malaria import files, paths
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.params import Gate, load_params
@@ -60,12 +60,12 @@ def compare(rev: str, rebuild: bool) -> Comparison:
     settings = load_params()
     branch = revisions.work_tree()
     run = retrain.recorded(branch.lock_hash)
-    sample = run is not None and run.sample
     commit = revisions.resolve(rev)
     limits = _limits(commit) or settings.gate
     known = _recorded()
-    if known and _same(known, commit, branch, limits, sample):
+    if known and _is_of(known, commit, branch, limits, run):
         return known
+    sample = run is not None and run.sample
     with revisions.base(rev, rebuild, sample) as base:
         found = comparison.compare(
             base,
@@ -81,14 +81,18 @@ def compare(rev: str, rebuild: bool) -> Comparison:
     return found
 
 
-def _same(known: Comparison, commit: str, branch: revisions.Revision, limits: Gate, sample: bool) -> bool:
+def _is_of(
+    known: Comparison, commit: str, branch: revisions.Revision, limits: Gate, run: retrain.Run | None
+) -> bool:
+    """Whether `known` is what would be found again."""
     return (
         known.base is not None
         and known.base.commit == commit
-        and known.branch.lock == branch.lock_hash
         and (known.branch.name, known.branch.commit) == (branch.name, branch.commit)
+        and known.branch.lock == branch.lock_hash
+        and known.branch.params == files.sha256(branch.folder / paths.PARAMS)
         and known.limits == limits
-        and known.sample == sample
+        and (run is None or (known.stages, known.sample) == (run.stages, run.sample))
     )
 
 

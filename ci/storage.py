@@ -62,7 +62,7 @@ def push() -> None:
     if _read_only():
         print("The remote may only be read: nothing is pushed.")
         return
-    print(commands.dvc("push", "--run-cache").strip().splitlines()[-1])
+    print(commands.module("experiments.push").strip())
 
 
 def _read_only() -> bool:

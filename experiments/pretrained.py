@@ -15,6 +15,7 @@ from pathlib import Path
 import dvc.api
 import numpy as np
 import pandas as pd
+import yaml
 
 from malaria import (
     assembly,
@@ -37,8 +38,8 @@ from malaria.params import load_params
 
 _ORIGIN = """The network was trained on all {cells:,} cells of {patients} patients. The figures are those of
 {folds} networks of the same recipe, each trained on the other folds' patients and asked about the patients
-that it never saw. The parameters lie beside this card, in `params.yaml`; with these, `make crossval` and
-`make pretrained` make the bundle again.{labels}"""
+that it never saw. Beside this card lie the parameters, in `params.yaml`, and the hashes of cells and code, in
+`dvc.lock`; with these, `make crossval` and `make pretrained` make the bundle again.{labels}"""
 _LABELS = """ Of the training labels those that `train.labels_file` lists were dealt with as
 `train.noisy_labels: {how}` says; no fold's test labels were touched."""
 
@@ -111,8 +112,16 @@ def main() -> int:
             folder, flatbuffer, record, fitted_gate, sides, seen, parameters, settings.evaluate, origin
         )
         shutil.copyfile(paths.PARAMS, folder / paths.PARAMS.name)
+        files.write_text(folder / paths.LOCK.name, lock_of_cells(paths.LOCK.read_text(encoding="utf-8")))
     print(f"{arguments.out}: {agreement.decisions} of {agreement.cells:,} decisions differ from Keras's")
     return 0
+
+
+def lock_of_cells(lock: str) -> str:
+    """Of a dvc.lock the stages that bring the cells: the others are of runs on a split of them."""
+    content = yaml.safe_load(lock)
+    stages = {name: content["stages"][name] for name in ("fetch", "audit", "pack")}
+    return yaml.safe_dump({**content, "stages": stages}, sort_keys=False)
 
 
 def out_of_fold(name: str, cells: packed.Packed) -> Judged:

@@ -44,7 +44,7 @@ def fit_on(val: pd.DataFrame, settings: params.Evaluate) -> Fitted:
 
 
 # What `as_text` shows: the figure's name, and in words.
-_MAIN = {
+MAIN = {
     "auc": "AUC",
     "accuracy": "accuracy",
     "sensitivity": "sensitivity",
@@ -65,7 +65,7 @@ def as_text(scores: dict[str, Any]) -> str:
         columns = {name.replace("_", " "): scores["labels"][name] for name in (AS_GIVEN, WITHOUT, FLIPPED)}
     rows = [["", *columns]] if len(columns) > 1 else []
     rows += [
-        [words, *(_interval(column[name]) for column in columns.values())] for name, words in _MAIN.items()
+        [words, *(interval(column[name]) for column in columns.values())] for name, words in MAIN.items()
     ]
     return "\n".join(
         [
@@ -80,7 +80,7 @@ def summary(val: dict[str, Any], test: dict[str, Any]) -> dict[str, Any]:
 
     `val` and `test` are as `score` gives them.
     """
-    main = {name: test[name]["value"] for name in _MAIN}
+    main = {name: test[name]["value"] for name in MAIN}
     return {**main, "val_auc": val["auc"]["value"], "test_cells": test["cells"]}
 
 
@@ -229,7 +229,7 @@ def _plain(figures: metrics.Floats) -> dict[str, float | None]:
     }
 
 
-def _interval(figure: dict[str, float | None]) -> str:
+def interval(figure: dict[str, float | None]) -> str:
     """`0.9570 (0.9441 to 0.9662)`, `0.9570` or `none`."""
     if figure["value"] is None:
         return "none"

@@ -4,7 +4,7 @@ Both are judged under the same draws of the same patients, so that what makes a 
 cancels out: an interval that excludes zero says that patients like these would tell the two apart.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ class Difference:
 
     @property
     def tells_apart(self) -> bool:
-        """Whether the interval excludes zero."""
+        """Whether the interval excludes zero; not where there is none."""
         return self.difference.low > 0 or self.difference.high < 0
 
 
@@ -119,6 +119,18 @@ def differences(
             for name in FIGURES
         }
     return found
+
+
+def table(found: dict[str, dict[str, Difference]]) -> pd.DataFrame:
+    """What `differences` gives as rows: columns labels, figure, one, other, difference, low and high."""
+    return pd.DataFrame(
+        [
+            (version, name, both.one, both.other, *astuple(both.difference))
+            for version, figures in found.items()
+            for name, both in figures.items()
+        ],
+        columns=["labels", "figure", "one", "other", "difference", "low", "high"],
+    )
 
 
 def at_specificity(cells: pd.DataFrame, settings: params.Evaluate, specificity: float) -> Difference:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import queue
 import subprocess
 import sys
@@ -54,11 +53,10 @@ class Server:
 @contextlib.contextmanager
 def start(*arguments: str, log: Path) -> Iterator[Server]:
     """Start the app on a free port; it is ended with the block."""
-    environment = {**os.environ, "PYTHONWARNINGS": "default"}
     with log.open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "app", "--port", "0", *arguments],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True,
         )  # fmt: skip
     try:
         yield Server(_address(process, log), process, log)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import requests
+
 # Nothing of the user's own, and no questions to a cloud's metadata address.
 HERMETIC = {
     "AWS_EC2_METADATA_DISABLED": "true",
@@ -43,7 +45,10 @@ class Store(Protocol):
     def stop(self) -> None: ...
 
     def start(self) -> None:
-        """Serve again, at the same address, what was there before."""
+        """Serve, or serve again: at the same address, with what was there before."""
+
+    def close(self) -> None:
+        """Stop for good."""
 
 
 @dataclass
@@ -61,7 +66,7 @@ class _Countdown:
 class S3:
     """Moto's server, which checks who signs a request."""
 
-    url: str = "s3://cells/results"
+    url: str = "s3://team/results"
     options: dict[str, str] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
     port: int = 0
@@ -99,24 +104,29 @@ class S3:
         self._thread.join()
         self._server.server_close()
 
+    def close(self) -> None:
+        # Moto's state is this process's, and other tests use it too.
+        for what, content in (("reset", b""), ("reset-auth", b"inf")):
+            requests.post(f"http://127.0.0.1:{self.port}/moto-api/{what}", data=content, timeout=10)
+        self.stop()
+
     def objects(self) -> dict[str, int]:
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket="cells", Prefix="results/")
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket="team", Prefix="results/")
         found = [one for page in pages for one in page.get("Contents", [])]
         return {one["Key"].removeprefix("results/"): one["Size"] for one in found}
 
     def read(self, name: str) -> bytes:
-        content: bytes = self._client.get_object(Bucket="cells", Key=f"results/{name}")["Body"].read()
+        content: bytes = self._client.get_object(Bucket="team", Key=f"results/{name}")["Body"].read()
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        self._client.put_object(Bucket="cells", Key=f"results/{name}", Body=content)
+        self._client.put_object(Bucket="team", Key=f"results/{name}", Body=content)
 
     def at_upload(self, number: int, call: Callable[[], None]) -> None:
         self.uploads = _Countdown(number, call)
 
     def _set_up(self) -> None:
         import boto3
-        import requests
 
         endpoint = f"http://127.0.0.1:{self.port}"
 
@@ -138,7 +148,7 @@ class S3:
         people.put_user_policy(UserName="dvc", PolicyName="all", PolicyDocument=allowed)
         key = people.create_access_key(UserName="dvc")["AccessKey"]
         self._client = client("s3", key["AccessKeyId"], key["SecretAccessKey"])
-        self._client.create_bucket(Bucket="cells")
+        self._client.create_bucket(Bucket="team")
         assert requests.post(f"{endpoint}/moto-api/reset-auth", data=b"0", timeout=10).status_code == 200
         self.options = {
             "endpointurl": endpoint,
@@ -189,6 +199,9 @@ class Ssh:
         with (self.home / "told").open("w") as told:
             told.write("stopped\n")
         self._thread.join()
+
+    def close(self) -> None:
+        self.stop()
 
     def objects(self) -> dict[str, int]:
         found = [path for path in self.folder.rglob("*") if path.is_file()]
@@ -251,4 +264,4 @@ def serving(store: Store) -> Iterator[Store]:
     try:
         yield store
     finally:
-        store.stop()
+        store.close()

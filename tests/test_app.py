@@ -18,10 +18,10 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from app import cells, heatmap, many, origin, uploads, verdict
+from app import cells, heatmap, many, origin, page, uploads, verdict
 from app.judge import Answer, Judge
 from app.model import open_model
-from malaria import bundle, images, predict
+from malaria import bundle, images, paths, predict
 from malaria.errors import UserError
 from tests import app_server, bundles
 
@@ -345,6 +345,11 @@ def test_an_error_of_the_network_reaches_who_asked_and_the_next_is_answered(mode
     with pytest.raises(ValueError, match="not enough values to unpack"):
         judge.ask([np.zeros(7, np.uint8)])
     assert 0 <= judge.ask(np.zeros((1, 50, 50, 3), np.uint8))[0].p_parasitized <= 1
+
+
+def test_the_examples_are_cells_to_the_committed_bundle():
+    committed = open_model(app_server.ROOT / paths.PRETRAINED)
+    assert [committed.answer(pixels).rejected for pixels, _ in page.EXAMPLES] == [None] * 6
 
 
 def test_cells_that_the_model_was_made_with_are_known_and_never_scored(model, drawn, tmp_path):

@@ -114,6 +114,7 @@ def test_a_stale_run_and_one_without_a_pull_request_leave_no_comment(github, tmp
         zipped({"report.md": b"x"})[:-30],
         zipped({"../report.md": b"x"}),
     ],
+    ids=["no zip", "another file", "cut short", "a path upwards"],
 )
 def test_an_artifact_that_cannot_be_read_is_said_to_be_none(github, content):
     github.answer_bytes("artifacts/5/zip", content)

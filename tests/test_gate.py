@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial import ConvexHull
 
 from malaria import gate, images, smear
 from malaria.errors import UserError
@@ -155,6 +156,47 @@ def test_a_gate_of_other_quantities_is_refused(fitted):
 def test_no_cells_have_no_reasons(fitted):
     none = np.zeros((0, 50, 50, 3), np.uint8)
     assert gate.reasons(fitted, none, np.zeros((0, 75), np.float32)) == ()
+
+
+@pytest.mark.parametrize("size", [32, 50, 101])
+def test_dents_are_the_black_within_the_convex_hull(size):
+    random = np.random.default_rng(size)
+    y, x = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
+    for _ in range(20):
+        blobs = random.uniform([-0.6, -0.6, 0.2], [0.6, 0.6, 0.4], (3, 3))
+        part = np.any([np.hypot(y - top, x - left) < radius for top, left, radius in blobs], axis=0)
+        corners = np.argwhere(part)[:, None] + np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])
+        hull = ConvexHull(corners.reshape(-1, 2)).volume
+        cell = part[:, :, None] * np.uint8([180, 140, 160])
+        dents = gate.quantities(cell[None])[0, list(gate.REASONS).index("dents")]
+        assert 0.995 <= (dents**2 + 1) / (hull / part.sum()) <= 1.1
+
+
+def test_quantities_of_many_cells_are_those_of_each(train):
+    together = gate.quantities(train[:70])
+    alone = np.concatenate([gate.quantities(cell[None]) for cell in train[:70]])
+    assert np.allclose(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_quantities_are_what_they_say():
+    random = np.random.default_rng(0)
+    cell = np.zeros((50, 50, 3), np.uint8)
+    cell[10:40, 10:40] = random.integers(100, 200, (30, 30, 3))
+    inside = cell[10:40, 10:40].astype(float)
+    grey, red, blue = inside.mean(axis=2), inside[..., 0] - inside[..., 1], inside[..., 2] - inside[..., 1]
+    found = dict(zip(gate.REASONS, gate.quantities(cell[None])[0], strict=True))
+    assert found["background"] == pytest.approx(1 - 900 / 2500)
+    assert (found["corners"], found["dents"]) == (0, pytest.approx(0, abs=0.2))
+    for name, values, spread in (
+        ("brightness", grey, "contrast"),
+        ("red", red, "red_spread"),
+        ("blue", blue, "blue_spread"),
+    ):
+        assert found[name] == pytest.approx(values.mean(), rel=1e-4)
+        assert found[spread] == pytest.approx(np.log(values.std() + 0.1), rel=1e-4)
+    for name, order in (("roughness", 1), ("grain", 2)):
+        steps = sum(np.abs(np.diff(grey, order, axis=axis)).sum() for axis in (0, 1))
+        assert found[name] == pytest.approx(np.log(steps / (2 * 900) + 0.1), rel=1e-4)
 
 
 def test_a_feature_that_never_fires_does_no_harm(train):

@@ -37,47 +37,6 @@ def test_the_libraries_below_say_nothing_between_our_own_lines(finished):
     assert not re.search("oneDNN|cuda|tensorflow|absl|WARNING", terminal)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "stages"),
-    [
-        ("data.sample.seed", 2, {"fetch"}),
-        ("audit.max_quarantined", 0.5, {"audit"}),
-        ("audit.min_side", 20, {"audit", "export"}),
-        ("split.seed", 2, {"split"}),
-        ("pack.size", 40, {"pack"}),
-        ("train.epochs", 3, {"train"}),
-        ("evaluate.bins", 10, {"evaluate", "export"}),
-        ("export.precision", "float16", {"export"}),
-    ],
-)
-def test_a_parameter_reruns_the_stages_that_use_it(finished, key, value, stages):
-    before = (finished / "params.yaml").read_text()
-    change(finished, {key: value})
-    try:
-        assert changed_stages(finished) == stages
-    finally:
-        (finished / "params.yaml").write_text(before)
-
-
-def test_a_new_split_repacks_nothing_and_a_plot_change_retrains_nothing(finished):
-    before = (finished / "params.yaml").read_text()
-    change(finished, {"evaluate.bins": 10})
-    try:
-        said = run("dvc", "repro", "--dry", cwd=finished).stdout
-        assert [name for name in STAGES if f"Running stage '{name}'" in said] == ["evaluate", "export"]
-    finally:
-        (finished / "params.yaml").write_text(before)
-
-
-def test_the_folder_of_ones_own_cells_is_a_real_dependency(finished):
-    note = finished / "data/folder/new.txt"
-    note.write_text("x")
-    try:
-        assert changed_stages(finished) == {"fetch"}
-    finally:
-        note.unlink()
-
-
 def test_a_wrong_parameter_stops_at_once_with_a_sentence(finished):
     before = (finished / "params.yaml").read_text()
     change(finished, {"train.epochs": -3})

@@ -219,7 +219,7 @@ def test_make_remote_tries_what_it_sets_and_git_never_sees_it(store, clone):
     secrets = {name: store.options[name] for name in ("access_key_id", "secret_access_key")}
     aws = {f"AWS_{name.upper()}": value for name, value in secrets.items()}
     said = command(clone, "remote", store.url, f"endpointurl={store.options['endpointurl']}", **aws)
-    assert re.fullmatch(r"storage is s3://cells/results: it answers, and holds \d+ objects\.\n", said)
+    assert re.fullmatch(r"storage is s3://team/results: it answers, and holds \d+ objects\.\n", said)
     assert git("status", "--porcelain", cwd=clone) == ""
     assert not any(value in (clone / ".dvc/config.local").read_text() for value in secrets.values())
     assert "does not answer: Unable to locate credentials" in command(

@@ -141,6 +141,13 @@ def test_retrain_starts_where_results_may_change():
     assert {"dvc.yaml", "params.yaml", "dvc.lock"} <= watched
 
 
+def test_what_is_handed_back_is_the_lock_and_every_output_that_git_keeps():
+    content = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    entries = [entry for stage in content for kind in ("outs", "metrics") for entry in stage.get(kind, [])]
+    kept = {name for entry in entries if isinstance(entry, dict) for name in entry}
+    assert {path.as_posix() for path in places.KEPT} == {"dvc.lock"} | kept
+
+
 def test_the_matrix_covers_the_supported_pythons():
     assert load("test")["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
 

@@ -5,6 +5,7 @@
 # Needs root, Debian's buildah and debootstrap, about 20 GB and half an hour on 2 cores. No part of `make test`.
 # Usage: tests/images/run.sh [train] [app] [airflow]     which images (train and app)
 #
+# STORAGE=vfs where the kernel refuses overlay (slower, three times the space).
 # FOLDER keeps everything and is not removed where it is set; BASE_IMAGE takes another base than Debian's own.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -15,7 +16,7 @@ folder=${FOLDER:-$(mktemp -d)}
 data=$folder/data
 export TMPDIR=$folder/tmp
 mkdir -p "$TMPDIR" "$data"
-builder=(buildah --root "$folder/storage" --runroot "$folder/run" --storage-driver vfs)
+builder=(buildah --root "$folder/storage" --runroot "$folder/run" --storage-driver "${STORAGE:-overlay}")
 app=
 end() {
     [ -z "$app" ] || kill "$app" 2>/dev/null || true
@@ -74,7 +75,7 @@ if [[ " ${targets[*]} " == *" train "* ]]; then
     sed -e 's/patients: 40 /patients: 12 /' -e 's/cells: 2400 /cells: 240 /' -e 's/tolerance: 0.03 /tolerance: 0.2 /' \
         -e 's/epochs: 15 /epochs: 2 /' -e 's/resamples: 1000 /resamples: 100 /' params.yaml >"$data/params.yaml"
     chown -R 1000:1000 "$data"
-    (start train dvc repro) 
+    (start train dvc repro)
     echo "a second start of the same:"
     (start train dvc repro) | tail -1
 fi

@@ -53,7 +53,7 @@ if [ "$(dvc --wait-for-lock status --cloud --json)" = "{}" ]; then
     echo "The remote has everything."
     exit 99
 fi
-exec dvc --wait-for-lock push
+exec python -m experiments.push
 """
 
 

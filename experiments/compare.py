@@ -1,0 +1,79 @@
+"""Compare a cross-validation with another model's predictions of the same cells.
+
+Prints the figures of both and how far they are apart (ours minus the other's), with 95 % intervals from
+the same draws of patients for both: on labels as given, without doubtful ones and with them flipped,
+pooled and fold by fold. And the patients on whom ours is weak.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from malaria import doubts, files, paired, tables
+from malaria.command import end_with
+from malaria.errors import UserError
+from malaria.params import load_params
+from malaria.paths import CROSSVAL
+
+# A patient with fewer parasitised cells tells little alone; under this sensitivity a model is weak on one.
+_CELLS, _WEAK = 20, 0.90
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=__doc__)
+    parser.add_argument("other", type=Path, help="CSV with path (or file) and p_parasitized, out of fold")
+    parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
+    parser.add_argument("--out", type=Path, default=CROSSVAL / "comparison.csv", help="every figure")
+    arguments = parser.parse_args()
+    settings = load_params().evaluate
+    file = CROSSVAL / f"{arguments.name}.csv"
+    if not file.is_file():
+        raise UserError(f"{file} is missing: run `make crossval` first, or name another with --name.")
+    cells = paired.join(tables.read(file, tables.OUT_OF_FOLD), paired.read(arguments.other))
+    if cells.empty:
+        raise UserError(f"{arguments.other} predicts none of the cells in {file}: name one that does.")
+    listed = doubts.read(Path(settings.doubtful_labels), "evaluate.doubtful_labels")
+
+    sides = {"pooled": cells, **{f"fold {number}": rows for number, rows in cells.groupby("fold")}}
+    found = {side: paired.differences(rows, settings, listed) for side, rows in sides.items()}
+    print(f"{file} and {arguments.other}: {len(cells):,} cells of {cells.patient.nunique():,} patients")
+    for side, versions in found.items():
+        for version, figures in versions.items():
+            print(f"\n{side}, labels {version.replace('_', ' ')}\n{_as_text(figures)}")
+    compared = pd.concat([paired.table(versions).assign(cells=side) for side, versions in found.items()])
+    with files.atomic_path(arguments.out) as part:
+        compared.round(6).to_csv(part, index=False, lineterminator="\n")
+    print(f"\n{_weak(cells, frozenset())}\n{_weak(cells, listed)}\n\nEvery figure: {arguments.out}")
+    return 0
+
+
+def _as_text(figures: dict[str, paired.Difference]) -> str:
+    lines = [f"{'':34}{'ours':>8}{'other':>8}   ours minus other"]
+    for name, both in figures.items():
+        apart = both.difference
+        interval = "" if math.isnan(apart.low) else f" ({apart.low:+.4f} to {apart.high:+.4f})"
+        told = "  told apart" if both.tells_apart else ""
+        words = paired.FIGURES[name]
+        lines.append(f"{words:34}{both.one:8.4f}{both.other:8.4f}   {apart.value:+.4f}{interval}{told}")
+    return "\n".join(lines)
+
+
+def _weak(cells: pd.DataFrame, doubtful: frozenset[tuple[str, str]]) -> str:
+    """The patients with many parasitised cells on whom ours is weak, in words."""
+    found = paired.patients(cells, _CELLS, doubtful)
+    weak = found[found.one < _WEAK]
+    rows = zip(weak.patient, weak.one, weak.other, weak.cells, strict=True)
+    named = ", ".join(
+        f"{name} {one:.3f} (other {other:.3f}, {count} cells)" for name, one, other, count in rows
+    )
+    return (
+        f"{'Without doubtful labels' if doubtful else 'Labels as given'}: of {len(found)} patients with at "
+        f"least {_CELLS} parasitised cells, {len(weak)} under {_WEAK:.2f} sensitivity "
+        f"(other: {(found.other < _WEAK).sum()})" + (f": {named}" if named else "")
+    )
+
+
+if __name__ == "__main__":
+    end_with(main)

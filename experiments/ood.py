@@ -1,0 +1,120 @@
+"""How well a bundle's gate tells cells from other pictures.
+
+Gives the bundle pictures that are no crop of one stained red cell (drawn ones, spoilt cells, cuts of the
+photographs that installed packages ship), and counts by kind how many it turns away. Counts also the cells
+that it should take and turns away: out of fold, where a cross-validation is there, and among files that
+are named with --cells. Writes the table.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from experiments import noncells
+from malaria import bundle, files, images, inputs, packed, paths, predict, smear
+from malaria.command import end_with
+from malaria.errors import UserError
+
+# Cells that spoilt ones are made from.
+_CELLS = 400
+
+
+@dataclass(frozen=True)
+class Count:
+    """A kind of pictures, how many there are, how many are turned away, and most often why."""
+
+    kind: str
+    pictures: int
+    rejected: int
+    reason: str
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.ood", description=__doc__)
+    parser.add_argument("--model", type=Path, default=None, help="a bundle folder (default: the newest here)")
+    parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
+    parser.add_argument("--cells", type=Path, nargs="*", default=[], help="files, folders, zips of cells")
+    parser.add_argument("--count", type=int, default=24, help="pictures of each kind (24)")
+    parser.add_argument("--seed", type=int, default=1, help="of the pictures (1)")
+    parser.add_argument("--out", type=Path, default=Path("reports/ood.csv"), help="the table")
+    arguments = parser.parse_args()
+    model = bundle.load(arguments.model or bundle.default_folder())
+    if model.fitted_gate is None:
+        raise UserError(f"{model.folder} has no gate: export it again, or name another with --model.")
+
+    origin, cells = _cells(arguments.seed)
+    others = noncells.all_kinds(cells, arguments.count, arguments.seed)
+    counts = [_count(model, kind, of_kind) for kind, of_kind in others.items()]
+    print(f"{model.folder}; spoilt cells are made from {origin}")
+    print("\n".join(_line(count) for count in counts))
+    every = [sum(count.pictures for count in counts), sum(count.rejected for count in counts)]
+    kinds = np.mean([count.rejected / count.pictures for count in counts])
+    print(f"{every[1]:,} of {every[0]:,} pictures turned away, {every[1] / every[0]:.1%}; ", end="")
+    print(f"mean of {len(counts)} kinds {kinds:.1%}\n\nCells:")
+    taken = [*_out_of_fold(arguments.name), *(_files(model, path) for path in arguments.cells)]
+    print(
+        "\n".join(_line(count) for count in taken) or "  none: run `make crossval`, or name some with --cells"
+    )
+    rows = [{"cells": False, **asdict(count)} for count in counts]
+    rows += [{"cells": True, **asdict(count)} for count in taken]
+    with files.atomic_path(arguments.out) as part:
+        pd.DataFrame(rows).to_csv(part, index=False, lineterminator="\n")
+    print(f"\nThe table: {arguments.out}")
+    return 0
+
+
+def _cells(seed: int) -> tuple[str, list[images.Pixels]]:
+    """Where cells were found, and some of them: packed ones, else drawn ones."""
+    if not (paths.PACKED / packed.INDEX).is_file():
+        random = np.random.default_rng(seed)
+        return "drawn cells", [
+            smear.draw(random, smear.stain(random), bool(random.integers(2))) for _ in range(_CELLS)
+        ]
+    found = packed.load(paths.PACKED)
+    rows = np.random.default_rng(seed).choice(
+        len(found.images), min(_CELLS, len(found.images)), replace=False
+    )
+    return str(paths.PACKED), [np.array(found.images[row]) for row in rows]
+
+
+def _count(model: bundle.Bundle, kind: str, of_kind: Sequence[images.Pixels]) -> Count:
+    return _counted(kind, model.run(of_kind).rejected)
+
+
+def _out_of_fold(name: str) -> list[Count]:
+    """The cells of each fold as its own gate judges them, at the limits of all folds; none without folds."""
+    if not (paths.CROSSVAL / f"{name}.csv").is_file():
+        return []
+    # TensorFlow, which the rest does without, takes seconds to import.
+    from experiments import pretrained
+
+    judged = pretrained.out_of_fold(name, packed.load(paths.PACKED)).cells
+    sides = {"out of fold": judged, **{f"fold {number}": rows for number, rows in judged.groupby("fold")}}
+    return [_counted(side, [reason or None for reason in rows.rejected]) for side, rows in sides.items()]
+
+
+def _files(model: bundle.Bundle, path: Path) -> Count:
+    found = predict.predict(model, inputs.find([str(path)]))
+    rows = [row for row in found if row.status != predict.UNREADABLE]
+    if not rows:
+        raise UserError(f"{path} holds no readable image: name files, folders or zips of cells.")
+    return _counted(str(path), [row.reason or None for row in rows])
+
+
+def _counted(kind: str, rejected: Sequence[str | None]) -> Count:
+    reasons = Counter(reason for reason in rejected if reason is not None)
+    return Count(kind, len(rejected), reasons.total(), reasons.most_common(1)[0][0] if reasons else "")
+
+
+def _line(count: Count) -> str:
+    share = count.rejected / count.pictures
+    return f"  {count.kind:34}{count.rejected:6,} of {count.pictures:6,}  {share:7.2%}  {count.reason}"
+
+
+if __name__ == "__main__":
+    end_with(main)

@@ -1,0 +1,48 @@
+"""Send the results, and the runs that made them, to an S3-compatible store, which becomes DVC's remote here.
+
+The bucket is made where it is missing. Credentials are those of AWS's own variables and files.
+"""
+
+import argparse
+import subprocess
+import sys
+from urllib.parse import urlsplit
+
+import s3fs
+from dvc.config import Config
+
+from malaria.command import end_with
+from malaria.errors import UserError
+
+REMOTE = "store"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m orchestration.push_to_store", description=__doc__)
+    parser.add_argument("url", help="s3://bucket, or a folder in one")
+    parser.add_argument("endpoint", help="the store's own address, http://store:8333 say")
+    arguments = parser.parse_args()
+    make_bucket(arguments.url, arguments.endpoint)
+    with Config().edit("local") as local:
+        local["core"]["remote"] = REMOTE
+        local["remote"][REMOTE] = {"url": arguments.url, "endpointurl": arguments.endpoint}
+    return subprocess.run([sys.executable, "-m", "experiments.push"], check=False).returncode
+
+
+def make_bucket(url: str, endpoint: str) -> None:
+    """Make the URL's bucket where it is missing.
+
+    Raises:
+        UserError: the store does not answer, or refuses.
+    """
+    bucket = urlsplit(url).netloc
+    store = s3fs.S3FileSystem(endpoint_url=endpoint)
+    try:
+        if not store.exists(bucket):
+            store.mkdir(bucket)
+    except OSError as error:
+        raise UserError(f"The store at {endpoint} does not give the bucket {bucket}: {error}") from None
+
+
+if __name__ == "__main__":
+    end_with(main)
