@@ -15,7 +15,7 @@ from orchestration import workspace
 from tests import storage_servers
 from tests.project import ROOT, run
 
-SETTINGS = {"DATA_DIR": "/somewhere", "MALARIA_IMAGES": "registry.example/owner", "MALARIA_VERSION": "1.2.3"}
+SETTINGS = {"DATA_DIR": "/somewhere", "MALARIA_IMAGES": "a.example/owner/cells", "MALARIA_VERSION": "1.2.3"}
 
 
 def compose(*profiles: str, settings: dict[str, str] = SETTINGS) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,7 @@ def test_images_have_the_version_that_is_asked_for_and_are_pulled(services):
     ours = {name: service for name, service in services.items() if name != "store"}
     assert {service["pull_policy"] for service in ours.values()} == {"always"}
     assert {service["image"] for service in ours.values()} == {
-        f"registry.example/owner/malaria-cells-{name}:1.2.3" for name in ("train", "app", "airflow")
+        f"a.example/owner/cells-{name}:1.2.3" for name in ("train", "app", "airflow")
     }
 
 
@@ -78,7 +78,7 @@ def test_no_credential_is_an_environment_variable_and_git_ignores_their_files(se
 def test_what_has_no_default_is_asked_for_by_its_name(name):
     done = compose(settings={key: value for key, value in SETTINGS.items() if key != name})
     assert done.returncode != 0
-    assert re.search("names the (folder|registry)", done.stderr)
+    assert re.search("names (the folder|where)", done.stderr)
 
 
 def test_the_lock_files_of_the_images_are_parts_of_the_whole():
