@@ -146,7 +146,7 @@ dag = bag.dags["malaria_cells"]
 print("\\n" + json.dumps({
     "errors": bag.import_errors,
     "after": {task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks},
-    "schedule": dag.timetable.summary,
+    "schedule": dag.timetable.expression,
     "backoff": sorted({task.retry_exponential_backoff for task in dag.tasks}),
 }))
 """
