@@ -160,7 +160,7 @@ def _figures(
         "brier": metrics.brier(p, y, patient, draws),
         "ece_uncalibrated": metrics.ece(p_network, y, patient, draws, settings.bins),
         "ece": metrics.ece(p, y, patient, draws, settings.bins),
-        **_patient_figures(p, y, patient, draws, settings),
+        **patient_figures(p, y, patient, draws, settings),
     }
     for name, value in metrics.point(p, y, called).items():
         figures[name][0] = value
@@ -183,16 +183,23 @@ def _figures(
     return content
 
 
-def _patient_figures(
+def patient_figures(
     p: metrics.Floats,
     y: metrics.Ints,
     patient: metrics.Ints,
     draws: metrics.Floats,
     settings: params.Evaluate,
 ) -> dict[str, metrics.Floats]:
-    """Figures in which every patient counts alike, however many cells he has.
+    """Figures in which every patient counts alike, however many cells they have.
 
     A patient counts with at least settings.min_cells cells of the class, for AUC of either class.
+
+    Args:
+        p: float64 (n,), decided at 0.5; y: int64 (n,); patient: int64 (n,), as `metrics.number_patients`
+            has them; draws: as `metrics.draw_patients` gives them.
+
+    Returns:
+        By name, each float64 (1 + resamples,).
     """
     patients, least = draws.shape[1], settings.min_cells
     sensitivity = metrics.by_patient(p >= 0.5, y == 1, patient, patients, least)

@@ -98,10 +98,8 @@ def differences(
         By version of the labels (evaluation.AS_GIVEN and, if any label is in doubt, WITHOUT and FLIPPED),
         then by figure.
     """
-    y = np.where(cells.label == PARASITIZED, 1, 0).astype(np.int64)
+    y, patient, draws = _drawn(cells, settings)
     everything = np.ones(len(y), dtype=bool)
-    owners, patient = metrics.number_patients(cells.patient)
-    draws = metrics.draw_patients(len(owners), settings.resamples, settings.seed)
     doubted = doubts.among(cells, doubtful)
     versions = {evaluation.AS_GIVEN: (y, everything)}
     if doubted.any():
@@ -112,12 +110,7 @@ def differences(
             _figures(cells[side].to_numpy(np.float64)[kept], truth[kept], patient[kept], draws, settings)
             for side in ("one", "other")
         )
-        found[version] = {
-            name: Difference(
-                float(one[name][0]), float(other[name][0]), metrics.paired_difference(one[name], other[name])
-            )
-            for name in FIGURES
-        }
+        found[version] = {name: _difference(one[name], other[name]) for name in FIGURES}
     return found
 
 
@@ -144,7 +137,7 @@ def at_specificity(cells: pd.DataFrame, settings: params.Evaluate, specificity: 
         _sensitivity_at(cells[side].to_numpy(np.float64), y, patient, draws, specificity)
         for side in ("one", "other")
     )
-    return Difference(float(one[0]), float(other[0]), metrics.paired_difference(one, other))
+    return _difference(one, other)
 
 
 def calibration(cells: pd.DataFrame, settings: params.Evaluate) -> Difference:
@@ -154,7 +147,7 @@ def calibration(cells: pd.DataFrame, settings: params.Evaluate) -> Difference:
         metrics.ece(cells[side].to_numpy(np.float64), y, patient, draws, settings.bins)
         for side in ("one", "other")
     )
-    return Difference(float(one[0]), float(other[0]), metrics.paired_difference(one, other))
+    return _difference(one, other)
 
 
 def patients(
@@ -184,16 +177,16 @@ def _figures(
     settings: params.Evaluate,
 ) -> dict[str, metrics.Floats]:
     """The figures of one model under each draw, each float64 (1 + resamples,)."""
-    number, least = draws.shape[1], settings.min_cells
-    called = p >= 0.5
-    sensitivity = metrics.by_patient(called, y == 1, patient, number, least)
     return {
         **metrics.ranking(p, y, patient, draws),
-        **metrics.rates(called, y, patient, draws),
-        "macro_auc": metrics.macro(metrics.auc_by_patient(p, y, patient, number, least), draws),
-        "macro_sensitivity": metrics.macro(sensitivity, draws),
-        "worst_decile_sensitivity": metrics.worst_decile(sensitivity, draws),
+        **metrics.rates(p >= 0.5, y, patient, draws),
+        **evaluation.patient_figures(p, y, patient, draws, settings),
     }
+
+
+def _difference(one: metrics.Floats, other: metrics.Floats) -> Difference:
+    """Two models' figures under the same draws, each float64 (1 + resamples,), set against each other."""
+    return Difference(float(one[0]), float(other[0]), metrics.paired_difference(one, other))
 
 
 def _drawn(
