@@ -53,7 +53,7 @@ def fetch(named: str, repository: str) -> tuple[Path, origin.Origin]:
         found = _kept(instead, repository, commit, PRETRAINED)
     except Missing as missing:
         raise UserError(f"{named} cannot be served: {why}, and {missing}.") from None
-    print(f"note: of {named} {instead} is served, as {why}.", file=sys.stderr)
+    print(f"note: {instead} is served for {named}: {why}.", file=sys.stderr)
     return found
 
 
@@ -176,12 +176,13 @@ def _copy(system: Any, place: PurePosixPath, target: Path) -> str:
     """Copy the files of a folder; the hash that DVC has for them all, empty where git has the files."""
     from dvc_data.index import DataIndexDirError
 
-    nowhere = "its files are neither in DVC's cache nor in a remote"
+    named = place.relative_to("/")
+    nowhere = f"the files of {named} are neither in DVC's cache nor in a remote"
     try:
         md5 = str(system.info(str(place)).get("md5") or "")
         found = system.ls(str(place), detail=True)
     except FileNotFoundError:
-        raise Missing(f"it has no folder {place.relative_to('/')}") from None
+        raise Missing(f"it has no folder {named}") from None
     except DataIndexDirError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             raise Missing(nowhere) from None
@@ -189,7 +190,7 @@ def _copy(system: Any, place: PurePosixPath, target: Path) -> str:
     # By their last names alone: a listing from a stranger's remote must not lead out of `target`.
     names = [PurePosixPath(one["name"]).name for one in found if one["type"] == "file"]
     if bundle.RECORD not in names:
-        raise Missing(f"{place.relative_to('/')} holds no bundle")
+        raise Missing(f"{named} holds no bundle")
     target.mkdir()
     lacking = [name for name in names if not _copied(system, place / name, target / name)]
     if lacking == names:
