@@ -28,7 +28,7 @@ def store(request, tmp_path_factory) -> Iterator[Store]:
     if request.param == "ssh" and not Path("/usr/sbin/sshd").is_file():
         if os.environ.get("MALARIA_REQUIRE_SSHD"):
             pytest.fail("MALARIA_REQUIRE_SSHD is set, but there is no sshd")
-        pytest.skip("needs OpenSSH's server: apt-get install openssh-server")
+        pytest.skip("needs OpenSSH's server: make sshd, as root")
     home = tmp_path_factory.mktemp(request.param)
     with storage_servers.serving(
         storage_servers.S3() if request.param == "s3" else storage_servers.Ssh(home)
@@ -180,6 +180,7 @@ def test_after_a_killed_push_a_pull_says_what_is_missing_and_the_next_push_compl
     assert contents(clone) == contents(finished)
 
 
+@pytest.mark.parametrize("store", ["ssh"], indirect=True)
 def test_a_damaged_object_never_arrives_and_a_verifying_push_mends_it(pushed, store, clone, finished):
     point(pushed, store)
     spoil(store, object_of(pushed, "models/model.keras"))
