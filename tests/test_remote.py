@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 
+from app import origin
 from experiments import remote
 from malaria.errors import UserError
-from tests import storage_servers
+from tests import app_server, storage_servers
 from tests.project import ROOT, git, run
 from tests.storage_servers import Store
 
@@ -121,6 +123,18 @@ def test_a_fresh_clone_pulls_everything_and_has_nothing_to_run(clone, finished):
     assert contents(clone) == contents(finished)
     assert "Running stage" not in dvc("repro", cwd=clone)
     assert git("status", "--porcelain", cwd=clone) == ""
+
+
+@pytest.mark.usefixtures("pushed")
+def test_the_app_serves_the_bundle_of_a_revision_from_the_remote(clone, tmp_path, monkeypatch):
+    for name, value in {**storage_servers.HERMETIC, "MALARIA_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    with app_server.start("--rev", "HEAD", "--repo", str(clone), log=tmp_path / "log") as app:
+        served = requests.get(f"{app.url}/version", timeout=60).json()
+    assert served["revision"] == git("rev-parse", "HEAD", cwd=clone)
+    bundle = next(out for out in outputs(clone) if out["path"] == "models/malaria-cells")
+    assert bundle["md5"] == origin.dvc_hash(next((tmp_path / "cache/bundles").glob("*/*/bundle")))
+    assert not (clone / "models/malaria-cells").exists()
 
 
 @pytest.mark.usefixtures("pushed")
