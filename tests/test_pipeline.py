@@ -167,7 +167,19 @@ def imports_of(file: Path, seen: set[str] | None = None) -> set[str]:
 def test_an_experiment_runs_as_dvc_users_type_it(finished):
     done = run("dvc", "exp", "run", "--temp", "-S", "train.epochs=1", "-n", "short", cwd=finished)
     assert "Ran experiment" in done.stdout
-    assert "short" in run("dvc", "exp", "show", "--csv", cwd=finished).stdout
+    header, *rows = csv.reader(run("dvc", "exp", "show", "--csv", cwd=finished).stdout.splitlines())
+    assert any("short" in row for row in rows)
+    # The figures come first, and are few enough to be seen.
+    summary = json.loads((finished / "reports/summary.json").read_text())
+    shown = header[header.index("parent") + 1 : header.index("data.source")]
+    assert set(shown) == {name for name, value in summary.items() if value is not None}
+    changed = json.loads(run("dvc", "params", "diff", "--json", "HEAD", "short", cwd=finished).stdout)
+    assert changed == {"params.yaml": {"train.epochs": {"old": 2, "new": 1, "diff": -1}}}
+    assert (
+        "reports/summary.json" in run("dvc", "metrics", "diff", "--all", "HEAD", "short", cwd=finished).stdout
+    )
+    run("dvc", "plots", "diff", "short", "workspace", "-o", "plots-diff", cwd=finished)
+    assert "short" in (finished / "plots-diff/index.html").read_text()
 
 
 def test_cross_validation_spreads_its_folds_over_an_engine(finished):
