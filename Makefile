@@ -159,6 +159,7 @@ lock:  ## resolve pyproject.toml into requirements.lock, its parts for images, a
 
 clean:  ## remove what the pipeline and the tools made; .venv and DVC's cache stay
 	rm -rf data/raw data/packed data/cells.csv data/splits.csv models/model.keras models/malaria-cells
-	rm -rf .running reports/train reports/plots reports/predictions.csv reports/audit.html
+	rm -rf .running reports/train reports/plots reports/predictions.csv
+	rm -f reports/audit.html reports/audit.json reports/split.json reports/metrics.json
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find data models reports -name '.*.part*' -prune -exec rm -rf {} +

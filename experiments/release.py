@@ -14,7 +14,9 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import dvc.api
 import yaml
+from dvc.exceptions import DvcException
 
 from malaria import bundle, evaluation, paths, tables
 from malaria.command import end_with
@@ -150,8 +152,16 @@ def check_gate(last: str, override: str | None) -> str:
 
 
 def state(revision: str) -> State:
-    """What the files of a commit say; UserError where they cannot be read."""
-    metrics, audit = (json.loads(_git("show", f"{revision}:{path}")) for path in (paths.METRICS, paths.AUDIT))
+    """What a commit's results say, from DVC's cache or its remote; UserError where neither has them."""
+    try:
+        metrics, audit = (
+            json.loads(dvc.api.read(str(path), rev=revision)) for path in (paths.METRICS, paths.AUDIT)
+        )
+    except (DvcException, OSError):
+        raise UserError(
+            f"The results of {revision} are in neither DVC's cache nor the remote: fetch them with "
+            f"`dvc fetch` in a checkout of {revision}, or push them from where they are."
+        ) from None
     lock = yaml.safe_load(_git("show", f"{revision}:{paths.LOCK}"))["stages"]
     return State(revision, metrics, audit, lock)
 

@@ -230,7 +230,7 @@ def retrained(tmp_path):
     folder = tmp_path / "retrained"
     (folder / "reports").mkdir(parents=True)
     (folder / "dvc.lock").write_text("schema: '2.0'\n")
-    (folder / "reports/metrics.json").write_text("{}\n")
+    (folder / "reports/summary.json").write_text("{}\n")
     said = {"mergeable": False, "passed": False, "headline": "The gate fails: AUC."}
     (folder / places.VERDICT.name).write_text(json.dumps(said))
     return folder
@@ -249,7 +249,7 @@ def test_the_lock_goes_back_as_one_commit_on_top_of_what_was_retrained(
     assert wanted["expectedHeadOid"] == HEAD
     assert wanted["branch"] == {"repositoryNameWithOwner": "lab/cells", "branchName": "stain"}
     added = {file["path"]: base64.b64decode(file["contents"]) for file in wanted["fileChanges"]["additions"]}
-    assert added == {"dvc.lock": b"schema: '2.0'\n", "reports/metrics.json": b"{}\n"}
+    assert added == {"dvc.lock": b"schema: '2.0'\n", "reports/summary.json": b"{}\n"}
     assert where == f"api repos/lab/cells/statuses/{'d' * 40} --input -"
     assert (json.loads(status)["state"], json.loads(status)["context"]) == ("failure", "gate")
 

@@ -259,7 +259,7 @@ def test_every_step_of_retrain_runs_in_order_outside_of_github(pull_request, tmp
         assert (clone / places.REPORTS / name).is_file()
     (_, query), (where, status) = stand.asked
     added = {file["path"] for file in json.loads(query)["variables"]["input"]["fileChanges"]["additions"]}
-    assert {"dvc.lock", "reports/metrics.json"} <= added
+    assert {"dvc.lock", "reports/summary.json"} <= added
     assert where.startswith(f"api repos/lab/cells/statuses/{'d' * 40}")
     assert json.loads(status)["state"] == "success"
 
