@@ -122,6 +122,9 @@ compare: env  ## after crossval: against another model's predictions, OTHER=file
 ood: env  ## give the bundle pictures that are no cell, and count what it turns away
 	python -m experiments.ood
 
+crop-size: env  ## whether cells get the same verdict at another size, ONE=folder OTHER=folder
+	python -m experiments.crop_size $(ONE) $(OTHER)
+
 remote: env  ## where results travel by: URL=s3://... OPTIONS="NAME=VALUE ..."; without, beside this folder
 	python -m experiments.remote $(URL) $(OPTIONS)
 
@@ -146,6 +149,9 @@ bench-data: env  ## time fetch, audit, split and pack on a set of the real size
 bench-training: env  ## time the original's way of training against ours, to the same mark
 	dvc repro pack split
 	python -m benchmarks.training
+
+bench-inference: env  ## time the bundle on one core, beside Keras on the same network and cells
+	python -m benchmarks.inference
 
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links

@@ -49,7 +49,7 @@ class Judged:
     """Every cell as the fold's bundle judges it that never saw its patient, and the gate's limits.
 
     cells: columns path, patient, label, fold, p_network and rejected, sorted by path; limits: float64
-    (2,), as `gate.limits` finds them on the distances from each fold's own gate.
+    (3,), as `gate.limits` finds them on the distances from each fold's own gate.
     """
 
     cells: pd.DataFrame

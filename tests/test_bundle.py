@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from malaria import bundle, images, labelled, predict
+from malaria import bundle, images, inputs, labelled, predict
 from malaria.errors import UserError
 from tests import bundles
 
@@ -109,7 +109,7 @@ def test_judging_needs_neither_tensorflow_nor_what_only_the_pipeline_has(gated_b
 def test_predict_gives_a_rejected_picture_its_reason_alone(gated, cells, tmp_path):
     Image.fromarray(cells[0]).save(tmp_path / "a.png")
     Image.fromarray(np.tile(cells[0], (1, 3, 1))).save(tmp_path / "b.png")
-    one, strip = predict.predict(gated, predict.find([tmp_path]))
+    one, strip = predict.predict(gated, inputs.find([str(tmp_path)]))
     assert (one.status, one.reason) == ("ok", "")
     assert (strip.status, strip.p_parasitized, strip.category) == ("rejected", None, None)
     assert "times as long as wide" in strip.reason
