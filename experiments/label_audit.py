@@ -1,20 +1,23 @@
 """Rank every cell's label by how likely it is wrong, from a cross-validation's out-of-fold predictions.
 
-Writes the ranking and a contact sheet per class. The list of labels in doubt that evaluate names is
-never used to make the ranking, only to score it.
+Writes the ranking, a count by patient, and a contact sheet per class. The list of labels in doubt that
+evaluate names is never used to make the ranking, only to score it; to be published, the ranking must come
+from a cross-validation whose training used no such list either.
 """
 
 import argparse
 from pathlib import Path
 
+import dvc.api
 import pandas as pd
+import yaml
 
-from malaria import doubts, label_audit, tables
+from malaria import doubts, files, label_audit, tables
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.labels import LABELS
 from malaria.params import load_params
-from malaria.paths import CROSSVAL, RAW
+from malaria.paths import CROSSVAL, PARAMS, PRETRAINED, RAW
 
 
 def main() -> int:
@@ -22,19 +25,43 @@ def main() -> int:
     parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
     parser.add_argument("--out", type=Path, default=CROSSVAL / "label_audit.csv", help="the ranking")
     parser.add_argument("--cells", type=int, default=120, help="on each contact sheet (120)")
+    parser.add_argument(
+        "--publish", action="store_true", help=f"write the ranking into {PRETRAINED} too, without pictures"
+    )
     arguments = parser.parse_args()
     predictions = CROSSVAL / f"{arguments.name}.csv"
     if not predictions.is_file():
         raise UserError(f"{predictions} is missing: run `make crossval` first, or name another with --name.")
-    ranked = label_audit.rank(tables.read(predictions, tables.OUT_OF_FOLD))
-    tables.write(ranked.round({"p_parasitized": 6, "score": 6}), arguments.out, label_audit.RANKING)
-    print(f"{label_audit.summary(ranked)}\n{arguments.out}: {len(ranked):,} cells, the most suspect first")
+    cells = tables.read(predictions, tables.OUT_OF_FOLD)
+    if arguments.publish:
+        check_unseen(arguments.name, sorted(cells.fold.unique()))
+    ranked = label_audit.rank(cells)
+    published = [PRETRAINED / "label_audit.csv"] if arguments.publish else []
+    for out in (arguments.out, *published):
+        tables.write(ranked.round({"p_parasitized": 6, "score": 6}), out, label_audit.RANKING)
+        print(f"{out}: {len(ranked):,} cells, the most suspect first")
+    print(label_audit.summary(ranked))
+    counts = arguments.out.with_name(f"{arguments.out.stem}_patients.csv")
+    with files.atomic_path(counts) as part:
+        label_audit.by_patient(ranked).to_csv(part, index=False, lineterminator="\n")
+    print(f"{counts}: the same by patient")
     for label in LABELS:
         sheet = arguments.out.with_name(f"{arguments.out.stem}_{label.lower()}.png")
         label_audit.contact_sheet(ranked, label, RAW, arguments.cells, sheet)
         print(f"{sheet}: the most suspect of the {label}")
     _compare(ranked)
     return 0
+
+
+def check_unseen(name: str, folds: list[int]) -> None:
+    """UserError where a fold was trained with a list of labels in doubt."""
+    for fold in folds:
+        train = yaml.safe_load(dvc.api.read(str(PARAMS), rev=f"{name}-{fold}"))["train"]
+        if train["noisy_labels"] != "keep" and doubts.read(Path(train["labels_file"]), "train.labels_file"):
+            raise UserError(
+                f"{name}-{fold} was trained with the list {train['labels_file']}, and may not rank labels by "
+                "it: cross-validate with an empty train.labels_file, and name that with --name."
+            )
 
 
 def _compare(ranked: pd.DataFrame) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from cleanlab.filter import find_label_issues
-from cleanlab.rank import get_label_quality_scores
 from PIL import Image, ImageDraw
 
+from malaria import calibration
 from malaria.errors import UserError
 from malaria.files import atomic_path
 from malaria.labels import LABELS, PARASITIZED
@@ -16,18 +16,28 @@ from malaria.labels import LABELS, PARASITIZED
 # The published table: all cells, the most suspect first.
 RANKING = {"path": "str", "label": "str", "p_parasitized": "float64", "score": "float64"}
 
+# The share of a class's cells under its mark, and how many Uninfected cells a patient needs for half the
+# weight of the own median, the other half being that of all patients.
+_MARK, _HALF = 0.85, 10
+
 _COLUMNS, _SIDE, _CAPTION = 12, 96, 26  # of a contact sheet: cells a row, px, px
 
 
 def rank(cells: pd.DataFrame) -> pd.DataFrame:
     """Rank cells by how suspect their labels are.
 
+    What counts is how far a cell's log-odds speak against its label, after two corrections that no list of
+    wrong labels is needed for. A patient's stain moves all log-odds of that patient alike: they are taken
+    from the median of the patient's cells labelled Uninfected. And a model is surer of one class than of
+    the other: each class's cells are compared with the mark that 85 % of them stay under, which wrong
+    labels, rarer than that, do not move.
+
     Args:
         cells: columns path, label, patient and p_parasitized, out of fold.
 
     Returns:
-        `cells`, the most suspect first, with `score`, float64 in [0, 1], one minus cleanlab's label
-        quality, and `suspect`, whether confident learning calls the label wrong (Northcutt et al.
+        `cells`, the most suspect first, with `score`, float64 in [0, 1], 0.5 at the class's mark; no
+        probability; and `suspect`, whether confident learning calls the label wrong (Northcutt et al.
         2021, doi:10.1613/jair.1.12125).
 
     Raises:
@@ -36,13 +46,23 @@ def rank(cells: pd.DataFrame) -> pd.DataFrame:
     y = np.asarray(cells.label == PARASITIZED, dtype=np.int64)
     if len(np.unique(y)) < 2:
         raise UserError("The out-of-fold cells are all of one class: a label audit needs both.")
-    p = cells.p_parasitized.to_numpy(np.float64)
-    both = np.stack([1 - p, p], axis=1)
-    # Adjusted for how sure the models are of each class in general.
-    quality = get_label_quality_scores(y, both, adjust_pred_probs=True)
-    suspect = find_label_issues(y, both, filter_by="confident_learning", n_jobs=1)
-    ranked = cells.assign(score=1 - quality, suspect=suspect)
+    logits = _without_stain(calibration.logit(cells.p_parasitized.to_numpy(np.float64)), y, cells.patient)
+    against = np.where(y == 1, -logits, logits)
+    for value in (0, 1):
+        against[y == value] -= np.quantile(against[y == value], _MARK)
+    p = 1 / (1 + np.exp(-logits))
+    suspect = find_label_issues(y, np.stack([1 - p, p], axis=1), filter_by="confident_learning", n_jobs=1)
+    ranked = cells.assign(score=1 / (1 + np.exp(-against)), suspect=suspect)
     return ranked.sort_values(["score", "path"], ascending=[False, True], ignore_index=True)
+
+
+def by_patient(ranked: pd.DataFrame) -> pd.DataFrame:
+    """Columns patient, label, cells, suspect and share (of them), most suspect labels first."""
+    counts = ranked.groupby(["patient", "label"]).agg(cells=("path", "size"), suspect=("suspect", "sum"))
+    counts = counts.assign(share=(counts.suspect / counts.cells).round(4)).reset_index()
+    return counts.sort_values(
+        ["suspect", "patient", "label"], ascending=[False, True, True], ignore_index=True
+    )
 
 
 def summary(ranked: pd.DataFrame) -> str:
@@ -84,3 +104,15 @@ def average_precision(ranked: pd.DataFrame, doubted: npt.NDArray[np.bool_]) -> f
     from sklearn.metrics import average_precision_score
 
     return float(average_precision_score(doubted, ranked.score))
+
+
+def _without_stain(
+    logits: npt.NDArray[np.float64], y: npt.NDArray[np.int64], patient: pd.Series
+) -> npt.NDArray[np.float64]:
+    """Log-odds without what all cells of a patient share, float64 (n,)."""
+    healthy = pd.DataFrame({"patient": patient.to_numpy(), "logit": logits})[y == 0]
+    of_patient = healthy.groupby("patient").logit.agg(["median", "size"])
+    weight = of_patient["size"] / (of_patient["size"] + _HALF)
+    shift = weight * (of_patient["median"] - healthy.logit.median())
+    without: npt.NDArray[np.float64] = logits - patient.map(shift).fillna(0.0).to_numpy(np.float64)
+    return without

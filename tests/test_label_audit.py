@@ -1,10 +1,15 @@
 """The label audit puts labels first that models of other patients contradict."""
 
+import contextlib
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from experiments.label_audit import check_unseen
 from malaria import label_audit
 from malaria.errors import UserError
 
@@ -28,6 +33,34 @@ def test_wrong_labels_come_first_and_are_called_suspect(cells):
     assert ranked.suspect.to_numpy().nonzero()[0].tolist() == list(range(6))
     assert ranked.score.is_monotonic_decreasing
     assert ranked.score.between(0, 1).all()
+
+
+def test_a_patient_whose_stain_looks_parasitised_does_not_crowd_out_wrong_labels(cells):
+    random = np.random.default_rng(4)
+    stained = np.arange(200) >= 100
+    logits = np.where(cells.label == "Parasitized", 4, -4) + random.normal(0, 0.5, 200) + 5 * stained
+    logits[:6] = np.where(cells.label[:6] == "Parasitized", -2, 0)
+    cells = cells.assign(patient=np.where(stained, "P2", "P1"), p_parasitized=1 / (1 + np.exp(-logits)))
+    healthy = cells.label == "Uninfected"
+    assert cells.p_parasitized[stained & healthy].median() > cells.p_parasitized[:6].max()
+    assert set(label_audit.rank(cells).path[:6]) == set(cells.path[:6])
+
+
+def test_a_class_that_the_model_is_less_sure_of_does_not_crowd_out_the_other(cells):
+    parasitized = cells.label == "Parasitized"
+    cells["patient"] = [f"P{number % 5}" for number in range(200)]
+    right = np.arange(200) >= 6
+    cells.loc[right & parasitized, "p_parasitized"] = np.linspace(0.2, 0.6, (right & parasitized).sum())
+    cells.loc[:5, "p_parasitized"] = np.where(parasitized[:6], 0.02, 0.6)
+    assert set(label_audit.rank(cells).path[:6]) == set(cells.path[:6])
+
+
+def test_suspect_labels_are_counted_by_patient(cells):
+    cells["patient"] = np.where(np.arange(200) < 150, "P1", "P2")
+    counts = label_audit.by_patient(label_audit.rank(cells))
+    assert list(counts.columns) == ["patient", "label", "cells", "suspect", "share"]
+    assert counts.cells.sum() == 200
+    assert counts.groupby("patient").suspect.sum().to_dict() == {"P1": 6, "P2": 0}
 
 
 def test_the_summary_counts_by_class_and_names_patients(cells):
@@ -55,3 +88,27 @@ def test_a_contact_sheet_has_a_place_for_each_cell(cells, tmp_path):
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (12 * 96, 2 * 122)
         assert sheet.convert("RGB").getpixel((40, 40)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("how", "rows", "refused"),
+    [("drop", "Uninfected,a.png\n", True), ("keep", "Uninfected,a.png\n", False), ("drop", "", False)],
+    ids=["dropped by a list", "list unused", "empty list"],
+)
+def test_a_ranking_by_models_that_saw_a_list_is_not_published(tmp_path, monkeypatch, how, rows, refused):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.csv").write_text(f"given_label,file\n{rows}")
+    (tmp_path / "params.yaml").write_text(f"train: {{noisy_labels: {how}, labels_file: list.csv}}\n")
+    for command in (
+        ["git", "init", "-q"],
+        [sys.executable, "-m", "dvc", "init", "-q"],
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "all"],
+        ["git", "tag", "crossval-0"],
+    ):
+        subprocess.run(command, check=True)
+    expected = contextlib.nullcontext()
+    if refused:
+        expected = pytest.raises(UserError, match=r"crossval-0 was trained with the list list\.csv")
+    with expected:
+        check_unseen("crossval", [0])
