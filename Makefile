@@ -153,6 +153,9 @@ bench-training: env  ## time the original's way of training against ours, to the
 bench-inference: env  ## time the bundle on one core, beside Keras on the same network and cells
 	python -m benchmarks.inference
 
+precision: env  ## after crossval: what float16 and int8 cost, beside the trained networks
+	python -m experiments.precision
+
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links
 
