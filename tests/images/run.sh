@@ -49,7 +49,7 @@ certificates=$(pip config get global.cert 2>/dev/null || echo /etc/ssl/certs/ca-
 
 for target in "${targets[@]}"; do
     started=$SECONDS
-    "${builder[@]}" build --isolation=chroot --network=host --format docker --layers --target "$target" \
+    "${builder[@]}" build --isolation=chroot --network=host --format docker --target "$target" \
         --build-arg BASE_IMAGE="$base" --secret id=pip_conf,src="$folder/pip.conf" \
         --secret id=ca_certificates,src="$certificates" --tag "localhost/malaria-cells-$target" . \
         >"$folder/build-$target.log" 2>&1 || { tail -30 "$folder/build-$target.log"; exit 1; }
@@ -82,15 +82,21 @@ fi
 
 if [[ " ${targets[*]} " == *" app "* ]]; then
     port=${PORT:-17860}
-    (start app --port "$port" --model /data/models/malaria-cells) >"$folder/app.log" 2>&1 &
+    # Without a pipeline's bundle, the pretrained one of the image.
+    model=()
+    [ ! -d "$data/models/malaria-cells" ] || model=(--model /data/models/malaria-cells)
+    (start app --port "$port" "${model[@]}") >"$folder/app.log" 2>&1 &
     app=$!
     for _ in $(seq 300); do
         if curl -fsS "http://127.0.0.1:$port/healthz" 2>/dev/null; then break; fi
         kill -0 "$app" || { cat "$folder/app.log"; exit 1; }
         sleep 1
     done
-    cell=$(find "$data/data/raw/Parasitized" -name '*.png' | sort | head -1)
     echo
-    curl -fsS --data-binary "@$cell" "http://127.0.0.1:$port/classify"
+    curl -fsS "http://127.0.0.1:$port/version"
     echo
+    if cell=$(find "$data/data/raw/Parasitized" -name '*.png' 2>/dev/null | sort | head -1) && [ -n "$cell" ]; then
+        curl -fsS --data-binary "@$cell" "http://127.0.0.1:$port/classify"
+        echo
+    fi
 fi
