@@ -17,9 +17,9 @@ data=$folder/data
 export TMPDIR=$folder/tmp
 mkdir -p "$TMPDIR" "$data"
 builder=(buildah --root "$folder/storage" --runroot "$folder/run" --storage-driver "${STORAGE:-overlay}")
-app=
+served=
 end() {
-    [ -z "$app" ] || kill "$app" 2>/dev/null || true
+    [ -z "$served" ] || kill "$served" 2>/dev/null || true
     "${builder[@]}" rm --all >/dev/null 2>&1 || true
     [ -n "${FOLDER:-}" ] || rm -rf "$folder"
 }
@@ -80,23 +80,42 @@ if [[ " ${targets[*]} " == *" train "* ]]; then
     (start train dvc repro) | tail -1
 fi
 
+# Started in the background; returns once the page answers.
+serve() { # path that answers, port, then as for start
+    local path=$1 port=$2
+    shift 2
+    (start "$@") >"$folder/$1.log" 2>&1 &
+    served=$!
+    for _ in $(seq 600); do
+        if curl -fsS "http://127.0.0.1:$port$path" 2>/dev/null; then
+            echo
+            return
+        fi
+        kill -0 "$served" 2>/dev/null || break
+        sleep 1
+    done
+    tail -30 "$folder/$1.log"
+    exit 1
+}
+
+port=${PORT:-17860}
 if [[ " ${targets[*]} " == *" app "* ]]; then
-    port=${PORT:-17860}
     # Without a pipeline's bundle, the pretrained one of the image.
     model=()
     [ ! -d "$data/models/malaria-cells" ] || model=(--model /data/models/malaria-cells)
-    (start app --port "$port" "${model[@]}") >"$folder/app.log" 2>&1 &
-    app=$!
-    for _ in $(seq 300); do
-        if curl -fsS "http://127.0.0.1:$port/healthz" 2>/dev/null; then break; fi
-        kill -0 "$app" || { cat "$folder/app.log"; exit 1; }
-        sleep 1
-    done
-    echo
+    serve /healthz "$port" app --port "$port" "${model[@]}"
     curl -fsS "http://127.0.0.1:$port/version"
     echo
     if cell=$(find "$data/data/raw/Parasitized" -name '*.png' 2>/dev/null | sort | head -1) && [ -n "$cell" ]; then
         curl -fsS --data-binary "@$cell" "http://127.0.0.1:$port/classify"
         echo
     fi
+    kill "$served"
+    wait "$served" || true
+fi
+
+if [[ " ${targets[*]} " == *" airflow "* ]]; then
+    chown -R 1000:1000 "$data"
+    serve /api/v2/monitor/health "$port" airflow \
+        /opt/airflow/bin/python orchestration/airflow/standalone.py --port "$port"
 fi
