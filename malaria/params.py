@@ -107,6 +107,7 @@ class Train(Section):
     brightness: Annotated[float, Field(ge=0, le=0.5)]
     noisy_labels: Literal["keep", "drop", "soften"]
     labels_file: Annotated[str, Field(min_length=1)]
+    distribute: Literal["none", "mirrored"]
     deterministic: bool
 
 

@@ -14,7 +14,7 @@ from dvclive.live import Live
 from sklearn.metrics import log_loss, roc_auc_score
 from tqdm import tqdm
 
-from malaria import augmentation, checkpoint, doubts, draws, network, packed, params
+from malaria import augmentation, checkpoint, devices, doubts, draws, network, packed, params
 from malaria.errors import UserError
 
 # Of the labels in doubt, how many are taken to be wrong (noisy_labels: soften).
@@ -102,7 +102,14 @@ def train(
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
     size = train.images.shape[1]
-    model = build(size)
+    on = devices.choose(settings.distribute)
+    if said := devices.in_words(on, settings.distribute):
+        print(said, flush=True)
+    with on.scope():
+        model = build(size)
+    on.prepare(model)
+    # On one device and in float32 wherever the other trains: what is watched, kept and saved.
+    mean = build(size)
     steps = -(-len(train.rows) // settings.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(
         0.0,
@@ -110,19 +117,21 @@ def train(
         warmup_target=settings.learning_rate,
         warmup_steps=steps // 2,
     )
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    optimizer.build(model.trainable_variables)
+    with on.scope():
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        optimizer = on.prepared(optimizer)
+        optimizer.build(model.trainable_variables)
     weights = _class_weights(train.labels, settings.class_weights)
     averaged = [tf.Variable(weight) for weight in model.weights]
-    step = _step(model, averaged, optimizer, settings.label_smoothing, alter)
+    step = _step(model, averaged, optimizer, on, settings.label_smoothing, alter)
     opinion = train.labels.astype(np.float64)
     watched = _watched(val, settings.noisy_labels)
     watched_images, watched_labels = val.rows[watched], val.labels[watched]
 
-    best_auc, best_epoch, best_weights = -1.0, -1, model.get_weights()
+    best_auc, best_epoch, best_weights = -1.0, -1, mean.get_weights()
     history: list[tuple[float, ...]] = []
-    kept = checkpoint.Checkpoint(resume, _key(train, val, settings)) if resume else None
+    kept = checkpoint.Checkpoint(resume, _key(train, val, settings, on)) if resume else None
     if carried := kept.load() if kept else None:
         history = [tuple(row) for row in carried["history"].tolist()]
         best_epoch = int(np.argmax([auc for *_, auc in history]))
@@ -143,11 +152,14 @@ def train(
             for number, start in enumerate(tqdm(starts, desc=f"epoch {epoch}", leave=False, disable=None)):
                 batch = order[start : start + settings.batch_size]
                 loss, p = step(
-                    train.images[train.rows[batch]],
-                    transforms[batch],
-                    colour[batch],
-                    targets[batch],
-                    (weights * trust)[batch],
+                    on.share_out(
+                        train.images[train.rows[batch]],
+                        transforms[batch],
+                        colour[batch],
+                        targets[batch],
+                        (weights * trust)[batch],
+                    ),
+                    np.float32(len(batch)),
                     _share(settings.averaging, epoch * steps + number),
                 )
                 # The first epoch's network knows too little to have one.
@@ -158,16 +170,14 @@ def train(
                         f"The loss is {losses[-1]} at epoch {epoch}, step {number}: "
                         f"lower train.learning_rate (now {settings.learning_rate:g}) in params.yaml."
                     )
-            trained = model.get_weights()
-            model.set_weights(checkpoint.values(averaged))
-            p = network.predict(model, val.images[watched_images])
+            mean.set_weights(checkpoint.values(averaged))
+            p = network.predict(mean, val.images[watched_images])
             auc = float(roc_auc_score(watched_labels, p))
             history.append((float(np.mean(losses)), float(log_loss(watched_labels, p, labels=[0, 1])), auc))
             _log(live, history[-1])
             print(f"epoch {epoch}: loss {np.mean(losses):.4f}, val AUC {auc:.4f}", flush=True)
             if auc > best_auc:
-                best_auc, best_epoch, best_weights = auc, epoch, model.get_weights()
-            model.set_weights(trained)
+                best_auc, best_epoch, best_weights = auc, epoch, mean.get_weights()
             if kept:
                 kept.save(
                     {
@@ -179,17 +189,17 @@ def train(
                 )
     # Near the ceiling val AUC is a matter of luck; the end of the schedule is not.
     if settings.keep == "best" or len(history) < settings.epochs:
-        model.set_weights(best_weights)
+        mean.set_weights(best_weights)
     else:
-        model.set_weights(checkpoint.values(averaged))
+        mean.set_weights(checkpoint.values(averaged))
         best_epoch, best_auc = len(history) - 1, history[-1][-1]
-    return Trained(model, best_epoch, best_auc, len(history))
+    return Trained(mean, best_epoch, best_auc, len(history))
 
 
-def _key(train: Cells, val: Cells, settings: params.Train) -> str:
-    """What tells this training from all others: settings, cells, labels, code, library versions."""
+def _key(train: Cells, val: Cells, settings: params.Train, on: devices.Devices) -> str:
+    """What tells this training from all others: settings, cells, devices, code, library versions."""
     sides = [part for side in (train, val) for part in (side.rows, side.labels, side.keys, side.doubtful)]
-    return checkpoint.key(settings.model_dump_json(), train.images, *sides)
+    return checkpoint.key(settings.model_dump_json(), str(on), train.images, *sides)
 
 
 def _log(live: Any, row: tuple[float, ...]) -> None:
@@ -208,31 +218,43 @@ def _step(
     model: keras.Model,
     averaged: list[tf.Variable],
     optimizer: keras.optimizers.Optimizer,
+    on: devices.Devices,
     smoothing: float,
     alter: Alter | None,
 ) -> Any:
-    """One step of training as a compiled function: a batch in, its loss and P(parasitised) out."""
-    loss_of = keras.losses.BinaryCrossentropy(label_smoothing=smoothing)
+    """One step of training as a compiled function: a batch in, its loss and P(parasitised) out.
 
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def step(
+    The batch comes in as many parts as there are replicas, with the count of its cells.
+    """
+    loss_of = keras.losses.BinaryCrossentropy(label_smoothing=smoothing, reduction="sum")
+
+    def part(
         images: tf.Tensor,
         transforms: tf.Tensor,
         colour: tf.Tensor,
         targets: tf.Tensor,
         weights: tf.Tensor,
-        share: tf.Tensor,
+        count: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         cells = augmentation.apply(images, transforms, colour)
         if alter:
             cells, targets = alter(cells, targets)
         with tf.GradientTape() as tape:
-            p = model(cells, training=True)
-            loss = loss_of(targets[:, None], p, sample_weight=weights[:, None])
-        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+            p = tf.cast(model(cells, training=True), tf.float32)
+            # The replicas' losses and gradients are added up: together, the mean over the batch.
+            loss = loss_of(targets[:, None], p, sample_weight=weights[:, None]) / count
+            scaled = optimizer.scale_loss(loss)
+        optimizer.apply(tape.gradient(scaled, model.trainable_variables), model.trainable_variables)
+        return loss, p[:, 0]
+
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    def step(batch: tuple[Any, ...], count: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        losses, p = on.strategy.run(part, args=(*batch, count))
         for average, weight in zip(averaged, model.weights, strict=True):
             average.assign_add(share * (weight - average))
-        return loss, p[:, 0]
+        # One after the other the parts are in the order of the batch again.
+        parts = on.strategy.experimental_local_results(p)
+        return on.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None), tf.concat(parts, axis=0)
 
     return step
 
