@@ -146,11 +146,7 @@ dag = bag.dags["malaria_cells"]
 print("\\n" + json.dumps({
     "errors": bag.import_errors,
     "after": {task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks},
-<<<<<<< HEAD
-    "schedule": dag.timetable.expression,
-=======
     "schedule": dag.schedule,
->>>>>>> 0c6450c (Images script: Airflow's image started too; tests: a failed DAG run ends its command with an error)
     "backoff": sorted({task.retry_exponential_backoff for task in dag.tasks}),
 }))
 """
