@@ -140,6 +140,9 @@ repro-check: env  ## run twice in fresh clones and compare every output's hash
 kill-fetch: env  ## kill the fetch 50 times and check what the next run leaves
 	python -m experiments.kill_fetch
 
+kill-pipeline: env  ## kill `dvc repro` 100 times, in every stage, and check what comes of it
+	python -m tests.crash
+
 bench-batch: env  ## count rows and time predict's engine, with workers and drivers killed on the way
 	python -m benchmarks.batch
 

@@ -13,6 +13,8 @@ from typing import Any
 # Read at import. Nothing of the app asks another machine for anything.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Of as many past requests Gradio keeps what its monitoring page, which is off, would show: 10,000 otherwise.
+os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"
 
 
 @contextlib.contextmanager

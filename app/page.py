@@ -164,8 +164,9 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
         for name, answer in programs.endpoints(models, folder).items():
             gr.api(answer, api_name=name, concurrency_id="judge")
     page.queue(max_size=limits.waiting, default_concurrency_limit=limits.at_once, api_open=False)
-    # A session keeps a batch's thumbnails, up to 2 MB.
+    # A session keeps a batch's thumbnails, up to 2 MB, and an answer as large that nobody came to read.
     page.state_session_capacity = 200
+    page._queue.pending_messages_per_session.max_size = 4 * (limits.waiting + limits.at_once)
     return page
 
 

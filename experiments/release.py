@@ -63,7 +63,7 @@ def main() -> int:
     check_up_to_date()
     record = check_real()
     check_pushed()
-    verdict = check_gate(last, arguments.override)
+    verdict = check_gate(last, *gate(last), arguments.override)
     text = notes(tag, record, state("HEAD"), state(last) if last else None, verdict)
     print(text)
     if arguments.dry:
@@ -80,8 +80,12 @@ def last_release() -> str:
     """The tag of the highest version so far; empty where there is none."""
     from gto import api
     from gto.constants import VersionSort
+    from gto.exceptions import ArtifactNotFound
 
-    released = api.show(".", ARTIFACT, registered_only=True, sort=VersionSort.SemVer)
+    try:
+        released = api.show(".", ARTIFACT, registered_only=True, sort=VersionSort.SemVer)
+    except ArtifactNotFound:
+        return ""
     return str(released[0]["registrations"][0]["tag"]) if released else ""
 
 
@@ -130,25 +134,30 @@ def check_pushed() -> None:
         )
 
 
-def check_gate(last: str, override: str | None) -> str:
-    """What the gate says of HEAD against the last release, or by itself where there is none.
-
-    Raises:
-        UserError: it fails, and no reason to override it is given.
-    """
+def gate(last: str) -> tuple[bool, str]:
+    """Whether the gate passes against the release `last`, or by itself without one, and what it says."""
     # A commit that holds nothing, and no branch: beside it the gate's absolute limits alone count.
     base = last or _git("commit-tree", "-m", "before the first release", _git("mktree"))
     command = [sys.executable, "-m", "ci.gate", "--base", base]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     print(done.stdout, end="")
-    if not done.returncode:
-        return done.stdout.strip()
+    return done.returncode == 0, done.stdout.strip()
+
+
+def check_gate(last: str, passed: bool, said: str, override: str | None) -> str:
+    """What the notes say of the gate.
+
+    Raises:
+        UserError: it fails, and no reason to override it is given.
+    """
+    if passed:
+        return said
     if not override:
         raise UserError(
             f"The gate does not pass{f' against {last}' if last else ''}, as said above: mend that, or "
             "release all the same with OVERRIDE='the reason', which the notes will carry."
         )
-    return f"{done.stdout.strip()}\nReleased all the same: {override}"
+    return f"{said}\nReleased all the same: {override}"
 
 
 def state(revision: str) -> State:

@@ -22,7 +22,7 @@ from malaria.errors import UserError
 
 DOCS = Path("docs")
 DESK, PHONE = (1100, 1180), (390, 1500)
-EXAMPLE = "Example 5"
+EXAMPLE = "Example 1"
 CELLS = 24
 
 

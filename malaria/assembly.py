@@ -27,6 +27,7 @@ from malaria import (
 CODE = (
     "augmentation",
     "calibration",
+    "devices",
     "doubts",
     "draws",
     "export",

@@ -45,15 +45,7 @@ def raw(data, tmp_path_factory) -> Path:
 def finished(tmp_path_factory) -> Path:
     """A repository of the working tree's files in which `dvc repro` has run on a small sample."""
     repository = tmp_path_factory.mktemp("project") / "repository"
-    listed = project.run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout
-    for name in listed.splitlines():
-        if (ROOT / name).is_file() and name != "dvc.lock":
-            (repository / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, repository / name)
-    project.change(repository, project.SMALL)
-    project.run("git", "init", "-q", ".", cwd=repository)
-    project.run("git", "add", "-A", cwd=repository)
-    project.git("commit", "-qm", "all", cwd=repository)
+    project.start(repository, project.SMALL)
     done = project.run("dvc", "repro", cwd=repository)
     (repository.parent / "terminal.txt").write_text(done.stdout + done.stderr)
     return repository

@@ -1,6 +1,7 @@
 """A copy of this repository for tests that run the real git and dvc in it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -43,6 +44,18 @@ def commit(repository: Path, message: str) -> str:
     git("add", "-A", cwd=repository)
     git("commit", "-qm", message, cwd=repository)
     return git("rev-parse", "HEAD", cwd=repository)
+
+
+def start(repository: Path, values: dict[str, object]) -> None:
+    """Make `repository` one of the working tree's files, with some parameters changed, all committed."""
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout
+    for name in listed.splitlines():
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (repository / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, repository / name)
+    change(repository, values)
+    run("git", "init", "-q", ".", cwd=repository)
+    commit(repository, "all")
 
 
 def change(repository: Path, values: dict[str, object]) -> None:

@@ -29,7 +29,7 @@ def both(finished, tmp_path) -> Path:
     git("commit", "-qm", "results", cwd=clone)
     for branch, changes in (
         ("theirs", {"audit.max_quarantined": 0.5}),
-        ("mine", {"evaluate.bins": 10}),
+        ("mine", {"split.tolerance": 0.19}),
     ):
         git("checkout", "-q", "-b", branch, "HEAD" if branch == "theirs" else "theirs~1", cwd=clone)
         run("dvc", "checkout", "-q", cwd=clone)
@@ -65,7 +65,7 @@ def test_the_documented_commands_end_a_conflict_in_dvc_lock_and_run_nothing_twic
     assert git("status", "--porcelain", cwd=both) == ""
     assert run("dvc", "status", cwd=both).stdout.strip() == "Data and pipelines are up to date."
     params = yaml.safe_load((both / "params.yaml").read_text())
-    assert (params["audit"]["max_quarantined"], params["evaluate"]["bins"]) == (0.5, 10)
+    assert (params["audit"]["max_quarantined"], params["split"]["tolerance"]) == (0.5, 0.19)
     assert git("rev-list", "--merges", "--count", "HEAD", cwd=both) == "1"
 
 

@@ -82,3 +82,7 @@ def test_every_parameter_is_explained_on_its_line():
 def test_every_section_is_named_in_the_schema_in_the_order_of_the_file():
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert list(content) == list(Params.model_fields)
+
+
+def test_the_pretrained_bundles_parameters_can_be_run_again():
+    load_params(ROOT / "models/pretrained/params.yaml")

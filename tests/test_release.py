@@ -116,17 +116,18 @@ def test_results_that_are_in_no_remote_are_refused(here):
     release.check_pushed()
 
 
-def test_a_failing_gate_stops_a_release_unless_a_reason_is_given_for_the_notes(here, capfd):
+def test_a_failing_gate_stops_a_release_unless_a_reason_is_given_for_the_notes(here):
     project.change(here, {"gate.max_ece": 1e-6})
     git("commit", "-qam", "a limit that it cannot keep", cwd=here)
+    passed, said = release.gate("")
+    assert not passed
+    assert "failed     calibration" in said
     with pytest.raises(
         UserError, match="The gate does not pass, as said above: mend that, or release all the"
     ):
-        release.check_gate("", None)
-    assert "failed     calibration" in capfd.readouterr().out
-    verdict = release.check_gate("", "a trial of the tool")
-    assert verdict.endswith("Released all the same: a trial of the tool")
-    assert "failed     calibration" in verdict
+        release.check_gate("", passed, said, None)
+    verdict = release.check_gate("", passed, said, "a trial of the tool")
+    assert verdict == f"{said}\nReleased all the same: a trial of the tool"
 
 
 def test_a_release_is_an_annotated_tag_whose_message_are_the_notes(real, released):
