@@ -26,6 +26,7 @@ from malaria.errors import UserError
 ARTIFACT = "malaria-cells"
 
 # Where these are the same in both releases, so are the test cells.
+_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 _CELLS = ("data/raw", "data/splits.csv")
 
 
@@ -78,20 +79,14 @@ def main() -> int:
 
 def last_release() -> str:
     """The tag of the highest version so far; empty where there is none."""
-    from gto import api
-    from gto.constants import VersionSort
-    from gto.exceptions import ArtifactNotFound
-
-    try:
-        released = api.show(".", ARTIFACT, registered_only=True, sort=VersionSort.SemVer)
-    except ArtifactNotFound:
-        return ""
-    return str(released[0]["registrations"][0]["tag"]) if released else ""
+    versions = [tag.rpartition("@v")[2] for tag in _git("tag", "--list", f"{ARTIFACT}@v*").splitlines()]
+    released = [version for version in versions if _VERSION.fullmatch(version)]
+    return f"{ARTIFACT}@v{max(released, key=_numbers)}" if released else ""
 
 
 def check_version(version: str, last: str) -> str:
     """The tag for `version`, which has to be above that of the tag `last`."""
-    if not re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", version):
+    if not _VERSION.fullmatch(version):
         raise UserError(f"VERSION is {version!r}, but must be three numbers, as 1.2.0.")
     if last and _numbers(version) <= _numbers(last.rpartition("@v")[2]):
         raise UserError(f"VERSION is {version}, but {last} is released already: choose a higher one.")
