@@ -1,6 +1,7 @@
 """Unpacking archives from strangers: nothing outside the target, no links, no bombs."""
 
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -31,9 +32,43 @@ class Member:
     stream: IO[bytes]
 
 
+# What zipfile raises, beside OSError, on a zip that is damaged, encrypted or made to do harm.
+DAMAGED_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    IndexError,
+    NotImplementedError,
+    RuntimeError,
+    UnicodeError,
+    struct.error,
+)
+
+# Of these zipfile unpacks no more at a time than is asked for; of the others a few bytes may fill the memory.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
 def is_archive(path: Path) -> bool:
     """Whether `path` is a zip or tar file, by its content."""
-    return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+    return path.is_file() and (is_zip(path) or tarfile.is_tarfile(path))
+
+
+def is_zip(file: Path | IO[bytes]) -> bool:
+    """Whether a file ends as a zip does, by its content.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        return zipfile.is_zipfile(file)
+    except DAMAGED_ZIP:
+        return True
+
+
+def check_method(member: zipfile.ZipInfo) -> None:
+    """NotImplementedError where a member is packed in a way whose memory nothing bounds."""
+    if member.compress_type not in _METHODS:
+        raise NotImplementedError(f"{member.filename} is neither stored nor deflated")
 
 
 def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
@@ -55,14 +90,7 @@ def in_words(archive: Path) -> Iterator[None]:
     """Turns what the readers of archives raise, also on reading a member's stream, into a UserError."""
     try:
         yield
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        tarfile.TarError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+    except (tarfile.TarError, *DAMAGED_ZIP) as error:
         raise UserError(f"{archive} is damaged or encrypted ({error}): bring it again.") from None
     except OSError as error:
         raise UserError(
@@ -78,10 +106,11 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
     """
     packed = max(archive.stat().st_size, 1)
     total = 0
-    for count, member in enumerate(_zip(archive) if zipfile.is_zipfile(archive) else _tar(archive), 1):
+    for count, member in enumerate(_zip(archive) if is_zip(archive) else _tar(archive), 1):
         total += member.size
         path = member.path
-        if path.is_absolute() or ".." in path.parts or "\\" in str(path) or ":" in path.parts[0]:
+        outside = path.is_absolute() or ".." in path.parts or not path.parts
+        if outside or "\\" in str(path) or ":" in path.parts[0]:
             raise UserError(
                 f"{archive} holds {str(path)!r}, outside its own folder: do not use this archive."
             )
@@ -102,6 +131,7 @@ def _zip(archive: Path) -> Iterator[Member]:
                 continue
             if (info.external_attr >> 16) & 0o170000 == 0o120000:
                 raise UserError(f"{archive} holds the link {info.filename}: pack the files themselves.")
+            check_method(info)
             with pack.open(info) as stream:
                 yield Member(PurePosixPath(info.filename), info.file_size, stream)
 

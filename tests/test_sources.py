@@ -199,6 +199,25 @@ def test_links_and_bombs_in_archives_are_refused(tmp_path):
         archives.unpack(tmp_path / "bomb.zip", tmp_path / "in")
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_packed_in_a_way_that_nothing_bounds_is_refused_unread(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "small.zip", "w", method) as pack:
+        pack.writestr("Parasitized/a.png", b"a")
+    with pytest.raises(UserError, match="neither stored nor deflated"):
+        archives.unpack(tmp_path / "small.zip", tmp_path / "in")
+    assert not list((tmp_path / "in").rglob("*.png"))
+
+
+@pytest.mark.parametrize("name", [".", "\0"])
+def test_a_member_without_a_name_is_no_traceback(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "nameless.zip", "w") as pack:
+        pack.writestr("~", b"a")
+    content = (tmp_path / "nameless.zip").read_bytes()
+    (tmp_path / "nameless.zip").write_bytes(content.replace(b"~", name.encode()))
+    with pytest.raises(UserError):
+        archives.unpack(tmp_path / "nameless.zip", tmp_path / "in")
+
+
 def test_a_damaged_archive_is_said_to_be_damaged(own, tmp_path):
     with zipfile.ZipFile(tmp_path / "own.zip", "w") as pack:
         pack.write(own / "parasitized/a.png", "a.png")
