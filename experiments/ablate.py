@@ -2,8 +2,9 @@
 
 Trains on the packed cells, on a share of each fold's train cells and for fewer epochs than a final model, so
 that many changes can be compared; what is out of fold is judged whole. Each (row, fold) is kept as it is
-done, and a run goes on where the last one ended; the table is written anew after each row. `--full` trains as
-the pipeline does.
+done, and a run goes on where the last one ended. The page's table is of trainings of the usual epochs and
+share: it is written anew after each row, with every row that is done, whichever run did it. `--full` trains
+as the pipeline does.
 """
 
 import argparse
@@ -11,6 +12,8 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import itertools
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from experiments import folds as experiment
 from experiments.spread import add_options, spread
 from malaria import (
     calibration,
@@ -25,6 +29,7 @@ from malaria import (
     draws,
     evaluation,
     files,
+    images,
     packed,
     paired,
     params,
@@ -41,17 +46,24 @@ if TYPE_CHECKING:
     from experiments import variants
     from malaria import training
 
+# What the page says that its table was made with.
+EPOCHS, SHARE = 6, 0.5
+# The row that the others are compared with.
+RECIPE = "recipe"
+
 _COLUMNS = {**tables.OUT_OF_FOLD, "p_views": "float64"}
 _MARKS = "<!-- ablate: begin -->", "<!-- ablate: end -->"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.ablate", description=__doc__)
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help="some of the rows (default: all)")
-    parser.add_argument("--epochs", type=int, default=6, help="of each training (6)")
-    parser.add_argument("--share", type=float, default=0.5, help="of the train cells that are used (0.5)")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="these beside the recipe (all)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each training (%(default)s)")
+    parser.add_argument(
+        "--share", type=float, default=SHARE, help="of the train cells that are used (%(default)s)"
+    )
     parser.add_argument("--full", action="store_true", help="all train cells, and the epochs of params.yaml")
-    parser.add_argument("--page", type=Path, default=Path("docs/model.md"), help="whose table is replaced")
+    parser.add_argument("--page", type=Path, default=Path("docs/model.md"), help="whose table is rewritten")
     add_options(parser)
     given = parser.parse_args()
     # TensorFlow takes seconds to import; --help should not wait for it. Imported here, it keeps quiet.
@@ -64,23 +76,28 @@ def main() -> int:
     unknown = sorted(set(given.rows or ()) - set(variants.ROWS))
     if unknown:
         raise UserError(f"--rows names {unknown[0]}, but there are: {', '.join(variants.ROWS)}.")
-    chosen = [name for name in variants.ROWS if name in (given.rows or variants.ROWS)]
+    chosen = [name for name in variants.ROWS if name in (RECIPE, *(given.rows or variants.ROWS))]
     epochs, share = (settings.train.epochs, 1.0) if given.full else (given.epochs, given.share)
+    usual = not given.full and (epochs, share) == (EPOCHS, SHARE)
     doubted = doubts.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
     folds, table, written = _folds(settings), "", set[str]()
-    of_row = {name: _of_row(settings, epochs, variants.ROWS[name]) for name in chosen}
-    found: dict[str, list[pd.DataFrame]] = {name: [] for name in chosen}
+    of_row = {name: _of_row(settings, epochs, row) for name, row in variants.ROWS.items()}
+    found: dict[str, dict[int, pd.DataFrame]] = {name: {} for name in variants.ROWS}
+    if usual:
+        cells = packed.load(PACKED)
+        for name, fold in itertools.product(variants.ROWS, folds):
+            if (file := kept_in(share, (name, fold, of_row[name]), cells)).is_file():
+                found[name][fold] = tables.read(file, _COLUMNS)
     tasks = [(name, fold, of_row[name]) for name in chosen for fold in folds]
     run = functools.partial(_fold, share)
-    for (name, _, _), judged in spread(run, tasks, given.engine, given.workers):
-        found[name].append(judged)
+    for (name, fold, _), judged in spread(run, tasks, given.engine, given.workers):
+        found[name][fold] = judged
         done = {
-            row: pd.concat(parts, ignore_index=True).sort_values("path", ignore_index=True)
+            row: pd.concat(parts.values()).sort_values("path", ignore_index=True)
             for row, parts in found.items()
             if len(parts) == len(folds)
         }
-        # The first row is what the others are compared with.
-        if chosen[0] not in done or written == set(done):
+        if RECIPE not in done or written == set(done):
             continue
         words = {row: variants.ROWS[row].words for row in done}
         table = as_table(done, words, settings.evaluate, doubted)
@@ -90,7 +107,7 @@ def main() -> int:
                 tables.write(done[row], file, tables.OUT_OF_FOLD)
                 print(line, flush=True)
         written = set(done)
-        if not given.full:
+        if usual:
             _replace(given.page, table)
     print(f"\n{table}")
     return 0
@@ -128,7 +145,7 @@ def as_table(
 
 
 def _folds(settings: params.Params) -> list[int]:
-    given = splits.folds_in(Path(settings.split.file))
+    given = experiment.of_file(Path(settings.split.file))
     if not given and not settings.split.folds:
         raise UserError(
             "split.folds is 0 in params.yaml: set it to 5, or name a file of folds in split.file."
@@ -152,15 +169,7 @@ def _fold(share: float, task: tuple[str, int, params.Params]) -> pd.DataFrame:
 
     name, fold, settings = task
     variant, cells = variants.ROWS[name], packed.load(PACKED)
-    key = [
-        settings.train.model_dump_json(),
-        settings.split.model_dump_json(),
-        share,
-        fold,
-        cells.index.sha256,
-    ]
-    key += [inspect.getsource(module) for module in (variants, network, training)]
-    file = ABLATION / "folds" / f"{name}-{fold}-{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}.csv"
+    file = kept_in(share, task, cells)
     if file.is_file():
         return tables.read(file, _COLUMNS)
     settings_of_fold = settings.split.model_copy(update={"fold": fold})
@@ -188,6 +197,28 @@ def _fold(share: float, task: tuple[str, int, params.Params]) -> pd.DataFrame:
     )
     tables.write(judged, file, _COLUMNS)
     return judged[list(_COLUMNS)]
+
+
+def kept_in(share: float, task: tuple[str, int, params.Params], cells: packed.Packed) -> Path:
+    """Where a row's fold is kept: the name holds a hash of all that its predictions hang on."""
+    from experiments import variants
+    from malaria import augmentation, network, training
+
+    name, fold, settings = task
+    code = (variants, network, training, augmentation, splits, draws, doubts, calibration, images)
+    key = {
+        "train": settings.train.model_dump_json(),
+        "split": settings.split.model_dump_json(),
+        "share": share,
+        "fold": fold,
+        "size": cells.size,
+        "cells": files.sha256(PACKED / packed.INDEX),
+        "assignment": files.sha256(Path(settings.split.file)),
+        "doubts": sorted(doubts.read(Path(settings.train.labels_file), "train.labels_file")),
+        "code": [inspect.getsource(module) for module in code],
+    }
+    found = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return ABLATION / "folds" / f"{name}-{fold}-{found[:12]}.csv"
 
 
 def _some(cells: "training.Cells", share: float) -> "training.Cells":

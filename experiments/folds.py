@@ -12,10 +12,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from malaria import files
+from malaria import files, splits
 from malaria.errors import UserError
 
 _CLONES = Path(".dvc/tmp/folds")
+
+
+def of_file(file: Path) -> list[int]:
+    """The folds that split.file names, in order; empty where it names none."""
+    if not file.is_file():
+        raise UserError(f"params.yaml: split.file is {file}, but there is no such file.")
+    return splits.folds_in(file)
 
 
 def run(name: str, sets: Sequence[str]) -> None:

@@ -1,10 +1,16 @@
 """The ablation's networks and altered batches do what their rows say; its table compares with the first."""
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from malaria import packed, tables
 from malaria.params import load_params
+from tests import project, revision_folders
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.filterwarnings(
@@ -86,3 +92,94 @@ def test_the_table_compares_each_row_with_the_first():
     assert recipe.startswith("| the recipe | 1.0000 (0.0000) |")
     assert change.startswith("| a change | 0.9000 (0.2236) |")
     assert "-0.1000 (-0.2" in change
+
+
+@pytest.fixture
+def packed_cells(tmp_path, monkeypatch):
+    """A folder, the current one, with 240 packed cells of 24 patients, and params.yaml with three folds."""
+    cells = revision_folders.cells(count=240, patients=24)
+    tables.write(cells, tmp_path / "data/cells.csv", tables.CELLS)
+    repack(tmp_path, cells, 32)
+    for name in ("params.yaml", "data/doubtful.csv", "data/split.csv"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    project.change(tmp_path, {"split.folds": 3, "split.tolerance": 0.2, "evaluate.resamples": 100})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def repack(folder, cells, size):
+    pixels = np.zeros((len(cells), size, size, 3), np.uint8)
+    (folder / "data/packed").mkdir(parents=True, exist_ok=True)
+    np.save(folder / "data/packed/cells.npy", pixels)
+    tables.write(cells, folder / "data/packed/index.csv", tables.INDEX)
+
+
+def kept(row="recipe", fold=0, epochs=None, share=None):
+    """Where the row's fold is kept, as the files in the current folder stand."""
+    from experiments import ablate, variants
+
+    settings = ablate._of_row(load_params(), epochs or ablate.EPOCHS, variants.ROWS[row])
+    return ablate.kept_in(share or ablate.SHARE, (row, fold, settings), packed.load(Path("data/packed")))
+
+
+def keep(rows, epochs=None, share=None):
+    """Leave folds of `rows` as if they had been trained."""
+    cells = revision_folders.cells(count=240, patients=24)
+    for row in rows:
+        p = revision_folders.predicted(cells, 3.0, seed=len(row))
+        judged = cells.assign(p_network=p, p_parasitized=p, p_views=p)
+        for fold in range(3):
+            tested = judged[judged.index % 3 == fold].assign(fold=fold)
+            file = kept(row, fold, epochs, share)
+            tables.write(tested, file, {**tables.OUT_OF_FOLD, "p_views": "float64"})
+
+
+def ablate_with(monkeypatch, *options):
+    from experiments import ablate
+
+    monkeypatch.setattr("sys.argv", ["ablate", "--page", "page.md", *options])
+    return ablate.main()
+
+
+@pytest.mark.parametrize("what", ["a label", "the size", "a label in doubt", "the patients' folds", "a seed"])
+def test_a_fold_is_trained_anew_where_anything_that_it_hangs_on_is_another(packed_cells, what):
+    before = kept()
+    assert kept() == before
+    cells = revision_folders.cells(count=240, patients=24)
+    if what == "a label":
+        cells.loc[120, "label"] = "Uninfected" if cells.label[120] == "Parasitized" else "Parasitized"
+        repack(packed_cells, cells, 32)
+    elif what == "the size":
+        repack(packed_cells, cells, 50)
+    elif what == "a label in doubt":
+        (packed_cells / "data/doubtful.csv").write_text("given_label,file\nUninfected,cell_00001.png\n")
+    elif what == "the patients' folds":
+        (packed_cells / "data/split.csv").write_text("patient,fold\nP1,0\n")
+    else:
+        project.change(packed_cells, {"train.seed": 2})
+    assert kept() != before
+
+
+def test_the_page_has_every_row_that_is_done_and_the_recipe_comes_first(packed_cells, monkeypatch):
+    (packed_cells / "page.md").write_text("Above\n<!-- ablate: begin -->\n<!-- ablate: end -->\nBelow\n")
+    keep(["recipe", "wide", "strided"])
+    assert ablate_with(monkeypatch, "--rows", "strided") == 0
+    above, _, _, _, recipe, strided, wide, _, below = (packed_cells / "page.md").read_text().splitlines()
+    assert (above, below) == ("Above", "Below")
+    assert recipe.startswith("| the recipe |")
+    assert strided.startswith("| a stem of stride 2")
+    assert wide.startswith("| wider")
+    assert "(" in strided.split("|")[-2]
+
+
+@pytest.mark.parametrize("option", [("--epochs", "3"), ("--share", "0.25")])
+def test_a_run_with_other_epochs_or_another_share_leaves_the_page_alone(
+    packed_cells, monkeypatch, capsys, option
+):
+    page = "<!-- ablate: begin -->\nas it was\n<!-- ablate: end -->\n"
+    (packed_cells / "page.md").write_text(page)
+    name, value = option
+    keep(["recipe", "wide"], **{name[2:]: json.loads(value)})
+    assert ablate_with(monkeypatch, "--rows", "wide", *option) == 0
+    assert "| wider" in capsys.readouterr().out
+    assert (packed_cells / "page.md").read_text() == page
