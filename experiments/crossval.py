@@ -6,15 +6,15 @@ pooled, and writes these cells' predictions.
 """
 
 import argparse
-import csv
 import functools
 import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import dvc.api
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from experiments import folds as experiment
@@ -22,7 +22,7 @@ from experiments.spread import add_options, spread
 from malaria import doubts, evaluation, tables
 from malaria.command import end_with
 from malaria.errors import UserError
-from malaria.params import Params, load_params
+from malaria.params import load_params
 from malaria.paths import CROSSVAL, METRICS, PREDICTIONS
 
 FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "macro_sensitivity")
@@ -42,8 +42,9 @@ def main() -> int:
     add_options(parser)
     arguments = parser.parse_args()
     settings = load_params()
-    folds, sets = _folds_of_file(settings), [*_outside(settings), *arguments.set]
-    if folds is None:
+    folds = experiment.of_file(Path(settings.split.file))
+    sets = [*experiment.outside_git(settings), *arguments.set]
+    if not folds:
         if arguments.folds < 3:
             raise UserError(f"--folds is {arguments.folds}, but must be at least 3.")
         folds = list(range(arguments.folds))
@@ -52,12 +53,11 @@ def main() -> int:
     print(f"{'fold':>6} " + " ".join(f"{name:>18}" for name in FIGURES))
     run = functools.partial(_run, arguments.name, sets)
     for fold, revision in spread(run, folds, arguments.engine, arguments.workers):
-        test = json.loads(dvc.api.read(str(METRICS), rev=revision))[tables.TEST]
-        rows[fold] = [test[name]["value"] for name in FIGURES]
+        rows[fold] = figures_of(json.loads(experiment.read(revision, METRICS)))
         print(f"{fold:>6} " + " ".join(f"{value:18.4f}" for value in rows[fold]), flush=True)
-        predictions = pd.read_csv(io.StringIO(dvc.api.read(str(PREDICTIONS), rev=revision)))
+        predictions = pd.read_csv(io.StringIO(experiment.read(revision, PREDICTIONS)))
         oof[fold] = predictions[predictions.split == tables.TEST].assign(fold=fold)
-    figures = np.array([rows[fold] for fold in folds], dtype=np.float64)
+    figures = np.array([rows[fold] for fold in folds])
     for name, values in (("mean", figures.mean(axis=0)), ("sd", figures.std(axis=0, ddof=1))):
         print(f"{name:>6} " + " ".join(f"{value:18.4f}" for value in values))
     pooled = pd.concat([oof[fold] for fold in folds]).sort_values("path", ignore_index=True)
@@ -72,27 +72,9 @@ def main() -> int:
     return 0
 
 
-def _outside(settings: Params) -> list[str]:
-    """Paths that lead out of the repository, made absolute: an experiment runs in another folder."""
-    given = {
-        "data.folder": settings.data.folder,
-        "split.file": settings.split.file,
-        "train.labels_file": settings.train.labels_file,
-        "evaluate.doubtful_labels": settings.evaluate.doubtful_labels,
-    }
-    here = Path.cwd()
-    return [
-        f"{key}={found}"
-        for key, path in given.items()
-        if not (found := Path(path).resolve()).is_relative_to(here)
-    ]
-
-
-def _folds_of_file(settings: Params) -> list[int] | None:
-    """The folds that split.file names; None where it names none."""
-    with Path(settings.split.file).open(encoding="utf-8", newline="") as table:
-        found = {int(row["fold"]) for row in csv.DictReader(table) if (row.get("fold") or "").isdigit()}
-    return sorted(found) or None
+def figures_of(metrics: dict[str, Any]) -> npt.NDArray[np.float64]:
+    """`FIGURES` of the test cells; nan where one cannot be given, for lack of a class say."""
+    return np.array([metrics[tables.TEST][name]["value"] for name in FIGURES], dtype=np.float64)
 
 
 def _run(prefix: str, sets: Sequence[str], fold: int) -> str:

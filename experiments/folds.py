@@ -14,6 +14,7 @@ from pathlib import Path
 
 from malaria import files, splits
 from malaria.errors import UserError
+from malaria.params import Params
 
 _CLONES = Path(".dvc/tmp/folds")
 
@@ -23,6 +24,56 @@ def of_file(file: Path) -> list[int]:
     if not file.is_file():
         raise UserError(f"params.yaml: split.file is {file}, but there is no such file.")
     return splits.folds_in(file)
+
+
+def outside_git(settings: Params) -> list[str]:
+    """KEY=VALUE for each path of the parameters that git does not wholly hold, made absolute.
+
+    A fold runs in a clone: what lies outside of the repository, or in it and untracked, is not there.
+    """
+    given = {
+        "data.folder": settings.data.folder,
+        "split.file": settings.split.file,
+        "train.labels_file": settings.train.labels_file,
+        "evaluate.doubtful_labels": settings.evaluate.doubtful_labels,
+    }
+    here = Path.cwd().resolve()
+    return [
+        f"{key}={found}"
+        for key, path in given.items()
+        if not (found := Path(path).resolve()).is_relative_to(here)
+        or _git("ls-files", "--others", "--", str(found))
+    ]
+
+
+def read(name: str, path: Path) -> str:
+    """A text file as experiment `name` left it; UserError where it is not to be had."""
+    import dvc.api
+
+    try:
+        text: str = dvc.api.read(path.as_posix(), rev=name)
+    except Exception:
+        # DVC, its index and each kind of remote raise exceptions of their own for what is missing.
+        raise _missing(name, path) from None
+    return text
+
+
+def get(name: str, path: Path, target: Path) -> None:
+    """Copy a file or folder as experiment `name` left it; UserError where it is not to be had."""
+    import dvc.api
+
+    try:
+        there = dvc.api.DVCFileSystem(rev=name)
+        there.get(path.as_posix(), str(target), recursive=there.isdir(path.as_posix()))
+    except Exception:
+        raise _missing(name, path) from None
+
+
+def _missing(name: str, path: Path) -> UserError:
+    return UserError(
+        f"{path} of the experiment {name} is not to be had here: run `make crossval` first, or name another "
+        "cross-validation with --name."
+    )
 
 
 def run(name: str, sets: Sequence[str]) -> None:

@@ -6,18 +6,20 @@ from a cross-validation whose training used no such list either.
 """
 
 import argparse
+import hashlib
+import tempfile
 from pathlib import Path
 
-import dvc.api
 import pandas as pd
 import yaml
 
+from experiments import folds as experiment
 from malaria import doubts, files, label_audit, tables
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.labels import LABELS
 from malaria.params import load_params
-from malaria.paths import CROSSVAL, PARAMS, PRETRAINED, RAW
+from malaria.paths import CROSSVAL, LOCK, PARAMS, PRETRAINED, RAW
 
 
 def main() -> int:
@@ -56,12 +58,30 @@ def main() -> int:
 def check_unseen(name: str, folds: list[int]) -> None:
     """UserError where a fold was trained with a list of labels in doubt."""
     for fold in folds:
-        train = yaml.safe_load(dvc.api.read(str(PARAMS), rev=f"{name}-{fold}"))["train"]
-        if train["noisy_labels"] != "keep" and doubts.read(Path(train["labels_file"]), "train.labels_file"):
+        train = yaml.safe_load(experiment.read(f"{name}-{fold}", PARAMS))["train"]
+        if train["noisy_labels"] != "keep" and _listed(f"{name}-{fold}", Path(train["labels_file"])):
             raise UserError(
                 f"{name}-{fold} was trained with the list {train['labels_file']}, and may not rank labels by "
                 "it: cross-validate with an empty train.labels_file, and name that with --name."
             )
+
+
+def _listed(revision: str, file: Path) -> frozenset[tuple[str, str]]:
+    """The labels in doubt that a fold was trained with: `file` as it was then."""
+    if file.is_absolute():
+        # The fold did not keep it, only its hash.
+        stages = yaml.safe_load(experiment.read(revision, LOCK))["stages"]
+        then = {dep["path"]: dep.get("md5") for dep in stages["train"]["deps"]}.get(str(file))
+        if not file.is_file() or then != hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest():
+            raise UserError(
+                f"{file} is not the list that {revision} was trained with: cross-validate again, so that it "
+                "can be told whether the ranking repeats it."
+            )
+        return doubts.read(file, "train.labels_file")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, file.name)
+        copy.write_text(experiment.read(revision, file), encoding="utf-8")
+        return doubts.read(copy, "train.labels_file")
 
 
 def _compare(ranked: pd.DataFrame) -> None:

@@ -11,13 +11,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import dvc.api
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from malaria import assembly, bundle, doubts, export, labels, network, packed, paths, tables
+from experiments import folds as experiment
+from malaria import assembly, bundle, doubts, export, labels, packed, paths, tables
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.params import load_params
@@ -95,8 +95,11 @@ def together(costs: list[Cost]) -> Cost:
 
 
 def _of_fold(revision: str, cells: packed.Packed) -> dict[str, Cost]:
+    # TensorFlow takes seconds to import; --help should not wait for it.
+    from malaria import network
+
     settings = load_params()
-    splits = pd.read_csv(io.StringIO(dvc.api.read(str(paths.SPLITS), rev=revision)), dtype="str")
+    splits = pd.read_csv(io.StringIO(experiment.read(revision, paths.SPLITS)), dtype="str")
     tested = splits[splits.split == tables.TEST]
     pixels = cells.images[packed.rows_of(cells, tested.path)]
     learnt = cells.images[packed.rows_of(cells, splits.path[splits.split == tables.TRAIN])]
@@ -106,7 +109,7 @@ def _of_fold(revision: str, cells: packed.Packed) -> dict[str, Cost]:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / paths.MODEL.name
-        dvc.api.DVCFileSystem(rev=revision).get(str(paths.MODEL), str(file))
+        experiment.get(revision, paths.MODEL, file)
         model = network.load(file)
         p_trained = network.predict(model, pixels)
         for precision in PRECISIONS:

@@ -12,11 +12,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import dvc.api
 import numpy as np
 import pandas as pd
 import yaml
 
+from experiments import folds as experiment
 from malaria import (
     assembly,
     bundle,
@@ -25,12 +25,10 @@ from malaria import (
     files,
     gate,
     images,
-    network,
     packed,
     paths,
     tables,
     trained_on,
-    training,
 )
 from malaria.command import end_with
 from malaria.errors import UserError
@@ -71,8 +69,13 @@ def main() -> int:
     parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
     parser.add_argument("--out", type=Path, default=paths.PRETRAINED, help="the bundle's folder")
     arguments = parser.parse_args()
+    # TensorFlow takes seconds to import; --help should not wait for it.
+    from malaria import network, training
+
     settings = load_params()
     cells = packed.load(paths.PACKED)
+    for number in _numbers(arguments.name):
+        check_recipe(f"{arguments.name}-{number}")
     judged = out_of_fold(arguments.name, cells)
     everyone = judged.cells.assign(split=tables.TRAIN)
 
@@ -130,19 +133,46 @@ def out_of_fold(name: str, cells: packed.Packed) -> Judged:
     Raises:
         UserError: the cross-validation is missing, was of other cells, or its bundles have no gate.
     """
-    file = paths.CROSSVAL / f"{name}.csv"
-    if not file.is_file():
-        raise UserError(f"{file} is missing: run `make crossval` first, or name another with --name.")
-    numbers = sorted(tables.read(file, tables.OUT_OF_FOLD).fold.unique())
-    folds = {number: _of_fold(f"{name}-{number}", cells) for number in numbers}
+    folds = {number: _of_fold(f"{name}-{number}", cells) for number in _numbers(name)}
     if sorted(path for fold in folds.values() for path in fold.tested.path) != sorted(cells.index.path):
         raise UserError(
-            f"{file} is of other cells than data/packed: run `dvc repro pack` and `make crossval`."
+            f"{name} is of other cells than data/packed: run `dvc repro pack` and `make crossval`."
         )
     far = [gate.distances(fold.fitted_gate, fold.pixels, fold.said.features) for fold in folds.values()]
     limits = gate.limits(np.concatenate(far))
     judged = pd.concat([_judged(fold, limits).assign(fold=number) for number, fold in folds.items()])
     return Judged(judged.sort_values("path", ignore_index=True), limits)
+
+
+def check_recipe(revision: str) -> None:
+    """UserError where a fold was made by other parameters than those of params.yaml: its figures are none
+    of the network that these make.
+    """
+    then, now = (
+        yaml.safe_load(text)
+        for text in (experiment.read(revision, paths.PARAMS), paths.PARAMS.read_text(encoding="utf-8"))
+    )
+    for section in ("pack", "train", "export"):
+        one, other = (
+            {key: _absolute(key, value) for key, value in of[section].items()} for of in (then, now)
+        )
+        if differ := sorted(key for key in {*one, *other} if one.get(key) != other.get(key)):
+            raise UserError(
+                f"{revision} was made with another {section}.{differ[0]} than params.yaml has: run "
+                "`make crossval` with these parameters."
+            )
+
+
+def _absolute(key: str, value: object) -> object:
+    """A fold names by its whole path what git does not hold."""
+    return str(Path(str(value)).resolve()) if key == "labels_file" else value
+
+
+def _numbers(name: str) -> list[int]:
+    file = paths.CROSSVAL / f"{name}.csv"
+    if not file.is_file():
+        raise UserError(f"{file} is missing: run `make crossval` first, or name another with --name.")
+    return sorted(tables.read(file, tables.OUT_OF_FOLD).fold.unique())
 
 
 def _judged(fold: _Fold, limits: gate.Floats) -> pd.DataFrame:
@@ -151,12 +181,12 @@ def _judged(fold: _Fold, limits: gate.Floats) -> pd.DataFrame:
 
 
 def _of_fold(revision: str, cells: packed.Packed) -> _Fold:
-    splits = pd.read_csv(io.StringIO(dvc.api.read(str(paths.SPLITS), rev=revision)), dtype="str")
+    splits = pd.read_csv(io.StringIO(experiment.read(revision, paths.SPLITS)), dtype="str")
     tested = splits[splits.split == tables.TEST]
     pixels = cells.images[packed.rows_of(cells, tested.path)]
     with tempfile.TemporaryDirectory() as folder:
-        dvc.api.DVCFileSystem(rev=revision).get(str(paths.BUNDLE), folder, recursive=True)
-        fold = bundle.load(next(Path(folder).rglob(bundle.RECORD)).parent)
+        experiment.get(revision, paths.BUNDLE, Path(folder, "bundle"))
+        fold = bundle.load(Path(folder, "bundle"))
         if fold.fitted_gate is None:
             raise UserError(f"The bundle of {revision} has no gate: run `make crossval` again.")
         return _Fold(tested, pixels, fold.run(pixels), fold.fitted_gate)

@@ -1,17 +1,20 @@
 """The label audit puts labels first that models of other patients contradict."""
 
 import contextlib
-import subprocess
+import hashlib
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 from experiments.label_audit import check_unseen
 from malaria import label_audit
 from malaria.errors import UserError
+from tests.project import commit, git, run
 
 
 @pytest.fixture
@@ -96,19 +99,51 @@ def test_a_contact_sheet_has_a_place_for_each_cell(cells, tmp_path):
     ids=["dropped by a list", "list unused", "empty list"],
 )
 def test_a_ranking_by_models_that_saw_a_list_is_not_published(tmp_path, monkeypatch, how, rows, refused):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "list.csv").write_text(f"given_label,file\n{rows}")
-    (tmp_path / "params.yaml").write_text(f"train: {{noisy_labels: {how}, labels_file: list.csv}}\n")
-    for command in (
-        ["git", "init", "-q"],
-        [sys.executable, "-m", "dvc", "init", "-q"],
-        ["git", "add", "-A"],
-        ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "all"],
-        ["git", "tag", "crossval-0"],
-    ):
-        subprocess.run(command, check=True)
+    start(tmp_path, monkeypatch, rows, how)
     expected = contextlib.nullcontext()
     if refused:
         expected = pytest.raises(UserError, match=r"crossval-0 was trained with the list list\.csv")
     with expected:
         check_unseen("crossval", [0])
+
+
+def test_the_list_that_counts_is_the_one_that_the_fold_was_trained_with(tmp_path, monkeypatch):
+    start(tmp_path, monkeypatch, "Uninfected,a.png\n")
+    (tmp_path / "list.csv").write_text("given_label,file\n")
+    with pytest.raises(UserError, match=r"crossval-0 was trained with the list list\.csv"):
+        check_unseen("crossval", [0])
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "said"),
+    [
+        ("", "", None),
+        ("Uninfected,a.png\n", "Uninfected,a.png\n", "was trained with the list"),
+        ("Uninfected,a.png\n", "", "is not the list that crossval-0 was trained with"),
+        ("Uninfected,a.png\n", None, "is not the list that crossval-0 was trained with"),
+    ],
+    ids=["empty", "listed", "emptied since", "gone"],
+)
+def test_a_list_outside_of_the_repository_is_known_by_its_hash(tmp_path, monkeypatch, then, now, said):
+    outside = tmp_path / "list.csv"
+    outside.write_text(f"given_label,file\n{then}")
+    start(tmp_path / "repository", monkeypatch, "", labels_file=outside)
+    outside.unlink() if now is None else outside.write_text(f"given_label,file\n{now}")
+    with pytest.raises(UserError, match=said) if said else contextlib.nullcontext():
+        check_unseen("crossval", [0])
+
+
+def start(folder, monkeypatch, rows, how="drop", labels_file="list.csv"):
+    """Make `folder` the current one, a repository whose commit `crossval-0` trained with `labels_file`."""
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    Path("list.csv").write_text(f"given_label,file\n{rows}")
+    train = {"noisy_labels": how, "labels_file": str(labels_file)}
+    Path("params.yaml").write_text(yaml.safe_dump({"train": train}))
+    md5 = hashlib.md5(Path(labels_file).read_bytes()).hexdigest()
+    deps = [{"path": str(labels_file), "hash": "md5", "md5": md5}]
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"train": {"deps": deps}}}))
+    run("git", "init", "-q", ".", cwd=folder)
+    run(sys.executable, "-m", "dvc", "init", "-q", cwd=folder)
+    commit(folder, "all")
+    git("tag", "crossval-0", cwd=folder)
