@@ -9,6 +9,7 @@ kept in reports/benchmark-training. Needs `dvc repro pack split`.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -86,7 +87,7 @@ def _told(seed: int, mark: float, original: dict[str, Any], ours: dict[str, Any]
 
 def _measured(way: str, seed: int, epochs: int, mark: float) -> dict[str, Any]:
     """What a run in a process of its own found, or had found before."""
-    file = OUT / f"{way}-{seed}-{epochs}-{mark:.6f}.json"
+    file = kept_in(way, seed, epochs, mark)
     if not file.is_file():
         command = ["--run", way, "--seed", str(seed), "--epochs", str(epochs), "--mark", str(mark)]
         done = subprocess.run(
@@ -100,6 +101,20 @@ def _measured(way: str, seed: int, epochs: int, mark: float) -> dict[str, Any]:
         files.write_json(file, json.loads(done.stdout.splitlines()[-1]))
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
+
+
+def kept_in(way: str, seed: int, epochs: int, mark: float) -> Path:
+    """Where a run is kept: the name holds a hash of the cells, their split and the recipe."""
+    settings = load_params()
+    size = packed.load(paths.PACKED).size
+    tables.read(paths.SPLITS, tables.SPLITS)
+    content = [
+        *(files.sha256(file) for file in (paths.PACKED / packed.INDEX, paths.SPLITS)),
+        settings.train.model_dump_json(),
+        str(size),
+    ]
+    found = hashlib.sha256("\n".join(content).encode()).hexdigest()
+    return OUT / f"{way}-{seed}-{epochs}-{mark:.6f}-{found[:12]}.json"
 
 
 def run_ours(seed: int, epochs: int) -> None:
