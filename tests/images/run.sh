@@ -72,8 +72,9 @@ echo "sizes:"
 "${builder[@]}" images --format '{{.Name}} {{.Size}}' | grep malaria-cells
 
 if [[ " ${targets[*]} " == *" train "* ]]; then
-    sed -e 's/patients: 40 /patients: 12 /' -e 's/cells: 2400 /cells: 240 /' -e 's/tolerance: 0.03 /tolerance: 0.2 /' \
-        -e 's/epochs: 15 /epochs: 2 /' -e 's/resamples: 1000 /resamples: 100 /' params.yaml >"$data/params.yaml"
+    sed -E -e 's/^( +patients:) [0-9]+/\1 12/' -e 's/^( +cells:) [0-9]+/\1 240/' \
+        -e 's/^( +tolerance:) [0-9.]+/\1 0.2/' -e 's/^( +epochs:) [0-9]+/\1 2/' \
+        -e 's/^( +resamples:) [0-9]+/\1 100/' params.yaml >"$data/params.yaml"
     chown -R 1000:1000 "$data"
     (start train dvc repro)
     echo "a second start of the same:"
