@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 BASE ?= main
 # Airflow's own: its requirements and the pipeline's do not go together.
 AIRFLOW := .venv-airflow
-# When `make airflow` runs the pipeline: a cron expression or @weekly; empty is only by hand.
+# When `make airflow` runs the pipeline: a cron expression or @weekly; empty is as MALARIA_SCHEDULE says, or by hand.
 SCHEDULE ?=
 
 .DEFAULT_GOAL := help
@@ -63,7 +63,7 @@ test-browser: env node_modules/.installed  ## run the browser tests alone (needs
 	pytest tests/test_app_browser.py
 
 airflow: env airflow-env  ## start Airflow on this machine, with the pipeline as its DAG
-	$(AIRFLOW)/bin/python orchestration/airflow/standalone.py --schedule "$(SCHEDULE)"
+	$(AIRFLOW)/bin/python orchestration/airflow/standalone.py $(if $(SCHEDULE),--schedule "$(SCHEDULE)")
 
 airflow-env: $(AIRFLOW)/.installed  ## create .venv-airflow from its own lock file
 
@@ -169,9 +169,11 @@ lock:  ## resolve pyproject.toml into requirements.lock, its parts for images, a
 		-o requirements-train.lock
 	$(COMPILE) orchestration/airflow/requirements.in -o orchestration/airflow/requirements.lock
 
-clean:  ## remove what the pipeline and the tools made; .venv and DVC's cache stay
+# Folds, ablations and benchmarks took hours, and are taken up again where they fit.
+clean:  ## remove what the pipeline and the tools made; .venv, DVC's cache and the results of long runs stay
 	rm -rf data/raw data/packed data/cells.csv data/splits.csv models/model.keras models/malaria-cells
 	rm -rf .running reports/train reports/plots reports/predictions.csv
-	rm -f reports/audit.html reports/audit.json reports/split.json reports/metrics.json
+	rm -f reports/audit.html reports/audit.json reports/split.json reports/metrics.json reports/ood.csv
+	rm -rf reports/ci dvc_plots
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find data models reports -name '.*.part*' -prune -exec rm -rf {} +
