@@ -57,7 +57,8 @@ def environment() -> Mapping[str, str]:
 
     A secret that is not set comes as an empty text, which is no credential.
     """
-    kept = {name: value for name, value in os.environ.items() if value or not name.startswith("AWS_")}
+    secrets = ("AWS_", "KAGGLE_")
+    kept = {name: value for name, value in os.environ.items() if value or not name.startswith(secrets)}
     return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 

@@ -20,8 +20,18 @@ MOST_FLIPS = 10
 # Cells that both bundles are timed on, and how often: the median of the rounds counts.
 _TIMED_CELLS, _ROUNDS = 256, 7
 
-# A change here changes how a branch is judged.
-RULES = (".github", "Makefile", "ci", "malaria/metrics.py", "malaria/paired.py", "params.yaml: gate")
+# A change of these files, or of these sections of params.yaml, changes how a branch is judged.
+RULES = (
+    ".github",
+    "Makefile",
+    "ci",
+    "malaria/calibration.py",
+    "malaria/evaluation.py",
+    "malaria/metrics.py",
+    "malaria/paired.py",
+    "stages/evaluate.py",
+)
+RULING_SECTIONS = ("evaluate", "gate")
 
 _CURVES = {"train loss": "train/loss", "val loss": "val/loss", "val AUC": "val/auc"}
 
@@ -156,7 +166,7 @@ class Comparison(Plain):
 def compare(
     base: Revision | None,
     branch: Revision,
-    settings: params.Params,
+    settings: params.Evaluate,
     limits: params.Gate,
     stages: tuple[Stage, ...],
     behind: int = 0,
@@ -166,7 +176,7 @@ def compare(
     """Compare the branch with its base.
 
     Args:
-        settings: the branch's; its `evaluate` says how often to resample.
+        settings: by which both are judged, as `limits`: the base's, where it has any.
         limits: what the gate goes by.
         stages: how the branch's results came about.
         behind: commits of base that the branch lacks.
@@ -177,11 +187,11 @@ def compare(
         common, counted = _nothing()
     else:
         common, counted = _common(base, branch)
-    figures = _figures(common, settings.evaluate, limits.specificity) if len(common) else {}
+    figures = _figures(common, settings, limits.specificity) if len(common) else {}
     flips = _flips(common)
     return Comparison(
-        base=None if base is None else _side(base, settings.evaluate),
-        branch=_side(branch, settings.evaluate),
+        base=None if base is None else _side(base, settings),
+        branch=_side(branch, settings),
         behind=behind,
         sample=sample,
         rules=rules,
@@ -194,7 +204,7 @@ def compare(
         data=_data(base, branch),
         changes=() if base is None else changes(base.params, branch.params),
         speed=_speed(base, branch),
-        curves=_curves(base, branch, common, settings.evaluate),
+        curves=_curves(base, branch, common, settings),
     )
 
 

@@ -2,14 +2,15 @@
 
 GitHub makes the commit, and only on top of the very commit that was retrained: whoever pushed in the
 meantime loses nothing. A commit of GITHUB_TOKEN starts no workflow, so the gate's outcome is put on the
-new commit as the status `gate`; with a token of its own (secret CI_TOKEN) the workflows run again.
+new commit as the status `gate`; with a token of its own (secret CI_TOKEN) the workflows run again. Where
+the lock is the branch's already, the status goes on the commit that was judged: an earlier run may have put
+another there. Runs in a checkout of that commit.
 """
 
 import argparse
 import base64
 import json
 from pathlib import Path
-from typing import Any
 
 from ci import commands, event, places
 from ci.places import KEPT, LOCK
@@ -30,11 +31,23 @@ def main() -> int:
     pull = event.pull()
     if pull is None or pull.fork:
         raise UserError("This is no run of a pull request of this repository: nothing can be handed back.")
-    verdict = json.loads((folder / places.VERDICT.name).read_bytes())
-    commit = commit_files(pull.branch, pull.head, folder, MESSAGE)
-    _status(commit, verdict)
-    print(f"{pull.branch} is at {commit} now: pull it, then `make take-over RUN=...` or `dvc pull`.")
+    if _is_here(folder):
+        commit = pull.head
+        print(f"{pull.branch} has this {LOCK} already: nothing is committed.")
+    else:
+        commit = commit_files(pull.branch, pull.head, folder, MESSAGE)
+        print(f"{pull.branch} is at {commit} now: pull it, then `make take-over RUN=...` or `dvc pull`.")
+    _status(commit, *_outcome(folder / places.VERDICT.name))
     return 0
+
+
+def _is_here(folder: Path) -> bool:
+    """Whether the checkout has those of `KEPT` that lie below `folder` byte for byte."""
+    return all(
+        path.is_file() and path.read_bytes() == (folder / path).read_bytes()
+        for path in KEPT
+        if (folder / path).is_file()
+    )
 
 
 def commit_files(branch: str, parent: str, folder: Path, message: str) -> str:
@@ -63,12 +76,17 @@ def commit_files(branch: str, parent: str, folder: Path, message: str) -> str:
     return str(said["data"]["createCommitOnBranch"]["commit"]["oid"])
 
 
-def _status(commit: str, verdict: dict[str, Any]) -> None:
-    wanted = {
-        "state": "success" if verdict["mergeable"] else "failure",
-        "context": "gate",
-        "description": str(verdict["headline"])[:140],
-    }
+def _outcome(file: Path) -> tuple[str, str]:
+    """The state of a status, and its description, as the gate's verdict has it."""
+    try:
+        verdict = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return "error", "The gate did not run to its end: look at the log of retrain."
+    return "success" if verdict["mergeable"] else "failure", str(verdict["headline"])
+
+
+def _status(commit: str, state: str, description: str) -> None:
+    wanted = {"state": state, "context": "gate", "description": description[:140]}
     where = f"repos/{event.repository()}/statuses/{commit}"
     commands.gh("api", where, "--input", "-", stdin=json.dumps(wanted))
 

@@ -13,6 +13,8 @@ from malaria.command import end_with
 from malaria.errors import UserError
 
 BRANCH = "weekly-retrain"
+# Where the commit is made before `BRANCH` moves to it.
+_NEXT = f"{BRANCH}-next"
 TITLE = "The cells have changed: retrained"
 
 
@@ -25,8 +27,11 @@ def main() -> int:
     if not verdict["passed"]:
         raise UserError(f"{verdict['headline']} No pull request is opened.")
     parent = commands.git("rev-parse", "HEAD")
-    _branch_off(parent)
-    hand_back.commit_files(BRANCH, parent, arguments.retrained, TITLE)
+    _move(_NEXT, parent)
+    commit = hand_back.commit_files(_NEXT, parent, arguments.retrained, TITLE)
+    # In one step: GitHub closes a pull request whose branch has nothing that its base lacks.
+    _move(BRANCH, commit)
+    commands.gh("api", "--method", "DELETE", f"repos/{event.repository()}/git/refs/heads/{_NEXT}")
     parts = [(arguments.report / file.name).read_text("utf-8") for file in (places.DRIFT, places.MARKDOWN)]
     with tempfile.TemporaryDirectory() as temporary:
         body = Path(temporary, "body.md")
@@ -35,16 +40,16 @@ def main() -> int:
     return 0
 
 
-def _branch_off(parent: str) -> None:
-    """Let `BRANCH` start from `parent`: its last proposal gives way to this one."""
+def _move(branch: str, commit: str) -> None:
+    """Let `branch` be at `commit`, whatever it held; it is made where it is not there."""
     repository = event.repository()
-    refs = json.loads(commands.gh("api", f"repos/{repository}/git/matching-refs/heads/{BRANCH}"))
-    if any(ref["ref"] == f"refs/heads/{BRANCH}" for ref in refs):
-        wanted = json.dumps({"sha": parent, "force": True})
-        where = f"repos/{repository}/git/refs/heads/{BRANCH}"
+    refs = json.loads(commands.gh("api", f"repos/{repository}/git/matching-refs/heads/{branch}"))
+    if any(ref["ref"] == f"refs/heads/{branch}" for ref in refs):
+        wanted = json.dumps({"sha": commit, "force": True})
+        where = f"repos/{repository}/git/refs/heads/{branch}"
         commands.gh("api", "--method", "PATCH", where, "--input", "-", stdin=wanted)
         return
-    wanted = json.dumps({"ref": f"refs/heads/{BRANCH}", "sha": parent})
+    wanted = json.dumps({"ref": f"refs/heads/{branch}", "sha": commit})
     commands.gh("api", f"repos/{repository}/git/refs", "--input", "-", stdin=wanted)
 
 

@@ -15,7 +15,7 @@ from ci.comparison import Comparison
 from malaria import files, paths
 from malaria.command import end_with
 from malaria.errors import UserError
-from malaria.params import Gate, load_params
+from malaria.params import Evaluate, Gate, load_params
 
 
 def main() -> int:
@@ -62,6 +62,7 @@ def compare(rev: str, rebuild: bool) -> Comparison:
     run = retrain.recorded(branch.lock_hash)
     commit = revisions.resolve(rev)
     limits = _limits(commit) or settings.gate
+    judging = _evaluate(commit, settings.evaluate)
     known = _recorded()
     if known and _is_of(known, commit, branch, limits, run):
         return known
@@ -70,11 +71,11 @@ def compare(rev: str, rebuild: bool) -> Comparison:
         found = comparison.compare(
             base,
             branch,
-            settings,
+            judging,
             limits,
             run.stages if run else comparison.changed_stages(base, branch),
             behind=int(commands.git("rev-list", "--count", f"HEAD..{commit}")),
-            rules=_rules(commit, settings.gate),
+            rules=_rules(commit, branch),
             sample=sample,
         )
     files.write_json(places.COMPARISON, found.model_dump(mode="json"))
@@ -117,13 +118,33 @@ def _limits(commit: str) -> Gate | None:
         ) from None
 
 
-def _rules(commit: str, limits: Gate) -> tuple[str, ...]:
-    """What of `comparison.RULES` differs from `commit`."""
-    *files_, section = comparison.RULES
-    changed = commands.git("diff", "--name-only", commit, "--", *files_).splitlines()
-    touched = [rule for rule in files_ if any(Path(name).is_relative_to(rule) for name in changed)]
-    here, there = revisions.params_at(commit).get("gate"), json.loads(limits.model_dump_json())
-    return (*touched, *([section] if here is not None and here != there else []))
+def _evaluate(commit: str, branch: Evaluate) -> Evaluate:
+    """How a commit evaluates, for the same reason; a key that it does not have yet is the branch's."""
+    there = revisions.params_at(commit).get("evaluate") or {}
+    own = json.loads(branch.model_dump_json())
+    try:
+        return Evaluate.model_validate_json(json.dumps({key: there.get(key, own[key]) for key in own}))
+    except ValidationError:
+        raise UserError(
+            f"params.yaml of {commit[:8]} has a section evaluate that this code does not know: mend it there."
+        ) from None
+
+
+def _rules(commit: str, branch: revisions.Revision) -> tuple[str, ...]:
+    """What of `comparison.RULES` and `RULING_SECTIONS` the branch has changed since it left `commit`'s line.
+
+    A section that was not there yet loosens nothing.
+    """
+    start = revisions.fork_point(commit)
+    changed = commands.git("diff", "--name-only", start, "--", *comparison.RULES).splitlines()
+    touched = [rule for rule in comparison.RULES if any(Path(name).is_relative_to(rule) for name in changed)]
+    before = revisions.params_at(start)
+    sections = [
+        f"params.yaml: {name}"
+        for name in comparison.RULING_SECTIONS
+        if name in before and before[name] != branch.params.get(name)
+    ]
+    return (*touched, *sections)
 
 
 if __name__ == "__main__":

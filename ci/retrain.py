@@ -6,6 +6,7 @@ such a run has no secrets.
 
 import argparse
 import re
+import shutil
 import time
 
 from ci import commands, event, places, revisions
@@ -35,14 +36,15 @@ def main() -> int:
     parser.add_argument("--sample", action="store_true", help="use the synthetic sample, as for a fork")
     arguments = parser.parse_args()
     pull = event.pull()
+    if pull:
+        # The branch may have committed the record of a run, or of a re-run, that nobody made.
+        shutil.rmtree(places.REPORTS, ignore_errors=True)
     fork = arguments.sample or (pull is not None and pull.fork)
     sample = revisions.use_sample(paths.PARAMS) if fork else False
     run = retrain(sample)
     files.write_json(places.RUN, run.model_dump(mode="json"))
     ran = [f"{stage.name} ({stage.seconds:.0f} s)" for stage in run.stages if stage.seconds is not None]
     print(f"Ran {', '.join(ran) or 'nothing'}, in {run.seconds:.0f} s; the record is {places.RUN}.")
-    changed = bool(commands.git("status", "--porcelain", "--", *map(str, places.KEPT)))
-    event.output("lock_changed", str(changed and not sample).lower())
     return 0
 
 

@@ -84,6 +84,14 @@ def resolve(rev: str) -> str:
         ) from None
 
 
+def fork_point(commit: str) -> str:
+    """The commit where HEAD left the line of `commit`; `commit` itself where they have none in common."""
+    try:
+        return commands.git("merge-base", commit, "HEAD")
+    except UserError:
+        return commit
+
+
 def has_model(commit: str) -> bool:
     """Whether the pipeline has been run to its end at a commit: its dvc.lock tells."""
     try:
@@ -143,8 +151,9 @@ def copy_of_work_tree(folder: Path) -> None:
     """Clone the repository into `folder` as it lies here, with what is not committed and the same cache."""
     commands.git("clone", "--quiet", "--shared", "--no-checkout", ".", str(folder))
     commands.git("checkout", "--quiet", "--detach", commands.git("rev-parse", "HEAD"), cwd=folder)
-    changed = commands.git("ls-files", "-z", "--modified", "--others", "--exclude-standard").split("\0")
-    for name in filter(None, changed):
+    changed = commands.git("diff", "--name-only", "-z", "HEAD")
+    untracked = commands.git("ls-files", "-z", "--others", "--exclude-standard")
+    for name in filter(None, [*changed.split("\0"), *untracked.split("\0")]):
         if not Path(name).is_file():
             (folder / name).unlink(missing_ok=True)
             continue

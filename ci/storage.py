@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ci import commands
 from malaria.command import end_with
+from malaria.errors import UserError
 
 REMOTE = "ci"
 FOLDER = Path(".dvc/remote")
@@ -27,15 +28,21 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=("pull", "push"))
-    what = parser.parse_args().what
+    parser.add_argument("--store-needed", action="store_true", help="stop where no store is named")
+    arguments = parser.parse_args()
+    if arguments.store_needed and not _named():
+        raise UserError(
+            "No store is named, and a release is of results in one: set the secret DVC_REMOTE_URL or "
+            "the variable DVC_READ_URL (docs/ci.md), and `make push` the tagged commit's results there."
+        )
     url = use()
-    pull(url) if what == "pull" else push()
+    pull(url) if arguments.what == "pull" else push()
     return 0
 
 
 def use() -> str:
     """Make the remote of the environment the default one of this checkout; its URL."""
-    url = os.environ.get("DVC_REMOTE_URL") or os.environ.get("DVC_READ_URL")
+    url = _named()
     if not url:
         FOLDER.mkdir(parents=True, exist_ok=True)
         url = str(FOLDER.resolve())
@@ -63,6 +70,10 @@ def push() -> None:
         print("The remote may only be read: nothing is pushed.")
         return
     print(commands.module("experiments.push").strip())
+
+
+def _named() -> str | None:
+    return os.environ.get("DVC_REMOTE_URL") or os.environ.get("DVC_READ_URL")
 
 
 def _read_only() -> bool:

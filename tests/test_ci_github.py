@@ -5,7 +5,9 @@ import io
 import json
 import os
 import re
+import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,7 +17,7 @@ from markdown_it import MarkdownIt
 from ci import attach, comment, event, hand_back, places, propose
 from ci.sanitise import MOST, sanitise
 from malaria.errors import UserError
-from tests import gh_stand_in
+from tests import gh_stand_in, project
 
 HEAD = "a" * 40
 RENDERED = MarkdownIt("gfm-like", {"html": True, "linkify": False})
@@ -225,9 +227,14 @@ PULL = {
 
 
 @pytest.fixture
-def retrained(tmp_path):
-    """An artifact of `retrain`: dvc.lock, one table of figures, and a verdict."""
+def retrained(tmp_path, monkeypatch):
+    """An artifact of `retrain`, and a checkout to hand it back to, the current folder, with another lock."""
     folder = tmp_path / "retrained"
+    (tmp_path / "checkout").mkdir()
+    monkeypatch.chdir(tmp_path / "checkout")
+    Path("dvc.lock").write_text("stages: {}\n")
+    project.run("git", "init", "-q", ".", cwd=Path())
+    project.commit(Path(), "as it was")
     (folder / "reports").mkdir(parents=True)
     (folder / "dvc.lock").write_text("schema: '2.0'\n")
     (folder / "reports/summary.json").write_text("{}\n")
@@ -252,6 +259,36 @@ def test_the_lock_goes_back_as_one_commit_on_top_of_what_was_retrained(
     assert added == {"dvc.lock": b"schema: '2.0'\n", "reports/summary.json": b"{}\n"}
     assert where == f"api repos/lab/cells/statuses/{'d' * 40} --input -"
     assert (json.loads(status)["state"], json.loads(status)["context"]) == ("failure", "gate")
+
+
+def test_a_run_that_changed_nothing_puts_its_outcome_on_the_commit_that_it_judged(
+    github, retrained, tmp_path, monkeypatch
+):
+    happen(tmp_path, monkeypatch, PULL)
+    monkeypatch.setattr("sys.argv", ["hand_back", str(retrained)])
+    shutil.copytree(retrained, Path(), dirs_exist_ok=True)
+    said = {"mergeable": True, "passed": False, "headline": "The gate FAILS (AUC), overridden"}
+    (retrained / places.VERDICT.name).write_text(json.dumps(said))
+    github.answer("statuses", "{}")
+    assert hand_back.main() == 0
+    ((where, status),) = github.asked
+    assert where == f"api repos/lab/cells/statuses/{HEAD} --input -"
+    assert (json.loads(status)["state"], json.loads(status)["context"]) == ("success", "gate")
+
+
+def test_the_lock_goes_back_where_the_gate_broke_and_the_status_says_so(
+    github, retrained, tmp_path, monkeypatch
+):
+    happen(tmp_path, monkeypatch, PULL)
+    monkeypatch.setattr("sys.argv", ["hand_back", str(retrained)])
+    (retrained / places.VERDICT.name).unlink()
+    github.answer("graphql", {"data": {"createCommitOnBranch": {"commit": {"oid": "d" * 40}}}})
+    github.answer("statuses", "{}")
+    assert hand_back.main() == 0
+    _, (where, status) = github.asked
+    assert where == f"api repos/lab/cells/statuses/{'d' * 40} --input -"
+    assert json.loads(status)["state"] == "error"
+    assert "did not run to its end" in json.loads(status)["description"]
 
 
 def test_a_branch_that_moved_on_is_left_alone(github, retrained, tmp_path, monkeypatch):
@@ -299,18 +336,33 @@ def proposal(github, retrained, tmp_path, monkeypatch):
 def test_a_first_proposal_makes_branch_commit_and_pull_request(proposal, capsys):
     assert propose.main() == 0
     said = [arguments for arguments, _ in proposal.asked]
-    assert said[1] == "api repos/lab/cells/git/refs --input -"
-    assert said[2] == "api graphql --input -"
+    made = [
+        json.loads(body) for arguments, body in proposal.asked if arguments.endswith("git/refs --input -")
+    ]
+    head = project.git("rev-parse", "HEAD", cwd=Path())
+    assert made == [
+        {"ref": "refs/heads/weekly-retrain-next", "sha": head},
+        {"ref": "refs/heads/weekly-retrain", "sha": "d" * 40},
+    ]
+    assert "api --method DELETE repos/lab/cells/git/refs/heads/weekly-retrain-next" in said
     assert said[-1].startswith("pr create --repo lab/cells --head weekly-retrain --base ")
     assert "Opened https://github.com/lab/cells/pull/13" in capsys.readouterr().out
 
 
 def test_the_next_proposal_takes_the_place_of_the_one_still_open(proposal):
-    proposal.answer("matching-refs", [{"ref": "refs/heads/weekly-retrain"}])
+    refs = [{"ref": f"refs/heads/weekly-retrain{end}"} for end in ("", "-next")]
+    proposal.answer("matching-refs", refs)
     proposal.answer("pr list", [{"number": 13}])
     assert propose.main() == 0
     said = [arguments for arguments, _ in proposal.asked]
-    assert "--method PATCH repos/lab/cells/git/refs/heads/weekly-retrain" in said[1]
+    moved = [
+        (arguments.split()[3].removeprefix("repos/lab/cells/git/refs/heads/"), json.loads(body)["sha"])
+        for arguments, body in proposal.asked
+        if "--method PATCH" in arguments
+    ]
+    # The open one's branch never stands at main's own commit, at which GitHub would close it.
+    head = project.git("rev-parse", "HEAD", cwd=Path())
+    assert moved == [("weekly-retrain-next", head), ("weekly-retrain", "d" * 40)]
     assert said[-1].startswith("pr edit 13 --repo lab/cells --body-file")
 
 

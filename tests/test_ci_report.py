@@ -14,7 +14,7 @@ from tests import revision_folders as made
 
 ROOT = Path(__file__).parents[1]
 PARAMS = load_params(ROOT / "params.yaml")
-SETTINGS = PARAMS.model_copy(update={"evaluate": PARAMS.evaluate.model_copy(update={"resamples": 200})})
+SETTINGS = PARAMS.evaluate.model_copy(update={"resamples": 200})
 LIMITS = PARAMS.gate.model_copy(update={"min_cells": 100, "max_ece": 0.3})
 STAGES = (Stage(name="train", how="ran", seconds=12.5), Stage(name="pack", how="unchanged"))
 

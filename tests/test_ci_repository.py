@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from ci import places
+from ci import places, revisions
 from malaria import paths, tables
-from tests.project import change, commit, git, run
+from tests.project import ROOT, change, commit, git, run
 
 GATE = {"gate.min_cells": 20, "gate.max_ece": 1.0, "gate.rerun": [], "gate.auc_loss": 0.01}
 
@@ -175,6 +175,36 @@ def test_fewer_common_cells_than_the_gate_asks_for_are_not_comparable(history):
     assert "not comparable" in (history / places.MARKDOWN).read_text()
 
 
+def test_a_branch_that_evaluates_otherwise_is_judged_as_the_base_evaluates(history):
+    switch(history, "precision")
+    module(history, "report", "--base", "main")
+    before = found(history)
+    branch(history, "coarse")
+    change(history, {"evaluate.bins": 2, "evaluate.seed": 9})
+    run("dvc", "commit", "-f", "-q", "evaluate", "export", cwd=history)
+    commit(history, "two bins")
+    module(history, "report", "--base", "main")
+    said = found(history)
+    assert said["base"]["test_ece"] == said["branch"]["test_ece"] == before["base"]["test_ece"]
+    assert said["rules"] == ["params.yaml: evaluate"]
+
+
+def test_what_the_base_changed_since_the_branch_left_it_is_not_the_branch_s_doing(history):
+    git("checkout", "-q", "-b", "ahead", "main", cwd=history)
+    (history / "ci/places.py").write_text((history / "ci/places.py").read_text() + "# more\n")
+    change(history, {"gate.max_drift": 0.2})
+    commit(history, "other rules")
+    switch(history, "precision")
+    module(history, "report", "--base", "ahead")
+    assert (found(history)["behind"], found(history)["rules"]) == (1, [])
+    (history / "ci/places.py").write_text((history / "ci/places.py").read_text() + "# mine\n")
+    try:
+        module(history, "report", "--base", "ahead")
+        assert found(history)["rules"] == ["ci"]
+    finally:
+        git("checkout", "-q", "ci/places.py", cwd=history)
+
+
 def test_a_stage_that_gives_other_bytes_when_run_again_fails_the_gate(history):
     switch(history, "main")
     git("checkout", "-q", "-b", "again", cwd=history)
@@ -238,18 +268,9 @@ def test_a_fork_is_compared_on_the_sample_whatever_the_source(history, tmp_path)
     git("checkout", "-q", "-b", "real", cwd=history)
     change(history, {"data.source": "nlm"})
     real = commit(history, "the real set")
-    pull = {
-        "number": 1,
-        "head": {"sha": real, "ref": "x", "repo": {"full_name": "stranger/cells"}},
-        "base": {"sha": real, "repo": {"full_name": "lab/cells"}},
-    }
-    (tmp_path / "event.json").write_text(json.dumps({"pull_request": pull}))
-    output = tmp_path / "output"
-    variables = {"GITHUB_EVENT_PATH": str(tmp_path / "event.json"), "GITHUB_OUTPUT": str(output)}
+    variables = pull_of(real, "stranger/cells", tmp_path)
     try:
         module(history, "retrain", **variables)
-        # What was made of the sample is no lock for a branch of the real set.
-        assert output.read_text() == "lock_changed=false\n"
         module(history, "report", **variables)
         said = found(history)
         assert said["sample"]
@@ -257,6 +278,61 @@ def test_a_fork_is_compared_on_the_sample_whatever_the_source(history, tmp_path)
         assert "a run for a fork has no secrets" in (history / places.MARKDOWN).read_text()
     finally:
         git("checkout", "-q", "--force", "main", cwd=history)
+
+
+def test_what_is_run_again_starts_from_every_change_of_the_work_tree(tmp_path, monkeypatch):
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    for name in ("kept", "staged", "both", "dropped", "gone"):
+        (repository / name).write_text("before\n")
+    run("git", "init", "-q", ".", cwd=repository)
+    run("dvc", "init", "-q", cwd=repository)
+    commit(repository, "all")
+    for name in ("staged", "both", "new"):
+        (repository / name).write_text("staged\n")
+        git("add", name, cwd=repository)
+    (repository / "both").write_text("after\n")
+    (repository / "untracked").write_text("after\n")
+    git("rm", "-q", "dropped", cwd=repository)
+    (repository / "gone").unlink()
+    monkeypatch.chdir(repository)
+    revisions.copy_of_work_tree(tmp_path / "copy")
+    names = ("kept", "staged", "both", "new", "untracked", "dropped", "gone")
+    copied = {name: tmp_path / "copy" / name for name in names}
+    assert {name: file.read_text().strip() for name, file in copied.items() if file.exists()} == {
+        "kept": "before", "staged": "staged", "both": "after", "new": "staged", "untracked": "after",
+    }  # fmt: skip
+
+
+def test_a_release_without_a_store_stops_and_says_what_to_set():
+    done = run(
+        sys.executable, "-m", "ci.storage", "pull", "--store-needed", cwd=ROOT, ok=False,
+        environment={**os.environ, "DVC_REMOTE_URL": "", "DVC_READ_URL": ""},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: No store is named")
+    assert "DVC_REMOTE_URL" in done.stderr
+
+
+def test_a_record_that_a_branch_committed_counts_for_nothing(history, tmp_path):
+    switch(history, "precision")
+    head = git("rev-parse", "HEAD", cwd=history)
+    for forged in (places.RERUN, places.VERDICT):
+        (history / forged).parent.mkdir(parents=True, exist_ok=True)
+        (history / forged).write_text("{}")
+    module(history, "retrain", **pull_of(head, "lab/cells", tmp_path))
+    assert [path.name for path in (history / places.REPORTS).iterdir()] == [places.RUN.name]
+
+
+def pull_of(head: str, repository: str, folder: Path) -> dict[str, str]:
+    """GitHub's variables for a run of a pull request to lab/cells."""
+    pull = {
+        "number": 1,
+        "head": {"sha": head, "ref": "x", "repo": {"full_name": repository}},
+        "base": {"sha": head, "repo": {"full_name": "lab/cells"}},
+    }
+    (folder / "event.json").write_text(json.dumps({"pull_request": pull}))
+    return {"GITHUB_EVENT_PATH": str(folder / "event.json")}
 
 
 def stages(lock: str) -> dict:
