@@ -77,7 +77,7 @@ TAKEN = {
     "animated": encoded(cell(), "GIF", save_all=True, append_images=[cell().rotate(90)]),
     "CMYK": encoded(cell().convert("CMYK"), "JPEG"),
     "EXIF rotation": rotated(),
-    "palette": encoded(cell().convert("P")),
+    "palette": encoded(cell().quantize(256)),
     "transparent": encoded(cell().convert("RGBA"), "WEBP", lossless=True),
     "a JPEG called PNG": encoded(cell(), "JPEG", quality=95),
     "polyglot: a PNG, then a zip": encoded(cell()) + b"PK\x05\x06" + bytes(18),
@@ -103,6 +103,16 @@ def test_unusual_images_are_read_as_a_person_sees_them(live, name):
     assert kind == "complete"
     # One even grey is no cell, however deep; the others show one.
     assert said[0]["status"] == ("rejected" if name == "16-bit grey" else "ok")
+
+
+@pytest.mark.parametrize(
+    "painted", [cell().quantize(256), cell().quantize(8), cell().convert("P")], ids=["own", "few", "dithered"]
+)
+def test_a_palette_stands_for_its_colours(live, painted):
+    asked = [encoded(painted), encoded(painted.convert("RGB"))]
+    of_palette, of_colours = (requests.post(f"{live.url}/classify", data=one).json() for one in asked)
+    assert of_palette["status"] in ("ok", "rejected")
+    assert of_palette == of_colours
 
 
 def packed(*members: tuple[str, bytes], link: bool = False) -> bytes:
