@@ -115,12 +115,12 @@ def test_a_palette_stands_for_its_colours(live, painted):
     assert of_palette == of_colours
 
 
-def packed(*members: tuple[str, bytes], link: bool = False) -> bytes:
+def packed(*members: tuple[str, bytes], link: bool = False, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as pack:
+    with zipfile.ZipFile(out, "w") as pack:
         for name, content in members:
             info = zipfile.ZipInfo(name)
-            info.compress_type = zipfile.ZIP_DEFLATED
+            info.compress_type = method
             if link:
                 info.external_attr = 0o120777 << 16
             pack.writestr(info, content)
@@ -133,6 +133,31 @@ def listing(members: int) -> bytes:
     entries = (struct.pack("<4s6H3L5H2L", *fields) + b"a") * members
     told = members & 0xFFFF
     return entries + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, told, told, len(entries), 0, 0)
+
+
+def lying(method: int) -> bytes:
+    """A zip of few bytes whose one member unpacks to 10 by its own word, and to a million in truth."""
+    content = bytes(10**6)
+    return packed(("cell.png", content), method=method).replace(
+        struct.pack("<L", len(content)), struct.pack("<L", 10)
+    )
+
+
+def with_zip64(disks: int, members: bytes = b"") -> bytes:
+    """A zip whose zip64 records tell of other members, on so many disks, than the record at its end."""
+    end64 = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, len(members), 0)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, len(members), disks)
+    return members + end64 + locator + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, 46, 0, 0)
+
+
+def far_away() -> bytes:
+    """A zip whose one member begins where no file reaches."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as pack:
+        info = zipfile.ZipInfo("cell.png")
+        pack.writestr(info, b"x")
+        info.extra, info.header_offset = b"", 2**64 - 1
+    return out.getvalue()
 
 
 ZIPS = {
@@ -148,6 +173,15 @@ ZIPS = {
     "empty": (packed(), "zip without a file"),
     "zip in a zip": (packed(("inner.zip", packed(("a.png", b"x")))), "no PNG, JPEG"),
     "no more than its end": (packed(("a.png", encoded(cell())))[-22:], "damaged"),
+    "nameless": (packed((".", b"x")), "outside its own folder"),
+    "a name of nothing": (packed(("!.png", b"x")).replace(b"!", b"\0"), "damaged"),
+    "a name in no alphabet": (packed(("\u00e9.png", b"x")).replace(b"\xc3\xa9", b"\xff\xff"), "damaged"),
+    "on two disks": (with_zip64(disks=2), "zip64"),
+    "a list without end, told by zip64": (with_zip64(1, listing(100_000)[:-22]), "zip64"),
+    "bzip2 that unpacks to more than it says": (lying(zipfile.ZIP_BZIP2), "another method than deflate"),
+    "LZMA that unpacks to more than it says": (lying(zipfile.ZIP_LZMA), "another method than deflate"),
+    "a list far away": (packed(("a.png", b"x"))[:-6] + b"\xff" * 4 + bytes(2), "damaged"),
+    "a member far away": (far_away(), "damaged"),
     "cut short": (packed(("a.png", encoded(cell())))[:-300] + b"PK\x05\x06" + bytes(18), "zip without"),
 }
 
@@ -164,6 +198,34 @@ def test_an_unsafe_zip_gives_a_row_that_says_so(live, name):
     assert all(row["status"] == "unreadable" for row in rows[1:])
     assert not reason or reason in rows[-1]["reason"]
     assert str(Path(bad).parent) not in json.dumps(said)
+    plain = requests.post(f"{live.url}/classify_batch", data=content)
+    assert reason in plain.json()["rows"][-1]["reason"]
+
+
+def damaged_inside() -> bytes:
+    """A zip of four cells: the second's checksum is wrong, and the third is no deflate stream."""
+    content = encoded(cell())
+    broken = bytearray(packed(*((f"{name}.png", content) for name in "abcd")))
+    checksum = struct.pack("<L", zlib.crc32(content))
+    with zipfile.ZipFile(io.BytesIO(broken)) as pack:
+        listed = pack.infolist()[1].header_offset, pack.infolist()[2].header_offset, pack.start_dir
+    wrong = broken.index(checksum, broken.index(b"b.png", listed[2]) - 46)
+    broken[wrong : wrong + 4] = bytes(4)
+    start = listed[1] + 30 + len("c.png")
+    broken[start : start + 100] = b"\xff" * 100
+    return bytes(broken)
+
+
+def test_a_damaged_member_gets_a_row_and_the_rest_of_its_zip_goes_on(live):
+    path = live.upload(("cells.zip", damaged_inside()))[0]
+    _, said = live.answer("classify_batch", [{"path": path}], 0.5)
+    bad = ("unreadable", images.DAMAGED)
+    assert [(row["file"], row["status"], row["reason"]) for row in said[0]["rows"]] == [
+        ("cells.zip/a.png", "ok", ""),
+        ("cells.zip/b.png", *bad),
+        ("cells.zip/c.png", *bad),
+        ("cells.zip/d.png", "ok", ""),
+    ]
 
 
 def test_an_image_with_a_zip_behind_it_is_an_image(live):
