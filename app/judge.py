@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from malaria import images
 from malaria.bundle import Bundle
 
-# Crops of any size, each uint8 (h, w, 3): a list of them, or an array of equal ones.
-Crops = Sequence[images.Pixels] | images.Pixels
+
+@dataclass(frozen=True)
+class Crop:
+    """A crop as the network takes it, uint8 (size, size, 3), and the height and width that it had."""
+
+    pixels: images.Pixels
+    shape: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,15 @@ class Judge:
     def __init__(self, bundle: Bundle, most: int = 32) -> None:
         self.bundle = bundle
         self._most = most
-        self._waiting: queue.SimpleQueue[tuple[Crops, Future[list[Answer]]]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Sequence[Crop], Future[list[Answer]]]] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="network", daemon=True).start()
 
-    def ask(self, crops: Crops) -> list[Answer]:
+    def crop(self, pixels: images.Pixels) -> Crop:
+        """A crop of any size, uint8 (h, w, 3), as `ask` takes it: what waits must be small."""
+        height, width = pixels.shape[:2]
+        return Crop(images.resize(pixels, self.bundle.record.input_size), (height, width))
+
+    def ask(self, crops: Sequence[Crop]) -> list[Answer]:
         """An answer for each crop; waits for the network."""
         answers: list[Answer] = []
         for start in range(0, len(crops), self._most):
@@ -54,9 +64,10 @@ class Judge:
                     break
             self._answer(asked)
 
-    def _answer(self, asked: list[tuple[Crops, "Future[list[Answer]]"]]) -> None:
+    def _answer(self, asked: list[tuple[Sequence[Crop], "Future[list[Answer]]"]]) -> None:
+        together = [crop for crops, _ in asked for crop in crops]
         try:
-            said = self.bundle.run([crop for crops, _ in asked for crop in crops])
+            said = self.bundle.run([crop.pixels for crop in together], [crop.shape for crop in together])
         except Exception as error:  # whoever asked must hear of it, and the next be answered
             for _, answer in asked:
                 answer.set_exception(error)

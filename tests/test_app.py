@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,7 +20,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app import cells, heatmap, many, origin, page, uploads, verdict
-from app.judge import Answer, Judge
+from app.judge import Answer, Crop, Judge
 from app.model import open_model
 from malaria import bundle, images, paths, predict
 from malaria.errors import UserError
@@ -331,7 +332,7 @@ def test_the_map_marks_what_the_answer_hangs_on():
 
 def test_many_threads_get_their_own_answers(model_bundle, drawn):
     judge = Judge(bundle.load(model_bundle), most=5)
-    crops = [pixels for pixels, _ in drawn]
+    crops = [judge.crop(pixels) for pixels, _ in drawn]
     alone = [judge.ask([crop])[0].p_parasitized for crop in crops]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda number: judge.ask(crops[: number % 12 + 1]), range(48)))
@@ -344,8 +345,8 @@ def test_many_threads_get_their_own_answers(model_bundle, drawn):
 def test_an_error_of_the_network_reaches_who_asked_and_the_next_is_answered(model_bundle):
     judge = Judge(bundle.load(model_bundle))
     with pytest.raises(ValueError, match="not enough values to unpack"):
-        judge.ask([np.zeros(7, np.uint8)])
-    assert 0 <= judge.ask(np.zeros((1, 50, 50, 3), np.uint8))[0].p_parasitized <= 1
+        judge.ask([Crop(np.zeros(7, np.uint8), (7, 1))])
+    assert 0 <= judge.ask([judge.crop(np.zeros((50, 50, 3), np.uint8))])[0].p_parasitized <= 1
 
 
 def test_the_examples_are_cells_to_the_committed_bundle():
@@ -386,6 +387,30 @@ def test_the_csv_is_what_predict_writes(model, drawn):
     rows = list(csv.DictReader(io.StringIO(text)))
     assert list(rows[0]) == ["path", "p_parasitized", "category", "status", "reason"]
     assert (rows[1]["status"], rows[1]["p_parasitized"]) == ("unreadable", "")
+
+
+def test_a_batch_holds_no_more_than_two_pictures_at_their_full_size(model):
+    held = []
+
+    def batch():
+        for number in range(40):
+            pixels = np.full((300, 200, 3), number, np.uint8)
+            held.append(weakref.ref(pixels))
+            # This one, and the one before, which was just made small.
+            assert sum(one() is not None for one in held) <= 2
+            yield uploads.Upload(f"{number}.png", pixels)
+            del pixels
+
+    assert len(list(many.judge([model], batch()))) == 40
+
+
+def test_a_batch_is_judged_as_each_of_its_cells_alone(gated_bundle, model, drawn):
+    gated = open_model(gated_bundle)
+    pictured = [*(pixels for pixels, _ in drawn), np.tile(drawn[0][0], (1, 3, 1))]
+    together = many.judge([gated, model], [uploads.Upload("a.png", pixels) for pixels in pictured])
+    alone = [(gated.answer(pixels), model.answer(pixels)) for pixels in pictured]
+    assert [one.answers for one in together] == alone
+    assert alone[-1][0].rejected == "more than 2.5 times as long as wide: not one cell"
 
 
 @pytest.mark.parametrize(
