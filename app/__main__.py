@@ -67,7 +67,8 @@ def parser() -> argparse.ArgumentParser:
         type=_count,
         default=32,
         metavar="N",
-        help="cells that the network is given at once, at most (default: %(default)s)",
+        help="cells judged in one go, at most, before the next who wait have their turn: fewer let a single "
+        "cell wait less while others judge many (default: %(default)s)",
     )
     known.add_argument(
         "--keep",

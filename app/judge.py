@@ -28,16 +28,26 @@ class Answer:
     rejected: str | None = None
 
 
-class Judge:
-    """Answers from several threads at once, in calls of at most `most` cells where more wait.
+@dataclass(frozen=True)
+class Asked:
+    """Crops that somebody waits for, and where he waits for their answers."""
 
-    A bundle must not be used by two threads at a time; one thread of this class alone uses it.
+    crops: Sequence[Crop]
+    answer: "Future[list[Answer]]"
+
+
+class Judge:
+    """Answers from several threads at once, at most `most` cells in a call of the bundle.
+
+    That bounds how long a single cell waits while a large batch is judged: for no more than so many cells
+    of each who asks. A bundle must not be used by two threads at a time; one thread of this class alone
+    uses it.
     """
 
     def __init__(self, bundle: Bundle, most: int = 32) -> None:
         self.bundle = bundle
         self._most = most
-        self._waiting: queue.SimpleQueue[tuple[Sequence[Crop], Future[list[Answer]]]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Asked] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="network", daemon=True).start()
 
     def crop(self, pixels: images.Pixels) -> Crop:
@@ -49,32 +59,46 @@ class Judge:
         """An answer for each crop; waits for the network."""
         answers: list[Answer] = []
         for start in range(0, len(crops), self._most):
-            answer: Future[list[Answer]] = Future()
-            self._waiting.put((crops[start : start + self._most], answer))
-            answers += answer.result()
+            asked = Asked(crops[start : start + self._most], Future())
+            self._waiting.put(asked)
+            answers += asked.answer.result()
         return answers
 
     def _work(self) -> None:
+        first = None
         while True:
-            asked = [self._waiting.get()]
-            while sum(len(crops) for crops, _ in asked) < self._most:
-                try:
-                    asked.append(self._waiting.get_nowait())
-                except queue.Empty:
-                    break
+            asked, first = together(first or self._waiting.get(), self._waiting, self._most)
             self._answer(asked)
 
-    def _answer(self, asked: list[tuple[Sequence[Crop], "Future[list[Answer]]"]]) -> None:
-        together = [crop for crops, _ in asked for crop in crops]
+    def _answer(self, asked: Sequence[Asked]) -> None:
+        crops = [crop for one in asked for crop in one.crops]
         try:
-            said = self.bundle.run([crop.pixels for crop in together], [crop.shape for crop in together])
+            said = self.bundle.run([crop.pixels for crop in crops], [crop.shape for crop in crops])
         except Exception as error:  # whoever asked must hear of it, and the next be answered
-            for _, answer in asked:
-                answer.set_exception(error)
+            for one in asked:
+                one.answer.set_exception(error)
             return
         answers = [
             Answer(float(p), reason) for p, reason in zip(said.p_parasitized, said.rejected, strict=True)
         ]
-        for crops, answer in asked:
-            answer.set_result(answers[: len(crops)])
-            answers = answers[len(crops) :]
+        for one in asked:
+            one.answer.set_result(answers[: len(one.crops)])
+            answers = answers[len(one.crops) :]
+
+
+def together(
+    first: Asked, waiting: "queue.SimpleQueue[Asked]", most: int
+) -> tuple[list[Asked], Asked | None]:
+    """`first` and who waits behind it, while all their crops are at most `most`; and who is first then,
+    where he was taken from those `waiting` and has no room.
+    """
+    asked, room = [first], most - len(first.crops)
+    while True:
+        try:
+            one = waiting.get_nowait()
+        except queue.Empty:
+            return asked, None
+        room -= len(one.crops)
+        if room < 0:
+            return asked, one
+        asked.append(one)

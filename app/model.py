@@ -76,7 +76,7 @@ def open_model(folder: Path, carried_by: origin.Origin | None = None, *, batch: 
 
     Args:
         carried_by: the commit, where it is known; else git is asked.
-        batch: cells that the network is given at once, at most.
+        batch: cells that are judged in one go, at most, before the next who wait have their turn.
 
     Raises:
         UserError: the bundle is missing, incomplete, tampered with or of an unknown schema.

@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import queue
 import re
 import shutil
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import weakref
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,8 +20,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from app import cells, heatmap, many, origin, page, uploads, verdict
-from app.judge import Answer, Crop, Judge
+from app import cells, heatmap, judge, many, origin, page, uploads, verdict
+from app.judge import Answer
 from app.model import open_model
 from malaria import bundle, images, paths, predict
 from malaria.errors import UserError
@@ -331,22 +332,34 @@ def test_the_map_marks_what_the_answer_hangs_on():
 
 
 def test_many_threads_get_their_own_answers(model_bundle, drawn):
-    judge = Judge(bundle.load(model_bundle), most=5)
-    crops = [judge.crop(pixels) for pixels, _ in drawn]
-    alone = [judge.ask([crop])[0].p_parasitized for crop in crops]
+    asked = judge.Judge(bundle.load(model_bundle), most=5)
+    crops = [asked.crop(pixels) for pixels, _ in drawn]
+    alone = [asked.ask([crop])[0].p_parasitized for crop in crops]
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda number: judge.ask(crops[: number % 12 + 1]), range(48)))
+        together = list(pool.map(lambda number: asked.ask(crops[: number % 12 + 1]), range(48)))
     for number, answers in enumerate(together):
         assert [answer.p_parasitized for answer in answers] == pytest.approx(
             alone[: number % 12 + 1], abs=1e-6
         )
 
 
+def test_no_more_cells_are_judged_in_one_go_than_was_said_and_each_in_its_turn():
+    waiting: queue.SimpleQueue[judge.Asked] = queue.SimpleQueue()
+    crop = judge.Crop(np.zeros((50, 50, 3), np.uint8), (50, 50))
+    for cells_ in (31, 32, 1, 1, 30, 1):
+        waiting.put(judge.Asked([crop] * cells_, Future()))
+    calls, first = [], None
+    while first or not waiting.empty():
+        asked, first = judge.together(first or waiting.get(), waiting, most=32)
+        calls.append([len(one.crops) for one in asked])
+    assert calls == [[31], [32], [1, 1, 30], [1]]
+
+
 def test_an_error_of_the_network_reaches_who_asked_and_the_next_is_answered(model_bundle):
-    judge = Judge(bundle.load(model_bundle))
+    asked = judge.Judge(bundle.load(model_bundle))
     with pytest.raises(ValueError, match="not enough values to unpack"):
-        judge.ask([Crop(np.zeros(7, np.uint8), (7, 1))])
-    assert 0 <= judge.ask([judge.crop(np.zeros((50, 50, 3), np.uint8))])[0].p_parasitized <= 1
+        asked.ask([judge.Crop(np.zeros(7, np.uint8), (7, 1))])
+    assert 0 <= asked.ask([asked.crop(np.zeros((50, 50, 3), np.uint8))])[0].p_parasitized <= 1
 
 
 def test_the_examples_are_cells_to_the_committed_bundle():
