@@ -17,7 +17,10 @@ def parser() -> argparse.ArgumentParser:
     known.add_argument("--version", action="version", version=__version__)
     served = known.add_mutually_exclusive_group()
     served.add_argument(
-        "--model", type=Path, metavar="BUNDLE", help="a bundle folder (default: the newest here)"
+        "--model",
+        type=Path,
+        metavar="BUNDLE",
+        help="a bundle folder (default: models/pretrained, or where that is missing what `dvc repro` made)",
     )
     served.add_argument(
         "--rev",
