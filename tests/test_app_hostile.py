@@ -1,13 +1,16 @@
 """Visitors who mean harm, or send whatever lies about: a sentence for each, and nothing read but theirs."""
 
+import contextlib
 import io
 import json
+import socket
 import struct
 import subprocess
 import sys
 import zipfile
 import zlib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -393,6 +396,85 @@ def test_bodies_are_bounded(live):
     assert requests.post(f"{live.url}/gradio_api/upload", files=upload).status_code == 413
     call = requests.post(f"{live.url}/gradio_api/call/classify", data=b"[" * (gate.MOST_JSON + 1))
     assert call.status_code == 413
+
+
+@contextlib.contextmanager
+def begun(url: str):
+    """A request to classify whose body the server waits for, and never gets."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        head = "POST /classify HTTP/1.1", "Host: app", "Content-Length: 1000", "Expect: 100-continue"
+        connection.sendall("\r\n".join((*head, "", "")).encode())
+        # The server says so once it reads the body.
+        assert connection.recv(100).startswith(b"HTTP/1.1 100")
+        yield connection
+
+
+def test_those_who_send_slowly_keep_nobody_from_an_answer(model_bundle, tmp_path):
+    arguments = ("--model", str(model_bundle), "--concurrency", "1", "--queue", "1")
+    with app_server.start(*arguments, log=tmp_path / "log") as server, contextlib.ExitStack() as slow:
+        for _ in range(10):
+            slow.enter_context(begun(server.url))
+        assert requests.post(f"{server.url}/classify", data=encoded(cell())).status_code == 200
+
+
+def test_who_leaves_while_sending_is_no_fault_of_the_server(live):
+    with begun(live.url):
+        pass
+    assert requests.post(f"{live.url}/classify", data=encoded(cell())).status_code == 200
+    assert "error" not in {line["level"] for line in live.logged()}
+
+
+SLOW = """
+import sys
+from pathlib import Path
+import anyio, httpx
+from app import cells, page, serving
+from app.model import open_model
+
+async def slowly(begun):
+    yield b"not all"
+    begun.set()
+    await anyio.sleep_forever()
+
+async def visit(limits, ask):
+    app = serving.make([model], cells.find(None), folder, limits).asgi
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+        await ask(client)
+
+async def too_late(client):
+    said = await client.post("/classify", content=slowly(anyio.Event()))
+    print(said.status_code, said.json()["error"])
+
+async def too_much(client):
+    begun = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: client.post("/classify", content=slowly(begun)))
+        await begun.wait()
+        said = await client.post("/classify", content=b"too much")
+        print(said.status_code, said.json()["error"])
+        group.cancel_scope.cancel()
+    said = await client.post("/classify", content=b"too much")
+    print(said.status_code, said.json()["error"])
+
+with serving.upload_folder() as folder:
+    model = open_model(Path(sys.argv[1]))
+    anyio.run(visit, page.Limits(body_seconds=0.1), too_late)
+    anyio.run(visit, page.Limits(bodies=10), too_much)
+"""
+
+
+def test_a_body_has_so_long_to_come_and_all_of_them_so_much_room(model_bundle):
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW, str(model_bundle)],
+        cwd=app_server.ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert [line[:40] for line in done.stdout.splitlines()] == [
+        "408 The body was not here within 0.1 sec",
+        "503 Too much is being sent at once: ask ",
+        "422 This file cannot be judged: no PNG, ",
+    ]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"[" * 100_000, b"\xff\xfe"])
