@@ -220,16 +220,20 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(app: App, listening: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT."""
-    config: Any = uvicorn.Config(
-        app.asgi,
+    _Server(config(app.asgi), app.state).run([listening])
+    event("ended", version=__version__)
+
+
+def config(asgi: fastapi.FastAPI) -> Any:
+    """How uvicorn serves, and how it ends."""
+    return uvicorn.Config(
+        asgi,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         server_header=False,
         ws="none",
     )
-    _Server(config, app.state).run([listening])
-    event("ended", version=__version__)
 
 
 @contextlib.contextmanager
