@@ -113,7 +113,8 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
             with gr.Tab("Many cells"):
                 files = gr.File(
                     file_count="multiple",
-                    label=f"Images, or zips of them, up to {uploads.MOST_CELLS:,} cells",
+                    label=f"Images, or zips of them: up to {uploads.MOST_CELLS:,} cells, "
+                    f"{uploads.MOST_BYTES // 2**20} MB a file",
                     height=160,
                 )
                 judge = gr.Button("Judge these cells", variant="primary")

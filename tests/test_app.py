@@ -104,6 +104,7 @@ def test_what_is_no_cell_gets_a_reason_and_no_category_anywhere(live, drawn):
     assert "More than 2.5 times as long as wide: not one cell." in shown[0]
     assert "mc-scale" not in shown[0]
     assert "mc-key-orange" not in shown[0]
+    assert "The map shows" not in shown[0]
 
     files = [{"path": one, "meta": {"_type": "gradio.FileData"}} for one in (path, cell)]
     _, table = live.answer("show_many", files, 0, False)
