@@ -39,8 +39,9 @@ DAMAGED_ZIP = (
     EOFError,
     IndexError,
     NotImplementedError,
+    OverflowError,
     RuntimeError,
-    UnicodeError,
+    ValueError,
     struct.error,
 )
 

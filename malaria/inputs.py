@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from malaria import images, stores
+from malaria import archives, images, stores
 from malaria.errors import UserError
 from malaria.predict import Item
 
@@ -112,7 +112,7 @@ def _file(path: Path) -> Source:
     name = path.as_posix()
     try:
         found = path.stat()
-        entries = _entries(path) if zipfile.is_zipfile(path) else None
+        entries = _entries(path) if archives.is_zip(path) else None
     except OSError:
         # Its row will say why.
         return Source(name, 0, "", None)
@@ -125,7 +125,7 @@ def _object(found: stores.Object) -> Source:
     if found.url.lower().endswith(".zip"):
         try:
             with stores.open_object(found.url) as archive:
-                entries = _entries(archive) if zipfile.is_zipfile(archive) else None
+                entries = _entries(archive) if archives.is_zip(archive) else None
         except OSError:
             entries = None
     return Source(found.url, found.size, found.tag, entries)
@@ -135,7 +135,7 @@ def _entries(archive: Path | BinaryIO) -> int:
     try:
         with zipfile.ZipFile(archive) as pack:
             return len(pack.infolist())
-    except zipfile.BadZipFile:
+    except archives.DAMAGED_ZIP:
         return 1
 
 
@@ -144,21 +144,32 @@ def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)
         with zipfile.ZipFile(archive) as pack:
             for info in sorted(pack.infolist(), key=lambda info: info.filename)[part]:
                 path = f"{name}/{info.filename}"
-                if info.is_dir() or is_litter(info.filename):
+                if info.filename.endswith("/") or is_litter(info.filename):
                     continue
                 # Read now: the archive is closed by the time a chunk is decoded.
                 try:
-                    content = pack.read(info) if info.file_size <= _MOST_BYTES else None
-                except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError):
-                    content = b""
-                if content is None:
-                    yield Item(path, _fail(_TOO_LARGE))
-                elif depth < _DEEPEST and zipfile.is_zipfile(io.BytesIO(content)):
+                    content = _content(pack, info)
+                except images.Unreadable as error:
+                    yield Item(path, _fail(error.reason))
+                    continue
+                if depth < _DEEPEST and archives.is_zip(io.BytesIO(content)):
                     yield from _members(path, io.BytesIO(content), depth + 1)
                 else:
                     yield Item(path, functools.partial(bytes, content))
-    except zipfile.BadZipFile:
+    except archives.DAMAGED_ZIP:
         yield Item(name, _fail("damaged zip"))
+
+
+def _content(pack: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    if info.file_size > _MOST_BYTES:
+        raise images.Unreadable(_TOO_LARGE)
+    try:
+        archives.check_method(info)
+        with pack.open(info) as stream:
+            # As much as the directory promises: asked for all, zipfile unpacks what a liar holds.
+            return stream.read(info.file_size)
+    except (*archives.DAMAGED_ZIP, OSError) as error:
+        raise images.Unreadable(f"cannot be unpacked: {error}") from None
 
 
 def _fail(reason: str) -> Callable[[], bytes]:
