@@ -59,7 +59,7 @@ def _points(record: bundle.Record, judged: dict[str, Any], fitted_on: str) -> li
     ]
     for point in record.operating_points:
         at = judged[f"at_{point.specificity * 100:g}_specificity"]
-        rows.append({"name": f"{point.specificity:.0%} specificity {fitted_on}", **at})
+        rows.append({"name": f"{100 * point.specificity:g} % specificity {fitted_on}", **at})
     for row in rows:
         rates = row["sensitivity"]["value"], row["specificity"]["value"]
         row["ppv"] = [

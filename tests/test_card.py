@@ -47,3 +47,9 @@ def test_the_card_claims_a_split_by_patient_only_where_there_was_one(model_bundl
     text = rendered(model_bundle, by_patient)
     assert said in text
     assert unsaid not in text
+
+
+def test_a_specificity_is_named_as_it_was_asked_for(model_bundle):
+    text = rendered(model_bundle, True)
+    assert "| 97 % specificity val |" in text
+    assert "| 99.5 % specificity val |" in text
