@@ -109,8 +109,16 @@ def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.D
     return _set_copies_aside(cells).sort_values("path", ignore_index=True)
 
 
-def check(cells: pd.DataFrame, settings: params.Audit) -> None:
+def check(
+    cells: pd.DataFrame,
+    settings: params.Audit,
+    folder: Path = paths.RAW,
+    advice: str = f"look at {paths.AUDIT_PAGE}, then mend the data",
+) -> None:
     """Stop where too little is left to build on.
+
+    Args:
+        folder, advice: where the cells are from and what to do, for the sentence.
 
     Raises:
         UserError: a class has no accepted image, or more than `settings.max_quarantined` of all
@@ -120,16 +128,13 @@ def check(cells: pd.DataFrame, settings: params.Audit) -> None:
     for label in LABELS:
         if not ((cells.label == label) & (cells.status == tables.OK)).any():
             reasons = _most_frequent(aside[aside.label == label])
-            raise UserError(
-                f"{paths.RAW / label} holds no image that can be used ({reasons}): look at "
-                f"{paths.AUDIT_PAGE}, then check data.folder, or run `dvc repro -f fetch`."
-            )
+            raise UserError(f"{folder} holds no {label} image that can be used ({reasons}): {advice}.")
     share = len(aside) / len(cells)
     if share > settings.max_quarantined:
         raise UserError(
             f"{len(aside):,} of {len(cells):,} images ({share:.1%}) were set aside, more than the "
-            f"{settings.max_quarantined:.1%} of audit.max_quarantined ({_most_frequent(aside)}): look at "
-            f"{paths.AUDIT_PAGE}, then mend the data or raise audit.max_quarantined in params.yaml."
+            f"{settings.max_quarantined:.1%} of audit.max_quarantined ({_most_frequent(aside)}): {advice} or "
+            "raise audit.max_quarantined in params.yaml."
         )
 
 

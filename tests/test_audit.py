@@ -254,7 +254,9 @@ def test_a_class_without_a_readable_image_stops_the_pipeline(tmp_path):
     put(tmp_path, "Uninfected/a.png", cell(1))
     put(tmp_path, "Parasitized/a.png", b"Dear colleague")
     cells = audit.audit(tmp_path, SETTINGS)
-    with pytest.raises(UserError, match=r"Parasitized holds no image that can be used \(no PNG.*: 1\)"):
+    with pytest.raises(
+        UserError, match=r"data/raw holds no Parasitized image that can be used \(no PNG.*: 1\)"
+    ):
         audit.check(cells, SETTINGS)
 
 
