@@ -29,7 +29,12 @@ def main() -> int:
         metavar="PATH",
         help="an image, a folder or a zip of them, here or as s3://BUCKET/PREFIX",
     )
-    one.add_argument("--model", type=Path, default=None, help="a bundle folder (default: the newest here)")
+    one.add_argument(
+        "--model",
+        type=Path,
+        default=None,
+        help="a bundle folder (default: models/pretrained, else models/malaria-cells)",
+    )
     one.add_argument("--out", type=Path, default=None, help="where to write the CSV (default: the terminal)")
     one.add_argument(
         "--engine", choices=engine.NAMES, default="none", help="dask: resumable, on many workers (none)"
@@ -41,7 +46,12 @@ def main() -> int:
 
     two = commands.add_parser("evaluate", help="score a bundle on a labelled folder", epilog=NOTE)
     two.add_argument("folder", type=Path, help="a folder or archive with one sub-folder per class")
-    two.add_argument("--model", type=Path, default=None, help="a bundle folder (default: the newest here)")
+    two.add_argument(
+        "--model",
+        type=Path,
+        default=None,
+        help="a bundle folder (default: models/pretrained, else models/malaria-cells)",
+    )
     two.add_argument("--json", action="store_true", help="print every figure as JSON")
     two.set_defaults(run=_evaluate)
 
