@@ -4,6 +4,7 @@ import functools
 import io
 import itertools
 import os
+import stat
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def find(paths: Sequence[str]) -> Iterator[Item]:
     An image inside a zip has the path `archive.zip/member`.
 
     Raises:
-        UserError: a path does not exist.
+        UserError: as `listed`.
     """
     return itertools.chain.from_iterable(items(source) for source in listed(paths))
 
@@ -57,16 +58,16 @@ def find(paths: Sequence[str]) -> Iterator[Item]:
 def listed(paths: Sequence[str]) -> Iterator[Source]:
     """Every file and object of `paths`, in the order of their rows.
 
+    A folder below one of `paths` that cannot be listed stands for itself: reading it fails, and says why.
+
     Raises:
-        UserError: a path does not exist.
+        UserError: a path does not exist, or is a folder that cannot be listed.
     """
     for path in paths:
         if is_remote(path):
             yield from (_object(found) for found in stores.objects(path) if not is_litter(found.url))
             continue
-        if not Path(path).exists():
-            raise UserError(f"{path} does not exist: name files, folders or zips of cells.")
-        if Path(path).is_dir():
+        if _is_folder(path):
             yield from (_file(file) for file in _below(Path(path)) if not is_litter(file.name))
         else:
             yield _file(Path(path))
@@ -91,15 +92,33 @@ def items(source: Source, first: int = 0, last: int | None = None, base: Path = 
         # It could be listed before. The other entries may have been read by then, so this says which.
         whole = first == 0 and last in (None, source.entries)
         some = "" if whole else f", entries {first + 1} to {last or source.entries}"
-        yield Item(path, _fail(f"cannot be read: {error}{some}"))
+        yield Item(path, _fail(f"cannot be read: {error.strerror or error}{some}"))
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            return False
+        os.scandir(path).close()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: name files, folders or zips of cells.") from None
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): see to its permissions, or leave it out."
+        ) from None
+    return True
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All files, in the order that their paths sort in; a folder's names are held at a time, not all."""
+    """All files, in the order that their paths sort in; a folder's names are held at a time, not all.
+
+    A folder that cannot be listed comes in place of its files.
+    """
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
     except OSError:
+        yield folder
         return
     for entry in found:
         if entry.is_dir(follow_symlinks=False):

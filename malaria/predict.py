@@ -57,7 +57,7 @@ def predict(bundle: Bundle, items: Iterable[Item], readers: int | None = None) -
         except images.Unreadable as error:
             return error.reason
         except OSError as error:
-            return f"cannot be read: {error}"
+            return f"cannot be read: {error.strerror or error}"
         # A chunk of large pictures would take gigabytes at their own size.
         return _Cell(images.resize(pixels, bundle.record.input_size), pixels.shape[:2])
 

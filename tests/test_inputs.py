@@ -1,15 +1,18 @@
-"""One bad file among those to be judged is a row that says so, whatever is wrong with it."""
+"""One bad file or folder among those to be judged is a row that says so, whatever is wrong with it."""
 
 import io
+import os
 import struct
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from malaria import batch, bundle, images, inputs, predict
+from malaria.errors import UserError
 
 LOCAL, CENTRAL = b"PK\3\4", b"PK\1\2"
 
@@ -106,3 +109,45 @@ def test_a_member_that_holds_more_than_it_says_is_not_unpacked_whole(tmp_path):
     with pytest.raises(images.Unreadable, match="cannot be unpacked: Bad CRC-32"):
         item.read()
     assert most < 2**21
+
+
+@contextmanager
+def bound_by_permissions() -> Iterator[None]:
+    """Root is bound by none: it becomes nobody meanwhile."""
+    own = os.geteuid()
+    if own == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
+@pytest.fixture
+def locked(tmp_path, pngs, monkeypatch) -> Iterator[Path]:
+    """A folder of a cell and a folder that nobody may list, relative to the current one."""
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    folder = Path("cells/locked")
+    folder.mkdir(parents=True)
+    Path("cells/a.png").write_bytes(pngs[0])
+    folder.chmod(0)
+    yield folder
+    folder.chmod(0o755)
+
+
+def test_a_folder_that_cannot_be_listed_is_a_row_below_and_an_error_where_it_is_named(locked, model_bundle):
+    model = bundle.load(model_bundle)
+    with bound_by_permissions():
+        one, other = predict.predict(model, inputs.find([str(locked.parent)]))
+        with pytest.raises(UserError, match=r"cells/locked cannot be read \(Permission denied\): see to"):
+            list(inputs.find([str(locked)]))
+    assert (one.path, one.status) == ("cells/a.png", "ok")
+    assert (other.path, other.status) == ("cells/locked", "unreadable")
+    # Without the path: a worker elsewhere would name another.
+    assert other.reason == "cannot be read: Permission denied"
+
+
+def test_a_path_too_long_to_exist_is_refused_in_a_sentence():
+    with pytest.raises(UserError, match=r"cannot be read \(File name too long\)"):
+        list(inputs.find(["a" * 300]))
