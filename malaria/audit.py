@@ -261,7 +261,8 @@ def read_patients(raw: Path) -> dict[str, str]:
     """`patients.csv` in `raw`: the patient of each file it names; empty where there is no table.
 
     Raises:
-        UserError: it is no CSV table with the columns file and patient, or gives a file twice.
+        UserError: it is no CSV table with the columns file and patient, has longer rows, or gives a file
+            twice.
     """
     file = raw / paths.PATIENTS
     if not file.exists():
@@ -274,6 +275,9 @@ def read_patients(raw: Path) -> dict[str, str]:
         raise UserError(
             f"{file} has the columns {', '.join(map(str, table.columns))}, but needs file,patient."
         )
+    if not isinstance(table.index, pd.RangeIndex):
+        # pandas takes the first column of rows that are longer than the header for their names.
+        raise UserError(f"{file} has rows with more values than columns: take the commas off their ends.")
     table = table.assign(
         file=table.file.str.strip().str.replace("\\", "/"), patient=table.patient.str.strip()
     )

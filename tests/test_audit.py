@@ -221,12 +221,22 @@ def test_rows_of_patients_csv_that_match_nothing_are_noted(raw):
         (b"", "is no CSV table"),
         (b"\xff\xfe\x00", "is no CSV table"),
         (b"file,patient\na.png,Ada\na.png,Ben\n", r"gives a\.png to two patients"),
+        (
+            b"file,patient\na.png,Ada,\nb.png,Ada,\n",
+            "has rows with more values than columns: take the commas",
+        ),
+        (b"file,patient\na.png,Ada\nb.png,Ada,\n", "is no CSV table"),
     ],
 )
 def test_a_patients_csv_that_is_none_stops_the_audit(raw, content, message):
     put(raw, "patients.csv", content)
     with pytest.raises(UserError, match=message):
         audit.audit(raw, SETTINGS)
+
+
+def test_a_patients_csv_may_be_empty_but_for_its_header(raw):
+    put(raw, "patients.csv", b"file,patient\n")
+    assert audit.read_patients(raw) == {}
 
 
 def test_a_parasitised_cell_named_as_a_controls_is_noted(raw):
