@@ -35,7 +35,7 @@ repro: env  ## run the pipeline on the synthetic sample, or on what params.yaml 
 	dvc repro
 	@python -m experiments.where_to_look
 
-app: env  ## serve the newest model bundle as a web page on this machine
+app: env  ## serve the pretrained model as a web page on this machine
 	python -m app
 
 screenshots: env  ## take the README's pictures of the app (needs `make browser`)

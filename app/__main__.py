@@ -17,7 +17,10 @@ def parser() -> argparse.ArgumentParser:
     known.add_argument("--version", action="version", version=__version__)
     served = known.add_mutually_exclusive_group()
     served.add_argument(
-        "--model", type=Path, metavar="BUNDLE", help="a bundle folder (default: the newest here)"
+        "--model",
+        type=Path,
+        metavar="BUNDLE",
+        help="a bundle folder (default: models/pretrained, or where that is missing what `dvc repro` made)",
     )
     served.add_argument(
         "--rev",
@@ -67,7 +70,8 @@ def parser() -> argparse.ArgumentParser:
         type=_count,
         default=32,
         metavar="N",
-        help="cells that the network is given at once, at most (default: %(default)s)",
+        help="cells judged in one go, at most, before the next who wait have their turn: fewer let a single "
+        "cell wait less while others judge many (default: %(default)s)",
     )
     known.add_argument(
         "--keep",

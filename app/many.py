@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from app import pictures, uploads, verdict
-from app.judge import Answer
+from app.judge import Answer, Crop
 from app.model import Model
 from malaria import predict
 
@@ -39,29 +39,45 @@ class Totals:
     high: float
 
 
-# Decoded cells that wait for one call of the network.
+@dataclass(frozen=True)
+class _Waiting:
+    """One image of a batch before it is judged; `crops`: for each model, none where it cannot be read."""
+
+    name: str
+    thumbnail: str
+    crops: tuple[Crop, ...]
+    reason: str
+
+
+# Cells that wait for one call of the network.
 _CHUNK = 32
 
 
 def judge(models: Sequence[Model], batch: Iterable[uploads.Upload]) -> Iterator[Judged]:
     """The models' answers for each upload, in their order."""
-    waiting: list[uploads.Upload] = []
+    waiting: list[_Waiting] = []
     for upload in batch:
-        waiting.append(upload)
+        waiting.append(_small(models, upload))
         if len(waiting) == _CHUNK:
             yield from _answered(models, waiting)
             waiting = []
     yield from _answered(models, waiting)
 
 
-def _answered(models: Sequence[Model], batch: Sequence[uploads.Upload]) -> Iterator[Judged]:
-    cells = [upload.pixels for upload in batch if upload.pixels is not None]
-    answers = zip(*(model.judge.ask(cells) for model in models), strict=True)
-    for upload in batch:
-        if upload.pixels is None:
-            yield Judged(upload.name, "", (), upload.reason)
-        else:
-            yield Judged(upload.name, pictures.data_uri(upload.pixels, pictures.THUMBNAIL), next(answers))
+def _small(models: Sequence[Model], upload: uploads.Upload) -> _Waiting:
+    """What is needed of an upload: a chunk of large pictures would take hundreds of megabytes."""
+    if upload.pixels is None:
+        return _Waiting(upload.name, "", (), upload.reason)
+    thumbnail = pictures.data_uri(upload.pixels, pictures.THUMBNAIL)
+    return _Waiting(upload.name, thumbnail, tuple(model.judge.crop(upload.pixels) for model in models), "")
+
+
+def _answered(models: Sequence[Model], batch: Sequence[_Waiting]) -> Iterator[Judged]:
+    cells = [one.crops for one in batch if one.crops]
+    asked = [model.judge.ask([crops[number] for crops in cells]) for number, model in enumerate(models)]
+    answers = zip(*asked, strict=True)
+    for one in batch:
+        yield Judged(one.name, one.thumbnail, next(answers) if one.crops else (), one.reason)
 
 
 def verdicts(

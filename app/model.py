@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from app import heatmap, origin, verdict
-from app.judge import Answer, Judge
+from app.judge import Answer, Crop, Judge
 from malaria import __version__, bundle, images, trained_on
 from malaria.errors import UserError
 
@@ -53,25 +53,22 @@ class Model:
 
     def answer(self, pixels: images.Pixels) -> Answer:
         """What the model says of one crop, uint8 (h, w, 3)."""
-        return self.judge.ask([pixels])[0]
+        return self.judge.ask([self.judge.crop(pixels)])[0]
 
     def heat(self, pixels: images.Pixels) -> images.Pixels:
         """The crop with what the decision hangs on laid over it."""
 
         def ask(cells: images.Pixels) -> heatmap.Floats:
-            return np.array([answer.p_parasitized for answer in self.judge.ask(cells)])
+            crops = [Crop(cell, pixels.shape[:2]) for cell in cells]
+            return np.array([answer.p_parasitized for answer in self.judge.ask(crops)])
 
-        return heatmap.overlay(pixels, heatmap.importance(self.resized(pixels), ask))
+        return heatmap.overlay(pixels, heatmap.importance(self.judge.crop(pixels).pixels, ask))
 
     def met(self, pixels: images.Pixels) -> bool | None:
         """Whether the model was made with this cell; None where the bundle does not say."""
         if self.trained_on is None:
             return None
-        return bool(trained_on.known(self.trained_on, [self.resized(pixels)])[0])
-
-    def resized(self, pixels: images.Pixels) -> images.Pixels:
-        """A crop as the network sees it, uint8 (size, size, 3)."""
-        return images.resize(pixels, self.record.input_size)
+        return bool(trained_on.known(self.trained_on, [self.judge.crop(pixels).pixels])[0])
 
 
 def open_model(folder: Path, carried_by: origin.Origin | None = None, *, batch: int = 32) -> Model:
@@ -79,7 +76,7 @@ def open_model(folder: Path, carried_by: origin.Origin | None = None, *, batch: 
 
     Args:
         carried_by: the commit, where it is known; else git is asked.
-        batch: cells that the network is given at once, at most.
+        batch: cells that are judged in one go, at most, before the next who wait have their turn.
 
     Raises:
         UserError: the bundle is missing, incomplete, tampered with or of an unknown schema.

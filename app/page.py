@@ -24,11 +24,16 @@ _PROGRESS = gr.Progress()
 
 @dataclass(frozen=True)
 class Limits:
-    """How much at once: events judged side by side, and events that may wait."""
+    """How much at once: events judged side by side, and events that may wait; how long uploads are kept.
+
+    A plain request's body has `body_seconds` to come; all that are held at a time have `bodies` bytes.
+    """
 
     at_once: int = 4
     waiting: int = 100
     kept_seconds: int = _KEPT_SECONDS
+    body_seconds: float = 60
+    bodies: int = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,8 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
             with gr.Tab("Many cells"):
                 files = gr.File(
                     file_count="multiple",
-                    label=f"Images, or zips of them, up to {uploads.MOST_CELLS:,} cells",
+                    label=f"Images, or zips of them: up to {uploads.MOST_CELLS:,} cells, "
+                    f"{uploads.MOST_BYTES // 2**20} MB a file",
                     height=160,
                 )
                 judge = gr.Button("Judge these cells", variant="primary")

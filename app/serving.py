@@ -14,10 +14,11 @@ from typing import Any
 
 from app.lean import gr  # isort: skip - first, as it sets what Gradio reads at import
 
+import anyio
 import anyio.to_thread
 import fastapi
 import uvicorn
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from app import cells, gate, page, programs, uploads, verdict
@@ -80,17 +81,47 @@ def _add_routes(
     asgi: fastapi.FastAPI, models: Sequence[Model], folder: Path, limits: page.Limits, state: State
 ) -> None:
     # Beside Gradio's queue, which counts what comes through the page.
-    side_by_side, taken = anyio.CapacityLimiter(limits.at_once), 0
+    side_by_side, taken, held = anyio.CapacityLimiter(limits.at_once), 0, 0
+
+    def refused(why: str, status: int) -> JSONResponse:
+        return JSONResponse({"error": why}, status)
 
     async def judged(request: Request, threshold: float, judge: _Judging) -> JSONResponse:
-        nonlocal taken
+        nonlocal held
         if not 0 <= threshold <= 1:
-            return JSONResponse({"error": "threshold must be a number from 0 to 1."}, 422)
+            return refused("threshold must be a number from 0 to 1.", 422)
+        body, size = bytearray(), 0
+        try:
+            with anyio.fail_after(limits.body_seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    size += len(chunk)
+                    held += len(chunk)
+                    if held > limits.bodies:
+                        return refused("Too much is being sent at once: ask again later.", 503)
+        except TimeoutError:
+            return refused(
+                f"The body was not here within {limits.body_seconds:g} seconds: send it faster.", 408
+            )
+        except ClientDisconnect:
+            return refused("The body was cut short.", 400)
+        else:
+            whole = bytes(body)
+            # What waits for its turn is held once.
+            body.clear()
+            return await in_turn(judge, whole, programs.chosen(threshold))
+        finally:
+            held -= size
+
+    async def in_turn(judge: _Judging, body: bytes, point: verdict.Point) -> JSONResponse:
+        """Only a body that is here takes one of the places: those who send slowly, or nothing, must not
+        keep them from others. What all bodies may take of the memory has its own bound, `limits.bodies`.
+        """
+        nonlocal taken
         if taken >= limits.at_once + limits.waiting:
-            return JSONResponse({"error": "Too many requests are waiting: ask again later."}, 503)
+            return refused("Too many requests are waiting: ask again later.", 503)
         taken += 1
         try:
-            body, point = await request.body(), programs.chosen(threshold)
             return await anyio.to_thread.run_sync(judge, body, point, limiter=side_by_side)
         finally:
             taken -= 1
@@ -189,16 +220,20 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(app: App, listening: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT."""
-    config: Any = uvicorn.Config(
-        app.asgi,
+    _Server(config(app.asgi), app.state).run([listening])
+    event("ended", version=__version__)
+
+
+def config(asgi: fastapi.FastAPI) -> Any:
+    """How uvicorn serves, and how it ends."""
+    return uvicorn.Config(
+        asgi,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         server_header=False,
         ws="none",
     )
-    _Server(config, app.state).run([listening])
-    event("ended", version=__version__)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,15 @@ _ZIP = archives.Limits(members=MOST_CELLS, size=256 * 2**20, ratio=100)
 
 TOO_MANY = f"more than {MOST_CELLS:,} cells at once"
 NOT_UPLOADED = "not a file that was uploaded here"
+DAMAGED_ZIP = "a zip that is damaged, encrypted, or packed by another method than deflate"
+ZIP64 = "a zip64, which is for more than is taken here: send a plain zip"
 
 # Bytes of a zip's list of members that are read at all: a file of 20 MB might list half a million.
 _MOST_DIRECTORY = 2**20
-_END = b"PK\5\6"
+_END, _END64 = b"PK\5\6", b"PK\6\7"
+
+# Of a place where no file reaches the stream itself says so, by a ValueError.
+_BROKEN = (*archives.DAMAGED_ZIP, OSError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def is_zip(file: Path) -> bool:
     """Whether a file is a zip from its first byte on; an image with a zip behind it is an image."""
     try:
         with file.open("rb") as stream:
-            return stream.read(2) == b"PK" and zipfile.is_zipfile(stream)
+            return stream.read(2) == b"PK" and archives.is_zip(stream)
     except OSError:
         return False
 
@@ -88,48 +92,56 @@ def _plain(name: str, file: Path, limits: images.Limits) -> Upload:
 
 
 def _zipped(name: str, file: Path, limits: images.Limits) -> Iterator[Upload]:
-    if _directory_bytes(file) > _MOST_DIRECTORY:
-        yield Upload(name, None, TOO_MANY)
+    if refused := _unlisted(file):
+        yield Upload(name, None, refused)
         return
     given = False
     try:
         for member in archives.members(file, _ZIP):
             if inputs.is_litter(member.path.name):
                 continue
-            path, given = f"{name}/{member.path}", True
-            try:
-                yield Upload(path, images.read(member.stream, limits).pixels)  # type: ignore[arg-type]
-            except images.Unreadable as error:
-                yield Upload(path, None, error.reason)
+            given = True
+            yield _member(f"{name}/{member.path}", member, limits)
     except UserError as error:
         # The sentence names the file where it lies here, which is nobody's business.
         yield Upload(name, None, str(error).replace(str(file), "the zip"))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError):
-        yield Upload(name, None, "damaged or encrypted zip")
+    except _BROKEN:
+        yield Upload(name, None, DAMAGED_ZIP)
     else:
         if not given:
             yield Upload(name, None, "zip without a file")
+
+
+def _member(path: str, member: archives.Member, limits: images.Limits) -> Upload:
+    try:
+        return Upload(path, images.read(member.stream, limits).pixels)  # type: ignore[arg-type]
+    except images.Unreadable as error:
+        return Upload(path, None, error.reason)
+    except _BROKEN:
+        return Upload(path, None, images.DAMAGED)
 
 
 def count(files: Sequence[Path]) -> int:
     """About how many images `many` will give: for a progress bar."""
     total = 0
     for file in files:
-        if is_zip(file) and _directory_bytes(file) <= _MOST_DIRECTORY:
-            broken = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)
-            with contextlib.suppress(*broken), zipfile.ZipFile(file) as pack:
+        if is_zip(file) and not _unlisted(file):
+            with contextlib.suppress(*_BROKEN), zipfile.ZipFile(file) as pack:
                 total += sum(not info.is_dir() for info in pack.infolist())
         else:
             total += 1
     return min(total, MOST_CELLS)
 
 
-def _directory_bytes(file: Path) -> int:
-    """How long a zip says that the list of its members is, in the record at its end."""
+def _unlisted(file: Path) -> str:
+    """Why not even the list of a zip's members is read; empty where it is."""
     with file.open("rb") as stream:
-        stream.seek(-min(file.stat().st_size, 2**16 + 22), os.SEEK_END)
+        stream.seek(-min(file.stat().st_size, 2**16 + 22 + 20), os.SEEK_END)
         tail = stream.read()
     # Without a comment the record is the last 22 bytes; else it is searched for, as zipfile does.
     whole = tail[-22:].startswith(_END) and tail.endswith(b"\0\0")
     at = len(tail) - 22 if whole else tail.rfind(_END)
-    return int.from_bytes(tail[at + 12 : at + 16], "little")
+    # A zip64's own record, which this one in front of the end points to, may tell of a longer list.
+    if tail[max(at - 20, 0) : at].startswith(_END64):
+        return ZIP64
+    return TOO_MANY if int.from_bytes(tail[at + 12 : at + 16], "little") > _MOST_DIRECTORY else ""

@@ -79,7 +79,7 @@ def of(answer: Answer, point: Point, synthetic: bool) -> Verdict:
     if second_look:
         sentences += (
             "The model is not sure of this cell. Look at it yourself: at least one in ten such cells is of "
-            "the other kind, or it lies close to the divide.",
+            "the other kind, or its P and the divide lie near the same end of the scale.",
         )
     return Verdict(predict.PREDICTED, p, category, second_look, category, sentences)
 

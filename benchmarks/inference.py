@@ -63,7 +63,12 @@ class Run:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__)
-    parser.add_argument("--model", type=Path, default=None, help="a bundle folder (default: the newest here)")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=None,
+        help="a bundle folder (default: models/pretrained, else models/malaria-cells)",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="alternations of the four ways (5)")
     parser.add_argument("--calls", type=int, default=300, help="with a single cell, in each round (300)")
     parser.add_argument("--batches", type=int, default=10, help=f"of {_BATCH} cells, in each round (10)")

@@ -36,7 +36,12 @@ class Count:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.ood", description=__doc__)
-    parser.add_argument("--model", type=Path, default=None, help="a bundle folder (default: the newest here)")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=None,
+        help="a bundle folder (default: models/pretrained, else models/malaria-cells)",
+    )
     parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
     parser.add_argument("--cells", type=Path, nargs="*", default=[], help="files, folders, zips of cells")
     parser.add_argument("--count", type=int, default=24, help="pictures of each kind (24)")

@@ -1,8 +1,11 @@
 """Judge cells with a model bundle: `python -m malaria predict` and `python -m malaria evaluate`."""
 
 import argparse
+import io
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -26,7 +29,12 @@ def main() -> int:
         metavar="PATH",
         help="an image, a folder or a zip of them, here or as s3://BUCKET/PREFIX",
     )
-    one.add_argument("--model", type=Path, default=None, help="a bundle folder (default: the newest here)")
+    one.add_argument(
+        "--model",
+        type=Path,
+        default=None,
+        help="a bundle folder (default: models/pretrained, else models/malaria-cells)",
+    )
     one.add_argument("--out", type=Path, default=None, help="where to write the CSV (default: the terminal)")
     one.add_argument(
         "--engine", choices=engine.NAMES, default="none", help="dask: resumable, on many workers (none)"
@@ -38,16 +46,26 @@ def main() -> int:
 
     two = commands.add_parser("evaluate", help="score a bundle on a labelled folder", epilog=NOTE)
     two.add_argument("folder", type=Path, help="a folder or archive with one sub-folder per class")
-    two.add_argument("--model", type=Path, default=None, help="a bundle folder (default: the newest here)")
+    two.add_argument(
+        "--model",
+        type=Path,
+        default=None,
+        help="a bundle folder (default: models/pretrained, else models/malaria-cells)",
+    )
     two.add_argument("--json", action="store_true", help="print every figure as JSON")
     two.set_defaults(run=_evaluate)
 
     arguments = parser.parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name need not be UTF-8; a row gives back the bytes that it has.
+        sys.stdout.reconfigure(errors="surrogateescape")
     arguments.run(arguments)
     return 0
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    if arguments.out is not None and arguments.out.is_dir():
+        raise UserError(f"--out is {arguments.out}, a folder: name a file in it.")
     if arguments.engine != "none":
         _predict_in_shards(arguments)
         return
@@ -59,6 +77,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         predict.write(rows, sys.stdout)
         return
     with (
+        _disk_in_words(arguments.out),
         files.atomic_path(arguments.out) as part,
         part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out,
     ):
@@ -69,16 +88,28 @@ def _predict(arguments: argparse.Namespace) -> None:
 def _predict_in_shards(arguments: argparse.Namespace) -> None:
     if arguments.out is None:
         raise UserError("--engine needs --out FILE.csv: beside it lies what a killed run can go on from.")
-    done = batch.run(
-        arguments.model or bundle.default_folder(),
-        arguments.paths,
-        arguments.out,
-        workers=arguments.workers,
-        scheduler=arguments.scheduler,
-        size=arguments.shard,
-    )
+    with _disk_in_words(arguments.out):
+        done = batch.run(
+            arguments.model or bundle.default_folder(),
+            arguments.paths,
+            arguments.out,
+            workers=arguments.workers,
+            scheduler=arguments.scheduler,
+            size=arguments.shard,
+        )
     resumed = f", {done.resumed:,} of them from a run before" if done.resumed else ""
     print(f"{arguments.out} is written: {done.rows:,} rows in {done.shards:,} shards{resumed}. {NOTE}")
+
+
+@contextmanager
+def _disk_in_words(out: Path) -> Iterator[None]:
+    """Turns what the disk refuses into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written ({error.strerror or error}): free some disk, or name another --out."
+        ) from None
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

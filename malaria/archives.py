@@ -1,5 +1,6 @@
 """Unpacking archives from strangers: nothing outside the target, no links, no bombs."""
 
+import errno
 import shutil
 import struct
 import tarfile
@@ -12,6 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from malaria.errors import UserError
+
+
+class Damaged(UserError):  # noqa: N818 - a UserError, as its base says
+    """The archive itself is of no use, on any disk: another may be."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,14 @@ DAMAGED_ZIP = (
     EOFError,
     IndexError,
     NotImplementedError,
+    OverflowError,
     RuntimeError,
-    UnicodeError,
+    ValueError,
     struct.error,
 )
+
+# What the system answers to a directory that lies about places, and to names that no file can have.
+_OF_THE_ARCHIVE = (errno.EINVAL, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
 
 # Of these zipfile unpacks no more at a time than is asked for; of the others a few bytes may fill the memory.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -75,7 +84,8 @@ def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
     """Unpack the regular files of `archive` below `folder`, one by one, straight into place.
 
     Raises:
-        UserError: the archive is damaged, holds a link or a path outside `folder`, or exceeds `limits`.
+        Damaged: the archive is damaged, holds a link or a path outside `folder`, or exceeds `limits`.
+        UserError: the disk is full, or refuses otherwise.
     """
     with in_words(archive):
         for member in members(archive, limits):
@@ -87,13 +97,16 @@ def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
 
 @contextmanager
 def in_words(archive: Path) -> Iterator[None]:
-    """Turns what the readers of archives raise, also on reading a member's stream, into a UserError."""
+    """Turns what the readers of archives raise, also on reading a member's stream, into a UserError:
+    Damaged, unless it is the disk's refusal.
+    """
     try:
         yield
     except (tarfile.TarError, *DAMAGED_ZIP) as error:
-        raise UserError(f"{archive} is damaged or encrypted ({error}): bring it again.") from None
+        raise Damaged(f"{archive} is damaged or encrypted ({error}): bring it again.") from None
     except OSError as error:
-        raise UserError(
+        kind = Damaged if error.errno in _OF_THE_ARCHIVE else UserError
+        raise kind(
             f"{archive} cannot be unpacked ({error.strerror or error}): free some disk, or bring it again."
         ) from None
 
@@ -102,7 +115,7 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
     """The regular files of a zip or tar, each to be read before the next is asked for.
 
     Raises:
-        UserError: as `unpack`.
+        Damaged: as `unpack`.
     """
     packed = max(archive.stat().st_size, 1)
     total = 0
@@ -111,13 +124,11 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
         path = member.path
         outside = path.is_absolute() or ".." in path.parts or not path.parts
         if outside or "\\" in str(path) or ":" in path.parts[0]:
-            raise UserError(
-                f"{archive} holds {str(path)!r}, outside its own folder: do not use this archive."
-            )
+            raise Damaged(f"{archive} holds {str(path)!r}, outside its own folder: do not use this archive.")
         if count > limits.members:
-            raise UserError(f"{archive} holds more than {limits.members:,} files: split it.")
+            raise Damaged(f"{archive} holds more than {limits.members:,} files: split it.")
         if total > limits.size or total > packed * limits.ratio + 2**20:
-            raise UserError(
+            raise Damaged(
                 f"{archive} unpacks to more than {min(limits.size, packed * limits.ratio):,} bytes, as "
                 "decompression bombs do: unpack it yourself and give the folder."
             )
@@ -130,7 +141,7 @@ def _zip(archive: Path) -> Iterator[Member]:
             if info.is_dir():
                 continue
             if (info.external_attr >> 16) & 0o170000 == 0o120000:
-                raise UserError(f"{archive} holds the link {info.filename}: pack the files themselves.")
+                raise Damaged(f"{archive} holds the link {info.filename}: pack the files themselves.")
             check_method(info)
             with pack.open(info) as stream:
                 yield Member(PurePosixPath(info.filename), info.file_size, stream)
@@ -143,5 +154,5 @@ def _tar(archive: Path) -> Iterator[Member]:
                 continue
             stream = pack.extractfile(info) if info.isreg() else None
             if stream is None:
-                raise UserError(f"{archive} holds {info.name}, no regular file: pack the files themselves.")
+                raise Damaged(f"{archive} holds {info.name}, no regular file: pack the files themselves.")
             yield Member(PurePosixPath(info.name), info.size, stream)

@@ -76,6 +76,7 @@ def finish(
     parameters: int,
     settings: params.Evaluate,
     origin: str = "",
+    by_patient: bool = True,
 ) -> bundle.Record:
     """Write a whole bundle into `folder`.
 
@@ -87,7 +88,7 @@ def finish(
             fitted on the first, the last is what the bundle is judged by.
         made_with: the cells that any choice was made with.
         parameters: of the network.
-        origin: as `card.render` takes it.
+        origin, by_patient: as `card.render` takes them.
 
     Returns:
         The record as written.
@@ -110,7 +111,7 @@ def finish(
         "gate": gate.to_bytes(fitted_gate),
     }
     record = _write_parts(folder, record, parts)
-    write(folder, network, record, card.render(record, parameters, scores, origin))
+    write(folder, network, record, card.render(record, parameters, scores, origin, by_patient=by_patient))
     return record
 
 

@@ -109,8 +109,16 @@ def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.D
     return _set_copies_aside(cells).sort_values("path", ignore_index=True)
 
 
-def check(cells: pd.DataFrame, settings: params.Audit) -> None:
+def check(
+    cells: pd.DataFrame,
+    settings: params.Audit,
+    folder: Path = paths.RAW,
+    advice: str = f"look at {paths.AUDIT_PAGE}, then mend the data",
+) -> None:
     """Stop where too little is left to build on.
+
+    Args:
+        folder, advice: where the cells are from and what to do, for the sentence.
 
     Raises:
         UserError: a class has no accepted image, or more than `settings.max_quarantined` of all
@@ -120,16 +128,13 @@ def check(cells: pd.DataFrame, settings: params.Audit) -> None:
     for label in LABELS:
         if not ((cells.label == label) & (cells.status == tables.OK)).any():
             reasons = _most_frequent(aside[aside.label == label])
-            raise UserError(
-                f"{paths.RAW / label} holds no image that can be used ({reasons}): look at "
-                f"{paths.AUDIT_PAGE}, then check data.folder, or run `dvc repro -f fetch`."
-            )
+            raise UserError(f"{folder} holds no {label} image that can be used ({reasons}): {advice}.")
     share = len(aside) / len(cells)
     if share > settings.max_quarantined:
         raise UserError(
             f"{len(aside):,} of {len(cells):,} images ({share:.1%}) were set aside, more than the "
-            f"{settings.max_quarantined:.1%} of audit.max_quarantined ({_most_frequent(aside)}): look at "
-            f"{paths.AUDIT_PAGE}, then mend the data or raise audit.max_quarantined in params.yaml."
+            f"{settings.max_quarantined:.1%} of audit.max_quarantined ({_most_frequent(aside)}): {advice} or "
+            "raise audit.max_quarantined in params.yaml."
         )
 
 
@@ -256,7 +261,8 @@ def read_patients(raw: Path) -> dict[str, str]:
     """`patients.csv` in `raw`: the patient of each file it names; empty where there is no table.
 
     Raises:
-        UserError: it is no CSV table with the columns file and patient, or gives a file twice.
+        UserError: it is no CSV table with the columns file and patient, has longer rows, or gives a file
+            twice.
     """
     file = raw / paths.PATIENTS
     if not file.exists():
@@ -269,6 +275,9 @@ def read_patients(raw: Path) -> dict[str, str]:
         raise UserError(
             f"{file} has the columns {', '.join(map(str, table.columns))}, but needs file,patient."
         )
+    if not isinstance(table.index, pd.RangeIndex):
+        # pandas takes the first column of rows that are longer than the header for their names.
+        raise UserError(f"{file} has rows with more values than columns: take the commas off their ends.")
     table = table.assign(
         file=table.file.str.strip().str.replace("\\", "/"), patient=table.patient.str.strip()
     )

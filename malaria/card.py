@@ -11,7 +11,14 @@ from malaria import bundle, metrics
 PARASITAEMIAS = (0.001, 0.01, 0.05)
 
 
-def render(record: bundle.Record, parameters: int, sides: dict[str, dict[str, Any]], origin: str = "") -> str:
+def render(
+    record: bundle.Record,
+    parameters: int,
+    sides: dict[str, dict[str, Any]],
+    origin: str = "",
+    *,
+    by_patient: bool,
+) -> str:
     """`MODEL_CARD.md`, whole.
 
     Args:
@@ -19,6 +26,7 @@ def render(record: bundle.Record, parameters: int, sides: dict[str, dict[str, An
             and operating points were fitted on the first, and the figures to go by are the last one's.
             One side alone is out of fold.
         origin: what else there is to say of the data and of how the bundle was made, as Markdown.
+        by_patient: whether no patient, all of them known, was both learned from and judged.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("malaria", "."),
@@ -40,6 +48,7 @@ def render(record: bundle.Record, parameters: int, sides: dict[str, dict[str, An
         points=_points(record, sides[judged], next(iter(sides))),
         parasitaemias=PARASITAEMIAS,
         origin=origin,
+        by_patient=by_patient,
     )
 
 
@@ -50,7 +59,7 @@ def _points(record: bundle.Record, judged: dict[str, Any], fitted_on: str) -> li
     ]
     for point in record.operating_points:
         at = judged[f"at_{point.specificity * 100:g}_specificity"]
-        rows.append({"name": f"{point.specificity:.0%} specificity {fitted_on}", **at})
+        rows.append({"name": f"{100 * point.specificity:g} % specificity {fitted_on}", **at})
     for row in rows:
         rates = row["sensitivity"]["value"], row["specificity"]["value"]
         row["ppv"] = [

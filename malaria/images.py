@@ -111,6 +111,9 @@ def resize_into(
 
     Returns:
         For each image why it could not be read; empty for one that could.
+
+    Raises:
+        OSError: not all could be written.
     """
     rows = np.zeros((len(rows_and_paths), size, size, 3), dtype=np.uint8)
     reasons = [""] * len(rows_and_paths)
@@ -119,8 +122,9 @@ def resize_into(
             rows[place] = resize(read(raw / path, limits).pixels, size)
         except Unreadable as refusal:
             reasons[place] = refusal.reason
-    # Not through a memory map, where the first touch of each new page takes longer than this.
-    with file.open("r+b", buffering=0) as stream:
+    # Not through a memory map, where the first touch of each new page takes longer than this. Buffered: a
+    # full disk may take some of the bytes, which an unbuffered write only tells by their number.
+    with file.open("r+b") as stream:
         stream.seek(offset + rows_and_paths[0][0] * rows[0].nbytes)
         stream.write(rows.data)
     return reasons

@@ -4,13 +4,14 @@ import functools
 import io
 import itertools
 import os
+import stat
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from malaria import images, stores
+from malaria import archives, images, stores
 from malaria.errors import UserError
 from malaria.predict import Item
 
@@ -49,7 +50,7 @@ def find(paths: Sequence[str]) -> Iterator[Item]:
     An image inside a zip has the path `archive.zip/member`.
 
     Raises:
-        UserError: a path does not exist.
+        UserError: as `listed`.
     """
     return itertools.chain.from_iterable(items(source) for source in listed(paths))
 
@@ -57,16 +58,16 @@ def find(paths: Sequence[str]) -> Iterator[Item]:
 def listed(paths: Sequence[str]) -> Iterator[Source]:
     """Every file and object of `paths`, in the order of their rows.
 
+    A folder below one of `paths` that cannot be listed stands for itself: reading it fails, and says why.
+
     Raises:
-        UserError: a path does not exist.
+        UserError: a path does not exist, or is a folder that cannot be listed.
     """
     for path in paths:
         if is_remote(path):
             yield from (_object(found) for found in stores.objects(path) if not is_litter(found.url))
             continue
-        if not Path(path).exists():
-            raise UserError(f"{path} does not exist: name files, folders or zips of cells.")
-        if Path(path).is_dir():
+        if _is_folder(path):
             yield from (_file(file) for file in _below(Path(path)) if not is_litter(file.name))
         else:
             yield _file(Path(path))
@@ -91,15 +92,33 @@ def items(source: Source, first: int = 0, last: int | None = None, base: Path = 
         # It could be listed before. The other entries may have been read by then, so this says which.
         whole = first == 0 and last in (None, source.entries)
         some = "" if whole else f", entries {first + 1} to {last or source.entries}"
-        yield Item(path, _fail(f"cannot be read: {error}{some}"))
+        yield Item(path, _fail(f"cannot be read: {error.strerror or error}{some}"))
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            return False
+        os.scandir(path).close()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: name files, folders or zips of cells.") from None
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): see to its permissions, or leave it out."
+        ) from None
+    return True
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All files, in the order that their paths sort in; a folder's names are held at a time, not all."""
+    """All files, in the order that their paths sort in; a folder's names are held at a time, not all.
+
+    A folder that cannot be listed comes in place of its files.
+    """
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
     except OSError:
+        yield folder
         return
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
@@ -112,7 +131,7 @@ def _file(path: Path) -> Source:
     name = path.as_posix()
     try:
         found = path.stat()
-        entries = _entries(path) if zipfile.is_zipfile(path) else None
+        entries = _entries(path) if archives.is_zip(path) else None
     except OSError:
         # Its row will say why.
         return Source(name, 0, "", None)
@@ -125,7 +144,7 @@ def _object(found: stores.Object) -> Source:
     if found.url.lower().endswith(".zip"):
         try:
             with stores.open_object(found.url) as archive:
-                entries = _entries(archive) if zipfile.is_zipfile(archive) else None
+                entries = _entries(archive) if archives.is_zip(archive) else None
         except OSError:
             entries = None
     return Source(found.url, found.size, found.tag, entries)
@@ -135,7 +154,7 @@ def _entries(archive: Path | BinaryIO) -> int:
     try:
         with zipfile.ZipFile(archive) as pack:
             return len(pack.infolist())
-    except zipfile.BadZipFile:
+    except archives.DAMAGED_ZIP:
         return 1
 
 
@@ -144,21 +163,32 @@ def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)
         with zipfile.ZipFile(archive) as pack:
             for info in sorted(pack.infolist(), key=lambda info: info.filename)[part]:
                 path = f"{name}/{info.filename}"
-                if info.is_dir() or is_litter(info.filename):
+                if info.filename.endswith("/") or is_litter(info.filename):
                     continue
                 # Read now: the archive is closed by the time a chunk is decoded.
                 try:
-                    content = pack.read(info) if info.file_size <= _MOST_BYTES else None
-                except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError):
-                    content = b""
-                if content is None:
-                    yield Item(path, _fail(_TOO_LARGE))
-                elif depth < _DEEPEST and zipfile.is_zipfile(io.BytesIO(content)):
+                    content = _content(pack, info)
+                except images.Unreadable as error:
+                    yield Item(path, _fail(error.reason))
+                    continue
+                if depth < _DEEPEST and archives.is_zip(io.BytesIO(content)):
                     yield from _members(path, io.BytesIO(content), depth + 1)
                 else:
                     yield Item(path, functools.partial(bytes, content))
-    except zipfile.BadZipFile:
+    except archives.DAMAGED_ZIP:
         yield Item(name, _fail("damaged zip"))
+
+
+def _content(pack: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    if info.file_size > _MOST_BYTES:
+        raise images.Unreadable(_TOO_LARGE)
+    try:
+        archives.check_method(info)
+        with pack.open(info) as stream:
+            # As much as the directory promises: asked for all, zipfile unpacks what a liar holds.
+            return stream.read(info.file_size)
+    except (*archives.DAMAGED_ZIP, OSError) as error:
+        raise images.Unreadable(f"cannot be unpacked: {error}") from None
 
 
 def _fail(reason: str) -> Callable[[], bytes]:

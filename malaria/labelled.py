@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from malaria import audit, evaluation, params, predict, sources, splits
+from malaria import archives, audit, evaluation, params, predict, sources, splits, tables
 from malaria.bundle import Bundle
 from malaria.errors import UserError
 
@@ -15,12 +16,16 @@ def evaluate(bundle: Bundle, folder: Path) -> dict[str, Any]:
     """`evaluation.score` on every accepted cell of `folder`, at the bundle's own operating points.
 
     Cells that the bundle turns away have no probability and count in no figure: `evaluation.rejections`
-    stands under `rejected`. Bootstrap, bins and least cells a patient come from params.yaml, as in the
-    pipeline.
+    stands under `rejected`. What the audit sets aside is counted under `set_aside`. Bootstrap, bins and
+    least cells a patient come from params.yaml, as in the pipeline.
 
     Raises:
-        UserError: no class folders, too many images set aside, no readable cell, or all turned away.
+        UserError: no folder or archive, no class folders, too many images set aside, a class without a
+            readable cell, or all turned away.
     """
+    if not folder.is_dir() and not archives.is_archive(folder):
+        what = "no folder, zip or tar" if folder.exists() else "not there"
+        raise UserError(f"{folder} is {what}: name a folder or archive with one sub-folder per class.")
     settings = params.load_params()
     data = settings.data.model_copy(update={"source": "folder", "folder": str(folder)})
     with tempfile.TemporaryDirectory() as temporary:
@@ -29,7 +34,9 @@ def evaluate(bundle: Bundle, folder: Path) -> dict[str, Any]:
         limits = settings.audit.model_copy(
             update={"min_side": bundle.record.min_side, "max_pixels": bundle.record.max_pixels}
         )
-        cells = splits.with_patients(audit.audit(raw, limits))
+        found = audit.audit(raw, limits)
+        audit.check(found, limits, folder, "mend the data")
+        cells = splits.with_patients(found)
         rows = list(predict.predict(bundle, (_item(raw, path) for path in cells.path)))
     if any(row.status == predict.UNREADABLE for row in rows):
         raise UserError(f"{folder}: an image changed while it was read; run again.")
@@ -48,22 +55,35 @@ def evaluate(bundle: Bundle, folder: Path) -> dict[str, Any]:
     )
     # The bundle's probabilities are calibrated already: its temperature is not applied twice.
     scores = evaluation.score(judged, fitted, settings.evaluate)
-    return scores | {"rejected": evaluation.rejections(cells)}
+    return scores | {"rejected": evaluation.rejections(cells), "set_aside": _set_aside(found)}
 
 
 def as_text(scores: dict[str, Any]) -> str:
     """What `evaluate` found, for a terminal."""
-    turned = scores["rejected"]
-    if not turned["cells"]:
-        return evaluation.as_text(scores)
-    return "\n".join(
-        [
-            evaluation.as_text(scores),
+    turned, aside = scores["rejected"], scores["set_aside"]
+    lines = [evaluation.as_text(scores)]
+    if turned["cells"]:
+        lines += [
             f"{turned['cells']:,} of {turned['of']:,} images were turned away and count in no figure above "
             f"({turned['parasitized']:,} of them are labelled parasitised):",
-            *(f"  {count:,}: {reason}" for reason, count in turned["reasons"].items()),
+            *_counted(turned["reasons"]),
         ]
-    )
+    if aside["images"]:
+        lines += [
+            f"{aside['images']:,} of {aside['of']:,} images were set aside before that and were not judged:",
+            *_counted(aside["reasons"]),
+        ]
+    return "\n".join(lines)
+
+
+def _counted(reasons: dict[str, int]) -> list[str]:
+    return [f"  {count:,}: {reason}" for reason, count in reasons.items()]
+
+
+def _set_aside(found: pd.DataFrame) -> dict[str, Any]:
+    """How many images of an audit's rows were set aside, for JSON: in all, and by reason."""
+    aside = found[found.status == tables.QUARANTINED]
+    return {"of": len(found), "images": len(aside), "reasons": audit.count_reasons(aside)}
 
 
 def _item(raw: Path, path: str) -> predict.Item:

@@ -12,11 +12,6 @@ POSITIVE = PARASITIZED
 LABELS = (UNINFECTED, PARASITIZED)
 
 
-def value(label: str) -> int:
-    """1 for `Parasitized`, 0 for `Uninfected`; ValueError for anything else."""
-    return LABELS.index(label)
-
-
 def category(p_parasitized: float, threshold: float = 0.5) -> str:
     """The label of a cell whose probability is `p_parasitized`; the threshold itself is positive."""
     return PARASITIZED if p_parasitized >= threshold else UNINFECTED

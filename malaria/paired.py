@@ -43,12 +43,17 @@ class Difference:
 def read(file: Path) -> pd.DataFrame:
     """Read a table of predictions: a column path or file, p_parasitized, and whatever else it has.
 
+    p_parasitized is nan where it is empty, as `predict` writes it for what is unreadable or turned away.
+
     Raises:
         UserError: there is no such table, or it lacks these columns.
     """
     try:
         table = pd.read_csv(
-            file, keep_default_na=False, dtype={"patient": "str", "path": "str", "file": "str"}
+            file,
+            keep_default_na=False,
+            na_values={"p_parasitized": [""]},
+            dtype={"patient": "str", "path": "str", "file": "str", "p_parasitized": "float64"},
         )
     except FileNotFoundError:
         raise UserError(f"{file} is missing: name a table of predictions.") from None
@@ -62,7 +67,7 @@ def read(file: Path) -> pd.DataFrame:
 
 
 def join(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """The cells that both tables predict, sorted by path.
+    """The cells for which both tables have a probability, sorted by path.
 
     Args:
         one: columns path, patient, label and p_parasitized, as in tables.PREDICTIONS or OUT_OF_FOLD.
@@ -81,7 +86,7 @@ def join(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
             raise UserError(f"{twice.iloc[0]} stands twice in a table of predictions: a cell has one row.")
     theirs = pd.Series(other.p_parasitized.to_numpy(np.float64), index=other[key])
     joined = one.rename(columns={"p_parasitized": "one"}).assign(other=names.map(theirs).to_numpy(np.float64))
-    return joined[joined.other.notna()].sort_values("path", ignore_index=True)
+    return joined[joined.one.notna() & joined.other.notna()].sort_values("path", ignore_index=True)
 
 
 def differences(

@@ -3,7 +3,6 @@
 import csv
 import itertools
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -57,8 +56,8 @@ def predict(bundle: Bundle, items: Iterable[Item], readers: int | None = None) -
             pixels = images.read(item.read(), bundle.limits).pixels
         except images.Unreadable as error:
             return error.reason
-        except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
-            return f"cannot be read: {error}"
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
         # A chunk of large pictures would take gigabytes at their own size.
         return _Cell(images.resize(pixels, bundle.record.input_size), pixels.shape[:2])
 

@@ -15,8 +15,8 @@ from malaria.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Under so many items a process costs more than it saves.
-_ITEMS_A_PROCESS = 400
+# Under so many batches a process costs more than it saves.
+_BATCHES_A_PROCESS = 8
 _ITEMS_A_BATCH = 50
 
 
@@ -25,6 +25,9 @@ def in_order(
     items: Sequence[Item],
     name: str,
     processes: int | None = None,
+    *,
+    batch: int = _ITEMS_A_BATCH,
+    unit: str = "images",
 ) -> Iterator[Result]:
     """`function`'s results for all `items`, in their order, with a progress bar called `name`.
 
@@ -33,14 +36,16 @@ def in_order(
             partial of one, since it travels to other processes; each of these imports its module,
             which should therefore import little.
         processes: 1 stays in this one; None takes what the machine and the number of items suggest.
+        batch: items that travel together.
+        unit: what the bar calls the items.
 
     Raises:
         UserError: a process was killed, as the system does when memory runs out.
     """
-    processes = processes or min(_cores(), 1 + len(items) // _ITEMS_A_PROCESS)
-    batches = [items[start : start + _ITEMS_A_BATCH] for start in range(0, len(items), _ITEMS_A_BATCH)]
+    processes = processes or min(_cores(), 1 + len(items) // (_BATCHES_A_PROCESS * batch))
+    batches = [items[start : start + batch] for start in range(0, len(items), batch)]
     # No bar where nobody watches: a log would fill with it.
-    with tqdm(total=len(items), desc=name, unit=" images", disable=None) as bar:
+    with tqdm(total=len(items), desc=name, unit=f" {unit}", disable=None) as bar:
         for results in _batch_results(function, batches, processes):
             yield from results
             bar.update(len(results))

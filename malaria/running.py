@@ -1,8 +1,8 @@
 """A stage runs alone, and no longer than the run that started it.
 
 DVC waits for the stage that it started. Where DVC alone is killed, the stage would go on, and write
-beside whatever runs next; here it ends with DVC instead. All results are written whole or not at all,
-so that it may end at any moment.
+beside whatever runs next; here it ends with DVC instead. It may end at any moment: results are written
+whole or not at all, but for training's log, reports/train, which the next run begins anew.
 """
 
 import ctypes

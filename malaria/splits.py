@@ -74,7 +74,7 @@ def split(cells: pd.DataFrame, settings: params.Split) -> tuple[pd.DataFrame, Su
                 "them: add their rows, or empty split.file's table to have the split drawn."
             )
         draw, sides = 0, accepted.patient.map(given)
-        if settings.folds or VAL not in set(sides):
+        if VAL not in set(sides):
             draw, sides = _hold_out_val(accepted, sides, settings)
     else:
         draw, sides = _draw(accepted, settings)
@@ -139,6 +139,11 @@ def read_assignment(file: Path, settings: params.Split) -> dict[str, str] | None
     if len(twice):
         raise UserError(f"{file} (split.file) has patient {twice.iloc[0]} twice: keep one row a patient.")
     if "split" in table:
+        if settings.folds:
+            raise UserError(
+                f"params.yaml: split.folds is {settings.folds}, but {file} (split.file) gives one split, the "
+                "same for every fold: set split.folds to 0, or give a file of patient,fold."
+            )
         unknown = table.split[~table.split.isin(SPLIT_NAMES)]
         if len(unknown):
             raise UserError(

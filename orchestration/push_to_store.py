@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("endpoint", help="the store's own address, http://store:8333 say")
     arguments = parser.parse_args()
     make_bucket(arguments.url, arguments.endpoint)
-    with Config().edit("local") as local:
+    with Config.from_cwd().edit("local") as local:
         local["core"]["remote"] = REMOTE
         local["remote"][REMOTE] = {"url": arguments.url, "endpointurl": arguments.endpoint}
     return subprocess.run([sys.executable, "-m", "experiments.push"], check=False).returncode

@@ -1,8 +1,10 @@
 """Write the model bundle: network, record and model card, with the bundle's own figures."""
 
+import json
+
 from malaria.command import run_stage
 from malaria.params import load_params
-from malaria.paths import BUNDLE, MODEL, PACKED, PREDICTIONS, SPLITS
+from malaria.paths import BUNDLE, MODEL, PACKED, PREDICTIONS, SPLIT_SUMMARY, SPLITS
 
 
 def main() -> None:
@@ -18,6 +20,7 @@ def main() -> None:
     flatbuffer = export.convert(model, params.export.precision, cells.images[train])
     export.check_size(flatbuffer, model.count_params())
     judged = tables.read(PREDICTIONS, tables.PREDICTIONS)
+    by_patient = json.loads(SPLIT_SUMMARY.read_text(encoding="utf-8"))["by_patient"]
     hashes = {
         "data": files.sha256(PACKED / packed.INDEX),
         "splits": files.sha256(SPLITS),
@@ -44,7 +47,17 @@ def main() -> None:
         sides = {name: judged[judged.split == name] for name in (tables.VAL, tables.TEST)}
         made_with = packed.rows_of(cells, splits.path[splits.split != tables.TEST])
         seen = trained_on.hashes(cells.images[row] for row in made_with)
-        assembly.finish(folder, flatbuffer, record, doors, sides, seen, model.count_params(), params.evaluate)
+        assembly.finish(
+            folder,
+            flatbuffer,
+            record,
+            doors,
+            sides,
+            seen,
+            model.count_params(),
+            params.evaluate,
+            by_patient=by_patient,
+        )
     print(
         f"{BUNDLE}: {len(flatbuffer):,} bytes, within {agreement.difference:.1g} of the trained network; "
         f"{agreement.decisions} of {agreement.cells:,} decisions at 0.5 differ, AUC by {agreement.auc:.1g}"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -14,6 +15,9 @@ from typing import Any
 import requests
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Where Gradio turns away values that none of its components could have sent.
+_GRADIO_REFUSES = re.compile(r" at (blocks|number)\.py:")
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,32 @@ class Server:
 
 @contextlib.contextmanager
 def start(*arguments: str, log: Path) -> Iterator[Server]:
-    """Start the app on a free port; it is ended with the block."""
+    """Start the app on a free port; it is ended with the block, which fails where it had `faults`."""
     with log.open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "app", "--port", "0", *arguments],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True,
         )  # fmt: skip
     try:
-        yield Server(_address(process, log), process, log)
+        server = Server(_address(process, log), process, log)
+        yield server
+        found = faults(server)
+        assert not found, found
     finally:
         process.kill()
         process.communicate()
+
+
+def faults(server: Server) -> list[object]:
+    """What a server logged that it never should: tracebacks, errors, and answers that are its own fault."""
+    found: list[object] = [
+        line
+        for line in server.logged()
+        # 503 is no fault: more was asked than it takes at once, or it is to end.
+        if (line.get("status", 0) >= 500 and line["status"] != 503)
+        or (line["level"] == "error" and not _GRADIO_REFUSES.search(line.get("error", "")))
+    ]
+    return found + (["Traceback"] if "Traceback" in server.log.read_text() else [])
 
 
 def _address(process: "subprocess.Popen[str]", log: Path) -> str:

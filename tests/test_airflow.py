@@ -178,7 +178,9 @@ def test_a_task_keeps_its_stages_metrics_and_plots_and_its_page_shows_them_to_th
     kept = sorted((airflow.home / "stage-figures").glob("*.json"))
     (scores,) = [file for file in kept if "reports/summary.json" in file.read_text()][:1]
     script = f"""
+import sys
 from uuid import UUID
+sys.path.insert(0, {str(HERE / "plugins")!r})
 from fastapi.testclient import TestClient
 import stage_figures_page as page
 print("\\n" + str(TestClient(page.site).get("/{scores.stem}").status_code))

@@ -221,12 +221,22 @@ def test_rows_of_patients_csv_that_match_nothing_are_noted(raw):
         (b"", "is no CSV table"),
         (b"\xff\xfe\x00", "is no CSV table"),
         (b"file,patient\na.png,Ada\na.png,Ben\n", r"gives a\.png to two patients"),
+        (
+            b"file,patient\na.png,Ada,\nb.png,Ada,\n",
+            "has rows with more values than columns: take the commas",
+        ),
+        (b"file,patient\na.png,Ada\nb.png,Ada,\n", "is no CSV table"),
     ],
 )
 def test_a_patients_csv_that_is_none_stops_the_audit(raw, content, message):
     put(raw, "patients.csv", content)
     with pytest.raises(UserError, match=message):
         audit.audit(raw, SETTINGS)
+
+
+def test_a_patients_csv_may_be_empty_but_for_its_header(raw):
+    put(raw, "patients.csv", b"file,patient\n")
+    assert audit.read_patients(raw) == {}
 
 
 def test_a_parasitised_cell_named_as_a_controls_is_noted(raw):
@@ -254,7 +264,9 @@ def test_a_class_without_a_readable_image_stops_the_pipeline(tmp_path):
     put(tmp_path, "Uninfected/a.png", cell(1))
     put(tmp_path, "Parasitized/a.png", b"Dear colleague")
     cells = audit.audit(tmp_path, SETTINGS)
-    with pytest.raises(UserError, match=r"Parasitized holds no image that can be used \(no PNG.*: 1\)"):
+    with pytest.raises(
+        UserError, match=r"data/raw holds no Parasitized image that can be used \(no PNG.*: 1\)"
+    ):
         audit.check(cells, SETTINGS)
 
 

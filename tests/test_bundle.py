@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from malaria import bundle, images, inputs, labelled, predict
+from malaria import audit, bundle, images, inputs, labelled, predict
 from malaria.errors import UserError
 from tests import bundles
+from tests.project import ROOT, change
 
 WHITE = np.full((90, 90, 3), 255, np.uint8)
 
@@ -129,3 +130,41 @@ def test_evaluate_says_so_where_all_are_turned_away(gated, labelled_folder):
         Image.fromarray(WHITE - np.uint8(number)).save(file)
     with pytest.raises(UserError, match="the model turns away all 13 images"):
         labelled.evaluate(gated, labelled_folder)
+
+
+def test_evaluate_counts_what_the_audit_sets_aside_and_says_so(gated, labelled_folder, tmp_path, monkeypatch):
+    shutil.copy(labelled_folder / "Uninfected/1.png", labelled_folder / "Uninfected/again.png")
+    (labelled_folder / "Parasitized/note.png").write_text("no image")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    change(tmp_path, {"audit.max_quarantined": 0.5})
+    monkeypatch.chdir(tmp_path)
+    scores = labelled.evaluate(gated, labelled_folder)
+    assert scores["cells"] == 12
+    assert scores["set_aside"] == {
+        "of": 15,
+        "images": 2,
+        "reasons": {audit.DUPLICATE: 1, images.NO_IMAGE: 1},
+    }
+    assert "2 of 15 images were set aside" in labelled.as_text(scores)
+    assert f"1: {images.NO_IMAGE}" in labelled.as_text(scores)
+
+
+def test_evaluate_stops_where_too_much_is_set_aside(gated, labelled_folder):
+    (labelled_folder / "Parasitized/note.png").write_text("no image")
+    sentence = r"1 of 14 images \(7.1%\) were set aside, more than the 2.0% .*: mend the data or raise"
+    with pytest.raises(UserError, match=sentence):
+        labelled.evaluate(gated, labelled_folder)
+
+
+def test_evaluate_says_so_where_no_image_can_be_read(gated, labelled_folder):
+    for file in labelled_folder.rglob("*.png"):
+        file.write_text(f"no image: {file}")
+    with pytest.raises(UserError, match="cells holds no Uninfected image that can be used"):
+        labelled.evaluate(gated, labelled_folder)
+
+
+@pytest.mark.parametrize(("name", "what"), [("none", "not there"), ("note.txt", "no folder, zip or tar")])
+def test_evaluate_blames_the_argument_that_was_wrong(gated, tmp_path, name, what):
+    (tmp_path / "note.txt").write_text("no cells")
+    with pytest.raises(UserError, match=f"^{tmp_path / name} is {what}: name a folder or archive"):
+        labelled.evaluate(gated, tmp_path / name)

@@ -29,7 +29,8 @@ def history(finished, tmp_path_factory) -> Path:
     """
     clone = tmp_path_factory.mktemp("history") / "clone"
     run("git", "clone", "-q", str(finished), str(clone), cwd=finished)
-    run("dvc", "cache", "dir", "--local", str(finished / ".dvc/cache"), cwd=clone)
+    # A cache of its own: a doctored result that is committed is a run that DVC's run cache offers to others.
+    shutil.copytree(finished / ".dvc/cache", clone / ".dvc/cache")
     git("checkout", "-q", "-B", "main", cwd=clone)
     for path in places.KEPT:
         shutil.copy(finished / path, clone / path)

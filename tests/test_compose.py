@@ -141,7 +141,7 @@ def test_a_folder_that_is_not_mounted_is_named(tmp_path):
         workspace.lay(ROOT, tmp_path / "nowhere")
 
 
-def test_results_go_to_a_store_whose_bucket_is_made_and_a_second_time_nothing_is_left_to_send(
+def test_results_go_to_a_store_whose_bucket_is_made_and_a_second_time_no_result_is_sent_again(
     finished, tmp_path
 ):
     repository = tmp_path / "repository"
@@ -163,6 +163,10 @@ def test_results_go_to_a_store_whose_bucket_is_made_and_a_second_time_nothing_is
         run(*command, cwd=repository, environment=environment)
         left = run("dvc", "status", "--cloud", "--json", cwd=repository, environment=environment)
         assert left.stdout.strip() == "{}"
-        assert "Everything is up to date" in run(*command, cwd=repository, environment=environment).stdout
+        # DVC sends the records of runs each time, whatever the remote has.
+        cache = run("dvc", "cache", "dir", cwd=repository).stdout.strip()
+        records = [path for path in (repository / cache / "runs").rglob("*") if path.is_file()]
+        again = run(*command, cwd=repository, environment=environment).stdout
+        assert again.strip() == f"{len(records)} files pushed"
         config = (repository / ".dvc/config.local").read_text()
         assert store.options["secret_access_key"] not in config

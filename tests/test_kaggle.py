@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -205,6 +206,21 @@ def test_an_archive_of_no_use_is_not_kept(fetch, server):
         fetch()
     server.files["/storage.zip"] = good
     assert fetch().cells == 24
+
+
+@pytest.mark.usefixtures("signed_in")
+def test_a_full_disk_costs_no_second_download(fetch, server):
+    fetch()
+    asked = len(server.asked)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot be unpacked \(File too large\): free some disk"):
+            fetch()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert fetch().cells == 24
+    assert len(server.asked) == asked
 
 
 @pytest.mark.usefixtures("signed_in")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from malaria import evaluation, paired
+from malaria import evaluation, paired, predict
 from malaria.errors import UserError
 from malaria.params import load_params
 
@@ -141,3 +141,23 @@ def test_calibration_is_that_of_the_metrics(cells):
     found = paired.calibration(cells, SETTINGS)
     alone = evaluation.score(cells.assign(p_network=cells.other), evaluation.Fitted(1.0, {}), SETTINGS)
     assert found.other == pytest.approx(alone["ece"]["value"], abs=1e-6)
+
+
+def test_cells_that_either_model_turned_away_are_left_out(cells, tmp_path):
+    table = cells.rename(columns={"one": "p_parasitized"}).drop(columns="other")
+    rows = [
+        predict.Row(path, None if number < 2 else 0.25, None, "", "")
+        for number, path in enumerate(cells.path)
+    ]
+    with (tmp_path / "other.csv").open("w") as out:
+        predict.write(rows, out)
+    other = paired.read(tmp_path / "other.csv")
+    assert (
+        len(paired.join(table, other)) == len(paired.join(other.assign(patient="", label=""), table)) == 598
+    )
+
+
+def test_a_probability_that_is_no_number_is_refused(tmp_path):
+    (tmp_path / "other.csv").write_text("path,p_parasitized\na.png,likely\n")
+    with pytest.raises(UserError, match="is no CSV table of predictions"):
+        paired.read(tmp_path / "other.csv")

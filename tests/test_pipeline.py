@@ -58,12 +58,12 @@ def test_the_outputs_are_what_dvc_yaml_promises(finished):
     assert record["synthetic"] is True
     card = (finished / "models/malaria-cells/MODEL_CARD.md").read_text()
     assert "synthetic sample" in card
+    assert "No patient was both learned from and judged" in card
     assert re.search(r"\| test \| \d+ \| \d+ \(\d+\.\d\d %\) \| \d+ \|", card)
     assert "synthetic sample" in (finished / "reports/audit.html").read_text().lower()
     shown = run("dvc", "metrics", "show", "--json", cwd=finished).stdout
     assert set(json.loads(shown)[""]["data"]) == {"reports/summary.json"}
     run("dvc", "plots", "show", "-o", "plots-page", cwd=finished)
-    run("dvc", "artifacts", "get", ".", "malaria-cells", "-o", "got", cwd=finished, ok=False)
 
 
 def test_predict_gives_a_row_an_image_whatever_it_is_given(finished, tmp_path):
@@ -172,7 +172,8 @@ def test_an_experiment_runs_as_dvc_users_type_it(finished):
     # The figures come first, and are few enough to be seen.
     summary = json.loads((finished / "reports/summary.json").read_text())
     shown = header[header.index("parent") + 1 : header.index("data.source")]
-    assert set(shown) == {name for name, value in summary.items() if value is not None}
+    # A figure that no run here can give has no column.
+    assert {name for name, value in summary.items() if value is not None} <= set(shown) <= set(summary)
     changed = json.loads(run("dvc", "params", "diff", "--json", "HEAD", "short", cwd=finished).stdout)
     assert changed == {"params.yaml": {"train.epochs": {"old": 2, "new": 1, "diff": -1}}}
     assert (

@@ -107,6 +107,34 @@ def test_worker_processes_end_with_the_process_they_work_for(tmp_path):
         assert ends(main)
 
 
+DRAW = """
+import sys
+from pathlib import Path
+from malaria import params
+from malaria.sources import sample
+if __name__ == "__main__":
+    data = params.load_params(Path(sys.argv[1])).data
+    many = params.SampleData(patients=40, cells=100_000, seed=1)
+    sample.fetch(data.model_copy(update={"sample": many}), Path(sys.argv[2]))
+"""
+
+
+def test_processes_that_draw_the_sample_end_with_the_fetch(tmp_path):
+    script, folder = tmp_path / "draw.py", tmp_path / "raw"
+    script.write_text(DRAW)
+    folder.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script), str(ROOT / "params.yaml"), str(folder)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as main:
+        while main.poll() is None and not any(folder.rglob("*.png")):
+            pass
+        main.kill()
+        assert main.wait() == -signal.SIGKILL
+        assert ends(main)
+
+
 HOLDER = """
 import sys
 from pathlib import Path

@@ -132,6 +132,18 @@ def test_litter_and_a_second_copy_are_left_out_and_said(own, tmp_path):
     )
 
 
+def test_links_to_images_are_followed_and_other_links_are_counted(own, tmp_path):
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "elsewhere.png")
+    (own / "parasitized/b.png").symlink_to(tmp_path / "elsewhere.png")
+    (own / "parasitized/c.png").symlink_to(tmp_path / "gone.png")
+    (own / "parasitized/d").symlink_to(own / "UNINFECTED")
+    provenance = sources.write(folder_data(own), tmp_path / "raw")
+    copied = tmp_path / "raw/Parasitized/b.png"
+    assert (provenance.cells, provenance.ignored) == (3, ("2 links to folders, or to nothing",))
+    assert copied.read_bytes() == (tmp_path / "elsewhere.png").read_bytes()
+    assert not copied.is_symlink()
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_an_archive_gives_the_same_cells_as_its_folder(own, tmp_path, kind):
     archive = tmp_path / f"own.{kind}"

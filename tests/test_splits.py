@@ -89,6 +89,14 @@ def test_a_file_of_sides_is_followed(cells, tmp_path):
     assert summary.draw == 0
 
 
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("train", "test")])
+def test_a_file_of_sides_is_no_cross_validation(cells, tmp_path, names):
+    sides = {f"P{n}": names[n % len(names)] for n in range(40)}
+    pd.DataFrame(sides.items(), columns=["patient", "split"]).to_csv(tmp_path / "s.csv", index=False)
+    with pytest.raises(UserError, match=r"split\.folds is 5, but .*s\.csv \(split\.file\) gives one split"):
+        splits.split(cells, changed(file=str(tmp_path / "s.csv"), folds=5))
+
+
 def test_of_a_file_of_folds_one_is_tested_and_val_is_drawn_from_the_rest(cells, tmp_path):
     folds = pd.DataFrame({"patient": [f"P{n}" for n in range(40)], "fold": [n % 4 for n in range(40)]})
     folds.to_csv(tmp_path / "f.csv", index=False)

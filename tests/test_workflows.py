@@ -201,7 +201,8 @@ def pull_request(finished, tmp_path_factory) -> tuple[Path, str]:
          "gate.rerun": ["split"]},
     )  # fmt: skip
     git("checkout", "-q", "-B", "main", cwd=origin)
-    git("commit", "-qam", "main", cwd=origin)
+    git("add", "-A", cwd=origin)
+    git("commit", "-qm", "main", cwd=origin)
     base = git("rev-parse", "HEAD", cwd=origin)
     git("checkout", "-q", "-b", "shorter", cwd=origin)
     change(origin, {"train.epochs": 1})

@@ -23,6 +23,8 @@ _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Provenance:
     """Copy the class folders of `data.folder`, and its patients.csv if there is one.
 
+    Links to files are followed: what is copied is what they lead to.
+
     Raises:
         UserError: no such folder; class folders missing, doubled or empty; a patients.csv of
             another shape; an archive that `archives` refuses.
@@ -43,11 +45,13 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
 
 def _place(given: Path, data: params.Data, folder: Path, put: Callable[[Path, Path], object]) -> Provenance:
     classes = _class_folders(given, data)
-    litter = 0
+    litter = astray = 0
     digest = hashlib.sha256()
     count = 0
     for label, source in classes.items():
-        paths = sorted(path for path in source.rglob("*") if path.is_file() and not path.is_symlink())
+        found = sorted(source.rglob("*"))
+        astray += sum(path.is_symlink() and not path.is_file() for path in found)
+        paths = [path for path in found if path.is_file()]
         for path in tqdm(paths, desc=label, unit="cell", disable=None):
             inner = path.relative_to(source)
             if any(part.startswith(".") or part.lower() in _LITTER for part in inner.parts):
@@ -64,6 +68,8 @@ def _place(given: Path, data: params.Data, folder: Path, put: Callable[[Path, Pa
             )
     _copy_patients(next(iter(classes.values())).parent, data, folder)
     ignored = [f"{litter} files that file browsers leave behind"] if litter else []
+    if astray:
+        ignored.append(f"{astray} links to folders, or to nothing")
     again = _second_copies(given, classes)
     if again:
         ignored.append(f"{again} further folders with the names of the class folders, deeper down")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import requests
 
-from malaria import download, params
+from malaria import archives, download, params
 from malaria.errors import UserError
 from malaria.sources import Provenance, nih
 
@@ -44,7 +44,7 @@ def fetch(
     download.fetch(remote, archive, retries)
     try:
         unpacked = nih.unpack(archive, folder, census)
-    except UserError:
+    except archives.Damaged:
         # Nobody publishes its hash: what can't be used is not kept, so that the next run brings it anew.
         archive.unlink(missing_ok=True)
         raise

@@ -10,7 +10,6 @@ from typing import IO
 from tqdm import tqdm
 
 from malaria import archives, names
-from malaria.errors import UserError
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 
 LICENCE = "courtesy of the U.S. National Library of Medicine; cite doi:10.7717/peerj.4568"
@@ -48,8 +47,9 @@ def unpack(archive: Path, folder: Path, census: Census = WHOLE) -> Unpacked:
     with the same content is left out, as is what file browsers leave; neither depends on the order.
 
     Raises:
-        UserError: the archive is damaged or dangerous; it holds two cells of one name; its counts are
-            not those of `census`; the disk is full.
+        archives.Damaged: the archive is damaged or dangerous; it holds two cells of one name; its counts
+            are not those of `census`.
+        UserError: the disk is full.
     """
     for label in LABELS:
         (folder / label).mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def unpack(archive: Path, folder: Path, census: Census = WHOLE) -> Unpacked:
             elif _copy(member.stream) == hashes[path]:
                 again += 1
             else:
-                raise UserError(
+                raise archives.Damaged(
                     f"{archive} holds two different cells called {path}: this is not the NIH/NLM set."
                 )
     _check(hashes, census, archive)
@@ -112,7 +112,7 @@ def _copy(stream: IO[bytes], out: IO[bytes] | None = None) -> str:
 
 
 def _check(paths: Iterable[str], census: Census, archive: Path) -> None:
-    """Raise a UserError that names every count which is not that of `census`."""
+    """Raise a Damaged that names every count which is not that of `census`."""
     labels: Counter[str] = Counter()
     infected: dict[str, bool] = {}
     nameless = []
@@ -135,7 +135,7 @@ def _check(paths: Iterable[str], census: Census, archive: Path) -> None:
     wrong = [f"{found:,} {what} (must be {due:,})" for found, due, what in counts if found != due]
     if wrong:
         example = f", {nameless[0]} among them" if nameless else ""
-        raise UserError(
+        raise archives.Damaged(
             f"{archive} is not the whole NIH/NLM set, it holds {' and '.join(wrong)}{example}: check "
             "data.source in params.yaml, where source folder takes a set with counts of its own."
         )

@@ -1,17 +1,16 @@
 """The synthetic sample: cells drawn by `malaria.smear`, named as the NIH set names its files."""
 
+import functools
 import hashlib
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from tqdm import tqdm
 
-from malaria import __version__, params, smear
+from malaria import __version__, params, processes, smear
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 from malaria.sources import Provenance
 
@@ -38,12 +37,9 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
         (folder / label).mkdir()
     orders = plan(data.sample)
     digest = hashlib.sha256()
-    with ProcessPoolExecutor(mp_context=get_context("forkserver")) as pool:
-        checksums = pool.map(_draw_patient, orders, [folder] * len(orders))
-        with tqdm(total=data.sample.cells, desc="drawing", unit="cell", disable=None) as bar:
-            for order, checksum in zip(orders, checksums, strict=True):
-                digest.update(checksum)
-                bar.update(order.parasitized + order.uninfected)
+    work = functools.partial(_draw, folder)
+    for checksum in processes.in_order(work, orders, "drawing", batch=1, unit="patients"):
+        digest.update(checksum)
     return Provenance(
         source="sample",
         origin=f"synthetic sample, seed {data.sample.seed}",
@@ -74,7 +70,11 @@ def plan(sample: params.SampleData) -> list[Order]:
     ]
 
 
-def _draw_patient(order: Order, folder: Path) -> bytes:
+def _draw(folder: Path, orders: Sequence[Order]) -> list[bytes]:
+    return [_draw_patient(folder, order) for order in orders]
+
+
+def _draw_patient(folder: Path, order: Order) -> bytes:
     """Write a patient's cells; returns the SHA-256 of their pixels, in order."""
     look = smear.stain(_random(order.seed, _OF_PATIENTS, order.patient))
     number = order.patient + 1

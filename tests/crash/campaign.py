@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,23 +129,23 @@ def campaign(
     """Kill `kills` times, about `a_run` times before each run's end."""
     report, chance = Report(), random.Random(seed)
     while len(report.kills) < kills:
-        one_run(expected, min(a_run, kills - len(report.kills)), chance, work, report, say)
+        one_run(expected, draw(chance, min(a_run, kills - len(report.kills)), expected), work, report, say)
     return report
 
 
 def one_run(
-    expected: Undisturbed, kills: int, chance: random.Random, work: Path, report: Report, say: Say = print
+    expected: Undisturbed, kills: Sequence[Kill], work: Path, report: Report, say: Say = print
 ) -> None:
-    """Run the pipeline in a fresh clone, killed `kills` times, and compare what comes of it in the end.
+    """Run the pipeline in a fresh clone, killed as `kills` says, and compare what comes of it in the end.
 
-    The first kill drawn hits a training in the middle. One that would come after the end is none.
+    A kill that would come after the end is none.
     """
     repository = work / f"run{report.runs}"
     git("clone", "-q", str(expected.repository), str(repository), cwd=work)
     for metric in expected.locked:
         # What git keeps of the outputs are other data's.
         (repository / metric).unlink(missing_ok=True)
-    for kill in [*draw(chance, kills, expected), None]:
+    for kill in [*kills, None]:
         if _attempt(repository, kill, expected, report, say) == "ended":
             break
     report.runs += 1
