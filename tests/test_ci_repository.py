@@ -63,6 +63,7 @@ def history(finished, tmp_path_factory) -> Path:
     noise = '{**splits.summary_content(summary), "at": __import__("time").time()}'
     stage.write_text(stage.read_text().replace("splits.summary_content(summary)", noise))
     run("dvc", "repro", "split", cwd=clone)
+    run("dvc", "commit", "-f", "-q", "export", cwd=clone)
     commit(clone, "a split that never is the same")
     switch(clone, "main")
     return clone
