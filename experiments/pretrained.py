@@ -7,6 +7,7 @@ network is then trained on all cells, for the epochs of params.yaml, with nothin
 
 import argparse
 import io
+import json
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from malaria.errors import UserError
 from malaria.params import load_params
 
 _ORIGIN = """The network was trained on all {cells:,} cells of {patients} patients. The figures are those of
-{folds} networks of the same recipe, each trained on the other folds' patients and asked about the patients
+{folds} networks of the same recipe, each trained on the other folds' {what} and asked about the {what}
 that it never saw. Beside this card lie the parameters, in `params.yaml`, and the hashes of cells and code, in
 `dvc.lock`; with these, `make crossval` and `make pretrained` make the bundle again.{labels}"""
 _LABELS = """ Of the training labels those that `train.labels_file` lists were dealt with as
@@ -47,11 +48,13 @@ class Judged:
     """Every cell as the fold's bundle judges it that never saw its patient, and the gate's limits.
 
     cells: columns path, patient, label, fold, p_network and rejected, sorted by path; limits: float64
-    (3,), as `gate.limits` finds them on the distances from each fold's own gate.
+    (3,), as `gate.limits` finds them on the distances from each fold's own gate; by_patient: whether no
+    patient, all of them known, was on both sides of a fold.
     """
 
     cells: pd.DataFrame
     limits: gate.Floats
+    by_patient: bool
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,22 @@ def main() -> int:
             cells=len(judged.cells),
             patients=judged.cells.patient.nunique(),
             folds=judged.cells.fold.nunique(),
+            what="patients" if judged.by_patient else "cells",
             labels=_LABELS.format(how=settings.train.noisy_labels) if listed else "",
         )
         seen, parameters = trained_on.hashes(pixels), model.count_params()
         sides = {"out of fold": judged.cells}
         assembly.finish(
-            folder, flatbuffer, record, fitted_gate, sides, seen, parameters, settings.evaluate, origin
+            folder,
+            flatbuffer,
+            record,
+            fitted_gate,
+            sides,
+            seen,
+            parameters,
+            settings.evaluate,
+            origin,
+            judged.by_patient,
         )
         shutil.copyfile(paths.PARAMS, folder / paths.PARAMS.name)
         files.write_text(folder / paths.LOCK.name, lock_of_cells(paths.LOCK.read_text(encoding="utf-8")))
@@ -141,7 +154,9 @@ def out_of_fold(name: str, cells: packed.Packed) -> Judged:
     far = [gate.distances(fold.fitted_gate, fold.pixels, fold.said.features) for fold in folds.values()]
     limits = gate.limits(np.concatenate(far))
     judged = pd.concat([_judged(fold, limits).assign(fold=number) for number, fold in folds.items()])
-    return Judged(judged.sort_values("path", ignore_index=True), limits)
+    summaries = [json.loads(experiment.read(f"{name}-{number}", paths.SPLIT_SUMMARY)) for number in folds]
+    by_patient = all(summary["by_patient"] for summary in summaries)
+    return Judged(judged.sort_values("path", ignore_index=True), limits, by_patient)
 
 
 def check_recipe(revision: str) -> None:
