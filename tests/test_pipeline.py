@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from malaria import bundle
 from tests.project import ROOT, change, run
 
 STAGES = ("fetch", "audit", "split", "pack", "train", "evaluate", "export")
@@ -183,13 +184,28 @@ def test_an_experiment_runs_as_dvc_users_type_it(finished):
     assert "short" in (finished / "plots-diff/index.html").read_text()
 
 
-def test_cross_validation_spreads_its_folds_over_an_engine(finished):
+@pytest.fixture(scope="module")
+def spread(finished) -> str:
+    """What a cross-validation named spread said, its three folds spread over Dask's workers."""
     command = (sys.executable, "-m", "experiments.crossval", "--folds", "3", "--name", "spread")
-    said = run(*command, "--engine", "dask", "--workers", "2", cwd=finished).stdout
-    assert re.search(r"^ +mean( +[01]\.[0-9]{4}){5}$", said, re.MULTILINE)
+    return run(*command, "--engine", "dask", "--workers", "2", cwd=finished).stdout
+
+
+def test_cross_validation_spreads_its_folds_over_an_engine(finished, spread):
+    assert re.search(r"^ +mean( +[01]\.[0-9]{4}){5}$", spread, re.MULTILINE)
     with (finished / "reports/crossval/spread.csv").open() as table:
         judged = list(csv.DictReader(table))
     assert len({row["path"] for row in judged}) == len(judged) == 240
     assert {row["fold"] for row in judged} == {"0", "1", "2"}
     assert list((finished / ".dvc/tmp/folds").iterdir()) == []
     assert "spread-2" in run("dvc", "exp", "list", "--name-only", cwd=finished).stdout
+
+
+@pytest.mark.usefixtures("spread")
+def test_the_pretrained_bundle_is_judged_by_the_folds_that_never_saw_its_patients(finished, tmp_path):
+    out = tmp_path / "bundle"
+    run(sys.executable, "-m", "experiments.pretrained", "--name", "spread", "--out", str(out), cwd=finished)
+    card = " ".join((out / "MODEL_CARD.md").read_text().split())
+    assert "240 cells of 12 patients" in card
+    assert "asked about the patients that it never saw" in card
+    assert bundle.load(out).fitted_gate is not None
