@@ -11,6 +11,7 @@ BASE ?= main
 AIRFLOW := .venv-airflow
 # When `make airflow` runs the pipeline: a cron expression or @weekly; empty is as MALARIA_SCHEDULE says, or by hand.
 SCHEDULE ?=
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
@@ -77,8 +78,9 @@ else
 endif
 	touch $@
 
-test: env  ## run the whole test suite
-	pytest
+# A file's tests stay together: what they share is made once.
+test: env  ## run the whole test suite, two files of tests at a time (JOBS=4 for more)
+	pytest -n $(JOBS) --dist loadfile
 
 lint: env node_modules/.installed  ## check style, format, types and workflows
 	ruff check .

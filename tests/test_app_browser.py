@@ -76,12 +76,12 @@ def test_an_uploaded_cell_gets_category_scale_words_and_map(visit, files):
     assert page.locator("#answer .mc-headline").inner_text() in ("Parasitized", "Uninfected")
     assert "P of being parasitised is" in page.locator(".mc-scale").get_attribute("aria-label")
     assert page.locator("#answer img").count() == 2
-    assert page.get_by_text("Research use only. Not a diagnosis.", exact=True).last.is_visible()
+    page.get_by_text("Research use only. Not a diagnosis.", exact=True).last.wait_for()
 
 
 def test_an_example_is_judged_and_marked_as_synthetic(visit):
     page = visit()
-    assert page.get_by_text("These are synthetic cells").is_visible()
+    page.get_by_text("These are synthetic cells").wait_for()
     page.get_by_role("button", name="Example 1").click()
     page.wait_for_selector("#answer .mc-headline")
 
@@ -141,7 +141,7 @@ def test_labels_are_hidden_until_the_person_has_said_what_he_sees(visit):
     page.get_by_role("button", name="I call it Uninfected").click()
     page.wait_for_selector(".mc-grid dl")
     assert page.locator(".mc-grid dl").count() == 1
-    assert "you" in page.locator("#board .mc-total").inner_text()
+    page.locator("#board .mc-total", has_text="you").wait_for()
     page.get_by_role("button", name="Show all").click()
     page.wait_for_function("document.querySelectorAll('.mc-grid dl').length === 12")
 
@@ -150,12 +150,13 @@ def test_about_says_what_the_model_is_with_intervals_and_plots(visit):
     page = visit()
     page.get_by_role("tab", name="About").click()
     page.wait_for_selector("#card")
-    assert "0.900 (0.800 to 0.950)" in page.locator(".mc-facts").last.inner_text()
-    assert page.locator(".mc-plot svg").count() == 3
+    page.locator(".mc-facts", has_text="0.900 (0.800 to 0.950)").wait_for()
+    page.wait_for_function("document.querySelectorAll('.mc-plot svg').length === 3")
 
 
 def test_the_page_works_by_keyboard_alone(visit):
     page = visit()
+    page.wait_for_selector("#example-1")
     for _ in range(40):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == "example-1":
