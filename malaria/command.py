@@ -1,6 +1,7 @@
 """How every command of the project starts and ends: `--help`, and errors in one sentence."""
 
 import argparse
+import errno
 import os
 import sys
 import tempfile
@@ -11,6 +12,9 @@ from pathlib import Path
 from malaria import running
 from malaria.errors import UserError
 from malaria.paths import PARAMS
+
+# A quota counts as a disk.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run_stage(main: Callable[..., None], **folders: str) -> None:
@@ -44,19 +48,25 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
 
 
 def end_with(main: Callable[[], int | None]) -> None:
-    """Call `main` and exit with its status; a UserError becomes one line on stderr and status 1."""
+    """Call `main` and exit with its status; a UserError, and a full disk, become one line and status 1."""
     try:
         status = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 1
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        status = 130
     except BrokenPipeError:
         # The reader of our output (`head`, say) has gone; nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        print(f"error: The disk is full{where}: free some space, and run this again.", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        status = 130
     sys.exit(status)
 
 

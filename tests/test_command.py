@@ -1,5 +1,6 @@
 """What every command has in common."""
 
+import errno
 import os
 
 import pytest
@@ -33,3 +34,18 @@ def test_a_users_error_is_one_line_and_status_1(capsys):
     with pytest.raises(SystemExit, match="1"):
         end_with(fail)
     assert capsys.readouterr().err == "error: params.yaml: this is wrong, do that.\n"
+
+
+def test_a_full_disk_is_one_line_and_any_other_refusal_of_the_system_is_no_such_thing(capsys):
+    def full() -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "data/packed")
+
+    def broken() -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(SystemExit, match="1"):
+        end_with(full)
+    said = "error: The disk is full at data/packed: free some space, and run this again.\n"
+    assert capsys.readouterr().err == said
+    with pytest.raises(OSError, match="Input/output"):
+        end_with(broken)
