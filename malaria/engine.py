@@ -6,6 +6,7 @@ A task whose worker is killed runs again on another; what it gives must be the s
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ _AHEAD = 2
 _DEATHS = 3
 
 _CONNECT_SECONDS = 20
+
+# What Dask tells of killed workers is for its developers; ours is told by errors.
+_QUIET = dict.fromkeys(("distributed", "distributed.client", "distributed.gc"), "critical")
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,7 @@ def needs(module: str, what: str) -> None:
 def _here(workers: int) -> Iterator[Cluster]:
     import dask.config
 
-    # What Dask tells of killed workers is for its developers; ours is told by errors.
-    quiet = dict.fromkeys(("distributed", "distributed.client", "distributed.gc"), "critical")
+    _import_quietly()
     cores = _cores()
     # Threads as without an engine, though on fewer cores: how many there are decides in which order sums are
     # added up, and so the last bits of all that is trained.
@@ -164,7 +167,7 @@ def _here(workers: int) -> Iterator[Cluster]:
         **dict.fromkeys(threads, str(len(cores))),
     }
     ours = {
-        "distributed.logging": quiet,
+        "distributed.logging": _QUIET,
         "distributed.scheduler.allowed-failures": _DEATHS,
         # Tasks may start processes of their own, as cross-validation's do.
         "distributed.worker.daemon": False,
@@ -187,6 +190,18 @@ def _here(workers: int) -> Iterator[Cluster]:
         )
         with started, Client(started) as client:
             yield Cluster(client, workers, max(1, len(cores) // workers), shares(cores, workers))
+
+
+def _import_quietly() -> None:
+    """Import Dask's `distributed` with `_QUIET`, which it heeds in that moment alone."""
+    import dask.config
+
+    if "distributed" in sys.modules:
+        return
+    with dask.config.set({"distributed.logging": _QUIET}):
+        import distributed  # noqa: F401
+    # The end of that block has taken away what the import brought along: Dask's own defaults.
+    dask.config.refresh()
 
 
 def shares(cores: Sequence[int], workers: int) -> tuple[tuple[int, ...], ...]:

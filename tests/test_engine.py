@@ -145,6 +145,20 @@ def test_no_workers_no_scheduler_no_library_are_each_told_in_a_sentence(monkeypa
         pass
 
 
+def test_one_process_may_start_workers_again_and_says_nothing_of_its_own():
+    code = """
+import sys
+from malaria import engine
+
+if __name__ == "__main__":
+    for _ in range(2):
+        with engine.cluster(1) as cluster:
+            print(sorted(cluster.as_they_come(abs, [-1])))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[(-1, 1)]\n[(-1, 1)]\n", "")
+
+
 def test_a_cluster_without_this_project_is_told_in_a_sentence(tmp_path):
     script = tmp_path / "cluster.py"
     script.write_text(
