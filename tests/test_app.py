@@ -1,5 +1,6 @@
 """The app as programs and probes meet it: `python -m app` on a free port."""
 
+import asyncio
 import base64
 import csv
 import io
@@ -7,6 +8,7 @@ import queue
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import weakref
@@ -465,3 +467,20 @@ def test_an_output_of_dvc_is_told_by_the_commit_of_its_lock(model_bundle, tmp_pa
     assert origin.of(bundle_folder) == origin.Origin(), "its lock is not committed yet"
     second = commit(tmp_path, "this run's lock")
     assert origin.of(bundle_folder).revision == second != first
+
+
+def test_an_answer_leaves_at_once_and_does_not_wait_for_more():
+    async def served(listening: socket.socket) -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def met(_: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+            there = answer.get_extra_info("socket")
+            found.set_result(there.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            answer.close()
+
+        async with await asyncio.start_server(met, sock=listening):
+            _, asking = await asyncio.open_connection(*listening.getsockname())
+            asking.close()
+            return await found
+
+    assert asyncio.run(served(serving.listen("127.0.0.1", 0))) != 0
