@@ -78,9 +78,9 @@ else
 endif
 	touch $@
 
-# A file's tests stay together: what they share is made once.
+# A file's tests stay together: what they share is made once. In order of names long ones are spread.
 test: env  ## run the whole test suite, two files of tests at a time (JOBS=4 for more)
-	pytest -n $(JOBS) --dist loadfile
+	pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: env node_modules/.installed  ## check style, format, types and workflows
 	ruff check .

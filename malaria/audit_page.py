@@ -205,11 +205,11 @@ def _round_step(span: int, most: int) -> int:
 
 
 def _turns(cells: pd.DataFrame) -> pd.DataFrame:
-    """`cells` as if shuffled; `turn` counts a patient's cells in that order, from 0.
+    """`cells`, sorted by path, as if shuffled; `turn` counts a patient's cells in that order, from 0.
 
     The lot is a cell's own hash, so that a few cells more or less change little of the page.
     """
-    lots = cells.sort_values(["sha256", "path"])
+    lots = cells.sort_values("sha256", kind="stable")
     return lots.assign(turn=lots.groupby(lots.patient.where(lots.patient != "", lots.path)).cumcount())
 
 
@@ -218,7 +218,7 @@ def _sheet(raw: Path, accepted: pd.DataFrame, label: str, limits: images.Limits)
     turns = _turns(accepted[accepted.label == label])
     if turns.empty:
         return []
-    chosen = turns.sort_values(["turn", "sha256", "path"]).path.head(SHEET_CELLS)
+    chosen = turns.sort_values("turn", kind="stable").path.head(SHEET_CELLS)
     scale = SHEET_SIDE / float(accepted[["width", "height"]].max(axis=1).median())
     return [_picture(raw, path, limits, lambda side: side * scale) for path in chosen]
 
