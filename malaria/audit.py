@@ -85,9 +85,8 @@ def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.D
     published = slides.read(raw / paths.SLIDES)
     limits = images.Limits(settings.min_side, settings.max_pixels)
     work = functools.partial(images.examine, raw, limits)
-    findings = list(processes.in_order(work, found, "audit", workers))
     rows = []
-    for path, finding in zip(found, findings, strict=True):
+    for path, finding in zip(found, processes.in_order(work, found, "audit", workers), strict=True):
         shown, reason = path, finding.reason
         if _UNPRINTABLE.search(path):
             shown, reason = ascii(path)[1:-1], UNPRINTABLE
