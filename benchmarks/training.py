@@ -106,8 +106,9 @@ def _measured(way: str, seed: int, epochs: int, mark: float) -> dict[str, Any]:
 def kept_in(way: str, seed: int, epochs: int, mark: float) -> Path:
     """Where a run is kept: the name holds a hash of the cells, their split and the recipe."""
     settings = load_params()
-    size = packed.load(paths.PACKED).size
+    # Read, so that a table that is missing or is none is told in a sentence.
     tables.read(paths.SPLITS, tables.SPLITS)
+    size = packed.load(paths.PACKED).size
     content = [
         *(files.sha256(file) for file in (paths.PACKED / packed.INDEX, paths.SPLITS)),
         settings.train.model_dump_json(),

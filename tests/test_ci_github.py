@@ -243,15 +243,19 @@ def retrained(tmp_path, monkeypatch):
     return folder
 
 
-def test_the_lock_goes_back_as_one_commit_on_top_of_what_was_retrained(
-    github, retrained, tmp_path, monkeypatch
-):
+@pytest.fixture
+def handing_back(github, retrained, tmp_path, monkeypatch):
+    """`github` in a run of a pull request of this repository that hands `retrained` back."""
     happen(tmp_path, monkeypatch, PULL)
     monkeypatch.setattr("sys.argv", ["hand_back", str(retrained)])
-    github.answer("graphql", {"data": {"createCommitOnBranch": {"commit": {"oid": "d" * 40}}}})
-    github.answer("statuses", "{}")
+    return github
+
+
+def test_the_lock_goes_back_as_one_commit_on_top_of_what_was_retrained(handing_back):
+    handing_back.answer("graphql", {"data": {"createCommitOnBranch": {"commit": {"oid": "d" * 40}}}})
+    handing_back.answer("statuses", "{}")
     assert hand_back.main() == 0
-    (_, query), (where, status) = github.asked
+    (_, query), (where, status) = handing_back.asked
     wanted = json.loads(query)["variables"]["input"]
     assert wanted["expectedHeadOid"] == HEAD
     assert wanted["branch"] == {"repositoryNameWithOwner": "lab/cells", "branchName": "stain"}
@@ -261,40 +265,30 @@ def test_the_lock_goes_back_as_one_commit_on_top_of_what_was_retrained(
     assert (json.loads(status)["state"], json.loads(status)["context"]) == ("failure", "gate")
 
 
-def test_a_run_that_changed_nothing_puts_its_outcome_on_the_commit_that_it_judged(
-    github, retrained, tmp_path, monkeypatch
-):
-    happen(tmp_path, monkeypatch, PULL)
-    monkeypatch.setattr("sys.argv", ["hand_back", str(retrained)])
+def test_a_run_that_changed_nothing_puts_its_outcome_on_the_commit_that_it_judged(handing_back, retrained):
     shutil.copytree(retrained, Path(), dirs_exist_ok=True)
     said = {"mergeable": True, "passed": False, "headline": "The gate FAILS (AUC), overridden"}
     (retrained / places.VERDICT.name).write_text(json.dumps(said))
-    github.answer("statuses", "{}")
+    handing_back.answer("statuses", "{}")
     assert hand_back.main() == 0
-    ((where, status),) = github.asked
+    ((where, status),) = handing_back.asked
     assert where == f"api repos/lab/cells/statuses/{HEAD} --input -"
     assert (json.loads(status)["state"], json.loads(status)["context"]) == ("success", "gate")
 
 
-def test_the_lock_goes_back_where_the_gate_broke_and_the_status_says_so(
-    github, retrained, tmp_path, monkeypatch
-):
-    happen(tmp_path, monkeypatch, PULL)
-    monkeypatch.setattr("sys.argv", ["hand_back", str(retrained)])
+def test_the_lock_goes_back_where_the_gate_broke_and_the_status_says_so(handing_back, retrained):
     (retrained / places.VERDICT.name).unlink()
-    github.answer("graphql", {"data": {"createCommitOnBranch": {"commit": {"oid": "d" * 40}}}})
-    github.answer("statuses", "{}")
+    handing_back.answer("graphql", {"data": {"createCommitOnBranch": {"commit": {"oid": "d" * 40}}}})
+    handing_back.answer("statuses", "{}")
     assert hand_back.main() == 0
-    _, (where, status) = github.asked
+    _, (where, status) = handing_back.asked
     assert where == f"api repos/lab/cells/statuses/{'d' * 40} --input -"
     assert json.loads(status)["state"] == "error"
     assert "did not run to its end" in json.loads(status)["description"]
 
 
-def test_a_branch_that_moved_on_is_left_alone(github, retrained, tmp_path, monkeypatch):
-    happen(tmp_path, monkeypatch, PULL)
-    monkeypatch.setattr("sys.argv", ["hand_back", str(retrained)])
-    github.answer("graphql", {"errors": [{"message": "Expected branch to point to a"}]})
+def test_a_branch_that_moved_on_is_left_alone(handing_back):
+    handing_back.answer("graphql", {"errors": [{"message": "Expected branch to point to a"}]})
     with pytest.raises(UserError, match="GitHub refuses the commit to stain: Expected branch"):
         hand_back.main()
 
