@@ -31,7 +31,7 @@ class Source:
 class Card:
     """One cell of a round: its picture (data URI), its label, and what the model says of it.
 
-    `met`: whether the model was made with this very cell; None where its bundle does not say.
+    `met`: whether the model was made with this cell; None where its bundle does not say.
     `guess` is the person's; `open` says whether label and answer are shown.
     """
 

@@ -22,7 +22,7 @@ class Model:
     origin: origin.Origin
     card: str
     figures: dict[str, Any] | None
-    trained_on: trained_on.Hashes | None
+    trained_on: trained_on.Marks | None
 
     @property
     def record(self) -> bundle.Record:

@@ -113,7 +113,7 @@ def main() -> int:
             what="patients" if judged.by_patient else "cells",
             labels=_LABELS.format(how=settings.train.noisy_labels) if listed else "",
         )
-        seen, parameters = trained_on.hashes(pixels), model.count_params()
+        seen, parameters = trained_on.marks(pixels), model.count_params()
         sides = {"out of fold": judged.cells}
         assembly.finish(
             folder,

@@ -72,7 +72,7 @@ def finish(
     record: bundle.Record,
     fitted_gate: gate.Gate,
     sides: dict[str, pd.DataFrame],
-    made_with: trained_on.Hashes,
+    made_with: trained_on.Marks,
     parameters: int,
     settings: params.Evaluate,
     origin: str = "",

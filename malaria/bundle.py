@@ -4,7 +4,7 @@ network.tflite   the network: float32 (n, size, size, 3) in [0, 255] to P(parasi
 bundle.json      how to feed it and read it, and what it was made of (`Record`)
 MODEL_CARD.md    what it is for, how good it is, and what it must not be used for
 figures.json     every figure on val and test with its interval, and the curves of the plots
-trained_on.npy   short hashes of the cells it was made with (`malaria.trained_on`)
+trained_on.npy   marks of the cells it was made with (`malaria.trained_on`)
 gate.npz         what turns away pictures that are no stained red cell (`malaria.gate`)
 
 Nothing in it changes from one run to the next: version and date belong to the commit that carries it.

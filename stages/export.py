@@ -46,7 +46,7 @@ def main() -> None:
         judged["rejected"] = [reason or "" for reason in gate.reasons(doors, pixels, said.features)]
         sides = {name: judged[judged.split == name] for name in (tables.VAL, tables.TEST)}
         made_with = packed.rows_of(cells, splits.path[splits.split != tables.TEST])
-        seen = trained_on.hashes(cells.images[row] for row in made_with)
+        seen = trained_on.marks(cells.images[row] for row in made_with)
         assembly.finish(
             folder,
             flatbuffer,

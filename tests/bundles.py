@@ -28,7 +28,7 @@ def violet(folder: Path, gated: bool = False) -> Path:
     folder.mkdir(parents=True)
     (folder / bundle.NETWORK).write_bytes(NETWORK.read_bytes())
     (folder / bundle.PARTS["figures"]).write_text(json.dumps(_figures()), encoding="utf-8")
-    seen = trained_on.hashes(images.resize(pixels, SIZE) for pixels, _ in drawn_cells()[:4])
+    seen = trained_on.marks(images.resize(pixels, SIZE) for pixels, _ in drawn_cells()[:4])
     (folder / bundle.PARTS["trained_on"]).write_bytes(trained_on.to_bytes(seen))
     (folder / bundle.CARD).write_text("# Model card: violet spots\n", encoding="utf-8")
     if gated:

@@ -1,25 +1,85 @@
 """Knowing the cells that a model was made with."""
 
+import io
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from malaria import trained_on
+from app import pictures
+from malaria import bundle, images, trained_on
 from malaria.errors import UserError
 
-
-@pytest.fixture
-def cells():
-    return np.random.default_rng(1).integers(0, 256, (6, 50, 50, 3), dtype=np.uint8)
+ROOT = Path(__file__).parents[1]
 
 
-def test_a_cell_is_known_by_its_pixels_and_no_other_is(cells):
-    record = trained_on.from_bytes(trained_on.to_bytes(trained_on.hashes(cells[:4])))
-    assert trained_on.known(record, cells).tolist() == [True] * 4 + [False] * 2
+@pytest.fixture(scope="module")
+def drawn():
+    """Synthetic cells of their own sizes."""
+    return [pixels for pixels, _ in pictures.drawn(60, seed=3)]
 
 
-def test_the_record_tells_nothing_of_the_order_of_the_cells(cells):
-    one, other = trained_on.hashes(cells), trained_on.hashes(cells[::-1])
+@pytest.fixture(scope="module")
+def record(drawn):
+    """That of a model which was made with the first 40."""
+    made_with = trained_on.marks(images.resize(cell, 50) for cell in drawn[:40])
+    return trained_on.from_bytes(trained_on.to_bytes(made_with))
+
+
+def known(record, cells):
+    return trained_on.known(record, [images.resize(cell, 50) for cell in cells]).tolist()
+
+
+def test_a_cell_is_known_by_its_pixels_and_no_other_is(record, drawn):
+    assert known(record, drawn) == [True] * 40 + [False] * 20
+
+
+def smaller(cell):
+    return np.asarray(Image.fromarray(cell).resize((90, 90), Image.Resampling.BILINEAR))
+
+
+def compressed(cell):
+    out = io.BytesIO()
+    Image.fromarray(cell).save(out, "JPEG", quality=90)
+    return np.asarray(Image.open(out))
+
+
+def rounded_down(cell):
+    return cell - (cell > 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize("copy", [smaller, compressed, rounded_down])
+def test_a_copy_with_other_pixels_is_known_too(record, drawn, copy):
+    found = known(record, [copy(cell) for cell in drawn])
+    assert sum(found[:40]) >= 36
+    assert not any(found[40:])
+
+
+@pytest.mark.real_cells
+def test_the_pretrained_model_knows_its_cells_at_their_original_size(shared_cells):
+    folder = ROOT / "models/pretrained"
+    record = trained_on.from_bytes(bundle.part(folder, bundle.load(folder).record, "trained_on"))
+    with zipfile.ZipFile(shared_cells / "nih-original-size.zip") as pack:
+        cells = [
+            images.read(pack.read(name), images.Limits(1, 10**6)).pixels
+            for name in pack.namelist()
+            if name.endswith(".png")
+        ]
+    assert known(record, cells) == [True] * 159
+
+
+def test_the_record_tells_nothing_of_the_order_of_the_cells(drawn):
+    cells = [images.resize(cell, 50) for cell in drawn]
+    one, other = trained_on.marks(cells), trained_on.marks(cells[::-1])
     assert trained_on.to_bytes(one) == trained_on.to_bytes(other)
+
+
+def test_a_record_that_knows_no_copies_counts_as_none():
+    out = io.BytesIO()
+    np.save(out, np.arange(3, dtype=np.uint64))
+    assert trained_on.from_bytes(out.getvalue()) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", np.zeros(3).tobytes()])
