@@ -205,11 +205,13 @@ def notes(raw: Path, cells: pd.DataFrame, provenance: Provenance, summary: Summa
             "nothing of new patients."
         )
     given = read_patients(raw)
-    parsed = {path: names.parse(path.rpartition("/")[2]) for path in accepted.path.tolist()}
+    # Without a table only the names of parasitised cells can say what their folder does not.
+    telling = accepted if given else accepted[accepted.label == PARASITIZED]
+    parsed = {path: names.parse(path.rpartition("/")[2]) for path in telling.path.tolist()}
     differing = [
         path
         for path, name in parsed.items()
-        if given and name and (stated := given_patient(given, path)) and stated != name.patient
+        if name and (stated := given_patient(given, path)) and stated != name.patient
     ]
     if differing:
         found.append(

@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -51,16 +53,29 @@ def in_order(
             bar.update(len(results))
 
 
+def prepare(function: Callable[..., object]) -> None:
+    """Let what workers need for `function` be imported from now on, beside whatever this process does next.
+
+    For a program that has imports of its own to wait for before it can call `in_order`, which works without.
+    """
+    _context(function)
+    forkserver.ensure_running()
+
+
+def _context(function: Callable[..., object]) -> BaseContext:
+    # A fork of this process would copy locks that its threads hold; the fork server has no threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([getattr(function, "func", function).__module__])
+    return context
+
+
 def _batch_results(
     function: Callable[[Sequence[Item]], Sequence[Result]], batches: list[Sequence[Item]], processes: int
 ) -> Iterator[Sequence[Result]]:
     if processes == 1:
         yield from map(function, batches)
         return
-    # A fork of this process would copy locks that its threads hold; the fork server has no threads.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([getattr(function, "func", function).__module__])
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=running.end_with_main)
+    pool = ProcessPoolExecutor(processes, mp_context=_context(function), initializer=running.end_with_main)
     try:
         yield from pool.map(function, batches)
     except BrokenProcessPool:

@@ -5,9 +5,14 @@ from malaria.command import run_stage
 
 def main() -> None:
     # Here, since worker processes import this module too, and need none of it.
+    from malaria import images, processes
+
+    processes.prepare(images.examine)
+
+    # isort: split
     from dataclasses import asdict
 
-    from malaria import audit, audit_page, files, images, slides, tables
+    from malaria import audit, audit_page, files, slides, tables
     from malaria.params import load_params
     from malaria.paths import AUDIT, AUDIT_PAGE, CELLS, RAW, SLIDES
 

@@ -26,6 +26,11 @@ def test_results_come_in_the_order_of_the_items(count):
     assert results == [number * number for number in range(333)]
 
 
+def test_what_was_prepared_for_gives_the_same_results():
+    processes.prepare(squares)
+    assert list(processes.in_order(squares, range(333), "count", 2)) == [n * n for n in range(333)]
+
+
 def test_no_items_are_no_results():
     assert list(processes.in_order(squares, [], "count")) == []
 

@@ -107,8 +107,9 @@ if [[ " ${targets[*]} " == *" app "* ]]; then
     serve /healthz "$port" app --port "$port" "${model[@]}"
     curl -fsS "http://127.0.0.1:$port/version"
     echo
-    if cell=$(find "$data/data/raw/Parasitized" -name '*.png' 2>/dev/null | sort | head -1) && [ -n "$cell" ]; then
-        curl -fsS --data-binary "@$cell" "http://127.0.0.1:$port/classify"
+    cells=("$data"/data/raw/Parasitized/*.png)
+    if [ -f "${cells[0]}" ]; then
+        curl -fsS --data-binary "@${cells[0]}" "http://127.0.0.1:$port/classify"
         echo
     fi
     kill "$served"
