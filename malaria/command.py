@@ -72,7 +72,7 @@ def end_with(main: Callable[[], int | None]) -> None:
 
 @contextmanager
 def without_native_logs() -> Iterator[None]:
-    """Keep off the terminal what C++ libraries write to stderr as they start.
+    """Keep off the terminal what C++ libraries write to stderr.
 
     Where the block fails, it is shown after all: it may say why.
     """

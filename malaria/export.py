@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from malaria import images, metrics
+from malaria.command import without_native_logs
 from malaria.errors import UserError
 
 # Largest difference of the float32 bundle's probabilities from Keras's.
@@ -54,7 +55,7 @@ def convert(model: Any, precision: str, train: images.Pixels) -> bytes:
         converter.target_spec.supported_types = [tf.float16]
     # The converter reports every variable it saves; none of it is of use to a reader.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    with contextlib.redirect_stdout(io.StringIO()), without_native_logs(), warnings.catch_warnings():
         # TensorFlow deprecates the interpreter that its own quantisation opens.
         warnings.simplefilter("ignore")
         if precision != "int8":

@@ -89,6 +89,13 @@ def test_the_same_network_and_cells_give_the_same_int8_bytes(model, cells):
     assert export.convert(model, "int8", cells) == export.convert(model, "int8", cells)
 
 
+def test_converting_says_nothing(model, cells, capfd):
+    from malaria import export
+
+    export.convert(model, "int8", cells)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_int8_ranges_come_from_the_train_cells(model, cells):
     from malaria import export
 

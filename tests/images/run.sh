@@ -18,8 +18,18 @@ export TMPDIR=$folder/tmp
 mkdir -p "$TMPDIR" "$data"
 builder=(buildah --root "$folder/storage" --runroot "$folder/run" --storage-driver "${STORAGE:-overlay}")
 served=
+# All of it, since a chroot ends nothing of what was started in it.
+stop() {
+    kill -- "-$served" 2>/dev/null || true
+    for _ in $(seq 30); do
+        kill -0 -- "-$served" 2>/dev/null || break
+        sleep 1
+    done
+    kill -KILL -- "-$served" 2>/dev/null || true
+    served=
+}
 end() {
-    [ -z "$served" ] || kill "$served" 2>/dev/null || true
+    [ -z "$served" ] || stop
     "${builder[@]}" rm --all >/dev/null 2>&1 || true
     [ -n "${FOLDER:-}" ] || rm -rf "$folder"
 }
@@ -85,8 +95,11 @@ fi
 serve() { # path that answers, port, then as for start
     local path=$1 port=$2
     shift 2
+    # With job control it is the first of a process group of its own.
+    set -m
     (start "$@") >"$folder/$1.log" 2>&1 &
     served=$!
+    set +m
     for _ in $(seq 600); do
         if curl -fsS "http://127.0.0.1:$port$path" 2>/dev/null; then
             echo
@@ -112,8 +125,7 @@ if [[ " ${targets[*]} " == *" app "* ]]; then
         curl -fsS --data-binary "@${cells[0]}" "http://127.0.0.1:$port/classify"
         echo
     fi
-    kill "$served"
-    wait "$served" || true
+    stop
 fi
 
 if [[ " ${targets[*]} " == *" airflow "* ]]; then
