@@ -19,7 +19,7 @@ from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.labels import LABELS
 from malaria.params import load_params
-from malaria.paths import CROSSVAL, LOCK, PARAMS, PRETRAINED, RAW
+from malaria.paths import CROSSVAL, LABEL_AUDIT, LOCK, PARAMS, RAW
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=CROSSVAL / "label_audit.csv", help="the ranking")
     parser.add_argument("--cells", type=int, default=120, help="on each contact sheet (120)")
     parser.add_argument(
-        "--publish", action="store_true", help=f"write the ranking into {PRETRAINED} too, without pictures"
+        "--publish", action="store_true", help=f"write the ranking to {LABEL_AUDIT} too, without pictures"
     )
     arguments = parser.parse_args()
     predictions = CROSSVAL / f"{arguments.name}.csv"
@@ -38,7 +38,7 @@ def main() -> int:
     if arguments.publish:
         check_unseen(arguments.name, sorted(cells.fold.unique()))
     ranked = label_audit.rank(cells)
-    published = [PRETRAINED / "label_audit.csv"] if arguments.publish else []
+    published = [LABEL_AUDIT] if arguments.publish else []
     for out in (arguments.out, *published):
         tables.write(ranked.round({"p_parasitized": 6, "score": 6}), out, label_audit.RANKING)
         print(f"{out}: {len(ranked):,} cells, the most suspect first")

@@ -129,6 +129,10 @@ def main() -> int:
         )
         shutil.copyfile(paths.PARAMS, folder / paths.PARAMS.name)
         files.write_text(folder / paths.LOCK.name, lock_of_cells(paths.LOCK.read_text(encoding="utf-8")))
+        # Another cross-validation's, which this one neither makes nor outdates.
+        ranking = arguments.out / paths.LABEL_AUDIT.name
+        if ranking.is_file():
+            shutil.copyfile(ranking, folder / ranking.name)
     print(f"{arguments.out}: {agreement.decisions} of {agreement.cells:,} decisions differ from Keras's")
     return 0
 

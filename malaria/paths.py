@@ -33,6 +33,7 @@ PREDICTIONS = Path("reports/predictions.csv")
 
 BUNDLE = Path("models/malaria-cells")
 PRETRAINED = Path("models/pretrained")
+LABEL_AUDIT = PRETRAINED / "label_audit.csv"  # the published ranking of labels
 
 # What cross-validation and ablation leave: no stage makes it.
 CROSSVAL = Path("reports/crossval")

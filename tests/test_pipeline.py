@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from malaria import bundle
+from malaria.paths import LABEL_AUDIT
 from tests.project import ROOT, change, run
 
 STAGES = ("fetch", "audit", "split", "pack", "train", "evaluate", "export")
@@ -204,7 +205,10 @@ def test_cross_validation_spreads_its_folds_over_an_engine(finished, spread):
 @pytest.mark.usefixtures("spread")
 def test_the_pretrained_bundle_is_judged_by_the_folds_that_never_saw_its_patients(finished, tmp_path):
     out = tmp_path / "bundle"
+    out.mkdir()
+    (out / LABEL_AUDIT.name).write_text("path,label,p_parasitized,score\n")
     run(sys.executable, "-m", "experiments.pretrained", "--name", "spread", "--out", str(out), cwd=finished)
+    assert (out / LABEL_AUDIT.name).is_file()
     card = " ".join((out / "MODEL_CARD.md").read_text().split())
     assert "240 cells of 12 patients" in card
     assert "asked about the patients that it never saw" in card
