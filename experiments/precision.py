@@ -113,7 +113,7 @@ def _of_fold(revision: str, cells: packed.Packed) -> dict[str, Cost]:
         model = network.load(file)
         p_trained = network.predict(model, pixels)
         for precision in PRECISIONS:
-            flatbuffer = export.convert(model, precision, learnt)
+            flatbuffer = export.convert(network.fused(model), precision, learnt)
             exported = Path(folder) / precision
             assembly.write(exported, flatbuffer, assembly.draft(settings, cells.size, flatbuffer, {}), "")
             p = bundle.load(exported).run(pixels).p_network

@@ -90,7 +90,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as log:
         model = training.train(learnt, watched, recipe, Path(log)).model
     pixels = cells.images[learnt.rows]
-    flatbuffer = export.convert(model, settings.export.precision, pixels)
+    flatbuffer = export.convert(network.fused(model), settings.export.precision, pixels)
     export.check_size(flatbuffer, model.count_params())
     hashes = {
         "data": files.sha256(paths.PACKED / packed.INDEX),

@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
-import tensorflow as tf
-from keras import layers
-
 from malaria import network, training
+from malaria.backend import keras, tf
+
+layers = keras.layers
 
 Build = Callable[[int], keras.Model]
 

@@ -6,9 +6,9 @@ done a batch at a time, inside TensorFlow's graph.
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from malaria import params
+from malaria.backend import tf
 
 # Random numbers a cell: rotation, shear, zoom, two flips, three channel gains, one common gain.
 NUMBERS = 9

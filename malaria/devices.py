@@ -1,14 +1,16 @@
 """Which devices the network trains on, and how numbers are kept there."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
+
+from malaria.backend import keras, tf
+from malaria.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,22 @@ def choose(distribute: str) -> Devices:
 
     Args:
         distribute: `none` takes one of them, `mirrored` each, with an equal part of every batch.
+
+    Raises:
+        UserError: the processor is divided into several devices, and TensorFlow uses oneDNN, whose
+            normalisation mixes up the parts' gradients (TensorFlow 2.21).
     """
     gpus = tf.config.list_logical_devices("GPU")
     found = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
     precision = "mixed_float16" if gpus else "float32"
     if distribute == "none" or len(found) == 1:
         return Devices(tf.distribute.get_strategy(), precision)
+    if not gpus and os.environ["TF_ENABLE_ONEDNN_OPTS"] != "0":
+        raise UserError(
+            "train.distribute is mirrored, but TensorFlow's oneDNN kernels cannot train on a processor that "
+            "is divided: set TF_ENABLE_ONEDNN_OPTS=0 in the environment, or train.distribute to none in "
+            "params.yaml."
+        )
     # NCCL, the default, is for GPUs alone.
     across = None if gpus else tf.distribute.ReductionToOneDevice()
     return Devices(tf.distribute.MirroredStrategy(found, cross_device_ops=across), precision)

@@ -35,16 +35,14 @@ def convert(model: Any, precision: str, train: images.Pixels) -> bytes:
     """The network as a LiteRT flatbuffer with two outputs: P(parasitised) and the last features.
 
     Args:
-        model: as `network.build` gives it.
+        model: of `network.fused`, or another with a layer of the features.
         precision: float32, float16 (weights alone) or int8 (weights and activations of all but the
             head); input and outputs are float32 whichever it is.
         train: uint8 (n, size, size, 3), the cells that int8 ranges are measured on, evenly spaced ones of
             them. The same cells give the same bytes.
     """
-    import keras
-    import tensorflow as tf
-
     from malaria import network
+    from malaria.backend import keras, tf
 
     outputs = [model.output, model.get_layer(network.FEATURES).output]
     # Named, since Keras numbers nameless models, and the name is written into the file.

@@ -6,7 +6,6 @@ quarters of the work on the largest arrays.
 """
 
 import json
-import os
 import re
 import zipfile
 from pathlib import Path
@@ -15,19 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from malaria.command import without_native_logs
+from malaria.backend import keras
 from malaria.errors import UserError
 from malaria.files import atomic_path
-
-# TensorFlow's C++ side reads this at import. What it says before that, and when it looks for a GPU,
-# it says whatever stands here.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-with without_native_logs():
-    import keras
-    import tensorflow as tf
-    from keras import layers
-
-    tf.config.list_physical_devices()
 
 WIDTHS = (16, 32, 64, 128)
 FEATURES = "features"
@@ -44,16 +33,46 @@ def build(size: int) -> keras.Model:
     98,000 parameters at any size.
     """
     cell = keras.Input((size, size, 3), name="cell")
-    x = layers.Rescaling(1 / 255, name="rescale")(cell)
+    x = keras.layers.Rescaling(1 / 255, name="rescale")(cell)
     for depth, width in enumerate(WIDTHS, start=1):
-        x = layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{depth}")(x)
+        x = keras.layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{depth}")(x)
         if depth < len(WIDTHS):
-            x = layers.MaxPooling2D(2, name=f"pool{depth}")(x)
-        x = layers.BatchNormalization(momentum=0.9, name=f"norm{depth}")(x)
-        x = layers.ReLU(name=f"relu{depth}")(x)
-    x = layers.GlobalAveragePooling2D(name=FEATURES)(x)
-    x = layers.Dense(1, name="logit")(x)
-    return keras.Model(cell, layers.Activation("sigmoid", name=PROBABILITY)(x), name="malaria_cells")
+            x = keras.layers.MaxPooling2D(2, name=f"pool{depth}")(x)
+        x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm{depth}")(x)
+        x = keras.layers.ReLU(name=f"relu{depth}")(x)
+    x = keras.layers.GlobalAveragePooling2D(name=FEATURES)(x)
+    x = keras.layers.Dense(1, name="logit")(x)
+    return keras.Model(cell, keras.layers.Activation("sigmoid", name=PROBABILITY)(x), name="malaria_cells")
+
+
+def fused(model: keras.Model) -> keras.Model:
+    """The network that `build` gives, with each normalisation inside the convolution before it.
+
+    It says the same, but for rounding, with less work. `model` itself where a trained scale is not
+    positive: the convolution is pooled before it is normalised, and scaled by a negative number the
+    largest of four becomes the smallest.
+    """
+    size = model.input_shape[1]
+    cell = keras.Input((size, size, 3), name="cell")
+    # The first convolution also takes the rescaling to [0, 1].
+    x, unit = cell, 1 / 255
+    for depth, width in enumerate(WIDTHS, start=1):
+        kernel, norm = model.get_layer(f"conv{depth}").get_weights()[0], model.get_layer(f"norm{depth}")
+        gamma, beta, mean, variance = norm.get_weights()
+        scale = gamma / np.sqrt(variance + norm.epsilon)
+        if scale.min() <= 0:
+            return model
+        conv = keras.layers.Conv2D(width, 3, padding="same", activation="relu", name=f"conv{depth}")
+        x = conv(x)
+        conv.set_weights([kernel * scale * unit, beta - mean * scale])
+        unit = 1.0
+        if depth < len(WIDTHS):
+            x = keras.layers.MaxPooling2D(2, name=f"pool{depth}")(x)
+    x = keras.layers.GlobalAveragePooling2D(name=FEATURES)(x)
+    logit = keras.layers.Dense(1, name="logit")
+    x = logit(x)
+    logit.set_weights(model.get_layer("logit").get_weights())
+    return keras.Model(cell, keras.layers.Activation("sigmoid", name=PROBABILITY)(x), name=model.name)
 
 
 def predict(model: keras.Model, images: npt.NDArray[np.uint8], batch: int = 256) -> npt.NDArray[np.float64]:

@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import tensorflow as tf
 from dvclive.live import Live
 from sklearn.metrics import log_loss, roc_auc_score
 from tqdm import tqdm
 
 from malaria import augmentation, checkpoint, devices, doubts, draws, network, packed, params
+from malaria.backend import keras, tf
 from malaria.errors import UserError
 
 # Of the labels in doubt, how many are taken to be wrong (noisy_labels: soften).

@@ -17,7 +17,7 @@ def main() -> None:
     cells = packed.load(PACKED)
     splits = tables.read(SPLITS, tables.SPLITS)
     train, _ = packed.rows(cells, splits, tables.TRAIN)
-    flatbuffer = export.convert(model, params.export.precision, cells.images[train])
+    flatbuffer = export.convert(network.fused(model), params.export.precision, cells.images[train])
     export.check_size(flatbuffer, model.count_params())
     judged = tables.read(PREDICTIONS, tables.PREDICTIONS)
     by_patient = json.loads(SPLIT_SUMMARY.read_text(encoding="utf-8"))["by_patient"]

@@ -92,11 +92,10 @@ def _figures() -> dict[str, object]:
 
 
 def _network() -> bytes:
-    import keras
-    from keras import layers
-
     from malaria import export, network
+    from malaria.backend import keras
 
+    layers = keras.layers
     cell = keras.Input((SIZE, SIZE, 3), name="cell")
     colour = layers.Conv2D(1, 1, activation="relu", name="violet")
     spot = layers.GlobalMaxPooling2D(name=network.FEATURES)

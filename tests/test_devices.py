@@ -53,26 +53,39 @@ TWO_DEVICES = """
 import sys
 from pathlib import Path
 from malaria import network
-import tensorflow as tf
+from malaria.backend import tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from tests.test_devices import train
-train(Path(sys.argv[1]), "mirrored")
+train(Path(sys.argv[1]), sys.argv[2])
 """
 
 
-def test_two_devices_have_the_loss_curve_of_one_at_the_same_batch(one, tmp_path):
-    command = [sys.executable, "-c", TWO_DEVICES, str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Training on 2 x CPU, float32" in done.stdout
+def on_two(folder: Path, distribute: str, onednn: str) -> subprocess.CompletedProcess[str]:
+    """A training where the processor is divided into two devices."""
+    folder.mkdir()
+    command = [sys.executable, "-c", TWO_DEVICES, str(folder), distribute]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_ENABLE_ONEDNN_OPTS": onednn}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_two_devices_have_the_loss_curve_of_one_at_the_same_batch(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, distribute in ((one, "none"), (two, "mirrored")):
+        done = on_two(folder, distribute, "0")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert ("Training on 2 x CPU, float32" in done.stdout) == (distribute == "mirrored")
     # Sums over two parts are rounded otherwise than sums over the whole, and nothing else differs;
     # each step of training makes more of it.
-    first, *later = curve(tmp_path) / curve(one)
+    first, *later = curve(two) / curve(one)
     assert first == pytest.approx(1, abs=1e-5)
     assert later == pytest.approx([1, 1, 1], abs=5e-3)
-    assert np.load(tmp_path / "p.npy") == pytest.approx(np.load(one / "p.npy"), abs=5e-3)
+    assert np.load(two / "p.npy") == pytest.approx(np.load(one / "p.npy"), abs=5e-3)
+
+
+def test_a_divided_processor_is_refused_with_kernels_that_cannot_train_on_it(tmp_path):
+    done = on_two(tmp_path / "two", "mirrored", "1")
+    assert "UserError: train.distribute is mirrored, but TensorFlow's oneDNN kernels" in done.stderr
 
 
 def test_on_one_device_mirrored_is_none_to_the_byte_and_says_so(one, tmp_path, capsys):
@@ -84,9 +97,8 @@ def test_on_one_device_mirrored_is_none_to_the_byte_and_says_so(one, tmp_path, c
 def test_where_a_gpu_is_training_is_in_mixed_precision_and_the_model_in_float32(
     one, tmp_path, monkeypatch, capsys
 ):
-    import tensorflow as tf
-
     from malaria import network
+    from malaria.backend import tf
 
     # The processor stands for the GPU.
     listed = tf.config.list_logical_devices("CPU")

@@ -28,9 +28,8 @@ def cells():
 
 @pytest.fixture(scope="module")
 def model():
-    import keras
-
     from malaria import network
+    from malaria.backend import keras
 
     keras.utils.set_random_seed(1)
     return network.build(32)
@@ -70,6 +69,47 @@ def test_the_bundle_agrees_with_keras_at_every_precision(model, cells, tmp_path,
     assert np.abs(outputs.p_network - network.predict(model, cells)).max() < most
     width = model.get_layer(network.FEATURES).output.shape[-1]
     assert (outputs.features.shape, outputs.features.dtype) == ((64, width), np.float32)
+
+
+def as_if_trained(size: int, least: float):
+    """A network whose normalisations have been at work, with scales from `least` to 1.5."""
+    from malaria import network
+
+    random = np.random.default_rng(1)
+    model = network.build(size)
+    for depth in range(1, 5):
+        width = network.WIDTHS[depth - 1]
+        model.get_layer(f"norm{depth}").set_weights(
+            [
+                random.uniform(least, 1.5, width),
+                random.normal(0, 0.3, width),
+                random.normal(0, 0.3, width),
+                random.uniform(0.2, 2, width),
+            ]
+        )
+    return model
+
+
+def test_a_fused_network_says_the_same_without_normalisations(cells):
+    from malaria import network
+    from malaria.backend import keras
+
+    model = as_if_trained(32, 0.5)
+    fused = network.fused(model)
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in fused.layers)
+    np.testing.assert_allclose(network.predict(fused, cells), network.predict(model, cells), atol=1e-6)
+    features, wanted = (
+        keras.Model(of.inputs, of.get_layer(network.FEATURES).output)(cells.astype(np.float32))
+        for of in (fused, model)
+    )
+    np.testing.assert_allclose(features, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_with_a_negative_scale_is_left_as_it_is():
+    from malaria import network
+
+    model = as_if_trained(32, -1.5)
+    assert network.fused(model) is model
 
 
 def test_int8_is_a_quarter_of_the_size_and_leaves_fine_probabilities(model, cells, tmp_path):

@@ -165,9 +165,8 @@ def test_the_network_is_the_average_of_what_it_was_while_it_learnt(cells, tmp_pa
 
 
 def test_an_experiment_may_alter_augmented_batches(cells, tmp_path):
-    import tensorflow as tf
-
     from malaria import training
+    from malaria.backend import tf
 
     def swap(images, targets):
         return images, 1 - targets
