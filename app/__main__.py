@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from malaria import __version__
-from malaria.command import end_with
+from malaria.command import end_with, how_many
+from malaria.errors import UserError
 
 NOTE = "Research use only: nothing here is a diagnosis."
 
@@ -53,21 +54,21 @@ def parser() -> argparse.ArgumentParser:
     )
     known.add_argument(
         "--concurrency",
-        type=_count,
+        type=how_many,
         default=4,
         metavar="N",
         help="requests judged side by side (default: %(default)s)",
     )
     known.add_argument(
         "--queue",
-        type=_count,
+        type=how_many,
         default=100,
         metavar="N",
         help="requests that may wait; more are refused (default: %(default)s)",
     )
     known.add_argument(
         "--batch",
-        type=_count,
+        type=how_many,
         default=32,
         metavar="N",
         help="cells judged in one go, at most, before the next who wait have their turn: fewer let a single "
@@ -75,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     )
     known.add_argument(
         "--keep",
-        type=_count,
+        type=how_many,
         default=3600,
         metavar="SECONDS",
         help="how long uploads are kept (default: %(default)s)",
@@ -86,10 +87,13 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     arguments = parser().parse_args()
     # Gradio and the network take a second; --help and a wrong option should not wait for them.
-    from app import cells, logs
-    from app.model import Model, open_model, told_apart
-    from app.revisions import fetch
-    from malaria import bundle
+    try:
+        from app import cells, logs, page, serving
+        from app.model import Model, open_model, told_apart
+        from app.revisions import fetch
+        from malaria import bundle
+    except ModuleNotFoundError as error:
+        raise UserError(f"The app needs {error.name}: pip install '.[app]'.") from None
 
     def of_revision(named: str) -> Model:
         return open_model(*fetch(named, arguments.repo), batch=arguments.batch)
@@ -102,20 +106,12 @@ def main() -> int:
     if arguments.compare is not None:
         models = told_apart(models[0], of_revision(arguments.compare))
     source = cells.find(arguments.cells)
-    from app import page, serving
-
     limits = page.Limits(arguments.concurrency, arguments.queue, arguments.keep)
     with serving.listen(arguments.host, arguments.port) as listening, serving.upload_folder() as folder:
         serving.serve(serving.make(models, source, folder, limits), listening)
     # A thread that still judges what nobody waits for must not hold up the end.
     sys.stdout.flush()
     os._exit(0)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import psutil
 
 from benchmarks import data, lookalike
 from malaria import batch, bundle
-from malaria.command import end_with
+from malaria.command import end_with, how_many
 from malaria.sources import nih
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,8 +67,8 @@ class Work:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.batch", description=__doc__)
-    parser.add_argument("--cells", type=int, default=27_558, help="in all (default: the real 27558)")
-    parser.add_argument("--rounds", type=int, default=3, help="alternations of the compared runs (3)")
+    parser.add_argument("--cells", type=how_many, default=27_558, help="in all (default: the real 27558)")
+    parser.add_argument("--rounds", type=how_many, default=3, help="alternations of the compared runs (3)")
     parser.add_argument("--no-large", action="store_true", help="leave out memory on four times the cells")
     given = parser.parse_args()
     data.adopt_orphans()

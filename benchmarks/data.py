@@ -34,7 +34,7 @@ from PIL import Image
 
 from benchmarks import lookalike
 from malaria import download, files, images, params, smear
-from malaria.command import end_with
+from malaria.command import end_with, how_many
 from malaria.paths import PARAMS, RAW
 from malaria.sources import nih, nlm
 from tests.servers import serving
@@ -58,8 +58,10 @@ class Run:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
-    parser.add_argument("--cells", type=int, default=27_558, help="in all (default: the real 27558)")
-    parser.add_argument("--rounds", type=int, default=5, help="alternations of the compared runs (default 5)")
+    parser.add_argument("--cells", type=how_many, default=27_558, help="in all (default: the real 27558)")
+    parser.add_argument(
+        "--rounds", type=how_many, default=5, help="alternations of the compared runs (default 5)"
+    )
     parser.add_argument("--no-large", action="store_true", help="leave out memory on four times the cells")
     parser.add_argument("--no-dvc", action="store_true", help="leave out the no-op `dvc repro`")
     parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)

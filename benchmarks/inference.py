@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from malaria.command import end_with
+from malaria.command import end_with, how_many
 from malaria.errors import UserError
 from malaria.images import Pixels
 
@@ -69,9 +69,9 @@ def main() -> int:
         default=None,
         help="a bundle folder (default: models/pretrained, else models/malaria-cells)",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="alternations of the four ways (5)")
-    parser.add_argument("--calls", type=int, default=300, help="with a single cell, in each round (300)")
-    parser.add_argument("--batches", type=int, default=10, help=f"of {_BATCH} cells, in each round (10)")
+    parser.add_argument("--rounds", type=how_many, default=5, help="alternations of the four ways (5)")
+    parser.add_argument("--calls", type=how_many, default=300, help="with a single cell, in each round (300)")
+    parser.add_argument("--batches", type=how_many, default=10, help=f"of {_BATCH} cells, in each round (10)")
     parser.add_argument("--core", type=int, default=0, help="that all are bound to, where the system can (0)")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--cells", type=Path, help=argparse.SUPPRESS)

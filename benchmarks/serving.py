@@ -26,7 +26,7 @@ from PIL import Image
 
 from app import pictures
 from malaria import bundle, images
-from malaria.command import end_with
+from malaria.command import end_with, how_many
 from tests import app_server
 
 # As many different cells as nobody would cache.
@@ -47,7 +47,7 @@ class Load:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument("--model", default="models/pretrained", help="a bundle folder (default: %(default)s)")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32], help="at once (1 8 32)")
+    parser.add_argument("--clients", type=how_many, nargs="+", default=[1, 8, 32], help="at once (1 8 32)")
     parser.add_argument("--seconds", type=float, default=60, help="of each load (default 60)")
     given = parser.parse_args()
     cells = encoded(CELLS)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from malaria import files, packed, paths, tables
-from malaria.command import end_with
+from malaria.command import end_with, how_many
 from malaria.errors import UserError
 from malaria.labels import LABELS
 from malaria.params import load_params
@@ -35,8 +35,8 @@ WAYS = ("original", "ours")
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="how many, whose medians are printed (3)")
-    parser.add_argument("--epochs", type=int, default=30, help="of the original, at most (30)")
+    parser.add_argument("--seeds", type=how_many, default=3, help="how many, whose medians are printed (3)")
+    parser.add_argument("--epochs", type=how_many, default=30, help="of the original, at most (30)")
     parser.add_argument("--mark", type=float, default=0.985, help="val AUC to reach (0.985)")
     parser.add_argument("--run", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)

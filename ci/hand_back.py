@@ -80,7 +80,7 @@ def _outcome(file: Path) -> tuple[str, str]:
     """The state of a status, and its description, as the gate's verdict has it."""
     try:
         verdict = json.loads(file.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return "error", "The gate did not run to its end: look at the log of retrain."
     return "success" if verdict["mergeable"] else "failure", str(verdict["headline"])
 

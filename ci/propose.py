@@ -23,7 +23,11 @@ def main() -> int:
     parser.add_argument("retrained", type=Path, help="the folder with dvc.lock, figures and verdict.json")
     parser.add_argument("report", type=Path, help="the folder with drift.md and report.md")
     arguments = parser.parse_args()
-    verdict = json.loads((arguments.retrained / places.VERDICT.name).read_bytes())
+    file = arguments.retrained / places.VERDICT.name
+    try:
+        verdict = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        raise UserError(f"{file} is no verdict: name the folder that `make gate` filled.") from None
     if not verdict["passed"]:
         raise UserError(f"{verdict['headline']} No pull request is opened.")
     parent = commands.git("rev-parse", "HEAD")

@@ -36,7 +36,7 @@ from malaria import (
     splits,
     tables,
 )
-from malaria.command import end_with
+from malaria.command import end_with, how_many
 from malaria.errors import UserError
 from malaria.labels import POSITIVE
 from malaria.params import load_params
@@ -58,7 +58,7 @@ _MARKS = "<!-- ablate: begin -->", "<!-- ablate: end -->"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.ablate", description=__doc__)
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="these beside the recipe (all)")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each training (%(default)s)")
+    parser.add_argument("--epochs", type=how_many, default=EPOCHS, help="of each training (%(default)s)")
     parser.add_argument(
         "--share", type=float, default=SHARE, help="of the train cells that are used (%(default)s)"
     )

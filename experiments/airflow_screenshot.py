@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from malaria.command import end_with
+from malaria.errors import UserError
 
 PICTURE = Path("docs/airflow.png")
 DAG = "dags/malaria_cells"
@@ -21,7 +22,10 @@ def main() -> None:
     arguments = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
-    passwords = json.loads((arguments.home / "simple_auth_manager_passwords.json.generated").read_text())
+    generated = arguments.home / "simple_auth_manager_passwords.json.generated"
+    if not generated.is_file():
+        raise UserError(f"{generated} is missing: run `make airflow`, and leave it running.")
+    passwords = json.loads(generated.read_text())
     with sync_playwright() as play:
         browser = play.chromium.launch(
             executable_path="/usr/bin/chromium", args=["--headless", "--no-sandbox", "--disable-gpu"]

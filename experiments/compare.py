@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from malaria import doubts, files, paired, tables
+from experiments import folds
+from malaria import doubts, files, paired
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.params import load_params
@@ -28,17 +29,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=CROSSVAL / "comparison.csv", help="every figure")
     arguments = parser.parse_args()
     settings = load_params().evaluate
-    file = CROSSVAL / f"{arguments.name}.csv"
-    if not file.is_file():
-        raise UserError(f"{file} is missing: run `make crossval` first, or name another with --name.")
-    cells = paired.join(tables.read(file, tables.OUT_OF_FOLD), paired.read(arguments.other))
+    cells = paired.join(folds.predictions(arguments.name), paired.read(arguments.other))
     if cells.empty:
-        raise UserError(f"{arguments.other} predicts none of the cells in {file}: name one that does.")
+        raise UserError(f"{arguments.other} predicts none of the cells: name a table that does.")
     listed = doubts.read(Path(settings.doubtful_labels), "evaluate.doubtful_labels")
 
     sides = {"pooled": cells, **{f"fold {number}": rows for number, rows in cells.groupby("fold")}}
     found = {side: paired.differences(rows, settings, listed) for side, rows in sides.items()}
-    print(f"{file} and {arguments.other}: {len(cells):,} cells of {cells.patient.nunique():,} patients")
+    patients = cells.patient.nunique()
+    print(f"{arguments.name} and {arguments.other}: {len(cells):,} cells of {patients:,} patients")
     for side, versions in found.items():
         for version, figures in versions.items():
             print(f"\n{side}, labels {version.replace('_', ' ')}\n{_as_text(figures)}")

@@ -12,9 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from malaria import files, splits
+import pandas as pd
+
+from malaria import files, splits, tables
 from malaria.errors import UserError
 from malaria.params import Params
+from malaria.paths import CROSSVAL
 
 _CLONES = Path(".dvc/tmp/folds")
 
@@ -67,6 +70,14 @@ def get(name: str, path: Path, target: Path) -> None:
         there.get(path.as_posix(), str(target), recursive=there.isdir(path.as_posix()))
     except Exception:
         raise _missing(name, path) from None
+
+
+def predictions(name: str) -> pd.DataFrame:
+    """What a cross-validation says of every cell, out of fold: tables.OUT_OF_FOLD."""
+    file = CROSSVAL / f"{name}.csv"
+    if not file.is_file():
+        raise UserError(f"{file} is missing: run `make crossval` first, or name another with --name.")
+    return tables.read(file, tables.OUT_OF_FOLD)
 
 
 def _missing(name: str, path: Path) -> UserError:

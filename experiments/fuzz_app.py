@@ -25,7 +25,7 @@ import requests
 from PIL import Image
 
 from app import pictures
-from malaria.command import end_with
+from malaria.command import end_with, how_many
 from tests import app_server
 
 # Fewer than its queue takes, so that no request is refused for want of room.
@@ -59,7 +59,7 @@ class Found:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.fuzz_app", description=__doc__)
-    parser.add_argument("--uploads", type=int, default=2000, help="how many (default 2000)")
+    parser.add_argument("--uploads", type=how_many, default=2000, help="how many (default 2000)")
     parser.add_argument("--first", type=int, default=0, help="number of the first, to see one fault again")
     parser.add_argument("--seed", type=int, default=1, help="what the uploads follow from (default 1)")
     parser.add_argument("--model", default="models/pretrained", help="a bundle folder")

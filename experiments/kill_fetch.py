@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks import lookalike
-from malaria.command import end_with
+from malaria.command import end_with, how_many
 from malaria.errors import UserError
 from malaria.paths import PARAMS, RAW
 from tests.servers import Server, serving
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.kill_fetch", description=__doc__)
-    parser.add_argument("--kills", type=int, default=50, help="how often to kill (default 50)")
+    parser.add_argument("--kills", type=how_many, default=50, help="how often to kill (default 50)")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, serving() as server:

@@ -15,7 +15,7 @@ import yaml
 
 from experiments import folds as experiment
 from malaria import doubts, files, label_audit, tables
-from malaria.command import end_with
+from malaria.command import end_with, how_many
 from malaria.errors import UserError
 from malaria.labels import LABELS
 from malaria.params import load_params
@@ -26,15 +26,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.label_audit", description=__doc__)
     parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
     parser.add_argument("--out", type=Path, default=CROSSVAL / "label_audit.csv", help="the ranking")
-    parser.add_argument("--cells", type=int, default=120, help="on each contact sheet (120)")
+    parser.add_argument("--cells", type=how_many, default=120, help="on each contact sheet (120)")
     parser.add_argument(
         "--publish", action="store_true", help=f"write the ranking to {LABEL_AUDIT} too, without pictures"
     )
     arguments = parser.parse_args()
-    predictions = CROSSVAL / f"{arguments.name}.csv"
-    if not predictions.is_file():
-        raise UserError(f"{predictions} is missing: run `make crossval` first, or name another with --name.")
-    cells = tables.read(predictions, tables.OUT_OF_FOLD)
+    cells = experiment.predictions(arguments.name)
     if arguments.publish:
         check_unseen(arguments.name, sorted(cells.fold.unique()))
     ranked = label_audit.rank(cells)

@@ -17,7 +17,7 @@ import pandas as pd
 
 from experiments import noncells
 from malaria import bundle, files, images, inputs, packed, paths, predict, smear
-from malaria.command import end_with
+from malaria.command import end_with, how_many
 from malaria.errors import UserError
 
 # Cells that spoilt ones are made from.
@@ -44,7 +44,7 @@ def main() -> int:
     )
     parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
     parser.add_argument("--cells", type=Path, nargs="*", default=[], help="files, folders, zips of cells")
-    parser.add_argument("--count", type=int, default=24, help="pictures of each kind (24)")
+    parser.add_argument("--count", type=how_many, default=24, help="pictures of each kind (24)")
     parser.add_argument("--seed", type=int, default=1, help="of the pictures (1)")
     parser.add_argument("--out", type=Path, default=Path("reports/ood.csv"), help="the table")
     arguments = parser.parse_args()

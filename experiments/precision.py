@@ -19,7 +19,6 @@ from sklearn.metrics import roc_auc_score
 from experiments import folds as experiment
 from malaria import assembly, bundle, doubts, export, labels, packed, paths, tables
 from malaria.command import end_with
-from malaria.errors import UserError
 from malaria.params import load_params
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -45,16 +44,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.precision", description=__doc__)
     parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
     arguments = parser.parse_args()
-    file = paths.CROSSVAL / f"{arguments.name}.csv"
-    if not file.is_file():
-        raise UserError(f"{file} is missing: run `make crossval` first, or name another with --name.")
+    judged = experiment.predictions(arguments.name)
     cells = packed.load(paths.PACKED)
     found: dict[str, list[Cost]] = {precision: [] for precision in PRECISIONS}
     print(
         f"{'fold':>5}{'precision':>10}{'bytes':>10}{'decisions that differ':>25}{'AUC':>12}"
         f"{'without doubtful':>18}{'largest in P':>14}"
     )
-    for fold in sorted(tables.read(file, tables.OUT_OF_FOLD).fold.unique()):
+    for fold in sorted(judged.fold.unique()):
         for precision, cost in _of_fold(f"{arguments.name}-{fold}", cells).items():
             found[precision].append(cost)
             print(f"{fold:>5}{precision:>10}{_line(cost)}", flush=True)

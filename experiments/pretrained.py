@@ -38,7 +38,8 @@ from malaria.params import load_params
 _ORIGIN = """The network was trained on all {cells:,} cells of {patients} patients. The figures are those of
 {folds} networks of the same recipe, each trained on the other folds' {what} and asked about the {what}
 that it never saw. Beside this card lie the parameters, in `params.yaml`, and the hashes of cells and code, in
-`dvc.lock`; with these, `make crossval` and `make pretrained` make the bundle again.{labels}"""
+`dvc.lock`; with these, and the files that the parameters name, `make crossval` and `make pretrained` make the
+bundle again.{labels}"""
 _LABELS = """ Of the training labels those that `train.labels_file` lists were dealt with as
 `train.noisy_labels: {how}` says; no fold's test labels were touched."""
 
@@ -188,10 +189,7 @@ def _absolute(key: str, value: object) -> object:
 
 
 def _numbers(name: str) -> list[int]:
-    file = paths.CROSSVAL / f"{name}.csv"
-    if not file.is_file():
-        raise UserError(f"{file} is missing: run `make crossval` first, or name another with --name.")
-    return sorted(tables.read(file, tables.OUT_OF_FOLD).fold.unique())
+    return sorted(experiment.predictions(name).fold.unique())
 
 
 def _judged(fold: _Fold, limits: gate.Floats) -> pd.DataFrame:

@@ -5,6 +5,7 @@ credentials too, is forgotten. Without a URL it is the folder of .dvc/config aga
 """
 
 import argparse
+import re
 from urllib.parse import urlsplit
 
 from dvc.config import Config, ConfigError
@@ -49,7 +50,13 @@ def point(url: str, options: dict[str, str]) -> None:
     Raises:
         UserError: the URL holds a password, or DVC knows no such remote or option.
     """
-    if urlsplit(url).password is not None:
+    if re.match(r"\w+=", url):
+        raise UserError(f"{url} is an option, and the URL is missing: make remote URL=... OPTIONS={url}")
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        raise UserError(f"{url} is no URL: see docs/remote.md for what can be named.") from None
+    if password is not None:
         raise UserError(
             "The URL holds a password, which others can see: leave it out, and see docs/remote.md for where "
             "credentials go."

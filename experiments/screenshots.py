@@ -1,9 +1,10 @@
 """Take the README's pictures of the app, on synthetic cells: `make screenshots`, needs Debian's Chromium.
 
-Serves the newest bundle of this checkout, or another as `python -m app` takes it, and writes docs/app*.png:
-one cell, many cells, one cell on a phone in the dark.
+Serves `models/pretrained`, or another bundle by the options of `python -m app`, and writes docs/app*.png: one
+cell, many cells, one cell on a phone in the dark.
 """
 
+import argparse
 import io
 import shutil
 import subprocess
@@ -27,12 +28,14 @@ CELLS = 24
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.screenshots", description=__doc__)
+    _, options = parser.parse_known_args()
     chromium = shutil.which("chromium")
     if chromium is None:
         raise UserError("There is no Chromium here to take pictures with: run `make browser` as root.")
     from playwright.sync_api import sync_playwright
 
-    with serving(sys.argv[1:]) as url, sync_playwright() as play, tempfile.TemporaryDirectory() as folder:
+    with serving(options) as url, sync_playwright() as play, tempfile.TemporaryDirectory() as folder:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         one_cell(opened(browser, url, DESK), DOCS / "app.png")
         many_cells(opened(browser, url, DESK), drawn(Path(folder)), DOCS / "app-many.png")

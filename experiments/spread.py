@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from malaria import engine as engines
+from malaria.command import how_many
 from malaria.errors import UserError
 
 Item = TypeVar("Item")
@@ -47,7 +48,7 @@ def spread(
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add `--engine` and `--workers`, as `spread` takes them."""
     parser.add_argument("--engine", choices=engines.NAMES, default="none", help="spreads the work (none)")
-    parser.add_argument("--workers", type=int, default=2, help="how many at once, with an engine (2)")
+    parser.add_argument("--workers", type=how_many, default=2, help="how many at once, with an engine (2)")
 
 
 def _apart(function: Callable[[Item], Result], item: Item) -> Result:

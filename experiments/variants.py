@@ -105,7 +105,8 @@ ROWS: dict[str, Variant] = {
     "recipe": Variant("the recipe"),
     "as_given": Variant("labels in doubt kept", {"noisy_labels": "keep"}),
     "opinion": Variant(
-        "in doubt is what the network's own opinion contradicts", {"labels_file": "data/doubtful.csv"}
+        "in doubt is what the network's own opinion contradicts",
+        {"noisy_labels": "drop", "labels_file": "data/doubtful.csv"},
     ),
     "strided": Variant("a stem of stride 2, 32 wide", build=shaped((32, 64, 96, 128), 2)),
     "no_average": Variant("no averaging of weights", {"averaging": 0.0}),

@@ -4,11 +4,14 @@ import json
 
 from malaria import evaluation, tables
 from malaria.command import end_with
+from malaria.errors import UserError
 from malaria.params import load_params
 from malaria.paths import AUDIT_PAGE, BUNDLE, METRICS
 
 
 def main() -> int:
+    if not METRICS.is_file():
+        raise UserError(f"{METRICS} is missing: run `dvc repro`.")
     scores = json.loads(METRICS.read_text(encoding="utf-8"))[tables.TEST]
     if load_params().data.source == "sample":
         print("\nOn the synthetic sample: this shows that the pipeline works, and nothing about real cells.")

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from malaria import __version__, batch, bundle, engine, files, inputs, predict, stores
-from malaria.command import end_with
+from malaria.command import end_with, how_many
 from malaria.errors import UserError
 
 NOTE = "Research use only: nothing here is a diagnosis."
@@ -39,9 +39,9 @@ def main() -> int:
     one.add_argument(
         "--engine", choices=engine.NAMES, default="none", help="dask: resumable, on many workers (none)"
     )
-    one.add_argument("--workers", type=int, default=2, help="processes of this machine, with an engine (2)")
+    one.add_argument("--workers", type=how_many, default=2, help="processes here, with an engine (2)")
     one.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster to use instead")
-    one.add_argument("--shard", type=int, default=batch.SHARD, help=f"images a task ({batch.SHARD})")
+    one.add_argument("--shard", type=how_many, default=batch.SHARD, help=f"images a task ({batch.SHARD})")
     one.set_defaults(run=_predict)
 
     two = commands.add_parser("evaluate", help="score a bundle on a labelled folder", epilog=NOTE)
@@ -69,6 +69,8 @@ def _predict(arguments: argparse.Namespace) -> None:
     if arguments.engine != "none":
         _predict_in_shards(arguments)
         return
+    if arguments.scheduler is not None:
+        raise UserError("--scheduler needs --engine dask.")
     model = bundle.load(arguments.model or bundle.default_folder())
     bar = tqdm(inputs.find(arguments.paths), desc="predicting", unit=" images", disable=None)
     remote = any(inputs.is_remote(path) for path in arguments.paths)

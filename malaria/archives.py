@@ -30,7 +30,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Member:
-    """A regular file of an archive; `open` streams its content."""
+    """A regular file of an archive; `stream` is its content."""
 
     path: PurePosixPath
     size: int

@@ -179,7 +179,8 @@ def alone(parts: Path) -> Iterator[None]:
 
 
 def _job(folder: Path, paths: Sequence[str], cluster: engine.Cluster, *, elsewhere: bool) -> Job:
-    content = {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
+    needed = (bundle.NETWORK, bundle.RECORD, *bundle.PARTS.values())
+    content = {name: (folder / name).read_bytes() for name in needed if (folder / name).is_file()}
     roots = tuple(path for path in paths if elsewhere and not inputs.is_remote(path))
     return Job(__version__, content, Path.cwd(), roots, cluster.threads)
 

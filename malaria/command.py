@@ -48,7 +48,11 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
 
 
 def end_with(main: Callable[[], int | None]) -> None:
-    """Call `main` and exit with its status; a UserError, and a full disk, become one line and status 1."""
+    """Call `main` and exit with its status.
+
+    One line and status 1 are what becomes of a UserError, of a full disk, and of a file or folder that the
+    system refuses.
+    """
     try:
         status = main()
     except UserError as error:
@@ -59,15 +63,25 @@ def end_with(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno in _FULL:
+            where = f" at {error.filename}" if error.filename else ""
+            print(f"error: The disk is full{where}: free some space, and run this again.", file=sys.stderr)
+        elif error.filename:
+            print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
+        else:
             raise
-        where = f" at {error.filename}" if error.filename else ""
-        print(f"error: The disk is full{where}: free some space, and run this again.", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+def how_many(text: str) -> int:
+    """The `type` of an option that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
+    return int(text)
 
 
 @contextmanager

@@ -83,8 +83,13 @@ def contact_sheet(ranked: pd.DataFrame, label: str, raw: Path, cells: int, out: 
 
     Args:
         raw: the folder that the paths start from.
+
+    Raises:
+        UserError: a cell's image is not there.
     """
     chosen = ranked[ranked.label == label].head(cells)
+    if missing := next((path for path in chosen.path if not (raw / path).is_file()), None):
+        raise UserError(f"{raw / missing} is not there: bring the ranked cells with `dvc repro fetch`.")
     rows = -(-len(chosen) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * _SIDE, max(rows, 1) * (_SIDE + _CAPTION)), "white")
     draw = ImageDraw.Draw(sheet)

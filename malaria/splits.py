@@ -106,8 +106,11 @@ def summary_content(summary: Summary) -> dict[str, object]:
 
 
 def folds_in(file: Path) -> list[int]:
-    """The folds that a file of patient,fold names, in order; empty where it names none."""
-    table = pd.read_csv(file, dtype="str", keep_default_na=False)
+    """The folds that a file of patient,fold names, in order; empty where it names none or is no table."""
+    try:
+        table = pd.read_csv(file, dtype="str", keep_default_na=False)
+    except (ValueError, OSError):
+        return []
     return sorted({int(fold) for fold in table.get("fold", ()) if fold.isdigit()})
 
 

@@ -130,6 +130,7 @@ def _pages(url: str, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
 
 
 def _asked(url: str, ask: Callable[[], Result]) -> Result:
+    engine.needs("s3fs", SCHEME)
     from botocore.exceptions import BotoCoreError, HTTPClientError
 
     try:

@@ -54,13 +54,13 @@ def read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     """Read a table with exactly `columns`; empty texts stay empty texts.
 
     Raises:
-        UserError: the file is missing, or its columns are others.
+        UserError: the file is missing or no such table, or its columns are others.
     """
     try:
         header = pd.read_csv(path, nrows=0).columns
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro`.") from None
-    except (pd.errors.EmptyDataError, UnicodeDecodeError):
+    except (ValueError, OSError):
         raise UserError(f"{path} is no CSV table: run `dvc repro`.") from None
     if list(header) != list(columns):
         raise UserError(
@@ -70,9 +70,11 @@ def read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     numbers = {name: kind for name, kind in columns.items() if kind != "str"}
     # Without this `NA` as a patient's name would become missing.
     missing = {name: [""] for name in numbers}
-    return pd.read_csv(
-        path, dtype={**dict.fromkeys(texts, "str"), **numbers}, keep_default_na=False, na_values=missing
-    )
+    kinds = {**dict.fromkeys(texts, "str"), **numbers}
+    try:
+        return pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=missing)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): run `dvc repro`.") from None
 
 
 def write(frame: pd.DataFrame, path: Path, columns: dict[str, str]) -> None:

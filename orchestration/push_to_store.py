@@ -9,6 +9,7 @@ import sys
 from urllib.parse import urlsplit
 
 import s3fs
+from botocore.exceptions import BotoCoreError
 from dvc.config import Config
 
 from malaria.command import end_with
@@ -40,7 +41,7 @@ def make_bucket(url: str, endpoint: str) -> None:
     try:
         if not store.exists(bucket):
             store.mkdir(bucket)
-    except OSError as error:
+    except (OSError, BotoCoreError) as error:
         raise UserError(f"The store at {endpoint} does not give the bucket {bucket}: {error}") from None
 
 

@@ -367,6 +367,7 @@ def test_the_plain_path_needs_neither_engine_nor_s3_client(cells, model_bundle):
         ),
         (["s3://bucket/cells"], "s3fs", "`s3://` needs s3fs: pip install '.[engine]'."),
         (["cells", "--engine", "dask"], "", "--engine needs --out FILE.csv"),
+        (["cells", "--scheduler", "tcp://x:1"], "", "--scheduler needs --engine dask."),
     ],
 )
 def test_what_is_missing_is_told_in_a_sentence(

@@ -368,6 +368,14 @@ def test_nothing_is_proposed_where_the_gate_fails(proposal, retrained):
     assert proposal.asked == []
 
 
+@pytest.mark.parametrize("content", [None, "half of it {"])
+def test_nothing_is_proposed_without_a_verdict(proposal, retrained, content):
+    verdict = retrained / "verdict.json"
+    verdict.unlink() if content is None else verdict.write_text(content)
+    with pytest.raises(UserError, match=r"verdict.json is no verdict"):
+        propose.main()
+
+
 def test_a_release_has_the_tag_s_words_and_every_file(github, tmp_path, monkeypatch):
     folder = tmp_path / "release"
     folder.mkdir()

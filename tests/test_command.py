@@ -1,11 +1,12 @@
 """What every command has in common."""
 
+import argparse
 import errno
 import os
 
 import pytest
 
-from malaria.command import end_with, without_native_logs
+from malaria.command import end_with, how_many, without_native_logs
 from malaria.errors import UserError
 
 
@@ -34,6 +35,19 @@ def test_a_users_error_is_one_line_and_status_1(capsys):
     with pytest.raises(SystemExit, match="1"):
         end_with(fail)
     assert capsys.readouterr().err == "error: params.yaml: this is wrong, do that.\n"
+
+
+def test_a_file_that_the_system_refuses_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        end_with(lambda: len(tmp_path.read_bytes()))
+    assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory.\n"
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "2.5", "many", ""])
+def test_what_counts_something_is_a_whole_number_from_1_on(text):
+    assert how_many("12") == 12
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a whole number from 1 on"):
+        how_many(text)
 
 
 def test_a_full_disk_is_one_line_and_any_other_refusal_of_the_system_is_no_such_thing(capsys):

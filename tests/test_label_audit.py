@@ -82,6 +82,11 @@ def test_cells_of_one_class_are_refused(cells):
         label_audit.rank(cells[cells.label == "Uninfected"])
 
 
+def test_a_contact_sheet_of_cells_that_are_not_there_says_how_to_bring_them(cells, tmp_path):
+    with pytest.raises(UserError, match=r"is not there: bring the ranked cells with `dvc repro fetch`"):
+        label_audit.contact_sheet(label_audit.rank(cells), "Parasitized", tmp_path, 20, tmp_path / "x.png")
+
+
 def test_a_contact_sheet_has_a_place_for_each_cell(cells, tmp_path):
     for path in cells.path:
         (tmp_path / path).parent.mkdir(exist_ok=True)

@@ -251,6 +251,8 @@ def test_make_remote_tries_what_it_sets_and_git_never_sees_it(store, clone):
         (("s3://bucket", "endpointurl"), "endpointurl is no option: write OPTION=VALUE"),
         (("s3://bucket", "end=x"), "extra keys not allowed @ data"),
         (("ftp://example.org/x",), "Unsupported URL type ftp://"),
+        (("endpointurl=https://x",), "endpointurl=https://x is an option, and the URL is missing"),
+        (("s3://[bucket",), "s3://[bucket is no URL"),
     ],
 )
 def test_make_remote_says_what_is_wrong_with_what_it_is_given(arguments, sentence, repository, monkeypatch):

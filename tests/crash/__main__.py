@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from malaria.command import end_with
+from malaria.command import end_with, how_many
 from tests import project
 from tests.crash import campaign
 
@@ -22,8 +22,8 @@ SMALL = {**project.SMALL, "data.sample.cells": 420, "train.epochs": 3}
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
-    parser.add_argument("--kills", type=int, default=100, help="how often to kill (100)")
-    parser.add_argument("--a-run", type=int, default=10, help="of these, how many before a run's end (10)")
+    parser.add_argument("--kills", type=how_many, default=100, help="how often to kill (100)")
+    parser.add_argument("--a-run", type=how_many, default=10, help="of these, in each run (10)")
     parser.add_argument("--seed", type=int, default=1, help="of stages, moments and victims")
     given = parser.parse_args()
     begun = time.monotonic()

@@ -6,10 +6,11 @@
 # Usage: tests/images/run.sh [train] [app] [airflow]     which images (train and app)
 #
 # STORAGE=vfs where the kernel refuses overlay (slower, three times the space).
-# FOLDER keeps everything and is not removed where it is set; BASE_IMAGE takes another base than Debian's own.
+# FOLDER keeps everything and is not removed where it is set; BASE_IMAGE takes another base than Debian's own;
+# PORT is where app and Airflow listen (17860).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-targets=("${@:-train}")
+targets=("$@")
 [ $# -gt 0 ] || targets=(train app)
 
 folder=${FOLDER:-$(mktemp -d)}
@@ -66,8 +67,7 @@ for target in "${targets[@]}"; do
     echo "built $target in $((SECONDS - started)) s"
 done
 
-# A container that nobody is root in. `buildah run` knows neither entry point nor health check: they are
-# read from the image.
+# A container that nobody is root in. `buildah run` does not know the entry point: it is read from the image.
 start() { # image, then what takes the place of its CMD
     local image=$1 container
     shift
