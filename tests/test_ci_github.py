@@ -374,6 +374,7 @@ def test_nothing_is_proposed_without_a_verdict(proposal, retrained, content):
     verdict.unlink() if content is None else verdict.write_text(content)
     with pytest.raises(UserError, match=r"verdict.json is no verdict"):
         propose.main()
+    assert proposal.asked == []
 
 
 def test_a_release_has_the_tag_s_words_and_every_file(github, tmp_path, monkeypatch):
