@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from experiments import folds as experiment
 from experiments.spread import add_options, spread
 from malaria import (
     calibration,
@@ -145,7 +144,7 @@ def as_table(
 
 
 def _folds(settings: params.Params) -> list[int]:
-    given = experiment.of_file(Path(settings.split.file))
+    given = splits.folds_in(Path(settings.split.file))
     if not given and not settings.split.folds:
         raise UserError(
             "split.folds is 0 in params.yaml: set it to 5, or name a file of folds in split.file."

@@ -19,7 +19,7 @@ import pandas as pd
 
 from experiments import folds as experiment
 from experiments.spread import add_options, spread
-from malaria import doubts, evaluation, tables
+from malaria import doubts, evaluation, splits, tables
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.params import load_params
@@ -42,7 +42,7 @@ def main() -> int:
     add_options(parser)
     arguments = parser.parse_args()
     settings = load_params()
-    folds = experiment.of_file(Path(settings.split.file))
+    folds = splits.folds_in(Path(settings.split.file))
     sets = [*experiment.outside_git(settings), *arguments.set]
     if not folds:
         if arguments.folds < 3:

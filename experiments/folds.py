@@ -14,19 +14,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from malaria import files, splits, tables
+from malaria import files, tables
 from malaria.errors import UserError
 from malaria.params import Params
 from malaria.paths import CROSSVAL
 
 _CLONES = Path(".dvc/tmp/folds")
-
-
-def of_file(file: Path) -> list[int]:
-    """The folds that split.file names, in order; empty where it names none."""
-    if not file.is_file():
-        raise UserError(f"params.yaml: split.file is {file}, but there is no such file.")
-    return splits.folds_in(file)
 
 
 def outside_git(settings: Params) -> list[str]:

@@ -106,12 +106,21 @@ def summary_content(summary: Summary) -> dict[str, object]:
 
 
 def folds_in(file: Path) -> list[int]:
-    """The folds that a file of patient,fold names, in order; empty where it names none or is no table."""
+    """The folds that a file of patient,fold names, in order; empty where it names none.
+
+    Raises:
+        UserError: there is no such table.
+    """
+    return sorted({int(fold) for fold in _read(file).get("fold", ()) if fold.isdigit()})
+
+
+def _read(file: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(file, dtype="str", keep_default_na=False)
+        return pd.read_csv(file, dtype="str", keep_default_na=False)
+    except FileNotFoundError:
+        raise UserError(f"params.yaml: split.file is {file}, but there is no such file.") from None
     except (ValueError, OSError):
-        return []
-    return sorted({int(fold) for fold in table.get("fold", ()) if fold.isdigit()})
+        raise UserError(f"{file} (split.file) is no CSV table: it needs the columns patient,split.") from None
 
 
 def read_assignment(file: Path, settings: params.Split) -> dict[str, str] | None:
@@ -120,12 +129,7 @@ def read_assignment(file: Path, settings: params.Split) -> dict[str, str] | None
     `file` has the columns patient,split (train, val or test) or patient,fold (0, 1, ...). Of folds,
     split.fold is tested and the others are trained on; val is drawn from those later.
     """
-    try:
-        table = pd.read_csv(file, dtype="str", keep_default_na=False)
-    except FileNotFoundError:
-        raise UserError(f"params.yaml: split.file is {file}, but there is no such file.") from None
-    except (ValueError, UnicodeDecodeError):
-        raise UserError(f"{file} (split.file) is no CSV table: it needs the columns patient,split.") from None
+    table = _read(file)
     columns = sorted(table.columns)
     if columns not in (["patient", "split"], ["fold", "patient"]):
         raise UserError(

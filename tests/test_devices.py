@@ -1,6 +1,7 @@
 """Training on several devices, or in mixed precision, learns what one device learns in float32."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,11 @@ def test_where_a_gpu_is_training_is_in_mixed_precision_and_the_model_in_float32(
     assert curve(tmp_path) == pytest.approx(curve(one), rel=0.05)
     layers = network.load(tmp_path / "model.keras").layers
     assert {layer.compute_dtype for layer in layers} == {"float32"}
+
+
+def test_keras_and_tensorflow_come_from_where_they_are_set_up():
+    plain = re.compile(r"^ *(import|from) (keras|tensorflow)\b", re.MULTILINE)
+    files = [
+        file for folder in ("malaria", "stages", "experiments") for file in (ROOT / folder).rglob("*.py")
+    ]
+    assert [file.name for file in files if plain.search(file.read_text())] == ["backend.py"]

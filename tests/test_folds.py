@@ -49,11 +49,6 @@ def test_cells_and_lists_that_git_does_not_hold_are_named_by_their_whole_path(re
     ]
 
 
-def test_a_split_file_that_is_missing_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"split\.file is .*none\.csv, but there is no such file"):
-        folds.of_file(tmp_path / "none.csv")
-
-
 def test_an_experiment_or_file_that_is_gone_is_said_in_a_sentence(repository):
     for name, path in (("crossval-7", Path("params.yaml")), ("crossval-0", Path("reports/metrics.json"))):
         with pytest.raises(UserError, match=f"{path} of the experiment {name} is not to be had here"):

@@ -12,9 +12,10 @@ import yaml
 from PIL import Image
 
 from experiments.label_audit import check_unseen
-from malaria import label_audit
+from malaria import label_audit, tables
 from malaria.errors import UserError
-from tests.project import commit, git, run
+from malaria.paths import LABEL_AUDIT, PRETRAINED
+from tests.project import ROOT, commit, git, run
 
 
 @pytest.fixture
@@ -152,3 +153,12 @@ def start(folder, monkeypatch, rows, how="drop", labels_file="list.csv"):
     run(sys.executable, "-m", "dvc", "init", "-q", cwd=folder)
     commit(folder, "all")
     git("tag", "crossval-0", cwd=folder)
+
+
+def test_the_published_ranking_has_every_cell_that_the_pretrained_bundle_was_trained_on():
+    published = tables.read(ROOT / LABEL_AUDIT, label_audit.RANKING)
+    card = " ".join((ROOT / PRETRAINED / "MODEL_CARD.md").read_text().split())
+    assert f"trained on all {len(published):,} cells" in card
+    assert published.path.is_unique
+    assert published.score.is_monotonic_decreasing
+    assert published.p_parasitized.between(0, 1).all()

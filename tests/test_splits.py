@@ -141,3 +141,19 @@ def test_a_torn_patient_is_noticed(cells):
     assigned, _ = splits.split(cells, changed(unit="image"))
     with pytest.raises(UserError, match="on two sides"):
         splits.check_disjoint(assigned)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, r"split\.file is .*folds\.csv, but there is no such file"),
+        (b"", "is no CSV table"),
+        (b"\xff\xfe\x00", "is no CSV table"),
+    ],
+)
+def test_a_file_of_folds_that_cannot_be_read_is_said_in_a_sentence(tmp_path, content, sentence):
+    file = tmp_path / "folds.csv"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        splits.folds_in(file)
