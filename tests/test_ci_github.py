@@ -276,8 +276,10 @@ def test_a_run_that_changed_nothing_puts_its_outcome_on_the_commit_that_it_judge
     assert (json.loads(status)["state"], json.loads(status)["context"]) == ("success", "gate")
 
 
-def test_the_lock_goes_back_where_the_gate_broke_and_the_status_says_so(handing_back, retrained):
-    (retrained / places.VERDICT.name).unlink()
+@pytest.mark.parametrize("left", [None, '{"merge'])
+def test_the_lock_goes_back_where_the_gate_broke_and_the_status_says_so(handing_back, retrained, left):
+    verdict = retrained / places.VERDICT.name
+    verdict.unlink() if left is None else verdict.write_text(left)
     handing_back.answer("graphql", {"data": {"createCommitOnBranch": {"commit": {"oid": "d" * 40}}}})
     handing_back.answer("statuses", "{}")
     assert hand_back.main() == 0
