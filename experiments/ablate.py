@@ -15,10 +15,12 @@ import inspect
 import itertools
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from experiments.spread import add_options, spread
@@ -175,19 +177,13 @@ def _fold(share: float, task: tuple[str, int, params.Params]) -> pd.DataFrame:
     assigned, _ = splits.split(tables.read(CELLS, tables.CELLS), settings_of_fold)
     listed = doubts.read(Path(settings.train.labels_file), "train.labels_file")
     train, val = (training.side(cells, assigned, side, listed) for side in (tables.TRAIN, tables.VAL))
-    with tempfile.TemporaryDirectory() as log:
-        learnt = training.train(
-            _some(train, share), val, settings.train, Path(log), build=variant.build, alter=variant.alter
-        ).model
+    learnt = _learn(variant, _some(train, share), val, settings.train)
     tested = assigned[assigned.split == tables.TEST].sort_values("path", ignore_index=True)
     pixels, held_out = cells.images[packed.rows_of(cells, tested.path)], cells.images[val.rows]
     y = (val.labels > 0.5).astype(np.int64)
     temperature = calibration.fit_temperature(network.predict(learnt, held_out), y)
     p = network.predict(learnt, pixels)
-    views = [
-        network.predict(learnt, view) for view in (pixels[:, ::-1], pixels[:, :, ::-1], pixels[:, ::-1, ::-1])
-    ]
-    logits = np.mean([calibration.logit(view) for view in (p, *views)], axis=0)
+    logits = _mean_of_views([learnt], pixels)
     judged = tested.assign(
         p_network=p,
         p_parasitized=calibration.apply(p, temperature),
@@ -196,6 +192,44 @@ def _fold(share: float, task: tuple[str, int, params.Params]) -> pd.DataFrame:
     )
     tables.write(judged, file, _COLUMNS)
     return judged[list(_COLUMNS)]
+
+
+def _learn(
+    variant: "variants.Variant", train: "training.Cells", val: "training.Cells", settings: params.Train
+) -> Any:
+    """The network of a row, a Keras model, after its teachers where it has some."""
+    from malaria import training
+
+    teachers = []
+    for number, build in enumerate(variant.teachers, start=1):
+        seeded = settings.model_copy(update={"seed": settings.seed + number})
+        with tempfile.TemporaryDirectory() as log:
+            teachers.append(training.train(train, val, seeded, Path(log), build=build).model)
+    if teachers:
+        taught = 1 / (1 + np.exp(-_mean_of_views(teachers, train.images[train.rows])))
+        train = dataclasses.replace(train, labels=taught.astype(np.float32))
+        settings = settings.model_copy(update={"noisy_labels": "keep", "label_smoothing": 0.0})
+    with tempfile.TemporaryDirectory() as log:
+        return training.train(
+            train,
+            val,
+            settings,
+            Path(log),
+            build=variant.build,
+            alter=variant.alter,
+            loss=variant.loss,
+            teach=variant.teach,
+        ).model
+
+
+def _mean_of_views(models: Sequence[Any], pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Log-odds, the mean over networks and over each cell and its three mirror images, float64 (n,)."""
+    from malaria import network
+
+    views = (pixels, pixels[:, ::-1], pixels[:, :, ::-1], pixels[:, ::-1, ::-1])
+    said = [calibration.logit(network.predict(model, view)) for model in models for view in views]
+    mean: npt.NDArray[np.float64] = np.mean(said, axis=0)
+    return mean
 
 
 def kept_in(share: float, task: tuple[str, int, params.Params], cells: packed.Packed) -> Path:

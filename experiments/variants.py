@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from malaria import network, training
 from malaria.backend import keras, tf
 
@@ -18,12 +21,18 @@ Build = Callable[[int], keras.Model]
 
 @dataclass(frozen=True)
 class Variant:
-    """A row: what it is, in words; `settings` of section train that differ; another network, another step."""
+    """A row: what it is, in words; `settings` of section train that differ; another network, step, loss or
+    lesson; and the networks of an ensemble that is trained first, on the same cells, and whose mean the row's
+    network learns in place of the labels.
+    """
 
     words: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     build: Build = network.build
     alter: training.Alter | None = None
+    loss: training.Loss = training.cross_entropy
+    teach: training.Teach = training.lessons
+    teachers: tuple[Build, ...] = ()
 
 
 def shaped(
@@ -34,6 +43,7 @@ def shaped(
     excite: bool = False,
     blurred: bool = False,
     residual: bool = False,
+    normalised: bool = False,
 ) -> Build:
     """A builder of networks like `network.build`, of another shape.
 
@@ -45,11 +55,12 @@ def shaped(
         blurred: anti-aliased pooling (Zhang 2019, arXiv:1904.11486).
         residual: a second, bypassed convolution at the two coarsest scales (He et al. 2016,
             arXiv:1512.03385).
+        normalised: each cell's colours are scaled to a common mean (`_same_stain`).
     """
 
     def build(size: int) -> keras.Model:
         cell = keras.Input((size, size, 3), name="cell")
-        x = layers.Rescaling(1 / 255)(cell)
+        x = layers.Rescaling(1 / 255)(_same_stain(cell) if normalised else cell)
         for depth, width in enumerate(widths):
             strides = stride if depth == 0 else 1
             x = layers.Conv2D(width, 3, strides=strides, padding="same", use_bias=False)(x)
@@ -101,6 +112,39 @@ def bend(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.gather_nd(images, nearest, batch_dims=1), targets
 
 
+class Robust(keras.losses.Loss):  # type: ignore[misc]
+    """Generalised cross-entropy (Zhang & Sabuncu 2018, arXiv:1805.07836) with q = 0.7, added up over cells: a
+    label that the network finds unlikely pulls less.
+    """
+
+    def __init__(self, smoothing: float) -> None:
+        super().__init__(reduction="sum")
+        self.smoothing = smoothing
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        y = y_true * (1 - self.smoothing) + self.smoothing / 2
+        p = tf.clip_by_value(y_pred, 1e-7, 1 - 1e-7)
+        return tf.reduce_mean((y * (1 - p**0.7) + (1 - y) * (1 - (1 - p) ** 0.7)) / 0.7, axis=-1)
+
+
+def mixed_with_opinion(
+    cells: training.Cells, opinion: npt.NDArray[np.float64], epoch: int, how: str
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Self-distillation (Kim et al. 2021, arXiv:2006.12000): from the third epoch on, 30 % of each target is
+    what the network has thought of the cell so far; of listed labels in doubt, all of it.
+    """
+    targets, trust = training.lessons(cells, opinion, epoch, how)
+    if epoch < 2:
+        return targets, trust
+    share = np.full(len(targets), 0.3)
+    if cells.doubtful is not None:
+        share[cells.doubtful] = 1
+        trust = np.ones_like(trust)
+    return ((1 - share) * targets + share * opinion).astype(np.float32), trust
+
+
+_WIDE = (24, 48, 96, 128)
+
 ROWS: dict[str, Variant] = {
     "recipe": Variant("the recipe"),
     "as_given": Variant("labels in doubt kept", {"noisy_labels": "keep"}),
@@ -111,7 +155,7 @@ ROWS: dict[str, Variant] = {
     "strided": Variant("a stem of stride 2, 32 wide", build=shaped((32, 64, 96, 128), 2)),
     "no_average": Variant("no averaging of weights", {"averaging": 0.0}),
     "mix_up": Variant("mix-up", alter=mix),
-    "wide": Variant("wider: 24, 48, 96, 128", build=shaped((24, 48, 96, 128))),
+    "wide": Variant("wider: 24, 48, 96, 128", build=shaped(_WIDE)),
     "no_colour": Variant("no stain jitter", {"colour": 0.0, "brightness": 0.0}),
     "more_colour": Variant("twice the stain jitter", {"colour": 0.2, "brightness": 0.2}),
     "excite": Variant("squeeze and excitation", build=shaped(excite=True)),
@@ -121,6 +165,11 @@ ROWS: dict[str, Variant] = {
     "no_smoothing": Variant("no label smoothing", {"label_smoothing": 0.0}),
     "residual": Variant("two more convolutions, bypassed", build=shaped((16, 32, 64, 96), residual=True)),
     "classic": Variant("pooled after the activation", build=shaped(pooled_first=False)),
+    "distilled": Variant("distilled from three wider networks", teachers=(shaped(_WIDE),) * 3),
+    "self_taught": Variant("its own opinion mixed into the labels", teach=mixed_with_opinion),
+    "longer": Variant("twice the epochs", {"epochs": 12, "patience": 12}),
+    "robust": Variant("labels in doubt kept, a noise-robust loss", {"noisy_labels": "keep"}, loss=Robust),
+    "normalised": Variant("stain normalised", build=shaped(normalised=True)),
     "soften": Variant("labels in doubt softened", {"noisy_labels": "soften"}),
 }
 
@@ -132,6 +181,16 @@ def _pool(x: Any, *, blurred: bool) -> Any:
     return layers.DepthwiseConv2D(
         3, strides=2, padding="same", use_bias=False, depthwise_initializer=_binomial, trainable=False
     )(x)
+
+
+def _same_stain(cell: Any) -> Any:
+    """Each cell with the same mean of every channel, over its pixels that are not black: what stain and light
+    give to all of them.
+    """
+    shown = keras.ops.cast(keras.ops.max(cell, axis=-1, keepdims=True) > 20, "float32")
+    area = keras.ops.maximum(keras.ops.sum(shown, axis=(1, 2), keepdims=True), 1)
+    mean = keras.ops.sum(cell * shown, axis=(1, 2), keepdims=True) / area
+    return keras.ops.minimum(cell * (170 / keras.ops.maximum(mean, 20)), 255)
 
 
 def _binomial(shape: tuple[int, ...], dtype: Any = None) -> tf.Tensor:

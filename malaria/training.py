@@ -26,6 +26,7 @@ _EPOCHS_OF_OPINION, _CONTRADICTION = 4, 0.75
 
 # float32 (n, size, size, 3) and targets (n,) in, the same out.
 Alter = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+Loss = Callable[[float], keras.losses.Loss]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,12 @@ def side(
     return Cells(cells.images, rows, labels, keys, doubtful)
 
 
+# The cells, what the network thinks of them, the epoch and train.noisy_labels, to what `lessons` gives.
+Teach = Callable[
+    [Cells, npt.NDArray[np.float64], int, str], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+]
+
+
 @dataclass(frozen=True)
 class Trained:
     """The network of the epoch that was kept (from 0), its AUC on val, and how many epochs there were."""
@@ -71,6 +78,11 @@ class Trained:
     epochs: int
 
 
+def cross_entropy(smoothing: float) -> keras.losses.Loss:
+    """Binary cross-entropy, added up over a batch; targets move by half of `smoothing` from 0 and 1."""
+    return keras.losses.BinaryCrossentropy(label_smoothing=smoothing, reduction="sum")
+
+
 def train(
     train: Cells,
     val: Cells,
@@ -79,6 +91,8 @@ def train(
     resume: Path | None = None,
     build: Callable[[int], keras.Model] = network.build,
     alter: Alter | None = None,
+    loss: Loss = cross_entropy,
+    teach: Teach | None = None,
 ) -> Trained:
     """Train until `settings.epochs`, or until val AUC has not risen for `settings.patience` epochs.
 
@@ -92,7 +106,9 @@ def train(
         resume: a file where each finished epoch is kept, and where the same training goes on from after
             it was killed, to the same bytes; None keeps nothing.
         build: another network than the pipeline's, for experiments; takes the size in px.
-        alter: what else an experiment does to each augmented batch. Neither is known to `resume`.
+        alter: what else an experiment does to each augmented batch.
+        loss: another loss, made from the label smoothing, that adds up over the batch.
+        teach: another `lessons`. None of these four is known to `resume`.
 
     Raises:
         UserError: the loss is not finite any more; the sentence names epoch and step.
@@ -123,7 +139,7 @@ def train(
         optimizer.build(model.trainable_variables)
     weights = _class_weights(train.labels, settings.class_weights)
     averaged = [tf.Variable(weight) for weight in model.weights]
-    step = _step(model, averaged, optimizer, on, settings.label_smoothing, alter)
+    step = _step(model, averaged, optimizer, on, loss(settings.label_smoothing), alter)
     opinion = train.labels.astype(np.float64)
     watched = _watched(val, settings.noisy_labels)
     watched_images, watched_labels = val.rows[watched], val.labels[watched]
@@ -145,12 +161,12 @@ def train(
             if epoch - best_epoch > settings.patience:
                 break
             losses = []
-            targets, trust = lessons(train, opinion, epoch, settings.noisy_labels)
+            targets, trust = (teach or lessons)(train, opinion, epoch, settings.noisy_labels)
             transforms, colour, order = _draw(train, settings, epoch)
             starts = range(0, len(order), settings.batch_size)
             for number, start in enumerate(tqdm(starts, desc=f"epoch {epoch}", leave=False, disable=None)):
                 batch = order[start : start + settings.batch_size]
-                loss, p = step(
+                value, p = step(
                     on.share_out(
                         train.images[train.rows[batch]],
                         transforms[batch],
@@ -163,7 +179,7 @@ def train(
                 )
                 # The first epoch's network knows too little to have one.
                 opinion[batch] = p if epoch == 1 else (opinion[batch] + p) / 2
-                losses.append(float(loss))
+                losses.append(float(value))
                 if not np.isfinite(losses[-1]):
                     raise UserError(
                         f"The loss is {losses[-1]} at epoch {epoch}, step {number}: "
@@ -218,14 +234,19 @@ def _step(
     averaged: list[tf.Variable],
     optimizer: keras.optimizers.Optimizer,
     on: devices.Devices,
-    smoothing: float,
+    loss_of: keras.losses.Loss,
     alter: Alter | None,
 ) -> Any:
     """One step of training as a compiled function: a batch in, its loss and P(parasitised) out.
 
-    The batch comes in as many parts as there are replicas, with the count of its cells.
+    The batch comes in as many parts as there are replicas, with the count of its cells. `loss_of` adds up.
     """
-    loss_of = keras.losses.BinaryCrossentropy(label_smoothing=smoothing, reduction="sum")
+    size = model.input_shape[1]
+    # Traced once for batches of any size. Replicas' values come as they are.
+    of_cells = [((size, size, 3), tf.uint8), ((8,), tf.float32), ((3,), tf.float32), *[((), tf.float32)] * 2]
+    batches = tuple(tf.TensorSpec((None, *shape), dtype) for shape, dtype in of_cells)
+    number = tf.TensorSpec((), tf.float32)
+    signature = (batches, number, number) if on.replicas == 1 else None
 
     def part(
         images: tf.Tensor,
@@ -246,7 +267,7 @@ def _step(
         optimizer.apply(tape.gradient(scaled, model.trainable_variables), model.trainable_variables)
         return loss, p[:, 0]
 
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=signature, reduce_retracing=True)  # type: ignore[untyped-decorator]
     def step(batch: tuple[Any, ...], count: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         losses, p = on.strategy.run(part, args=(*batch, count))
         for average, weight in zip(averaged, model.weights, strict=True):

@@ -29,7 +29,9 @@ def test_the_plain_shape_is_the_pipelines_network():
     assert shapes == [weight.shape for weight in network.build(50).weights]
 
 
-@pytest.mark.parametrize("name", ["strided", "wide", "excite", "blurred", "residual", "classic"])
+@pytest.mark.parametrize(
+    "name", ["strided", "wide", "excite", "blurred", "residual", "classic", "normalised"]
+)
 def test_every_shape_answers_with_a_probability_and_may_be_exported(name):
     from experiments import variants
     from malaria import export
@@ -59,6 +61,76 @@ def test_altered_batches_keep_their_shape_and_stay_in_range(name):
     assert altered.min() >= 0
     assert altered.max() <= 255.01
     assert ((learnt >= 0) & (learnt <= 1)).all()
+
+
+def test_a_normalised_stain_is_the_same_under_any_light_and_black_stays_black():
+    from experiments import variants
+
+    cell = np.random.default_rng(0).uniform(60, 160, (1, 20, 20, 3)).astype(np.float32)
+    cell[:, :5] = 0
+    bright, dim = (np.asarray(variants._same_stain(cell * gain)) for gain in ([[[[1.3, 1.2, 1.1]]]], 0.7))
+    assert bright == pytest.approx(dim, abs=0.01)
+    assert bright[:, 5:].mean(axis=(0, 1, 2)) == pytest.approx(170, abs=5)
+    assert (bright[:, :5] == 0).all()
+
+
+def test_a_robust_loss_is_pulled_less_by_labels_that_the_network_finds_unlikely():
+    from experiments import variants
+    from malaria import training
+    from malaria.backend import tf
+
+    def pull(loss, p):
+        with tf.GradientTape() as tape:
+            tape.watch(given := tf.constant([[p]]))
+            value = loss(0.0)(tf.constant([[1.0]]), given)
+        return -float(tape.gradient(value, given)[0, 0])
+
+    assert pull(variants.Robust, 0.9) == pytest.approx(pull(training.cross_entropy, 0.9), rel=0.2)
+    assert pull(variants.Robust, 0.01) < 0.1 * pull(training.cross_entropy, 0.01)
+    assert pull(variants.Robust, 0.01) > 0
+
+
+def toy(doubtful=None):
+    """48 cells of 32 px; those labelled 1 have a dark square."""
+    from malaria import training
+
+    images = np.random.default_rng(0).integers(120, 200, (48, 32, 32, 3)).astype(np.uint8)
+    images[1::2, 12:20, 12:20] //= 3
+    labels = (np.arange(48) % 2).astype(np.float32)
+    return training.Cells(images, np.arange(48), labels, np.arange(48, dtype=np.uint64), doubtful)
+
+
+def test_self_distillation_takes_the_networks_own_word_on_labels_in_doubt():
+    from experiments import variants
+
+    doubtful = np.arange(48) < 2
+    cells, opinion = toy(doubtful), np.full(48, 0.25)
+    first, trust = variants.mixed_with_opinion(cells, opinion, 1, "drop")
+    assert (first == cells.labels).all()
+    assert (trust == ~doubtful).all()
+    later, trust = variants.mixed_with_opinion(cells, opinion, 2, "drop")
+    assert later == pytest.approx(np.where(doubtful, 0.25, 0.7 * cells.labels + 0.3 * 0.25))
+    assert (trust == 1).all()
+
+
+def test_a_distilled_network_learns_what_its_teachers_say_and_not_the_labels():
+    from experiments import ablate, variants
+    from malaria import network
+    from malaria.backend import keras
+
+    def contrary(size):
+        """A teacher that holds bright cells for parasitised, whatever few epochs tell it."""
+        layers, constant = keras.layers, keras.initializers.Constant
+        cell = keras.Input((size, size, 3))
+        mean = layers.GlobalAveragePooling2D()(cell)
+        x = layers.Dense(1, kernel_initializer=constant(1), bias_initializer=constant(-3 * 157))(mean)
+        return keras.Model(cell, layers.Activation("sigmoid")(x))
+
+    settings = load_params(ROOT / "params.yaml").train.model_copy(update={"epochs": 6, "batch_size": 16})
+    cells = toy()
+    learnt = ablate._learn(variants.Variant("", teachers=(contrary,)), cells, toy(), settings)
+    p = network.predict(learnt, cells.images)
+    assert p[cells.labels == 1].max() < p[cells.labels == 0].min()
 
 
 def test_every_row_changes_parameters_that_there_are():
