@@ -62,7 +62,8 @@ def apply(images: tf.Tensor, transforms: tf.Tensor, colour: tf.Tensor) -> tf.Ten
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=transforms,
-        output_shape=tf.shape(images)[1:3],
+        # As far as it is known when a graph is made: what comes after may ask for it.
+        output_shape=images.shape[1:3],
         interpolation="BILINEAR",
         fill_mode="CONSTANT",
         fill_value=0.0,

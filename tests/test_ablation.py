@@ -100,6 +100,17 @@ def toy(doubtful=None):
     return training.Cells(images, np.arange(48), labels, np.arange(48, dtype=np.uint64), doubtful)
 
 
+@pytest.mark.parametrize("name", ["mix_up", "elastic", "rescaled", "robust", "self_taught"])
+def test_a_row_with_a_step_of_its_own_trains(name):
+    from experiments import ablate, variants
+    from malaria import network
+
+    settings = load_params(ROOT / "params.yaml").train.model_copy(update={"epochs": 3, "batch_size": 20})
+    learnt = ablate._learn(variants.ROWS[name], toy(), toy(), settings)
+    p = network.predict(learnt, toy().images)
+    assert ((p > 0) & (p < 1)).all()
+
+
 def test_self_distillation_takes_the_networks_own_word_on_labels_in_doubt():
     from experiments import variants
 
