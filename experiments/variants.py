@@ -66,7 +66,8 @@ def shaped(
         x = layers.Rescaling(1 / 255)(_same_stain(cell) if normalised else cell)
         for depth, width in enumerate(widths, start=1):
             strides = stride if depth == 1 else 1
-            x = _convolved(x, width, strides, separable=separable is not None and depth >= separable)
+            apart = separable is not None and depth >= separable
+            x = _convolved(x, width, strides, separable=apart)
             pooled = depth < len(widths) and strides == 1
             if pooled and pooled_first:
                 x = _pool(x, blurred=blurred)
@@ -78,7 +79,7 @@ def shaped(
                 narrow = layers.Conv2D(max(width // 4, 4), 1, activation="relu")(squeezed)
                 x = layers.Multiply()([x, layers.Conv2D(width, 1, activation="sigmoid")(narrow)])
             if residual and depth > len(widths) - 2:
-                more = _convolved(x, width, 1, separable=separable is not None and depth >= separable)
+                more = _convolved(x, width, 1, separable=apart)
                 x = layers.Add()([x, layers.ReLU()(layers.BatchNormalization(momentum=0.9)(more))])
         x = layers.GlobalAveragePooling2D(name=network.FEATURES)(x)
         x = layers.Dense(1, name="logit")(x)

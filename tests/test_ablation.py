@@ -12,6 +12,7 @@ from malaria import packed, tables
 from malaria.params import load_params
 from tests import project, revision_folders
 from tests.conftest import ROOT
+from tests.toy_cells import toy_cells
 
 pytestmark = pytest.mark.filterwarnings(
     # TensorFlow's and Keras's own, raised while they import or trace; until they mend them.
@@ -90,32 +91,43 @@ def test_a_robust_loss_is_pulled_less_by_labels_that_the_network_finds_unlikely(
     assert pull(variants.Robust, 0.01) > 0
 
 
-def toy(doubtful=None):
-    """48 cells of 32 px; those labelled 1 have a dark square."""
-    from malaria import training
-
-    images = np.random.default_rng(0).integers(120, 200, (48, 32, 32, 3)).astype(np.uint8)
-    images[1::2, 12:20, 12:20] //= 3
-    labels = (np.arange(48) % 2).astype(np.float32)
-    return training.Cells(images, np.arange(48), labels, np.arange(48, dtype=np.uint64), doubtful)
-
-
 @pytest.mark.parametrize("name", ["mix_up", "elastic", "rescaled", "robust", "self_taught"])
 def test_a_row_with_a_step_of_its_own_trains(name):
     from experiments import ablate, variants
     from malaria import network
 
     settings = load_params(ROOT / "params.yaml").train.model_copy(update={"epochs": 3, "batch_size": 20})
-    learnt = ablate._learn(variants.ROWS[name], toy(), toy(), settings)
-    p = network.predict(learnt, toy().images)
+    learnt = ablate._learn(variants.ROWS[name], toy_cells(), toy_cells(), settings)
+    p = network.predict(learnt, toy_cells().images)
     assert ((p > 0) & (p < 1)).all()
+
+
+@pytest.mark.parametrize("what", ["alter", "loss", "teach"])
+def test_what_a_row_does_otherwise_reaches_its_training(what):
+    from experiments import ablate, variants
+    from malaria import network, training
+
+    class Contrary(type(training.cross_entropy(0.0))):
+        def call(self, y_true, y_pred):
+            return super().call(1 - y_true, y_pred)
+
+    contrary = {
+        "alter": lambda images, targets: (images, 1 - targets),
+        "loss": lambda smoothing: Contrary(label_smoothing=smoothing, reduction="sum"),
+        "teach": lambda cells, *_: (1 - cells.labels, np.ones(len(cells.labels), np.float32)),
+    }
+    settings = load_params(ROOT / "params.yaml").train.model_copy(update={"epochs": 6, "batch_size": 16})
+    cells = toy_cells()
+    learnt = ablate._learn(variants.Variant("", **{what: contrary[what]}), cells, cells, settings)
+    p = network.predict(learnt, cells.images)
+    assert p[cells.labels == 1].max() < p[cells.labels == 0].min()
 
 
 def test_self_distillation_takes_the_networks_own_word_on_labels_in_doubt():
     from experiments import variants
 
     doubtful = np.arange(48) < 2
-    cells, opinion = toy(doubtful), np.full(48, 0.25)
+    cells, opinion = toy_cells(doubtful), np.full(48, 0.25)
     first, trust = variants.mixed_with_opinion(cells, opinion, 1, "drop")
     assert (first == cells.labels).all()
     assert (trust == ~doubtful).all()
@@ -138,8 +150,8 @@ def test_a_distilled_network_learns_what_its_teachers_say_and_not_the_labels():
         return keras.Model(cell, layers.Activation("sigmoid")(x))
 
     settings = load_params(ROOT / "params.yaml").train.model_copy(update={"epochs": 6, "batch_size": 16})
-    cells = toy()
-    learnt = ablate._learn(variants.Variant("", teachers=(contrary,)), cells, toy(), settings)
+    cells = toy_cells()
+    learnt = ablate._learn(variants.Variant("", teachers=(contrary,)), cells, toy_cells(), settings)
     p = network.predict(learnt, cells.images)
     assert p[cells.labels == 1].max() < p[cells.labels == 0].min()
 

@@ -9,6 +9,7 @@ import pytest
 from malaria import draws
 from malaria.errors import UserError
 from malaria.params import load_params
+from tests.toy_cells import toy_cells
 
 SETTINGS = load_params(Path(__file__).parents[1] / "params.yaml").train.model_copy(
     update={"epochs": 2, "batch_size": 16}
@@ -25,14 +26,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture
 def cells():
-    """48 cells of 32 px; the parasitised ones have a dark square."""
-    from malaria import training
-
-    random = np.random.default_rng(0)
-    images = random.integers(120, 200, (48, 32, 32, 3)).astype(np.uint8)
-    labels = (np.arange(48) % 2).astype(np.float32)
-    images[1::2, 12:20, 12:20] //= 3
-    return training.Cells(images, np.arange(48), labels, np.arange(48, dtype=np.uint64))
+    return toy_cells()
 
 
 def test_a_cells_numbers_do_not_depend_on_the_cells_beside_it():
