@@ -1,11 +1,11 @@
 """Time a bundle's answers on one core, beside Keras on the same network and cells.
 
-Four ways to judge the same cells: the bundle (resize, network, gate, calibration) on crops of the
-network's size and on crops of 130 px, `keras.Model.predict`, and `model(x)` compiled by tf.function. Each
-runs in a process of its own, bound to one core. Measured are the time from the start of the process to
-the first answer, the latency of single cells and of batches of 256, and resident memory. Rounds
-alternate, and a ratio is the median over rounds. Where other programs use the cores, the ratio of
-processor time tells more than that of the clock.
+Five ways to judge the same cells: the bundle (resize, network, gate, calibration) on crops of the
+network's size, with and without its gate, and on crops of 130 px; `keras.Model.predict`, and `model(x)`
+compiled by tf.function, which have no gate. Each runs in a process of its own, bound to one core. Measured
+are the time from the start of the process to the first answer, the latency of single cells and of batches
+of 256, and resident memory. Rounds alternate, and a ratio is the median over rounds. Where other programs
+use the cores, the ratio of processor time tells more than that of the clock.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from malaria.errors import UserError
 from malaria.images import Pixels
 
 ROOT = Path(__file__).resolve().parents[1]
-SIDES = ("bundle", "bundle, 130 px", "predict", "model(x)")
+OURS, THEIRS = ("bundle", "bundle, no gate", "bundle, 130 px"), ("predict", "model(x)")
+SIDES = OURS + THEIRS
 _LARGE, _BATCH = 130, 256
 _FIRST = "first answer"
 
@@ -69,7 +70,7 @@ def main() -> int:
         default=None,
         help="a bundle folder (default: models/pretrained, else models/malaria-cells)",
     )
-    parser.add_argument("--rounds", type=how_many, default=5, help="alternations of the four ways (5)")
+    parser.add_argument("--rounds", type=how_many, default=5, help="alternations of the five ways (5)")
     parser.add_argument("--calls", type=how_many, default=300, help="with a single cell, in each round (300)")
     parser.add_argument("--batches", type=how_many, default=10, help=f"of {_BATCH} cells, in each round (10)")
     parser.add_argument("--core", type=int, default=0, help="that all are bound to, where the system can (0)")
@@ -91,7 +92,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         cells = {side: Path(temporary) / f"{number}.npy" for number, side in enumerate(SIDES)}
         for side, file in cells.items():
-            np.save(file, draw_cells(_LARGE if side == SIDES[1] else record.input_size))
+            np.save(file, draw_cells(_LARGE if side == OURS[2] else record.input_size))
         for number in range(given.rounds):
             rounds.append({side: run(side, folder, cells[side], given) for side in SIDES})
             print(f"round {number + 1} of {given.rounds}", file=sys.stderr)
@@ -143,7 +144,7 @@ def run(side: str, folder: Path, cells: Path, given: argparse.Namespace) -> Run:
 def measure(side: str, folder: Path, file: Path, calls: int, batches: int) -> None:
     """What the process of one way does: answers, tells when the first is out, and prints the rest as JSON."""
     cells = np.load(file)
-    ask = _bundle(folder) if side.startswith("bundle") else _keras(folder, side)
+    ask = _keras(folder, side) if side in THEIRS else _bundle(folder, gated=side != OURS[1])
     ask(cells[:1])
     print(_FIRST, time.process_time(), flush=True)
     for _ in range(10):
@@ -178,7 +179,7 @@ def as_text(rounds: list[dict[str, Run]]) -> str:
         )
         lines.append(f"{side:16}{start:>20}{middle(lambda run: run.memory):>10,.0f}{one:>30}{many:>26}")
     lines.append("the bundle is so many times as fast, clock (processor), on crops of the network's size:")
-    for side in SIDES[2:]:
+    for side in THEIRS:
         lines.append(
             f"{side:16}{_ratio(rounds, side, lambda run: run.start, lambda run: run.start_processor):>20}"
             f"{_ratio(rounds, side, lambda run: run.memory):>10}"
@@ -191,15 +192,16 @@ def as_text(rounds: list[dict[str, Run]]) -> str:
 def _ratio(rounds: list[dict[str, Run]], side: str, *of: Callable[[Run], float]) -> str:
     """By how much the bundle takes less than `side`, each a median over rounds; the second in brackets."""
     first, *second = (
-        statistics.median(which(each[side]) / which(each[SIDES[0]]) for each in rounds) for which in of
+        statistics.median(which(each[side]) / which(each[OURS[0]]) for each in rounds) for which in of
     )
     return f"{first:.1f}" + "".join(f" ({value:.1f})" for value in second)
 
 
-def _bundle(folder: Path) -> Callable[[Pixels], Any]:
+def _bundle(folder: Path, *, gated: bool) -> Callable[[Pixels], Any]:
     from malaria import bundle
 
-    return bundle.load(folder, threads=1).run
+    loaded = bundle.load(folder, threads=1)
+    return (loaded if gated else replace(loaded, fitted_gate=None)).run
 
 
 def _keras(folder: Path, side: str) -> Callable[[Pixels], Any]:

@@ -64,7 +64,7 @@ def main() -> int:
         "--share", type=float, default=SHARE, help="of the train cells that are used (%(default)s)"
     )
     parser.add_argument("--full", action="store_true", help="all train cells, and the epochs of params.yaml")
-    parser.add_argument("--page", type=Path, default=Path("docs/model.md"), help="whose table is rewritten")
+    parser.add_argument("--page", type=Path, help="whose table is rewritten (real cells: docs/model.md)")
     add_options(parser)
     given = parser.parse_args()
     # TensorFlow takes seconds to import; --help should not wait for it. Imported here, it keeps quiet.
@@ -80,6 +80,8 @@ def main() -> int:
     chosen = [name for name in variants.ROWS if name in (RECIPE, *(given.rows or variants.ROWS))]
     epochs, share = (settings.train.epochs, 1.0) if given.full else (given.epochs, given.share)
     usual = not given.full and (epochs, share) == (EPOCHS, SHARE)
+    # The page's own table is of real cells.
+    page = given.page or (None if settings.data.source == "sample" else Path("docs/model.md"))
     doubted = doubts.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
     folds, table, written = _folds(settings), "", set[str]()
     of_row = {name: _of_row(settings, epochs, row) for name, row in variants.ROWS.items()}
@@ -108,8 +110,8 @@ def main() -> int:
                 tables.write(done[row], file, tables.OUT_OF_FOLD)
                 print(line, flush=True)
         written = set(done)
-        if usual:
-            _replace(given.page, table)
+        if usual and page:
+            _replace(page, table)
     print(f"\n{table}")
     return 0
 

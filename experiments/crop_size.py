@@ -42,6 +42,8 @@ def main() -> int:
     pairs = judge(bundle.load(arguments.model or bundle.default_folder()), arguments.one, arguments.other)
     same = sum(pair.same for pair in pairs)
     print(f"{same:,} of {len(pairs):,} cells have the same verdict at both sizes ({same / len(pairs):.1%})")
+    neither = sum(pair.one.status == pair.other.status == predict.REJECTED for pair in pairs)
+    print(f"{neither:,} of these are turned away at both")
     for pair in pairs:
         if not pair.same:
             print(f"  {pair.name}: {_said(pair.one)}, and {_said(pair.other)}")

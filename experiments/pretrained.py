@@ -35,11 +35,11 @@ from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.params import load_params
 
-_ORIGIN = """The network was trained on all {cells:,} cells of {patients} patients. The figures are those of
-{folds} networks of the same recipe, each trained on the other folds' {what} and asked about the {what}
-that it never saw. Beside this card lie the parameters, in `params.yaml`, and the hashes of cells and code, in
-`dvc.lock`; with these, and the files that the parameters name, `make crossval` and `make pretrained` make the
-bundle again.{labels}"""
+_ORIGIN = """The network was trained on all {cells:,} cells of {patients} patients{named}. The figures are
+those of {folds} networks of the same recipe, each trained on the other folds' {what} and asked about the
+{what} that it never saw. Beside this card lie the parameters, in `params.yaml`, and the hashes of cells and
+code, in `dvc.lock`; with these, and the files that the parameters name, `make crossval` and `make
+pretrained` make the bundle again.{labels}"""
 _LABELS = """ Of the training labels those that `train.labels_file` lists were dealt with as
 `train.noisy_labels: {how}` says; no fold's test labels were touched."""
 
@@ -72,11 +72,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.pretrained", description=__doc__)
     parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
     parser.add_argument("--out", type=Path, default=paths.PRETRAINED, help="the bundle's folder")
+    parser.add_argument("--cells", metavar="WORDS", help="what the cells are, in words for the card")
     arguments = parser.parse_args()
-    # TensorFlow takes seconds to import; --help should not wait for it.
+    settings = load_params()
+    if settings.data.source == "sample" and arguments.out == paths.PRETRAINED:
+        raise UserError(
+            f"{paths.PRETRAINED} is for real cells, and data.source is sample in params.yaml: name others "
+            "there, or another folder with --out."
+        )
+    # TensorFlow takes seconds to import; neither --help nor a refusal should wait for it.
     from malaria import network, training
 
-    settings = load_params()
     cells = packed.load(paths.PACKED)
     for number in _numbers(arguments.name):
         check_recipe(f"{arguments.name}-{number}")
@@ -110,6 +116,7 @@ def main() -> int:
         origin = _ORIGIN.format(
             cells=len(judged.cells),
             patients=judged.cells.patient.nunique(),
+            named=f" ({arguments.cells})" if arguments.cells else "",
             folds=judged.cells.fold.nunique(),
             what="patients" if judged.by_patient else "cells",
             labels=_LABELS.format(how=settings.train.noisy_labels) if listed else "",

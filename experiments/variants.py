@@ -57,7 +57,7 @@ def shaped(
         excite: squeeze and excitation (Hu et al. 2018, arXiv:1709.01507) after each activation.
         blurred: anti-aliased pooling (Zhang 2019, arXiv:1904.11486).
         residual: a second, bypassed convolution at the two coarsest scales (He et al. 2016,
-            arXiv:1512.03385).
+            arXiv:1512.03385), separable where any is.
         normalised: each cell's colours are scaled to a common mean (`_same_stain`).
     """
 
@@ -79,7 +79,7 @@ def shaped(
                 narrow = layers.Conv2D(max(width // 4, 4), 1, activation="relu")(squeezed)
                 x = layers.Multiply()([x, layers.Conv2D(width, 1, activation="sigmoid")(narrow)])
             if residual and depth > len(widths) - 2:
-                more = _convolved(x, width, 1, separable=apart)
+                more = _convolved(x, width, 1, separable=separable is not None)
                 x = layers.Add()([x, layers.ReLU()(layers.BatchNormalization(momentum=0.9)(more))])
         x = layers.GlobalAveragePooling2D(name=network.FEATURES)(x)
         x = layers.Dense(1, name="logit")(x)
@@ -169,6 +169,10 @@ ROWS: dict[str, Variant] = {
     "rescaled": Variant("resize-jitter", alter=rescale),
     "no_smoothing": Variant("no label smoothing", {"label_smoothing": 0.0}),
     "residual": Variant("two more convolutions, bypassed", build=shaped((16, 32, 64, 96), residual=True)),
+    "light": Variant(
+        "the last convolution separable, and two more, bypassed, separable too",
+        build=shaped(separable=4, residual=True),
+    ),
     "classic": Variant("pooled after the activation", build=shaped(pooled_first=False)),
     "distilled": Variant("distilled from two others, four views of each", teachers=(network.build,) * 2),
     "self_taught": Variant("its own opinion mixed into the labels", teach=mixed_with_opinion),

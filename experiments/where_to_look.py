@@ -19,7 +19,7 @@ def main() -> int:
     print(f"  {AUDIT_PAGE}               the data, as a page")
     print("  dvc plots show                   ROC, reliability and more (in the activated environment)")
     print(f"  {BUNDLE}/MODEL_CARD.md  the model card")
-    print("  python -m malaria predict CELL.png   what the model says of your cell")
+    print(f"  python -m malaria predict CELL.png --model {BUNDLE}   what it says of your cell")
     return 0
 
 

@@ -278,3 +278,16 @@ def test_a_run_with_other_epochs_or_another_share_leaves_the_page_alone(
     assert ablate_with(monkeypatch, "--rows", "wide", *option) == 0
     assert "| wider" in capsys.readouterr().out
     assert (packed_cells / "page.md").read_text() == page
+
+
+def test_figures_of_the_synthetic_sample_do_not_enter_the_projects_page(packed_cells, monkeypatch, capsys):
+    from experiments import ablate
+
+    page = "<!-- ablate: begin -->\nof real cells\n<!-- ablate: end -->\n"
+    (packed_cells / "docs").mkdir()
+    (packed_cells / "docs/model.md").write_text(page)
+    keep(["recipe", "wide"])
+    monkeypatch.setattr("sys.argv", ["ablate", "--rows", "wide"])
+    assert ablate.main() == 0
+    assert "| wider" in capsys.readouterr().out
+    assert (packed_cells / "docs/model.md").read_text() == page

@@ -30,6 +30,17 @@ def test_a_cell_and_its_copy_are_judged_and_compared(model_bundle, copies):
     assert [pair.name for pair in pairs if not pair.same] == ["06.png"]
 
 
+def test_the_count_of_cells_turned_away_at_both_sizes_is_told(tmp_path, monkeypatch, capsys):
+    for folder, side in (("whole", 60), ("small", 50)):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (side, side), "white").save(tmp_path / folder / "white.png")
+    bundle_of_cells = str(conftest.ROOT / paths.PRETRAINED)
+    folders = [str(tmp_path / "whole"), str(tmp_path / "small")]
+    monkeypatch.setattr("sys.argv", ["crop_size", *folders, "--model", bundle_of_cells])
+    assert crop_size.main() == 0
+    assert "\n1 of these are turned away at both\n" in capsys.readouterr().out
+
+
 def test_folders_without_a_common_name_are_refused(model_bundle, copies):
     (copies / "else").mkdir()
     Image.new("RGB", (50, 50)).save(copies / "else/other.png")

@@ -49,6 +49,13 @@ def test_cells_and_lists_that_git_does_not_hold_are_named_by_their_whole_path(re
     ]
 
 
+@pytest.mark.usefixtures("repository")
+def test_the_bundle_that_git_carries_is_never_made_of_the_synthetic_sample(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pretrained"])
+    with pytest.raises(UserError, match=r"models/pretrained is for real cells, .* name others there"):
+        pretrained.main()
+
+
 def test_an_experiment_or_file_that_is_gone_is_said_in_a_sentence(repository):
     for name, path in (("crossval-7", Path("params.yaml")), ("crossval-0", Path("reports/metrics.json"))):
         with pytest.raises(UserError, match=f"{path} of the experiment {name} is not to be had here"):

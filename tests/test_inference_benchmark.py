@@ -21,7 +21,7 @@ def a_run(seconds: float) -> inference.Run:
 
 def test_ratios_are_medians_over_rounds_of_how_much_less_the_bundle_takes():
     rounds = [
-        dict(zip(inference.SIDES, map(a_run, (1, 1, others, 3)), strict=True)) for others in (30, 40, 1000)
+        dict(zip(inference.SIDES, map(a_run, (1, 1, 1, others, 3)), strict=True)) for others in (30, 40, 1000)
     ]
     predict, compiled = inference.as_text(rounds).splitlines()[-2:]
     assert predict.split() == ["predict", "40.0", "(40.0)", "40.0", "40.0", "(40.0)", "40.0", "(40.0)"]
