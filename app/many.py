@@ -9,6 +9,7 @@ from app import pictures, uploads, verdict
 from app.judge import Answer, Crop
 from app.model import Model
 from malaria import predict
+from malaria.labels import PARASITIZED
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def verdicts(
 def totals(verdicts: Sequence[verdict.Verdict]) -> Totals:
     """Count a batch."""
     judged = [one for one in verdicts if one.status == predict.PREDICTED]
-    positive = sum(one.category == "Parasitized" for one in judged)
+    positive = sum(one.category == PARASITIZED for one in judged)
     low, high = wilson(positive, len(judged))
     return Totals(
         images=len(verdicts),

@@ -199,11 +199,16 @@ class _Server(uvicorn.Server):
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
             event("ready", host=host, port=port)
-            print(f"Open http://{host}:{port}/ in a browser. {verdict.RESEARCH} Ctrl-C ends it.", flush=True)
+            print(f"Open {address(host, port)} in a browser. {verdict.RESEARCH} Ctrl-C ends it.", flush=True)
+
+
+def address(host: str, port: int) -> str:
+    """What to open in a browser; colons of an IPv6 address stand in brackets."""
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; UserError where the address is taken or not ours."""
+    """A socket to listen on; UserError where the address is taken or not ours."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns off Nagle's algorithm, which holds an answer's body back for 40 ms, where TCP is named.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -11,6 +11,8 @@ reports/benchmark-training. Needs `dvc repro pack split`.
 
 import argparse
 import hashlib
+import importlib.metadata
+import inspect
 import json
 import os
 import platform
@@ -23,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from malaria import files, packed, paths, tables
+from malaria import assembly, files, packed, paths, tables
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
 from malaria.labels import LABELS
@@ -105,7 +107,9 @@ def _measured(way: str, seed: int, epochs: int, mark: float) -> dict[str, Any]:
 
 
 def kept_in(way: str, seed: int, epochs: int, mark: float) -> Path:
-    """Where a run is kept: the name holds a hash of the cells, their split and the recipe."""
+    """Where a run is kept: the name holds a hash of the cells, their split, the recipe, the code and the
+    machine.
+    """
     settings = load_params()
     # Read, so that a table that is missing or is none is told in a sentence.
     tables.read(paths.SPLITS, tables.SPLITS)
@@ -114,6 +118,10 @@ def kept_in(way: str, seed: int, epochs: int, mark: float) -> Path:
         *(files.sha256(file) for file in (paths.PACKED / packed.INDEX, paths.SPLITS)),
         settings.train.model_dump_json(),
         str(size),
+        assembly.code_hash(),
+        inspect.getsource(sys.modules[__name__]),
+        f"{platform.node()} {os.cpu_count()} {platform.python_version()}",
+        *(importlib.metadata.version(name) for name in ("keras", "tensorflow")),
     ]
     found = hashlib.sha256("\n".join(content).encode()).hexdigest()
     return OUT / f"{way}-{seed}-{epochs}-{mark:.6f}-{found[:12]}.json"
@@ -190,7 +198,9 @@ def run_original(seed: int, epochs: int, mark: float) -> None:
 
 
 def _print(aucs: list[float], seconds: list[float], cells: int) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Kibibytes on Linux, bytes on macOS.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     found = {"auc": aucs, "seconds": seconds, "cells_a_second": cells / seconds[-1], "mebibytes": peak}
     print(json.dumps(found), flush=True)
 

@@ -61,9 +61,13 @@ def main() -> int:
     limit = load_params().gate.max_drift
     with tempfile.TemporaryDirectory() as temporary:
         before = Path(temporary)
-        revisions.copy_paths(base, (paths.CELLS, paths.PACKED), before)
-        found = drift(before, Path())
-    text = markdown(found, base, limit)
+        try:
+            revisions.copy_paths(base, (paths.CELLS, paths.PACKED), before)
+        except LookupError as missing:
+            # Nobody should go without a retraining for it.
+            text = not_to_be_had(base, missing)
+        else:
+            text = markdown(drift(before, Path()), base, limit)
     files.write_text(places.DRIFT, text)
     event.summarise(text)
     print(text)
@@ -125,6 +129,14 @@ def markdown(found: Drift, base: str, limit: float) -> str:
             "",
             f"Distances are Kolmogorov-Smirnov statistics; beyond {limit:g} a quantity has drifted.",
         ]
+    )
+
+
+def not_to_be_had(base: str, missing: object) -> str:
+    """What is said instead where `missing`, a path of `base`, is in no store, as Markdown."""
+    return (
+        f"### Data against {base}\n\nNot compared: {missing} of {base} is in neither DVC's cache nor its "
+        "remote. `dvc fetch` it, or see to a store that keeps it (docs/ci.md)."
     )
 
 

@@ -42,11 +42,10 @@ def main() -> int:
 
 
 def _is_here(folder: Path) -> bool:
-    """Whether the checkout has those of `KEPT` that lie below `folder` byte for byte."""
-    return all(
-        path.is_file() and path.read_bytes() == (folder / path).read_bytes()
-        for path in KEPT
-        if (folder / path).is_file()
+    """Whether the checkout has those of `KEPT` that lie below `folder` byte for byte; not where none does."""
+    kept = [path for path in KEPT if (folder / path).is_file()]
+    return bool(kept) and all(
+        path.is_file() and path.read_bytes() == (folder / path).read_bytes() for path in kept
     )
 
 

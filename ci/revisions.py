@@ -172,14 +172,10 @@ def copy_paths(rev: str, wanted: tuple[Path, ...], folder: Path) -> None:
     """Copy files and folders of a revision to below `folder`, out of git, DVC's cache or its remote.
 
     Raises:
-        UserError: there is no such revision, or one of them is not to be had.
+        UserError: there is no such revision.
+        LookupError: one of them is not to be had; it names it.
     """
-    try:
-        _copy(resolve(rev), wanted, folder)
-    except LookupError as missing:
-        raise UserError(
-            f"{missing} of {rev} is in neither DVC's cache nor its remote: `dvc fetch` it."
-        ) from None
+    _copy(resolve(rev), wanted, folder)
 
 
 def _copy(commit: str, wanted: tuple[Path, ...], folder: Path) -> None:

@@ -105,10 +105,12 @@ def main() -> int:
         words = {row: variants.ROWS[row].words for row in done}
         table = as_table(done, words, settings.evaluate, doubted)
         for row, line in zip(done, table.splitlines()[2:], strict=True):
-            if row not in written:
+            if row in written:
+                continue
+            if usual or given.full:
                 file = ABLATION / f"{row}{'-full' if given.full else ''}.csv"
                 tables.write(done[row], file, tables.OUT_OF_FOLD)
-                print(line, flush=True)
+            print(line, flush=True)
         written = set(done)
         if usual and page:
             _replace(page, table)
@@ -157,6 +159,7 @@ def _folds(settings: params.Params) -> list[int]:
 
 
 def _of_row(settings: params.Params, epochs: int, row: "variants.Variant") -> params.Params:
+    epochs *= row.times
     changed = settings.train.model_copy(update={"epochs": epochs, "patience": epochs, **row.settings})
     return settings.model_copy(update={"train": changed})
 
@@ -177,7 +180,7 @@ def _fold(share: float, task: tuple[str, int, params.Params]) -> pd.DataFrame:
         return tables.read(file, _COLUMNS)
     settings_of_fold = settings.split.model_copy(update={"fold": fold})
     assigned, _ = splits.split(tables.read(CELLS, tables.CELLS), settings_of_fold)
-    listed = doubts.read(Path(settings.train.labels_file), "train.labels_file")
+    listed = _listed(variant, settings.train)
     train, val = (training.side(cells, assigned, side, listed) for side in (tables.TRAIN, tables.VAL))
     learnt = _learn(variant, _some(train, share), val, settings.train)
     tested = assigned[assigned.split == tables.TEST].sort_values("path", ignore_index=True)
@@ -194,6 +197,11 @@ def _fold(share: float, task: tuple[str, int, params.Params]) -> pd.DataFrame:
     )
     tables.write(judged, file, _COLUMNS)
     return judged[list(_COLUMNS)]
+
+
+def _listed(variant: "variants.Variant", settings: params.Train) -> frozenset[tuple[str, str]]:
+    """The labels in doubt that a row's training is told of."""
+    return doubts.read(Path(settings.labels_file), "train.labels_file") if variant.listed else frozenset()
 
 
 def _learn(
@@ -235,12 +243,15 @@ def _mean_of_views(models: Sequence[Any], pixels: npt.NDArray[np.uint8]) -> npt.
 
 
 def kept_in(share: float, task: tuple[str, int, params.Params], cells: packed.Packed) -> Path:
-    """Where a row's fold is kept: the name holds a hash of all that its predictions hang on."""
+    """Where a row's fold is kept: the name holds a hash of all that its predictions hang on, but for the
+    versions of libraries.
+    """
     from experiments import variants
-    from malaria import augmentation, network, training
+    from malaria import augmentation, backend, devices, network, training
 
     name, fold, settings = task
-    code = (variants, network, training, augmentation, splits, draws, doubts, calibration, images)
+    own = (_fold, _learn, _mean_of_views, _some, _listed)
+    library = (network, training, augmentation, backend, devices, splits, draws, doubts, calibration, images)
     key = {
         "train": settings.train.model_dump_json(),
         "split": settings.split.model_dump_json(),
@@ -249,8 +260,8 @@ def kept_in(share: float, task: tuple[str, int, params.Params], cells: packed.Pa
         "size": cells.size,
         "cells": files.sha256(PACKED / packed.INDEX),
         "assignment": files.sha256(Path(settings.split.file)),
-        "doubts": sorted(doubts.read(Path(settings.train.labels_file), "train.labels_file")),
-        "code": [inspect.getsource(module) for module in code],
+        "doubts": sorted(_listed(variants.ROWS[name], settings.train)),
+        "code": [inspect.getsource(part) for part in (variants, *library, *own)],
     }
     found = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return ABLATION / "folds" / f"{name}-{fold}-{found[:12]}.csv"

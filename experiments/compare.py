@@ -44,7 +44,10 @@ def main() -> int:
     compared = pd.concat([paired.table(versions).assign(cells=side) for side, versions in found.items()])
     with files.atomic_path(arguments.out) as part:
         compared.round(6).to_csv(part, index=False, lineterminator="\n")
-    print(f"\n{_weak(cells, frozenset())}\n{_weak(cells, listed)}\n\nEvery figure: {arguments.out}")
+    print(f"\n{_weak(cells, frozenset())}")
+    if listed:
+        print(_weak(cells, listed))
+    print(f"\nEvery figure: {arguments.out}")
     return 0
 
 

@@ -7,7 +7,6 @@ pooled, and writes these cells' predictions.
 
 import argparse
 import functools
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +54,9 @@ def main() -> int:
     for fold, revision in spread(run, folds, arguments.engine, arguments.workers):
         rows[fold] = figures_of(json.loads(experiment.read(revision, METRICS)))
         print(f"{fold:>6} " + " ".join(f"{value:18.4f}" for value in rows[fold]), flush=True)
-        predictions = pd.read_csv(io.StringIO(experiment.read(revision, PREDICTIONS)))
+        predictions = tables.read(
+            PREDICTIONS, tables.PREDICTIONS, content=experiment.read(revision, PREDICTIONS)
+        )
         oof[fold] = predictions[predictions.split == tables.TEST].assign(fold=fold)
     figures = np.array([rows[fold] for fold in folds])
     for name, values in (("mean", figures.mean(axis=0)), ("sd", figures.std(axis=0, ddof=1))):

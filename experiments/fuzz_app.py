@@ -70,10 +70,11 @@ def main() -> int:
             numbers = range(given.first, given.first + given.uploads)
             found, memory = watched(server, given.seed, numbers)
             alive = server.process.poll() is None
-    for fault in found.faults:
-        print(f"FAULT {fault}")
-    for answer, count in sorted(found.answers.items()):
-        print(f"{count:6} {answer}")
+            # Told before the server is ended, which fails where it logged a fault.
+            for fault in found.faults:
+                print(f"FAULT {fault}", flush=True)
+            for answer, count in sorted(found.answers.items()):
+                print(f"{count:6} {answer}", flush=True)
     print("memory of the server, MB, at each twentieth: " + " ".join(f"{size:.0f}" for size in memory))
     grown = statistics.median(memory[-3:]) / statistics.median(memory[2:5]) if len(memory) > 8 else 1.0
     print(
@@ -101,14 +102,14 @@ def watched(server: app_server.Server, seed: int, numbers: range) -> tuple[Found
 
 def send(server: app_server.Server, seed: int, numbers: range) -> Found:
     """Send the uploads of `numbers`, some at a time."""
-    sound = judged(server)
+    sound, logged = judged(server), app_server.faults(server)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         outcomes = list(pool.map(lambda number: _outcome(server, seed, number), numbers))
     faults = [f"upload {number}: {said}" for number, (_, said) in zip(numbers, outcomes, strict=True) if said]
     if judged(server) != sound:
         faults.append(f"uploads {numbers}: a sound cell is judged otherwise after them")
-    if "Traceback" in server.log.read_text():
-        faults.append(f"uploads {numbers}: the log has a traceback")
+    new = [fault for fault in app_server.faults(server) if fault not in logged]
+    faults += [f"uploads {numbers}, in the log: {fault}" for fault in new]
     return Found(Counter(kind for kind, _ in outcomes), tuple(faults))
 
 

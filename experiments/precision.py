@@ -6,14 +6,12 @@ and AUC without the labels that `evaluate.doubtful_labels` lists.
 """
 
 import argparse
-import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from experiments import folds as experiment
@@ -96,7 +94,7 @@ def _of_fold(revision: str, cells: packed.Packed) -> dict[str, Cost]:
     from malaria import network
 
     settings = load_params()
-    splits = pd.read_csv(io.StringIO(experiment.read(revision, paths.SPLITS)), dtype="str")
+    splits = tables.read(paths.SPLITS, tables.SPLITS, content=experiment.read(revision, paths.SPLITS))
     tested = splits[splits.split == tables.TEST]
     pixels = cells.images[packed.rows_of(cells, tested.path)]
     learnt = cells.images[packed.rows_of(cells, splits.path[splits.split == tables.TRAIN])]

@@ -6,7 +6,6 @@ network is then trained on all cells, for the epochs of params.yaml, with nothin
 """
 
 import argparse
-import io
 import json
 import shutil
 import tempfile
@@ -205,7 +204,7 @@ def _judged(fold: _Fold, limits: gate.Floats) -> pd.DataFrame:
 
 
 def _of_fold(revision: str, cells: packed.Packed) -> _Fold:
-    splits = pd.read_csv(io.StringIO(experiment.read(revision, paths.SPLITS)), dtype="str")
+    splits = tables.read(paths.SPLITS, tables.SPLITS, content=experiment.read(revision, paths.SPLITS))
     tested = splits[splits.split == tables.TEST]
     pixels = cells.images[packed.rows_of(cells, tested.path)]
     with tempfile.TemporaryDirectory() as folder:

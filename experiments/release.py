@@ -25,8 +25,9 @@ from malaria.errors import UserError
 # The artifact of dvc.yaml, and with it the first part of the tags' names: the convention of GTO and DVC.
 ARTIFACT = "malaria-cells"
 
-# Where these are the same in both releases, so are the test cells.
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
+
+# Where these are the same in both releases, so are the test cells.
 _CELLS = ("data/raw", "data/splits.csv")
 
 

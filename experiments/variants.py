@@ -21,13 +21,16 @@ Build = Callable[[int], keras.Model]
 
 @dataclass(frozen=True)
 class Variant:
-    """A row: what it is, in words; `settings` of section train that differ; another network, step, loss or
-    lesson; and the networks of an ensemble that is trained first, on the same cells, and whose mean the row's
-    network learns in place of the labels.
+    """A row: what it is, in words; `settings` of section train that differ, and how many times the epochs;
+    whether the list of labels in doubt is used; another network, step, loss or lesson; and the networks of an
+    ensemble that is trained first, on the same cells, and whose mean the row's network learns in place of the
+    labels.
     """
 
     words: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    times: int = 1
+    listed: bool = True
     build: Build = network.build
     alter: training.Alter | None = None
     loss: training.Loss = training.cross_entropy
@@ -154,7 +157,8 @@ ROWS: dict[str, Variant] = {
     "as_given": Variant("labels in doubt kept", {"noisy_labels": "keep"}),
     "opinion": Variant(
         "in doubt is what the network's own opinion contradicts",
-        {"noisy_labels": "drop", "labels_file": "data/doubtful.csv"},
+        {"noisy_labels": "drop"},
+        listed=False,
     ),
     "strided": Variant("a stem of stride 2, 32 wide", build=shaped((32, 64, 96, 128), 2)),
     "no_average": Variant("no averaging of weights", {"averaging": 0.0}),
@@ -176,7 +180,7 @@ ROWS: dict[str, Variant] = {
     "classic": Variant("pooled after the activation", build=shaped(pooled_first=False)),
     "distilled": Variant("distilled from two others, four views of each", teachers=(network.build,) * 2),
     "self_taught": Variant("its own opinion mixed into the labels", teach=mixed_with_opinion),
-    "longer": Variant("twice the epochs", {"epochs": 12, "patience": 12}),
+    "longer": Variant("twice the epochs", times=2),
     "robust": Variant("labels in doubt kept, a noise-robust loss", {"noisy_labels": "keep"}, loss=Robust),
     "normalised": Variant("stain normalised", build=shaped(normalised=True)),
     "soften": Variant("labels in doubt softened", {"noisy_labels": "soften"}),

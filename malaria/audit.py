@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from malaria import images, names, params, paths, processes, slides, tables
+from malaria import files, images, names, params, paths, processes, slides, tables
 from malaria.errors import UserError
 from malaria.labels import LABELS, PARASITIZED
 
@@ -310,7 +309,7 @@ def _files(raw: Path, label: str) -> Iterator[str]:
     if not folder.is_dir():
         raise UserError(f"{raw} has no folder {label}: {advice}")
     found = []
-    for above, _, inside in os.walk(folder):
+    for above, _, inside in files.walk(folder):
         start = Path(above).relative_to(raw).as_posix()
         found += [f"{start}/{name}" for name in inside]
     if not found:

@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -15,6 +16,9 @@ from malaria.paths import PARAMS
 
 # A quota counts as a disk.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+# Held by the thread that keeps the terminal quiet, which may do so again within.
+_TERMINAL = threading.RLock()
 
 
 def run_stage(main: Callable[..., None], **folders: str) -> None:
@@ -55,12 +59,13 @@ def end_with(main: Callable[[], int | None]) -> None:
     """
     try:
         status = main()
+        # A short output has not left the process yet.
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 1
     except BrokenPipeError:
         # The reader of our output (`head`, say) has gone; nothing is left to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except OSError as error:
         if error.errno in _FULL:
@@ -74,6 +79,11 @@ def end_with(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         status = 130
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Python would try once more at its end, and say so in words of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
 
@@ -88,11 +98,12 @@ def how_many(text: str) -> int:
 def without_native_logs() -> Iterator[None]:
     """Keep off the terminal what C++ libraries write to stderr.
 
-    Where the block fails, it is shown after all: it may say why.
+    Where the block fails, it is shown after all: it may say why. One thread at a time: of two, one would
+    take the other's file for the terminal.
     """
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as said:
+    with _TERMINAL, tempfile.TemporaryFile() as said:
+        sys.stderr.flush()
+        terminal = os.dup(2)
         os.dup2(said.fileno(), 2)
         try:
             yield

@@ -11,6 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from malaria.errors import UserError
+
+# Names of what file browsers leave behind, in small letters.
+LITTER = frozenset({"thumbs.db", "desktop.ini", ".ds_store"})
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -50,6 +55,21 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk`, which passes over a folder that it cannot list in silence, as pathlib's `rglob` does.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"{error.filename} cannot be read ({error.strerror}): see to its permissions, or leave it out."
+        )
+
+    return os.walk(folder, onerror=refuse)
 
 
 def _remove_left_over(folder: Path, prefix: str, suffix: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from malaria import archives, images, stores
+from malaria import archives, files, images, stores
 from malaria.errors import UserError
 from malaria.predict import Item
 
@@ -21,8 +21,6 @@ _DEEPEST = 3
 # A file larger than this is no cell crop.
 _MOST_BYTES = 64 * 2**20
 _TOO_LARGE = f"larger than {_MOST_BYTES:,} bytes"
-
-_LITTER = {"thumbs.db", "desktop.ini", ".ds_store"}
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,16 @@ def _below(folder: Path) -> Iterator[Path]:
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
             yield from _below(Path(entry.path))
-        elif entry.is_file():
+        elif _may_be_file(entry):
             yield Path(entry.path)
+
+
+def _may_be_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        # A link in a circle, or into a folder that is closed to us: its row will say why.
+        return True
 
 
 def _file(path: Path) -> Source:
@@ -201,4 +207,4 @@ def _fail(reason: str) -> Callable[[], bytes]:
 def is_litter(path: str) -> bool:
     """Whether a path is that of a file which systems leave beside pictures."""
     name = path.rsplit("/", 1)[-1]
-    return name.startswith(".") or name.lower() in _LITTER
+    return name.startswith(".") or name.lower() in files.LITTER

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from malaria import archives, audit, evaluation, params, predict, sources, splits, tables
+from malaria import archives, audit, calibration, evaluation, params, predict, sources, splits, tables
 from malaria.bundle import Bundle
 from malaria.errors import UserError
 
@@ -40,8 +40,11 @@ def evaluate(bundle: Bundle, folder: Path) -> dict[str, Any]:
         rows = list(predict.predict(bundle, (_item(raw, path) for path in cells.path)))
     if any(row.status == predict.UNREADABLE for row in rows):
         raise UserError(f"{folder}: an image changed while it was read; run again.")
+    p = np.array([row.p_parasitized for row in rows], dtype=np.float64)
+    temperature = bundle.record.temperature
     cells = cells.assign(
-        p_network=np.array([row.p_parasitized for row in rows], dtype=np.float64),
+        # Calibration turned round, so that the figures before it are those of the network.
+        p_network=calibration.apply(p, 1 / temperature),
         rejected=[row.reason for row in rows],
     )
     judged = cells[cells.rejected == ""]
@@ -50,10 +53,8 @@ def evaluate(bundle: Bundle, folder: Path) -> dict[str, Any]:
             f"{folder}: the model turns away all {len(cells):,} images ({rows[0].path}: {rows[0].reason}); "
             "give it crops of single stained red cells on black."
         )
-    fitted = evaluation.Fitted(
-        1.0, {point.specificity: point.threshold for point in bundle.record.operating_points}
-    )
-    # The bundle's probabilities are calibrated already: its temperature is not applied twice.
+    points = {point.specificity: point.threshold for point in bundle.record.operating_points}
+    fitted = evaluation.Fitted(temperature, points)
     scores = evaluation.score(judged, fitted, settings.evaluate)
     return scores | {"rejected": evaluation.rejections(cells), "set_aside": _set_aside(found)}
 

@@ -11,6 +11,7 @@ one class, say) is nan. The figures themselves are scikit-learn's where it has t
 resamples are computed here, since asking scikit-learn a thousand times takes minutes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,17 +109,8 @@ def rates(called: Bools, y: Ints, patient: Ints, draws: Floats) -> dict[str, Flo
 
 def ranking(p: Floats, y: Ints, patient: Ints, draws: Floats) -> dict[str, Floats]:
     """Area under the ROC curve and average precision, each (resamples,); nan without both classes."""
-    order = np.argsort(-p, kind="stable")
-    # Cells of equal p share one threshold: the last of each run stands for it.
-    last = np.flatnonzero(np.append(np.diff(p[order]) != 0, True)) if len(p) else np.zeros(0, np.int64)
-    positive, owner = y[order], patient[order]
     auc, precision = np.full(len(draws), np.nan), np.full(len(draws), np.nan)
-    for row, drawn in enumerate(draws):
-        weight = drawn[owner]
-        tp = np.cumsum(weight * positive)[last]
-        fp = np.cumsum(weight * (1 - positive))[last]
-        if not len(tp) or not tp[-1] or not fp[-1]:
-            continue
+    for row, tp, fp in _curves(p, y, patient, draws):
         gained, false = np.diff(tp, prepend=0.0), np.diff(fp, prepend=0.0)
         # Before the first drawn cell nothing is called, and nothing gained.
         precision[row] = (gained * tp / np.maximum(tp + fp, 1)).sum() / tp[-1]
@@ -126,19 +118,33 @@ def ranking(p: Floats, y: Ints, patient: Ints, draws: Floats) -> dict[str, Float
     return {"auc": auc, "average_precision": precision}
 
 
+def sensitivity_at(p: Floats, y: Ints, patient: Ints, draws: Floats, specificity: float) -> Floats:
+    """The largest sensitivity that leaves at least `specificity`, (resamples,); nan without both classes.
+
+    Each draw has its own threshold: what counts is how p ranks the cells.
+    """
+    found = np.full(len(draws), np.nan)
+    for row, tp, fp in _curves(p, y, patient, draws):
+        # In floats 0.03 of 100 cells are 3.0000000000000027 or 2.9999999999999996: not to be left to chance.
+        allowed = fp <= (1 - specificity) * fp[-1] + 1e-9
+        found[row] = tp[allowed].max(initial=0.0) / tp[-1]
+    return found
+
+
 def brier(p: Floats, y: Ints, patient: Ints, draws: Floats) -> Floats:
-    """Mean squared difference of probability and label, (resamples,)."""
+    """Mean squared difference of probability and label, (resamples,); nan where no cell is drawn."""
     return _mean((p - y) ** 2, patient, draws)
 
 
 def ece(p: Floats, y: Ints, patient: Ints, draws: Floats, bins: int) -> Floats:
     """Expected calibration error, (resamples,): over equal bins of p, |share parasitised - mean p|
-    weighted by cells (Naeini et al. 2015).
+    weighted by cells (Naeini et al. 2015); nan where no cell is drawn.
     """
     bin_of = np.minimum((p * bins).astype(np.int64), bins - 1)
     gaps = np.bincount(bins * patient + bin_of, weights=y - p, minlength=bins * draws.shape[1])
     cells = draws @ np.bincount(patient, minlength=draws.shape[1])
-    error: Floats = np.abs(draws @ gaps.reshape(-1, bins)).sum(axis=1) / cells
+    with np.errstate(invalid="ignore"):
+        error: Floats = np.abs(draws @ gaps.reshape(-1, bins)).sum(axis=1) / cells
     return error
 
 
@@ -220,6 +226,23 @@ def ppv(sensitivity: float, specificity: float, parasitaemia: float) -> float:
     return true / called if called else np.nan
 
 
+def _curves(p: Floats, y: Ints, patient: Ints, draws: Floats) -> Iterator[tuple[int, Floats, Floats]]:
+    """Of each draw with cells of both classes its row and, from the highest threshold to the lowest, how
+    many cells are called rightly and falsely, each (thresholds,).
+    """
+    order = np.argsort(-p, kind="stable")
+    # Cells of equal p share one threshold: the last of each run stands for it.
+    last = np.flatnonzero(np.append(np.diff(p[order]) != 0, True)) if len(p) else np.zeros(0, np.int64)
+    positive, owner = y[order], patient[order]
+    for row, drawn in enumerate(draws):
+        weight = drawn[owner]
+        tp, fp = (np.cumsum(weight * kind)[last] for kind in (positive, 1 - positive))
+        if len(tp) and tp[-1] and fp[-1]:
+            yield row, tp, fp
+
+
 def _mean(values: Floats, patient: Ints, draws: Floats) -> Floats:
     sums = np.bincount(patient, weights=values, minlength=draws.shape[1])
-    return (draws @ sums) / (draws @ np.bincount(patient, minlength=draws.shape[1]))
+    with np.errstate(invalid="ignore"):
+        mean: Floats = (draws @ sums) / (draws @ np.bincount(patient, minlength=draws.shape[1]))
+    return mean

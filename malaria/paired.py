@@ -139,7 +139,7 @@ def at_specificity(cells: pd.DataFrame, settings: params.Evaluate, specificity: 
     """
     y, patient, draws = _drawn(cells, settings)
     one, other = (
-        _sensitivity_at(cells[side].to_numpy(np.float64), y, patient, draws, specificity)
+        metrics.sensitivity_at(cells[side].to_numpy(np.float64), y, patient, draws, specificity)
         for side in ("one", "other")
     )
     return _difference(one, other)
@@ -201,23 +201,3 @@ def _drawn(
     y = np.where(cells.label == PARASITIZED, 1, 0).astype(np.int64)
     owners, patient = metrics.number_patients(cells.patient)
     return y, patient, metrics.draw_patients(len(owners), settings.resamples, settings.seed)
-
-
-def _sensitivity_at(
-    p: metrics.Floats, y: metrics.Ints, patient: metrics.Ints, draws: metrics.Floats, specificity: float
-) -> metrics.Floats:
-    """The largest sensitivity that leaves at least `specificity`, (resamples,); nan without both classes."""
-    order = np.argsort(-p, kind="stable")
-    # Cells of equal p fall on the same side of any threshold: the last of each run stands for it.
-    last = np.flatnonzero(np.append(np.diff(p[order]) != 0, True)) if len(p) else np.zeros(0, np.int64)
-    positive, owner = y[order], patient[order]
-    found = np.full(len(draws), np.nan)
-    for row, drawn in enumerate(draws):
-        weight = drawn[owner]
-        tp, fp = (np.cumsum(weight * kind)[last] for kind in (positive, 1 - positive))
-        if not len(tp) or not tp[-1] or not fp[-1]:
-            continue
-        # In floats 0.03 of 100 cells are 3.0000000000000027 or 2.9999999999999996: not to be left to chance.
-        allowed = fp <= (1 - specificity) * fp[-1] + 1e-9
-        found[row] = tp[allowed].max(initial=0.0) / tp[-1]
-    return found

@@ -222,7 +222,7 @@ def _allowed(location: tuple[int | str, ...]) -> str:
         return {
             "string": "a text that is not empty",
             "boolean": "true or false",
-            "array": "a list",
+            "array": "a list that is not empty" if "minItems" in schema else "a list",
             "object": "a section with keys",
         }[kind]
     bounds = [

@@ -1,5 +1,6 @@
 """The columns of the tables that the stages hand on, and how they are read and written."""
 
+import io
 from pathlib import Path
 
 import pandas as pd
@@ -50,14 +51,21 @@ SPLIT_NAMES = (TRAIN, VAL, TEST)
 OK, QUARANTINED = "ok", "quarantined"
 
 
-def read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
+def read(path: Path, columns: dict[str, str], content: str | None = None) -> pd.DataFrame:
     """Read a table with exactly `columns`; empty texts stay empty texts.
+
+    Args:
+        content: the file's, where it has been read already, out of another revision say.
 
     Raises:
         UserError: the file is missing or no such table, or its columns are others.
     """
+
+    def given() -> Path | io.StringIO:
+        return path if content is None else io.StringIO(content)
+
     try:
-        header = pd.read_csv(path, nrows=0).columns
+        header = pd.read_csv(given(), nrows=0).columns
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro`.") from None
     except (ValueError, OSError):
@@ -72,7 +80,7 @@ def read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     missing = {name: [""] for name in numbers}
     kinds = {**dict.fromkeys(texts, "str"), **numbers}
     try:
-        return pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=missing)
+        return pd.read_csv(given(), dtype=kinds, keep_default_na=False, na_values=missing)
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): run `dvc repro`.") from None
 

@@ -291,3 +291,24 @@ def test_figures_of_the_synthetic_sample_do_not_enter_the_projects_page(packed_c
     assert ablate.main() == 0
     assert "| wider" in capsys.readouterr().out
     assert (packed_cells / "docs/model.md").read_text() == page
+
+
+def test_twice_the_epochs_are_twice_those_of_the_run_and_an_own_opinion_is_told_no_list(packed_cells):
+    from experiments import ablate, variants
+
+    settings, rows = load_params(), variants.ROWS
+    assert ablate._of_row(settings, 9, rows["longer"]).train.epochs == 18
+    (packed_cells / "data/doubtful.csv").write_text("given_label,file\nUninfected,cell_00001.png\n")
+    assert len(ablate._listed(rows["recipe"], settings.train)) == 1
+    assert ablate._listed(rows["opinion"], settings.train) == frozenset()
+
+
+def test_a_run_with_other_epochs_leaves_the_tables_predictions_alone(packed_cells, monkeypatch):
+    keep(["recipe", "wide"])
+    assert ablate_with(monkeypatch, "--rows", "wide") == 0
+    file = packed_cells / "reports/ablation/wide.csv"
+    before = file.read_bytes()
+    file.write_bytes(before + b"as it was")
+    keep(["recipe", "wide"], epochs=3)
+    assert ablate_with(monkeypatch, "--rows", "wide", "--epochs", "3") == 0
+    assert file.read_bytes() == before + b"as it was"

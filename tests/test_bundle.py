@@ -1,6 +1,7 @@
 """A bundle answers for cells, turns away the rest with a reason, and needs little to do so."""
 
 import csv
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -123,6 +124,15 @@ def test_evaluate_counts_what_is_turned_away_and_says_so(gated, labelled_folder)
     assert scores["rejected"] == {"of": 13, "cells": 1, "parasitized": 0, "reasons": {reason: 1}}
     assert "1 of 13 images were turned away" in labelled.as_text(scores)
     assert f"1: {reason}" in labelled.as_text(scores)
+
+
+def test_evaluate_tells_the_network_before_calibration_from_the_network_after(gated, labelled_folder):
+    warmer = dataclasses.replace(gated, record=gated.record.model_copy(update={"temperature": 2.0}))
+    as_it_says, milder = labelled.evaluate(gated, labelled_folder), labelled.evaluate(warmer, labelled_folder)
+    for figure in ("brier", "ece"):
+        before = milder[f"{figure}_uncalibrated"]["value"]
+        assert before == pytest.approx(as_it_says[figure]["value"], abs=1e-6)
+        assert before != pytest.approx(milder[figure]["value"], abs=1e-3)
 
 
 def test_evaluate_says_so_where_all_are_turned_away(gated, labelled_folder):

@@ -1,5 +1,8 @@
 """Drift is seen in what cells there are and how they look, and not where there is none."""
 
+import shutil
+import sys
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,8 @@ from ci import drift
 from malaria import packed, paths, tables
 from malaria.errors import UserError
 from tests import revision_folders as made
+from tests.conftest import ROOT
+from tests.project import commit, run
 
 
 @pytest.fixture
@@ -64,3 +69,17 @@ def test_cells_that_came_and_went_and_the_share_of_parasitised_ones_are_counted(
 def test_cells_packed_at_another_size_cannot_be_compared(data):
     with pytest.raises(UserError, match=r"compare two of the same pack\.size"):
         drift.drift(data("a", made.cells(60)), data("b", made.cells(60), side=40))
+
+
+def test_a_base_that_no_store_has_is_said_and_stops_no_retraining(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("params.yaml", "dvc.yaml", "dvc.lock"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    run("git", "init", "-q", ".", cwd=tmp_path)
+    run(sys.executable, "-m", "dvc", "init", "-q", cwd=tmp_path)
+    commit(tmp_path, "locked, and never run here")
+    monkeypatch.setattr("sys.argv", ["drift", "--base", "HEAD"])
+    assert drift.main() == 0
+    said = (tmp_path / "reports/ci/drift.md").read_text()
+    assert "Not compared: data/cells.csv of HEAD is in neither DVC's cache nor its remote" in said
+    assert said in capsys.readouterr().out

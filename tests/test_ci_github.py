@@ -295,6 +295,14 @@ def test_a_branch_that_moved_on_is_left_alone(handing_back):
         hand_back.main()
 
 
+def test_an_empty_artifact_is_nothing_that_the_branch_has_already(handing_back, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr("sys.argv", ["hand_back", str(tmp_path / "empty")])
+    with pytest.raises(UserError, match=r"empty holds no dvc\.lock: it is no artifact of retrain"):
+        hand_back.main()
+    assert handing_back.asked == []
+
+
 def test_nothing_goes_back_to_a_fork(github, retrained, tmp_path, monkeypatch):
     fork = json.loads(json.dumps(PULL))
     fork["pull_request"]["head"]["repo"] = None

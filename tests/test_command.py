@@ -3,9 +3,13 @@
 import argparse
 import errno
 import os
+import subprocess
+import sys
+import threading
 
 import pytest
 
+from malaria import command
 from malaria.command import end_with, how_many, without_native_logs
 from malaria.errors import UserError
 
@@ -63,3 +67,30 @@ def test_a_full_disk_is_one_line_and_any_other_refusal_of_the_system_is_no_such_
     assert capsys.readouterr().err == said
     with pytest.raises(OSError, match="Input/output"):
         end_with(broken)
+
+
+@pytest.mark.parametrize("where", ["a full disk", "a reader that has gone"])
+def test_a_short_output_that_nobody_can_take_is_told_as_any_other(where):
+    code = [sys.executable, "-c", "from malaria.command import end_with; end_with(lambda: print('short'))"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    if where == "a full disk":
+        output = os.open("/dev/full", os.O_WRONLY)
+    else:
+        read, output = os.pipe()
+        os.close(read)
+    done = subprocess.run(
+        code, check=False, stdout=output, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    os.close(output)
+    assert done.returncode == 1
+    full = "error: The disk is full: free some space, and run this again.\n"
+    assert done.stderr == (full if where == "a full disk" else "")
+
+
+def test_one_thread_at_a_time_keeps_the_terminal_quiet():
+    taken = []
+    other = threading.Thread(target=lambda: taken.append(command._TERMINAL.acquire(blocking=False)))
+    with without_native_logs(), without_native_logs():
+        other.start()
+        other.join()
+    assert taken == [False]

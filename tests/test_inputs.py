@@ -1,18 +1,17 @@
 """One bad file or folder among those to be judged is a row that says so, whatever is wrong with it."""
 
 import io
-import os
 import struct
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from malaria import batch, bundle, images, inputs, predict
 from malaria.errors import UserError
+from tests.permissions import bound_by_permissions
 
 LOCAL, CENTRAL = b"PK\3\4", b"PK\1\2"
 
@@ -111,18 +110,6 @@ def test_a_member_that_holds_more_than_it_says_is_not_unpacked_whole(tmp_path):
     assert most < 2**21
 
 
-@contextmanager
-def bound_by_permissions() -> Iterator[None]:
-    """Root is bound by none: it becomes nobody meanwhile."""
-    own = os.geteuid()
-    if own == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(own)
-
-
 @pytest.fixture
 def locked(tmp_path, pngs, monkeypatch) -> Iterator[Path]:
     """A folder of a cell and a folder that nobody may list, relative to the current one."""
@@ -134,6 +121,14 @@ def locked(tmp_path, pngs, monkeypatch) -> Iterator[Path]:
     folder.chmod(0)
     yield folder
     folder.chmod(0o755)
+
+
+def test_a_link_in_a_circle_is_a_row_and_stops_nothing(tmp_path, pngs, model_bundle):
+    (tmp_path / "a.png").write_bytes(pngs[0])
+    (tmp_path / "circle").symlink_to("circle")
+    one, other = predict.predict(bundle.load(model_bundle), inputs.find([str(tmp_path)]))
+    assert (one.status, other.status) == ("ok", "unreadable")
+    assert other.reason.startswith("cannot be read: Too many levels of symbolic links")
 
 
 def test_a_folder_that_cannot_be_listed_is_a_row_below_and_an_error_where_it_is_named(locked, model_bundle):

@@ -118,3 +118,11 @@ def test_ppv_falls_with_parasitaemia():
     assert np.isnan(metrics.ppv(0.0, 1.0, 0.01))
     with pytest.raises(ValueError, match=r"1\.2 is no share"):
         metrics.ppv(1.2, 0.9, 0.1)
+
+
+def test_a_draw_without_a_cell_has_no_figure_and_gives_no_warning():
+    p, y, patient = np.array([0.2, 0.9]), np.array([0, 1]), np.array([0, 0])
+    draws = np.array([[1.0, 1.0], [0.0, 2.0]])
+    for figures in (metrics.ece(p, y, patient, draws, 15), metrics.brier(p, y, patient, draws)):
+        assert not np.isnan(figures[0])
+        assert np.isnan(figures[1])

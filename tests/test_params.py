@@ -46,6 +46,11 @@ def load(tmp_path):
         ("split.ratio", [0.5, 0.2, 0.2], "split.ratio adds up to 0.9, but must add up to 1."),
         ("split.ratio", [0.5, 0.5], "split.ratio.2 is missing; it must be a number above 0 below 1."),
         ("split.folds", 2, "split.folds is 2, but must be 0 (off) or at least 3."),
+        (
+            "evaluate.specificities",
+            [],
+            "evaluate.specificities is [], but must be a list that is not empty.",
+        ),
         ("train", 3, "train is 3, but must be a section with keys."),
         ("zzz", 3, "zzz is no parameter; known: data, audit, split"),
     ],

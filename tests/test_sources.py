@@ -18,7 +18,8 @@ from sklearn.preprocessing import StandardScaler
 from malaria import archives, names, params, sources
 from malaria.errors import UserError
 from malaria.files import sha256
-from malaria.sources import sample
+from malaria.sources import folder, sample
+from tests.permissions import bound_by_permissions
 
 ROOT = Path(__file__).parents[1]
 
@@ -142,6 +143,20 @@ def test_links_to_images_are_followed_and_other_links_are_counted(own, tmp_path)
     assert (provenance.cells, provenance.ignored) == (3, ("2 links to folders, or to nothing",))
     assert copied.read_bytes() == (tmp_path / "elsewhere.png").read_bytes()
     assert not copied.is_symlink()
+
+
+def test_a_folder_that_cannot_be_listed_is_no_folder_without_cells(own, tmp_path, monkeypatch):
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(own)
+    closed = Path("parasitized/patient7")
+    closed.mkdir()
+    closed.chmod(0)
+    with (
+        bound_by_permissions(),
+        pytest.raises(UserError, match=r"patient7 cannot be read \(Permission denied\): see to"),
+    ):
+        folder._below(Path("parasitized"))
+    closed.chmod(0o755)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])

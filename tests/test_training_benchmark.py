@@ -36,3 +36,12 @@ def test_a_run_is_of_its_cells_their_split_and_the_recipe(tmp_path, monkeypatch,
     else:
         project.change(tmp_path, {"train.learning_rate": 0.001})
     assert training.kept_in("ours", 1, 2, 0.9) != before
+
+
+def test_a_run_of_other_code_is_run_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    lay(tmp_path, revision_folders.cells(count=60))
+    before = training.kept_in("ours", 1, 2, 0.9)
+    monkeypatch.setattr("malaria.assembly.CODE", ("network",))
+    assert training.kept_in("ours", 1, 2, 0.9) != before

@@ -16,8 +16,7 @@ from malaria.labels import LABELS
 from malaria.paths import PATIENTS
 from malaria.sources import Provenance
 
-# What file browsers leave behind.
-_LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
+_LITTER = {*files.LITTER, "__macosx"}
 
 
 def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Provenance:
@@ -49,7 +48,7 @@ def _place(given: Path, data: params.Data, folder: Path, put: Callable[[Path, Pa
     digest = hashlib.sha256()
     count = 0
     for label, source in classes.items():
-        found = sorted(source.rglob("*"))
+        found = _below(source)
         astray += sum(path.is_symlink() and not path.is_file() for path in found)
         paths = [path for path in found if path.is_file()]
         for path in tqdm(paths, desc=label, unit="cell", disable=None):
@@ -121,9 +120,15 @@ def _labels(data: params.Data) -> dict[str, str]:
     return {**{label.lower(): label for label in LABELS}, **own}
 
 
+def _below(folder: Path) -> list[Path]:
+    """Files and folders below `folder`, sorted; links to folders stand for themselves."""
+    walked = files.walk(folder)
+    return sorted(Path(above, name) for above, folders, names in walked for name in (*folders, *names))
+
+
 def _levels(given: Path) -> list[Path]:
     """`given` and the folders below it, shallow ones first."""
-    below = [path for path in given.rglob("*") if path.is_dir() and not path.is_symlink()]
+    below = [path for path in _below(given) if path.is_dir() and not path.is_symlink()]
     return [given, *sorted(below, key=lambda path: (len(path.parts), path))]
 
 
@@ -133,7 +138,7 @@ def _second_copies(given: Path, classes: dict[str, Path]) -> int:
     taken = set(classes.values())
     return sum(
         path.is_dir() and path.name.lower() in names and path not in taken and not taken & set(path.parents)
-        for path in given.rglob("*")
+        for path in _below(given)
     )
 
 

@@ -9,13 +9,10 @@ from typing import IO
 
 from tqdm import tqdm
 
-from malaria import archives, names
+from malaria import archives, files, names
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 
 LICENCE = "courtesy of the U.S. National Library of Medicine; cite doi:10.7717/peerj.4568"
-
-# What file browsers leave behind.
-_LITTER = {"thumbs.db", "desktop.ini", ".ds_store"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def unpack(archive: Path, folder: Path, census: Census = WHOLE) -> Unpacked:
     ):
         for member in archives.members(archive):
             path = _place(member.path)
-            if member.path.name.lower() in _LITTER:
+            if member.path.name.lower() in files.LITTER:
                 litter += 1
             elif path is None:
                 others += 1

@@ -52,7 +52,8 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
 
 def plan(sample: params.SampleData) -> list[Order]:
     """Share the cells among patients as the NIH set does: a quarter are controls, half of the cells
-    are parasitised, few patients hold many of those, and every infected patient has some of both.
+    are parasitised, few patients hold many of those, and every infected patient has some of both
+    where there are cells enough.
     """
     random = _random(sample.seed, _OF_COUNTS, 0)
     infected = sample.patients - max(1, sample.patients // 4)
