@@ -259,7 +259,9 @@ def test_the_page_has_every_row_that_is_done_and_the_recipe_comes_first(packed_c
     (packed_cells / "page.md").write_text("Above\n<!-- ablate: begin -->\n<!-- ablate: end -->\nBelow\n")
     keep(["recipe", "wide", "strided"])
     assert ablate_with(monkeypatch, "--rows", "strided") == 0
-    above, _, _, _, recipe, strided, wide, _, below = (packed_cells / "page.md").read_text().splitlines()
+    page = (packed_cells / "page.md").read_text().splitlines()
+    above, _, _, _, recipe, strided, wide, _, closing, _, below = page
+    assert closing.startswith("The mean of these 3 rows")
     assert (above, below) == ("Above", "Below")
     assert recipe.startswith("| the recipe |")
     assert strided.startswith("| a stem of stride 2")
@@ -312,3 +314,22 @@ def test_a_run_with_other_epochs_leaves_the_tables_predictions_alone(packed_cell
     keep(["recipe", "wide"], epochs=3)
     assert ablate_with(monkeypatch, "--rows", "wide", "--epochs", "3") == 0
     assert file.read_bytes() == before + b"as it was"
+
+
+def test_all_rows_together_are_the_mean_of_their_log_odds():
+    from experiments import ablate
+
+    def row(*p):
+        return pd.DataFrame(
+            {"path": ["a", "b", "c", "d"], "label": ["Uninfected", "Parasitized"] * 2, "p_views": p}
+        )
+
+    one, other = row(0.1, 0.4, 0.9, 0.9), row(0.1, 0.8, 0.5, 0.9)
+    assert "these 2 rows" in ablate.together({"recipe": one, "wide": other}, frozenset())
+    assert "accuracy of 0.7500 and an AUC of 0.75000" in ablate.together(
+        {"recipe": one, "wide": other}, frozenset()
+    )
+    doubted = frozenset({("Uninfected", "c")})
+    assert "accuracy of 1.0000 and an AUC of 1.00000" in ablate.together(
+        {"recipe": one, "wide": other}, doubted
+    )
