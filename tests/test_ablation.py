@@ -333,3 +333,12 @@ def test_all_rows_together_are_the_mean_of_their_log_odds():
     assert "accuracy of 1.0000 and an AUC of 1.00000" in ablate.together(
         {"recipe": one, "wide": other}, doubted
     )
+
+
+def test_the_light_network_has_separable_convolutions_in_its_bypasses_too():
+    from experiments import variants
+
+    model = variants.ROWS["light"].build(50)
+    kinds = [type(layer).__name__ for layer in model.layers]
+    # Three whole convolutions and, of the last and both bypasses, the mixing of channels after a filter each.
+    assert (kinds.count("DepthwiseConv2D"), kinds.count("Conv2D"), kinds.count("Add")) == (3, 6, 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import crossval, folds, pretrained
+from malaria import tables
 from malaria.errors import UserError
 from malaria.params import load_params
 from tests.conftest import ROOT
@@ -92,3 +93,11 @@ def test_a_bundle_takes_the_figures_of_folds_of_its_own_recipe_alone(repository)
 def test_help_does_not_wait_for_tensorflow(name):
     code = f"import sys, experiments.{name}; print('tensorflow' in sys.modules)"
     assert run(sys.executable, "-c", code, cwd=ROOT).stdout.strip() == "False"
+
+
+def test_a_patient_called_na_stays_one_in_a_table_of_another_revision():
+    content = "path,label,patient,split\na.png,Uninfected,NA,test\nb.png,Uninfected,01,test\n"
+    read = tables.read(Path("data/splits.csv"), tables.SPLITS, content=content)
+    assert list(read.patient) == ["NA", "01"]
+    with pytest.raises(UserError, match=r"data/splits\.csv has the columns path, but needs"):
+        tables.read(Path("data/splits.csv"), tables.SPLITS, content="path\na.png\n")
