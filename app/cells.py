@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app import pictures, verdict
-from app.judge import Answer
+from app.inference_thread import Answer
 from app.model import Model
-from malaria import images, labels
+from malaria import labels
+from malaria.cells import images
 from malaria.errors import UserError
 
 CELLS_A_ROUND = 12

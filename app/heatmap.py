@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from malaria import calibration, images
+from malaria.cells import images
+from malaria.evaluate import calibration
 
 Floats = npt.NDArray[np.float64]
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from app import heatmap, origin, verdict
-from app.judge import Answer, Crop, Judge
-from malaria import __version__, bundle, images, trained_on
+from app import git_origin, heatmap, verdict
+from app.inference_thread import Answer, Crop, Judge
+from malaria import __version__, bundle
+from malaria.bundle import fingerprints
+from malaria.cells import images
 from malaria.errors import UserError
 
 
@@ -19,10 +21,10 @@ class Model:
 
     judge: Judge
     points: tuple[verdict.Point, ...]
-    origin: origin.Origin
+    origin: git_origin.Origin
     card: str
     figures: dict[str, Any] | None
-    trained_on: trained_on.Marks | None
+    trained_on: fingerprints.Marks | None
 
     @property
     def record(self) -> bundle.Record:
@@ -68,10 +70,10 @@ class Model:
         """Whether the model was made with this cell; None where the bundle does not say."""
         if self.trained_on is None:
             return None
-        return bool(trained_on.known(self.trained_on, [self.judge.crop(pixels).pixels])[0])
+        return bool(fingerprints.known(self.trained_on, [self.judge.crop(pixels).pixels])[0])
 
 
-def open_model(folder: Path, carried_by: origin.Origin | None = None, *, batch: int = 32) -> Model:
+def open_model(folder: Path, carried_by: git_origin.Origin | None = None, *, batch: int = 32) -> Model:
     """Open a bundle and all that goes with it.
 
     Args:
@@ -91,10 +93,10 @@ def open_model(folder: Path, carried_by: origin.Origin | None = None, *, batch: 
     return Model(
         judge=Judge(opened, batch),
         points=verdict.points(record),
-        origin=carried_by or origin.of(folder),
+        origin=carried_by or git_origin.of(folder),
         card=card.read_text(encoding="utf-8"),
         figures=None if figures is None else json.loads(figures),
-        trained_on=None if known is None else trained_on.from_bytes(known),
+        trained_on=None if known is None else fingerprints.from_bytes(known),
     )
 
 

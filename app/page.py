@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import cells, many, pictures, programs, rendering, uploads, verdict
-from app.judge import Answer
-from app.lean import CellImage, gr
+from app import api, batches, cells, pictures, rendering, uploads, verdict
+from app.gradio_import import CellImage, gr
+from app.inference_thread import Answer
 from app.model import Model
-from malaria import images, labels
+from malaria import labels
+from malaria.cells import images
 
 # Drawn by turns with and without a parasite. The seed is one whose cells look much as real ones do, also to
 # a gate fitted on those.
@@ -167,7 +168,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
             api_name="operating_point", show_progress="hidden", **named,
         )  # fmt: skip
 
-        for name, answer in programs.endpoints(models, folder).items():
+        for name, answer in api.endpoints(models, folder).items():
             gr.api(answer, api_name=name, concurrency_id="judge")
     page.queue(max_size=limits.waiting, default_concurrency_limit=limits.at_once, api_open=False)
     # A session keeps a batch's thumbnails, up to 2 MB, and an answer as large that nobody came to read.
@@ -214,7 +215,7 @@ class Responses:
 
     def batch(
         self, files: Sequence[str] | None, place: object, unsure: bool, progress: Any = _PROGRESS
-    ) -> tuple[str, list[many.Judged] | None]:
+    ) -> tuple[str, list[batches.Judged] | None]:
         """The answers on many uploaded files."""
         point = self.at(place)
         if not files:
@@ -225,12 +226,12 @@ class Responses:
             raise gr.Error(verdict.unreadable(error.reason).headline, print_exception=False) from None
         total = uploads.count([file for _, file in own])
         judged = []
-        for one in many.judge(self.models, uploads.many(own, self.model.limits)):
+        for one in batches.judge(self.models, uploads.many(own, self.model.limits)):
             judged.append(one)
             progress((len(judged), max(total, len(judged))), unit="cells")
         return rendering.batch(self.models, judged, point, unsure), judged
 
-    def table(self, batch: list[many.Judged] | None, place: object, unsure: bool) -> str:
+    def table(self, batch: list[batches.Judged] | None, place: object, unsure: bool) -> str:
         """The table again, after a change of what it should show."""
         if batch is None:
             return "<p>Totals and a table will stand here.</p>"
@@ -263,7 +264,7 @@ class Responses:
         self,
         place: object,
         seen: Seen | None,
-        batch: list[many.Judged] | None,
+        batch: list[batches.Judged] | None,
         unsure: bool,
         cards: tuple[cells.Card, ...] | None,
     ) -> tuple[Any, ...]:

@@ -6,8 +6,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from malaria import smear
-from malaria.images import Pixels
+from malaria.cells import synthetic
+from malaria.cells.images import Pixels
 
 THUMBNAIL = 48  # px on the longer side
 SHOWN = 280  # px on the longer side of an enlarged cell
@@ -29,5 +29,5 @@ def drawn(count: int, seed: int) -> list[tuple[Pixels, bool]]:
     for number in range(count):
         random = np.random.Generator(np.random.Philox(key=[seed, number]))
         parasitized = number % 2 == 0
-        cells.append((smear.draw(random, smear.stain(random), parasitized), parasitized))
+        cells.append((synthetic.draw(random, synthetic.stain(random), parasitized), parasitized))
     return cells

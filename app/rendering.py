@@ -6,8 +6,8 @@ from typing import Any
 
 import jinja2
 
-from app import cells, many, verdict
-from app.judge import Answer
+from app import batches, cells, verdict
+from app.inference_thread import Answer
 from app.model import Model
 
 _ENVIRONMENT = jinja2.Environment(
@@ -64,10 +64,10 @@ def refusal(said: verdict.Verdict) -> str:
 
 
 def batch(
-    models: Sequence[Model], judged: Sequence[many.Judged], point: verdict.Point, unsure_only: bool
+    models: Sequence[Model], judged: Sequence[batches.Judged], point: verdict.Point, unsure_only: bool
 ) -> str:
     """Totals and table of many cells; `unsure_only` leaves out those that need no second look."""
-    verdicts = [many.verdicts(model, number, judged, point) for number, model in enumerate(models)]
+    verdicts = [batches.verdicts(model, number, judged, point) for number, model in enumerate(models)]
     differ = [len({said.category for said in row}) > 1 for row in zip(*verdicts, strict=True)]
     rows = [
         (one, said, differs)
@@ -77,12 +77,13 @@ def batch(
     return _render(
         "many.html.j2",
         columns=[
-            (model, model.at(point), many.totals(said)) for model, said in zip(models, verdicts, strict=True)
+            (model, model.at(point), batches.totals(said))
+            for model, said in zip(models, verdicts, strict=True)
         ],
         rows=rows[:MOST_ROWS],
         left_out=max(0, len(rows) - MOST_ROWS),
         differing=sum(differ),
-        csv=base64.b64encode(many.as_csv(judged, verdicts[0]).encode()).decode(),
+        csv=base64.b64encode(batches.as_csv(judged, verdicts[0]).encode()).decode(),
         unsure_only=unsure_only,
     )
 

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from app import origin
-from app.origin import git
+from app import git_origin
+from app.git_origin import git
 from malaria import bundle, files, paths
 from malaria.errors import UserError
 
@@ -28,7 +28,7 @@ class Missing(Exception):  # noqa: N818 - a finding about a revision, not a faul
     """A revision has no such bundle, and why, in a few words."""
 
 
-def fetch(named: str, repository: str) -> tuple[Path, origin.Origin]:
+def fetch(named: str, repository: str) -> tuple[Path, git_origin.Origin]:
     """The folder with the bundle of a revision, and where it comes from.
 
     Args:
@@ -90,10 +90,10 @@ def _remote(repository: str, revision: str) -> str:
     return next((commits[name] for name in names if name in commits), "")
 
 
-def _kept(named: str, repository: str, commit: str, folder: str) -> tuple[Path, origin.Origin]:
+def _kept(named: str, repository: str, commit: str, folder: str) -> tuple[Path, git_origin.Origin]:
     """A bundle in the cache folder, brought there if need be; `folder` is empty for the artifact."""
     with _dvc_wanted():
-        from malaria.download import cache_folder
+        from malaria.fetch.download import cache_folder
     home = cache_folder() / "bundles" / commit / (folder.replace("/", "+") or ARTIFACT)
     if not home.is_dir():
         try:
@@ -106,8 +106,8 @@ def _kept(named: str, repository: str, commit: str, folder: str) -> tuple[Path, 
             ) from None
     try:
         record = json.loads((home / "origin.json").read_text(encoding="utf-8"))
-        known = origin.Origin(record["revision"], record["date"], tuple(record["tags"]))
-        sound = origin.dvc_hash(home / "bundle") == record["md5"]
+        known = git_origin.Origin(record["revision"], record["date"], tuple(record["tags"]))
+        sound = git_origin.dvc_hash(home / "bundle") == record["md5"]
     except (OSError, ValueError, KeyError, TypeError):
         sound = False
     if not sound:
@@ -117,7 +117,7 @@ def _kept(named: str, repository: str, commit: str, folder: str) -> tuple[Path, 
         )
     if Path(repository).is_dir():
         # Tags may have come since.
-        known = origin.of_commit(Path(repository), commit)
+        known = git_origin.of_commit(Path(repository), commit)
     return home / "bundle", replace(known, named=named)
 
 
@@ -131,7 +131,7 @@ def _bring(named: str, repository: str, commit: str, folder: str, part: Path) ->
         with contextlib.closing(opened) as system:
             place = PurePosixPath("/", folder or _path_of_artifact(system))
             md5 = _copy(system, place, part / "bundle")
-            known = origin.of_commit(Path(system.repo.scm.root_dir), commit)
+            known = git_origin.of_commit(Path(system.repo.scm.root_dir), commit)
     except (Missing, UserError):
         raise
     except Exception as error:
@@ -143,13 +143,13 @@ def _bring(named: str, repository: str, commit: str, folder: str, part: Path) ->
         raise UserError(f"DVC could not bring {named} ({said}): check the remote and --repo.") from None
     finally:
         clean_repos()
-    if md5 and origin.dvc_hash(part / "bundle") != md5:
+    if md5 and git_origin.dvc_hash(part / "bundle") != md5:
         raise UserError(
             f"The files that DVC has of {named} are not those that its dvc.lock names (their hash differs): "
             "push them anew."
         )
     record = {"revision": known.revision, "date": known.date, "tags": known.tags}
-    files.write_json(part / "origin.json", record | {"md5": origin.dvc_hash(part / "bundle")})
+    files.write_json(part / "origin.json", record | {"md5": git_origin.dvc_hash(part / "bundle")})
 
 
 def _remote_of(repository: str) -> dict[str, Any]:

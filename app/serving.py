@@ -12,8 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from app.lean import gr  # isort: skip - first, as it sets what Gradio reads at import
-
 import anyio
 import anyio.to_thread
 import fastapi
@@ -21,10 +19,12 @@ import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
-from app import cells, gate, page, programs, uploads, verdict
+from app import api, cells, firewall, page, uploads, verdict
+from app.gradio_import import gr
 from app.logs import event
 from app.model import Model, info
-from malaria import __version__, images
+from malaria import __version__
+from malaria.cells import images
 from malaria.errors import UserError
 
 _Judging = Callable[[bytes, verdict.Point], JSONResponse]
@@ -73,7 +73,7 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: pa
     # request names.
     blocks.has_launched = True
     functions = {number: str(function.api_name) for number, function in blocks.fns.items()}
-    asgi.add_middleware(gate.Gate, folder=folder, functions=functions)
+    asgi.add_middleware(firewall.Gate, folder=folder, functions=functions)
     return App(asgi, state)
 
 
@@ -109,7 +109,7 @@ def _add_routes(
             whole = bytes(body)
             # What waits for its turn is held once.
             body.clear()
-            return await in_turn(judge, whole, programs.chosen(threshold))
+            return await in_turn(judge, whole, api.chosen(threshold))
         finally:
             held -= size
 
@@ -131,13 +131,13 @@ def _add_routes(
             pixels = images.read(body, models[0].limits).pixels
         except images.Unreadable as error:
             return JSONResponse({"error": verdict.unreadable(error.reason).headline}, 422)
-        return JSONResponse(programs.one_cell(models, pixels, point))
+        return JSONResponse(api.one_cell(models, pixels, point))
 
     def many_cells(body: bytes, point: verdict.Point) -> JSONResponse:
         with tempfile.NamedTemporaryFile(dir=folder) as file:
             file.write(body)
             file.flush()
-            return JSONResponse(programs.many_cells(models, [("upload", Path(file.name))], point))
+            return JSONResponse(api.many_cells(models, [("upload", Path(file.name))], point))
 
     @asgi.get("/healthz")
     def healthz() -> JSONResponse:
@@ -158,7 +158,7 @@ def _add_routes(
     @asgi.get("/model_info")
     def model_info() -> JSONResponse:
         """All there is to know of it."""
-        return JSONResponse(programs.model_info(models))
+        return JSONResponse(api.model_info(models))
 
     @asgi.post("/classify")
     async def classify(request: Request, threshold: float = 0.5) -> JSONResponse:

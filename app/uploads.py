@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from malaria import archives, images, inputs
+from malaria.cells import images
 from malaria.errors import UserError
+from malaria.fetch import archives
+from malaria.predict import inputs
 
 MOST_BYTES = 20 * 2**20  # a file; zips too
 MOST_CELLS = 1000  # a batch, zips unpacked

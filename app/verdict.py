@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.judge import Answer
+from app.inference_thread import Answer
 from malaria import labels, predict
 from malaria.bundle import Record
 

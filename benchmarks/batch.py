@@ -26,10 +26,11 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import data, lookalike
-from malaria import batch, bundle
+from benchmarks import data, fake_archive
+from malaria import bundle
 from malaria.command import end_with, how_many
-from malaria.sources import nih
+from malaria.fetch import nih
+from malaria.predict import batch
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINES = {
@@ -88,7 +89,7 @@ def prepare(work: Path, name: str, cells: int) -> Work:
     folder = work / name
     draw = data.pictures()
     census = nih.Census(-(-cells // 2), 150, 50)
-    for cell in list(lookalike.cells(census))[:cells]:
+    for cell in list(fake_archive.cells(census))[:cells]:
         path = folder / cell.label / cell.name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(draw(cell))

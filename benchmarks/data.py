@@ -32,12 +32,13 @@ import psutil
 import yaml
 from PIL import Image
 
-from benchmarks import lookalike
-from malaria import download, files, images, params, smear
+from benchmarks import fake_archive
+from malaria import files, params
+from malaria.cells import images, synthetic
 from malaria.command import end_with, how_many
+from malaria.fetch import download, nih, nlm
 from malaria.paths import PARAMS, RAW
-from malaria.sources import nih, nlm
-from tests.servers import serving
+from tests.support.servers import serving
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAWN = 400  # different pictures; the other files repeat them with another byte at their end
@@ -91,8 +92,8 @@ def prepare(work: Path, census: nih.Census) -> None:
     shutil.copy(ROOT / "data/split.csv", work / "data/split.csv")
     draw = pictures()
     archive = work / "cell_images.zip"
-    lookalike.write_archive(archive, census, draw)
-    sizes = [Image.open(io.BytesIO(draw(cell))).size for cell in list(lookalike.cells(census))[:DRAWN]]
+    fake_archive.write_archive(archive, census, draw)
+    sizes = [Image.open(io.BytesIO(draw(cell))).size for cell in list(fake_archive.cells(census))[:DRAWN]]
     sides = [max(size) for size in sizes]
     print(
         f"Longer sides {min(sides)} to {max(sides)} px, mean {statistics.mean(sides):.0f}; the archive has "
@@ -101,8 +102,8 @@ def prepare(work: Path, census: nih.Census) -> None:
     with serving() as server:
         server.files["/cell_images.zip"] = archive.read_bytes()
         archive.unlink()
-        for label, name in lookalike.MAPPING_NAMES.items():
-            server.files[f"/{name}"] = lookalike.mapping(label, census).encode()
+        for label, name in fake_archive.MAPPING_NAMES.items():
+            server.files[f"/{name}"] = fake_archive.mapping(label, census).encode()
         asked = write_params(work, server.base, server.files)
         begun = time.monotonic()
         with files.atomic_folder(work / RAW) as part:
@@ -115,16 +116,16 @@ def prepare(work: Path, census: nih.Census) -> None:
 def pictures() -> "functools.partial[bytes]":
     """Draws PNG crops of the real sizes; a cell's own name at the end makes no two files equal."""
     random = np.random.Generator(np.random.Philox(1))
-    looks = [smear.stain(random) for _ in range(20)]
+    looks = [synthetic.stain(random) for _ in range(20)]
     drawn = []
     for index in range(DRAWN):
         stream = io.BytesIO()
-        Image.fromarray(smear.draw(random, looks[index % 20], index % 2 == 0)).save(stream, "PNG")
+        Image.fromarray(synthetic.draw(random, looks[index % 20], index % 2 == 0)).save(stream, "PNG")
         drawn.append(stream.getvalue())
     return functools.partial(_picture, drawn)
 
 
-def _picture(drawn: list[bytes], cell: lookalike.Cell) -> bytes:
+def _picture(drawn: list[bytes], cell: fake_archive.Cell) -> bytes:
     # The number in the name chooses, so that patients have different pictures.
     return drawn[int(cell.name.rpartition("_")[2][:-4]) % len(drawn)] + cell.name.encode()
 
@@ -195,9 +196,9 @@ def show_memory(work: Path, census: nih.Census, *, large: bool) -> None:
     """Print peak memory, of a process and all its workers together, at one and four times the cells."""
     bare = run([sys.executable, "-c", "import time; time.sleep(0.5)"], work, watch=True).peak
     doubled = work / "doubled.zip"
-    lookalike.write_archive(doubled, census, pictures(), twice=True)
+    fake_archive.write_archive(doubled, census, pictures(), twice=True)
     program = (
-        "from pathlib import Path; from malaria.sources import nih; "
+        "from pathlib import Path; from malaria.fetch import nih; "
         f"nih.unpack(Path('doubled.zip'), Path('unpacked'), nih.{census!r})"
     )
     unpacking = run([sys.executable, "-c", program], work, watch=True).peak

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from malaria.cells.images import Pixels
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
-from malaria.images import Pixels
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS, THEIRS = ("bundle", "bundle, no gate", "bundle, 130 px"), ("predict", "model(x)")
@@ -102,11 +102,11 @@ def main() -> int:
 
 def draw_cells(size: int) -> Pixels:
     """Synthetic cells, uint8 (256, size, size, 3)."""
-    from malaria import smear
-    from malaria.images import resize
+    from malaria.cells import synthetic
+    from malaria.cells.images import resize
 
     random = np.random.Generator(np.random.Philox(1))
-    drawn = [resize(smear.draw(random, smear.stain(random), at % 2 == 0), size) for at in range(32)]
+    drawn = [resize(synthetic.draw(random, synthetic.stain(random), at % 2 == 0), size) for at in range(32)]
     return np.stack([drawn[at % len(drawn)] for at in range(_BATCH)])
 
 
@@ -206,7 +206,8 @@ def _bundle(folder: Path, *, gated: bool) -> Callable[[Pixels], Any]:
 
 def _keras(folder: Path, side: str) -> Callable[[Pixels], Any]:
     """Keras on a network like the bundle's. Its weights are drawn: they change no time."""
-    from malaria import bundle, network
+    from malaria import bundle
+    from malaria.train import network
 
     model = network.build(bundle.read_record(folder).input_size)
     _check_same(folder, model)
@@ -219,7 +220,7 @@ def _keras(folder: Path, side: str) -> Callable[[Pixels], Any]:
 
 
 def _check_same(folder: Path, model: Any) -> None:
-    """UserError unless the bundle has all kernels that the network of malaria/network.py has."""
+    """UserError unless the bundle has all kernels that the network of malaria/train/network.py has."""
     from ai_edge_litert.interpreter import Interpreter
 
     from malaria import bundle
@@ -229,7 +230,7 @@ def _check_same(folder: Path, model: Any) -> None:
     needed = Counter(int(np.prod(weight.shape)) for weight in model.weights if len(weight.shape) > 1)
     if needed - found:
         raise UserError(
-            f"{folder} is of another network than malaria/network.py has: export it again, or name another."
+            f"{folder} is of another network than this code makes: export it again, or name another."
         )
 
 

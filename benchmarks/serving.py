@@ -25,9 +25,10 @@ import psutil
 from PIL import Image
 
 from app import pictures
-from malaria import bundle, images
+from malaria import bundle
+from malaria.cells import images
 from malaria.command import end_with, how_many
-from tests import app_server
+from tests.support import app_server
 
 # As many different cells as nobody would cache.
 CELLS = 200

@@ -25,7 +25,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from malaria import assembly, files, packed, paths, tables
+from malaria import files, paths, tables
+from malaria.bundle import build
+from malaria.cells import packed
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
 from malaria.labels import LABELS
@@ -118,7 +120,7 @@ def kept_in(way: str, seed: int, epochs: int, mark: float) -> Path:
         *(files.sha256(file) for file in (paths.PACKED / packed.INDEX, paths.SPLITS)),
         settings.train.model_dump_json(),
         str(size),
-        assembly.code_hash(),
+        build.code_hash(),
         inspect.getsource(sys.modules[__name__]),
         f"{platform.node()} {os.cpu_count()} {platform.python_version()}",
         *(importlib.metadata.version(name) for name in ("keras", "tensorflow")),
@@ -129,7 +131,7 @@ def kept_in(way: str, seed: int, epochs: int, mark: float) -> Path:
 
 def run_ours(seed: int, epochs: int) -> None:
     """Train for `epochs` from packed arrays, and print what it took as JSON."""
-    from malaria import training
+    from malaria.train import training
 
     begun = time.monotonic()
     cells, splits = packed.load(paths.PACKED), tables.read(paths.SPLITS, tables.SPLITS)
@@ -150,7 +152,7 @@ def run_original(seed: int, epochs: int, mark: float) -> None:
     from keras import layers
     from sklearn.metrics import roc_auc_score
 
-    from malaria import training
+    from malaria.train import training
 
     keras.utils.set_random_seed(seed)
     cells, splits = packed.load(paths.PACKED), tables.read(paths.SPLITS, tables.SPLITS)

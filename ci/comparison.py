@@ -11,9 +11,11 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from ci.revisions import Revision
-from malaria import bundle, evaluation, files, labels, metrics, packed, paired, params, paths, plots, tables
+from malaria import bundle, files, labels, params, paths, tables
+from malaria.cells import packed
 from malaria.command import without_native_logs
 from malaria.errors import UserError
+from malaria.evaluate import evaluation, metrics, paired, plots
 
 MOST_FLIPS = 10
 
@@ -25,10 +27,10 @@ RULES = (
     ".github",
     "Makefile",
     "ci",
-    "malaria/calibration.py",
-    "malaria/evaluation.py",
-    "malaria/metrics.py",
-    "malaria/paired.py",
+    "malaria/evaluate/calibration.py",
+    "malaria/evaluate/evaluation.py",
+    "malaria/evaluate/metrics.py",
+    "malaria/evaluate/paired.py",
     "stages/evaluate.py",
 )
 RULING_SECTIONS = ("evaluate", "gate")

@@ -14,15 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ci import event, places, revisions
-from malaria import files, packed, paths, tables
-from malaria import gate as stained
+from ci import outputs, revisions
+from ci.github import event
+from malaria import files, paths, tables
+from malaria.bundle import ood as stained
+from malaria.cells import packed
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.labels import LABELS, PARASITIZED
 from malaria.params import load_params
 
-# What `malaria.gate.quantities` measures of colour and stain, and in words.
+# What `malaria.bundle.ood.quantities` measures of colour and stain, and in words.
 COLOURS = {
     "brightness": "brightness, grey levels",
     "red": "red over green, grey levels",
@@ -68,7 +70,7 @@ def main() -> int:
             text = not_to_be_had(base, missing)
         else:
             text = markdown(drift(before, Path()), base, limit)
-    files.write_text(places.DRIFT, text)
+    files.write_text(outputs.DRIFT, text)
     event.summarise(text)
     print(text)
     return 0

@@ -5,7 +5,8 @@ Tells whether they are others than those in use; `python -m ci.drift` says in wh
 
 import argparse
 
-from ci import commands, event, places, revisions
+from ci import commands, outputs, revisions
+from ci.github import event
 from malaria.command import end_with
 
 # Whether other cells came is told by what fetch wrote and the audit made of it, and by nothing else.
@@ -26,8 +27,8 @@ def main() -> int:
 
 def cells_changed() -> bool:
     """Whether the cells that dvc.lock names here are others than those of HEAD."""
-    now = revisions.stages_of(places.LOCK.read_text(encoding="utf-8"))
-    before = revisions.stages_of(commands.git("show", f"HEAD:{places.LOCK}"))
+    now = revisions.stages_of(outputs.LOCK.read_text(encoding="utf-8"))
+    before = revisions.stages_of(commands.git("show", f"HEAD:{outputs.LOCK}"))
     return any(now[name].get("outs") != before.get(name, {}).get("outs") for name in _STAGES)
 
 

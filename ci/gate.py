@@ -7,7 +7,8 @@ itself its own. A pull request that carries the label gate.override passes all t
 
 import sys
 
-from ci import event, places, rendering, report, rerun, verdict
+from ci import outputs, rendering, report, rerun, verdict
+from ci.github import event
 from malaria import files
 from malaria.command import end_with
 
@@ -23,8 +24,8 @@ def main() -> int:
     judged = verdict.judge(found, again, (*report.pull_labels(), *arguments.label))
     rendering.write(found, judged)
     said = {"mergeable": judged.mergeable, "headline": judged.headline}
-    files.write_json(places.VERDICT, said | judged.model_dump(mode="json"))
-    event.summarise(places.MARKDOWN.read_text(encoding="utf-8"))
+    files.write_json(outputs.VERDICT, said | judged.model_dump(mode="json"))
+    event.summarise(outputs.MARKDOWN.read_text(encoding="utf-8"))
     for check in judged.checks:
         print(f"{check.outcome:10} {check.name:13} {check.said}")
     if judged.overridden:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jinja2
 
-from ci import charts, places
+from ci import charts, outputs
 from ci.comparison import Change, Comparison, Figure, Flip, Stage
 from ci.verdict import Verdict, not_comparable
 from malaria import files, labels, paths
@@ -19,8 +19,8 @@ _HOW = {"ran": "ran", "cache": "from the run cache", "unchanged": "unchanged", "
 
 def write(found: Comparison, verdict: Verdict) -> None:
     """Write both forms of the report."""
-    files.write_text(places.MARKDOWN, markdown(found, verdict))
-    files.write_text(places.PAGE, page(found, verdict))
+    files.write_text(outputs.MARKDOWN, markdown(found, verdict))
+    files.write_text(outputs.PAGE, page(found, verdict))
 
 
 def markdown(found: Comparison, verdict: Verdict) -> str:

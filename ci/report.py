@@ -10,8 +10,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ci import commands, comparison, event, places, rendering, rerun, retrain, revisions, verdict
+from ci import commands, comparison, outputs, rendering, rerun, retrain, revisions, verdict
 from ci.comparison import Comparison
+from ci.github import event
 from malaria import files, paths
 from malaria.command import end_with
 from malaria.errors import UserError
@@ -23,7 +24,7 @@ def main() -> int:
     found = compare(arguments.base, arguments.rebuild)
     judged = verdict.judge(found, rerun.recorded(found.branch.lock, found.limits.rerun), pull_labels())
     rendering.write(found, judged)
-    print(f"{judged.headline} Look at {places.PAGE}.")
+    print(f"{judged.headline} Look at {outputs.PAGE}.")
     return 0
 
 
@@ -78,7 +79,7 @@ def compare(rev: str, rebuild: bool) -> Comparison:
             rules=_rules(commit, branch),
             sample=sample,
         )
-    files.write_json(places.COMPARISON, found.model_dump(mode="json"))
+    files.write_json(outputs.COMPARISON, found.model_dump(mode="json"))
     return found
 
 
@@ -99,7 +100,7 @@ def _is_of(
 
 def _recorded() -> Comparison | None:
     try:
-        return Comparison.model_validate_json(places.COMPARISON.read_bytes())
+        return Comparison.model_validate_json(outputs.COMPARISON.read_bytes())
     except (OSError, ValueError):
         return None
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ci import commands, places, revisions
+from ci import commands, outputs, revisions
 from ci.verdict import Again, Rerun
 from malaria import files
 from malaria.command import end_with
@@ -26,11 +26,11 @@ def main() -> int:
 
 def rerun(stages: tuple[str, ...]) -> Rerun:
     """Run `stages` again and compare; the record is kept for the same dvc.lock and stages."""
-    lock = files.sha256(places.LOCK)
+    lock = files.sha256(outputs.LOCK)
     if known := recorded(lock, stages):
         return known
-    first = revisions.stages_of(places.LOCK.read_text(encoding="utf-8"))
-    outputs = []
+    first = revisions.stages_of(outputs.LOCK.read_text(encoding="utf-8"))
+    compared = []
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary, "again")
@@ -41,20 +41,20 @@ def rerun(stages: tuple[str, ...]) -> Rerun:
                 "repro", "--force", "--single-item", "--no-run-cache", "--no-commit", stage, cwd=copy
             ):
                 print(f"[again] {line}", flush=True)
-            again = revisions.stages_of((copy / places.LOCK).read_text(encoding="utf-8"))
+            again = revisions.stages_of((copy / outputs.LOCK).read_text(encoding="utf-8"))
             made = [
                 Again(stage=stage, path=path, first=md5, again=_hashes(again[stage])[path])
                 for path, md5 in _hashes(first[stage]).items()
             ]
-            outputs += made
+            compared += made
             if any(output.first != output.again for output in made):
                 # The next stages start from the lock's own outputs, or one difference is told as many.
-                (copy / places.LOCK).write_bytes(places.LOCK.read_bytes())
+                (copy / outputs.LOCK).write_bytes(outputs.LOCK.read_bytes())
                 commands.dvc("checkout", "--force", "--quiet", stage, cwd=copy)
     found = Rerun(
-        lock=lock, stages=stages, outputs=tuple(outputs), seconds=round(time.monotonic() - begun, 1)
+        lock=lock, stages=stages, outputs=tuple(compared), seconds=round(time.monotonic() - begun, 1)
     )
-    files.write_json(places.RERUN, found.model_dump(mode="json"))
+    files.write_json(outputs.RERUN, found.model_dump(mode="json"))
     return found
 
 
@@ -65,7 +65,7 @@ def _hashes(entry: dict[str, Any]) -> dict[str, str]:
 def recorded(lock: str, stages: tuple[str, ...]) -> Rerun | None:
     """What an earlier re-run of `stages` found for the dvc.lock of SHA-256 `lock`; None where none was."""
     try:
-        known = Rerun.model_validate_json(places.RERUN.read_bytes())
+        known = Rerun.model_validate_json(outputs.RERUN.read_bytes())
     except (OSError, ValueError):
         return None
     return known if (known.lock, known.stages) == (lock, stages) else None

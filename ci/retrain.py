@@ -9,8 +9,9 @@ import re
 import shutil
 import time
 
-from ci import commands, event, places, revisions
+from ci import commands, outputs, revisions
 from ci.comparison import Plain, Stage
+from ci.github import event
 from malaria import files, paths
 from malaria.command import end_with
 
@@ -38,13 +39,13 @@ def main() -> int:
     pull = event.pull()
     if pull:
         # The branch may have committed the record of a run, or of a re-run, that nobody made.
-        shutil.rmtree(places.REPORTS, ignore_errors=True)
+        shutil.rmtree(outputs.REPORTS, ignore_errors=True)
     fork = arguments.sample or (pull is not None and pull.fork)
     sample = revisions.use_sample(paths.PARAMS) if fork else False
     run = retrain(sample)
-    files.write_json(places.RUN, run.model_dump(mode="json"))
+    files.write_json(outputs.RUN, run.model_dump(mode="json"))
     ran = [f"{stage.name} ({stage.seconds:.0f} s)" for stage in run.stages if stage.seconds is not None]
-    print(f"Ran {', '.join(ran) or 'nothing'}, in {run.seconds:.0f} s; the record is {places.RUN}.")
+    print(f"Ran {', '.join(ran) or 'nothing'}, in {run.seconds:.0f} s; the record is {outputs.RUN}.")
     return 0
 
 
@@ -72,9 +73,9 @@ def retrain(sample: bool) -> Run:
     end = time.monotonic()
     if running:
         until[running] = end
-    stages = revisions.stages_of(places.LOCK.read_text(encoding="utf-8"))
+    stages = revisions.stages_of(outputs.LOCK.read_text(encoding="utf-8"))
     return Run(
-        lock=files.sha256(places.LOCK),
+        lock=files.sha256(outputs.LOCK),
         seconds=round(end - begun, 1),
         sample=sample,
         stages=tuple(
@@ -93,7 +94,7 @@ def retrain(sample: bool) -> Run:
 def recorded(lock: str) -> Run | None:
     """The record of the run that left the dvc.lock with this SHA-256; None where there is none."""
     try:
-        run = Run.model_validate_json(places.RUN.read_bytes())
+        run = Run.model_validate_json(outputs.RUN.read_bytes())
     except (OSError, ValueError):
         return None
     return run if run.lock == lock else None

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ci import commands
-from ci.places import LOCK
+from ci.outputs import LOCK
 from malaria import files, paths
 from malaria.errors import UserError
 

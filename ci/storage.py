@@ -69,7 +69,7 @@ def push() -> None:
     if _read_only():
         print("The remote may only be read: nothing is pushed.")
         return
-    print(commands.module("experiments.push").strip())
+    print(commands.module("remote.push").strip())
 
 
 def _named() -> str | None:

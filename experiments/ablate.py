@@ -23,29 +23,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from experiments.spread import add_options, spread
-from malaria import (
-    calibration,
-    doubts,
-    draws,
-    evaluation,
-    files,
-    images,
-    packed,
-    paired,
-    params,
-    splits,
-    tables,
-)
+from experiments.parallel import add_options, spread
+from malaria import files, params, tables
+from malaria.cells import doubtful_labels, images, packed, splits
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
+from malaria.evaluate import calibration, evaluation, paired
 from malaria.labels import POSITIVE
 from malaria.params import load_params
 from malaria.paths import ABLATION, CELLS, PACKED
+from malaria.train import cell_random
 
 if TYPE_CHECKING:
     from experiments import variants
-    from malaria import training
+    from malaria.train import training
 
 # What the page says that its table was made with.
 EPOCHS, SHARE = 6, 0.5
@@ -68,7 +59,7 @@ def main() -> int:
     add_options(parser)
     given = parser.parse_args()
     # TensorFlow takes seconds to import; --help should not wait for it. Imported here, it keeps quiet.
-    from malaria import network  # noqa: F401
+    from malaria.train import backend  # noqa: F401
 
     # isort: split
     from experiments import variants
@@ -82,7 +73,7 @@ def main() -> int:
     usual = not given.full and (epochs, share) == (EPOCHS, SHARE)
     # The page's own table is of real cells.
     page = given.page or (None if settings.data.source == "sample" else Path("docs/model.md"))
-    doubted = doubts.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
+    doubted = doubtful_labels.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
     folds, table, closing, written = _folds(settings), "", "", set[str]()
     of_row = {name: _of_row(settings, epochs, row) for name, row in variants.ROWS.items()}
     found: dict[str, dict[int, pd.DataFrame]] = {name: {} for name in variants.ROWS}
@@ -136,7 +127,7 @@ def as_table(
         both = paired.join(judged, first)
         found = paired.differences(both, settings, doubted)
         figures = found.get(evaluation.WITHOUT, found[evaluation.AS_GIVEN])
-        sure = judged[~doubts.among(judged, doubted)]
+        sure = judged[~doubtful_labels.among(judged, doubted)]
         y = (sure.label == POSITIVE).to_numpy()
         right = pd.Series((sure.p_parasitized.to_numpy() >= 0.5) == y).groupby(sure.fold.to_numpy()).mean()
         views = float(((sure.p_views.to_numpy() >= 0.5) == y).mean())
@@ -156,7 +147,7 @@ def together(done: dict[str, pd.DataFrame], doubted: frozenset[tuple[str, str]])
 
     first, *_ = done.values()
     logits = np.mean([calibration.logit(judged.p_views.to_numpy()) for judged in done.values()], axis=0)
-    sure = ~doubts.among(first, doubted)
+    sure = ~doubtful_labels.among(first, doubted)
     y = (first.label == POSITIVE).to_numpy()[sure]
     right, auc = ((logits[sure] >= 0) == y).mean(), roc_auc_score(y, logits[sure])
     return (
@@ -187,7 +178,7 @@ def _fold(share: float, task: tuple[str, int, params.Params]) -> pd.DataFrame:
         task: the row's name, the fold, and the row's parameters.
     """
     from experiments import variants
-    from malaria import network, training
+    from malaria.train import network, training
 
     name, fold, settings = task
     variant, cells = variants.ROWS[name], packed.load(PACKED)
@@ -217,14 +208,18 @@ def _fold(share: float, task: tuple[str, int, params.Params]) -> pd.DataFrame:
 
 def _listed(variant: "variants.Variant", settings: params.Train) -> frozenset[tuple[str, str]]:
     """The labels in doubt that a row's training is told of."""
-    return doubts.read(Path(settings.labels_file), "train.labels_file") if variant.listed else frozenset()
+    return (
+        doubtful_labels.read(Path(settings.labels_file), "train.labels_file")
+        if variant.listed
+        else frozenset()
+    )
 
 
 def _learn(
     variant: "variants.Variant", train: "training.Cells", val: "training.Cells", settings: params.Train
 ) -> Any:
     """The network of a row, a Keras model, after its teachers where it has some."""
-    from malaria import training
+    from malaria.train import training
 
     teachers = []
     for number, build in enumerate(variant.teachers, start=1):
@@ -250,7 +245,7 @@ def _learn(
 
 def _mean_of_views(models: Sequence[Any], pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     """Log-odds, the mean over networks and over each cell and its three mirror images, float64 (n,)."""
-    from malaria import network
+    from malaria.train import network
 
     views = (pixels, pixels[:, ::-1], pixels[:, :, ::-1], pixels[:, ::-1, ::-1])
     said = [calibration.logit(network.predict(model, view)) for model in models for view in views]
@@ -263,11 +258,22 @@ def kept_in(share: float, task: tuple[str, int, params.Params], cells: packed.Pa
     versions of libraries.
     """
     from experiments import variants
-    from malaria import augmentation, backend, devices, network, training
+    from malaria.train import augmentation, backend, devices, network, training
 
     name, fold, settings = task
     own = (_fold, _learn, _mean_of_views, _some, _listed)
-    library = (network, training, augmentation, backend, devices, splits, draws, doubts, calibration, images)
+    library = (
+        network,
+        training,
+        augmentation,
+        backend,
+        devices,
+        splits,
+        cell_random,
+        doubtful_labels,
+        calibration,
+        images,
+    )
     key = {
         "train": settings.train.model_dump_json(),
         "split": settings.split.model_dump_json(),
@@ -285,7 +291,7 @@ def kept_in(share: float, task: tuple[str, int, params.Params], cells: packed.Pa
 
 def _some(cells: "training.Cells", share: float) -> "training.Cells":
     """A share of the cells, chosen by their content, the same in every row of the table."""
-    chosen = draws.uniform(0, 0, cells.keys, 1)[:, 0] < share
+    chosen = cell_random.uniform(0, 0, cells.keys, 1)[:, 0] < share
     doubtful = None if cells.doubtful is None else cells.doubtful[chosen]
     return dataclasses.replace(
         cells,

@@ -12,9 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from experiments import folds
-from malaria import doubts, files, paired
+from malaria import files
+from malaria.cells import doubtful_labels
 from malaria.command import end_with
 from malaria.errors import UserError
+from malaria.evaluate import paired
 from malaria.params import load_params
 from malaria.paths import CROSSVAL
 
@@ -32,7 +34,7 @@ def main() -> int:
     cells = paired.join(folds.predictions(arguments.name), paired.read(arguments.other))
     if cells.empty:
         raise UserError(f"{arguments.other} predicts none of the cells: name a table that does.")
-    listed = doubts.read(Path(settings.doubtful_labels), "evaluate.doubtful_labels")
+    listed = doubtful_labels.read(Path(settings.doubtful_labels), "evaluate.doubtful_labels")
 
     sides = {"pooled": cells, **{f"fold {number}": rows for number, rows in cells.groupby("fold")}}
     found = {side: paired.differences(rows, settings, listed) for side, rows in sides.items()}

@@ -9,9 +9,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from malaria import bundle, inputs, predict
+from malaria import bundle, predict
 from malaria.command import end_with
 from malaria.errors import UserError
+from malaria.predict import inputs
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from experiments import folds as experiment
-from experiments.spread import add_options, spread
-from malaria import doubts, evaluation, splits, tables
+from experiments.parallel import add_options, spread
+from malaria import tables
+from malaria.cells import doubtful_labels, splits
 from malaria.command import end_with
 from malaria.errors import UserError
+from malaria.evaluate import evaluation
 from malaria.params import load_params
 from malaria.paths import CROSSVAL, METRICS, PREDICTIONS
 
@@ -66,7 +68,7 @@ def main() -> int:
     tables.write(pooled, out, tables.OUT_OF_FOLD)
     # Each fold's probabilities carry that fold's temperature already.
     scored = pooled.assign(p_network=pooled.p_parasitized)
-    doubted = doubts.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
+    doubted = doubtful_labels.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
     scores = evaluation.score(scored, evaluation.Fitted(1.0, {}), settings.evaluate, doubted)
     print("\npooled, out of fold:\n" + evaluation.as_text(scores))
     print(f"\nEvery cell's prediction: {out}")

@@ -14,9 +14,11 @@ import pandas as pd
 import yaml
 
 from experiments import folds as experiment
-from malaria import doubts, files, label_audit, tables
+from malaria import files, tables
+from malaria.cells import doubtful_labels
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
+from malaria.evaluate import label_audit
 from malaria.labels import LABELS
 from malaria.params import load_params
 from malaria.paths import CROSSVAL, LABEL_AUDIT, LOCK, PARAMS, RAW
@@ -74,16 +76,16 @@ def _listed(revision: str, file: Path) -> frozenset[tuple[str, str]]:
                 f"{file} is not the list that {revision} was trained with: cross-validate again, so that it "
                 "can be told whether the ranking repeats it."
             )
-        return doubts.read(file, "train.labels_file")
+        return doubtful_labels.read(file, "train.labels_file")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, file.name)
         copy.write_text(experiment.read(revision, file), encoding="utf-8")
-        return doubts.read(copy, "train.labels_file")
+        return doubtful_labels.read(copy, "train.labels_file")
 
 
 def _compare(ranked: pd.DataFrame) -> None:
     file = Path(load_params().evaluate.doubtful_labels)
-    doubted = doubts.among(ranked, doubts.read(file, "evaluate.doubtful_labels"))
+    doubted = doubtful_labels.among(ranked, doubtful_labels.read(file, "evaluate.doubtful_labels"))
     if doubted.any():
         precision = label_audit.average_precision(ranked, doubted)
         print(f"Average precision for the {doubted.sum():,} labels in {file}: {precision:.3f}")

@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments import noncells
-from malaria import bundle, files, images, inputs, packed, paths, predict, smear
+from experiments import not_cells
+from malaria import bundle, files, paths, predict
+from malaria.cells import images, packed, synthetic
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
+from malaria.predict import inputs
 
 # Cells that spoilt ones are made from.
 _CELLS = 400
@@ -53,7 +55,7 @@ def main() -> int:
         raise UserError(f"{model.folder} has no gate: export it again, or name another with --model.")
 
     origin, cells = _cells(arguments.seed)
-    others = noncells.all_kinds(cells, arguments.count, arguments.seed)
+    others = not_cells.all_kinds(cells, arguments.count, arguments.seed)
     counts = [_count(model, kind, of_kind) for kind, of_kind in others.items()]
     print(f"{model.folder}; spoilt cells are made from {origin}")
     print("\n".join(_line(count) for count in counts))
@@ -78,7 +80,7 @@ def _cells(seed: int) -> tuple[str, list[images.Pixels]]:
     if not (paths.PACKED / packed.INDEX).is_file():
         random = np.random.default_rng(seed)
         return "drawn cells", [
-            smear.draw(random, smear.stain(random), bool(random.integers(2))) for _ in range(_CELLS)
+            synthetic.draw(random, synthetic.stain(random), bool(random.integers(2))) for _ in range(_CELLS)
         ]
     found = packed.load(paths.PACKED)
     rows = np.random.default_rng(seed).choice(

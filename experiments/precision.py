@@ -15,7 +15,9 @@ import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
 from experiments import folds as experiment
-from malaria import assembly, bundle, doubts, export, labels, packed, paths, tables
+from malaria import bundle, labels, paths, tables
+from malaria.bundle import build, convert
+from malaria.cells import doubtful_labels, packed
 from malaria.command import end_with
 from malaria.params import load_params
 
@@ -91,7 +93,7 @@ def together(costs: list[Cost]) -> Cost:
 
 def _of_fold(revision: str, cells: packed.Packed) -> dict[str, Cost]:
     # TensorFlow takes seconds to import; --help should not wait for it.
-    from malaria import network
+    from malaria.train import network
 
     settings = load_params()
     splits = tables.read(paths.SPLITS, tables.SPLITS, content=experiment.read(revision, paths.SPLITS))
@@ -99,8 +101,8 @@ def _of_fold(revision: str, cells: packed.Packed) -> dict[str, Cost]:
     pixels = cells.images[packed.rows_of(cells, tested.path)]
     learnt = cells.images[packed.rows_of(cells, splits.path[splits.split == tables.TRAIN])]
     y = np.asarray(tested.label == labels.POSITIVE, dtype=np.int64)
-    listed = doubts.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
-    sure = ~doubts.among(tested, listed)
+    listed = doubtful_labels.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
+    sure = ~doubtful_labels.among(tested, listed)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / paths.MODEL.name
@@ -108,9 +110,9 @@ def _of_fold(revision: str, cells: packed.Packed) -> dict[str, Cost]:
         model = network.load(file)
         p_trained = network.predict(model, pixels)
         for precision in PRECISIONS:
-            flatbuffer = export.convert(network.fused(model), precision, learnt)
+            flatbuffer = convert.convert(network.fused(model), precision, learnt)
             exported = Path(folder) / precision
-            assembly.write(exported, flatbuffer, assembly.draft(settings, cells.size, flatbuffer, {}), "")
+            build.write(exported, flatbuffer, build.draft(settings, cells.size, flatbuffer, {}), "")
             p = bundle.load(exported).run(pixels).p_network
             found[precision] = cost(len(flatbuffer), p, p_trained, y, sure)
     return found

@@ -17,19 +17,9 @@ import pandas as pd
 import yaml
 
 from experiments import folds as experiment
-from malaria import (
-    assembly,
-    bundle,
-    doubts,
-    export,
-    files,
-    gate,
-    images,
-    packed,
-    paths,
-    tables,
-    trained_on,
-)
+from malaria import bundle, files, paths, tables
+from malaria.bundle import build, convert, fingerprints, ood
+from malaria.cells import doubtful_labels, images, packed
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.params import load_params
@@ -53,7 +43,7 @@ class Judged:
     """
 
     cells: pd.DataFrame
-    limits: gate.Floats
+    limits: ood.Floats
     by_patient: bool
 
 
@@ -64,7 +54,7 @@ class _Fold:
     tested: pd.DataFrame
     pixels: images.Pixels
     said: bundle.Predictions
-    fitted_gate: gate.Gate
+    fitted_gate: ood.Gate
 
 
 def main() -> int:
@@ -80,7 +70,7 @@ def main() -> int:
             "there, or another folder with --out."
         )
     # TensorFlow takes seconds to import; neither --help nor a refusal should wait for it.
-    from malaria import network, training
+    from malaria.train import network, training
 
     cells = packed.load(paths.PACKED)
     for number in _numbers(arguments.name):
@@ -88,7 +78,7 @@ def main() -> int:
     judged = out_of_fold(arguments.name, cells)
     everyone = judged.cells.assign(split=tables.TRAIN)
 
-    listed = doubts.read(Path(settings.train.labels_file), "train.labels_file")
+    listed = doubtful_labels.read(Path(settings.train.labels_file), "train.labels_file")
     learnt = training.side(cells, everyone, tables.TRAIN, listed)
     # Nothing is held out; what is watched chooses nothing.
     recipe = settings.train.model_copy(update={"keep": "last", "patience": settings.train.epochs})
@@ -96,22 +86,22 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as log:
         model = training.train(learnt, watched, recipe, Path(log)).model
     pixels = cells.images[learnt.rows]
-    flatbuffer = export.convert(network.fused(model), settings.export.precision, pixels)
-    export.check_size(flatbuffer, model.count_params())
+    flatbuffer = convert.convert(network.fused(model), settings.export.precision, pixels)
+    convert.check_size(flatbuffer, model.count_params())
     hashes = {
         "data": files.sha256(paths.PACKED / packed.INDEX),
         "splits": files.sha256(Path(settings.split.file)),
-        "code": assembly.code_hash(),
+        "code": build.code_hash(),
     }
-    record = assembly.draft(settings, cells.size, flatbuffer, hashes)
+    record = build.draft(settings, cells.size, flatbuffer, hashes)
     with files.atomic_folder(arguments.out) as folder:
-        assembly.write(folder, flatbuffer, record, "")
+        build.write(folder, flatbuffer, record, "")
         said = bundle.load(folder).run(pixels)
         y = (learnt.labels > 0.5).astype(np.int64)
-        agreement = export.check_agreement(
+        agreement = convert.check_agreement(
             said.p_network, network.predict(model, pixels), y, settings.export.precision
         )
-        fitted_gate = gate.with_limits(gate.fit(pixels, said.features), judged.limits)
+        fitted_gate = ood.with_limits(ood.fit(pixels, said.features), judged.limits)
         origin = _ORIGIN.format(
             cells=len(judged.cells),
             patients=judged.cells.patient.nunique(),
@@ -120,9 +110,9 @@ def main() -> int:
             what="patients" if judged.by_patient else "cells",
             labels=_LABELS.format(how=settings.train.noisy_labels) if listed else "",
         )
-        seen, parameters = trained_on.marks(pixels), model.count_params()
+        seen, parameters = fingerprints.marks(pixels), model.count_params()
         sides = {"out of fold": judged.cells}
-        assembly.finish(
+        build.finish(
             folder,
             flatbuffer,
             record,
@@ -162,8 +152,8 @@ def out_of_fold(name: str, cells: packed.Packed) -> Judged:
         raise UserError(
             f"{name} is of other cells than data/packed: run `dvc repro pack` and `make crossval`."
         )
-    far = [gate.distances(fold.fitted_gate, fold.pixels, fold.said.features) for fold in folds.values()]
-    limits = gate.limits(np.concatenate(far))
+    far = [ood.distances(fold.fitted_gate, fold.pixels, fold.said.features) for fold in folds.values()]
+    limits = ood.limits(np.concatenate(far))
     judged = pd.concat([_judged(fold, limits).assign(fold=number) for number, fold in folds.items()])
     summaries = [json.loads(experiment.read(f"{name}-{number}", paths.SPLIT_SUMMARY)) for number in folds]
     by_patient = all(summary["by_patient"] for summary in summaries)
@@ -198,8 +188,8 @@ def _numbers(name: str) -> list[int]:
     return sorted(experiment.predictions(name).fold.unique())
 
 
-def _judged(fold: _Fold, limits: gate.Floats) -> pd.DataFrame:
-    reasons = gate.reasons(gate.with_limits(fold.fitted_gate, limits), fold.pixels, fold.said.features)
+def _judged(fold: _Fold, limits: ood.Floats) -> pd.DataFrame:
+    reasons = ood.reasons(ood.with_limits(fold.fitted_gate, limits), fold.pixels, fold.said.features)
     return fold.tested.assign(p_network=fold.said.p_network, rejected=[reason or "" for reason in reasons])
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from malaria import network, training
-from malaria.backend import keras, tf
+from malaria.train import network, training
+from malaria.train.backend import keras, tf
 
 layers = keras.layers
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from malaria import __version__, batch, bundle, engine, files, inputs, predict, stores
+from malaria import __version__, bundle, files, predict
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
+from malaria.predict import batch, engine, inputs, stores
 
 NOTE = "Research use only: nothing here is a diagnosis."
 
@@ -116,7 +117,7 @@ def _disk_in_words(out: Path) -> Iterator[None]:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     try:
-        from malaria import labelled
+        from malaria.predict import labelled
     except ModuleNotFoundError as error:
         raise UserError(f"`evaluate` needs {error.name}: pip install '.[pipeline]'.") from None
     model = bundle.load(arguments.model or bundle.default_folder())

@@ -27,7 +27,7 @@ def main() -> int:
     with Config.from_cwd().edit("local") as local:
         local["core"]["remote"] = REMOTE
         local["remote"][REMOTE] = {"url": arguments.url, "endpointurl": arguments.endpoint}
-    return subprocess.run([sys.executable, "-m", "experiments.push"], check=False).returncode
+    return subprocess.run([sys.executable, "-m", "remote.push"], check=False).returncode
 
 
 def make_bucket(url: str, endpoint: str) -> None:

@@ -5,14 +5,16 @@ from malaria.command import run_stage
 
 def main() -> None:
     # Here, since worker processes import this module too, and need none of it.
-    from malaria import images, processes
+    from malaria import processes
+    from malaria.cells import images
 
     processes.prepare(images.examine)
 
     # isort: split
     from dataclasses import asdict
 
-    from malaria import audit, audit_page, files, slides, tables
+    from malaria import files, tables
+    from malaria.cells import audit, audit_page, slides
     from malaria.params import load_params
     from malaria.paths import AUDIT, AUDIT_PAGE, CELLS, RAW, SLIDES
 

@@ -9,9 +9,12 @@ from malaria.paths import METRICS, MODEL, PACKED, PLOTS, PREDICTIONS, SPLITS, SU
 
 def main() -> None:
     params = load_params().evaluate
-    from malaria import calibration, doubts, evaluation, files, network, packed, plots, tables
+    from malaria import files, tables
+    from malaria.cells import doubtful_labels, packed
+    from malaria.evaluate import calibration, evaluation, plots
+    from malaria.train import network
 
-    doubted = doubts.read(Path(params.doubtful_labels), "evaluate.doubtful_labels")
+    doubted = doubtful_labels.read(Path(params.doubtful_labels), "evaluate.doubtful_labels")
     cells = packed.load(PACKED)
     splits = tables.read(SPLITS, tables.SPLITS)
     judged = splits[splits.split != tables.TRAIN].sort_values(["split", "path"], ignore_index=True)

@@ -11,43 +11,46 @@ def main() -> None:
     params = load_params()
     import numpy as np
 
-    from malaria import assembly, bundle, export, files, gate, labels, network, packed, tables, trained_on
+    from malaria import bundle, files, labels, tables
+    from malaria.bundle import build, convert, fingerprints, ood
+    from malaria.cells import packed
+    from malaria.train import network
 
     model = network.load(MODEL)
     cells = packed.load(PACKED)
     splits = tables.read(SPLITS, tables.SPLITS)
     train, _ = packed.rows(cells, splits, tables.TRAIN)
-    flatbuffer = export.convert(network.fused(model), params.export.precision, cells.images[train])
-    export.check_size(flatbuffer, model.count_params())
+    flatbuffer = convert.convert(network.fused(model), params.export.precision, cells.images[train])
+    convert.check_size(flatbuffer, model.count_params())
     judged = tables.read(PREDICTIONS, tables.PREDICTIONS)
     by_patient = json.loads(SPLIT_SUMMARY.read_text(encoding="utf-8"))["by_patient"]
     hashes = {
         "data": files.sha256(PACKED / packed.INDEX),
         "splits": files.sha256(SPLITS),
-        "code": assembly.code_hash(),
+        "code": build.code_hash(),
     }
-    record = assembly.draft(params, cells.size, flatbuffer, hashes)
+    record = build.draft(params, cells.size, flatbuffer, hashes)
     with files.atomic_folder(BUNDLE) as folder:
-        assembly.write(folder, flatbuffer, record, "")
+        build.write(folder, flatbuffer, record, "")
         exported = bundle.load(folder)
         pixels = cells.images[packed.rows_of(cells, judged.path)]
         said = exported.run(pixels)
-        agreement = export.check_agreement(
+        agreement = convert.check_agreement(
             said.p_network,
             judged.p_network.to_numpy(),
             np.asarray(judged.label == labels.POSITIVE, dtype=np.int64),
             params.export.precision,
         )
         learnt = cells.images[train]
-        doors = gate.fit(learnt, exported.run(learnt).features)
+        doors = ood.fit(learnt, exported.run(learnt).features)
         val = (judged.split == tables.VAL).to_numpy()
-        doors = gate.with_limits(doors, gate.limits(gate.distances(doors, pixels[val], said.features[val])))
+        doors = ood.with_limits(doors, ood.limits(ood.distances(doors, pixels[val], said.features[val])))
         judged["p_network"] = said.p_network
-        judged["rejected"] = [reason or "" for reason in gate.reasons(doors, pixels, said.features)]
+        judged["rejected"] = [reason or "" for reason in ood.reasons(doors, pixels, said.features)]
         sides = {name: judged[judged.split == name] for name in (tables.VAL, tables.TEST)}
         made_with = packed.rows_of(cells, splits.path[splits.split != tables.TEST])
-        seen = trained_on.marks(cells.images[row] for row in made_with)
-        assembly.finish(
+        seen = fingerprints.marks(cells.images[row] for row in made_with)
+        build.finish(
             folder,
             flatbuffer,
             record,

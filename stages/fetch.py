@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from malaria import sources
 from malaria.command import run_stage
+from malaria.fetch import sources
 from malaria.params import load_params
 from malaria.paths import RAW
 

@@ -5,7 +5,8 @@ from malaria.command import run_stage
 
 def main() -> None:
     # Here, since worker processes import this module too, and need none of it.
-    from malaria import packed, tables
+    from malaria import tables
+    from malaria.cells import packed
     from malaria.params import load_params
     from malaria.paths import CELLS, PACKED, RAW
 

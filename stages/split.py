@@ -1,6 +1,7 @@
 """Draw train, val and test by patient, or take the split that a file gives."""
 
-from malaria import files, splits, tables
+from malaria import files, tables
+from malaria.cells import splits
 from malaria.command import run_stage
 from malaria.params import load_params
 from malaria.paths import CELLS, SPLIT_SUMMARY, SPLITS

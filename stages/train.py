@@ -11,11 +11,13 @@ from malaria.paths import CHECKPOINT, MODEL, PACKED, SPLITS, TRAINING
 def main() -> None:
     # TensorFlow takes seconds to import; --help and a wrong parameter should not wait for it.
     params = load_params().train
-    from malaria import doubts, network, packed, tables, training
+    from malaria import tables
+    from malaria.cells import doubtful_labels, packed
+    from malaria.train import network, training
 
     cells = packed.load(PACKED)
     splits = tables.read(SPLITS, tables.SPLITS)
-    listed = doubts.read(Path(params.labels_file), "train.labels_file")
+    listed = doubtful_labels.read(Path(params.labels_file), "train.labels_file")
     train, val = (training.side(cells, splits, name, listed) for name in (tables.TRAIN, tables.VAL))
     print(f"Training on {len(train.rows):,} cells, watching {len(val.rows):,}")
     shutil.rmtree(TRAINING, ignore_errors=True)

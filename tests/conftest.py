@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from malaria import params, sources
-from tests import app_server, bundles, project
+from malaria import params
+from malaria.fetch import sources
+from tests.support import app_server, bundles, project
 
 ROOT = Path(__file__).resolve().parents[1]
 

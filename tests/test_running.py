@@ -111,7 +111,7 @@ DRAW = """
 import sys
 from pathlib import Path
 from malaria import params
-from malaria.sources import sample
+from malaria.fetch import sample
 if __name__ == "__main__":
     data = params.load_params(Path(sys.argv[1])).data
     many = params.SampleData(patients=40, cells=100_000, seed=1)

@@ -53,7 +53,7 @@ if [ "$(dvc --wait-for-lock status --cloud --json)" = "{}" ]; then
     echo "The remote has everything."
     exit 99
 fi
-exec python -m experiments.push
+exec python -m remote.push
 """
 
 

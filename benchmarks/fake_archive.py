@@ -1,0 +1,57 @@
+"""Sets shaped like the NIH/NLM one: its counts, its kind of names, its archives; the cells are drawn."""
+
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from malaria.fetch.nih import WHOLE, Census
+from malaria.labels import PARASITIZED, UNINFECTED
+
+MAPPING_NAMES = {label: f"patientid_cellmapping_{label.lower()}.csv" for label in (PARASITIZED, UNINFECTED)}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: the class folder it lies in, the slide it was cut from, its file name."""
+
+    label: str
+    slide: str
+    name: str
+
+
+def cells(census: Census = WHOLE) -> Iterator[Cell]:
+    """Cells that fulfil `census`: each infected patient has some of both classes."""
+    infected = [f"C{100 + number}P{number}ThinF" for number in range(1, census.infected + 1)]
+    controls = [f"C{number}NThinF" for number in range(1, census.controls + 1)]
+    for label, slides in ((PARASITIZED, infected), (UNINFECTED, infected + controls)):
+        for index in range(census.cells):
+            slide = slides[index % len(slides)]
+            number = index + 1 + (census.cells if label == UNINFECTED else 0)
+            yield Cell(label, slide, f"{slide}_IMG_20150918_{140000 + index // 400:06}_cell_{number}.png")
+
+
+def tiny(cell: Cell) -> bytes:
+    """Bytes of a cell where its picture does not matter: no image, but none like another."""
+    return f"drawn for {cell.label}/{cell.name}".encode()
+
+
+def write_archive(
+    path: Path, census: Census = WHOLE, draw: Callable[[Cell], bytes] = tiny, *, twice: bool = False
+) -> None:
+    """Write a zip as the NLM's, or with the folder `twice` as Kaggle's; Thumbs.db files lie in both."""
+    with zipfile.ZipFile(path, "w") as pack:
+        for prefix in ("cell_images", "cell_images/cell_images")[: 1 + twice]:
+            for label in (PARASITIZED, UNINFECTED):
+                pack.writestr(f"{prefix}/{label}/Thumbs.db", b"litter")
+            for cell in cells(census):
+                pack.writestr(f"{prefix}/{cell.label}/{cell.name}", draw(cell))
+
+
+def mapping(label: str, census: Census = WHOLE) -> str:
+    """The mapping file of one class, as the NLM writes it."""
+    names: dict[str, list[str]] = {}
+    for cell in cells(census):
+        if cell.label == label:
+            names.setdefault(cell.slide, []).append(cell.name)
+    return "".join(f"{slide},{found!r},,,\n" for slide, found in sorted(names.items()))

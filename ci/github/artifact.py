@@ -1,0 +1,94 @@
+"""Carry what a `retrain` run made to a checkout that did not: by way of the run's artifact.
+
+pack  put dvc.lock, figures and results into reports/ci/retrained/, for the artifact `retrained`
+take  take a run's artifact over, without training again: what git keeps goes into the work tree, for you
+      to look at and commit; results go into DVC's cache, every hash checked, and are checked out
+"""
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ci import commands, outputs
+from malaria.command import end_with
+from malaria.errors import UserError
+
+ARTIFACT = "retrained"
+FOLDER = outputs.RETRAINED
+STORE = "store"
+
+# Cells are not carried: whoever takes over has them, or fetches and packs them again.
+STAGES = ("audit", "split", "train", "evaluate", "export")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m ci.github.artifact",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_subparsers(dest="what", required=True)
+    what.add_parser("pack")
+    what.add_parser("take").add_argument("run", type=int, help="the run's number, as its address ends in")
+    arguments = parser.parse_args()
+    if arguments.what == "pack":
+        pack()
+        print(f"{FOLDER} holds what the run made.")
+        return 0
+    with tempfile.TemporaryDirectory() as temporary:
+        commands.gh("run", "download", str(arguments.run), "--name", ARTIFACT, "--dir", temporary)
+        take(Path(temporary))
+    print("Taken over. Look at `git diff`, then commit dvc.lock and reports/.")
+    return 0
+
+
+def pack() -> None:
+    """Fill `FOLDER` anew."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    for path in (*outputs.KEPT, outputs.VERDICT):
+        if path.is_file():
+            # Figures lie below their paths, the verdict at the top.
+            target = FOLDER / (path.name if path == outputs.VERDICT else path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    with _remote(FOLDER / STORE) as name:
+        commands.dvc("push", "--remote", name, *STAGES)
+
+
+def take(folder: Path) -> None:
+    """Take over what `pack` put into `folder`.
+
+    Raises:
+        UserError: the work tree has changes of its own there; the folder is no such artifact.
+    """
+    kept = [path for path in outputs.KEPT if (folder / path).is_file()]
+    if not kept or not (folder / STORE).is_dir():
+        raise UserError(f"{folder} is no artifact of retrain: name the run of a pull request.")
+    if commands.git("status", "--porcelain", "--untracked-files=no", "--", *map(str, kept)):
+        raise UserError("dvc.lock or reports/ have changes that are not committed: commit or drop them.")
+    for path in kept:
+        shutil.copyfile(folder / path, path)
+    with _remote(folder / STORE) as name:
+        commands.dvc("fetch", "--remote", name, *STAGES)
+    commands.dvc("checkout", "--allow-missing", "--force", "--quiet", *STAGES)
+
+
+@contextmanager
+def _remote(folder: Path) -> Iterator[str]:
+    """`folder` as a DVC remote, for as long as the block lasts."""
+    name = "handover"
+    folder.mkdir(parents=True, exist_ok=True)
+    commands.dvc("remote", "add", "--local", "--force", name, str(folder.resolve()))
+    try:
+        # A stranger's run may have filled it: no object is believed by its name.
+        commands.dvc("remote", "modify", "--local", name, "verify", "true")
+        yield name
+    finally:
+        commands.dvc("remote", "remove", "--local", name)
+
+
+if __name__ == "__main__":
+    end_with(main)

@@ -1,0 +1,75 @@
+"""Open a pull request with a retrained dvc.lock and its figures, or bring the open one up to date.
+
+Takes the artifacts of the run that retrained. Does nothing where the gate failed.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from ci import commands, outputs
+from ci.github import commit_lock, event
+from malaria.command import end_with
+from malaria.errors import UserError
+
+BRANCH = "weekly-retrain"
+# Where the commit is made before `BRANCH` moves to it.
+_NEXT = f"{BRANCH}-next"
+TITLE = "The cells have changed: retrained"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m ci.github.open_pull_request", description=__doc__)
+    parser.add_argument("retrained", type=Path, help="the folder with dvc.lock, figures and verdict.json")
+    parser.add_argument("report", type=Path, help="the folder with drift.md and report.md")
+    arguments = parser.parse_args()
+    file = arguments.retrained / outputs.VERDICT.name
+    try:
+        verdict = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        raise UserError(f"{file} is no verdict: name the folder that `make gate` filled.") from None
+    if not verdict["passed"]:
+        raise UserError(f"{verdict['headline']} No pull request is opened.")
+    parent = commands.git("rev-parse", "HEAD")
+    _move(_NEXT, parent)
+    commit = commit_lock.commit_files(_NEXT, parent, arguments.retrained, TITLE)
+    # In one step: GitHub closes a pull request whose branch has nothing that its base lacks.
+    _move(BRANCH, commit)
+    commands.gh("api", "--method", "DELETE", f"repos/{event.repository()}/git/refs/heads/{_NEXT}")
+    parts = [(arguments.report / file.name).read_text("utf-8") for file in (outputs.DRIFT, outputs.MARKDOWN)]
+    with tempfile.TemporaryDirectory() as temporary:
+        body = Path(temporary, "body.md")
+        body.write_text("\n\n".join(parts), encoding="utf-8")
+        print(_open(body))
+    return 0
+
+
+def _move(branch: str, commit: str) -> None:
+    """Let `branch` be at `commit`, whatever it held; it is made where it is not there."""
+    repository = event.repository()
+    refs = json.loads(commands.gh("api", f"repos/{repository}/git/matching-refs/heads/{branch}"))
+    if any(ref["ref"] == f"refs/heads/{branch}" for ref in refs):
+        wanted = json.dumps({"sha": commit, "force": True})
+        where = f"repos/{repository}/git/refs/heads/{branch}"
+        commands.gh("api", "--method", "PATCH", where, "--input", "-", stdin=wanted)
+        return
+    wanted = json.dumps({"ref": f"refs/heads/{branch}", "sha": commit})
+    commands.gh("api", f"repos/{repository}/git/refs", "--input", "-", stdin=wanted)
+
+
+def _open(body: Path) -> str:
+    """Open the pull request, or write `body` into the open one; what was done."""
+    there = ("--repo", event.repository())
+    named = ("--head", BRANCH, "--base", commands.git("rev-parse", "--abbrev-ref", "HEAD"))
+    found = json.loads(commands.gh("pr", "list", *there, *named, "--state", "open", "--json", "number"))
+    if found:
+        number = str(found[0]["number"])
+        commands.gh("pr", "edit", number, *there, "--body-file", str(body))
+        return f"Brought pull request {number} up to date."
+    opened = commands.gh("pr", "create", *there, *named, "--title", TITLE, "--body-file", str(body))
+    return f"Opened {opened.strip()}"
+
+
+if __name__ == "__main__":
+    end_with(main)

@@ -1,0 +1,72 @@
+"""Verify what a version tag names, and put its bundle and model card into reports/ci/release/.
+
+A release is of the results that the tagged commit's dvc.lock names, pulled and not made anew; a model of the
+synthetic sample is none.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+from ci import outputs, revisions
+from ci.github import event
+from malaria import bundle, paths
+from malaria.command import end_with
+from malaria.errors import UserError
+
+_TAG = re.compile(r"malaria-cells@v(\d+\.\d+\.\d+)")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m ci.released_bundle", description=__doc__)
+    parser.add_argument(
+        "--tag", default=os.environ.get("GITHUB_REF_NAME", ""), help="as malaria-cells@v1.2.0"
+    )
+    version = verify(parser.parse_args().tag)
+    pack(paths.BUNDLE, version, outputs.RELEASE)
+    event.output("version", version)
+    # Registries take lower case alone.
+    event.output("image", f"ghcr.io/{event.repository().lower()}")
+    print(f"malaria-cells {version} is what its dvc.lock names; {outputs.RELEASE} holds bundle and card.")
+    return 0
+
+
+def verify(tag: str) -> str:
+    """The version that `tag` names.
+
+    Raises:
+        UserError: it is no version tag, or not of this commit; the results are not those of dvc.lock; the
+            bundle is damaged or of the synthetic sample.
+    """
+    found = _TAG.fullmatch(tag)
+    if not found:
+        raise UserError(f"The tag {tag!r} is no version: it must be like malaria-cells@v1.2.0.")
+    if revisions.resolve(tag) != revisions.resolve("HEAD"):
+        raise UserError(f"The tag {tag} is on another commit than the one checked out: check out the tag.")
+    revisions.work_tree()
+    record = bundle.load(paths.BUNDLE).record
+    for name in bundle.PARTS:
+        bundle.part(paths.BUNDLE, record, name)
+    if record.synthetic:
+        raise UserError(f"The model at {tag} was made on the synthetic sample: it is none to release.")
+    return found[1]
+
+
+def pack(source: Path, version: str, folder: Path) -> None:
+    """Fill `folder` with the bundle in a zip, whose bytes depend on the bundle alone, and its card."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / f"malaria-cells-{version}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(path for path in source.rglob("*") if path.is_file()):
+            name = f"malaria-cells-{version}/{file.relative_to(source).as_posix()}"
+            archive.writestr(
+                zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), file.read_bytes(), zipfile.ZIP_DEFLATED
+            )
+    shutil.copyfile(source / bundle.CARD, folder / bundle.CARD)
+
+
+if __name__ == "__main__":
+    end_with(main)

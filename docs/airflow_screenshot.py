@@ -1,0 +1,53 @@
+"""Take the picture of Airflow's graph for docs/airflow.md: while `make airflow` runs, and a run has ended.
+
+Logs in as a person does, opens the newest run's graph in Debian's chromium and writes docs/airflow.png.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+from malaria.command import end_with
+from malaria.errors import UserError
+
+PICTURE = Path("docs/airflow.png")
+DAG = "dags/malaria_cells"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m docs.airflow_screenshot", description=__doc__)
+    parser.add_argument("--home", type=Path, default=Path(".airflow"), help="Airflow's files (.airflow)")
+    parser.add_argument("--url", default="http://127.0.0.1:8080", help="Airflow's page (%(default)s)")
+    arguments = parser.parse_args()
+    from playwright.sync_api import sync_playwright
+
+    generated = arguments.home / "simple_auth_manager_passwords.json.generated"
+    if not generated.is_file():
+        raise UserError(f"{generated} is missing: run `make airflow`, and leave it running.")
+    passwords = json.loads(generated.read_text())
+    with sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--headless", "--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(viewport={"width": 1400, "height": 760})
+        page.set_default_timeout(120_000)
+        page.goto(arguments.url)
+        page.fill("input[name=username]", "admin")
+        page.fill("input[name=password]", passwords["admin"])
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(lambda url: "login" not in url)
+        page.goto(f"{arguments.url}/{DAG}")
+        page.get_by_role("button", name="Show Graph").click()
+        newest = page.request.get(f"{arguments.url}/api/v2/{DAG}/dagRuns?order_by=-start_date&limit=1").json()
+        page.goto(f"{arguments.url}/{DAG}/runs/{quote(newest['dag_runs'][0]['dag_run_id'])}")
+        page.wait_for_selector(".react-flow__node")
+        # The graph is laid out, then moved into the middle.
+        page.wait_for_timeout(5000)
+        page.screenshot(path=PICTURE)
+        browser.close()
+    print(f"{PICTURE} is written")
+
+
+if __name__ == "__main__":
+    end_with(main)

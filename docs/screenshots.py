@@ -1,0 +1,102 @@
+"""Take the README's pictures of the app, on synthetic cells: `make screenshots`, needs Debian's Chromium.
+
+Serves `models/pretrained`, or another bundle by the options of `python -m app`, and writes docs/app*.png: one
+cell, many cells, one cell on a phone in the dark.
+"""
+
+import argparse
+import io
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from app import pictures
+from malaria.command import end_with
+from malaria.errors import UserError
+
+DOCS = Path("docs")
+DESK, PHONE = (1100, 1180), (390, 1500)
+EXAMPLE = "Example 1"
+CELLS = 24
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m docs.screenshots", description=__doc__)
+    _, options = parser.parse_known_args()
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        raise UserError("There is no Chromium here to take pictures with: run `make browser` as root.")
+    from playwright.sync_api import sync_playwright
+
+    with serving(options) as url, sync_playwright() as play, tempfile.TemporaryDirectory() as folder:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        one_cell(opened(browser, url, DESK), DOCS / "app.png")
+        many_cells(opened(browser, url, DESK), drawn(Path(folder)), DOCS / "app-many.png")
+        one_cell(opened(browser, url, PHONE, color_scheme="dark"), DOCS / "app-phone.png")
+        browser.close()
+
+
+@contextmanager
+def serving(arguments: list[str]) -> Iterator[str]:
+    """The app, and where it is."""
+    command = [sys.executable, "-m", "app", "--port", "0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        try:
+            said = server.stdout.readline().split()
+            if not said:
+                raise UserError(server.stderr.read().strip().removeprefix("error: "))
+            yield said[1]
+        finally:
+            server.terminate()
+
+
+def drawn(folder: Path) -> list[Path]:
+    """Synthetic cells as files."""
+    files = []
+    for number, (pixels, _) in enumerate(pictures.drawn(CELLS, seed=2), 1):
+        files.append(folder / f"cell-{number:02}.png")
+        Image.fromarray(pixels).save(files[-1])
+    return files
+
+
+def opened(browser: Any, url: str, size: tuple[int, int], **options: Any) -> Any:
+    width, height = size
+    page = browser.new_page(viewport={"width": width, "height": height}, **options)
+    page.goto(url)
+    return page
+
+
+def one_cell(page: Any, picture: Path) -> None:
+    page.get_by_role("button", name=EXAMPLE).click()
+    page.wait_for_selector("#answer img")
+    page.evaluate("window.scrollTo(0, 0)")
+    take(page, picture)
+
+
+def many_cells(page: Any, files: list[Path], picture: Path) -> None:
+    page.get_by_role("tab", name="Many cells").click()
+    page.set_input_files("input[type=file][multiple]", files)
+    page.get_by_role("button", name="Judge these cells").click()
+    page.wait_for_selector("#table tbody tr")
+    take(page, picture)
+
+
+def take(page: Any, picture: Path) -> None:
+    """Write what is in view."""
+    # Lets Gradio's spinners fade out of the picture.
+    page.wait_for_timeout(1000)
+    Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(picture, optimize=True)
+    print(f"{picture} is written")
+
+
+if __name__ == "__main__":
+    end_with(main)

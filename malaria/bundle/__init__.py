@@ -1,0 +1,31 @@
+"""What apps load: `malaria.bundle.load(folder).predict(images)`, without TensorFlow."""
+
+from malaria.bundle.bundle import (
+    CARD,
+    NETWORK,
+    PARTS,
+    RECORD,
+    Bundle,
+    OperatingPoint,
+    Predictions,
+    Record,
+    default_folder,
+    load,
+    part,
+    read_record,
+)
+
+__all__ = [
+    "CARD",
+    "NETWORK",
+    "PARTS",
+    "RECORD",
+    "Bundle",
+    "OperatingPoint",
+    "Predictions",
+    "Record",
+    "default_folder",
+    "load",
+    "part",
+    "read_record",
+]

@@ -1,0 +1,242 @@
+"""The model bundle: a folder with all that an app needs to judge cells, and no TensorFlow.
+
+network.tflite   the network: float32 (n, size, size, 3) in [0, 255] to P(parasitised) and features
+bundle.json      how to feed it and read it, and what it was made of (`Record`)
+MODEL_CARD.md    what it is for, how good it is, and what it must not be used for
+figures.json     every figure on val and test with its interval, and the curves of the plots
+trained_on.npy   marks of the cells it was made with (`malaria.bundle.fingerprints`)
+gate.npz         what turns away pictures that are no stained red cell (`malaria.bundle.ood`)
+
+Nothing in it changes from one run to the next: version and date belong to the commit that carries it.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from malaria import command, files, labels, paths
+from malaria.bundle import ood
+from malaria.cells import images
+from malaria.errors import UserError
+from malaria.evaluate import calibration
+
+NETWORK, RECORD, CARD = "network.tflite", "bundle.json", "MODEL_CARD.md"
+
+# What goes with the network, by the name of its hash in the record.
+PARTS = {"figures": "figures.json", "trained_on": "trained_on.npy", "gate": "gate.npz"}
+
+# Cells that are resized and looked at together. The network is given one at a time: on a CPU larger
+# batches gain nothing, take megabytes a cell, and a batch of another size than the last takes
+# milliseconds to prepare.
+_BATCH = 32
+
+
+class OperatingPoint(BaseModel):
+    """A calibrated probability from which a cell counts as parasitised, and the specificity on val
+    that it was fixed for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    specificity: float
+    threshold: float
+
+
+class Record(BaseModel):
+    """`bundle.json`, whole.
+
+    `schema_version` is 2 where a gate may judge what is a cell at all, which readers of version 1 know
+    nothing of. `hashes` are SHA-256: of the network's file, of the packed index (every cell's hash), of the
+    split, and of the code that shaped the network; `data_source` is params.yaml's data.source.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1, 2]
+    name: str
+    research_use_only: Literal[True]
+    synthetic: bool
+    data_source: str
+    input_size: int
+    min_side: int
+    max_pixels: int
+    resize: str
+    labels: tuple[str, ...]
+    positive: str
+    precision: str
+    temperature: float
+    operating_points: tuple[OperatingPoint, ...]
+    hashes: dict[str, str]
+    libraries: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """`p_parasitized` and `p_network` (before calibration): float64 (n,); `features`: float32 (n, d);
+    `rejected`: for each why it is no cell to judge, in words for people, or None. What the network says
+    of rejected ones means nothing.
+    """
+
+    p_parasitized: npt.NDArray[np.float64]
+    p_network: npt.NDArray[np.float64]
+    features: npt.NDArray[np.float32]
+    rejected: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle. Not for use by several threads at once.
+
+    `network` is LiteRT's interpreter; `tensors` are its numbers for the cell, float32 (1, size, size, 3), for
+    P(parasitised) and for the features. `fitted_gate` is None where the bundle was written without one: it
+    then takes everything for a cell.
+    """
+
+    folder: Path
+    record: Record
+    network: Any
+    tensors: tuple[int, int, int]
+    fitted_gate: ood.Gate | None
+
+    @property
+    def limits(self) -> images.Limits:
+        """What `images.read` may take for a cell crop."""
+        return images.Limits(self.record.min_side, self.record.max_pixels)
+
+    def predict(self, cells: Sequence[images.Pixels] | images.Pixels) -> npt.NDArray[np.float64]:
+        """Calibrated P(parasitised), float64 (n,), of crops of any size: each uint8 (h, w, 3).
+
+        nan where the gate turns the picture away; `run` says why.
+        """
+        said = self.run(cells)
+        return np.where([reason is None for reason in said.rejected], said.p_parasitized, np.nan)
+
+    def run(
+        self,
+        cells: Sequence[images.Pixels] | images.Pixels,
+        shapes: Sequence[tuple[int, int]] | None = None,
+    ) -> Predictions:
+        """Everything that the bundle says of crops of any size: each uint8 (h, w, 3).
+
+        Args:
+            shapes: height and width that the crops had, where they have been resized already.
+        """
+        of_cell, of_p, of_features = self.tensors
+        width = self.network.get_tensor(of_features).shape[-1]
+        p = np.zeros(len(cells))
+        features = np.zeros((len(cells), width), dtype=np.float32)
+        rejected: list[str | None] = []
+        for start in range(0, len(cells), _BATCH):
+            crops = cells[start : start + _BATCH]
+            batch = np.stack([images.resize(cell, self.record.input_size) for cell in crops])
+            for row, cell in enumerate(batch, start):
+                self.network.set_tensor(of_cell, cell[None].astype(np.float32))
+                self.network.invoke()
+                p[row] = self.network.get_tensor(of_p)[0, 0]
+                features[row] = self.network.get_tensor(of_features)[0]
+            found = [cell.shape for cell in crops] if shapes is None else shapes[start : start + _BATCH]
+            rejected += self._reasons(batch, features[start : start + len(batch)], found)
+        return Predictions(calibration.apply(p, self.record.temperature), p, features, tuple(rejected))
+
+    def _reasons(
+        self, cells: images.Pixels, features: npt.NDArray[np.float32], shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[str | None]:
+        """Why each of `cells`, uint8 (n, size, size, 3), which had `shapes`, is turned away, or None."""
+        if self.fitted_gate is None:
+            return (None,) * len(cells)
+        reasons = ood.reasons(self.fitted_gate, cells, features)
+        of_shape = [ood.shape_reason(height, width) for height, width, *_ in shapes]
+        return [first or second for first, second in zip(of_shape, reasons, strict=True)]
+
+
+def load(folder: Path | str, threads: int | None = None) -> Bundle:
+    """Open a bundle.
+
+    Args:
+        threads: for the network; None takes as many as there are cores.
+
+    Raises:
+        UserError: the bundle is missing, incomplete, of an unknown schema, or was tampered with.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is no model bundle: run `dvc repro`, or name a folder that holds {RECORD}."
+        )
+    record = read_record(folder)
+    network = folder / NETWORK
+    if not network.is_file():
+        raise UserError(f"{folder} is incomplete, without {NETWORK}: fetch or export the bundle again.")
+    if files.sha256(network) != record.hashes.get("network"):
+        raise UserError(
+            f"{network} is not the network that {RECORD} describes (its hash differs): "
+            "fetch the bundle again."
+        )
+    fitted = part(folder, record, "gate")
+    from ai_edge_litert.interpreter import Interpreter
+
+    # The runtime says on the terminal which of its parts it uses.
+    with command.without_native_logs():
+        interpreter = Interpreter(model_path=str(network), num_threads=threads or os.cpu_count() or 1)
+        interpreter.allocate_tensors()
+        # By the names that export gave; calls through the signature itself take a tenth longer.
+        signature = interpreter.get_signature_runner()
+    outputs = signature.get_output_details()
+    named = [signature.get_input_details()["cell"], *(outputs[name] for name in sorted(outputs))]
+    of_cell, of_p, of_features = (tensor["index"] for tensor in named)
+    doors = None if fitted is None else ood.from_bytes(fitted)
+    return Bundle(folder, record, interpreter, (of_cell, of_p, of_features), doors)
+
+
+def read_record(folder: Path) -> Record:
+    """Read and check a bundle's `bundle.json`; UserError where it cannot be used."""
+    path = folder / RECORD
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no model bundle: it holds no {RECORD}.") from None
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
+        raise UserError(
+            f"{path} is of an unknown schema or damaged (at {where}): "
+            "use the version of this project that wrote it."
+        ) from None
+    if record.labels != labels.LABELS or record.positive != labels.POSITIVE or record.resize != images.RESIZE:
+        raise UserError(f"{path} names other labels or another resize than this version knows: update it.")
+    return record
+
+
+def part(folder: Path, record: Record, name: str) -> bytes | None:
+    """The content of one of `PARTS`; None where the bundle was written without it.
+
+    Raises:
+        UserError: the record names it, but it is missing or another.
+    """
+    if name not in record.hashes:
+        return None
+    path = folder / PARTS[name]
+    if not path.is_file():
+        raise UserError(f"{folder} is incomplete, without {path.name}: fetch or export the bundle again.")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != record.hashes[name]:
+        raise UserError(
+            f"{path} is not the file that {RECORD} describes (its hash differs): fetch the bundle again."
+        )
+    return content
+
+
+def default_folder() -> Path:
+    """The pretrained bundle where the checkout carries one, else the one that `dvc repro` made."""
+    for folder in (paths.PRETRAINED, paths.BUNDLE):
+        if (folder / RECORD).is_file():
+            return folder
+    raise UserError(
+        f"There is no model bundle at {paths.BUNDLE}: run `make repro`, or name one with --model."
+    )

@@ -1,0 +1,79 @@
+"""The model card: every figure from exported networks' own predictions."""
+
+import math
+from typing import Any
+
+import jinja2
+
+from malaria import bundle
+from malaria.evaluate import metrics
+
+# Shares of red cells that carry parasites, for the predictive values.
+PARASITAEMIAS = (0.001, 0.01, 0.05)
+
+
+def render(
+    record: bundle.Record,
+    parameters: int,
+    sides: dict[str, dict[str, Any]],
+    origin: str = "",
+    *,
+    by_patient: bool,
+) -> str:
+    """`MODEL_CARD.md`, whole.
+
+    Args:
+        sides: `evaluation.score` of each side, and `evaluation.rejections` under `rejected`; temperature
+            and operating points were fitted on the first, and the figures to go by are the last one's.
+            One side alone is out of fold.
+        origin: what else there is to say of the data and of how the bundle was made, as Markdown.
+        by_patient: whether no patient, all of them known, was both learned from and judged.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("malaria.bundle", "."),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, not HTML
+    )
+    environment.filters["figure"] = _figure
+    judged = list(sides)[-1]
+    return environment.get_template("model_card.md.j2").render(
+        record=record,
+        sides=sides,
+        fitted_on=next(iter(sides)),
+        judged=judged,
+        figures=sides[judged],
+        parameters=parameters,
+        points=_points(record, sides[judged], next(iter(sides))),
+        parasitaemias=PARASITAEMIAS,
+        origin=origin,
+        by_patient=by_patient,
+    )
+
+
+def _points(record: bundle.Record, judged: dict[str, Any], fitted_on: str) -> list[dict[str, Any]]:
+    """The card's table of operating points: 0.5 first, then those that were fitted."""
+    rows: list[dict[str, Any]] = [
+        {"name": "0.5", "threshold": 0.5, **{key: judged[key] for key in ("sensitivity", "specificity")}}
+    ]
+    for point in record.operating_points:
+        at = judged[f"at_{point.specificity * 100:g}_specificity"]
+        rows.append({"name": f"{100 * point.specificity:g} % specificity {fitted_on}", **at})
+    for row in rows:
+        rates = row["sensitivity"]["value"], row["specificity"]["value"]
+        row["ppv"] = [
+            metrics.ppv(*rates, parasitaemia) if None not in rates else math.nan
+            for parasitaemia in PARASITAEMIAS
+        ]
+    return rows
+
+
+def _figure(estimate: dict[str, float | None]) -> str:
+    """A figure with its interval, for people: `0.957 (0.944 to 0.966)`."""
+    if estimate["value"] is None:
+        return "not known"
+    if estimate["low"] is None:
+        return f"{estimate['value']:.3f}"
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"

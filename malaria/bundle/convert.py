@@ -1,0 +1,141 @@
+"""From the trained network to the one that apps run: conversion, size, agreement."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from malaria.cells import images
+from malaria.command import without_native_logs
+from malaria.errors import UserError
+from malaria.evaluate import metrics
+
+# Largest difference of the float32 bundle's probabilities from Keras's.
+_TOLERANCE = 1e-5
+
+# What a smaller precision may cost: a share of decisions at 0.5 (or two cells, where there are so few
+# cells that one is more), and AUC.
+_DECISIONS, _FEWEST, _AUC = 0.002, 2, 0.001
+
+# What the exported network may weigh.
+MOST_PARAMETERS, MOST_BYTES = 300_000, 2**20
+
+# Train cells that show the quantisation how large activations get; more change nothing.
+_REPRESENTATIVE = 500
+
+# Left in float by int8, so that features and probability have more than 256 values: they take no time.
+_HEAD = ["MEAN", "FULLY_CONNECTED", "LOGISTIC"]
+
+
+def convert(model: Any, precision: str, train: images.Pixels) -> bytes:
+    """The network as a LiteRT flatbuffer with two outputs: P(parasitised) and the last features.
+
+    Args:
+        model: of `network.fused`, or another with a layer of the features.
+        precision: float32, float16 (weights alone) or int8 (weights and activations of all but the
+            head); input and outputs are float32 whichever it is.
+        train: uint8 (n, size, size, 3), the cells that int8 ranges are measured on, evenly spaced ones of
+            them. The same cells give the same bytes.
+    """
+    from malaria.train import network
+    from malaria.train.backend import keras, tf
+
+    outputs = [model.output, model.get_layer(network.FEATURES).output]
+    # Named, since Keras numbers nameless models, and the name is written into the file.
+    whole = keras.Model(model.inputs, outputs, name="cells")
+    converter = tf.lite.TFLiteConverter.from_keras_model(whole)
+    if precision == "float16":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    # The converter reports every variable it saves; none of it is of use to a reader.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()), without_native_logs(), warnings.catch_warnings():
+        # TensorFlow deprecates the interpreter that its own quantisation opens.
+        warnings.simplefilter("ignore")
+        if precision != "int8":
+            return bytes(converter.convert())
+
+        def representative() -> Iterator[list[Any]]:
+            for row in np.unique(np.linspace(0, len(train) - 1, _REPRESENTATIVE).astype(int)):
+                yield [train[row : row + 1].astype(np.float32)]
+
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = representative
+        # The debugger is TensorFlow's one way to leave some operations in float.
+        quantised = tf.lite.experimental.QuantizationDebugger(
+            converter=converter,
+            debug_dataset=representative,
+            debug_options=tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=_HEAD),
+        )
+        return bytes(quantised.get_nondebug_quantized_model())
+
+
+def check_size(flatbuffer: bytes, parameters: int) -> None:
+    """UserError if the network is larger than what an app should have to load."""
+    if parameters > MOST_PARAMETERS:
+        raise UserError(
+            f"The network has {parameters:,} parameters, but at most {MOST_PARAMETERS:,} are exported: "
+            "make it narrower in malaria/train/network.py."
+        )
+    if len(flatbuffer) > MOST_BYTES:
+        raise UserError(
+            f"The exported network takes {len(flatbuffer):,} bytes, but at most {MOST_BYTES:,} are allowed: "
+            "set export.precision to int8 in params.yaml, or make it narrower in malaria/train/network.py."
+        )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the exported network is from the trained one, on the same cells.
+
+    `difference`: the largest, in probability; `decisions`: how many of `cells` fall on the other side of
+    0.5; `auc`: the difference in AUC.
+    """
+
+    cells: int
+    difference: float
+    decisions: int
+    auc: float
+
+
+def check_agreement(
+    p_bundle: metrics.Floats, p_keras: metrics.Floats, y: metrics.Ints, precision: str
+) -> Agreement:
+    """Compare two networks' probabilities of cells whose labels are `y`.
+
+    Raises:
+        UserError: float32 differs by more than 1e-5 somewhere; a smaller precision decides more than 0.2 %
+            of the cells (or two) otherwise, or changes AUC by more than 0.001.
+    """
+    found = Agreement(
+        cells=len(y),
+        difference=float(np.abs(p_bundle - p_keras).max(initial=0.0)),
+        decisions=int(((p_bundle >= 0.5) != (p_keras >= 0.5)).sum()),
+        auc=_auc_difference(p_bundle, p_keras, y),
+    )
+    if precision == "float32":
+        if found.difference > _TOLERANCE:
+            raise UserError(
+                f"The exported network differs from the trained one by {found.difference:.2g}, "
+                f"more than {_TOLERANCE:g}: run `dvc repro -f export` again, and report this if it stays."
+            )
+    elif found.decisions > max(_FEWEST, _DECISIONS * found.cells) or found.auc > _AUC:
+        raise UserError(
+            f"At {precision} the exported network decides {found.decisions} of {found.cells:,} val and test "
+            f"cells otherwise than the trained one, and its AUC differs by {found.auc:.4f}: set "
+            "export.precision in params.yaml to another one (float32 is exact)."
+        )
+    return found
+
+
+def _auc_difference(p_bundle: metrics.Floats, p_keras: metrics.Floats, y: metrics.Ints) -> float:
+    if len(np.unique(y)) < 2:
+        return 0.0
+    from sklearn.metrics import roc_auc_score
+
+    return abs(float(roc_auc_score(y, p_bundle)) - float(roc_auc_score(y, p_keras)))

@@ -1,0 +1,315 @@
+"""Turn away pictures that are no stained red cell, which a network would answer just as confidently.
+
+Fitted on the training cells alone. The picture's shape is judged first, and then three distances: how far
+any plain quantity of its look (black around the cell, colour, texture) lies outside the range that
+training cells span, and two Mahalanobis distances from the training cells, of those quantities taken
+together and of the network's last features (Lee et al. 2018, arXiv:1807.03888, who use one Gaussian a
+class: one for all does here). The distances' limits are set on cells that the network did not train on.
+"""
+
+import dataclasses
+import functools
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from malaria.cells.images import Pixels
+from malaria.errors import UserError
+
+Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
+
+# What `quantities` gives, in its order, and what a person is told where one is out of range:
+# (too little, too much).
+_NO_CELL = "this does not look like a stained red cell"
+REASONS = {
+    "background": (
+        "too little black around the cell: not one cell, cut out on black",
+        "nearly all black: no cell to be seen",
+    ),
+    "corners": ("", "the corners are not black: not one cell, cut out on black"),
+    "middle": ("", "black in the middle: several cells, or no cell"),
+    "dents": ("", "no rounded outline: several cells, or no cell"),
+    "brightness": ("darker than a stained red cell", "brighter than a stained red cell"),
+    "red": ("the colour is not that of a stained red cell",) * 2,
+    "blue": ("the colour is not that of a stained red cell",) * 2,
+    "contrast": ("one even colour: no cell to be seen", "more contrast than in a stained red cell"),
+    "red_spread": (
+        "no stain to be seen: a picture without colour?",
+        "more colours than in a stained red cell",
+    ),
+    "blue_spread": (
+        "no stain to be seen: a picture without colour?",
+        "more colours than in a stained red cell",
+    ),
+    "roughness": ("blurred beyond what can be judged", "rougher than a stained red cell"),
+    "grain": ("smoother than any photograph of a cell: a drawing?", "more grain than in a stained red cell"),
+}
+_FAR = (f"{_NO_CELL}: colour, texture and outline do not go together", _NO_CELL)
+
+# Brighter than this in any channel counts as part of the cell; lossy copies are not quite black outside.
+_BLACK = 16
+
+# The NIH crops' sides go from 46 to 394 px. The public copies are all square, so that training cells
+# cannot teach what a crop's shape may be.
+_LARGEST_SIDE, _LARGEST_ASPECT = 1000, 2.5
+
+# Ranges are those of all training cells but this share at each end. A cell may lie outside by a tenth of
+# the range's width; by more where held-out cells do, as when the training cells are of few patients.
+_TAIL, _SLACK = 0.0002, 0.1
+
+# A range has some width even where all training cells are alike, as with no colour outside the cell.
+_NARROWEST = 1e-3
+
+# The inner disc, in halves of the cell's side.
+_MIDDLE = 0.6
+
+# Directions in which a cell's outline is measured: how far each goes up and along a row.
+_DIRECTIONS = 24
+_TURN = np.float32(2 * np.pi / _DIRECTIONS)
+_UP, _ALONG = np.sin(_TURN * np.arange(_DIRECTIONS)), np.cos(_TURN * np.arange(_DIRECTIONS))
+
+# Cells looked at together: what is set aside for more of them comes from the system anew each time,
+# which takes longer than the arithmetic.
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What tells cells from other pictures.
+
+    least, most: float32 (q,), the range of each of `quantities`; look_centre (q,) and look_whitening
+    (q, q): where training cells lie, and what turns the difference from there into a Mahalanobis
+    distance; features_centre (d,), features_whitening (d, d): the same of the network's features;
+    limits: float64 (3,), the largest of each of a cell's `distances`.
+    """
+
+    least: Singles
+    most: Singles
+    look_centre: Singles
+    look_whitening: Singles
+    features_centre: Singles
+    features_whitening: Singles
+    limits: Floats
+
+
+def fit(cells: Pixels, features: Singles) -> Gate:
+    """Learn how training cells look. Until `limits` gives better ones, only ranges have a limit.
+
+    Args:
+        cells: uint8 (n, size, size, 3), the training cells.
+        features: float32 (n, d), what the network says of them.
+    """
+    look = quantities(cells)
+    least, most = np.quantile(look, [_TAIL, 1 - _TAIL], axis=0).astype(np.float32)
+    return Gate(least, most, *_whiten(look), *_whiten(features), limits(np.zeros((0, 3))))
+
+
+def distances(gate: Gate, cells: Pixels, features: Singles) -> Floats:
+    """How far cells lie from the training cells: float64 (n, 3).
+
+    The first is by how much the plain quantity that fits worst is out of its range, in widths of the range
+    (below zero inside); then come the Mahalanobis distances of look and features. Comparable between
+    networks: each is in units of its own training cells' spread.
+    """
+    look = quantities(cells)
+    return _distances(gate, _outside(gate, look), look, features)
+
+
+def limits(held_out: Floats, rejected: float = 0.01) -> Floats:
+    """The limits that turn away a share `rejected` of held-out cells, as near as their number allows.
+
+    Args:
+        held_out: float64 (n, 3), distances of cells that neither network nor gate was fitted on.
+
+    Returns:
+        float64 (3,): ranges leave out half of `rejected` at most; both Mahalanobis distances leave out
+        the same share each, so that with the ranges `rejected` are left out. Without held-out cells these
+        two have no limit.
+    """
+    if not len(held_out):
+        return np.array([_SLACK, np.inf, np.inf])
+    widest = max(_SLACK, float(np.quantile(held_out[:, 0], 1 - rejected / 2, method="higher")))
+    # Those out of range are left out whatever the other limits.
+    far = np.where(held_out[:, :1] > widest, np.inf, held_out[:, 1:])
+    ranks = far.argsort(axis=0, kind="stable").argsort(axis=0)
+    worst = np.quantile(ranks.max(axis=1), 1 - rejected, method="higher")
+    return np.array([widest, *np.sort(far, axis=0)[int(worst)]])
+
+
+def with_limits(gate: Gate, found: Floats) -> Gate:
+    """`gate` with the limits that `limits` found, float64 (3,)."""
+    return dataclasses.replace(gate, limits=found)
+
+
+def reasons(gate: Gate, cells: Pixels, features: Singles) -> tuple[str | None, ...]:
+    """For each cell why it is turned away, or None: uint8 (n, size, size, 3), float32 (n, d)."""
+    look = quantities(cells)
+    outside = _outside(gate, look)
+    beyond = _distances(gate, outside, look, features) > gate.limits
+    return tuple(
+        _reason(sides > gate.limits[0])
+        if out_of_range
+        else _FAR[0]
+        if far[0]
+        else _FAR[1]
+        if far[1]
+        else None
+        for sides, (out_of_range, *far) in zip(outside, beyond, strict=True)
+    )
+
+
+def shape_reason(height: int, width: int) -> str | None:
+    """Why a picture of `height` x `width` px, before it is resized, can be no crop of one cell, or None."""
+    if max(height, width) > _LARGEST_SIDE:
+        return f"a side over {_LARGEST_SIDE:,} px: larger than any crop of one cell"
+    if max(height, width) > _LARGEST_ASPECT * min(height, width):
+        return f"more than {_LARGEST_ASPECT:g} times as long as wide: not one cell"
+    return None
+
+
+def quantities(cells: Pixels) -> Singles:
+    """Plain quantities of how cells look, float32 (n, len(REASONS)), of uint8 (n, size, size, 3).
+
+    background: share that is black; corners: share of the four corners that is not; middle: share of the
+    inner disc that is black; dents: black within the cell's convex hull, over the cell's area, square root;
+    then of the pixels that are not black: brightness; red, blue: over green; contrast and spread: log of the
+    standard deviation of brightness, of red over green and of blue over green; roughness, grain: log of the
+    mean step between neighbours, and of how much it changes to the next. Brightness and colours in grey
+    levels.
+    """
+    parts = [_quantities(cells[start : start + _BATCH]) for start in range(0, len(cells), _BATCH)]
+    return np.concatenate(parts) if parts else np.zeros((0, len(REASONS)), np.float32)
+
+
+def to_bytes(gate: Gate) -> bytes:
+    """`gate` as an .npz file, whose bytes depend on the gate alone."""
+    out = io.BytesIO()
+    np.savez(out, **{field.name: getattr(gate, field.name) for field in dataclasses.fields(Gate)})
+    return out.getvalue()
+
+
+def from_bytes(content: bytes) -> Gate:
+    """Read what `to_bytes` wrote, nothing of it unpickled; UserError where it is no gate of this version."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            gate = Gate(**{field.name: arrays[field.name] for field in dataclasses.fields(Gate)})
+    except Exception:
+        # NumPy answers foreign bytes with several kinds of exception.
+        raise UserError("The bundle's gate is damaged or none: fetch or export the bundle again.") from None
+    if gate.least.shape != (len(REASONS),) or gate.limits.shape != (3,):
+        raise UserError("The bundle's gate is of another version: use the version that exported it.")
+    return gate
+
+
+def _quantities(cells: Pixels) -> Singles:
+    count, size = cells.shape[:2]
+    corners, middle = _places(size)
+    # A plane a colour: all of what follows runs along rows.
+    planes = np.ascontiguousarray(cells.transpose(3, 0, 1, 2)).reshape(3, count, -1)
+    part = np.maximum(np.maximum(planes[0], planes[1]), planes[2]) > _BLACK
+    inside = part.astype(np.float32)
+    pixels = np.maximum(inside.sum(axis=1), 1)
+
+    # Brightness, red over green, blue over green; then their differences from the cell's means.
+    axes = planes.astype(np.float32)
+    axes[0] -= axes[1]
+    axes[2] -= axes[1]
+    axes[1] += (axes[0] + axes[2]) / 3
+    means = np.einsum("anp,np->an", axes, inside) / pixels
+    axes -= means[:, :, None]
+    axes *= inside
+    spreads = np.sqrt(np.einsum("anp,anp->an", axes, axes) / pixels)
+
+    texture = np.zeros((2, count), dtype=np.float32)
+    shape = (count, size, size)
+    grey, inside = axes[1].reshape(shape), inside.reshape(shape)
+    for values, counted in ((grey, inside), (grey.swapaxes(1, 2), inside.swapaxes(1, 2))):
+        steps, both = values[:, 1:] - values[:, :-1], counted[:, 1:] * counted[:, :-1]
+        changes, all_three = steps[:, 1:] - steps[:, :-1], both[:, 1:] * both[:, :-1]
+        texture[0] += np.einsum("nyx,nyx->n", np.abs(steps, out=steps), both)
+        texture[1] += np.einsum("nyx,nyx->n", np.abs(changes, out=changes), all_three)
+
+    columns = [
+        1 - pixels / size**2,
+        part[:, corners].mean(axis=1),
+        1 - part[:, middle].mean(axis=1),
+        np.sqrt((_hull_area(part.reshape(shape)) / pixels - 1).clip(0)),
+        *means[[1, 0, 2]],
+        # Logarithms, since the spread of what is never negative has a long tail.
+        *np.log(np.concatenate([spreads[[1, 0, 2]], texture / (2 * pixels)]) + 0.1),
+    ]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+@functools.lru_cache
+def _places(size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Where the four corners and the inner disc lie among a cell's pixels, row by row."""
+    edge = max(1, size // 25)
+    ends = np.r_[:edge, size - edge : size]
+    away = np.linspace(-1, 1, size)
+    disc = np.hypot(away[:, None], away) < _MIDDLE
+    return (ends[:, None] * size + ends).ravel(), np.flatnonzero(disc)
+
+
+def _hull_area(part: npt.NDArray[np.bool_]) -> Singles:
+    """Pixels within the convex hull of each bool (n, size, size): float32 (n,), or a few more.
+
+    The hull is taken as the polygon of `_DIRECTIONS` sides around it, whose area follows from how far the
+    cell reaches in each direction (its support function; Schneider, Convex Bodies, 2014).
+    """
+    size = part.shape[1]
+    first = part.argmax(axis=2).astype(np.float32)
+    last = size - 1 - part[:, :, ::-1].argmax(axis=2).astype(np.float32)
+    rows = np.arange(size, dtype=np.float32)[:, None] * _UP
+    reach = np.where(_ALONG > 0, last[:, :, None], first[:, :, None]) * _ALONG + rows
+    reach[~part.any(axis=2)] = -size
+    # A pixel reaches half its own width farther than its centre.
+    farthest = reach.max(axis=1) + (np.abs(_UP) + np.abs(_ALONG)) / 2
+    beside = np.roll(farthest, 1, axis=1) + np.roll(farthest, -1, axis=1)
+    sides = (beside - 2 * farthest * np.cos(_TURN)) / np.sin(_TURN)
+    area: Singles = (farthest * sides).sum(axis=1) / 2
+    return area
+
+
+def _distances(gate: Gate, outside: Singles, look: Singles, features: Singles) -> Floats:
+    """`distances` of cells whose quantities are `look`, and lie `outside` their ranges as `_outside` says."""
+    far = [
+        outside.max(axis=(1, 2)),
+        np.linalg.norm((look - gate.look_centre) @ gate.look_whitening, axis=1),
+        np.linalg.norm((features - gate.features_centre) @ gate.features_whitening, axis=1),
+    ]
+    return np.stack(far, axis=1).astype(np.float64)
+
+
+def _outside(gate: Gate, look: Singles) -> Singles:
+    """By how much each quantity is under its range and over it, in the range's widths: float32 (n, q, 2).
+
+    Far below zero on a side that says nothing.
+    """
+    width = np.maximum(gate.most - gate.least, _NARROWEST)
+    far = np.stack([gate.least - look, look - gate.most], axis=2) / width[:, None]
+    counts = np.array([[bool(words) for words in sides] for sides in REASONS.values()])
+    return np.where(counts, far, np.float32(-1))
+
+
+def _reason(outside: npt.NDArray[np.bool_]) -> str:
+    """What to say of a cell with quantities `outside` their ranges, bool (q, 2): the reason of the first."""
+    said = zip(REASONS.values(), outside, strict=True)
+    return next(words[int(sides[1])] for words, sides in said if sides.any())
+
+
+def _whiten(values: Singles) -> tuple[Singles, Singles]:
+    """Centre, float32 (d,), and a matrix, float32 (d, d), so that the length of (value - centre) @ matrix
+    is the Mahalanobis distance, whatever the scale of each column.
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    centre, spread = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
+    # A feature that never fires says nothing while it stays so.
+    spread = np.where(spread > 1e-6, spread, 1.0)
+    covariance, _ = ledoit_wolf((values - centre) / spread, assume_centered=True)
+    whitening = np.linalg.cholesky(np.linalg.inv(covariance)) / spread[:, None]
+    return centre.astype(np.float32), whitening.astype(np.float32)

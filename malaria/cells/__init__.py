@@ -1,0 +1,1 @@
+"""From files to arrays: cells read, audited, split and packed."""

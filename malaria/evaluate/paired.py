@@ -1,0 +1,205 @@
+"""Two models on the same cells: how far their figures are apart, with 95 % intervals over patients.
+
+Both are judged under the same draws of the same patients, so that what makes a patient hard for either
+cancels out: an interval that excludes zero says that patients like these would tell the two apart.
+"""
+
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from malaria import params
+from malaria.cells import doubtful_labels
+from malaria.errors import UserError
+from malaria.evaluate import evaluation, metrics
+from malaria.labels import PARASITIZED
+
+# Figures that `differences` gives, and in words.
+FIGURES = {
+    "auc": "AUC",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "macro_auc": "AUC, mean of patients",
+    "macro_sensitivity": "sensitivity, mean of patients",
+    "worst_decile_sensitivity": "sensitivity, worst tenth of them",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of both models, and `one` minus `other` with its interval; nan where it cannot be given."""
+
+    one: float
+    other: float
+    difference: metrics.Estimate
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether the interval excludes zero; not where there is none."""
+        return self.difference.low > 0 or self.difference.high < 0
+
+
+def read(file: Path) -> pd.DataFrame:
+    """Read a table of predictions: a column path or file, p_parasitized, and whatever else it has.
+
+    p_parasitized is nan where it is empty, as `predict` writes it for what is unreadable or turned away.
+
+    Raises:
+        UserError: there is no such table, or it lacks these columns.
+    """
+    try:
+        table = pd.read_csv(
+            file,
+            keep_default_na=False,
+            na_values={"p_parasitized": [""]},
+            dtype={"patient": "str", "path": "str", "file": "str", "p_parasitized": "float64"},
+        )
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing: name a table of predictions.") from None
+    except (ValueError, UnicodeDecodeError):
+        raise UserError(f"{file} is no CSV table of predictions.") from None
+    if "p_parasitized" not in table or not {"path", "file"} & set(table):
+        raise UserError(
+            f"{file} has the columns {', '.join(table.columns)}, but needs path (or file) and p_parasitized."
+        )
+    return table
+
+
+def join(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """The cells for which both tables have a probability, sorted by path.
+
+    Args:
+        one: columns path, patient, label and p_parasitized, as in tables.PREDICTIONS or OUT_OF_FOLD.
+        other: columns path, or file (a name without folders), and p_parasitized.
+
+    Returns:
+        Columns path, patient, label, one and other (the two probabilities), and what else `one` has.
+
+    Raises:
+        UserError: a cell stands in a table twice.
+    """
+    key = "path" if "path" in other else "file"
+    names = one.path if key == "path" else one.path.map(lambda path: Path(path).name)
+    for twice in (names[names.duplicated()], other[key][other[key].duplicated()]):
+        if len(twice):
+            raise UserError(f"{twice.iloc[0]} stands twice in a table of predictions: a cell has one row.")
+    theirs = pd.Series(other.p_parasitized.to_numpy(np.float64), index=other[key])
+    joined = one.rename(columns={"p_parasitized": "one"}).assign(other=names.map(theirs).to_numpy(np.float64))
+    return joined[joined.one.notna() & joined.other.notna()].sort_values("path", ignore_index=True)
+
+
+def differences(
+    cells: pd.DataFrame, settings: params.Evaluate, doubtful: frozenset[tuple[str, str]] = frozenset()
+) -> dict[str, dict[str, Difference]]:
+    """The figures of `FIGURES` of two models on the same cells, decided at 0.5.
+
+    Args:
+        cells: columns path, patient, label, one and other, as `join` gives them.
+        settings: its resamples, seed, and least cells of the class for a patient to count.
+        doubtful: labels in doubt, as `doubts.read` gives them.
+
+    Returns:
+        By version of the labels (evaluation.AS_GIVEN and, if any label is in doubt, WITHOUT and FLIPPED),
+        then by figure.
+    """
+    y, patient, draws = _drawn(cells, settings)
+    everything = np.ones(len(y), dtype=bool)
+    doubted = doubtful_labels.among(cells, doubtful)
+    versions = {evaluation.AS_GIVEN: (y, everything)}
+    if doubted.any():
+        versions |= {evaluation.WITHOUT: (y, ~doubted), evaluation.FLIPPED: (y ^ doubted, everything)}
+    found = {}
+    for version, (truth, kept) in versions.items():
+        one, other = (
+            _figures(cells[side].to_numpy(np.float64)[kept], truth[kept], patient[kept], draws, settings)
+            for side in ("one", "other")
+        )
+        found[version] = {name: _difference(one[name], other[name]) for name in FIGURES}
+    return found
+
+
+def table(found: dict[str, dict[str, Difference]]) -> pd.DataFrame:
+    """What `differences` gives as rows: columns labels, figure, one, other, difference, low and high."""
+    return pd.DataFrame(
+        [
+            (version, name, both.one, both.other, *astuple(both.difference))
+            for version, figures in found.items()
+            for name, both in figures.items()
+        ],
+        columns=["labels", "figure", "one", "other", "difference", "low", "high"],
+    )
+
+
+def at_specificity(cells: pd.DataFrame, settings: params.Evaluate, specificity: float) -> Difference:
+    """Sensitivity of both models where `specificity` of these very cells' uninfected ones is reached.
+
+    Each model's threshold is set anew under each draw of patients: what is compared is how well they rank
+    cells, not how well a threshold fixed elsewhere happens to carry over.
+    """
+    y, patient, draws = _drawn(cells, settings)
+    one, other = (
+        metrics.sensitivity_at(cells[side].to_numpy(np.float64), y, patient, draws, specificity)
+        for side in ("one", "other")
+    )
+    return _difference(one, other)
+
+
+def calibration(cells: pd.DataFrame, settings: params.Evaluate) -> Difference:
+    """Expected calibration error of both models, in settings.bins bins."""
+    y, patient, draws = _drawn(cells, settings)
+    one, other = (
+        metrics.ece(cells[side].to_numpy(np.float64), y, patient, draws, settings.bins)
+        for side in ("one", "other")
+    )
+    return _difference(one, other)
+
+
+def patients(
+    cells: pd.DataFrame, least: int, doubtful: frozenset[tuple[str, str]] = frozenset()
+) -> pd.DataFrame:
+    """Both models' sensitivity on each patient with at least `least` parasitised cells, doubtful ones aside.
+
+    Args:
+        cells: as `differences` takes them.
+
+    Returns:
+        Columns patient, cells, one and other, the worst of `one` first.
+    """
+    sure = cells[(cells.label == PARASITIZED) & ~doubtful_labels.among(cells, doubtful)]
+    called = sure.assign(one=sure.one >= 0.5, other=sure.other >= 0.5)
+    found = called.groupby("patient").agg(
+        cells=("path", "size"), one=("one", "mean"), other=("other", "mean")
+    )
+    return found[found.cells >= least].reset_index().sort_values(["one", "patient"], ignore_index=True)
+
+
+def _figures(
+    p: metrics.Floats,
+    y: metrics.Ints,
+    patient: metrics.Ints,
+    draws: metrics.Floats,
+    settings: params.Evaluate,
+) -> dict[str, metrics.Floats]:
+    """The figures of one model under each draw, each float64 (1 + resamples,)."""
+    return {
+        **metrics.ranking(p, y, patient, draws),
+        **metrics.rates(p >= 0.5, y, patient, draws),
+        **evaluation.patient_figures(p, y, patient, draws, settings),
+    }
+
+
+def _difference(one: metrics.Floats, other: metrics.Floats) -> Difference:
+    """Two models' figures under the same draws, each float64 (1 + resamples,), set against each other."""
+    return Difference(float(one[0]), float(other[0]), metrics.paired_difference(one, other))
+
+
+def _drawn(
+    cells: pd.DataFrame, settings: params.Evaluate
+) -> tuple[metrics.Ints, metrics.Ints, metrics.Floats]:
+    """Labels (n,), patients' numbers (n,) and draws (1 + resamples, patients) of `cells`."""
+    y = np.where(cells.label == PARASITIZED, 1, 0).astype(np.int64)
+    owners, patient = metrics.number_patients(cells.patient)
+    return y, patient, metrics.draw_patients(len(owners), settings.resamples, settings.seed)

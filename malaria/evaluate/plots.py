@@ -1,0 +1,85 @@
+"""The data behind the plots of `dvc plots show`: one small CSV a plot, drawn by DVC's templates."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from malaria import labels
+from malaria.evaluate import metrics
+
+# A curve looks the same with this many points, and the page stays light.
+_POINTS = 400
+
+
+def write(cells: pd.DataFrame, folder: Path, bins: int, least: int) -> None:
+    """Write the plots' data for one set of cells into `folder`; arguments as `frames` has them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in frames(cells, bins, least).items():
+        frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+
+
+def frames(cells: pd.DataFrame, bins: int, least: int) -> dict[str, pd.DataFrame]:
+    """The data of each plot, by its name, rounded to six places.
+
+    Args:
+        cells: columns patient, label and p_parasitized, as in tables.PREDICTIONS; both classes.
+        bins: of the reliability diagram and the histogram.
+        least: parasitised cells a patient needs to be drawn.
+    """
+    y = np.where(cells.label == labels.PARASITIZED, 1, 0).astype(np.int64)
+    p = cells.p_parasitized.to_numpy(np.float64)
+    drawn = {
+        "roc": _roc(p, y),
+        "precision_recall": _precision_recall(p, y),
+        "confusion": _confusion(p, cells),
+        "reliability": _reliability(p, y, bins),
+        "scores": _scores(p, y),
+        "patients": _patients(p, y, cells, least),
+    }
+    return {name: frame.round(6) for name, frame in drawn.items()}
+
+
+def _roc(p: metrics.Floats, y: metrics.Ints) -> pd.DataFrame:
+    false, true, _ = roc_curve(y, p)
+    return _thin(pd.DataFrame({"one_minus_specificity": false, "sensitivity": true}))
+
+
+def _precision_recall(p: metrics.Floats, y: metrics.Ints) -> pd.DataFrame:
+    precision, recall, _ = precision_recall_curve(y, p)
+    return _thin(pd.DataFrame({"sensitivity": recall, "precision": precision}))
+
+
+def _confusion(p: metrics.Floats, cells: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"actual": cells.label, "predicted": [labels.category(value) for value in p]})
+
+
+def _reliability(p: metrics.Floats, y: metrics.Ints, bins: int) -> pd.DataFrame:
+    frame = pd.DataFrame({"bin": np.minimum((p * bins).astype(int), bins - 1), "p": p, "y": y})
+    means = frame.groupby("bin").agg(mean_probability=("p", "mean"), share_parasitized=("y", "mean"))
+    return means.assign(perfect=means.mean_probability)
+
+
+def _scores(p: metrics.Floats, y: metrics.Ints, bins: int = 20) -> pd.DataFrame:
+    edges = np.linspace(0, 1, bins + 1)
+    return pd.DataFrame(
+        {
+            "p_parasitized": (edges[:-1] + edges[1:]) / 2,
+            "parasitized_cells": np.histogram(p[y == 1], edges)[0],
+            "uninfected_cells": np.histogram(p[y == 0], edges)[0],
+        }
+    )
+
+
+def _patients(p: metrics.Floats, y: metrics.Ints, cells: pd.DataFrame, least: int) -> pd.DataFrame:
+    known, patient = metrics.number_patients(cells.patient)
+    sensitivity = metrics.by_patient(p >= 0.5, y == 1, patient, len(known), least)
+    return pd.DataFrame({"patient": known, "sensitivity": sensitivity}).dropna()
+
+
+def _thin(curve: pd.DataFrame) -> pd.DataFrame:
+    """At most `_POINTS` rows of `curve`, both ends among them."""
+    if len(curve) <= _POINTS:
+        return curve
+    return curve.iloc[np.unique(np.linspace(0, len(curve) - 1, _POINTS).astype(int))]

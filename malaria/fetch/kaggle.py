@@ -1,0 +1,117 @@
+"""The NIH/NLM set from Kaggle: the same cells, for people with an account there.
+
+Signing in and naming the file is left to Kaggle's own client: `kagglesdk`, which the `kaggle` package
+is built on and brings along. That package itself is not imported, since its import signs in at once,
+over the network, at kaggle.com whatever KAGGLE_API_ENVIRONMENT says, and prints or exits where it
+can't. Its download writes under the final name from the first byte on, and checks no content. The
+client's answer, however, is that to an ordinary request, at a signed address that is good for some
+minutes; `download` sends this request again with a range, and asks the client for a new one for each
+attempt.
+"""
+
+import os
+from pathlib import Path
+
+import requests
+
+from malaria import params
+from malaria.errors import UserError
+from malaria.fetch import archives, download, nih
+from malaria.fetch.sources import Provenance
+
+_HOW_TO_SIGN_IN = (
+    "create a token at kaggle.com/settings and put it into ~/.kaggle/access_token or KAGGLE_API_TOKEN (or a "
+    "key into ~/.kaggle/kaggle.json), or take data.source: nlm, which needs no account"
+)
+
+
+def fetch(
+    data: params.Data,
+    folder: Path,
+    cache: Path | None = None,
+    census: nih.Census = nih.WHOLE,
+    retries: download.Retries = download.PATIENT,
+) -> Provenance:
+    """Download what `data.kaggle` names, and unpack it; its second copy of the set is left out.
+
+    Raises:
+        UserError: nobody is signed in, or Kaggle refuses; as `download.fetch` and `nih.unpack`.
+    """
+    asked = data.kaggle
+    origin = f"kaggle.com/datasets/{asked.slug}"
+    owner, name = asked.slug.split("/")
+    archive = download.cache_folder(cache) / "kaggle" / owner / name / f"version-{asked.version}.zip"
+    remote = download.Remote(f"{origin}, version {asked.version}", lambda: _request(asked), "data.kaggle")
+    download.fetch(remote, archive, retries)
+    try:
+        unpacked = nih.unpack(archive, folder, census)
+    except archives.Damaged:
+        # Nobody publishes its hash: what can't be used is not kept, so that the next run brings it anew.
+        archive.unlink(missing_ok=True)
+        raise
+    return Provenance(
+        source="kaggle",
+        origin=f"https://www.{origin}",
+        version=str(asked.version),
+        checksum=unpacked.checksum,
+        licence=nih.LICENCE,
+        cells=unpacked.cells,
+        ignored=unpacked.ignored,
+    )
+
+
+def _request(asked: params.KaggleData) -> requests.PreparedRequest:
+    """The request that Kaggle's client ends up with for the archive.
+
+    Raises:
+        UserError: Kaggle refuses, or its client fails. No text of theirs is passed on: it may quote
+            credentials.
+        requests.RequestException: another attempt may mend it.
+    """
+    # Here, since it takes a second, and other sources need none of it.
+    from kagglesdk import KaggleClient
+    from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
+    from kagglesdk.kaggle_env import get_access_token_from_env
+
+    request = ApiDownloadDatasetRequest()
+    request.owner_slug, request.dataset_slug = asked.slug.split("/")
+    request.dataset_version_number = asked.version
+    user, key = (os.environ.get(name) for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"))
+    try:
+        if not (user and key) and get_access_token_from_env()[0] is None and not _key_file().exists():
+            raise UserError(f"data.source is kaggle, but nobody is signed in: {_HOW_TO_SIGN_IN}.")
+        with (
+            KaggleClient(username=user, password=key) as client,
+            client.datasets.dataset_api_client.download_dataset(request) as response,
+        ):
+            found: requests.PreparedRequest = response.request
+            return found
+    except requests.HTTPError as error:
+        error.response.close()
+        # After a redirect it is the storage that answers, which knows nothing of datasets and rules.
+        if not error.response.history and (sentence := _refusal(error.response.status_code, asked)):
+            raise UserError(sentence) from None
+        raise
+    except (UserError, requests.ConnectionError, requests.Timeout):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"Kaggle's client fails over data.kaggle or the credentials ({type(error).__name__}): "
+            f"{_HOW_TO_SIGN_IN}."
+        ) from None
+
+
+def _key_file() -> Path:
+    return Path.home() / ".kaggle" / "kaggle.json"
+
+
+def _refusal(status: int, asked: params.KaggleData) -> str:
+    """What Kaggle's refusal means and what to do; empty where another attempt may help."""
+    page = f"kaggle.com/datasets/{asked.slug}"
+    return {
+        401: f"Kaggle does not accept the credentials (401): {_HOW_TO_SIGN_IN}.",
+        403: f"Kaggle forbids the download (403): open {page} signed in, accept its rules, and check that "
+        "the credentials are that account's.",
+        404: f"Kaggle has no version {asked.version} of {asked.slug} (404): check data.kaggle in params.yaml "
+        f"against {page}.",
+    }.get(status, "")

@@ -1,0 +1,109 @@
+"""The synthetic sample: cells drawn by `malaria.cells.synthetic`, named as the NIH set names its files."""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from malaria import __version__, params, processes
+from malaria.cells import synthetic
+from malaria.fetch.sources import Provenance
+from malaria.labels import LABELS, PARASITIZED, UNINFECTED
+
+LICENCE = "MIT, as the project; synthetic sample, drawn by malaria/cells/synthetic.py"
+
+# Keeps the numbers of patients and of cells apart, so that more cells change no patient's stain.
+_OF_PATIENTS, _OF_CELLS, _OF_COUNTS = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Order:
+    """One patient's cells to draw."""
+
+    seed: int
+    patient: int
+    infected: bool
+    parasitized: int
+    uninfected: int
+
+
+def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Provenance:
+    """Draw the sample that `data.sample` asks for: the same seed draws the same bytes."""
+    for label in LABELS:
+        (folder / label).mkdir()
+    orders = plan(data.sample)
+    digest = hashlib.sha256()
+    work = functools.partial(_draw, folder)
+    for checksum in processes.in_order(work, orders, "drawing", batch=1, unit="patients"):
+        digest.update(checksum)
+    return Provenance(
+        source="sample",
+        origin=f"synthetic sample, seed {data.sample.seed}",
+        version=__version__,
+        checksum=digest.hexdigest(),
+        licence=LICENCE,
+        cells=data.sample.cells,
+    )
+
+
+def plan(sample: params.SampleData) -> list[Order]:
+    """Share the cells among patients as the NIH set does: a quarter are controls, half of the cells
+    are parasitised, few patients hold many of those, and every infected patient has some of both
+    where there are cells enough.
+    """
+    random = _random(sample.seed, _OF_COUNTS, 0)
+    infected = sample.patients - max(1, sample.patients // 4)
+    parasitized = _shares(sample.cells // 2, random.lognormal(0, 0.9, infected))
+    uninfected = _shares(sample.cells - sample.cells // 2, random.uniform(0.7, 1.3, sample.patients))
+    return [
+        Order(
+            sample.seed,
+            patient,
+            patient < infected,
+            int(parasitized[patient]) if patient < infected else 0,
+            int(uninfected[patient]),
+        )
+        for patient in range(sample.patients)
+    ]
+
+
+def _draw(folder: Path, orders: Sequence[Order]) -> list[bytes]:
+    return [_draw_patient(folder, order) for order in orders]
+
+
+def _draw_patient(folder: Path, order: Order) -> bytes:
+    """Write a patient's cells; returns the SHA-256 of their pixels, in order."""
+    look = synthetic.stain(_random(order.seed, _OF_PATIENTS, order.patient))
+    number = order.patient + 1
+    slide = f"C{100 + number}P{number}ThinF" if order.infected else f"C{number}NThinF"
+    digest = hashlib.sha256()
+    for index in range(order.parasitized + order.uninfected):
+        label = PARASITIZED if index < order.parasitized else UNINFECTED
+        random = _random(order.seed, _OF_CELLS, order.patient * 1_000_000 + index)
+        pixels = synthetic.draw(random, look, label == PARASITIZED)
+        digest.update(pixels.tobytes())
+        # One microscope field holds some forty cells.
+        name = f"{slide}_IMG_20150918_{140000 + index // 40:06}_cell_{index + 1}.png"
+        Image.fromarray(pixels).save(folder / label / name, compress_level=3)
+    return digest.digest()
+
+
+def _shares(total: int, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """`total` as whole numbers in proportion to `weights`, each at least 1 where there is enough."""
+    least = 1 if total >= len(weights) else 0
+    exact = (total - least * len(weights)) * weights / weights.sum()
+    counts = np.floor(exact).astype(np.int64)
+    remainder = total - least * len(weights) - int(counts.sum())
+    counts[np.argsort(counts - exact, kind="stable")[:remainder]] += 1
+    shares: npt.NDArray[np.int64] = counts + least
+    return shares
+
+
+def _random(seed: int, purpose: int, number: int) -> synthetic.Random:
+    """A generator of its own for each patient and cell, so that neither order nor process matters."""
+    return np.random.Generator(np.random.Philox(key=[seed, purpose << 56 | number]))

@@ -1,0 +1,5 @@
+"""Ask a bundle about many images: `malaria.predict.predict(bundle, items)` gives a row for each."""
+
+from malaria.predict.rows import PREDICTED, REJECTED, UNREADABLE, Item, Row, predict, write
+
+__all__ = ["PREDICTED", "REJECTED", "UNREADABLE", "Item", "Row", "predict", "write"]

@@ -1,0 +1,212 @@
+"""Where the images lie that `predict` is asked about: files, folders, zips, here or in an S3 store."""
+
+import functools
+import io
+import itertools
+import os
+import stat
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from malaria import files
+from malaria.cells import images
+from malaria.errors import UserError
+from malaria.fetch import archives
+from malaria.predict import Item, stores
+
+# Zips in zips, deeper than anyone packs them, are a bomb's mark.
+_DEEPEST = 3
+
+# A file larger than this is no cell crop.
+_MOST_BYTES = 64 * 2**20
+_TOO_LARGE = f"larger than {_MOST_BYTES:,} bytes"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file or an object, as it was listed.
+
+    path: as rows name it. size: in bytes. mark: time of last change, or an object's tag; another content
+    has another. entries: of a zip, as many as its directory lists; None for what is no zip.
+    """
+
+    path: str
+    size: int
+    mark: str
+    entries: int | None
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is an object's."""
+    return path.startswith(stores.SCHEME)
+
+
+def find(paths: Sequence[str]) -> Iterator[Item]:
+    """Every image of `paths`, folders and zips opened, nested as they come, in sorted order.
+
+    An image inside a zip has the path `archive.zip/member`.
+
+    Raises:
+        UserError: as `listed`.
+    """
+    return itertools.chain.from_iterable(items(source) for source in listed(paths))
+
+
+def listed(paths: Sequence[str]) -> Iterator[Source]:
+    """Every file and object of `paths`, in the order of their rows.
+
+    A folder below one of `paths` that cannot be listed stands for itself: reading it fails, and says why.
+
+    Raises:
+        UserError: a path does not exist, or is a folder that cannot be listed.
+    """
+    for path in paths:
+        if is_remote(path):
+            yield from (_object(found) for found in stores.objects(path) if not is_litter(found.url))
+            continue
+        if _is_folder(path):
+            yield from (_file(file) for file in _below(Path(path)) if not is_litter(file.name))
+        else:
+            yield _file(Path(path))
+
+
+def items(source: Source, first: int = 0, last: int | None = None, base: Path = Path()) -> Iterator[Item]:
+    """The images of a source, in the order of their rows.
+
+    Args:
+        first, last: of a zip, only these entries of its sorted directory, the last not among them.
+        base: what a relative path starts from.
+    """
+    path = source.path
+    if source.entries is None:
+        read = functools.partial(stores.read, path) if is_remote(path) else (base / path).read_bytes
+        yield Item(path, read if source.size <= _MOST_BYTES else _fail(_TOO_LARGE))
+        return
+    try:
+        with stores.open_object(path) if is_remote(path) else (base / path).open("rb") as archive:
+            yield from _members(path, archive, 1, slice(first, last))
+    except OSError as error:
+        # It could be listed before. The other entries may have been read by then, so this says which.
+        whole = first == 0 and last in (None, source.entries)
+        some = "" if whole else f", entries {first + 1} to {last or source.entries}"
+        yield Item(path, _fail(f"cannot be read: {error.strerror or error}{some}"))
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            return False
+        os.scandir(path).close()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: name files, folders or zips of cells.") from None
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): see to its permissions, or leave it out."
+        ) from None
+    return True
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All files, in the order that their paths sort in; a folder's names are held at a time, not all.
+
+    A folder that cannot be listed comes in place of its files.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        yield folder
+        return
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below(Path(entry.path))
+        elif _may_be_file(entry):
+            yield Path(entry.path)
+
+
+def _may_be_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        # A link in a circle, or into a folder that is closed to us: its row will say why.
+        return True
+
+
+def _file(path: Path) -> Source:
+    name = path.as_posix()
+    try:
+        found = path.stat()
+        entries = _entries(path) if archives.is_zip(path) else None
+    except OSError:
+        # Its row will say why.
+        return Source(name, 0, "", None)
+    return Source(name, found.st_size, str(found.st_mtime_ns), entries)
+
+
+def _object(found: stores.Object) -> Source:
+    entries = None
+    # To look into each for a zip's mark would take as long as to read it.
+    if found.url.lower().endswith(".zip"):
+        try:
+            with stores.open_object(found.url) as archive:
+                entries = _entries(archive) if archives.is_zip(archive) else None
+        except OSError:
+            entries = None
+    return Source(found.url, found.size, found.tag, entries)
+
+
+def _entries(archive: Path | BinaryIO) -> int:
+    try:
+        with zipfile.ZipFile(archive) as pack:
+            return len(pack.infolist())
+    except archives.DAMAGED_ZIP:
+        return 1
+
+
+def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)) -> Iterator[Item]:
+    try:
+        with zipfile.ZipFile(archive) as pack:
+            for info in sorted(pack.infolist(), key=lambda info: info.filename)[part]:
+                path = f"{name}/{info.filename}"
+                if info.filename.endswith("/") or is_litter(info.filename):
+                    continue
+                # Read now: the archive is closed by the time a chunk is decoded.
+                try:
+                    content = _content(pack, info)
+                except images.Unreadable as error:
+                    yield Item(path, _fail(error.reason))
+                    continue
+                if depth < _DEEPEST and archives.is_zip(io.BytesIO(content)):
+                    yield from _members(path, io.BytesIO(content), depth + 1)
+                else:
+                    yield Item(path, functools.partial(bytes, content))
+    except archives.DAMAGED_ZIP:
+        yield Item(name, _fail("damaged zip"))
+
+
+def _content(pack: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    if info.file_size > _MOST_BYTES:
+        raise images.Unreadable(_TOO_LARGE)
+    try:
+        archives.check_method(info)
+        with pack.open(info) as stream:
+            # As much as the directory promises: asked for all, zipfile unpacks what a liar holds.
+            return stream.read(info.file_size)
+    except (*archives.DAMAGED_ZIP, OSError) as error:
+        raise images.Unreadable(f"cannot be unpacked: {error}") from None
+
+
+def _fail(reason: str) -> Callable[[], bytes]:
+    def read() -> bytes:
+        raise images.Unreadable(reason)
+
+    return read
+
+
+def is_litter(path: str) -> bool:
+    """Whether a path is that of a file which systems leave beside pictures."""
+    name = path.rsplit("/", 1)[-1]
+    return name.startswith(".") or name.lower() in files.LITTER

@@ -1,0 +1,105 @@
+"""Which devices the network trains on, and how numbers are kept there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from malaria.errors import UserError
+from malaria.train.backend import keras, tf
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where a training runs.
+
+    strategy: TensorFlow's, that runs each step on its replicas; the default one has one replica.
+    precision: Keras's dtype policy: `float32`, or `mixed_float16`, which keeps weights in float32 and
+        computes in float16.
+    """
+
+    strategy: tf.distribute.Strategy
+    precision: str
+
+    @property
+    def replicas(self) -> int:
+        return int(self.strategy.num_replicas_in_sync)
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Networks and optimizers built in this block train on these devices."""
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(self.precision)
+        try:
+            with self.strategy.scope():
+                yield
+        finally:
+            keras.config.set_dtype_policy(before)
+
+    def prepare(self, model: keras.Model) -> None:
+        """Have batch normalisation take its mean and variance over the whole batch, not a replica's part.
+
+        A part's own would be those of a smaller batch, so that the number of devices would change what
+        is learned; and each replica's running statistics would go their own way.
+        """
+        for layer in model._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = self.replicas > 1
+
+    def prepared(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+        """`optimizer`, with its losses scaled where float16 would lose small gradients."""
+        if self.precision == "float32":
+            return optimizer
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+
+    def share_out(self, *batch: npt.NDArray[Any]) -> tuple[Any, ...]:
+        """Each array of a batch in parts, one a replica, in order: n / replicas rows, give or take one."""
+        if self.replicas == 1:
+            return batch
+        parts = [np.array_split(array, self.replicas) for array in batch]
+        return tuple(
+            self.strategy.experimental_distribute_values_from_function(
+                lambda replica, each=each: tf.constant(each[replica.replica_id_in_sync_group])
+            )
+            for each in parts
+        )
+
+    def __str__(self) -> str:
+        return f"{self.replicas} x {'CPU' if self.precision == 'float32' else 'GPU'}, {self.precision}"
+
+
+def choose(distribute: str) -> Devices:
+    """The devices to train on: GPUs where there are any, in mixed precision, else the processor.
+
+    Args:
+        distribute: `none` takes one of them, `mirrored` each, with an equal part of every batch.
+
+    Raises:
+        UserError: the processor is divided into several devices, and TensorFlow uses oneDNN, whose
+            normalisation mixes up the parts' gradients (TensorFlow 2.21).
+    """
+    gpus = tf.config.list_logical_devices("GPU")
+    found = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
+    precision = "mixed_float16" if gpus else "float32"
+    if distribute == "none" or len(found) == 1:
+        return Devices(tf.distribute.get_strategy(), precision)
+    if not gpus and os.environ["TF_ENABLE_ONEDNN_OPTS"] != "0":
+        raise UserError(
+            "train.distribute is mirrored, but TensorFlow's oneDNN kernels cannot train on a processor that "
+            "is divided: set TF_ENABLE_ONEDNN_OPTS=0 in the environment, or train.distribute to none in "
+            "params.yaml."
+        )
+    # NCCL, the default, is for GPUs alone.
+    across = None if gpus else tf.distribute.ReductionToOneDevice()
+    return Devices(tf.distribute.MirroredStrategy(found, cross_device_ops=across), precision)
+
+
+def in_words(devices: Devices, distribute: str) -> str:
+    """What people should know of `devices`; nothing where they are what everybody expects."""
+    if distribute == "mirrored" and devices.replicas == 1:
+        return f"train.distribute is mirrored, but there is one device here ({devices}): as with none"
+    return f"Training on {devices}" if str(devices) != "1 x CPU, float32" else ""

@@ -1,0 +1,494 @@
+"""The app as programs and probes meet it: `python -m app` on a free port."""
+
+import asyncio
+import base64
+import csv
+import io
+import queue
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import fastapi
+import numpy as np
+import pytest
+import requests
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from app import batches, cells, git_origin, heatmap, inference_thread, page, serving, uploads, verdict
+from app.inference_thread import Answer
+from app.model import open_model
+from malaria import bundle, paths, predict
+from malaria.cells import images
+from malaria.errors import UserError
+from tests.support import app_server, bundles
+from tests.support.project import commit, git
+
+LIMITS = images.Limits(16, 4_000_000)
+
+
+def png(pixels) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return bundles.drawn_cells()
+
+
+@pytest.fixture(scope="module")
+def model(model_bundle):
+    return open_model(model_bundle)
+
+
+@pytest.fixture(scope="module")
+def client(live):
+    opened = Client(live.url, verbose=False)
+    yield opened
+    opened.close()
+
+
+def test_classify_takes_one_image_and_answers_as_the_bundle_does(client, drawn, model, tmp_path):
+    for number, (pixels, _) in enumerate(drawn):
+        file = tmp_path / f"{number}.png"
+        file.write_bytes(png(pixels))
+        said = client.predict(handle_file(str(file)), api_name="/classify")
+        assert said["p_parasitized"] == pytest.approx(model.answer(pixels).p_parasitized, abs=1e-6)
+        assert said["category"] == ("Parasitized" if said["p_parasitized"] >= 0.5 else "Uninfected")
+
+
+def test_classify_takes_another_threshold_and_refuses_one_that_is_none(client, drawn, tmp_path):
+    file = tmp_path / "cell.png"
+    file.write_bytes(png(drawn[0][0]))
+    assert client.predict(handle_file(str(file)), 1.0, api_name="/classify")["category"] == "Uninfected"
+    with pytest.raises(AppError, match="threshold must be a number from 0 to 1"):
+        client.predict(handle_file(str(file)), 7, api_name="/classify")
+
+
+def test_classify_batch_gives_the_rows_of_predict_and_totals(client, drawn, tmp_path):
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
+        for number, (pixels, _) in enumerate(drawn):
+            pack.writestr(f"deep/{number:02}.png", png(pixels))
+        pack.writestr("deep/note.png", "no image")
+    said = client.predict([handle_file(str(tmp_path / "cells.zip"))], api_name="/classify_batch")
+    assert [row["file"] for row in said["rows"]][:2] == ["cells.zip/deep/00.png", "cells.zip/deep/01.png"]
+    assert list(said["rows"][0]) == ["file", "p_parasitized", "category", "status", "reason"]
+    assert said["rows"][-1]["status"] == predict.UNREADABLE
+    assert (said["totals"]["images"], said["totals"]["judged"]) == (13, 12)
+    assert said["totals"]["low"] < said["totals"]["share"] < said["totals"]["high"]
+
+
+def test_what_is_no_cell_gets_a_reason_and_no_category_anywhere(live, drawn):
+    strip = np.tile(drawn[0][0], (1, 3, 1))
+    why = "more than 2.5 times as long as wide: not one cell"
+    said = requests.post(f"{live.url}/classify", data=png(strip)).json()
+    assert (said["status"], said["category"], said["p_parasitized"]) == ("rejected", None, None)
+    assert said["reason"] == why
+
+    path, cell = live.upload(("strip.png", png(strip)), ("cell.png", png(drawn[0][0])))
+    _, batch = live.answer("classify_batch", [{"path": path}, {"path": cell}], 0.5)
+    assert batch[0]["rows"][0] == {
+        "file": "strip.png", "p_parasitized": None, "category": None, "status": "rejected", "reason": why
+    }  # fmt: skip
+    assert [batch[0]["totals"][name] for name in ("images", "judged", "rejected")] == [2, 1, 1]
+
+    _, shown = live.answer("show_cell", {"path": path}, 0)
+    assert "This does not look like a stained red cell." in shown[0]
+    assert "More than 2.5 times as long as wide: not one cell." in shown[0]
+    assert "mc-scale" not in shown[0]
+    assert "mc-key-orange" not in shown[0]
+    assert "The map shows" not in shown[0]
+
+    files = [{"path": one, "meta": {"_type": "gradio.FileData"}} for one in (path, cell)]
+    _, table = live.answer("show_many", files, 0, False)
+    assert "1 does not look like a stained red cell" in table[0]
+    encoded = re.search(r"base64,([^\"]+)\">Download", table[0])
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode(encoded[1]).decode())))
+    assert [(row["path"], row["status"], row["reason"]) for row in rows] == [
+        ("strip.png", "rejected", why),
+        ("cell.png", "ok", ""),
+    ]
+
+
+def test_model_info_and_version_name_what_is_served(client, live, gated_bundle):
+    record = bundle.read_record(gated_bundle)
+    plain = (requests.get(f"{live.url}/{name}").json() for name in ("version", "model_info"))
+    for said in (client.predict(api_name="/model_info"), *plain):
+        assert said["hashes"] == record.hashes
+    points = client.predict(api_name="/model_info")["operating_points"]
+    assert [point["threshold"] for point in points] == [0.5, 0.6, 0.7, 0.8]
+
+
+def test_every_function_of_the_page_has_a_name(live):
+    config = requests.get(f"{live.url}/config").json()
+    assert all(dependency["api_name"] for dependency in config["dependencies"])
+    public = requests.get(f"{live.url}/gradio_api/info").json()["named_endpoints"]
+    assert set(public) == {"/classify", "/classify_batch", "/model_info"}
+    required = [
+        p["parameter_name"] for p in public["/classify"]["parameters"] if not p["parameter_has_default"]
+    ]
+    assert required == ["image"]
+
+
+def test_the_plain_route_takes_an_image_as_the_body(live, drawn, model):
+    said = requests.post(f"{live.url}/classify", data=png(drawn[0][0]))
+    assert said.status_code == 200
+    assert said.json()["p_parasitized"] == pytest.approx(model.answer(drawn[0][0]).p_parasitized, abs=1e-6)
+    refused = requests.post(f"{live.url}/classify", data=b"no image")
+    assert refused.status_code == 422
+    assert "no PNG, JPEG" in refused.json()["error"]
+    assert requests.post(f"{live.url}/classify?threshold=2", data=b"").status_code == 422
+    assert requests.post(f"{live.url}/classify?threshold=nan", data=b"").status_code == 422
+
+
+def test_the_plain_route_for_many_takes_a_zip_as_the_body(live, drawn):
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w") as pack:
+        pack.writestr("deep/a.png", png(drawn[0][0]))
+        pack.writestr("b.png", "no image")
+    said = requests.post(f"{live.url}/classify_batch", data=body.getvalue())
+    assert [(row["file"], row["status"]) for row in said.json()["rows"]] == [
+        ("upload/deep/a.png", "ok"),
+        ("upload/b.png", "unreadable"),
+    ]
+    assert said.json()["totals"]["judged"] == 1
+    unzipped = requests.post(f"{live.url}/classify_batch", data=b"no zip, no image").json()
+    assert [row["status"] for row in unzipped["rows"]] == ["unreadable"]
+
+
+def test_plain_requests_beyond_what_may_wait_are_refused(model_bundle, tmp_path, drawn):
+    arguments = ("--model", str(model_bundle), "--concurrency", "1", "--queue", "1")
+    cells = io.BytesIO()
+    with zipfile.ZipFile(cells, "w") as pack:
+        for number in range(300):
+            pack.writestr(f"{number}.png", png(drawn[0][0]))
+
+    def ask(_: int) -> int:
+        return requests.post(f"{server.url}/classify_batch", data=cells.getvalue()).status_code
+
+    with app_server.start(*arguments, log=tmp_path / "log") as server, ThreadPoolExecutor(8) as pool:
+        asked = list(pool.map(ask, range(8)))
+        assert set(asked) == {200, 503}
+        assert requests.get(f"{server.url}/healthz").status_code == 200
+
+
+def test_a_probe_is_answered_and_the_log_names_no_file(live, drawn):
+    assert requests.get(f"{live.url}/healthz").json() == {"status": "ok"}
+    path = live.upload(("secret-name-of-a-patient.png", png(drawn[0][0])))[0]
+    assert requests.get(f"{live.url}/gradio_api/file={path}").status_code == 200
+    live.answer("classify", {"path": path, "orig_name": "secret-name-of-a-patient.png"})
+    assert "secret-name" not in live.log.read_text()
+    wanted = {"healthz", "upload", "file", "call", "answer"}
+    poll(lambda: wanted <= {line.get("route") for line in live.logged()}, seconds=10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_ends_though_a_page_is_open(model_bundle, tmp_path, number):
+    with app_server.start("--model", str(model_bundle), log=tmp_path / "log") as server:
+        # A page that is open holds a connection for as long as it is.
+        page = requests.get(f"{server.url}/gradio_api/heartbeat/abc", stream=True)
+        assert next(page.iter_lines()) == b"data: ALIVE"
+        server.process.send_signal(number)
+        assert server.process.wait(timeout=60) == 0
+        assert [line["event"] for line in server.logged()][-1] == "ended"
+
+
+def test_what_runs_has_four_of_the_five_seconds_to_finish():
+    # The fifth is for the end itself.
+    assert serving.config(fastapi.FastAPI()).timeout_graceful_shutdown == 4
+
+
+def test_uploads_do_not_outlive_their_time_nor_the_app(model_bundle, tmp_path, drawn):
+    import os
+
+    with app_server.start("--model", str(model_bundle), "--keep", "1", log=tmp_path / "log") as server:
+        path = server.upload(("cell.png", png(drawn[0][0])))[0]
+        folder = os.path.dirname(os.path.dirname(path))
+        assert os.path.isdir(folder)
+        poll(lambda: not os.path.exists(path), seconds=20)
+        server.process.terminate()
+        server.process.wait(timeout=60)
+        assert not os.path.exists(folder)
+
+
+def poll(done, seconds: float) -> None:
+    import time
+
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.1)
+
+
+def test_the_app_imports_no_tensorflow(model_bundle):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from app import cells, page, serving; from app.model import open_model\n"
+        f"model = open_model(Path({str(model_bundle)!r}))\n"
+        "with serving.upload_folder() as folder:\n"
+        "    serving.make([model], cells.find(None), folder, page.Limits())\n"
+        "print(sorted({'tensorflow', 'keras', 'scipy', 'sklearn', 'dvc'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=app_server.ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_and_docs_name_every_option_and_help_imports_no_gradio():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "app", "--help"],
+        cwd=app_server.ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    explained = re.findall(r"^\| `(--[a-z]+)", (app_server.ROOT / "docs/app.md").read_text(), re.MULTILINE)
+    assert set(explained) == set(re.findall(r"^ +(?:-h, )?(--[a-z]+)", done.stdout, re.MULTILINE))
+    assert "gradio" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda folder: shutil.rmtree(folder), "is no model bundle"),
+        (lambda folder: (folder / "network.tflite").unlink(), "is incomplete, without network.tflite"),
+        (lambda folder: (folder / "network.tflite").write_bytes(b"x"), "its hash differs"),
+        (lambda folder: (folder / "trained_on.npy").write_bytes(b"x"), "its hash differs"),
+        (lambda folder: (folder / "figures.json").unlink(), "is incomplete, without figures.json"),
+        (lambda folder: (folder / "bundle.json").write_text('{"schema_version": 99}'), "unknown schema"),
+    ],
+)
+def test_a_bundle_that_cannot_be_trusted_stops_the_start_with_a_sentence(
+    model_bundle, tmp_path, spoil, sentence
+):
+    folder = tmp_path / "bundle"
+    shutil.copytree(model_bundle, folder)
+    spoil(folder)
+    with pytest.raises(UserError, match=sentence):
+        open_model(folder)
+
+
+def test_wrong_options_end_with_one_sentence(model_bundle, tmp_path):
+    for arguments, sentence in (
+        (("--model", str(tmp_path / "none")), "is no model bundle"),
+        (("--model", str(model_bundle), "--cells", str(tmp_path)), "holds no labelled cells"),
+        (("--model", str(model_bundle), "--port", "99999"), "Cannot listen on"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "app", *arguments],
+            cwd=app_server.ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        said = [line for line in done.stderr.splitlines() if not line.startswith("INFO")]
+        assert len(said) == 1
+        assert said[0].startswith("error: ")
+        assert sentence in said[0]
+
+
+def test_the_divide_itself_counts_as_parasitized_and_is_said():
+    exact = verdict.of(Answer(0.5), verdict.HALF, synthetic=False)
+    assert exact.category == "Parasitized"
+    assert "exactly on the divide at 0.500" in " ".join(exact.sentences)
+    just_below = verdict.of(Answer(0.4999999), verdict.HALF, synthetic=False)
+    assert just_below.category == "Uninfected"
+    assert "below the divide" in " ".join(just_below.sentences)
+
+
+@pytest.mark.parametrize(
+    ("reason", "sentence"),
+    [
+        ("no stain to be seen: a picture without colour?", "No stain to be seen: a picture without colour?"),
+        ("this does not look like a stained red cell: too odd", "Too odd."),
+        ("this does not look like a stained red cell", "The model gives no category."),
+    ],
+)
+def test_a_reason_is_told_once_and_as_a_sentence(reason, sentence):
+    said = verdict.of(Answer(0.7, reason), verdict.HALF, synthetic=False)
+    assert said.sentences[0].startswith(sentence)
+    assert said.reason == reason
+
+
+def test_no_cell_gets_no_category():
+    said = verdict.of(Answer(0.7, "too far from any cell"), verdict.HALF, synthetic=False)
+    assert (said.status, said.p, said.category) == ("rejected", None, None)
+    assert said.headline == "This does not look like a stained red cell."
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.5, 0.95, 1.0])
+def test_the_second_look_always_holds_the_divide(threshold):
+    low, high = verdict.Point("", threshold).band
+    assert low <= threshold <= high
+    assert verdict.of(Answer(threshold), verdict.Point("", threshold), False).second_look
+
+
+def test_the_map_marks_what_the_answer_hangs_on():
+    cell = np.full((50, 50, 3), 200, dtype=np.uint8)
+    cell[10:16, 30:36] = 90
+    importance = heatmap.importance(
+        cell, lambda cells: np.where((cells.reshape(len(cells), -1) < 100).any(1), 0.9, 0.1)
+    )
+    row, column = np.unravel_index(importance.argmax(), importance.shape)
+    assert 8 <= row <= 18
+    assert 28 <= column <= 38
+    assert abs(importance[40, 10]) < 1e-9
+
+
+def test_many_threads_get_their_own_answers(model_bundle, drawn):
+    asked = inference_thread.Judge(bundle.load(model_bundle), most=5)
+    crops = [asked.crop(pixels) for pixels, _ in drawn]
+    alone = [asked.ask([crop])[0].p_parasitized for crop in crops]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda number: asked.ask(crops[: number % 12 + 1]), range(48)))
+    for number, answers in enumerate(together):
+        assert [answer.p_parasitized for answer in answers] == pytest.approx(
+            alone[: number % 12 + 1], abs=1e-6
+        )
+
+
+def test_no_more_cells_are_judged_in_one_go_than_was_said_and_each_in_its_turn():
+    waiting: queue.SimpleQueue[inference_thread.Asked] = queue.SimpleQueue()
+    crop = inference_thread.Crop(np.zeros((50, 50, 3), np.uint8), (50, 50))
+    for cells_ in (31, 32, 1, 1, 30, 1):
+        waiting.put(inference_thread.Asked([crop] * cells_, Future()))
+    calls, first = [], None
+    while first or not waiting.empty():
+        asked, first = inference_thread.together(first or waiting.get(), waiting, most=32)
+        calls.append([len(one.crops) for one in asked])
+    assert calls == [[31], [32], [1, 1, 30], [1]]
+
+
+def test_an_error_of_the_network_reaches_who_asked_and_the_next_is_answered(model_bundle):
+    asked = inference_thread.Judge(bundle.load(model_bundle))
+    with pytest.raises(ValueError, match="not enough values to unpack"):
+        asked.ask([inference_thread.Crop(np.zeros(7, np.uint8), (7, 1))])
+    assert 0 <= asked.ask([asked.crop(np.zeros((50, 50, 3), np.uint8))])[0].p_parasitized <= 1
+
+
+def test_the_examples_are_cells_to_the_committed_bundle():
+    committed = open_model(app_server.ROOT / paths.PRETRAINED)
+    assert [committed.answer(pixels).rejected for pixels, _ in page.EXAMPLES] == [None] * 6
+
+
+def test_cells_that_the_model_was_made_with_are_known_and_never_scored(model, drawn, tmp_path):
+    for number, (pixels, parasitized) in enumerate(drawn):
+        folder = tmp_path / ("Parasitized" if parasitized else "Uninfected")
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.png").write_bytes(png(pixels))
+    cards = cells.reveal(cells.draw(cells.find(tmp_path), model))
+    assert sum(card.met is True for card in cards) == 4
+    assert cells.tally(cards, verdict.HALF).cells == 8
+
+
+def test_a_round_keeps_the_score_of_both():
+    cards = (
+        cells.Card("", "Parasitized", Answer(0.9), met=False),
+        cells.Card("", "Uninfected", Answer(0.9), met=False),
+        cells.Card("", "Uninfected", Answer(0.1), met=False),
+    )
+    cards = cells.guess(cells.guess(cards, "Uninfected"), "Uninfected")
+    assert cells.tally(cards, verdict.HALF) == cells.Tally(cells=2, model=1, guessed=2, person=1)
+    cards = cells.guess(cards, None)
+    assert cells.tally(cards, verdict.HALF) == cells.Tally(cells=3, model=2, guessed=2, person=1)
+    assert cells.current(cards) is None
+    stranger = cells.Card("", "Uninfected", Answer(0.1, "no cell"), met=False, open=True)
+    assert cells.tally((*cards, stranger), verdict.HALF) == cells.Tally(3, 2, 2, 1, rejected=1)
+    assert cells.called(stranger, verdict.HALF) is None
+
+
+def test_the_csv_is_what_predict_writes(model, drawn):
+    batch = [uploads.Upload("a.png", drawn[0][0]), uploads.Upload("b.png", None, "empty file")]
+    judged = list(batches.judge([model], batch))
+    text = batches.as_csv(judged, batches.verdicts(model, 0, judged, verdict.HALF))
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert list(rows[0]) == ["path", "p_parasitized", "category", "status", "reason"]
+    assert (rows[1]["status"], rows[1]["p_parasitized"]) == ("unreadable", "")
+
+
+def test_a_batch_holds_no_more_than_two_pictures_at_their_full_size(model):
+    held = []
+
+    def batch():
+        for number in range(40):
+            pixels = np.full((300, 200, 3), number, np.uint8)
+            held.append(weakref.ref(pixels))
+            # This one, and the one before, which was just made small.
+            assert sum(one() is not None for one in held) <= 2
+            yield uploads.Upload(f"{number}.png", pixels)
+            del pixels
+
+    assert len(list(batches.judge([model], batch()))) == 40
+
+
+def test_a_batch_is_judged_as_each_of_its_cells_alone(gated_bundle, model, drawn):
+    gated = open_model(gated_bundle)
+    pictured = [*(pixels for pixels, _ in drawn), np.tile(drawn[0][0], (1, 3, 1))]
+    together = batches.judge([gated, model], [uploads.Upload("a.png", pixels) for pixels in pictured])
+    alone = [(gated.answer(pixels), model.answer(pixels)) for pixels in pictured]
+    assert [one.answers for one in together] == alone
+    assert alone[-1][0].rejected == "more than 2.5 times as long as wide: not one cell"
+
+
+@pytest.mark.parametrize(
+    ("hits", "cells_", "low", "high"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (0, 0, 0, 1)]
+)
+def test_the_interval_of_a_share_is_wilsons(hits, cells_, low, high):
+    assert batches.wilson(hits, cells_) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_a_committed_bundle_is_told_by_its_commit_and_tag(model_bundle, tmp_path):
+    repository = tmp_path / "repository"
+    shutil.copytree(model_bundle, repository / "models/pretrained")
+    git("init", "-q", ".", cwd=repository)
+    commit(repository, "all")
+    git("tag", "v1.2.0", cwd=repository)
+    found = git_origin.of(repository / "models/pretrained")
+    assert (len(found.revision), found.tags) == (40, ("v1.2.0",))
+    assert found.date.startswith("20")
+    (repository / "models/pretrained/bundle.json").write_text("{}")
+    assert git_origin.of(repository / "models/pretrained") == git_origin.Origin()
+
+
+def test_an_output_of_dvc_is_told_by_the_commit_of_its_lock(model_bundle, tmp_path):
+    bundle_folder = tmp_path / "models/malaria-cells"
+    shutil.copytree(model_bundle, bundle_folder)
+    (tmp_path / ".gitignore").write_text("/models\n")
+    lock = tmp_path / "dvc.lock"
+    git("init", "-q", ".", cwd=tmp_path)
+    lock.write_text("another")
+    first = commit(tmp_path, "another run's lock")
+    lock.write_text(f"md5: {git_origin.dvc_hash(bundle_folder)}")
+    assert git_origin.of(bundle_folder) == git_origin.Origin(), "its lock is not committed yet"
+    second = commit(tmp_path, "this run's lock")
+    assert git_origin.of(bundle_folder).revision == second != first
+
+
+def test_an_answer_leaves_at_once_and_does_not_wait_for_more():
+    async def served(listening: socket.socket) -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def met(_: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+            there = answer.get_extra_info("socket")
+            found.set_result(there.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            answer.close()
+
+        async with await asyncio.start_server(met, sock=listening):
+            _, asking = await asyncio.open_connection(*listening.getsockname())
+            asking.close()
+            return await found
+
+    assert asyncio.run(served(serving.listen("127.0.0.1", 0))) != 0
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("127.0.0.1", "http://127.0.0.1:7860/"), ("::1", "http://[::1]:7860/")]
+)
+def test_the_address_to_open_is_one_that_browsers_take(host, address):
+    assert serving.address(host, 7860) == address

@@ -1,0 +1,57 @@
+"""The model card says what holds of the very run that made it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from malaria import bundle
+from malaria.bundle import card
+from malaria.evaluate import evaluation
+from malaria.params import load_params
+from tests.support.project import ROOT
+
+SETTINGS = load_params(ROOT / "params.yaml").evaluate.model_copy(
+    update={"resamples": 100, "specificities": (0.97, 0.995)}
+)
+
+
+def rendered(folder, by_patient: bool) -> str:
+    """The card of a record with operating points, for 200 cells of 10 patients as val and test."""
+    random = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    cells = pd.DataFrame(
+        {
+            "path": [f"{number}.png" for number in range(200)],
+            "patient": [f"P{number // 20}" for number in range(200)],
+            "label": np.where(y == 1, "Parasitized", "Uninfected"),
+            "p_network": np.clip(0.2 + 0.6 * y + random.normal(0, 0.1, 200), 0.01, 0.99),
+            "rejected": "",
+        }
+    )
+    fitted = evaluation.fit_on(cells, SETTINGS)
+    scores = evaluation.score(cells, fitted, SETTINGS) | {"rejected": evaluation.rejections(cells)}
+    points = tuple(
+        bundle.OperatingPoint(specificity=wanted, threshold=threshold)
+        for wanted, threshold in fitted.thresholds.items()
+    )
+    record = bundle.read_record(folder).model_copy(update={"operating_points": points})
+    return card.render(record, 98_000, {"val": scores, "test": scores}, by_patient=by_patient)
+
+
+@pytest.mark.parametrize(
+    ("by_patient", "said", "unsaid"),
+    [
+        (True, "No patient was both learned from and judged", "not by patient"),
+        (False, "The split was not by patient", "No patient was"),
+    ],
+)
+def test_the_card_claims_a_split_by_patient_only_where_there_was_one(model_bundle, by_patient, said, unsaid):
+    text = rendered(model_bundle, by_patient)
+    assert said in text
+    assert unsaid not in text
+
+
+def test_a_specificity_is_named_as_it_was_asked_for(model_bundle):
+    text = rendered(model_bundle, True)
+    assert "| 97 % specificity val |" in text
+    assert "| 99.5 % specificity val |" in text

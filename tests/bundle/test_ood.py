@@ -1,0 +1,210 @@
+"""The gate takes cells, turns away what is none, and says why in words."""
+
+import dataclasses
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.spatial import ConvexHull
+
+from malaria.bundle import ood
+from malaria.cells import images, synthetic
+from malaria.errors import UserError
+
+
+class Mark:
+    """Notes whether anybody has unpickled it."""
+
+    unpickled = False
+
+    def __setstate__(self, state: object) -> None:
+        Mark.unpickled = True
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"a": 1}
+
+
+def drawn(seed: int, count: int) -> np.ndarray:
+    """Synthetic cells of 50 px, uint8 (count, 50, 50, 3), of as many patients."""
+    random = np.random.default_rng(seed)
+    return np.stack(
+        [
+            images.resize(synthetic.draw(random, synthetic.stain(random), at % 2 == 0), 50)
+            for at in range(count)
+        ]
+    )
+
+
+def features_of(cells: np.ndarray) -> np.ndarray:
+    """Stands in for a network: what a 5 x 5 copy of the cell looks like, float32 (n, 75)."""
+    small = [np.asarray(Image.fromarray(cell).resize((5, 5))) for cell in cells]
+    return np.stack(small).reshape(len(cells), -1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def train():
+    return drawn(1, 400)
+
+
+@pytest.fixture(scope="module")
+def fitted(train):
+    found = ood.fit(train, features_of(train))
+    held_out = drawn(2, 400)
+    return ood.with_limits(found, ood.limits(ood.distances(found, held_out, features_of(held_out)), 0.02))
+
+
+def reasons(fitted, picture):
+    cells = images.resize(picture, 50)[None]
+    return ood.reasons(fitted, cells, features_of(cells))[0]
+
+
+def test_new_cells_pass_but_for_about_the_share_that_was_asked_for(fitted):
+    cells = drawn(3, 400)
+    turned = sum(reason is not None for reason in ood.reasons(fitted, cells, features_of(cells)))
+    assert turned <= 24
+
+
+def test_the_limits_turn_away_the_share_of_held_out_cells_that_was_asked_for():
+    held_out = np.random.default_rng(0).gamma(9, size=(1000, 3))
+    held_out[:, 0] = -0.2
+    found = ood.limits(held_out, 0.05)
+    assert (held_out > found).any(axis=1).sum() == pytest.approx(50, abs=2)
+
+
+@pytest.mark.parametrize("outside", [20, 400])
+def test_cells_out_of_range_count_towards_the_share_and_are_half_of_it_at_most(outside):
+    held_out = np.random.default_rng(0).gamma(9, size=(1000, 3))
+    held_out[:, 0] = np.where(np.arange(1000) < outside, 0.2 + np.arange(1000) / 1000, -0.2)
+    found = ood.limits(held_out, 0.05)
+    assert (held_out[:, 0] > found[0]).sum() == pytest.approx(min(outside, 25), abs=1)
+    assert (held_out > found).any(axis=1).sum() == pytest.approx(50, abs=2)
+
+
+def test_a_cell_may_lie_a_little_outside_the_ranges():
+    held_out = np.full((100, 3), -0.2)
+    assert ood.limits(held_out)[0] == pytest.approx(0.1)
+
+
+def test_no_held_out_cells_leave_the_plain_ranges_alone():
+    assert ood.limits(np.zeros((0, 3))).tolist() == [0.1, np.inf, np.inf]
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda cell: np.full_like(cell, 255), "too little black around the cell"),
+        (lambda cell: np.zeros_like(cell), "nearly all black"),
+        (lambda cell: 255 - cell, "too little black around the cell|corners"),
+        (lambda cell: cell[15:35, 15:35], "too little black around the cell"),
+        (lambda cell: np.repeat(cell.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8), "colour"),
+        (lambda cell: np.tile(cell, (2, 2, 1)), "not one cell|several cells|do not go together"),
+        (lambda cell: (cell.max(axis=2, keepdims=True) > 16) * np.uint8([190, 150, 170]), "one even colour"),
+        (lambda cell: cell * np.uint8([0, 1, 0]), "darker|colour"),
+    ],
+    ids=["white", "black", "inverted", "part", "grey", "four cells", "even disc", "green"],
+)
+def test_what_is_no_stained_cell_is_turned_away_with_a_reason(fitted, make, reason):
+    cell = drawn(5, 1)[0]
+    assert reasons(fitted, cell) is None
+    found = reasons(fitted, np.ascontiguousarray(make(cell)))
+    assert found is not None
+    assert re.search(reason, found), found
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "words"),
+    [(130, 125, None), (46, 100, None), (1200, 900, "a side over 1,000 px"), (50, 130, "as long as wide")],
+)
+def test_the_shape_of_a_crop_is_judged_before_it_is_resized(height, width, words):
+    found = ood.shape_reason(height, width)
+    assert (found is None) if words is None else (words in found)
+
+
+def test_a_gate_is_the_same_after_saving_and_its_bytes_are_too(fitted):
+    written = ood.to_bytes(fitted)
+    again = ood.from_bytes(written)
+    assert ood.to_bytes(again) == written
+    cells = drawn(4, 20)
+    assert (
+        ood.distances(again, cells, features_of(cells)) == ood.distances(fitted, cells, features_of(cells))
+    ).all()
+
+
+def test_a_cells_verdict_does_not_depend_on_the_cells_beside_it(fitted):
+    cells = drawn(6, 30)
+    alone = [ood.distances(fitted, cell[None], features_of(cell[None]))[0] for cell in cells]
+    together = ood.distances(fitted, cells, features_of(cells))
+    finite = np.isfinite(together)
+    assert np.allclose(np.stack(alone)[finite], together[finite], rtol=1e-3)
+
+
+def test_what_is_no_gate_is_refused_and_nothing_is_unpickled(fitted):
+    with pytest.raises(UserError, match="gate is damaged or none"):
+        ood.from_bytes(b"no gate")
+    pickled = io.BytesIO()
+    arrays = {field.name: getattr(fitted, field.name) for field in dataclasses.fields(fitted)}
+    np.savez(pickled, **{**arrays, "least": np.array([Mark()] * len(ood.REASONS), dtype=object)})
+    Mark.unpickled = False
+    with pytest.raises(UserError, match="gate is damaged or none"):
+        ood.from_bytes(pickled.getvalue())
+    assert not Mark.unpickled
+
+
+def test_a_gate_of_other_quantities_is_refused(fitted):
+    with pytest.raises(UserError, match="of another version"):
+        ood.from_bytes(ood.to_bytes(dataclasses.replace(fitted, least=fitted.least[1:])))
+
+
+def test_no_cells_have_no_reasons(fitted):
+    none = np.zeros((0, 50, 50, 3), np.uint8)
+    assert ood.reasons(fitted, none, np.zeros((0, 75), np.float32)) == ()
+
+
+@pytest.mark.parametrize("size", [32, 50, 101])
+def test_dents_are_the_black_within_the_convex_hull(size):
+    random = np.random.default_rng(size)
+    y, x = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
+    for _ in range(20):
+        blobs = random.uniform([-0.6, -0.6, 0.2], [0.6, 0.6, 0.4], (3, 3))
+        part = np.any([np.hypot(y - top, x - left) < radius for top, left, radius in blobs], axis=0)
+        corners = np.argwhere(part)[:, None] + np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])
+        hull = ConvexHull(corners.reshape(-1, 2)).volume
+        cell = part[:, :, None] * np.uint8([180, 140, 160])
+        dents = ood.quantities(cell[None])[0, list(ood.REASONS).index("dents")]
+        assert 0.995 <= (dents**2 + 1) / (hull / part.sum()) <= 1.1
+
+
+def test_quantities_of_many_cells_are_those_of_each(train):
+    together = ood.quantities(train[:70])
+    alone = np.concatenate([ood.quantities(cell[None]) for cell in train[:70]])
+    assert np.allclose(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_quantities_are_what_they_say():
+    random = np.random.default_rng(0)
+    cell = np.zeros((50, 50, 3), np.uint8)
+    cell[10:40, 10:40] = random.integers(100, 200, (30, 30, 3))
+    inside = cell[10:40, 10:40].astype(float)
+    grey, red, blue = inside.mean(axis=2), inside[..., 0] - inside[..., 1], inside[..., 2] - inside[..., 1]
+    found = dict(zip(ood.REASONS, ood.quantities(cell[None])[0], strict=True))
+    assert found["background"] == pytest.approx(1 - 900 / 2500)
+    assert (found["corners"], found["dents"]) == (0, pytest.approx(0, abs=0.2))
+    for name, values, spread in (
+        ("brightness", grey, "contrast"),
+        ("red", red, "red_spread"),
+        ("blue", blue, "blue_spread"),
+    ):
+        assert found[name] == pytest.approx(values.mean(), rel=1e-4)
+        assert found[spread] == pytest.approx(np.log(values.std() + 0.1), rel=1e-4)
+    for name, order in (("roughness", 1), ("grain", 2)):
+        steps = sum(np.abs(np.diff(grey, order, axis=axis)).sum() for axis in (0, 1))
+        assert found[name] == pytest.approx(np.log(steps / (2 * 900) + 0.1), rel=1e-4)
+
+
+def test_a_feature_that_never_fires_does_no_harm(train):
+    features = features_of(train)
+    features[:, 3] = 0
+    found = ood.fit(train, features)
+    assert np.isfinite(ood.distances(found, train, features)).any(axis=1).mean() > 0.9

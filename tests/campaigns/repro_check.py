@@ -1,0 +1,54 @@
+"""Show that the same revision gives the same bytes: run the pipeline in two fresh clones and compare.
+
+Prints one line an output of dvc.lock, and ends with status 1 where a hash differs.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from malaria.command import end_with
+from malaria.errors import UserError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.campaigns.repro_check", description=__doc__)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a parameter, as dvc exp run -S has it",
+    )
+    sets = parser.parse_args().set
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = (_hashes(Path(folder, name), sets) for name in ("first", "second"))
+    differing = 0
+    for path in sorted(first):
+        same = first[path] == second[path]
+        differing += not same
+        print(f"{'same' if same else 'DIFFERENT':10} {first[path]} {path}")
+    print(f"{len(first) - differing} of {len(first)} outputs are the same to the byte")
+    return 1 if differing else 0
+
+
+def _hashes(clone: Path, sets: list[str]) -> dict[str, str]:
+    """Run everything in a fresh clone of HEAD; the hash of each output, from its dvc.lock."""
+    subprocess.run(["git", "clone", "-q", ".", str(clone)], check=True)
+    changes = [part for change in sets for part in ("-S", change)]
+    command = ["exp", "run", "--force", *changes] if sets else ["repro", "--force"]
+    done = subprocess.run([sys.executable, "-m", "dvc", *command], cwd=clone, check=False)
+    if done.returncode:
+        raise UserError(
+            f"`dvc {' '.join(command)}` failed in a fresh clone (status {done.returncode}), see above."
+        )
+    lock = yaml.safe_load((clone / "dvc.lock").read_text())
+    return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage.get("outs", [])}
+
+
+if __name__ == "__main__":
+    end_with(main)

@@ -1,0 +1,15 @@
+"""The short form of `make fuzz-app`."""
+
+from tests.campaigns import fuzz_app
+
+
+def test_an_upload_follows_from_its_seed_and_number():
+    assert fuzz_app.upload(1, 5) == fuzz_app.upload(1, 5)
+    assert len({fuzz_app.upload(1, number)[2] for number in range(50)}) > 45
+
+
+def test_the_app_answers_a_hundred_broken_uploads_and_lives_on(live):
+    found = fuzz_app.send(live, seed=2, numbers=range(100))
+    assert found.faults == ()
+    assert len({answer.partition(":")[0] for answer in found.answers}) == 5
+    assert live.process.poll() is None

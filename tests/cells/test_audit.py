@@ -1,0 +1,452 @@
+"""The audit: what is accepted, what is set aside and why, when it stops, and the page it writes."""
+
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from malaria import params, tables
+from malaria.cells import audit, audit_page, images, names, slides
+from malaria.errors import UserError
+from malaria.paths import PARAMS
+from stages import audit as stage
+from tests.cells.test_images import blank_png, encoded, noise
+
+SETTINGS = params.Audit(max_quarantined=0.5, min_side=16, max_pixels=4_000_000)
+LIMITS = images.Limits(SETTINGS.min_side, SETTINGS.max_pixels)
+NOT_RECORDED = audit.Provenance()
+NIH = "C33P1thinF_IMG_20150619_114756a_cell_{}.png"
+CONTROL = "C1_thinF_IMG_20150604_104722_cell_{}.png"
+
+
+def cell(number: int) -> bytes:
+    """A PNG of its own for each number."""
+    pixels = np.random.default_rng(number).integers(0, 256, (30 + number % 5, 40, 3), dtype=np.uint8)
+    return encoded(Image.fromarray(pixels))
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Ten cells of one infected patient, under both labels, and four of a control."""
+    folder = tmp_path / "data" / "raw"
+    for number in range(14):
+        label = "Parasitized" if number < 5 else "Uninfected"
+        name = (CONTROL if number > 9 else NIH).format(number)
+        put(folder, f"{label}/{name}", cell(number))
+    return folder
+
+
+def put(raw, path, content):
+    file = raw / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+
+
+def row(cells, path):
+    return cells.set_index("path").loc[path]
+
+
+def summarised(raw, cells):
+    return audit.summarise(cells, slides.read(raw / "slides.csv"))
+
+
+def page(raw, provenance=NOT_RECORDED, cells=None):
+    cells = audit.audit(raw, SETTINGS) if cells is None else cells
+    return audit_page.render(raw, cells, summarised(raw, cells), provenance, LIMITS)
+
+
+# What is accepted
+
+
+def test_a_cell_is_told_whole(raw):
+    told = row(audit.audit(raw, SETTINGS), f"Parasitized/{NIH.format(3)}")
+    assert told.to_dict() == {
+        "label": "Parasitized",
+        "patient": "P1",
+        "slide": "C33P1thinF",
+        "width": 40,
+        "height": 33,
+        "sha256": hashlib.sha256(cell(3)).hexdigest(),
+        "status": "ok",
+        "reason": "",
+    }
+
+
+def test_the_rows_are_sorted_by_path_and_read_back_as_written(raw, tmp_path):
+    cells = audit.audit(raw, SETTINGS)
+    assert cells.path.is_monotonic_increasing
+    tables.write(cells, tmp_path / "cells.csv", tables.CELLS)
+    pd.testing.assert_frame_equal(tables.read(tmp_path / "cells.csv", tables.CELLS), cells)
+
+
+def test_the_rows_do_not_depend_on_the_number_of_processes(raw):
+    put(raw, "Uninfected/cut.png", cell(1)[:-50])
+    pd.testing.assert_frame_equal(
+        audit.audit(raw, SETTINGS, workers=1), audit.audit(raw, SETTINGS, workers=2)
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encoded(Image.fromarray(np.full((20, 20), 40_000, dtype=np.uint16))),
+        encoded(noise().quantize(16)),
+        encoded(noise().convert("L")),
+        encoded(noise().convert("RGBA")),
+        encoded(noise().convert("CMYK"), "JPEG"),
+    ],
+    ids=["16-bit", "palette", "greyscale", "alpha", "cmyk"],
+)
+def test_other_kinds_of_pixels_are_accepted(raw, content):
+    put(raw, "Uninfected/other.png", content)
+    assert row(audit.audit(raw, SETTINGS), "Uninfected/other.png").status == tables.OK
+
+
+def test_nested_folders_are_looked_into_and_other_folders_are_not(raw):
+    put(raw, "Uninfected/slide 7/cell.png", cell(50))
+    put(raw, "Unsure/cell.png", cell(51))
+    paths = set(audit.audit(raw, SETTINGS).path)
+    assert "Uninfected/slide 7/cell.png" in paths
+    assert "Unsure/cell.png" not in paths
+
+
+# What is set aside
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (cell(20)[:-100], "damaged or cut short"),
+        (b"Dear colleague", images.NO_IMAGE),
+        (b"", "empty file"),
+        (encoded(Image.new("RGB", (1, 1))), "a side under 16 px"),
+        (blank_png(12_000, 12_000), "larger than 4,000,000 pixels"),
+    ],
+    ids=["truncated", "text", "empty", "1x1", "bomb"],
+)
+def test_what_is_no_cell_is_quarantined_counted_and_shown(raw, content, reason):
+    put(raw, "Uninfected/odd.png", content)
+    cells = audit.audit(raw, SETTINGS)
+    assert tuple(row(cells, "Uninfected/odd.png")[["status", "reason"]]) == ("quarantined", reason)
+    assert audit.summarise(cells).reasons == {reason: 1}
+    assert re.search(rf"<code>Uninfected/odd.png</code>.*?<td>{re.escape(reason)}</td>", page(raw), re.DOTALL)
+
+
+def test_of_copies_under_one_label_the_first_by_path_stays(raw):
+    for name in ("a", "b", "c"):
+        put(raw, f"Uninfected/{name}.png", cell(30))
+    cells = audit.audit(raw, SETTINGS)
+    reasons = [row(cells, f"Uninfected/{name}.png").reason for name in ("a", "b", "c")]
+    assert reasons == ["", "duplicate: of Uninfected/a.png", "duplicate: of Uninfected/a.png"]
+    assert audit.summarise(cells).reasons == {"duplicate": 2}
+
+
+def test_of_an_image_under_both_labels_no_copy_stays(raw):
+    for path in ("Parasitized/a.png", "Uninfected/b.png", "Uninfected/c.png"):
+        put(raw, path, cell(30))
+    cells = audit.audit(raw, SETTINGS)
+    assert row(cells, "Parasitized/a.png").reason == "under both labels: also Uninfected/b.png"
+    assert row(cells, "Uninfected/c.png").reason == "under both labels: also Parasitized/a.png"
+    assert audit.summarise(cells).reasons == {"under both labels": 3}
+
+
+def test_broken_copies_are_broken_and_no_duplicates(raw):
+    for name in ("a", "b"):
+        put(raw, f"Uninfected/{name}.png", b"Dear colleague")
+    assert audit.summarise(audit.audit(raw, SETTINGS)).reasons == {images.NO_IMAGE: 2}
+
+
+@pytest.mark.parametrize(("name", "shown"), [("a\nb.png", r"a\nb.png"), ("a\udcffb.png", r"a\udcffb.png")])
+def test_a_file_name_that_cannot_be_printed_is_quarantined(raw, tmp_path, name, shown):
+    put(raw, f"Uninfected/{name}", cell(30))
+    put(raw, "Uninfected/a00.png", cell(31))
+    cells = audit.audit(raw, SETTINGS)
+    assert row(cells, f"Uninfected/{shown}").reason == audit.UNPRINTABLE
+    assert cells.path.is_monotonic_increasing
+    tables.write(cells, tmp_path / "cells.csv", tables.CELLS)
+    assert shown in page(raw, cells=cells)
+
+
+# Patients
+
+
+def test_a_name_that_tells_no_patient_is_accepted_and_the_page_says_what_follows(raw):
+    put(raw, "Uninfected/my cell.png", cell(30))
+    told = row(audit.audit(raw, SETTINGS), "Uninfected/my cell.png")
+    assert tuple(told[["status", "patient", "slide"]]) == ("ok", "", "")
+    assert "Cells whose patient is unknown: 1." in page(raw)
+    assert "a split of them is not by patient" in page(raw)
+
+
+@pytest.mark.parametrize("file", ["Uninfected/s/mine.png", "s/mine.png", "mine.png", r"s\mine.png"])
+def test_patients_csv_names_a_file_by_its_path_or_its_name(raw, file):
+    put(raw, "Uninfected/s/mine.png", cell(30))
+    put(raw, "patients.csv", f"file,patient\n{file},Ada\n".encode())
+    assert row(audit.audit(raw, SETTINGS), "Uninfected/s/mine.png").patient == "Ada"
+
+
+def test_the_more_precise_row_of_patients_csv_wins(raw):
+    put(raw, "Uninfected/mine.png", cell(30))
+    put(raw, "Parasitized/mine.png", cell(31))
+    put(raw, "patients.csv", b"file,patient\nmine.png,Ada\nParasitized/mine.png,Ben\n")
+    cells = audit.audit(raw, SETTINGS)
+    assert row(cells, "Uninfected/mine.png").patient == "Ada"
+    assert row(cells, "Parasitized/mine.png").patient == "Ben"
+
+
+def test_patients_csv_is_believed_over_the_name_and_the_page_says_so(raw):
+    put(raw, "patients.csv", f"file,patient\n{NIH.format(0)},Ada\n".encode())
+    assert row(audit.audit(raw, SETTINGS), f"Parasitized/{NIH.format(0)}").patient == "Ada"
+    assert "gives another patient than their names do: 1 (" in page(raw)
+
+
+def test_a_spreadsheets_byte_order_mark_does_no_harm(raw):
+    put(raw, "patients.csv", b"\xef\xbb\xbffile,patient\nmine.png,NA\n")
+    assert audit.read_patients(raw) == {"mine.png": "NA"}
+
+
+def test_rows_of_patients_csv_that_match_nothing_are_noted(raw):
+    put(raw, "patients.csv", b"file,patient\nlost.png,Ada\n")
+    assert "Rows of patients.csv that match no image: 1 (one is lost.png)." in page(raw)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name,patient\na,b\n", "has the columns name, patient, but needs file,patient"),
+        (b"", "is no CSV table"),
+        (b"\xff\xfe\x00", "is no CSV table"),
+        (b"file,patient\na.png,Ada\na.png,Ben\n", r"gives a\.png to two patients"),
+        (
+            b"file,patient\na.png,Ada,\nb.png,Ada,\n",
+            "has rows with more values than columns: take the commas",
+        ),
+        (b"file,patient\na.png,Ada\nb.png,Ada,\n", "is no CSV table"),
+    ],
+)
+def test_a_patients_csv_that_is_none_stops_the_audit(raw, content, message):
+    put(raw, "patients.csv", content)
+    with pytest.raises(UserError, match=message):
+        audit.audit(raw, SETTINGS)
+
+
+def test_a_patients_csv_may_be_empty_but_for_its_header(raw):
+    put(raw, "patients.csv", b"file,patient\n")
+    assert audit.read_patients(raw) == {}
+
+
+def test_a_parasitised_cell_named_as_a_controls_is_noted(raw):
+    put(raw, f"Parasitized/{CONTROL.format(99)}", cell(30))
+    assert "Parasitised cells with the name of an uninfected control: 1 (" in page(raw)
+
+
+# When it stops
+
+
+def test_a_missing_class_folder_stops_the_audit(tmp_path):
+    put(tmp_path, "Uninfected/a.png", cell(1))
+    with pytest.raises(UserError, match=r"has no folder Parasitized: check data\.folder"):
+        audit.audit(tmp_path, SETTINGS)
+
+
+def test_an_empty_class_folder_stops_the_audit(tmp_path):
+    put(tmp_path, "Uninfected/a.png", cell(1))
+    (tmp_path / "Parasitized" / "inner").mkdir(parents=True)
+    with pytest.raises(UserError, match="Parasitized holds no file"):
+        audit.audit(tmp_path, SETTINGS)
+
+
+def test_a_class_without_a_readable_image_stops_the_pipeline(tmp_path):
+    put(tmp_path, "Uninfected/a.png", cell(1))
+    put(tmp_path, "Parasitized/a.png", b"Dear colleague")
+    cells = audit.audit(tmp_path, SETTINGS)
+    with pytest.raises(
+        UserError, match=r"data/raw holds no Parasitized image that can be used \(no PNG.*: 1\)"
+    ):
+        audit.check(cells, SETTINGS)
+
+
+def test_too_much_set_aside_stops_the_pipeline_and_says_what_and_where(raw):
+    for number in range(2):
+        put(raw, f"Uninfected/{number}.png", b"Dear colleague")
+    put(raw, "Uninfected/3.png", b"")
+    cells = audit.audit(raw, SETTINGS)
+    strict = SETTINGS.model_copy(update={"max_quarantined": 0.1})
+    message = r"3 of 17 images \(17.6%\).*10.0% of audit.max_quarantined \(no PNG.*: 2, empty file: 1\)"
+    with pytest.raises(UserError, match=message + r": look at reports/audit\.html"):
+        audit.check(cells, strict)
+
+
+def test_the_share_set_aside_may_reach_the_limit(raw):
+    put(raw, "Uninfected/odd.png", b"")
+    cells = audit.audit(raw, SETTINGS)
+    audit.check(cells, SETTINGS.model_copy(update={"max_quarantined": 1 / 15}))
+
+
+# Numbers
+
+
+def test_the_summary_counts_cells_patients_and_sizes(raw):
+    put(raw, "Uninfected/my cell.png", cell(30))
+    summary = audit.summarise(audit.audit(raw, SETTINGS))
+    assert (summary.images, summary.accepted, summary.quarantined) == (15, 15, 0)
+    assert summary.cells == {"Parasitized": 5, "Uninfected": 10}
+    assert summary.patients == {"infected": 1, "controls": 1}
+    assert summary.cells_without_patient == 1
+    assert summary.side_px == {"smallest": 40, "median": 40.0, "largest": 40}
+
+
+def test_provenance_is_read_as_far_as_it_goes(tmp_path):
+    assert audit.read_provenance(tmp_path) == audit.Provenance()
+    (tmp_path / "provenance.json").write_text('["no", "record"]')
+    assert audit.read_provenance(tmp_path) == audit.Provenance()
+    record = {"source": "sample", "version": None, "cells": 3, "ignored": ["a folder"]}
+    (tmp_path / "provenance.json").write_text(json.dumps(record))
+    assert audit.read_provenance(tmp_path) == audit.Provenance(source="sample", ignored=("a folder",))
+
+
+# The publisher's slides
+
+
+def published(raw, **changed):
+    """slides.csv as the names have it, but for the slide and patient of the cells with numbers `changed`."""
+    rows = []
+    for path in sorted(raw.glob("*/*.png")):
+        known = names.parse(path.name)
+        slide, patient = changed.get("n" + path.stem.rpartition("_")[2], (known.slide, known.patient))
+        rows.append(slides.Row(path.relative_to(raw).as_posix(), slide, patient))
+    slides.write(rows, raw / "slides.csv")
+    return slides.read(raw / "slides.csv")
+
+
+def test_slides_that_agree_with_the_names_are_counted_and_raise_no_note(raw):
+    told = published(raw)
+    cells = audit.audit(raw, SETTINGS)
+    assert audit.summarise(cells, told).slides == {
+        "told": 14, "missing": 0, "disagreeing": 0, "examples": []
+    }  # fmt: skip
+    assert audit.notes(raw, cells, NOT_RECORDED, summarised(raw, cells)) == ()
+    assert "tells the slide of 14 images; it disagrees with the names of 0" in page(raw)
+
+
+def test_slides_that_disagree_with_the_names_are_believed_counted_and_shown(raw):
+    told = published(raw, n3=("C40P9thinF", "P9"), n12=("C1_thinF_2", "C1"))
+    cells = audit.audit(raw, SETTINGS)
+    path = f"Parasitized/{NIH.format(3)}"
+    assert tuple(row(cells, path)[["slide", "patient"]]) == ("C40P9thinF", "P9")
+    summary = audit.summarise(cells, told)
+    example = f"{path}: slides.csv says slide C40P9thinF of P9, the name C33P1thinF of P1"
+    assert summary.slides["disagreeing"] == 2
+    assert summary.slides["examples"][0] == example
+    (note,) = audit.notes(raw, cells, NOT_RECORDED, summarised(raw, cells))
+    assert note.startswith("Cells that slides.csv puts on another slide than their names do: 2")
+    assert example in page(raw)
+
+
+def test_a_name_that_tells_nothing_gets_its_slide_from_the_table(raw):
+    put(raw, "Uninfected/odd.png", cell(30))
+    slides.write([slides.Row("Uninfected/odd.png", "C7NthinF", "C7")], raw / "slides.csv")
+    cells = audit.audit(raw, SETTINGS)
+    assert tuple(row(cells, "Uninfected/odd.png")[["slide", "patient"]]) == ("C7NthinF", "C7")
+    summary = audit.summarise(cells, slides.read(raw / "slides.csv"))
+    assert (summary.slides["disagreeing"], summary.slides["missing"]) == (1, 14)
+    notes = audit.notes(raw, cells, NOT_RECORDED, summary)
+    assert "Images that slides.csv does not know: 14." in " ".join(notes)
+
+
+def test_ones_own_patients_stand_above_the_publishers(raw):
+    published(raw)
+    put(raw, "patients.csv", f"file,patient\n{NIH.format(3)},anna\n".encode())
+    assert row(audit.audit(raw, SETTINGS), f"Parasitized/{NIH.format(3)}").patient == "anna"
+
+
+# The page
+
+
+class Elements(HTMLParser):
+    """Every element of a page, as (tag, attributes)."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def test_a_hostile_file_name_stays_a_text(raw):
+    name = 'x"><script>alert(1)</script><img src=x onerror=alert(1)>.png'.replace("/", "")
+    put(raw, f"Uninfected/{name}", cell(30))
+    put(raw, f"Uninfected/2{name}", b"")
+    put(raw, "patients.csv", b"file,patient\n<script>.png,<script>\n")
+    elements = Elements(page(raw)).found
+    assert "script" not in {tag for tag, _ in elements}
+    assert not [attributes for _, attributes in elements if "onerror" in attributes]
+
+
+def test_the_page_needs_nothing_from_outside(raw):
+    put(raw, "Uninfected/odd.png", b"")
+    elements = Elements(page(raw, audit.Provenance(origin="https://example.org/cells.zip"))).found
+    assert {tag for tag, _ in elements}.isdisjoint({"script", "link", "iframe", "object"})
+    sources = [attributes["src"] for _, attributes in elements if "src" in attributes]
+    assert sources
+    assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+
+
+def test_every_picture_has_a_text_and_its_own_proportions(raw):
+    pictures = [attributes for tag, attributes in Elements(page(raw)).found if tag == "img"]
+    assert len(pictures) == 14
+    for picture in pictures:
+        width, height = map(int, re.search(r"(\d+) by (\d+) px", picture["alt"]).groups())
+        assert int(picture["width"]) / int(picture["height"]) == pytest.approx(width / height, rel=0.03)
+
+
+def test_the_same_cells_make_the_same_page(raw):
+    put(raw, "Uninfected/odd.png", b"")
+    assert page(raw) == page(raw)
+
+
+def test_a_synthetic_sample_is_called_one_and_real_cells_are_not(raw):
+    assert "<strong>Synthetic sample.</strong>" in page(raw, audit.Provenance(source="sample"))
+    assert "ynthetic" not in page(raw, audit.Provenance(source="folder"))
+
+
+def test_the_page_tells_licence_and_what_fetch_left_out(raw):
+    text = page(raw, audit.Provenance("folder", licence="CC0 & more", ignored=("a second copy",)))
+    assert "CC0 &amp; more" in text
+    assert "Left out when the cells were fetched: a second copy." in text
+
+
+def test_a_page_without_any_accepted_cell_is_still_a_page(tmp_path):
+    put(tmp_path, "Uninfected/a.png", b"Dear colleague")
+    put(tmp_path, "Parasitized/a.png", b"")
+    assert "No cell was accepted." in page(tmp_path)
+
+
+def test_what_is_left_out_of_a_long_list_is_counted(raw, monkeypatch):
+    monkeypatch.setattr(audit_page, "MOST_ROWS", 3)
+    for number in range(5):
+        put(raw, f"Uninfected/{number}.png", b"")
+    text = page(raw)
+    assert text.count('<span class="none">') == 3
+    assert "And 2 more: all of them are in <code>data/cells.csv</code>" in text
+
+
+# The stage
+
+
+def test_a_stage_that_stops_leaves_the_page_that_it_sends_people_to(raw, monkeypatch):
+    root = raw.parent.parent
+    (root / PARAMS).write_text(PARAMS.read_text())
+    monkeypatch.chdir(root)
+    put(raw, "Uninfected/odd.png", b"Dear colleague")
+    with pytest.raises(UserError, match=r"look at reports/audit\.html"):
+        stage.main()
+    assert "Uninfected/odd.png" in (root / "reports/audit.html").read_text()
+    assert json.loads((root / "reports/audit.json").read_text())["quarantined"] == 1

@@ -1,0 +1,115 @@
+"""The packed array: its rows, its bytes, and finding a split's cells in it."""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from malaria import tables
+from malaria.cells import packed
+from malaria.errors import UserError
+
+COUNT = 60
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Cells of many sizes, in one colour each: its number."""
+    for number in range(COUNT):
+        file = tmp_path / "raw" / path_of(number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40 + number % 7, 50), (number,) * 3).save(file)
+    return tmp_path / "raw"
+
+
+def path_of(number):
+    return f"{'Uninfected' if number % 2 else 'Parasitized'}/{number:03}.png"
+
+
+@pytest.fixture
+def cells():
+    frame = pd.DataFrame({"path": [path_of(number) for number in range(COUNT)]})
+    frame["label"] = frame.path.str.split("/").str[0]
+    return frame.assign(patient="", slide="", width=46, height=50, sha256="0", status="ok", reason="")
+
+
+def digests(folder):
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+
+
+def test_row_by_row_the_array_holds_what_the_index_names(raw, cells, tmp_path):
+    packed.write(raw, cells, 32, tmp_path / "packed")
+    written = packed.load(tmp_path / "packed")
+    assert written.images.shape == (COUNT, 32, 32, 3)
+    assert written.size == 32
+    for pixels, path in zip(written.images, written.index.path, strict=True):
+        assert np.unique(pixels).tolist() == [int(path[-7:-4])]
+
+
+def test_the_index_is_sorted_by_path(raw, cells, tmp_path):
+    packed.write(raw, cells.sample(frac=1, random_state=1), 32, tmp_path / "packed")
+    assert packed.load(tmp_path / "packed").index.path.is_monotonic_increasing
+
+
+def test_what_is_quarantined_is_not_packed(raw, cells, tmp_path):
+    cells.loc[3, "status"] = tables.QUARANTINED
+    packed.write(raw, cells, 32, tmp_path / "packed")
+    assert path_of(3) not in set(packed.load(tmp_path / "packed").index.path)
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_processes(raw, cells, tmp_path):
+    packed.write(raw, cells, 32, tmp_path / "one", workers=1)
+    packed.write(raw, cells, 32, tmp_path / "two", workers=2)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_pixels_are_mapped_and_cannot_be_written(raw, cells, tmp_path):
+    packed.write(raw, cells, 32, tmp_path / "packed")
+    pixels = packed.load(tmp_path / "packed").images
+    assert isinstance(pixels, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        pixels[0] = 0
+
+
+def test_an_image_that_broke_since_the_audit_asks_for_another_audit(raw, cells, tmp_path):
+    (raw / path_of(5)).write_bytes(b"gone")
+    with pytest.raises(UserError, match=r"005\.png was read by the audit, but now: no PNG.*-f audit"):
+        packed.write(raw, cells, 32, tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
+
+
+def test_nothing_accepted_is_an_error(raw, cells, tmp_path):
+    with pytest.raises(UserError, match="no accepted cell"):
+        packed.write(raw, cells.assign(status="quarantined"), 32, tmp_path / "packed")
+
+
+def test_a_missing_array_is_named(raw, cells, tmp_path):
+    packed.write(raw, cells, 32, tmp_path / "packed")
+    (tmp_path / "packed" / packed.ARRAY).unlink()
+    with pytest.raises(UserError, match=r"cells\.npy is missing or damaged"):
+        packed.load(tmp_path / "packed")
+
+
+def test_an_array_of_other_cells_is_refused(raw, cells, tmp_path):
+    packed.write(raw, cells, 32, tmp_path / "packed")
+    np.save(tmp_path / "packed" / packed.ARRAY, np.zeros((3, 32, 32, 3), dtype=np.uint8))
+    with pytest.raises(UserError, match="does not fit the 60 rows"):
+        packed.load(tmp_path / "packed")
+
+
+def test_a_splits_rows_and_labels_are_found_in_the_splits_order(raw, cells, tmp_path):
+    packed.write(raw, cells, 32, tmp_path / "packed")
+    written = packed.load(tmp_path / "packed")
+    splits = cells.assign(split=["test", "train", "val"] * 20)[::-1]
+    rows, positive = packed.rows(written, splits, "val")
+    assert (rows.dtype, positive.dtype) == (np.int64, np.float32)
+    assert list(written.index.path[rows]) == list(splits.path[splits.split == "val"])
+    assert positive.tolist() == [float(path.startswith("Parasitized")) for path in written.index.path[rows]]
+
+
+def test_a_cell_that_was_not_packed_is_named(raw, cells, tmp_path):
+    packed.write(raw, cells[1:], 32, tmp_path / "packed")
+    with pytest.raises(UserError, match=r"lacks 1 cells of the split, Parasitized/000\.png among them"):
+        packed.rows(packed.load(tmp_path / "packed"), cells.assign(split="train"), "train")

@@ -1,0 +1,160 @@
+"""Whole patients are drawn, the shares fit, and a patient never sits on two sides."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from malaria import tables
+from malaria.cells import splits
+from malaria.errors import UserError
+from malaria.params import Split, load_params
+
+SETTINGS = load_params(Path(__file__).parents[2] / "params.yaml").split
+
+
+def table(per_patient: list[tuple[int, int]], known: bool = True) -> pd.DataFrame:
+    """Cells of patients with so many parasitised and uninfected cells each."""
+    rows = []
+    for number, counts in enumerate(per_patient):
+        for label, count in zip(("Parasitized", "Uninfected"), counts, strict=True):
+            patient = f"P{number}" if known else ""
+            rows += [(f"{label}/p{number}_{i}.png", label, patient) for i in range(count)]
+    cells = pd.DataFrame(rows, columns=["path", "label", "patient"])
+    return cells.assign(slide="", width=50, height=50, sha256="", status=tables.OK, reason="").sort_values(
+        "path"
+    )
+
+
+@pytest.fixture
+def cells() -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    infected = [(int(n), 20) for n in random.integers(5, 40, 30)]
+    return table(infected + [(0, 25)] * 10)
+
+
+def changed(**changes: object) -> Split:
+    return Split.model_validate({**SETTINGS.model_dump(), **changes})
+
+
+def test_a_patient_never_sits_on_two_sides(cells):
+    assigned, _ = splits.split(cells, SETTINGS)
+    assert assigned.groupby("patient").split.nunique().max() == 1
+
+
+def test_the_shares_of_cells_and_of_parasitised_cells_fit(cells):
+    _, summary = splits.split(cells, SETTINGS)
+    for name, wanted in zip(tables.SPLIT_NAMES, SETTINGS.ratio, strict=True):
+        assert summary.sides[name].share == pytest.approx(wanted, abs=0.03)
+        assert summary.sides[name].share_of_parasitized == pytest.approx(wanted, abs=0.03)
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_the_same_seed_gives_the_same_split_whatever_the_order_of_rows(seed):
+    many = table([(9, 9)] * 30)
+    first, _ = splits.split(many, changed(seed=seed))
+    second, _ = splits.split(many.sample(frac=1, random_state=1), changed(seed=seed))
+    assert first.set_index("path").split.to_dict() == second.set_index("path").split.to_dict()
+
+
+def test_by_image_a_patient_leaks_and_the_summary_says_so(cells):
+    assigned, summary = splits.split(cells, changed(unit="image"))
+    assert assigned.groupby("patient").split.nunique().max() == 3
+    assert not summary.by_patient
+
+
+def test_cells_of_no_known_patient_count_each_on_their_own():
+    assigned, summary = splits.split(table([(30, 30)], known=False), SETTINGS)
+    assert assigned.patient.nunique() == 60
+    assert not summary.by_patient
+
+
+def test_folds_test_every_cell_once(cells):
+    tested = []
+    for fold in range(4):
+        assigned, _ = splits.split(cells, changed(folds=4, fold=fold))
+        splits.check_disjoint(assigned)
+        tested += list(assigned.path[assigned.split == "test"])
+    assert sorted(tested) == sorted(cells.path)
+
+
+def test_a_file_of_sides_is_followed(cells, tmp_path):
+    sides = {f"P{n}": ("train", "val", "test")[n % 3] for n in range(40)}
+    pd.DataFrame(sides.items(), columns=["patient", "split"]).to_csv(tmp_path / "s.csv", index=False)
+    assigned, summary = splits.split(cells, changed(file=str(tmp_path / "s.csv")))
+    assert assigned.groupby("patient").split.first().to_dict() == sides
+    assert summary.draw == 0
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("train", "test")])
+def test_a_file_of_sides_is_no_cross_validation(cells, tmp_path, names):
+    sides = {f"P{n}": names[n % len(names)] for n in range(40)}
+    pd.DataFrame(sides.items(), columns=["patient", "split"]).to_csv(tmp_path / "s.csv", index=False)
+    with pytest.raises(UserError, match=r"split\.folds is 5, but .*s\.csv \(split\.file\) gives one split"):
+        splits.split(cells, changed(file=str(tmp_path / "s.csv"), folds=5))
+
+
+def test_of_a_file_of_folds_one_is_tested_and_val_is_drawn_from_the_rest(cells, tmp_path):
+    folds = pd.DataFrame({"patient": [f"P{n}" for n in range(40)], "fold": [n % 4 for n in range(40)]})
+    folds.to_csv(tmp_path / "f.csv", index=False)
+    assigned, _ = splits.split(cells, changed(file=str(tmp_path / "f.csv"), fold=1, tolerance=0.05))
+    assert set(assigned.patient[assigned.split == "test"]) == set(folds.patient[folds.fold == 1])
+    assert {"train", "val"} <= set(assigned.split)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("patient,split\nP1,train\n", "says nothing of 39 of the data's patients"),
+        ("patient,split\nP1,holdout\n", "puts a patient into 'holdout'"),
+        ("patient,split\nP1,train\nP1,val\n", "has patient P1 twice"),
+        ("who,split\nP1,train\n", "needs patient,split or patient,fold"),
+        ("patient,fold\nP1,3\n", "split.fold is 0, but"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(cells, tmp_path, text, sentence):
+    (tmp_path / "s.csv").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        splits.split(cells, changed(file=str(tmp_path / "s.csv")))
+
+
+def test_too_few_patients_are_refused():
+    with pytest.raises(UserError, match="The data has 2 patients, too few for 3 sides"):
+        splits.split(table([(9, 9), (9, 9)]), SETTINGS)
+
+
+def test_shares_that_no_draw_can_give_are_refused():
+    with pytest.raises(UserError, match="none of 1,000 draws gave the shares"):
+        splits.split(table([(500, 5)] + [(1, 5)] * 5), SETTINGS)
+
+
+def test_a_side_without_one_class_is_refused(tmp_path):
+    (tmp_path / "s.csv").write_text("patient,split\nP0,train\nP1,val\nP2,test\n")
+    with pytest.raises(UserError, match="leaves val without a Parasitized cell"):
+        splits.split(table([(5, 5), (0, 5), (5, 5)]), changed(file=str(tmp_path / "s.csv")))
+
+
+def test_a_torn_patient_is_noticed(cells):
+    assigned, _ = splits.split(cells, changed(unit="image"))
+    with pytest.raises(UserError, match="on two sides"):
+        splits.check_disjoint(assigned)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, r"split\.file is .*folds\.csv, but there is no such file"),
+        (b"", "is no CSV table"),
+        (b"\xff\xfe\x00", "is no CSV table"),
+    ],
+)
+def test_a_file_of_folds_that_cannot_be_read_is_said_in_a_sentence(tmp_path, content, sentence):
+    file = tmp_path / "folds.csv"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        splits.folds_in(file)

@@ -1,0 +1,86 @@
+"""Drift is seen in what cells there are and how they look, and not where there is none."""
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from ci import drift
+from malaria import paths, tables
+from malaria.cells import packed
+from malaria.errors import UserError
+from tests.conftest import ROOT
+from tests.support import revision_folders as made
+from tests.support.project import commit, run
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Write audited and packed cells below a folder: grey discs, `light` brighter than usual."""
+
+    def _data(name, cells, light=0.0, side=50, width=50):
+        folder = tmp_path / name
+        pixels = np.zeros((len(cells), side, side, 3), np.uint8)
+        random = np.random.default_rng(0)
+        inside = np.s_[:, side // 5 : -side // 5, side // 5 : -side // 5]
+        pixels[inside] = (random.normal(150 + light, 5, pixels[inside].shape)).clip(0, 255).astype(np.uint8)
+        tables.write(cells.assign(width=width), folder / paths.CELLS, tables.CELLS)
+        (folder / paths.PACKED).mkdir(parents=True)
+        np.save(folder / paths.PACKED / packed.ARRAY, pixels)
+        tables.write(cells, folder / paths.PACKED / packed.INDEX, tables.INDEX)
+        return folder
+
+    return _data
+
+
+def test_the_same_cells_have_not_drifted(data):
+    found = drift.drift(data("a", made.cells(120)), data("b", made.cells(120)))
+    assert found.gained == found.lost == {"Parasitized": 0, "Uninfected": 0}
+    assert all(quantity.distance == 0 for quantity in found.quantities)
+    assert "No quantity has drifted." in drift.markdown(found, "HEAD", 0.1)
+
+
+def test_another_light_is_drift_of_brightness_and_no_gain_of_cells(data):
+    found = drift.drift(data("a", made.cells(120)), data("b", made.cells(120), light=20))
+    by_name = {quantity.words: quantity for quantity in found.quantities}
+    assert by_name["brightness, grey levels"].distance == 1
+    assert by_name["brightness, grey levels"].now - by_name[
+        "brightness, grey levels"
+    ].before == pytest.approx(20, abs=1)
+    assert by_name["longer side, px"].distance == 0
+    assert "Drifted: brightness, grey levels." in drift.markdown(found, "HEAD", 0.1)
+
+
+def test_larger_crops_are_drift_of_size(data):
+    found = drift.drift(data("a", made.cells(120)), data("b", made.cells(120), width=80))
+    assert found.quantities[0].distance == 1
+    assert (found.quantities[0].before, found.quantities[0].now) == (50, 80)
+
+
+def test_cells_that_came_and_went_and_the_share_of_parasitised_ones_are_counted(data):
+    found = drift.drift(data("a", made.cells(120)), data("b", made.cells(90, first=60)))
+    assert (found.cells_before, found.cells_now) == (120, 90)
+    assert found.lost == {"Parasitized": 30, "Uninfected": 30}
+    assert found.gained == {"Parasitized": 0, "Uninfected": 30}
+    assert found.share_now == pytest.approx(1 / 3)
+    assert "parasitised 50.0% before, 33.3% now" in drift.markdown(found, "HEAD", 0.1)
+
+
+def test_cells_packed_at_another_size_cannot_be_compared(data):
+    with pytest.raises(UserError, match=r"compare two of the same pack\.size"):
+        drift.drift(data("a", made.cells(60)), data("b", made.cells(60), side=40))
+
+
+def test_a_base_that_no_store_has_is_said_and_stops_no_retraining(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("params.yaml", "dvc.yaml", "dvc.lock"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    run("git", "init", "-q", ".", cwd=tmp_path)
+    run(sys.executable, "-m", "dvc", "init", "-q", cwd=tmp_path)
+    commit(tmp_path, "locked, and never run here")
+    monkeypatch.setattr("sys.argv", ["drift", "--base", "HEAD"])
+    assert drift.main() == 0
+    said = (tmp_path / "reports/ci/drift.md").read_text()
+    assert "Not compared: data/cells.csv of HEAD is in neither DVC's cache nor its remote" in said
+    assert said in capsys.readouterr().out

@@ -1,0 +1,196 @@
+"""`make release`: what it refuses, and what a release gives."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from app import revisions
+from ci import release
+from experiments import pretrained
+from malaria.errors import UserError
+from tests.support import project
+from tests.support.project import git, run
+
+# Few cells and two epochs make no calibrated model; the cheap stages are run again elsewhere.
+GATE = {"gate.min_cells": 20, "gate.max_ece": 1.0, "gate.rerun": []}
+BUNDLE = "models/malaria-cells"
+
+
+@pytest.fixture(scope="module")
+def real(finished, tmp_path_factory) -> Path:
+    """A repository whose committed results are of a folder's cells, and pushed.
+
+    The cells are the synthetic sample's all the same: no real ones may lie in this repository.
+    """
+    clone = tmp_path_factory.mktemp("release") / "clone"
+    git("clone", "-q", str(finished), str(clone), cwd=finished)
+    git("config", "user.name", "t", cwd=clone)
+    git("config", "user.email", "t@example.org", cwd=clone)
+    shutil.copytree(
+        finished / "data/raw", clone.parent / "cells", ignore=shutil.ignore_patterns("provenance.json")
+    )
+    for made in ("dvc.lock", "reports/summary.json"):
+        shutil.copy(finished / made, clone / made)
+    run("dvc", "cache", "dir", "--local", str(finished / ".dvc/cache"), cwd=clone)
+    run("dvc", "checkout", "-q", cwd=clone)
+    project.change(clone, {"data.source": "folder", "data.folder": "../cells", **GATE})
+    said = run("dvc", "repro", cwd=clone).stdout
+    assert "Running stage 'train'" not in said
+    git("add", "-A", cwd=clone)
+    git("commit", "-qm", "results", cwd=clone)
+    run(sys.executable, "-m", "remote.push", cwd=clone)
+    return clone
+
+
+@pytest.fixture
+def here(real, monkeypatch) -> Path:
+    """The current folder, `real`; what a test changes in it is taken back."""
+    monkeypatch.chdir(real)
+    head = git("rev-parse", "HEAD", cwd=real)
+    yield real
+    git("reset", "-q", "--hard", head, cwd=real)
+    run("dvc", "checkout", "-q", "--force", cwd=real)
+
+
+@pytest.fixture(scope="module")
+def released(real) -> str:
+    """All that the first release says."""
+    return run(sys.executable, "-m", "ci.release", "1.0.0", cwd=real).stdout
+
+
+@pytest.mark.parametrize(
+    ("version", "last", "sentence"),
+    [
+        ("", "", "VERSION is '', but must be three numbers, as 1.2.0."),
+        ("v1.2.0", "", "VERSION is 'v1.2.0', but"),
+        ("1.2", "", "VERSION is '1.2', but"),
+        ("1.2.0", "malaria-cells@v1.2.0", "malaria-cells@v1.2.0 is released already: choose a higher one."),
+        ("1.9.9", "malaria-cells@v1.10.0", "malaria-cells@v1.10.0 is released already"),
+    ],
+)
+def test_a_version_is_three_numbers_above_the_last(version, last, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        release.check_version(version, last)
+    assert release.check_version("1.10.1", "malaria-cells@v1.10.0") == "malaria-cells@v1.10.1"
+
+
+def test_a_change_without_a_commit_is_refused(here):
+    release.check_clean()
+    (here / "note.txt").write_text("x")
+    with pytest.raises(UserError, match=r"note\.txt is the first\): commit them"):
+        release.check_clean()
+    (here / "note.txt").unlink()
+
+
+def test_results_of_other_parameters_are_refused(here):
+    project.change(here, {"export.precision": "float16"})
+    git("commit", "-qam", "parameter alone", cwd=here)
+    with pytest.raises(
+        UserError, match=r"dvc\.lock is not up to date \(dvc status: export\): run `dvc repro`"
+    ):
+        release.check_up_to_date()
+
+
+def test_a_bundle_of_synthetic_cells_is_refused(model_bundle, tmp_path, monkeypatch):
+    shutil.copytree(model_bundle, tmp_path / BUNDLE)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="was made of synthetic cells and says nothing about real ones"):
+        release.check_real()
+
+
+def test_results_that_are_in_no_remote_are_refused(here):
+    run(sys.executable, "-m", "remote.set_up", "../empty", cwd=here)
+    try:
+        with pytest.raises(
+            UserError, match=r"of the outputs' files are not in the remote .* run `make push`"
+        ):
+            release.check_pushed()
+    finally:
+        (here / ".dvc/config.local").write_text(
+            (here / ".dvc/config.local").read_text().partition("['remote")[0]
+        )
+    release.check_pushed()
+
+
+def test_a_failing_gate_stops_a_release_unless_a_reason_is_given_for_the_notes(here):
+    project.change(here, {"gate.max_ece": 1e-6})
+    git("commit", "-qam", "a limit that it cannot keep", cwd=here)
+    passed, said = release.gate("")
+    assert not passed
+    assert "failed     calibration" in said
+    with pytest.raises(
+        UserError, match="The gate does not pass, as said above: mend that, or release all the"
+    ):
+        release.check_gate("", passed, said, None)
+    verdict = release.check_gate("", passed, said, "a trial of the tool")
+    assert verdict == f"{said}\nReleased all the same: a trial of the tool"
+
+
+def test_a_release_is_an_annotated_tag_whose_message_are_the_notes(real, released):
+    assert released.endswith(
+        "malaria-cells@v1.0.0 is made here. To publish it: git push origin HEAD malaria-cells@v1.0.0\n"
+    )
+    assert git("cat-file", "-t", "malaria-cells@v1.0.0", cwd=real) == "tag"
+    said = git("tag", "-l", "--format=%(contents)", "malaria-cells@v1.0.0", cwd=real)
+    assert said.startswith("# malaria-cells@v1.0.0\n\nResearch use only.")
+    assert said in released
+    auc = json.loads((real / "reports/metrics.json").read_text())["test"]["auc"]["value"]
+    assert f"| AUC | {auc:.4f} (" in said
+    assert "on 240 cells of 12 patients (data.source: folder)" in said
+    assert "    The gate passes." in said
+
+
+@pytest.mark.usefixtures("released")
+def test_a_released_bundle_comes_by_name_and_version_from_the_remote_and_the_app_takes_it(
+    real, tmp_path, monkeypatch
+):
+    run("dvc", "artifacts", "get", str(real), "malaria-cells", "--rev", "v1.0.0", "-o", "got", cwd=tmp_path)
+    got, made = (
+        {file.name: file.read_bytes() for file in folder.iterdir()}
+        for folder in (tmp_path / "got", real / BUNDLE)
+    )
+    assert got == made
+    monkeypatch.setenv("MALARIA_CACHE", str(tmp_path / "cache"))
+    folder, origin = revisions.fetch("malaria-cells@v1.0.0", str(real))
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == made
+    assert origin.tags == ("malaria-cells@v1.0.0",)
+
+
+@pytest.mark.usefixtures("released")
+def test_the_next_release_says_what_changed_since_the_last(here):
+    project.change(here, {"evaluate.bins": 12})
+    metrics = json.loads((here / "reports/metrics.json").read_text())
+    metrics["test"]["auc"]["value"] += 0.0625
+    (here / "reports/metrics.json").write_text(json.dumps(metrics))
+    run("dvc", "commit", "-q", "-f", "evaluate", "export", cwd=here)
+    git("commit", "-qam", "other bins", cwd=here)
+    run("dvc", "push", "-q", cwd=here)
+    said = run(sys.executable, "-m", "ci.release", "1.1.0", "--dry", cwd=here).stdout
+    assert re.search(r"\| AUC \| \S+ \(.*\) \| \S+ \(.*\) \| \+0\.0625 \|", said)
+    assert "## Parameters changed since malaria-cells@v1.0.0\n\n- `evaluate.bins`: 15 → 12\n" in said
+    assert said.endswith("malaria-cells@v1.1.0 could be released.\n")
+    assert git("tag", "-l", cwd=here) == "malaria-cells@v1.0.0"
+
+
+def test_the_lock_beside_the_pretrained_bundle_names_its_cells_and_no_run_on_a_split():
+    lock = (project.ROOT / "dvc.lock").read_text()
+    kept = yaml.safe_load(pretrained.lock_of_cells(lock))["stages"]
+    assert kept == {name: yaml.safe_load(lock)["stages"][name] for name in ("fetch", "audit", "pack")}
+
+
+def test_figures_of_other_test_cells_are_not_subtracted():
+    def state(md5: str) -> release.State:
+        figure = {"value": 0.5, "low": 0.25, "high": 0.75}
+        lock = {"split": {"outs": [{"path": "data/splits.csv", "md5": md5}]}}
+        figures = dict.fromkeys(release.evaluation.MAIN, figure)
+        return release.State("v0", {"test": figures}, {}, lock)
+
+    same, other = (release._figures(state("a"), state(md5)) for md5 in ("a", "b"))
+    assert "+0.0000" in same
+    assert "+0.0000" not in other
+    assert "The test cells are not those of v0" in other

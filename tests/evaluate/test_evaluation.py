@@ -1,0 +1,177 @@
+"""Scores on labelled cells: fitted on val, three versions of the labels, no nan in JSON."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from malaria.cells import doubtful_labels
+from malaria.errors import UserError
+from malaria.evaluate import calibration, evaluation, plots
+from malaria.params import load_params
+
+SETTINGS = load_params(Path(__file__).parents[2] / "params.yaml").evaluate.model_copy(
+    update={"resamples": 100}
+)
+
+
+@pytest.fixture
+def cells() -> pd.DataFrame:
+    """400 cells of 12 patients, 9 of them infected, and probabilities that are too sure."""
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(400):
+        patient = number % 12
+        name = f"C1{patient}P{patient}ThinF" if patient < 9 else f"C{patient}NThinF"
+        y = int(patient < 9 and random.random() < 0.6)
+        logit = random.normal(3 if y else -3, 3)
+        label = "Parasitized" if y else "Uninfected"
+        rows.append(
+            (
+                f"{label}/{name}_IMG_20150918_140000_cell_{number}.png",
+                f"P{patient}",
+                label,
+                1 / (1 + np.exp(-2 * logit)),
+            )
+        )
+    return pd.DataFrame(rows, columns=["path", "patient", "label", "p_network"])
+
+
+def test_temperature_scaling_recovers_the_temperature_of_too_sure_probabilities():
+    random = np.random.default_rng(1)
+    p = random.random(20_000)
+    y = (random.random(20_000) < p).astype(int)
+    sure = calibration.apply(p, 0.5)
+    assert calibration.fit_temperature(sure, y) == pytest.approx(2.0, rel=0.05)
+
+
+def test_the_summary_is_a_number_a_figure_and_names_those_of_the_text(cells):
+    fitted = evaluation.fit_on(cells, SETTINGS)
+    scores = evaluation.score(cells, fitted, SETTINGS)
+    summary = evaluation.summary({"auc": {"value": 0.25}}, scores)
+    assert summary["auc"] == scores["auc"]["value"]
+    assert summary["val_auc"] == 0.25
+    assert summary["test_cells"] == 400
+    assert len(summary) <= 12
+    assert all(isinstance(value, int | float) for value in summary.values())
+
+
+def test_temperature_moves_no_cell_across_one_half():
+    p = np.array([0.0, 0.4999, 0.5, 0.5001, 1.0])
+    assert ((calibration.apply(p, 3.0) >= 0.5) == (p >= 0.5)).all()
+
+
+def test_one_class_alone_leaves_probabilities_as_they_are():
+    assert calibration.fit_temperature(np.array([0.2, 0.9]), np.array([1, 1])) == 1.0
+
+
+def test_scores_hold_all_figures_with_intervals_and_survive_json(cells):
+    fitted = evaluation.fit_on(cells, SETTINGS)
+    scores = json.loads(json.dumps(evaluation.score(cells, fitted, SETTINGS), allow_nan=False))
+    assert scores["auc"]["low"] < scores["auc"]["value"] < scores["auc"]["high"]
+    assert scores["ece"]["value"] < scores["ece_uncalibrated"]["value"]
+    assert scores["at_95_specificity"]["specificity"]["value"] >= 0.95
+    assert "labels" not in scores
+
+
+def test_controls_are_told_apart_by_name(cells):
+    fitted = evaluation.Fitted(1.0, {})
+    cells["p_network"] = np.where(cells.patient.isin(["P9", "P10", "P11"]), 0.9, 0.1)
+    scores = evaluation.score(cells, fitted, SETTINGS)
+    assert scores["specificity_controls"]["value"] == 0
+    assert scores["specificity_infected_patients"]["value"] == 1
+
+
+def test_doubtful_labels_are_left_out_and_flipped_side_by_side(cells):
+    wrong = cells.iloc[:20].copy()
+    cells["p_network"] = np.where(cells.label == "Parasitized", 0.9, 0.1)
+    cells.loc[:19, "p_network"] = 1 - cells.p_network[:20]
+    doubtful = frozenset(
+        (label, Path(path).name) for label, path in zip(wrong.label, wrong.path, strict=True)
+    )
+    labels = evaluation.score(cells, evaluation.Fitted(1.0, {}), SETTINGS, doubtful)["labels"]
+    assert labels["doubtful_cells"] == 20
+    assert labels["as_given"]["accuracy"]["value"] == 0.95
+    assert labels["without_doubtful"]["accuracy"]["value"] == 1
+    assert labels["without_doubtful"]["cells"] == 380
+    assert labels["doubtful_flipped"]["accuracy"]["value"] == 1
+
+
+def test_a_doubtful_label_that_was_mended_since_counts_again(cells):
+    mended = frozenset({("Parasitized" if cells.label[0] == "Uninfected" else "Uninfected", cells.path[0])})
+    labels = evaluation.score(cells, evaluation.Fitted(1.0, {}), SETTINGS, mended)["labels"]
+    assert labels["doubtful_cells"] == 0
+
+
+def test_the_text_has_a_column_for_each_version_of_the_labels(cells):
+    doubtful = frozenset({(cells.label[0], cells.path[0])})
+    text = evaluation.as_text(evaluation.score(cells, evaluation.Fitted(1.0, {}), SETTINGS, doubtful))
+    assert text.splitlines()[1].split() == ["as", "given", "without", "doubtful", "doubtful", "flipped"]
+
+
+def test_a_few_perfect_cells_do_not_make_certain():
+    y = np.array([0, 0, 1, 1])
+    few = calibration.fit_temperature(np.array([0.1, 0.1, 0.9, 0.9]), y)
+    many = calibration.fit_temperature(np.tile([0.1, 0.1, 0.9, 0.9], 100), np.tile(y, 100))
+    assert many < few
+
+
+def test_cells_of_one_class_give_null_and_no_warning(cells):
+    healthy = cells[cells.label == "Uninfected"]
+    scores = evaluation.score(healthy, evaluation.Fitted(1.0, {0.97: 0.9}), SETTINGS)
+    assert scores["auc"]["value"] is None
+    assert scores["sensitivity"]["value"] is None
+    assert scores["specificity"]["value"] is not None
+    assert "none" in evaluation.as_text(scores)
+
+
+def test_the_baselines_published_figures_are_reproduced(shared_cells):
+    table = pd.read_csv(shared_cells / "baseline-oof.csv")
+    from malaria.cells import names
+
+    table["patient"] = [names.parse(file).patient for file in table.file]
+    doubtful = doubtful_labels.read(shared_cells / "expert-suspects.csv", "evaluate.doubtful_labels")
+    parasitized = _names_of(shared_cells, "parasitized")
+    table["label"] = np.where(table.file.isin(parasitized), "Parasitized", "Uninfected")
+    scored = table.assign(path=table.file, p_network=table.p_parasitized)
+    scores = evaluation.score(scored, evaluation.Fitted(1.0, {}), SETTINGS, doubtful)
+    without = scores["labels"]["without_doubtful"]
+    assert scores["accuracy"]["value"] == pytest.approx(0.9570, abs=5e-5)
+    assert without["auc"]["value"] == pytest.approx(0.9992, abs=5e-5)
+    assert without["macro_sensitivity"]["value"] == pytest.approx(0.9645, abs=5e-5)
+    assert without["worst_decile_sensitivity"]["value"] == pytest.approx(0.763, abs=5e-4)
+
+
+def _names_of(shared_cells: Path, kind: str) -> set[str]:
+    """All names of the NLM's mapping file, which quotes them in single quotes."""
+    text = (shared_cells / f"patientid_cellmapping_{kind}.csv").read_text()
+    return set(text.split("'")[1::2])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("file\na\n", "needs given_label,file"),
+        (None, "there is no such file"),
+        ("", "is no CSV table"),
+        ("given_label,file\ninfected,a.png\n", "'infected' in given_label, but it must be Uninfected"),
+    ],
+)
+def test_a_doubtful_table_of_another_shape_is_refused(tmp_path, text, sentence):
+    file = tmp_path / "doubtful.csv"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        doubtful_labels.read(file, "evaluate.doubtful_labels")
+
+
+def test_plots_are_written_as_light_tables(cells, tmp_path):
+    plots.write(cells.assign(p_parasitized=cells.p_network), tmp_path, bins=15, least=5)
+    frames = {file.stem: pd.read_csv(file) for file in tmp_path.glob("*.csv")}
+    assert set(frames) == {"roc", "precision_recall", "confusion", "reliability", "scores", "patients"}
+    assert frames["roc"].sensitivity.iloc[-1] == 1
+    assert len(frames["roc"]) <= 400
+    assert frames["scores"][["parasitized_cells", "uninfected_cells"]].to_numpy().sum() == 400
+    assert len(frames["patients"]) == 9

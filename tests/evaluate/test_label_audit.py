@@ -1,0 +1,165 @@
+"""The label audit puts labels first that models of other patients contradict."""
+
+import contextlib
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from experiments.label_audit import check_unseen
+from malaria import tables
+from malaria.errors import UserError
+from malaria.evaluate import label_audit
+from malaria.paths import LABEL_AUDIT, PRETRAINED
+from tests.support.project import ROOT, commit, git, run
+
+
+@pytest.fixture
+def cells() -> pd.DataFrame:
+    """200 cells of both classes, predicted well; the labels of the first six are wrong."""
+    random = np.random.default_rng(3)
+    parasitized = np.arange(200) % 2 == 0
+    p = np.where(parasitized, 0.95, 0.05) + random.uniform(-0.04, 0.04, 200)
+    p[:6] = np.where(parasitized[:6], 0.995, 0.005)
+    labels = np.where(parasitized, "Parasitized", "Uninfected")
+    labels[:6] = np.where(parasitized[:6], "Uninfected", "Parasitized")
+    paths = [f"{label}/cell_{number}.png" for number, label in enumerate(labels)]
+    return pd.DataFrame({"path": paths, "label": labels, "patient": "P1", "p_parasitized": p})
+
+
+def test_wrong_labels_come_first_and_are_called_suspect(cells):
+    ranked = label_audit.rank(cells)
+    assert set(ranked.path[:6]) == set(cells.path[:6])
+    assert ranked.suspect.to_numpy().nonzero()[0].tolist() == list(range(6))
+    assert ranked.score.is_monotonic_decreasing
+    assert ranked.score.between(0, 1).all()
+
+
+def test_a_patient_whose_stain_looks_parasitised_does_not_crowd_out_wrong_labels(cells):
+    random = np.random.default_rng(4)
+    stained = np.arange(200) >= 100
+    logits = np.where(cells.label == "Parasitized", 4, -4) + random.normal(0, 0.5, 200) + 5 * stained
+    logits[:6] = np.where(cells.label[:6] == "Parasitized", -2, 0)
+    cells = cells.assign(patient=np.where(stained, "P2", "P1"), p_parasitized=1 / (1 + np.exp(-logits)))
+    healthy = cells.label == "Uninfected"
+    assert cells.p_parasitized[stained & healthy].median() > cells.p_parasitized[:6].max()
+    assert set(label_audit.rank(cells).path[:6]) == set(cells.path[:6])
+
+
+def test_a_class_that_the_model_is_less_sure_of_does_not_crowd_out_the_other(cells):
+    parasitized = cells.label == "Parasitized"
+    cells["patient"] = [f"P{number % 5}" for number in range(200)]
+    right = np.arange(200) >= 6
+    cells.loc[right & parasitized, "p_parasitized"] = np.linspace(0.2, 0.6, (right & parasitized).sum())
+    cells.loc[:5, "p_parasitized"] = np.where(parasitized[:6], 0.02, 0.6)
+    assert set(label_audit.rank(cells).path[:6]) == set(cells.path[:6])
+
+
+def test_suspect_labels_are_counted_by_patient(cells):
+    cells["patient"] = np.where(np.arange(200) < 150, "P1", "P2")
+    counts = label_audit.by_patient(label_audit.rank(cells))
+    assert list(counts.columns) == ["patient", "label", "cells", "suspect", "share"]
+    assert counts.cells.sum() == 200
+    assert counts.groupby("patient").suspect.sum().to_dict() == {"P1": 6, "P2": 0}
+
+
+def test_the_summary_counts_by_class_and_names_patients(cells):
+    text = label_audit.summary(label_audit.rank(cells))
+    assert "Parasitized: 3 of 100 labels are suspect" in text
+    assert "of the patients P1 3" in text
+
+
+def test_a_ranking_that_finds_all_others_doubt_has_full_precision(cells):
+    ranked = label_audit.rank(cells)
+    assert label_audit.average_precision(ranked, np.arange(200) < 6) == 1
+
+
+def test_cells_of_one_class_are_refused(cells):
+    with pytest.raises(UserError, match="all of one class"):
+        label_audit.rank(cells[cells.label == "Uninfected"])
+
+
+def test_a_contact_sheet_of_cells_that_are_not_there_says_how_to_bring_them(cells, tmp_path):
+    with pytest.raises(UserError, match=r"is not there: bring the ranked cells with `dvc repro fetch`"):
+        label_audit.contact_sheet(label_audit.rank(cells), "Parasitized", tmp_path, 20, tmp_path / "x.png")
+
+
+def test_a_contact_sheet_has_a_place_for_each_cell(cells, tmp_path):
+    for path in cells.path:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (20, 30), "red").save(tmp_path / path)
+    ranked = label_audit.rank(cells)
+    label_audit.contact_sheet(ranked, "Parasitized", tmp_path, 20, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (12 * 96, 2 * 122)
+        assert sheet.convert("RGB").getpixel((40, 40)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("how", "rows", "refused"),
+    [("drop", "Uninfected,a.png\n", True), ("keep", "Uninfected,a.png\n", False), ("drop", "", False)],
+    ids=["dropped by a list", "list unused", "empty list"],
+)
+def test_a_ranking_by_models_that_saw_a_list_is_not_published(tmp_path, monkeypatch, how, rows, refused):
+    start(tmp_path, monkeypatch, rows, how)
+    expected = contextlib.nullcontext()
+    if refused:
+        expected = pytest.raises(UserError, match=r"crossval-0 was trained with the list list\.csv")
+    with expected:
+        check_unseen("crossval", [0])
+
+
+def test_the_list_that_counts_is_the_one_that_the_fold_was_trained_with(tmp_path, monkeypatch):
+    start(tmp_path, monkeypatch, "Uninfected,a.png\n")
+    (tmp_path / "list.csv").write_text("given_label,file\n")
+    with pytest.raises(UserError, match=r"crossval-0 was trained with the list list\.csv"):
+        check_unseen("crossval", [0])
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "said"),
+    [
+        ("", "", None),
+        ("Uninfected,a.png\n", "Uninfected,a.png\n", "was trained with the list"),
+        ("Uninfected,a.png\n", "", "is not the list that crossval-0 was trained with"),
+        ("Uninfected,a.png\n", None, "is not the list that crossval-0 was trained with"),
+    ],
+    ids=["empty", "listed", "emptied since", "gone"],
+)
+def test_a_list_outside_of_the_repository_is_known_by_its_hash(tmp_path, monkeypatch, then, now, said):
+    outside = tmp_path / "list.csv"
+    outside.write_text(f"given_label,file\n{then}")
+    start(tmp_path / "repository", monkeypatch, "", labels_file=outside)
+    outside.unlink() if now is None else outside.write_text(f"given_label,file\n{now}")
+    with pytest.raises(UserError, match=said) if said else contextlib.nullcontext():
+        check_unseen("crossval", [0])
+
+
+def start(folder, monkeypatch, rows, how="drop", labels_file="list.csv"):
+    """Make `folder` the current one, a repository whose commit `crossval-0` trained with `labels_file`."""
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    Path("list.csv").write_text(f"given_label,file\n{rows}")
+    train = {"noisy_labels": how, "labels_file": str(labels_file)}
+    Path("params.yaml").write_text(yaml.safe_dump({"train": train}))
+    md5 = hashlib.md5(Path(labels_file).read_bytes()).hexdigest()
+    deps = [{"path": str(labels_file), "hash": "md5", "md5": md5}]
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"train": {"deps": deps}}}))
+    run("git", "init", "-q", ".", cwd=folder)
+    run(sys.executable, "-m", "dvc", "init", "-q", cwd=folder)
+    commit(folder, "all")
+    git("tag", "crossval-0", cwd=folder)
+
+
+def test_the_published_ranking_has_every_cell_that_the_pretrained_bundle_was_trained_on():
+    published = tables.read(ROOT / LABEL_AUDIT, label_audit.RANKING)
+    card = " ".join((ROOT / PRETRAINED / "MODEL_CARD.md").read_text().split())
+    assert f"trained on all {len(published):,} cells" in card
+    assert published.path.is_unique
+    assert published.score.is_monotonic_decreasing
+    assert published.p_parasitized.between(0, 1).all()

@@ -1,0 +1,103 @@
+"""Fold experiments: what a fold's clone is given, and what is read of the folds afterwards."""
+
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import crossval, folds, pretrained
+from malaria import tables
+from malaria.errors import UserError
+from malaria.params import load_params
+from tests.conftest import ROOT
+from tests.support.project import change, commit, git, run
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository, the current folder, with parameters and lists in git; its commit is `crossval-0`."""
+    folder = tmp_path / "repository"
+    (folder / "data/folder").mkdir(parents=True)
+    for name in ("params.yaml", "data/doubtful.csv", "data/split.csv", "data/folder/README.md"):
+        shutil.copy(ROOT / name, folder / name)
+    run("git", "init", "-q", ".", cwd=folder)
+    run(sys.executable, "-m", "dvc", "init", "-q", cwd=folder)
+    commit(folder, "all")
+    git("tag", "crossval-0", cwd=folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_paths_that_git_wholly_holds_stay_as_they_are(repository):
+    # A change that is not committed travels with the clone.
+    (repository / "data/split.csv").write_text("patient,fold\nP1,0\n")
+    assert folds.outside_git(load_params()) == []
+
+
+def test_cells_and_lists_that_git_does_not_hold_are_named_by_their_whole_path(repository, tmp_path):
+    (repository / "data/folder/Parasitized").mkdir()
+    (repository / "data/folder/Parasitized/cell.png").touch()
+    (repository / "data/mine.csv").write_text("given_label,file\n")
+    (repository / ".gitignore").write_text("/data/mine.csv\n")
+    (tmp_path / "split.csv").write_text("patient,fold\n")
+    change(repository, {"train.labels_file": "data/mine.csv", "split.file": "../split.csv"})
+    assert folds.outside_git(load_params()) == [
+        f"data.folder={repository}/data/folder",
+        f"split.file={tmp_path}/split.csv",
+        f"train.labels_file={repository}/data/mine.csv",
+    ]
+
+
+@pytest.mark.usefixtures("repository")
+def test_the_bundle_that_git_carries_is_never_made_of_the_synthetic_sample(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pretrained"])
+    with pytest.raises(UserError, match=r"models/pretrained is for real cells, .* name others there"):
+        pretrained.main()
+
+
+def test_an_experiment_or_file_that_is_gone_is_said_in_a_sentence(repository):
+    for name, path in (("crossval-7", Path("params.yaml")), ("crossval-0", Path("reports/metrics.json"))):
+        with pytest.raises(UserError, match=f"{path} of the experiment {name} is not to be had here"):
+            folds.read(name, path)
+        with pytest.raises(UserError, match=f"{path} of the experiment {name} is not to be had here"):
+            folds.get(name, path, repository / "copy")
+
+
+def test_a_file_and_a_folder_are_read_as_the_experiment_left_them(repository):
+    then = (repository / "params.yaml").read_text()
+    change(repository, {"train.epochs": 3})
+    assert folds.read("crossval-0", Path("params.yaml")) == then
+    folds.get("crossval-0", Path("data/folder"), repository / "copy")
+    assert [file.name for file in (repository / "copy").iterdir()] == ["README.md"]
+
+
+def test_a_figure_that_cannot_be_given_is_shown_as_nan():
+    of = {name: {"value": 0.5} for name in crossval.FIGURES} | {"auc": {"value": None}}
+    auc, *others = crossval.figures_of({"test": of})
+    assert math.isnan(auc)
+    assert others == [0.5] * 4
+    assert f"{auc:18.4f}".strip() == "nan"
+
+
+def test_a_bundle_takes_the_figures_of_folds_of_its_own_recipe_alone(repository):
+    change(repository, {"train.labels_file": f"{repository}/data/doubtful.csv", "split.folds": 5})
+    pretrained.check_recipe("crossval-0")
+    change(repository, {"train.epochs": 3})
+    with pytest.raises(UserError, match=r"crossval-0 was made with another train\.epochs than params\.yaml"):
+        pretrained.check_recipe("crossval-0")
+
+
+@pytest.mark.parametrize("name", ["ablate", "crossval", "label_audit", "precision", "pretrained"])
+def test_help_does_not_wait_for_tensorflow(name):
+    code = f"import sys, experiments.{name}; print('tensorflow' in sys.modules)"
+    assert run(sys.executable, "-c", code, cwd=ROOT).stdout.strip() == "False"
+
+
+def test_a_patient_called_na_stays_one_in_a_table_of_another_revision():
+    content = "path,label,patient,split\na.png,Uninfected,NA,test\nb.png,Uninfected,01,test\n"
+    read = tables.read(Path("data/splits.csv"), tables.SPLITS, content=content)
+    assert list(read.patient) == ["NA", "01"]
+    with pytest.raises(UserError, match=r"data/splits\.csv has the columns path, but needs"):
+        tables.read(Path("data/splits.csv"), tables.SPLITS, content="path\na.png\n")

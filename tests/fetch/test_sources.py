@@ -1,0 +1,258 @@
+"""Cells drawn or brought by a user end up in class folders, and faults are said in one sentence."""
+
+import json
+import re
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from malaria import params
+from malaria.cells import names
+from malaria.errors import UserError
+from malaria.fetch import archives, folder, sample, sources
+from malaria.files import sha256
+from tests.support.permissions import bound_by_permissions
+
+ROOT = Path(__file__).parents[2]
+
+
+def folder_data(folder: Path, **classes: str) -> params.Data:
+    shipped = params.load_params(ROOT / "params.yaml").data
+    return shipped.model_copy(update={"source": "folder", "folder": str(folder), "classes": classes})
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    """A user's folder with one small image a class."""
+    for label, shade in (("parasitized", 90), ("UNINFECTED", 160)):
+        (tmp_path / "own" / label).mkdir(parents=True)
+        Image.new("RGB", (20, 20), (shade,) * 3).save(tmp_path / "own" / label / "a.png")
+    return tmp_path / "own"
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_seed_draws_the_same_bytes_and_another_does_not(data, raw, tmp_path):
+    sources.write(data, tmp_path / "again")
+    assert hashes(tmp_path / "again") == hashes(raw)
+    other = data.model_copy(update={"sample": data.sample.model_copy(update={"seed": 2})})
+    sources.write(other, tmp_path / "other")
+    assert not set(hashes(tmp_path / "other").values()) & set(hashes(raw).values())
+
+
+def test_the_sample_has_the_cells_and_patients_that_were_asked_for(data, raw):
+    cells = [names.parse(path.name) for path in raw.rglob("*.png")]
+    assert len(cells) == data.sample.cells
+    assert len({cell.patient for cell in cells}) == data.sample.patients
+    assert {cell.infected for cell in cells} == {True, False}
+
+
+def test_every_infected_patient_has_cells_of_both_classes_and_controls_have_one(raw):
+    patients = {
+        label: {names.parse(path.name).patient for path in (raw / label).iterdir()}
+        for label in ("Parasitized", "Uninfected")
+    }
+    assert {patient[0] for patient in patients["Parasitized"]} == {"P"}
+    assert patients["Parasitized"] < patients["Uninfected"]
+
+
+def test_crops_have_the_sizes_of_the_nih_set():
+    sides = [max(size) for size in _sizes(params.SampleData(patients=20, cells=300, seed=3))]
+    assert min(sides) >= 46
+    assert max(sides) <= 394
+    assert 115 < np.mean(sides) < 150
+
+
+def _sizes(asked: params.SampleData) -> list[tuple[int, int]]:
+    from malaria.cells import synthetic
+
+    random = np.random.Generator(np.random.Philox(asked.seed))
+    looks = [synthetic.stain(random) for _ in range(asked.patients)]
+    return [
+        synthetic.draw(random, looks[i % asked.patients], i % 2 == 0).shape[:2] for i in range(asked.cells)
+    ]
+
+
+def test_mean_colour_does_not_give_the_class_away(data, tmp_path):
+    drawn = params.SampleData(patients=16, cells=480, seed=5)
+    sources.write(data.model_copy(update={"sample": drawn}), tmp_path / "raw")
+    paths = sorted((tmp_path / "raw").rglob("*.png"))
+    crops = [np.asarray(Image.open(path)) for path in paths]
+    y = [path.parent.name == "Parasitized" for path in paths]
+    for colour in (
+        [crop.mean(axis=(0, 1)) for crop in crops],
+        [crop[crop.any(axis=2)].mean(axis=0) for crop in crops],
+    ):
+        linear = make_pipeline(StandardScaler(), LogisticRegression())
+        p = cross_val_predict(linear, np.array(colour), y, cv=5, method="predict_proba")[:, 1]
+        assert roc_auc_score(y, p) < 0.75
+
+
+def test_more_cells_change_no_patients_stain(data):
+    few, many = (
+        sample.plan(data.sample.model_copy(update={"cells": cells})) for cells in (data.sample.cells, 4000)
+    )
+    assert [(order.patient, order.infected) for order in few] == [
+        (order.patient, order.infected) for order in many
+    ]
+    assert sum(order.parasitized + order.uninfected for order in many) == 4000
+
+
+def test_class_folders_are_found_whatever_their_case(own, tmp_path):
+    provenance = sources.write(folder_data(own), tmp_path / "raw")
+    assert provenance.cells == 2
+    assert (tmp_path / "raw/Parasitized/a.png").is_file()
+    assert (tmp_path / "raw/Uninfected/a.png").is_file()
+    assert json.loads((tmp_path / "raw/provenance.json").read_text())["checksum"] == provenance.checksum
+
+
+def test_other_class_names_are_mapped(own, tmp_path):
+    (own / "parasitized").rename(own / "positive")
+    sources.write(folder_data(own, Positive="Parasitized"), tmp_path / "raw")
+    assert (tmp_path / "raw/Parasitized/a.png").is_file()
+
+
+def test_litter_and_a_second_copy_are_left_out_and_said(own, tmp_path):
+    nested = own / "own" / "parasitized"
+    nested.mkdir(parents=True)
+    (nested / "a.png").write_bytes(b"again")
+    (own / "parasitized" / "Thumbs.db").write_bytes(b"x")
+    provenance = sources.write(folder_data(own), tmp_path / "raw")
+    assert provenance.cells == 2
+    assert provenance.ignored == (
+        "1 files that file browsers leave behind",
+        "1 further folders with the names of the class folders, deeper down",
+    )
+
+
+def test_links_to_images_are_followed_and_other_links_are_counted(own, tmp_path):
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "elsewhere.png")
+    (own / "parasitized/b.png").symlink_to(tmp_path / "elsewhere.png")
+    (own / "parasitized/c.png").symlink_to(tmp_path / "gone.png")
+    (own / "parasitized/d").symlink_to(own / "UNINFECTED")
+    provenance = sources.write(folder_data(own), tmp_path / "raw")
+    copied = tmp_path / "raw/Parasitized/b.png"
+    assert (provenance.cells, provenance.ignored) == (3, ("2 links to folders, or to nothing",))
+    assert copied.read_bytes() == (tmp_path / "elsewhere.png").read_bytes()
+    assert not copied.is_symlink()
+
+
+def test_a_folder_that_cannot_be_listed_is_no_folder_without_cells(own, tmp_path, monkeypatch):
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(own)
+    closed = Path("parasitized/patient7")
+    closed.mkdir()
+    closed.chmod(0)
+    with (
+        bound_by_permissions(),
+        pytest.raises(UserError, match=r"patient7 cannot be read \(Permission denied\): see to"),
+    ):
+        folder._below(Path("parasitized"))
+    closed.chmod(0o755)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_an_archive_gives_the_same_cells_as_its_folder(own, tmp_path, kind):
+    archive = tmp_path / f"own.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w") as pack:
+            for path in own.rglob("*.png"):
+                pack.write(path, path.relative_to(own.parent))
+    else:
+        with tarfile.open(archive, "w:gz") as pack:
+            pack.add(own, "own")
+    by_archive = sources.write(folder_data(archive), tmp_path / "a")
+    assert by_archive.checksum == sources.write(folder_data(own), tmp_path / "b").checksum
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda own: (own / "UNINFECTED").rename(own / "else"), "has no folder for Uninfected beside"),
+        (lambda own: (own / "parasitized/a.png").unlink(), "the class folder parasitized holds no file"),
+        (lambda own: (own / "Parasitized").mkdir(), "has two folders for Parasitized"),
+        (lambda own: own.rename(own.with_name("gone")), "which is not there"),
+        (
+            lambda own: (own / "patients.csv").write_text("a,b\n"),
+            "has the columns a, b, but needs file,patient",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_refused_in_a_sentence(own, tmp_path, spoil, sentence):
+    spoil(own)
+    with pytest.raises(UserError, match=sentence):
+        sources.write(folder_data(own), tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+
+
+def test_a_folder_without_class_folders_names_what_it_found(tmp_path):
+    (tmp_path / "own/dogs").mkdir(parents=True)
+    with pytest.raises(UserError, match=re.escape("(folders found: dogs)")):
+        sources.write(folder_data(tmp_path / "own"), tmp_path / "raw")
+
+
+def test_patients_csv_comes_along(own, tmp_path):
+    (own / "patients.csv").write_text("file,patient\na.png,anna\n")
+    sources.write(folder_data(own), tmp_path / "raw")
+    assert (tmp_path / "raw/patients.csv").read_text() == "file,patient\na.png,anna\n"
+
+
+@pytest.mark.parametrize("name", ["../out.png", "/out.png", "a/../../out.png", "C:/out.png"])
+def test_an_archive_cannot_write_outside_its_folder(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "slip.zip", "w") as pack:
+        pack.writestr(name, b"x")
+    with pytest.raises(UserError, match="outside its own folder"):
+        archives.unpack(tmp_path / "slip.zip", tmp_path / "in")
+
+
+def test_links_and_bombs_in_archives_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "link.tar", "w") as pack:
+        link = tarfile.TarInfo("Parasitized/a.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        pack.addfile(link)
+    with pytest.raises(UserError, match="no regular file"):
+        archives.unpack(tmp_path / "link.tar", tmp_path / "in")
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as pack:
+        pack.writestr("a.png", bytes(20_000_000))
+    with pytest.raises(UserError, match="as decompression bombs do"):
+        archives.unpack(tmp_path / "bomb.zip", tmp_path / "in")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_packed_in_a_way_that_nothing_bounds_is_refused_unread(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "small.zip", "w", method) as pack:
+        pack.writestr("Parasitized/a.png", b"a")
+    with pytest.raises(UserError, match="neither stored nor deflated"):
+        archives.unpack(tmp_path / "small.zip", tmp_path / "in")
+    assert not list((tmp_path / "in").rglob("*.png"))
+
+
+@pytest.mark.parametrize("name", [".", "\0"])
+def test_a_member_without_a_name_is_no_traceback(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "nameless.zip", "w") as pack:
+        pack.writestr("~", b"a")
+    content = (tmp_path / "nameless.zip").read_bytes()
+    (tmp_path / "nameless.zip").write_bytes(content.replace(b"~", name.encode()))
+    with pytest.raises(UserError):
+        archives.unpack(tmp_path / "nameless.zip", tmp_path / "in")
+
+
+def test_a_damaged_archive_is_said_to_be_damaged(own, tmp_path):
+    with zipfile.ZipFile(tmp_path / "own.zip", "w") as pack:
+        pack.write(own / "parasitized/a.png", "a.png")
+    spoilt = bytearray((tmp_path / "own.zip").read_bytes())
+    spoilt[40:60] = bytes(20)
+    (tmp_path / "own.zip").write_bytes(spoilt)
+    with pytest.raises(UserError, match="is damaged or encrypted"):
+        archives.unpack(tmp_path / "own.zip", tmp_path / "in")

@@ -1,0 +1,199 @@
+"""The real Airflow, in its own environment, on a small sample: `make airflow-env` installs it."""
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from tests.support.project import ROOT, change, git, run
+
+HERE = ROOT / "orchestration/airflow"
+
+
+def module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def binaries() -> Path:
+    """Where Airflow's commands are; the test is skipped where there are none."""
+    folder = ROOT / ".venv-airflow/bin"
+    if not (folder / "airflow").exists():
+        if os.environ.get("MALARIA_REQUIRE_AIRFLOW"):
+            pytest.fail("MALARIA_REQUIRE_AIRFLOW is set, but there is no .venv-airflow")
+        pytest.skip("needs Airflow: make airflow-env")
+    return folder
+
+
+@dataclass(frozen=True)
+class Airflow:
+    """An Airflow that knows one repository."""
+
+    environment: dict[str, str]
+    binaries: Path
+    home: Path
+
+    def call(self, *command: str, ok: bool = True) -> str:
+        """What a command of Airflow's environment prints."""
+        # Bash reads ~/.bashrc where its input is a socket, as Airflow's workers have it.
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            done = subprocess.run(
+                [self.binaries / command[0], *command[1:]], env=self.environment, stdin=theirs,
+                capture_output=True, text=True, check=False, cwd=self.home,
+            )  # fmt: skip
+        assert done.returncode == 0 or not ok, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    def run(self) -> dict[str, str]:
+        """Run the DAG to its end; each task's state."""
+        known = self.runs()
+        self.call("airflow", "dags", "test", "malaria_cells", ok=False)
+        (latest,) = self.runs() - known
+        with sqlite3.connect(self.home / "airflow.db") as database:
+            rows = database.execute("select task_id, state from task_instance where run_id = ?", [latest])
+            return dict(rows.fetchall())
+
+    def runs(self) -> set[str]:
+        with sqlite3.connect(self.home / "airflow.db") as database:
+            return {run_id for (run_id,) in database.execute("select run_id from dag_run")}
+
+
+@pytest.fixture(scope="session")
+def repository(finished, tmp_path_factory) -> Path:
+    """The finished repository's files without results: train and what follows will be new to DVC's cache."""
+    folder = tmp_path_factory.mktemp("scheduled") / "repository"
+    shutil.copytree(finished, folder)
+    for name in ("dvc.lock", *(out for stage in stages_of(folder).values() for out in outs(stage))):
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    change(folder, {"train.epochs": 1, "gate.rerun": [], "gate.max_ece": 1.0})
+    git("commit", "-aqm", "fewer epochs, and limits that a model of one epoch meets", cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def airflow(binaries, repository, tmp_path_factory) -> Airflow:
+    home = tmp_path_factory.mktemp("airflow")
+    # What pyenv and conda do to a ~/.bashrc: another Python goes to the front.
+    (home / "bin").mkdir()
+    (home / "bin/python").symlink_to("/bin/false")
+    (home / ".bashrc").write_text(f'export PATH="{home}/bin:$PATH"\n')
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "SHLVL"))},
+        **module(HERE / "standalone.py").settings(home),
+        "HOME": str(home),
+        "MALARIA_PROJECT": str(repository),
+        "MALARIA_ENVIRONMENT": str(ROOT / ".venv"),
+        "MALARIA_SCHEDULE": "0 3 * * 1",
+        "MALARIA_RETRIES": "0",
+    }
+    started = Airflow(environment, binaries, home)
+    started.call("airflow", "db", "migrate")
+    return started
+
+
+def stages_of(folder: Path) -> dict[str, dict]:
+    return yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
+
+
+def outs(stage: dict) -> Iterator[str]:
+    for out in [*stage.get("outs", []), *stage.get("metrics", [])]:
+        yield out if isinstance(out, str) else next(iter(out))
+
+
+def arrows() -> dict[str, set[str]]:
+    """Stage to those whose outputs it names as dependencies, from the text of dvc.yaml."""
+    stages = stages_of(ROOT)
+    return {
+        name: {
+            above
+            for above, other in stages.items()
+            for out in outs(other)
+            if any(dep == out or dep.startswith(f"{out}/") for dep in stage["deps"])
+        }
+        for name, stage in stages.items()
+    }
+
+
+def test_the_stage_graph_has_the_arrows_of_dvc_yaml():
+    stages = json.loads(run(sys.executable, "-m", "orchestration.stage_graph", cwd=ROOT).stdout)
+    assert {stage["name"]: set(stage["after"]) for stage in stages} == arrows()
+
+
+def test_each_stage_is_a_task_with_the_same_arrows_and_gate_and_push_come_last(airflow):
+    script = """
+import json
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag()
+dag = bag.dags["malaria_cells"]
+print("\\n" + json.dumps({
+    "errors": bag.import_errors,
+    "after": {task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks},
+    "schedule": dag.schedule,
+    "backoff": sorted({task.retry_exponential_backoff for task in dag.tasks}),
+}))
+"""
+    told = json.loads(airflow.call("python", "-c", script).splitlines()[-1])
+    assert told["errors"] == {}
+    after = {name: set(above) for name, above in told["after"].items()}
+    assert after == {**arrows(), "gate": {"export"}, "push": {"gate"}}
+    assert told["schedule"] == "0 3 * * 1"
+    assert told["backoff"] == [2.0]
+
+
+def all_are(state: str) -> dict[str, str]:
+    return dict.fromkeys([*stages_of(ROOT), "gate", "push"], state)
+
+
+def test_the_dag_runs_to_its_end_then_skips_all_and_a_failure_stops_what_follows_alone(airflow, repository):
+    assert airflow.run() == all_are("success")
+    assert run("dvc", "status", "--json", cwd=repository).stdout.strip() == "{}"
+    assert run("dvc", "status", "--cloud", "--json", cwd=repository).stdout.strip() == "{}"
+
+    assert airflow.run() == {**all_are("skipped"), "gate": "success"}
+
+    change(repository, {"split.ratio": [0.98, 0.01, 0.01], "split.tolerance": 0.0, "pack.size": 40})
+    unhurt = {"fetch": "skipped", "audit": "skipped", "pack": "success"}
+    assert airflow.run() == {**all_are("upstream_failed"), **unhurt, "split": "failed"}
+
+
+def test_a_task_keeps_its_stages_metrics_and_plots_and_its_page_shows_them_to_those_logged_in(airflow):
+    kept = sorted((airflow.home / "stage-figures").glob("*.json"))
+    (scores,) = [file for file in kept if "reports/summary.json" in file.read_text()][:1]
+    script = f"""
+import sys
+from uuid import UUID
+sys.path.insert(0, {str(HERE / "plugins")!r})
+from fastapi.testclient import TestClient
+import stage_figures_page as page
+print("\\n" + str(TestClient(page.site).get("/{scores.stem}").status_code))
+print(page.page(UUID("{scores.stem}"), "evaluate").body.decode())
+"""
+    status, shown = airflow.call("python", "-W", "ignore", "-c", script).split("<!doctype html>")
+    assert status.split()[-1] == "401"
+    assert "<td>auc</td>" in shown
+    assert shown.count("<svg") >= 4
+    assert "http" not in shown.replace("http://www.w3.org", "")
+
+
+def test_a_stage_that_dvc_yaml_does_not_have_is_named_with_those_it_has():
+    done = run(sys.executable, "-m", "orchestration.run_stage", "tran", cwd=ROOT, ok=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: dvc.yaml has no stage tran: its stages are fetch, audit, ")

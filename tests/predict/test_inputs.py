@@ -1,0 +1,150 @@
+"""One bad file or folder among those to be judged is a row that says so, whatever is wrong with it."""
+
+import io
+import struct
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from malaria import bundle, predict
+from malaria.cells import images
+from malaria.errors import UserError
+from malaria.predict import batch, inputs
+from tests.support.permissions import bound_by_permissions
+
+LOCAL, CENTRAL = b"PK\3\4", b"PK\1\2"
+
+
+def packed(name: str, content: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """A zip with one member."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as pack:
+        pack.writestr(name, content)
+    return stream.getvalue()
+
+
+def with_field(content: bytes, offset: int, value: bytes) -> bytes:
+    """`content` with a field of the first member's entry in the central directory changed."""
+    at = content.index(CENTRAL) + offset
+    return content[:at] + value + content[at + len(value) :]
+
+
+def broken_deflate(_: bytes) -> bytes:
+    content = packed("a.png", bytes(1000))
+    start = 30 + len("a.png")
+    return content[:start] + b"\xff" * 4 + content[start + 4 :]
+
+
+def name_that_is_no_utf8(png: bytes) -> bytes:
+    content = packed("ü.png", png)
+    return content.replace("ü".encode(), b"\xff\xff")
+
+
+def of_several_disks(png: bytes) -> bytes:
+    content = packed("a.png", png)
+    end = content.index(b"PK\5\6")
+    return content[:end] + struct.pack("<4sLQL", b"PK\6\7", 0, end, 2) + content[end:]
+
+
+def of_negative_offset(png: bytes) -> bytes:
+    """A zip in a zip whose directory claims to lie further back than it does."""
+    inner = packed("a.png", png)
+    at = inner.index(b"PK\5\6") + 16
+    directory = int.from_bytes(inner[at : at + 4], "little")
+    return packed("in.zip", inner[:at] + (directory + 9).to_bytes(4, "little") + inner[at + 4 :])
+
+
+BAD: dict[str, Callable[[bytes], bytes]] = {
+    "broken deflate data": broken_deflate,
+    "a name that is no UTF-8": name_that_is_no_utf8,
+    "extract version 9.9": lambda png: with_field(packed("a.png", png), 6, b"\x63\0"),
+    "several disks": of_several_disks,
+    "a name that starts with NUL": lambda png: packed("~.png", png).replace(b"~", b"\0"),
+    "an offset before the start": of_negative_offset,
+    "bzip2": lambda png: packed("a.png", png, zipfile.ZIP_BZIP2),
+    "LZMA": lambda png: packed("a.png", png, zipfile.ZIP_LZMA),
+    "encrypted": lambda png: with_field(packed("a.png", png), 8, b"\1\0"),
+}
+
+
+@pytest.fixture(params=BAD)
+def folder(request, tmp_path, pngs) -> Path:
+    """A bad zip, with a cell before and one behind it."""
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells/a.png").write_bytes(pngs[0])
+    (tmp_path / "cells/b.zip").write_bytes(BAD[request.param](pngs[1]))
+    (tmp_path / "cells/c.png").write_bytes(pngs[2])
+    return tmp_path / "cells"
+
+
+def test_a_bad_zip_is_a_row_and_stops_nothing(folder, model_bundle):
+    one, bad, other = predict.predict(bundle.load(model_bundle), inputs.find([str(folder)]))
+    assert (one.status, bad.status, other.status) == ("ok", "unreadable", "ok")
+    assert bad.path.startswith(f"{folder}/b.zip")
+    assert any(word in bad.reason for word in ("damaged", "cannot be unpacked"))
+
+
+def test_a_bad_zip_gives_the_same_row_in_a_shard(folder, model_bundle):
+    whole = io.StringIO()
+    predict.write(predict.predict(bundle.load(model_bundle), inputs.find([str(folder)])), whole)
+    content = {file.name: file.read_bytes() for file in model_bundle.iterdir()}
+    job = batch.Job(batch.__version__, content, Path(), (), 1)
+    listed = inputs.listed([str(folder)])
+    pieces = tuple(batch.Piece(source, 0, source.entries or 1) for source in listed)
+    judged = batch.judge(batch.Shard(0, "", pieces), job)
+    assert judged.csv.decode() == whole.getvalue().partition("\n")[2]
+
+
+def test_a_member_that_holds_more_than_it_says_is_not_unpacked_whole(tmp_path):
+    held = packed("a.png", bytes(2**25))
+    (tmp_path / "liar.zip").write_bytes(with_field(held, 24, (10).to_bytes(4, "little")))
+    tracemalloc.start()
+    try:
+        (item,) = inputs.find([str(tmp_path)])
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(images.Unreadable, match="cannot be unpacked: Bad CRC-32"):
+        item.read()
+    assert most < 2**21
+
+
+@pytest.fixture
+def locked(tmp_path, pngs, monkeypatch) -> Iterator[Path]:
+    """A folder of a cell and a folder that nobody may list, relative to the current one."""
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    folder = Path("cells/locked")
+    folder.mkdir(parents=True)
+    Path("cells/a.png").write_bytes(pngs[0])
+    folder.chmod(0)
+    yield folder
+    folder.chmod(0o755)
+
+
+def test_a_link_in_a_circle_is_a_row_and_stops_nothing(tmp_path, pngs, model_bundle):
+    (tmp_path / "a.png").write_bytes(pngs[0])
+    (tmp_path / "circle").symlink_to("circle")
+    one, other = predict.predict(bundle.load(model_bundle), inputs.find([str(tmp_path)]))
+    assert (one.status, other.status) == ("ok", "unreadable")
+    assert other.reason.startswith("cannot be read: Too many levels of symbolic links")
+
+
+def test_a_folder_that_cannot_be_listed_is_a_row_below_and_an_error_where_it_is_named(locked, model_bundle):
+    model = bundle.load(model_bundle)
+    with bound_by_permissions():
+        one, other = predict.predict(model, inputs.find([str(locked.parent)]))
+        with pytest.raises(UserError, match=r"cells/locked cannot be read \(Permission denied\): see to"):
+            list(inputs.find([str(locked)]))
+    assert (one.path, one.status) == ("cells/a.png", "ok")
+    assert (other.path, other.status) == ("cells/locked", "unreadable")
+    # Without the path: a worker elsewhere would name another.
+    assert other.reason == "cannot be read: Permission denied"
+
+
+def test_a_path_too_long_to_exist_is_refused_in_a_sentence():
+    with pytest.raises(UserError, match=r"cannot be read \(File name too long\)"):
+        list(inputs.find(["a" * 300]))

@@ -1,0 +1,293 @@
+"""Results travel: the real `dvc` against real servers, whole ones and broken ones."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+
+from app import git_origin
+from malaria.errors import UserError
+from remote import set_up
+from tests.support import app_server, storage_servers
+from tests.support.project import ROOT, git, run
+from tests.support.storage_servers import Store
+
+ENVIRONMENT = {**os.environ, **storage_servers.HERMETIC}
+
+
+@pytest.fixture(scope="module", params=["s3", "ssh"])
+def store(request, tmp_path_factory) -> Iterator[Store]:
+    """A server that keeps objects."""
+    if request.param == "ssh" and not Path("/usr/sbin/sshd").is_file():
+        if os.environ.get("MALARIA_REQUIRE_SSHD"):
+            pytest.fail("MALARIA_REQUIRE_SSHD is set, but there is no sshd")
+        pytest.skip("needs OpenSSH's server: make sshd, as root")
+    home = tmp_path_factory.mktemp(request.param)
+    with storage_servers.serving(
+        storage_servers.S3() if request.param == "s3" else storage_servers.Ssh(home)
+    ) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def results(finished, tmp_path_factory) -> Path:
+    """A clone of `finished` with its results committed, and its cache as its own. Read it only."""
+    clone = tmp_path_factory.mktemp("results") / "clone"
+    git("clone", "-q", str(finished), str(clone), cwd=finished)
+    for made in ("dvc.lock", "reports/summary.json"):
+        shutil.copy(finished / made, clone / made)
+    git("add", "-A", cwd=clone)
+    git("commit", "-qm", "results", cwd=clone)
+    shutil.copytree(finished / ".dvc/cache", clone / ".dvc/cache")
+    return clone
+
+
+@pytest.fixture(scope="module")
+def pushed(results, store) -> Path:
+    """`results`, all of it in the store."""
+    point(results, store)
+    command(results, "push")
+    return results
+
+
+@pytest.fixture
+def clone(results, store, tmp_path) -> Path:
+    """A fresh clone of `results` that knows the store, with nothing of DVC's in it."""
+    git("clone", "-q", str(results), str(tmp_path / "clone"), cwd=results)
+    point(tmp_path / "clone", store)
+    return tmp_path / "clone"
+
+
+def point(repository: Path, store: Store, *, options: dict[str, str] | None = None, url: str = "") -> None:
+    """What `make remote` and `dvc remote modify --local` write, at once."""
+    options = {"url": url or store.url, **(store.options if options is None else options)}
+    lines = ["['remote \"storage\"']", *(f"    {name} = {value}" for name, value in options.items())]
+    (repository / ".dvc/config.local").write_text("\n".join(lines) + "\n")
+
+
+def dvc(*arguments: str, cwd: Path, ok: bool = True) -> str:
+    """All that dvc says; unless `ok` it has to fail."""
+    done = run("dvc", *arguments, cwd=cwd, ok=ok, environment=ENVIRONMENT)
+    assert ok or done.returncode != 0, done.stdout
+    return done.stdout + done.stderr
+
+
+def command(repository: Path, name: str, *arguments: str, ok: bool = True, **more: str) -> str:
+    """All that a module of `experiments` says; unless `ok` it has to end with status 1, and no traceback."""
+    done = run(
+        sys.executable, "-m", f"experiments.{name}", *arguments,
+        cwd=repository, ok=ok, environment={**ENVIRONMENT, **more},
+    )  # fmt: skip
+    assert ok or done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def contents(repository: Path) -> dict[str, bytes]:
+    """Every file of every output that dvc.lock names."""
+    outs = [repository / out["path"] for out in outputs(repository)]
+    found = [path for out in outs for path in ([out] if out.is_file() else out.rglob("*")) if path.is_file()]
+    return {path.relative_to(repository).as_posix(): path.read_bytes() for path in found}
+
+
+def outputs(repository: Path) -> list[dict[str, str]]:
+    lock = yaml.safe_load((repository / "dvc.lock").read_text())
+    return [out for stage in lock["stages"].values() for out in stage["outs"]]
+
+
+def object_of(repository: Path, output: str) -> str:
+    """The name of an output's object in a store."""
+    md5 = next(out["md5"] for out in outputs(repository) if out["path"] == output)
+    return f"files/md5/{md5[:2]}/{md5[2:]}"
+
+
+def spoil(store: Store, name: str) -> None:
+    """Change one bit of an object."""
+    content = bytearray(store.read(name))
+    content[len(content) // 2] ^= 1
+    store.write(name, bytes(content))
+
+
+@pytest.mark.usefixtures("pushed")
+def test_a_fresh_clone_pulls_everything_and_has_nothing_to_run(clone, finished):
+    dvc("pull", cwd=clone)
+    assert contents(clone) == contents(finished)
+    assert "Running stage" not in dvc("repro", cwd=clone)
+    assert git("status", "--porcelain", cwd=clone) == ""
+
+
+@pytest.mark.usefixtures("pushed")
+def test_the_app_serves_the_bundle_of_a_revision_from_the_remote(clone, tmp_path, monkeypatch):
+    for name, value in {**storage_servers.HERMETIC, "MALARIA_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    with app_server.start("--rev", "HEAD", "--repo", str(clone), log=tmp_path / "log") as app:
+        served = requests.get(f"{app.url}/version", timeout=60).json()
+    assert served["revision"] == git("rev-parse", "HEAD", cwd=clone)
+    bundle = next(out for out in outputs(clone) if out["path"] == "models/malaria-cells")
+    assert bundle["md5"] == git_origin.dvc_hash(next((tmp_path / "cache/bundles").glob("*/*/bundle")))
+    assert not (clone / "models/malaria-cells").exists()
+
+
+@pytest.mark.usefixtures("pushed")
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_with_the_runs_pushed_a_clone_without_a_lock_trains_nothing_and_runs_no_stage(clone, finished):
+    git("rm", "-q", "dvc.lock", "reports/summary.json", cwd=clone)
+    said = dvc("repro", "--pull", cwd=clone)
+    assert "Stage 'train' is cached - skipping run" in said
+    assert "Running stage" not in said
+    assert contents(clone) == contents(finished)
+
+
+@contextmanager
+def down(store: Store, _: Path) -> Iterator[str]:
+    store.stop()
+    try:
+        yield "onnect"
+    finally:
+        store.start()
+
+
+@contextmanager
+def wrong_credentials(store: Store, repository: Path) -> Iterator[str]:
+    point(repository, store, options=store.wrong)
+    try:
+        yield "Forbidden|Permission denied"
+    finally:
+        point(repository, store)
+
+
+@pytest.mark.parametrize("fault", [down, wrong_credentials])
+@pytest.mark.usefixtures("pushed")
+def test_a_remote_that_does_not_answer_is_named_and_the_next_pull_succeeds(fault, store, clone, finished):
+    with fault(store, clone) as reason:
+        said = dvc("pull", "models/malaria-cells", cwd=clone, ok=False)
+    assert re.search(f"failed to connect to (s3|ssh) .*({reason})", said)
+    assert "Traceback" not in said
+    assert not (clone / "models/malaria-cells").exists()
+    dvc("pull", "models/malaria-cells", cwd=clone)
+    network = "models/malaria-cells/network.tflite"
+    assert (clone / network).read_bytes() == (finished / network).read_bytes()
+
+
+def test_after_a_killed_push_a_pull_says_what_is_missing_and_the_next_push_completes(
+    results, store, clone, finished
+):
+    for repository in (results, clone):
+        point(repository, store, url=f"{store.url}-half")
+    process = subprocess.Popen([sys.executable, "-m", "dvc", "push"], cwd=results, env=ENVIRONMENT)
+    store.at_upload(30, process.kill)
+    assert process.wait(300) == -signal.SIGKILL
+    said = dvc("pull", cwd=clone, ok=False)
+    assert "Some of the cache files do not exist neither locally nor on remote" in said
+    assert "ERROR: failed to pull data from the cloud" in said
+    dvc("push", cwd=results)
+    dvc("pull", cwd=clone)
+    assert contents(clone) == contents(finished)
+
+
+@pytest.mark.parametrize("store", ["ssh"], indirect=True)
+def test_a_damaged_object_never_arrives_and_a_verifying_push_mends_it(pushed, store, clone, finished):
+    point(pushed, store)
+    spoil(store, object_of(pushed, "models/model.keras"))
+    said = dvc("pull", "models/model.keras", cwd=clone, ok=False)
+    assert "Checkout failed for following targets:\nmodels/model.keras" in said
+    assert not (clone / "models/model.keras").exists()
+    assert "this checkout's cache does not have them" in command(clone, "push", "--verify", ok=False)
+    assert "is damaged in the remote storage, and is sent again" in command(pushed, "push", "--verify")
+    dvc("pull", "models/model.keras", cwd=clone)
+    assert (clone / "models/model.keras").read_bytes() == (finished / "models/model.keras").read_bytes()
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_a_damaged_list_of_files_is_mended_with_the_files_that_it_lists(pushed, store):
+    point(pushed, store)
+    listing = object_of(pushed, "models/malaria-cells")
+    before = store.read(listing)
+    spoil(store, listing)
+    command(pushed, "push", "--verify")
+    assert store.read(listing) == before
+
+
+def test_results_travel_without_an_account_by_a_folder_beside_the_checkout(results, finished, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        git("clone", "-q", str(results), str(folder), cwd=results)
+    shutil.copytree(results / ".dvc/cache", here / ".dvc/cache")
+    dvc("push", cwd=here)
+    assert (tmp_path / "malaria-cells-storage/files/md5").is_dir()
+    dvc("pull", cwd=there)
+    assert contents(there) == contents(finished)
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+@pytest.mark.usefixtures("pushed")
+def test_make_remote_tries_what_it_sets_and_git_never_sees_it(store, clone):
+    secrets = {name: store.options[name] for name in ("access_key_id", "secret_access_key")}
+    aws = {f"AWS_{name.upper()}": value for name, value in secrets.items()}
+    said = command(clone, "remote", store.url, f"endpointurl={store.options['endpointurl']}", **aws)
+    assert re.fullmatch(r"storage is s3://team/results: it answers, and holds \d+ objects\.\n", said)
+    assert git("status", "--porcelain", cwd=clone) == ""
+    assert not any(value in (clone / ".dvc/config.local").read_text() for value in secrets.values())
+    assert "does not answer: Unable to locate credentials" in command(
+        clone, "remote", store.url, f"endpointurl={store.options['endpointurl']}", ok=False
+    )
+    assert "malaria-cells-storage: it answers, and holds 0 objects" in command(clone, "remote")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("ssh://me:secret@example.org/x",), "The URL holds a password"),
+        (("s3://bucket", "secret_access_key=x"), "secret_access_key is a secret"),
+        (("s3://bucket", "endpointurl"), "endpointurl is no option: write OPTION=VALUE"),
+        (("s3://bucket", "end=x"), "extra keys not allowed @ data"),
+        (("ftp://example.org/x",), "Unsupported URL type ftp://"),
+        (("endpointurl=https://x",), "endpointurl=https://x is an option, and the URL is missing"),
+        (("s3://[bucket",), "s3://[bucket is no URL"),
+    ],
+)
+def test_make_remote_says_what_is_wrong_with_what_it_is_given(arguments, sentence, repository, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["remote", *arguments])
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        set_up.main()
+    assert not (repository / ".dvc/config.local").exists()
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch) -> Path:
+    """The current folder: with the project's DVC settings and nothing else."""
+    (tmp_path / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc/config", tmp_path / ".dvc/config")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+COMMANDS = re.findall(
+    r"^make remote URL=(\S+)(?: OPTIONS=\"(.*)\")?", (ROOT / "docs/remote.md").read_text(), re.M
+)
+
+
+@pytest.mark.parametrize(("url", "options"), COMMANDS)
+def test_each_documented_remote_is_one_that_dvc_takes(url, options, repository):
+    set_up.point(url, dict(option.split("=", 1) for option in options.split()))
+    assert url in (repository / ".dvc/config.local").read_text()
+
+
+def test_the_documentation_names_every_kind_of_store():
+    assert {url.partition(":")[0] for url, _ in COMMANDS} >= {"s3", "ssh", "gs", "azure"}
+
+
+def test_the_settings_in_git_hold_neither_a_secret_nor_a_path_of_one_machine():
+    settings = (ROOT / ".dvc/config").read_text()
+    assert not any(secret in settings for secret in set_up.SECRET)
+    assert not re.search(r"= /|= [A-Z]:", settings)
+    assert "/config.local" in (ROOT / ".dvc/.gitignore").read_text().splitlines()

@@ -1,0 +1,215 @@
+"""The real `dvc` on a small sample: what runs, what reruns, what comes out, what a user can do with it."""
+
+import ast
+import csv
+import json
+import re
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from malaria import bundle
+from malaria.paths import LABEL_AUDIT
+from tests.support.project import ROOT, change, run
+
+STAGES = ("fetch", "audit", "split", "pack", "train", "evaluate", "export")
+
+# Reading parameters, naming paths, starting and ending a command: a change there changes no result.
+WIRING = {"command", "errors", "files", "params", "paths", "running"}
+
+
+def changed_stages(repository: Path) -> set[str]:
+    status = json.loads(run("dvc", "status", "--json", cwd=repository).stdout)
+    return set(status)
+
+
+def test_a_finished_run_is_clean_and_a_second_runs_nothing(finished):
+    assert changed_stages(finished) == set()
+    assert "Running stage" not in run("dvc", "repro", cwd=finished).stdout
+
+
+def test_the_libraries_below_say_nothing_between_our_own_lines(finished):
+    terminal = (finished.parent / "terminal.txt").read_text()
+    assert "val AUC" in terminal
+    assert not re.search("oneDNN|cuda|tensorflow|absl|WARNING", terminal)
+
+
+def test_a_wrong_parameter_stops_at_once_with_a_sentence(finished):
+    before = (finished / "params.yaml").read_text()
+    change(finished, {"train.epochs": -3})
+    try:
+        done = run(sys.executable, "-m", "stages.train", cwd=finished, ok=False)
+        assert done.returncode == 1
+        sentence = "params.yaml: train.epochs is -3, but must be an integer from 1 to 1000."
+        assert done.stderr.strip() == f"error: {sentence}"
+    finally:
+        (finished / "params.yaml").write_text(before)
+
+
+def test_the_outputs_are_what_dvc_yaml_promises(finished):
+    metrics = json.loads((finished / "reports/metrics.json").read_text())
+    assert 0 <= metrics["test"]["auc"]["value"] <= 1
+    with (finished / "data/splits.csv").open() as table:
+        assert {row["split"] for row in csv.DictReader(table)} == {"train", "val", "test"}
+    record = json.loads((finished / "models/malaria-cells/bundle.json").read_text())
+    assert record["synthetic"] is True
+    card = (finished / "models/malaria-cells/MODEL_CARD.md").read_text()
+    assert "synthetic sample" in card
+    assert "No patient was both learned from and judged" in card
+    assert re.search(r"\| test \| \d+ \| \d+ \(\d+\.\d\d %\) \| \d+ \|", card)
+    assert "synthetic sample" in (finished / "reports/audit.html").read_text().lower()
+    shown = run("dvc", "metrics", "show", "--json", cwd=finished).stdout
+    assert set(json.loads(shown)[""]["data"]) == {"reports/summary.json"}
+    run("dvc", "plots", "show", "-o", "plots-page", cwd=finished)
+
+
+def test_predict_gives_a_row_an_image_whatever_it_is_given(finished, tmp_path):
+    cell = next((finished / "data/raw/Parasitized").iterdir())
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as pack:
+        pack.write(cell, "deep/cell.png")
+        pack.writestr("deep/note.png", "no image")
+    out = tmp_path / "out.csv"
+    command = (sys.executable, "-m", "malaria", "predict", str(cell), str(tmp_path / "in.zip"))
+    run(*command, "--model", "models/malaria-cells", "--out", str(out), cwd=finished)
+    with out.open() as table:
+        one, inside, bad = csv.DictReader(table)
+    assert list(one) == ["path", "p_parasitized", "category", "status", "reason"]
+    assert inside["path"].endswith("in.zip/deep/cell.png")
+    assert inside["p_parasitized"] == one["p_parasitized"]
+    assert (bad["p_parasitized"], bad["category"], bad["status"]) == ("", "", "unreadable")
+
+
+def test_the_exported_bundle_turns_away_what_is_no_cell_and_few_cells(finished, tmp_path):
+    Image.new("RGB", (120, 120), "white").save(tmp_path / "blank.png")
+    out = tmp_path / "out.csv"
+    command = (sys.executable, "-m", "malaria", "predict", str(tmp_path / "blank.png"), "data/raw")
+    run(*command, "--model", "models/malaria-cells", "--out", str(out), cwd=finished)
+    with out.open() as table:
+        blank, *rows = csv.DictReader(table)
+    assert (blank["p_parasitized"], blank["category"], blank["status"]) == ("", "", "rejected")
+    assert "cut out on black" in blank["reason"]
+    assert sum(row["status"] == "rejected" for row in rows) < 24
+
+
+def test_evaluate_scores_a_labelled_folder_as_the_pipeline_does(finished):
+    done = run(
+        sys.executable, "-m", "malaria", "evaluate", "data/raw", "--model", "models/malaria-cells", "--json",
+        cwd=finished,
+    )  # fmt: skip
+    scores = json.loads(done.stdout)
+    assert scores["cells"] + scores["rejected"]["cells"] == scores["rejected"]["of"] == 240
+    assert scores["rejected"]["cells"] < 24
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda bundle: (bundle / "network.tflite").write_bytes(b"other"), "its hash differs"),
+        (lambda bundle: (bundle / "network.tflite").unlink(), "is incomplete, without network.tflite"),
+        (lambda bundle: (bundle / "bundle.json").unlink(), "it holds no bundle.json"),
+        (lambda bundle: (bundle / "bundle.json").write_text("{}"), "of an unknown schema or damaged"),
+        (lambda bundle: shutil.rmtree(bundle), "is no model bundle"),
+    ],
+)
+def test_a_bundle_that_cannot_be_trusted_is_refused(finished, tmp_path, spoil, sentence):
+    from malaria import bundle
+    from malaria.errors import UserError
+
+    copy = tmp_path / "bundle"
+    shutil.copytree(finished / "models/malaria-cells", copy)
+    spoil(copy)
+    with pytest.raises(UserError, match=sentence):
+        bundle.load(copy)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_has_help_is_short_and_needs_no_tensorflow_for_it(stage):
+    done = run(sys.executable, "-X", "importtime", "-m", f"stages.{stage}", "--help", cwd=ROOT)
+    assert f"python -m stages.{stage}" in done.stdout
+    assert "tensorflow" not in done.stderr
+    assert len((ROOT / "stages" / f"{stage}.py").read_text().splitlines()) < 100
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_code_it_runs(stage):
+    content = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert list(content) == list(STAGES)
+    declared = {dep for dep in content[stage]["deps"] if dep.endswith(".py") or dep == "malaria/sources"}
+    needed = imports_of(ROOT / "stages" / f"{stage}.py") | {f"stages/{stage}.py"}
+    if stage == "export":
+        from malaria.bundle.build import CODE
+
+        needed |= {f"malaria/{name}.py" for name in CODE}
+    assert declared == needed
+
+
+def imports_of(file: Path, seen: set[str] | None = None) -> set[str]:
+    """The malaria modules that a file imports, by way of others too, as dvc.yaml names them."""
+    seen = set() if seen is None else seen
+    for node in ast.walk(ast.parse(file.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("malaria"):
+            continue
+        parts = (node.module or "").split(".")[1:]
+        for name in parts[:1] or [alias.name for alias in node.names]:
+            path = "malaria/sources" if name == "sources" else f"malaria/{name}.py"
+            if name in WIRING or path in seen or not (ROOT / path).exists():
+                continue
+            seen.add(path)
+            below = (ROOT / path).glob("*.py") if name == "sources" else [ROOT / path]
+            for module in below:
+                imports_of(module, seen)
+    return seen
+
+
+def test_an_experiment_runs_as_dvc_users_type_it(finished):
+    done = run("dvc", "exp", "run", "--temp", "-S", "train.epochs=1", "-n", "short", cwd=finished)
+    assert "Ran experiment" in done.stdout
+    header, *rows = csv.reader(run("dvc", "exp", "show", "--csv", cwd=finished).stdout.splitlines())
+    assert any("short" in row for row in rows)
+    # The figures come first, and are few enough to be seen.
+    summary = json.loads((finished / "reports/summary.json").read_text())
+    shown = header[header.index("parent") + 1 : header.index("data.source")]
+    # A figure that no run here can give has no column.
+    assert {name for name, value in summary.items() if value is not None} <= set(shown) <= set(summary)
+    changed = json.loads(run("dvc", "params", "diff", "--json", "HEAD", "short", cwd=finished).stdout)
+    assert changed == {"params.yaml": {"train.epochs": {"old": 2, "new": 1, "diff": -1}}}
+    assert (
+        "reports/summary.json" in run("dvc", "metrics", "diff", "--all", "HEAD", "short", cwd=finished).stdout
+    )
+    run("dvc", "plots", "diff", "short", "workspace", "-o", "plots-diff", cwd=finished)
+    assert "short" in (finished / "plots-diff/index.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def spread(finished) -> str:
+    """What a cross-validation named spread said, its three folds spread over Dask's workers."""
+    command = (sys.executable, "-m", "experiments.crossval", "--folds", "3", "--name", "spread")
+    return run(*command, "--engine", "dask", "--workers", "2", cwd=finished).stdout
+
+
+def test_cross_validation_spreads_its_folds_over_an_engine(finished, spread):
+    assert re.search(r"^ +mean( +[01]\.[0-9]{4}){5}$", spread, re.MULTILINE)
+    with (finished / "reports/crossval/spread.csv").open() as table:
+        judged = list(csv.DictReader(table))
+    assert len({row["path"] for row in judged}) == len(judged) == 240
+    assert {row["fold"] for row in judged} == {"0", "1", "2"}
+    assert list((finished / ".dvc/tmp/folds").iterdir()) == []
+    assert "spread-2" in run("dvc", "exp", "list", "--name-only", cwd=finished).stdout
+
+
+@pytest.mark.usefixtures("spread")
+def test_the_pretrained_bundle_is_judged_by_the_folds_that_never_saw_its_patients(finished, tmp_path):
+    out = tmp_path / "bundle"
+    out.mkdir()
+    (out / LABEL_AUDIT.name).write_text("path,label,p_parasitized,score\n")
+    run(sys.executable, "-m", "experiments.pretrained", "--name", "spread", "--out", str(out), cwd=finished)
+    assert (out / LABEL_AUDIT.name).is_file()
+    card = " ".join((out / "MODEL_CARD.md").read_text().split())
+    assert "240 cells of 12 patients" in card
+    assert "asked about the patients that it never saw" in card
+    assert bundle.load(out).fitted_gate is not None

@@ -1,0 +1,124 @@
+"""What a change reruns: each row of the README's table, on the real `dvc status`."""
+
+import contextlib
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.repo import Repo
+
+from tests.support.project import ROOT, change, run
+
+STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+
+
+def rows() -> dict[str, tuple[set[str], set[str]]]:
+    """The README's table: what reruns at once and what may follow, by what its first column has in `code`."""
+    section = (
+        (ROOT / "README.md").read_text().partition("## Which parameter reruns what")[2].partition("\n## ")[0]
+    )
+    cells = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")][2:]
+    return {
+        re.search("`(.+?)`", what)[1]: (
+            set(re.findall("[a-z]+", first)) - {"nothing"},
+            set(re.findall("[a-z]+", then)),
+        )
+        for what, first, then in cells
+    }
+
+
+def parameter(name: str, value: object) -> Callable[[Path], None]:
+    return lambda repository: change(repository, {name: value})
+
+
+def line(file: str, content: str) -> Callable[[Path], None]:
+    def add(repository: Path) -> None:
+        path = repository / file
+        path.write_text((path.read_text() if path.exists() else "") + content)
+
+    return add
+
+
+def without_a_plot(repository: Path) -> None:
+    content = yaml.safe_load((repository / "dvc.yaml").read_text())
+    content["plots"].pop()
+    (repository / "dvc.yaml").write_text(yaml.safe_dump(content))
+
+
+CHANGES = {
+    "data.*": parameter("data.sample.seed", 2),
+    "data.source": parameter("data.source", "folder"),
+    "data/folder": line("data/folder/new.txt", "x"),
+    "audit.max_quarantined": parameter("audit.max_quarantined", 0.5),
+    "audit.min_side": parameter("audit.min_side", 20),
+    "audit.max_pixels": parameter("audit.max_pixels", 9_000_000),
+    "split.*": parameter("split.seed", 2),
+    "data/split.csv": line("data/split.csv", "P1,train\n"),
+    "pack.*": parameter("pack.size", 40),
+    "train.*": parameter("train.epochs", 3),
+    "data/doubtful.csv": line("data/doubtful.csv", "Uninfected,cell.png\n"),
+    "evaluate.specificities": parameter("evaluate.specificities", [0.9]),
+    "evaluate.*": parameter("evaluate.bins", 10),
+    "export.*": parameter("export.precision", "float16"),
+    "gate.*": parameter("gate.max_ece", 0.5),
+    "plots": without_a_plot,
+}
+
+
+@pytest.fixture
+def repository(finished, tmp_path) -> Path:
+    """`finished` with its results, to be changed: hard links where nobody writes."""
+    copy = tmp_path / "repository"
+    keep = shutil.ignore_patterns("tmp")
+    shutil.copytree(
+        finished, copy, ignore=keep, copy_function=lambda *names: Path(names[1]).hardlink_to(names[0])
+    )
+    for name in ("params.yaml", "dvc.yaml", "data/split.csv", "data/doubtful.csv"):
+        (copy / name).unlink()
+        shutil.copy(finished / name, copy / name)
+    return copy
+
+
+def test_the_table_has_a_row_for_each_section_of_the_parameters():
+    assert set(rows()) == set(CHANGES)
+    sections = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert set(sections) == {name.partition(".")[0] for name in rows() if "." in name and "/" not in name}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_reruns_what_the_table_says(repository, what):
+    CHANGES[what](repository)
+    with contextlib.chdir(repository), Repo() as repo:
+        assert set(repo.status()) == rows()[what][0]
+
+
+@pytest.mark.parametrize("what", rows())
+def test_what_may_follow_is_what_takes_in_the_results_of_these_stages(what):
+    first, then = rows()[what]
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    makes = {
+        name: {
+            next(iter(out)) if isinstance(out, dict) else out
+            for kind in ("outs", "metrics")
+            for out in stage.get(kind, [])
+        }
+        for name, stage in stages.items()
+    }
+    touched = set(first)
+    for name in STAGES:
+        if any(makes[other] & set(stages[name]["deps"]) for other in touched):
+            touched.add(name)
+    assert touched - first == then
+
+
+def test_a_threshold_or_a_plot_retrains_nothing(finished):
+    before = (finished / "params.yaml").read_text()
+    change(finished, {"evaluate.specificities": [0.9], "evaluate.bins": 10})
+    try:
+        said = run("dvc", "repro", "--dry", cwd=finished).stdout
+        assert [name for name in STAGES if f"Running stage '{name}'" in said] == ["evaluate", "export"]
+    finally:
+        (finished / "params.yaml").write_text(before)

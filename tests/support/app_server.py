@@ -1,0 +1,93 @@
+"""`python -m app` as a process of its own, for tests that talk to it as a visitor does."""
+
+import contextlib
+import json
+import queue
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Where Gradio turns away values that none of its components could have sent.
+_GRADIO_REFUSES = re.compile(r" at (blocks|number)\.py:")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running app: its address without a slash at the end, its process, and where it logs to."""
+
+    url: str
+    process: "subprocess.Popen[str]"
+    log: Path
+
+    def logged(self) -> list[dict[str, Any]]:
+        """What it has logged so far; lines that are no JSON are libraries' own."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def upload(self, *files: tuple[str, bytes]) -> list[str]:
+        """Upload named files as the page does; the paths they are known by."""
+        parts = [("files", (name, content)) for name, content in files]
+        answer = requests.post(f"{self.url}/gradio_api/upload", files=parts, timeout=30)
+        assert answer.status_code == 200, answer.text
+        paths: list[str] = answer.json()
+        return paths
+
+    def call(self, name: str, *data: Any) -> requests.Response:
+        """Ask an endpoint without gradio_client, which would upload what a file's path names."""
+        return requests.post(f"{self.url}/gradio_api/call/{name}", json={"data": data}, timeout=30)
+
+    def answer(self, name: str, *data: Any) -> tuple[str, Any]:
+        """The event that an endpoint's call ends with, and what it says."""
+        asked = self.call(name, *data)
+        assert asked.status_code == 200, asked.text
+        event = asked.json()["event_id"]
+        stream = requests.get(f"{self.url}/gradio_api/call/{name}/{event}", timeout=30).text
+        kind, content = stream.strip().splitlines()[-2:]
+        return kind.removeprefix("event: "), json.loads(content.removeprefix("data: "))
+
+
+@contextlib.contextmanager
+def start(*arguments: str, log: Path) -> Iterator[Server]:
+    """Start the app on a free port; it is ended with the block, which fails where it had `faults`."""
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app", "--port", "0", *arguments],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True,
+        )  # fmt: skip
+    try:
+        server = Server(_address(process, log), process, log)
+        yield server
+        found = faults(server)
+        assert not found, found
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def faults(server: Server) -> list[object]:
+    """What a server logged that it never should: tracebacks, errors, and answers that are its own fault."""
+    found: list[object] = [
+        line
+        for line in server.logged()
+        # 503 is no fault: more was asked than it takes at once, or it is to end.
+        if (line.get("status", 0) >= 500 and line["status"] != 503)
+        or (line["level"] == "error" and not _GRADIO_REFUSES.search(line.get("error", "")))
+    ]
+    return found + (["Traceback"] if "Traceback" in server.log.read_text() else [])
+
+
+def _address(process: "subprocess.Popen[str]", log: Path) -> str:
+    said: queue.Queue[str] = queue.Queue()
+    assert process.stdout is not None
+    threading.Thread(target=lambda: said.put(process.stdout.readline()), daemon=True).start()  # type: ignore[union-attr]
+    line = said.get(timeout=300)
+    assert line.startswith("Open http"), log.read_text()
+    return line.split()[1].rstrip("/")

@@ -1,0 +1,115 @@
+"""A model bundle for tests, made without training and read without TensorFlow.
+
+Its network is in tests/support/violet.tflite; `python -m tests.support.bundles` makes that file anew.
+"""
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from app import pictures
+from malaria import bundle, files, labels
+from malaria.bundle import fingerprints, ood
+from malaria.cells import images
+
+NETWORK = Path(__file__).parent / "violet.tflite"
+SIZE = 50
+POINTS = ((0.95, 0.6), (0.97, 0.7), (0.99, 0.8))
+
+
+def violet(folder: Path, gated: bool = False) -> Path:
+    """Write a bundle whose network looks for violet: P grows with the most violet spot of the cell.
+
+    Args:
+        gated: with a gate, fitted on 400 synthetic cells; else as bundles of schema 1 are.
+    """
+    folder.mkdir(parents=True)
+    (folder / bundle.NETWORK).write_bytes(NETWORK.read_bytes())
+    (folder / bundle.PARTS["figures"]).write_text(json.dumps(_figures()), encoding="utf-8")
+    seen = fingerprints.marks(images.resize(pixels, SIZE) for pixels, _ in drawn_cells()[:4])
+    (folder / bundle.PARTS["trained_on"]).write_bytes(fingerprints.to_bytes(seen))
+    (folder / bundle.CARD).write_text("# Model card: violet spots\n", encoding="utf-8")
+    if gated:
+        (folder / bundle.PARTS["gate"]).write_bytes(ood.to_bytes(_gate()))
+    parts = {name: file for name, file in bundle.PARTS.items() if gated or name != "gate"}
+    named = {"network": bundle.NETWORK, **parts}
+    record = bundle.Record(
+        schema_version=2 if gated else 1,
+        name="malaria-cells",
+        research_use_only=True,
+        synthetic=True,
+        data_source="sample",
+        input_size=SIZE,
+        min_side=16,
+        max_pixels=4_000_000,
+        resize=images.RESIZE,
+        labels=labels.LABELS,
+        positive=labels.POSITIVE,
+        precision="float32",
+        temperature=1.0,
+        operating_points=tuple(
+            bundle.OperatingPoint(specificity=specificity, threshold=threshold)
+            for specificity, threshold in POINTS
+        ),
+        hashes={
+            name: hashlib.sha256((folder / file).read_bytes()).hexdigest() for name, file in named.items()
+        },
+        libraries={},
+    )
+    files.write_json(folder / bundle.RECORD, record.model_dump(mode="json"))
+    return folder
+
+
+def drawn_cells() -> list[tuple[images.Pixels, bool]]:
+    """Twelve synthetic cells, and whether each is parasitised."""
+    return pictures.drawn(12, seed=3)
+
+
+@functools.cache
+def _gate() -> ood.Gate:
+    """Fitted on synthetic cells and the violet network's one feature."""
+    drawn = np.stack([images.resize(pixels, SIZE) for pixels, _ in pictures.drawn(400, seed=7)])
+    network = Interpreter(model_path=str(NETWORK)).get_signature_runner()
+    features = network(cell=drawn.astype(np.float32))[sorted(network.get_output_details())[1]]
+    fitted = ood.fit(drawn[:200], features[:200])
+    return ood.with_limits(fitted, ood.limits(ood.distances(fitted, drawn[200:], features[200:])))
+
+
+def _figures() -> dict[str, object]:
+    """What the page shows of `figures.json`: a few figures, and curves of a few points."""
+    figure = {"value": 0.9, "low": 0.8, "high": 0.95}
+    keys = ("sensitivity", "specificity", "worst_decile_sensitivity", "auc", "accuracy", "ece")
+    scores = {"cells": 40, "patients": 8, **dict.fromkeys(keys, figure)}
+    curve = [0.0, 0.5, 1.0]
+    plots = {
+        "roc": {"one_minus_specificity": curve, "sensitivity": curve},
+        "precision_recall": {"sensitivity": curve, "precision": curve},
+        "reliability": {"mean_probability": curve, "share_parasitized": curve},
+    }
+    return {"judged": "test", "sides": {"val": scores, "test": scores}, "plots": plots}
+
+
+def _network() -> bytes:
+    from malaria.bundle import convert
+    from malaria.train import network
+    from malaria.train.backend import keras
+
+    layers = keras.layers
+    cell = keras.Input((SIZE, SIZE, 3), name="cell")
+    colour = layers.Conv2D(1, 1, activation="relu", name="violet")
+    spot = layers.GlobalMaxPooling2D(name=network.FEATURES)
+    logit = layers.Dense(1, name="logit")
+    x = layers.AveragePooling2D(3, strides=1)(colour(layers.Rescaling(1 / 255)(cell)))
+    model = keras.Model(cell, layers.Activation("sigmoid", name=network.PROBABILITY)(logit(spot(x))))
+    # Blue above green: 0.06 in the cell, 0.27 in a parasite, 0 outside.
+    colour.set_weights([np.array([0.0, -1.0, 1.0]).reshape(1, 1, 3, 1), np.array([-0.1])])
+    logit.set_weights([np.array([[60.0]]), np.array([-4.0])])
+    return convert.convert(model, "float32", np.zeros((1, SIZE, SIZE, 3), np.uint8))
+
+
+if __name__ == "__main__":
+    NETWORK.write_bytes(_network())
