@@ -44,7 +44,7 @@ def in_order(
     Raises:
         UserError: a process was killed, as the system does when memory runs out.
     """
-    processes = processes or min(_cores(), 1 + len(items) // (_BATCHES_A_PROCESS * batch))
+    processes = processes or min(len(cores()), 1 + len(items) // (_BATCHES_A_PROCESS * batch))
     batches = [items[start : start + batch] for start in range(0, len(items), batch)]
     # No bar where nobody watches: a log would fill with it.
     with tqdm(total=len(items), desc=name, unit=f" {unit}", disable=None) as bar:
@@ -87,8 +87,8 @@ def _batch_results(
         pool.shutdown(cancel_futures=True)
 
 
-def _cores() -> int:
-    """How many cores this process may use."""
+def cores() -> list[int]:
+    """The cores that this process may use; counted where the system names none."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
