@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 import requests
+from urllib3.util import Retry
 
 from malaria import params
 from malaria.errors import UserError
@@ -30,7 +31,7 @@ def fetch(
     folder: Path,
     cache: Path | None = None,
     census: nih.Census = nih.WHOLE,
-    retries: download.Retries = download.PATIENT,
+    retries: Retry = download.PATIENT,
 ) -> Provenance:
     """Download what `data.kaggle` names, and unpack it; its second copy of the set is left out.
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from urllib3.util import Retry
+
 from malaria import params
 from malaria.cells import slides
 from malaria.fetch import download, nih
@@ -21,7 +23,7 @@ def fetch(
     folder: Path,
     cache: Path | None = None,
     census: nih.Census = nih.WHOLE,
-    retries: download.Retries = download.PATIENT,
+    retries: Retry = download.PATIENT,
 ) -> Provenance:
     """Download, check and unpack what `data.nlm` names, and write slides.csv beside the class folders.
 

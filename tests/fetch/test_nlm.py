@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from urllib3.util import Retry
 
 from benchmarks import fake_archive
 from malaria import params
@@ -21,8 +22,8 @@ CENSUS = nih.Census(cells=12, infected=3, controls=2)
 
 
 @pytest.fixture
-def retries() -> download.Retries:
-    return download.Retries(attempts=2, pause=lambda _: None)
+def retries() -> Retry:
+    return download.PATIENT.new(total=1, backoff_factor=0)
 
 
 @pytest.fixture
