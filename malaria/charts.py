@@ -17,7 +17,11 @@ _CONFIG = {
         "gridColor": "currentColor",
         "gridOpacity": 0.15,
         "tickColor": "currentColor",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
     },
+    "header": {"labelColor": "currentColor", "labelFontSize": 12},
+    "legend": {"labelFontSize": 12, "titleFontSize": 12},
     "view": {"stroke": None},
 }
 

@@ -24,6 +24,9 @@ CELLS = {
     "reason": "str",
 }
 
+# Where the publisher tells the slide: one row a cell, sorted by path, which is as in CELLS.
+SLIDES = {"path": "str", "slide": "str", "patient": "str"}
+
 # One row an accepted cell, sorted by path; `patient` is never empty (a cell of no known patient is
 # its own); `split` is train, val or test.
 SPLITS = {"path": "str", "label": "str", "patient": "str", "split": "str"}
@@ -80,9 +83,38 @@ def read(path: Path, columns: dict[str, str], content: str | None = None) -> pd.
     missing = {name: [""] for name in numbers}
     kinds = {**dict.fromkeys(texts, "str"), **numbers}
     try:
-        return pd.read_csv(given(), dtype=kinds, keep_default_na=False, na_values=missing)
+        table = pd.read_csv(given(), dtype=kinds, keep_default_na=False, na_values=missing)
+        if not isinstance(table.index, pd.RangeIndex):
+            # pandas takes the first column of rows that are longer than the header for their names.
+            raise ValueError("rows with more values than columns")
+        return table
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): run `dvc repro`.") from None
+
+
+def read_given(file: Path, *choices: str, key: str = "") -> pd.DataFrame:
+    """Read a table that you wrote: all texts, and empty ones stay empty.
+
+    Args:
+        choices: columns that it must have, as "file,patient"; one choice of several.
+        key: the parameter that names the file, if one does.
+
+    Raises:
+        UserError: there is no such file, or it is no such table.
+    """
+    try:
+        table = pd.read_csv(file, dtype="str", keep_default_na=False)
+    except FileNotFoundError:
+        raise UserError(f"params.yaml: {key} is {file}, but there is no such file.") from None
+    except (ValueError, OSError):
+        raise UserError(f"{file} is no CSV table: it needs the columns {' or '.join(choices)}.") from None
+    if not any(set(choice.split(",")) <= set(table.columns) for choice in choices):
+        raise UserError(
+            f"{file} has the columns {', '.join(map(str, table.columns))}, but needs {' or '.join(choices)}."
+        )
+    if not isinstance(table.index, pd.RangeIndex):
+        raise UserError(f"{file} has rows with more values than columns: take the commas off their ends.")
+    return table
 
 
 def write(frame: pd.DataFrame, path: Path, columns: dict[str, str]) -> None:

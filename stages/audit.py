@@ -14,15 +14,15 @@ def main() -> None:
     from dataclasses import asdict
 
     from malaria import files, tables
-    from malaria.cells import audit, audit_page, slides
+    from malaria.cells import audit, audit_page, provenance, slides
     from malaria.params import load_params
-    from malaria.paths import AUDIT, AUDIT_PAGE, CELLS, RAW, SLIDES
+    from malaria.paths import AUDIT, AUDIT_PAGE, CELLS, RAW
 
     params = load_params().audit
     cells = audit.audit(RAW, params)
-    summary = audit.summarise(cells, slides.read(RAW / SLIDES))
+    summary = audit.summarise(cells, slides.read(RAW))
     limits = images.Limits(params.min_side, params.max_pixels)
-    page = audit_page.render(RAW, cells, summary, audit.read_provenance(RAW), limits)
+    page = audit_page.render(RAW, cells, summary, provenance.read(RAW), limits)
     # Written before the check, which sends people to the page.
     files.write_text(AUDIT_PAGE, page)
     files.write_json(AUDIT, asdict(summary))

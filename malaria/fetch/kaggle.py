@@ -16,9 +16,9 @@ import requests
 from urllib3.util import Retry
 
 from malaria import params
+from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
 from malaria.fetch import archives, download, nih
-from malaria.fetch.sources import Provenance
 
 _HOW_TO_SIGN_IN = (
     "create a token at kaggle.com/settings and put it into ~/.kaggle/access_token or KAGGLE_API_TOKEN (or a "
@@ -45,19 +45,21 @@ def fetch(
     remote = download.Remote(f"{origin}, version {asked.version}", lambda: _request(asked), "data.kaggle")
     download.fetch(remote, archive, retries)
     try:
-        unpacked = nih.unpack(archive, folder, census)
-    except archives.Damaged:
-        # Nobody publishes its hash: what can't be used is not kept, so that the next run brings it anew.
+        placed = nih.unpack(archive, folder, census)
+    except archives.DiskRefusal:
+        raise
+    except UserError:
+        # No published hash tells more: what can't be used is not kept, so that the next run brings it anew.
         archive.unlink(missing_ok=True)
         raise
     return Provenance(
         source="kaggle",
         origin=f"https://www.{origin}",
         version=str(asked.version),
-        checksum=unpacked.checksum,
+        checksum=placed.checksum,
         licence=nih.LICENCE,
-        cells=unpacked.cells,
-        ignored=unpacked.ignored,
+        cells=placed.cells,
+        ignored=placed.ignored,
     )
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from malaria import __version__, params, processes
 from malaria.cells import synthetic
-from malaria.fetch.sources import Provenance
+from malaria.cells.provenance import Provenance
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 
 LICENCE = "MIT, as the project; synthetic sample, drawn by malaria/cells/synthetic.py"
