@@ -100,36 +100,6 @@ def content(source: Path | BinaryIO, limits: Limits) -> bytes:
     return b"".join(chunks)
 
 
-def resize_into(
-    file: Path, offset: int, size: int, raw: Path, limits: Limits, rows_and_paths: Sequence[tuple[int, str]]
-) -> list[str]:
-    """Read and resize images, and write them into an array's file, uint8 (n, size, size, 3).
-
-    Args:
-        offset: where in `file` its row 0 starts, in bytes.
-        rows_and_paths: consecutive rows, and the images below `raw` that belong there.
-
-    Returns:
-        For each image why it could not be read; empty for one that could.
-
-    Raises:
-        OSError: not all could be written.
-    """
-    rows = np.zeros((len(rows_and_paths), size, size, 3), dtype=np.uint8)
-    reasons = [""] * len(rows_and_paths)
-    for place, (_, path) in enumerate(rows_and_paths):
-        try:
-            rows[place] = resize(read(raw / path, limits).pixels, size)
-        except Unreadable as refusal:
-            reasons[place] = refusal.reason
-    # Not through a memory map, where the first touch of each new page takes longer than this. Buffered: a
-    # full disk may take some of the bytes, which an unbuffered write only tells by their number.
-    with file.open("r+b") as stream:
-        stream.seek(offset + rows_and_paths[0][0] * rows[0].nbytes)
-        stream.write(rows.data)
-    return reasons
-
-
 def _chunks(stream: BinaryIO | io.FileIO, most: int) -> list[bytes]:
     chunks = []
     size = 0
