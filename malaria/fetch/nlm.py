@@ -35,8 +35,7 @@ def fetch(
         UserError: as `download.fetch`, `mapped` and `nih.unpack`.
     """
     asked = data.nlm
-    # By its hash, so that no two archives ever share a place.
-    kept = download.cache_folder(cache) / "nlm" / asked.sha256[:16]
+    kept = cache_of(asked, cache)
     hashes = {PARASITIZED: asked.parasitized_sha256, UNINFECTED: asked.uninfected_sha256}
 
     def bring(name: str, setting: str, size: int | None, sha256: str) -> str:
@@ -60,6 +59,11 @@ def fetch(
         cells=placed.cells,
         ignored=placed.ignored,
     )
+
+
+def cache_of(asked: params.NlmData, cache: Path | None) -> Path:
+    """Where the downloads are kept: by the archive's hash, so that no two archives ever share a place."""
+    return download.cache_folder(cache) / "nlm" / asked.sha256[:16]
 
 
 def mapped(mapping: Path, label: str) -> list[Row]:

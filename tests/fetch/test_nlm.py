@@ -33,28 +33,20 @@ def archive(tmp_path) -> Path:
 
 
 @pytest.fixture
-def server(archive):
-    mappings = {
-        fake_archive.MAPPING_NAMES[label]: fake_archive.mapping(label, CENSUS).encode() for label in LABELS
-    }
-    with serving(**{"cell_images.zip": archive.read_bytes(), **mappings}) as running:
+def published() -> dict[str, bytes]:
+    return fake_archive.published(CENSUS)
+
+
+@pytest.fixture
+def server(published):
+    with serving(**published) as running:
         yield running
 
 
 @pytest.fixture
-def data(data, server) -> params.Data:
+def data(data, server, published) -> params.Data:
     """Parameters that name what the local server has."""
-
-    def sha256(name: str) -> str:
-        return hashlib.sha256(server.files[f"/{name}"]).hexdigest()
-
-    asked = params.NlmData(
-        url=server.base,
-        size=len(server.files["/cell_images.zip"]),
-        sha256=sha256("cell_images.zip"),
-        parasitized_sha256=sha256(fake_archive.MAPPING_NAMES[PARASITIZED]),
-        uninfected_sha256=sha256(fake_archive.MAPPING_NAMES[UNINFECTED]),
-    )
+    asked = params.NlmData(**fake_archive.nlm_section(server.base, published))
     return data.model_copy(update={"source": "nlm", "nlm": asked})
 
 
