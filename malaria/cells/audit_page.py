@@ -2,8 +2,7 @@
 
 import base64
 import io
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,16 +37,6 @@ _DARKEST_OF_CELL = 16
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A row of the table of counts: patients of one kind and their accepted cells."""
-
-    name: str
-    patients: int | None
-    parasitized: int
-    uninfected: int
-
-
-@dataclass(frozen=True)
 class Picture:
     """An embedded image, `width` x `height` px on the page; `uri` is empty where there is none."""
 
@@ -56,15 +45,6 @@ class Picture:
     width: int = 0
     height: int = 0
     title: str = ""
-
-
-@dataclass(frozen=True)
-class Aside:
-    """A quarantined image."""
-
-    picture: Picture
-    size: str
-    reason: str
 
 
 def render(
@@ -82,7 +62,18 @@ def render(
         limits: nothing beyond them is decoded.
     """
     accepted = cells[cells.status == tables.OK]
-    accepted = accepted.assign(side=accepted[["width", "height"]].max(axis=1), kind=_kind(accepted))
+    parasitized = accepted.label == PARASITIZED
+    infected = accepted.patient.isin(accepted.patient[parasitized])
+    accepted = accepted.assign(
+        side=accepted[["width", "height"]].max(axis=1),
+        parasitized=parasitized,
+        kind=infected.map({True: INFECTED, False: CONTROLS}).mask(accepted.patient == "", UNKNOWN),
+    )
+    kinds = accepted.groupby("kind").agg(
+        patients=("patient", "nunique"), parasitized=("parasitized", "sum"), cells=("label", "size")
+    )
+    kinds = kinds.reindex([INFECTED, CONTROLS, UNKNOWN]).dropna().astype(int)
+    kinds.loc["All"] = kinds.sum() - [UNKNOWN in kinds.index, 0, 0]
     aside = cells[cells.status == tables.QUARANTINED]
     known = accepted[accepted.kind != UNKNOWN]
     look = images.Limits(min_side=1, max_pixels=limits.max_pixels)
@@ -91,33 +82,16 @@ def render(
         provenance=provenance,
         summary=summary,
         notes=audit.notes(raw, cells, provenance, summary),
-        kinds=_kinds(accepted),
+        kinds=kinds,
         sizes=_sizes(accepted),
         patients=_patients(known),
         patients_left_out=max(known.patient.nunique() - MOST_BARS, 0),
         swatches=_swatches(raw, known, look),
         sheets={label: _sheet(raw, accepted, label, look) for label in reversed(LABELS)},
-        aside=_aside(raw, aside, look),
+        aside=list(_thumbnails(raw, aside, look)),
         left_out=max(len(aside) - MOST_ROWS, 0),
         words=WORDS,
     )
-
-
-def _kind(accepted: pd.DataFrame) -> pd.Series:
-    """What kind of patient each cell is of."""
-    infected = accepted.patient.isin(accepted.patient[accepted.label == PARASITIZED])
-    kind = infected.map({True: INFECTED, False: CONTROLS})
-    return kind.mask(accepted.patient == "", UNKNOWN)
-
-
-def _kinds(accepted: pd.DataFrame) -> list[Kind]:
-    kinds = []
-    for name in (INFECTED, CONTROLS, UNKNOWN):
-        rows = accepted[accepted.kind == name]
-        patients = None if name == UNKNOWN else int(rows.patient.nunique())
-        parasitized = int((rows.label == PARASITIZED).sum())
-        kinds.append(Kind(name, patients, parasitized, len(rows) - parasitized))
-    return [kind for kind in kinds if kind.parasitized or kind.uninfected]
 
 
 def _sizes(accepted: pd.DataFrame) -> str:
@@ -197,40 +171,30 @@ def _sheet(raw: Path, accepted: pd.DataFrame, label: str, limits: images.Limits)
 
 def _swatches(raw: Path, known: pd.DataFrame, limits: images.Limits) -> dict[str, str]:
     """A patient's stain and light: the mean colour of some cells, in CSS, the darkest patient first."""
-    shown = known[known.patient.isin(sorted(set(known.patient))[:MOST_SWATCHES])]
-    turns = _turns(shown)
+    turns = _turns(known[known.patient.isin(sorted(set(known.patient))[:MOST_SWATCHES])])
     chosen = turns[turns.turn < SWATCH_CELLS]
-    seen: dict[str, list[Path]] = defaultdict(list)
-    for patient, path in zip(chosen.patient.tolist(), chosen.path.tolist(), strict=True):
-        seen[patient].append(raw / path)
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda paths: _colour(paths, limits), seen.values())
-        means = dict(zip(seen, found, strict=True))
-    order = sorted(means, key=lambda patient: (float(means[patient].sum()), patient))
-    return {patient: "rgb({} {} {})".format(*means[patient].round().astype(int)) for patient in order}
+        colours = list(pool.map(lambda path: _colour(raw / path, limits), chosen.path))
+    means = pd.DataFrame(colours, columns=list("rgb")).groupby(chosen.patient.to_numpy()).mean()
+    order = means.sum(axis=1).sort_values(kind="stable").index
+    return {str(patient): "rgb({:.0f} {:.0f} {:.0f})".format(*means.loc[patient]) for patient in order}
 
 
-def _colour(paths: list[Path], limits: images.Limits) -> Colour:
-    """The mean RGB inside cells, each counting as much as any other, float64 (3,)."""
-    colours = []
-    for path in paths:
-        # Every fourth pixel either way tells the same colour, in a sixteenth of the time.
-        pixels = images.read(path, limits).pixels[::4, ::4]
-        inside = pixels[pixels.max(axis=2) > _DARKEST_OF_CELL]
-        colours.append(inside.mean(axis=0) if len(inside) else np.zeros(3))
-    mean: Colour = np.mean(colours, axis=0)
-    return mean
+def _colour(path: Path, limits: images.Limits) -> Colour:
+    """The mean RGB inside a cell, float64 (3,)."""
+    # Every fourth pixel either way tells the same colour, in a sixteenth of the time.
+    pixels = images.read(path, limits).pixels[::4, ::4]
+    inside = pixels[pixels.max(axis=2) > _DARKEST_OF_CELL]
+    return inside.mean(axis=0) if len(inside) else np.zeros(3)
 
 
-def _aside(raw: Path, aside: pd.DataFrame, limits: images.Limits) -> list[Aside]:
-    shown = aside.head(MOST_ROWS)
-    rows: list[Aside] = []
-    for path, width, height, reason in zip(shown.path, shown.width, shown.height, shown.reason, strict=True):
-        picture = Picture(path)
-        if len(rows) < MOST_THUMBNAILS:
-            picture = _picture(raw, path, limits, lambda side: min(side, SHEET_SIDE))
-        rows.append(Aside(picture, "" if pd.isna(width) else f"{width:,} by {height:,} px", reason))
-    return rows
+def _thumbnails(raw: Path, aside: pd.DataFrame, limits: images.Limits) -> Iterator[tuple[Any, Picture]]:
+    """The rows of quarantined images, and their pictures."""
+    shown = aside.head(MOST_ROWS).fillna({"width": 0, "height": 0})
+    for number, row in enumerate(shown.itertuples()):
+        path = str(row.path)
+        few = number < MOST_THUMBNAILS
+        yield row, _picture(raw, path, limits, lambda side: min(side, SHEET_SIDE)) if few else Picture(path)
 
 
 def _picture(raw: Path, path: str, limits: images.Limits, shown: Callable[[float], float]) -> Picture:

@@ -44,13 +44,12 @@ class Member:
 DAMAGED_ZIP = (
     zipfile.BadZipFile,
     zlib.error,
+    struct.error,
     EOFError,
     IndexError,
-    NotImplementedError,
     OverflowError,
     RuntimeError,
     ValueError,
-    struct.error,
 )
 
 # What the system answers to a directory that lies about places, and to names that no file can have.

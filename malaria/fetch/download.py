@@ -23,14 +23,9 @@ from malaria.errors import UserError
 
 CACHE_VARIABLE = "MALARIA_CACHE"
 
-# Only failures without progress count. Waits are in s, and grow; these answers may change by themselves.
-PATIENT = Retry(
-    5,
-    backoff_factor=1,
-    backoff_jitter=1,
-    backoff_max=120,
-    status_forcelist=(408, 425, 429, 500, 502, 503, 504),
-)
+# These answers may change by themselves. Only failures without progress count; waits are in s, and grow.
+_PASSING = (408, 425, 429, 500, 502, 503, 504)
+PATIENT = Retry(5, backoff_factor=1, backoff_jitter=1, backoff_max=120, status_forcelist=_PASSING)
 SILENCE = 60.0  # s that a server may say nothing
 
 _CHUNK = 2**16
@@ -196,29 +191,19 @@ def _attempt(remote: Remote, target: Path, part: Path, silence: float) -> None:
             part.write_bytes(b"")
             _write_record(target, _Record(remote.origin, _validator(response), size))
         _check_space(target.parent, size - start)
-        _append(response, part, start, size, target.name)
+        total = max(size, 0) or None
+        with (
+            part.open("ab", buffering=0) as raw,
+            tqdm.wrapattr(raw, "write", total, initial=start, desc=target.name, disable=None) as out,
+        ):
+            for chunk in response.iter_content(_CHUNK):
+                out.write(chunk)
 
 
 def _validator(response: requests.Response) -> str:
     """What If-Range takes; a weak ETag does not promise the same bytes."""
     etag = response.headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
-
-
-def _append(response: requests.Response, part: Path, start: int, size: int, name: str) -> None:
-    bar = tqdm(
-        total=size if size >= 0 else None,
-        initial=start,
-        desc=name,
-        unit="B",
-        unit_scale=True,
-        unit_divisor=1000,
-        disable=None,
-    )
-    with part.open("ab", buffering=0) as out, bar:
-        for chunk in response.iter_content(_CHUNK):
-            out.write(chunk)
-            bar.update(len(chunk))
 
 
 def _write_record(target: Path, record: _Record) -> None:
