@@ -5,8 +5,6 @@ beside whatever runs next; here it ends with DVC instead. It may end at any mome
 whole or not at all, but for training's log, reports/train, which the next run begins anew.
 """
 
-import ctypes
-import multiprocessing
 import os
 import signal
 import sys
@@ -19,29 +17,34 @@ from pathlib import Path
 from malaria.errors import UserError
 
 _SHELLS = ("bash", "dash", "fish", "ksh", "sh", "zsh")
-_PAUSE = 0.2  # s between two looks at the process that started this one
-_PR_SET_PDEATHSIG = 1
+_PAUSE = 0.2  # s between two looks at the process above
 
 
 def end_with_dvc() -> None:
-    """From now on, end this process at once when the DVC that runs it as a stage has ended.
+    """From now on, end this process when the DVC that runs it as a stage has ended.
 
-    A stage that somebody started by hand may outlive its terminal, and is left alone.
+    A stage that you start by hand may outlive its terminal, and is left alone.
     """
-    if "DVC_STAGE" not in os.environ:
-        return
-    if sys.platform == "linux":
-        # The system kills this process in the moment in which its parent dies.
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    dvc = _dvc()
-    if dvc is None:
-        _end()
+    if "DVC_STAGE" in os.environ:
+        _end_with(_dvc)
 
-    def until_ended() -> None:
-        while _dvc() == dvc:
+
+def end_with_parent() -> None:
+    """In a worker process: end it when the process that it works for has ended."""
+    _end_with(os.getppid)
+
+
+def _end_with(above: Callable[[], int | None]) -> None:
+    """End this process once `above` gives another process than it gives now, or none."""
+    first = above()
+
+    def end_after() -> None:
+        while first is not None and above() == first:
             time.sleep(_PAUSE)
+        # Whatever other threads are in the middle of.
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    _end_after(until_ended)
+    threading.Thread(target=end_after, daemon=True).start() if first is not None else end_after()
 
 
 def _dvc() -> int | None:
@@ -56,28 +59,6 @@ def _dvc() -> int | None:
         if os.getpgid(above) == os.getpgrp():
             return above
     return None
-
-
-def end_with_main() -> None:
-    """In a worker process: end it at once when the process that it works for has ended."""
-    main = multiprocessing.parent_process()
-    if main is not None:
-        _end_after(main.join)
-
-
-def _end_after(wait: Callable[[], None]) -> None:
-    """End this process once `wait` returns."""
-
-    def end() -> None:
-        wait()
-        _end()
-
-    threading.Thread(target=end, daemon=True).start()
-
-
-def _end() -> None:
-    # At once, whatever other threads are in the middle of.
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager

@@ -1,23 +1,15 @@
 """Read every image once, set aside what is no cell crop, and write a page that shows both."""
 
+from dataclasses import asdict
+
+from malaria import files, tables
+from malaria.cells import audit, audit_page, images, provenance, slides
 from malaria.command import run_stage
+from malaria.params import load_params
+from malaria.paths import AUDIT, AUDIT_PAGE, CELLS, RAW
 
 
 def main() -> None:
-    # Here, since worker processes import this module too, and need none of it.
-    from malaria import processes
-    from malaria.cells import images
-
-    processes.prepare(images.examine)
-
-    # isort: split
-    from dataclasses import asdict
-
-    from malaria import files, tables
-    from malaria.cells import audit, audit_page, provenance, slides
-    from malaria.params import load_params
-    from malaria.paths import AUDIT, AUDIT_PAGE, CELLS, RAW
-
     params = load_params().audit
     cells = audit.audit(RAW, params)
     summary = audit.summarise(cells, slides.read(RAW))

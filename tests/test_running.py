@@ -87,10 +87,9 @@ list(processes.in_order(slow, range(1000), "slow", 2))
 """
 
 
-def slow(batch):
+def slow(_number):
     os.write(1, b"working\n")
     signal.pause()
-    return batch
 
 
 def test_worker_processes_end_with_the_process_they_work_for(tmp_path):

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import io
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -150,21 +149,25 @@ def _decode(encoded: bytes, limits: Limits) -> Image.Image:
         raise Unreadable(DAMAGED) from None
 
 
-def examine(raw: Path, limits: Limits, paths: Sequence[str]) -> list[Finding]:
-    """Decode each of `paths` below `raw`, and say what was found; nothing is raised for any file."""
-    return [_finding(raw / path, limits) for path in paths]
-
-
-def _finding(path: Path, limits: Limits) -> Finding:
+def examine(raw: Path, limits: Limits, path: str) -> Finding:
+    """Decode the image `path` below `raw`, and say what was found; nothing is raised for any file."""
     sha256 = ""
     try:
-        encoded = content(path, limits)
+        encoded = content(raw / path, limits)
         sha256 = hashlib.sha256(encoded).hexdigest()
-        # Not by way of an array, which nobody would look at.
+        # Not by way of an array, which no caller would look at.
         image = _decode(encoded, limits)
     except Unreadable as refusal:
         return Finding(sha256, refusal.width, refusal.height, refusal.reason)
     return Finding(sha256, image.width, image.height, "")
+
+
+def read_resized(raw: Path, limits: Limits, size: int, path: str) -> Pixels | str:
+    """The image `path` below `raw`, uint8 (size, size, 3), or why it could not be read."""
+    try:
+        return resize(read(raw / path, limits).pixels, size)
+    except Unreadable as refusal:
+        return refusal.reason
 
 
 def resize(pixels: Pixels, size: int) -> Pixels:

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,11 +65,7 @@ def plan(sample: params.SampleData) -> list[Order]:
     ]
 
 
-def _draw(folder: Path, seed: int, orders: Sequence[Order]) -> list[bytes]:
-    return [_draw_patient(folder, seed, order) for order in orders]
-
-
-def _draw_patient(folder: Path, seed: int, order: Order) -> bytes:
+def _draw(folder: Path, seed: int, order: Order) -> bytes:
     """Write a patient's cells; returns the SHA-256 of their pixels, in order."""
     look = synthetic.stain(_random(seed, _OF_PATIENTS, order.patient))
     number = order.patient + 1

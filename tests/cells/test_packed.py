@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from malaria import tables
-from malaria.cells import images, pack, packed
+from malaria.cells import pack, packed
 from malaria.errors import UserError
 
 COUNT = 60
@@ -116,13 +116,12 @@ def test_a_cell_that_was_not_packed_is_named(raw, cells, tmp_path):
         packed.rows(packed.load(tmp_path / "packed"), cells.assign(split="train"), "train")
 
 
-def test_a_write_that_the_disk_takes_only_in_part_is_an_error(tmp_path):
-    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
-    (tmp_path / "cells").touch()
+def test_a_write_that_the_disk_takes_only_in_part_is_an_error(raw, cells, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30 * 30 * 3 - 1, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (COUNT * 30 * 30 * 3 - 1, before[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            pack.resize_into(tmp_path / "cells", 0, 30, tmp_path, images.Limits(1, 2000), [(0, "a.png")])
+            pack.write(raw, cells, 30, tmp_path / "packed", workers=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "packed").exists()
