@@ -63,32 +63,16 @@ def read(path: Path, columns: dict[str, str], content: str | None = None) -> pd.
     Raises:
         UserError: the file is missing or no such table, or its columns are others.
     """
-
-    def given() -> Path | io.StringIO:
-        return path if content is None else io.StringIO(content)
-
     try:
-        header = pd.read_csv(given(), nrows=0).columns
+        texts = _texts(path if content is None else io.StringIO(content))
+        numbers = [name for name, kind in columns.items() if kind != "str"]
+        if list(texts.columns) != list(columns):
+            raise ValueError(f"its columns are {', '.join(texts.columns)}, not {', '.join(columns)}")
+        texts[numbers] = texts[numbers].mask(texts[numbers] == "")
+        return texts.astype(columns)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro`.") from None
-    except (ValueError, OSError):
-        raise UserError(f"{path} is no CSV table: run `dvc repro`.") from None
-    if list(header) != list(columns):
-        raise UserError(
-            f"{path} has the columns {', '.join(header)}, but needs {', '.join(columns)}: run `dvc repro`."
-        )
-    texts = [name for name, kind in columns.items() if kind == "str"]
-    numbers = {name: kind for name, kind in columns.items() if kind != "str"}
-    # Without this `NA` as a patient's name would become missing.
-    missing = {name: [""] for name in numbers}
-    kinds = {**dict.fromkeys(texts, "str"), **numbers}
-    try:
-        table = pd.read_csv(given(), dtype=kinds, keep_default_na=False, na_values=missing)
-        if not isinstance(table.index, pd.RangeIndex):
-            # pandas takes the first column of rows that are longer than the header for their names.
-            raise ValueError("rows with more values than columns")
-        return table
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}): run `dvc repro`.") from None
 
 
@@ -102,18 +86,24 @@ def read_given(file: Path, *choices: str, key: str = "") -> pd.DataFrame:
     Raises:
         UserError: there is no such file, or it is no such table.
     """
+    needed = " or ".join(choices)
     try:
-        table = pd.read_csv(file, dtype="str", keep_default_na=False)
+        table = _texts(file)
     except FileNotFoundError:
         raise UserError(f"params.yaml: {key} is {file}, but there is no such file.") from None
-    except (ValueError, OSError):
-        raise UserError(f"{file} is no CSV table: it needs the columns {' or '.join(choices)}.") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} is no CSV table with the columns {needed} ({error}): correct it.") from None
     if not any(set(choice.split(",")) <= set(table.columns) for choice in choices):
-        raise UserError(
-            f"{file} has the columns {', '.join(map(str, table.columns))}, but needs {' or '.join(choices)}."
-        )
+        raise UserError(f"{file} has the columns {', '.join(table.columns)}, but needs {needed}.")
+    return table
+
+
+def _texts(source: Path | io.StringIO) -> pd.DataFrame:
+    """A CSV table as it stands in the file; without this `NA` as a patient's name would become missing."""
+    table = pd.read_csv(source, dtype="str", keep_default_na=False)
     if not isinstance(table.index, pd.RangeIndex):
-        raise UserError(f"{file} has rows with more values than columns: take the commas off their ends.")
+        # pandas takes the first column of rows that are longer than the header for their names.
+        raise ValueError("it has rows with more values than columns")
     return table
 
 

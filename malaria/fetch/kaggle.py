@@ -79,9 +79,10 @@ def _request(asked: params.KaggleData) -> requests.PreparedRequest:
     request = ApiDownloadDatasetRequest()
     request.owner_slug, request.dataset_slug = asked.slug.split("/")
     request.dataset_version_number = asked.version
+    key_file = Path.home() / ".kaggle" / "kaggle.json"
     user, key = (os.environ.get(name) for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"))
     try:
-        if not (user and key) and get_access_token_from_env()[0] is None and not _key_file().exists():
+        if not (user and key) and get_access_token_from_env()[0] is None and not key_file.exists():
             raise UserError(f"data.source is kaggle, but nobody is signed in: {_HOW_TO_SIGN_IN}.")
         with (
             KaggleClient(username=user, password=key) as client,
@@ -102,10 +103,6 @@ def _request(asked: params.KaggleData) -> requests.PreparedRequest:
             f"Kaggle's client fails over data.kaggle or the credentials ({type(error).__name__}): "
             f"{_HOW_TO_SIGN_IN}."
         ) from None
-
-
-def _key_file() -> Path:
-    return Path.home() / ".kaggle" / "kaggle.json"
 
 
 def _refusal(status: int, asked: params.KaggleData) -> str:

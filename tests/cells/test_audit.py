@@ -226,7 +226,7 @@ def test_rows_of_patients_csv_that_match_nothing_are_noted(raw):
         (b"file,patient\na.png,Ada\na.png,Ben\n", r"gives a\.png to two patients"),
         (
             b"file,patient\na.png,Ada,\nb.png,Ada,\n",
-            "has rows with more values than columns: take the commas",
+            "has rows with more values than columns",
         ),
         (b"file,patient\na.png,Ada\nb.png,Ada,\n", "is no CSV table"),
     ],
