@@ -58,9 +58,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
     parser.add_argument("--cells", type=how_many, default=27_558, help="in all (default: the real 27558)")
     parser.add_argument(
-        "--rounds", type=how_many, default=5, help="alternations of the compared runs (default 5)"
+        "--rounds", type=how_many, default=5, help="of the compared runs, by turns (default 5)"
     )
-    parser.add_argument("--no-large", action="store_true", help="leave out memory on four times the cells")
     parser.add_argument("--no-dvc", action="store_true", help="leave out the no-op `dvc repro`")
     parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -76,7 +75,7 @@ def main() -> int:
         time_stages(work, 2 * census.cells, given.rounds)
         if not given.no_dvc:
             time_noop(work)
-        show_memory(work, census, large=not given.no_large)
+        show_memory(work)
     return 0
 
 
@@ -90,11 +89,7 @@ def prepare(work: Path, census: nih.Census) -> None:
     published = fake_archive.published(census, draw)
     sizes = [Image.open(io.BytesIO(draw(cell))).size for cell in islice(fake_archive.cells(census), DRAWN)]
     sides = [max(size) for size in sizes]
-    megabytes = len(published[nlm.ARCHIVE]) / 1e6
-    print(
-        f"Longer sides {min(sides)} to {max(sides)} px, mean {statistics.mean(sides):.0f}; the archive has "
-        f"{megabytes:,.0f} MB"
-    )
+    print(f"Longer sides {min(sides)} to {max(sides)} px, mean {statistics.mean(sides):.0f}")
     content = yaml.safe_load((ROOT / PARAMS).read_text(encoding="utf-8"))
     content["data"] |= {"source": "nlm", "nlm": fake_archive.nlm_section("http://localhost", published)}
     (work / PARAMS).write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -170,26 +165,11 @@ def time_noop(work: Path) -> None:
         print(f"nothing to do: dvc {command[0]} {seconds:.1f} s (median of 3)")
 
 
-def show_memory(work: Path, census: nih.Census, *, large: bool) -> None:
-    """Print peak memory, of a process and all its workers together, at one and four times the cells."""
-    doubled = work / "doubled.zip"
-    fake_archive.write_archive(doubled, census, pictures(), twice=True)
-    program = (
-        "from pathlib import Path; from malaria.fetch import nih; "
-        f"nih.unpack(Path('doubled.zip'), Path('unpacked'), nih.{census!r})"
-    )
-    peak = run([sys.executable, "-c", program], work, watch=True).peak
-    shutil.rmtree(work / "unpacked")
-    print(f"memory: unpacking Kaggle's doubled archive: {peak:.0f} MiB")
-    for factor in (1, 4) if large else (1,):
-        for path in list((work / RAW).glob("*/*.png")) if factor > 1 else ():
-            # Another byte at the end makes another file of the same picture.
-            for copy in range(1, factor):
-                name = path.name.replace("_cell_", f"_cell_{copy}000000")
-                path.with_name(name).write_bytes(path.read_bytes() + bytes([copy]))
-        for name in ("audit", "pack"):
-            peak = run(stage(name), work, watch=True).peak
-            print(f"memory: {name} at {factor}x: {peak:.0f} MiB, workers included")
+def show_memory(work: Path) -> None:
+    """Print peak memory, of a stage and all its workers together."""
+    for name in ("audit", "pack"):
+        peak = run(stage(name), work, watch=True).peak
+        print(f"memory: {name}: {peak:.0f} MiB, workers included")
 
 
 def run(command: list[str], work: Path, *, watch: bool = False) -> Run:

@@ -67,7 +67,8 @@ def read(path: Path, columns: dict[str, str], content: str | None = None) -> pd.
         texts = _texts(path if content is None else io.StringIO(content))
         numbers = [name for name, kind in columns.items() if kind != "str"]
         if list(texts.columns) != list(columns):
-            raise ValueError(f"its columns are {', '.join(texts.columns)}, not {', '.join(columns)}")
+            has, needs = ", ".join(texts.columns), ", ".join(columns)
+            raise UserError(f"{path} has the columns {has}, but needs {needs}: run `dvc repro`.")
         texts[numbers] = texts[numbers].mask(texts[numbers] == "")
         return texts.astype(columns)
     except FileNotFoundError:
