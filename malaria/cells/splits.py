@@ -220,8 +220,12 @@ def _unit_folders(infected: "pd.Series[bool]") -> Iterator[Path]:
 def _by_ratio(folders: Path, seed: int, shares: Sequence[float]) -> dict[int, str]:
     """The side that split-folders draws for each unit: train, val or, of three shares, test."""
     with tempfile.TemporaryDirectory() as drawn, redirect_stderr(io.StringIO()):
-        splitfolders.ratio(folders, drawn, seed, tuple(shares), move="symlink")
-        return {int(file.name): file.parts[-3] for file in Path(drawn).glob("*/*/*")}
+        for kind in folders.iterdir():
+            # Of a few units split-folders would round two shares down, and give all the rest to the last.
+            count = max(len(list(kind.iterdir())), 1)
+            whole = np.diff(np.rint(np.cumsum(shares) * count), prepend=0) / count
+            splitfolders.ratio(kind, drawn, seed, tuple(whole + 1e-9), move="symlink")
+        return {int(file.name): file.parent.name for file in Path(drawn).glob("*/*")}
 
 
 def _by_folds(folders: Path, seed: int, shares: Sequence[float]) -> dict[int, str]:
