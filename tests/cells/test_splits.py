@@ -52,6 +52,11 @@ def test_the_shares_of_cells_and_of_parasitised_cells_fit(cells):
         assert summary.sides[name].share_of_parasitized == pytest.approx(wanted, abs=0.03)
 
 
+def test_of_few_patients_each_side_gets_its_nearest_number():
+    _, summary = splits.split(table([(9, 9)] * 9), changed(tolerance=0.2))
+    assert [side.patients for side in summary.sides.values()] == [5, 2, 2]
+
+
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=10, deadline=None)
 def test_the_same_seed_gives_the_same_split_whatever_the_order_of_rows(seed):
