@@ -4,6 +4,7 @@ import functools
 import hashlib
 import io
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -88,27 +89,17 @@ def content(source: Path | BinaryIO, limits: Limits) -> bytes:
         Unreadable: it cannot be opened, or is so large that `limits` would refuse it.
     """
     most = _BYTES_A_PIXEL * limits.max_pixels + _BYTES_OF_METADATA
+    found = io.BytesIO()
     try:
-        if isinstance(source, Path):
-            with source.open("rb", buffering=0) as stream:
-                chunks = _chunks(stream, most)
-        else:
-            chunks = _chunks(source, most)
+        with source.open("rb", buffering=0) if isinstance(source, Path) else nullcontext(source) as stream:
+            # In pieces, since a read of `most` bytes would set that much memory aside for each small file.
+            while chunk := stream.read(2**16):
+                found.write(chunk)
+                if found.tell() > most:
+                    raise Unreadable(f"file larger than {most / 1e6:,.0f} MB")
     except OSError as error:
         raise Unreadable(f"cannot be opened: {error.strerror or error}") from None
-    return b"".join(chunks)
-
-
-def _chunks(stream: BinaryIO | io.FileIO, most: int) -> list[bytes]:
-    chunks = []
-    size = 0
-    # In pieces, since a read of `most` bytes would set that much memory aside for each small file.
-    while chunk := stream.read(2**16):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > most:
-            raise Unreadable(f"file larger than {most / 1e6:,.0f} MB")
-    return chunks
+    return found.getvalue()
 
 
 def read(source: Path | BinaryIO | bytes, limits: Limits) -> Crop:
@@ -131,7 +122,7 @@ def _decode(encoded: bytes, limits: Limits) -> Image.Image:
     if not encoded:
         raise Unreadable(EMPTY)
     try:
-        # Pillow warns of broken metadata and of large images; neither concerns whoever reads cells.
+        # Pillow warns of broken metadata and of large images; neither concerns readers of cells.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:

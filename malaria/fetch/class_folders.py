@@ -2,34 +2,21 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from malaria import files
+from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
 from malaria.labels import LABELS
 
 _LITTER = {*files.LITTER, "__macosx"}
 
 
-@dataclass(frozen=True)
-class Placed:
-    """The cells that were put in place, and the folder in which their class folders lie.
-
-    `checksum` is of names and contents, so that copies of a set compare; `ignored` is as Provenance has it.
-    """
-
-    source: Path
-    cells: int
-    checksum: str
-    ignored: tuple[str, ...]
-
-
 def place(
     given: Path, folder: Path, put: Callable[[Path, Path], object], origin: str, own: Mapping[str, str]
-) -> Placed:
+) -> tuple[Path, Provenance]:
     """Bring the cells below `given` into the class folders of `folder`.
 
     Links to files are followed: what is put in place is what they lead to.
@@ -38,6 +25,10 @@ def place(
         put: moves or copies one file.
         origin: what people call `given`.
         own: labels of class folders that have other names than these.
+
+    Returns:
+        The folder in which the class folders lie, and what is known of the cells now: their number, a
+        checksum of names and contents, so that copies of a set compare, and what was left out.
 
     Raises:
         UserError: class folders are missing, doubled or empty.
@@ -71,9 +62,8 @@ def place(
         (astray, "links to folders, or to nothing"),
         (again, "further folders with the names of the class folders, deeper down"),
     )
-    return Placed(
-        source.parent, count, digest.hexdigest(), tuple(f"{many:,} {what}" for many, what in ignored if many)
-    )
+    left_out = tuple(f"{many:,} {what}" for many, what in ignored if many)
+    return source.parent, Provenance(cells=count, checksum=digest.hexdigest(), ignored=left_out)
 
 
 def _find(given: Path, labels: Mapping[str, str], origin: str) -> dict[str, Path]:

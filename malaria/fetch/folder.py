@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from malaria import params
@@ -33,18 +34,11 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
 
 
 def _place(given: Path, data: params.Data, folder: Path, put: Callable[[Path, Path], object]) -> Provenance:
-    placed = class_folders.place(given, folder, put, data.folder, data.classes)
+    beside, placed = class_folders.place(given, folder, put, data.folder, data.classes)
     try:
-        if patients.read(placed.source):
-            shutil.copyfile(placed.source / PATIENTS, folder / PATIENTS)
+        if patients.read(beside):
+            shutil.copyfile(beside / PATIENTS, folder / PATIENTS)
     except UserError as error:
         # An archive's content lies elsewhere for the moment.
         raise UserError(str(error).replace(str(given), data.folder)) from None
-    return Provenance(
-        source="folder",
-        origin=data.folder,
-        checksum=placed.checksum,
-        licence="the owner's own",
-        cells=placed.cells,
-        ignored=placed.ignored,
-    )
+    return replace(placed, source="folder", origin=data.folder, licence="the owner's own")

@@ -10,6 +10,7 @@ attempt.
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import requests
@@ -36,7 +37,7 @@ def fetch(
     """Download what `data.kaggle` names, and unpack it; its second copy of the set is left out.
 
     Raises:
-        UserError: nobody is signed in, or Kaggle refuses; as `download.fetch` and `nih.unpack`.
+        UserError: you are not signed in, or Kaggle refuses; as `download.fetch` and `nih.unpack`.
     """
     asked = data.kaggle
     origin = f"kaggle.com/datasets/{asked.slug}"
@@ -52,15 +53,7 @@ def fetch(
         # No published hash tells more: what can't be used is not kept, so that the next run brings it anew.
         archive.unlink(missing_ok=True)
         raise
-    return Provenance(
-        source="kaggle",
-        origin=f"https://www.{origin}",
-        version=str(asked.version),
-        checksum=placed.checksum,
-        licence=nih.LICENCE,
-        cells=placed.cells,
-        ignored=placed.ignored,
-    )
+    return replace(placed, source="kaggle", origin=f"https://www.{origin}", version=str(asked.version))
 
 
 def _request(asked: params.KaggleData) -> requests.PreparedRequest:
@@ -69,7 +62,7 @@ def _request(asked: params.KaggleData) -> requests.PreparedRequest:
     Raises:
         UserError: Kaggle refuses, or its client fails. No text of theirs is passed on: it may quote
             credentials.
-        requests.RequestException: another attempt may mend it.
+        requests.RequestException: another attempt may help.
     """
     # Here, since it takes a second, and other sources need none of it.
     from kagglesdk import KaggleClient
@@ -83,7 +76,7 @@ def _request(asked: params.KaggleData) -> requests.PreparedRequest:
     user, key = (os.environ.get(name) for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"))
     try:
         if not (user and key) and get_access_token_from_env()[0] is None and not key_file.exists():
-            raise UserError(f"data.source is kaggle, but nobody is signed in: {_HOW_TO_SIGN_IN}.")
+            raise UserError(f"data.source is kaggle, but you are not signed in: {_HOW_TO_SIGN_IN}.")
         with (
             KaggleClient(username=user, password=key) as client,
             client.datasets.dataset_api_client.download_dataset(request) as response,
@@ -93,8 +86,16 @@ def _request(asked: params.KaggleData) -> requests.PreparedRequest:
     except requests.HTTPError as error:
         error.response.close()
         # After a redirect it is the storage that answers, which knows nothing of datasets and rules.
-        if not error.response.history and (sentence := _refusal(error.response.status_code, asked)):
-            raise UserError(sentence) from None
+        page = f"kaggle.com/datasets/{asked.slug}"
+        refusals = {
+            401: f"does not accept the credentials (401): {_HOW_TO_SIGN_IN}.",
+            403: f"forbids the download (403): open {page} signed in, accept its rules, and check that the "
+            "credentials are that account's.",
+            404: f"has no version {asked.version} of {asked.slug} (404): check data.kaggle in params.yaml "
+            f"against {page}.",
+        }
+        if error.response.status_code in refusals and not error.response.history:
+            raise UserError(f"Kaggle {refusals[error.response.status_code]}") from None
         raise
     except (UserError, requests.ConnectionError, requests.Timeout):
         raise
@@ -103,15 +104,3 @@ def _request(asked: params.KaggleData) -> requests.PreparedRequest:
             f"Kaggle's client fails over data.kaggle or the credentials ({type(error).__name__}): "
             f"{_HOW_TO_SIGN_IN}."
         ) from None
-
-
-def _refusal(status: int, asked: params.KaggleData) -> str:
-    """What Kaggle's refusal means and what to do; empty where another attempt may help."""
-    page = f"kaggle.com/datasets/{asked.slug}"
-    return {
-        401: f"Kaggle does not accept the credentials (401): {_HOW_TO_SIGN_IN}.",
-        403: f"Kaggle forbids the download (403): open {page} signed in, accept its rules, and check that "
-        "the credentials are that account's.",
-        404: f"Kaggle has no version {asked.version} of {asked.slug} (404): check data.kaggle in params.yaml "
-        f"against {page}.",
-    }.get(status, "")

@@ -2,10 +2,11 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from malaria.cells import names
+from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
 from malaria.fetch import archives, class_folders
 from malaria.labels import PARASITIZED, UNINFECTED
@@ -26,14 +27,14 @@ class Census:
 WHOLE = Census(cells=13_779, infected=150, controls=50)
 
 
-def unpack(archive: Path, folder: Path, census: Census = WHOLE) -> class_folders.Placed:
+def unpack(archive: Path, folder: Path, census: Census = WHOLE) -> Provenance:
     """Unpack the cells of `archive` into the class folders of `folder`, and count them.
 
     Raises:
         UserError: as `archives.unpack` and `class_folders.place`; the counts are not those of `census`.
     """
     with archives.unpacked(archive, folder) as cells:
-        placed = class_folders.place(cells, folder, os.replace, str(archive), {})
+        _, placed = class_folders.place(cells, folder, os.replace, str(archive), {})
     parsed = {path: names.parse(path.name) for path in folder.glob("*/*")}
     cells_of = Counter(path.parent.name for path in parsed)
     patients = {(name.patient, name.infected) for name in parsed.values() if name}
@@ -53,4 +54,4 @@ def unpack(archive: Path, folder: Path, census: Census = WHOLE) -> class_folders
             f"{archive} is not the whole NIH/NLM set, it holds {' and '.join(wrong)}{example}: check "
             "data.source in params.yaml, where source folder takes a set with counts of its own."
         )
-    return placed
+    return replace(placed, licence=LICENCE)

@@ -1,6 +1,7 @@
 """The NIH/NLM set from its publisher, with the slide of each cell. No account is needed."""
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -50,15 +51,8 @@ def fetch(
     origin = bring(ARCHIVE, "data.nlm", asked.size, asked.sha256)
     placed = nih.unpack(kept / ARCHIVE, folder, census)
     tables.write(pd.DataFrame(sorted(rows)), folder / SLIDES, tables.SLIDES)
-    return Provenance(
-        source="nlm",
-        origin=origin,
-        version=f"archive with SHA-256 {asked.sha256}",
-        checksum=placed.checksum,
-        licence=nih.LICENCE,
-        cells=placed.cells,
-        ignored=placed.ignored,
-    )
+    version = f"archive with SHA-256 {asked.sha256}"
+    return replace(placed, source="nlm", origin=origin, version=version)
 
 
 def cache_of(asked: params.NlmData, cache: Path | None) -> Path:

@@ -40,14 +40,8 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
     work = functools.partial(_draw, folder, data.sample.seed)
     for checksum in processes.in_order(work, orders, "drawing", batch=1, unit="patients"):
         digest.update(checksum)
-    return Provenance(
-        source="sample",
-        origin=f"synthetic sample, seed {data.sample.seed}",
-        version=__version__,
-        checksum=digest.hexdigest(),
-        licence=LICENCE,
-        cells=data.sample.cells,
-    )
+    origin = f"synthetic sample, seed {data.sample.seed}"
+    return Provenance("sample", origin, __version__, digest.hexdigest(), LICENCE, data.sample.cells)
 
 
 def plan(sample: params.SampleData) -> list[Order]:

@@ -137,8 +137,8 @@ def test_user_and_key_may_stand_in_the_environment(fetch, server, monkeypatch):
     assert server.asked[0].headers["authorization"] == "Basic dTpr"
 
 
-def test_nobody_signed_in_is_said_without_a_request(fetch, server):
-    with pytest.raises(UserError, match=r"nobody is signed in: create a token .*data.source: nlm"):
+def test_not_being_signed_in_is_said_without_a_request(fetch, server):
+    with pytest.raises(UserError, match=r"you are not signed in: create a token .*data.source: nlm"):
         fetch()
     assert server.asked == []
 
