@@ -45,7 +45,7 @@ def in_order(
     )
     results = workers(delayed(function)(item) for item in items)
     try:
-        # No bar where nobody watches: a log would fill with it.
+        # No bar where no terminal shows it: a log would fill up.
         yield from tqdm(results, name, len(items), unit=f" {unit}", disable=None)
     except TerminatedWorkerError:
         raise UserError(

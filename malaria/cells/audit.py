@@ -51,7 +51,7 @@ class Summary:
 
 
 def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.DataFrame:
-    """One row an image below the class folders of `raw`, in the columns of tables.CELLS.
+    """One row for each image below the class folders of `raw`, in the columns of tables.CELLS.
 
     An image is quarantined that cannot be read as a cell crop; that repeats the bytes of one before
     it, by path, under the same label; or whose bytes lie under both labels, every copy of it. A cell

@@ -51,7 +51,7 @@ class Summary:
 
 
 def with_patients(cells: pd.DataFrame) -> pd.DataFrame:
-    """The accepted rows of `cells`; a cell whose patient nobody knows becomes a patient of its own."""
+    """The accepted rows of `cells`; a cell of no known patient becomes a patient of its own."""
     accepted = cells[cells.status == tables.OK].reset_index(drop=True)
     own = "cell " + accepted.path
     return accepted.assign(patient=accepted.patient.where(accepted.patient != "", own))

@@ -230,7 +230,7 @@ def test_a_wait_beyond_patience_is_left_to_the_user(server, target, retries, wai
     assert waits == []
 
 
-def test_nobody_listening_is_said_after_all_attempts(target, retries, waits):
+def test_no_listener_is_said_after_all_attempts(target, retries, waits):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"http://localhost:{closed.getsockname()[1]}/file"
@@ -239,7 +239,7 @@ def test_nobody_listening_is_said_after_all_attempts(target, retries, waits):
     assert len(waits) == 2
 
 
-def test_a_name_that_nobody_knows_is_said(target, retries):
+def test_an_unknown_name_is_said(target, retries):
     nowhere = download.url("http://nowhere.invalid/file", "data.nlm.url")
     with pytest.raises(UserError, match=r"nowhere.invalid cannot be reached \(is this computer online\?\)"):
         download.fetch(nowhere, target, retries)
@@ -313,7 +313,7 @@ def test_the_progress_bar_tells_rate_and_time_left(server, target):
 
 @contextmanager
 def tls_server(folder: Path):
-    """The port of a server whose certificate nobody has signed but itself."""
+    """The port of a server whose certificate is signed by itself alone."""
     key, certificate = folder / "key.pem", folder / "cert.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
     subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
