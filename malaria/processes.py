@@ -48,9 +48,7 @@ def in_order(
         # No bar where no terminal shows it: a log would fill up.
         yield from tqdm(results, name, len(items), unit=f" {unit}", disable=None)
     except TerminatedWorkerError:
-        raise UserError(
-            "A worker process was killed, most likely for lack of memory: free some and run again."
-        ) from None
+        raise UserError("A worker process was killed, most likely for lack of memory: free some.") from None
 
 
 def cores() -> list[int]:

@@ -86,7 +86,7 @@ def locked(path: Path, work: str, patience: float = -1) -> Iterator[None]:
             lock.acquire(timeout=patience)
         except Timeout:
             raise UserError(
-                f"{other}, and two of them would write the same files: wait for it, or end it, and run again."
+                f"{other}, and both would write the same files: wait for it, or end it."
             ) from None
     try:
         path.write_text(f"{os.getpid()}\n")

@@ -161,7 +161,7 @@ def holder(tmp_path):
 
 
 def test_a_stage_refuses_beside_one_that_still_runs_and_names_it(holder, tmp_path, capsys):
-    with pytest.raises(UserError, match=rf"Process {holder.pid} still runs train here, and two of them"):
+    with pytest.raises(UserError, match=rf"Process {holder.pid} still runs train here, and both"):
         running.locked(tmp_path / "train.lock", "still runs train here", patience=0.1).__enter__()
     assert f"Process {holder.pid} still runs train here: waiting for it" in capsys.readouterr().err
 

@@ -28,7 +28,7 @@ def read(file: Path, key: str) -> frozenset[tuple[str, str]]:
     strange = table.given_label[~table.given_label.isin(LABELS)]
     if len(strange):
         raise UserError(
-            f"{file} has the label {strange.iloc[0]!r} in given_label, but it must be {' or '.join(LABELS)}."
+            f"{file} has {strange.iloc[0]!r} in given_label, but it must be {' or '.join(LABELS)}."
         )
     return frozenset(zip(table.given_label, table.file, strict=True))
 

@@ -41,9 +41,7 @@ def write(raw: Path, cells: pd.DataFrame, size: int, folder: Path, workers: int 
             paths = list(accepted.path)
             for path, pixels in zip(paths, processes.in_order(work, paths, "pack", workers), strict=True):
                 if isinstance(pixels, str):
-                    raise UserError(
-                        f"{raw / path} was read by the audit, but now: {pixels}; run `dvc repro -f audit`."
-                    )
+                    raise UserError(f"{raw / path} is {pixels} since the audit: run `dvc repro -f audit`.")
                 array.write(pixels.data)
         tables.write(accepted, part / INDEX, tables.INDEX)
     return len(accepted)

@@ -41,8 +41,7 @@ def load(folder: Path) -> Packed:
         raise UserError(f"{folder / ARRAY} is missing or damaged: run `dvc repro -f pack`.") from None
     if pixels.dtype != np.uint8 or pixels.shape != (len(index), *pixels.shape[1:2] * 2, 3):
         raise UserError(
-            f"{folder / ARRAY} holds {pixels.dtype} {pixels.shape}, which does not fit the {len(index)} rows "
-            f"of {INDEX}: run `dvc repro -f pack`."
+            f"{folder / ARRAY} does not fit the {len(index)} rows of {INDEX}: run `dvc repro -f pack`."
         )
     return Packed(pixels, index)
 
@@ -70,9 +69,9 @@ def rows(
 def rows_of(packed: Packed, paths: "pd.Series[str]") -> npt.NDArray[np.int64]:
     """The rows of `packed.images` that hold `paths`, int64 (n,); UserError if one is not packed."""
     found: npt.NDArray[np.int64] = pd.Index(packed.index.path).get_indexer(paths).astype(np.int64)
-    if (found < 0).any():
+    lacking = paths[found < 0]
+    if len(lacking):
         raise UserError(
-            f"data/packed lacks {(found < 0).sum()} cells of the split, "
-            f"{paths.iloc[int((found < 0).argmax())]} among them: run `dvc repro`."
+            f"data/packed lacks {len(lacking)} cells, such as {lacking.iloc[0]}: run `dvc repro`."
         )
     return found

@@ -97,8 +97,7 @@ def check_disjoint(assigned: pd.DataFrame) -> None:
     torn = sorted(sides[sides > 1].index)
     if torn:
         raise UserError(
-            f"data/splits.csv puts {len(torn)} patients on two sides, {torn[0]} among them: "
-            "run `dvc repro -f split`."
+            f"{len(torn)} patients are on two sides, such as {torn[0]}: run `dvc repro -f split`."
         )
 
 
@@ -125,12 +124,10 @@ def read_assignment(file: Path, settings: params.Split) -> dict[str, str] | None
     if table.empty:
         return None
     if settings.unit == "image":
-        raise UserError(
-            "params.yaml: split.unit is image, but split.file splits by patient: drop one of them."
-        )
+        raise UserError("params.yaml: split.unit is image, but split.file splits by patient: drop one.")
     twice = table.patient[table.patient.duplicated()]
     if len(twice):
-        raise UserError(f"{file} (split.file) has patient {twice.iloc[0]} twice: keep one row a patient.")
+        raise UserError(f"{file} (split.file) has patient {twice.iloc[0]} twice: keep one row for each.")
     if "split" in table:
         if settings.folds:
             raise UserError(
@@ -139,10 +136,7 @@ def read_assignment(file: Path, settings: params.Split) -> dict[str, str] | None
             )
         unknown = table.split[~table.split.isin(SPLIT_NAMES)]
         if len(unknown):
-            raise UserError(
-                f"{file} (split.file) puts a patient into {unknown.iloc[0]!r}, but a split "
-                "is train, val or test."
-            )
+            raise UserError(f"{file} has the split {unknown.iloc[0]!r}, but it must be train, val or test.")
         return dict(zip(table.patient, table.split, strict=True))
     if str(settings.fold) not in set(table.fold):
         raise UserError(

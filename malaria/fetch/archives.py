@@ -126,9 +126,7 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
         path = member.path
         outside = path.is_absolute() or ".." in path.parts or not path.parts
         if outside or "\\" in str(path) or ":" in path.parts[0]:
-            raise UserError(
-                f"{archive} holds {str(path)!r}, outside its own folder: do not use this archive."
-            )
+            raise UserError(f"{archive} holds {str(path)!r}, outside its own folder: do not use it.")
         if count > limits.members:
             raise UserError(f"{archive} holds more than {limits.members:,} files: split it.")
         if total > limits.size or total > packed * limits.ratio + 2**20:

@@ -27,9 +27,7 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
             return _place(cells, data, folder, os.replace)
     if not given.is_dir():
         what = "no zip or tar archive" if given.is_file() else "not there"
-        raise UserError(
-            f"params.yaml: data.folder is {data.folder}, which is {what}: name a folder of cells."
-        )
+        raise UserError(f"params.yaml: data.folder is {data.folder}, which is {what}: name a folder.")
     return _place(given, data, folder, shutil.copyfile)
 
 

@@ -80,7 +80,7 @@ def mapped(mapping: Path, label: str) -> list[Row]:
         plain = isinstance(found, list) and all(isinstance(name, str) and "/" not in name for name in found)
         if not patient or not plain:
             raise UserError(
-                f"{mapping}, row {number}: this is no slide key with a list of file names; bring it again."
+                f"{mapping}, row {number}: no slide key with a list of file names; bring it again."
             )
         rows += [Row(f"{label}/{name}", slide, patient) for name in found]
     return rows

@@ -115,7 +115,7 @@ def test_of_a_file_of_folds_one_is_tested_and_val_is_drawn_from_the_rest(cells, 
     ("text", "sentence"),
     [
         ("patient,split\nP1,train\n", "says nothing of 39 of the data's patients"),
-        ("patient,split\nP1,holdout\n", "puts a patient into 'holdout'"),
+        ("patient,split\nP1,holdout\n", "has the split 'holdout'"),
         ("patient,split\nP1,train\nP1,val\n", "has patient P1 twice"),
         ("who,split\nP1,train\n", "needs patient,split or patient,fold"),
         ("patient,fold\nP1,3\n", "split.fold is 0, but"),

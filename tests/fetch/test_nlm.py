@@ -174,7 +174,7 @@ def test_what_killed_runs_left_is_removed_by_the_next(data, tmp_path):
 def test_a_row_that_is_no_mapping_is_named(tmp_path, line):
     file = tmp_path / "mapping.csv"
     file.write_text(f"C33P1thinF,['a.png', 'b.png'],,,,\n{line}\n")
-    with pytest.raises(UserError, match=r"mapping.csv, row 2: this is no slide key with a list"):
+    with pytest.raises(UserError, match=r"mapping.csv, row 2: no slide key with a list"):
         nlm.mapped(file, PARASITIZED)
 
 

@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_listed_is_no_folder_without_cells(own, tmp_path
     closed.chmod(0)
     with (
         bound_by_permissions(),
-        pytest.raises(UserError, match=r"patient7 cannot be read \(Permission denied\): see to"),
+        pytest.raises(UserError, match=r"patient7 cannot be read \(Permission denied\): check"),
     ):
         class_folders._below(Path("parasitized"))
     closed.chmod(0o755)
