@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +39,7 @@ from malaria.paths import PARAMS, RAW
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAWN = 400  # different pictures; the other files repeat them with another byte at their end
-LOOPS = ("decode", "decode and resize", "decode and Pillow's resize")
+LOOPS = ("decode", "decode and resize")
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,7 @@ def prepare(work: Path, census: nih.Census) -> None:
         shutil.copytree(ROOT / name, work / name)
     for name in ("dvc.yaml", "data/split.csv"):
         shutil.copy(ROOT / name, work / name)
-    draw = pictures()
-    published = fake_archive.published(census, draw)
-    sizes = [Image.open(io.BytesIO(draw(cell))).size for cell in islice(fake_archive.cells(census), DRAWN)]
-    sides = [max(size) for size in sizes]
-    print(f"Longer sides {min(sides)} to {max(sides)} px, mean {statistics.mean(sides):.0f}")
+    published = fake_archive.published(census, pictures())
     content = yaml.safe_load((ROOT / PARAMS).read_text(encoding="utf-8"))
     content["data"] |= {"source": "nlm", "nlm": fake_archive.nlm_section("http://localhost", published)}
     (work / PARAMS).write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -129,7 +124,7 @@ def time_stages(work: Path, cells: int, rounds: int) -> None:
     commands = loops | {name: stage(name) for name in ("audit", "split", "pack")}
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     for _ in range(rounds):
-        for name in ("decode", "audit", "split", "decode and resize", "pack", "decode and Pillow's resize"):
+        for name in ("decode", "audit", "split", "decode and resize", "pack"):
             runs[name].append(last := run(commands[name], work))
             print(
                 f"       {name:27}{last.seconds:6.1f} s, {last.processor:6.1f} s of processor time",
@@ -138,7 +133,7 @@ def time_stages(work: Path, cells: int, rounds: int) -> None:
     for name, found in runs.items():
         rate = cells / statistics.median(run.seconds for run in found)
         print(f"{'loop ' if name in loops else 'stage'}  {name:27}{rate:8,.0f} images/s, median of {rounds}")
-    for name, loop in (("audit", "decode"), ("pack", "decode and resize"), ("pack", LOOPS[2])):
+    for name, loop in (("audit", "decode"), ("pack", "decode and resize")):
         pairs = list(zip(runs[loop], runs[name], strict=True))
         clock = medians([bare.seconds / ours.seconds for bare, ours in pairs])
         processor = medians([bare.processor / ours.processor for bare, ours in pairs])
@@ -234,12 +229,7 @@ def _decode_and_resize(path: str) -> None:
     images.resize(_decode(path), 50)
 
 
-def _decode_and_resize_by_pillow(path: str) -> None:
-    with Image.open(path) as image:
-        np.asarray(image.convert("RGB").resize((50, 50), Image.Resampling.BILINEAR))
-
-
-_WORK = dict(zip(LOOPS, (_only_decode, _decode_and_resize, _decode_and_resize_by_pillow), strict=True))
+_WORK = dict(zip(LOOPS, (_only_decode, _decode_and_resize), strict=True))
 
 
 if __name__ == "__main__":

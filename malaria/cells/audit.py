@@ -76,13 +76,11 @@ def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.D
         known = published.get(path) or names.parse(path.rpartition("/")[2])
         rows.append(
             {
+                **vars(finding),
                 "path": shown,
                 "label": path.partition("/")[0],
                 "patient": patients.of(path, given) or (known.patient if known else ""),
                 "slide": known.slide if known else "",
-                "width": finding.width,
-                "height": finding.height,
-                "sha256": finding.sha256,
                 "status": tables.QUARANTINED if reason else tables.OK,
                 "reason": reason,
             }

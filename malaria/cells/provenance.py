@@ -1,10 +1,10 @@
 """Where cells are from: what `fetch` knows of them, kept beside them for the audit."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from malaria import files, paths
+from malaria import paths
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,6 @@ class Provenance:
     @property
     def synthetic(self) -> bool:
         return self.source == "sample"
-
-
-def write(provenance: Provenance, raw: Path) -> None:
-    files.write_json(raw / paths.PROVENANCE.name, asdict(provenance))
 
 
 def read(raw: Path) -> Provenance:

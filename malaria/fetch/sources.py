@@ -1,14 +1,16 @@
 """Where cells come from: one module a source, each with `fetch(data, folder, cache) -> Provenance`."""
 
 import importlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
 from malaria import files, params
-from malaria.cells import provenance
+from malaria.cells.provenance import Provenance
+from malaria.paths import PROVENANCE
 
 
-def fetch(data: params.Data, folder: Path, cache: Path | None = None) -> provenance.Provenance:
+def fetch(data: params.Data, folder: Path, cache: Path | None = None) -> Provenance:
     """Fill the empty `folder` with class folders, from the source that `data.source` names.
 
     Args:
@@ -18,12 +20,12 @@ def fetch(data: params.Data, folder: Path, cache: Path | None = None) -> provena
         UserError: the source has no such cells; the sentence says what to do.
     """
     module = importlib.import_module(f"malaria.fetch.{data.source}")
-    return cast(provenance.Provenance, module.fetch(data, folder, cache))
+    return cast(Provenance, module.fetch(data, folder, cache))
 
 
-def write(data: params.Data, folder: Path, cache: Path | None = None) -> provenance.Provenance:
+def write(data: params.Data, folder: Path, cache: Path | None = None) -> Provenance:
     """`fetch` into `folder`, with the record of where it is from, whole or not at all."""
     with files.atomic_folder(folder) as part:
         known = fetch(data, part, cache)
-        provenance.write(known, part)
+        files.write_json(part / PROVENANCE.name, asdict(known))
     return known
