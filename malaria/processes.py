@@ -4,8 +4,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from joblib import Parallel, delayed
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
 from malaria import running
@@ -39,6 +37,10 @@ def in_order(
     Raises:
         UserError: a process was killed, as the system does when memory runs out.
     """
+    # Here, since an app that counts cores has none of the pipeline's libraries.
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
     processes = processes or min(len(cores()), 1 + len(items) // (_BATCHES_A_PROCESS * batch))
     workers = Parallel(
         processes, batch_size=batch, return_as="generator", initializer=running.end_with_parent
