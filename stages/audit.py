@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from malaria import files, tables
-from malaria.cells import audit, audit_page, images, provenance, slides
+from malaria.cells import audit, audit_page, provenance, slides
 from malaria.command import run_stage
 from malaria.params import load_params
 from malaria.paths import AUDIT, AUDIT_PAGE, CELLS, RAW
@@ -13,8 +13,7 @@ def main() -> None:
     params = load_params().audit
     cells = audit.audit(RAW, params)
     summary = audit.summarise(cells, slides.read(RAW))
-    limits = images.Limits(params.min_side, params.max_pixels)
-    page = audit_page.render(RAW, cells, summary, provenance.read(RAW), limits)
+    page = audit_page.render(RAW, cells, summary, provenance.read(RAW), params.max_pixels)
     # Written before the check, which sends people to the page.
     files.write_text(AUDIT_PAGE, page)
     files.write_json(AUDIT, asdict(summary))

@@ -22,6 +22,7 @@ BOTH_LABELS = "under both labels"
 UNPRINTABLE = "control characters in the file name"
 
 MOST_EXAMPLES = 5
+_ADVICE = f"look at {paths.AUDIT_PAGE}, then correct the data"
 
 # What no CSV file or page should have to carry: control characters, line ends, halves of characters.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -90,10 +91,7 @@ def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.D
 
 
 def check(
-    cells: pd.DataFrame,
-    settings: params.Audit,
-    folder: Path = paths.RAW,
-    advice: str = f"look at {paths.AUDIT_PAGE}, then correct the data",
+    cells: pd.DataFrame, settings: params.Audit, folder: Path = paths.RAW, advice: str = _ADVICE
 ) -> None:
     """Stop where too little is left to build on.
 
@@ -121,10 +119,8 @@ def check(
 def count_reasons(aside: pd.DataFrame) -> dict[str, int]:
     """How often each reason occurs in the quarantined rows, the most frequent first."""
     counts = aside.reason.str.replace(":.*", "", regex=True).value_counts().sort_index()
-    return {
-        str(reason): int(count)
-        for reason, count in counts.sort_values(ascending=False, kind="stable").items()
-    }
+    counts = counts.sort_values(ascending=False, kind="stable")
+    return {str(reason): int(count) for reason, count in counts.items()}
 
 
 def summarise(cells: pd.DataFrame, published: Mapping[str, slides.Row] = MappingProxyType({})) -> Summary:
@@ -231,13 +227,8 @@ def _files(raw: Path, label: str) -> Iterator[str]:
 def _set_copies_aside(cells: pd.DataFrame) -> pd.DataFrame:
     """Quarantine repeated images; `cells` is sorted by path."""
     readable = cells[cells.status == tables.OK]
-    first = (
-        readable.groupby(["sha256", "label"])
-        .path.first()
-        .unstack()
-        .reindex(columns=list(LABELS))
-        .astype("str")
-    )
+    first = readable.groupby(["sha256", "label"]).path.first().unstack()
+    first = first.reindex(columns=list(LABELS)).astype("str")
     firsts = first.loc[readable.sha256].set_axis(readable.index)
     both = firsts.notna().all(axis=1)
     own = firsts[LABELS[0]].fillna(firsts[LABELS[1]])

@@ -48,18 +48,14 @@ class Picture:
 
 
 def render(
-    raw: Path,
-    cells: pd.DataFrame,
-    summary: audit.Summary,
-    provenance: Provenance,
-    limits: images.Limits,
+    raw: Path, cells: pd.DataFrame, summary: audit.Summary, provenance: Provenance, max_pixels: int
 ) -> str:
     """The whole page, as HTML in one file; the same cells make the same bytes.
 
     Args:
         raw: the folder that the paths in `cells` start from; thumbnails are read from it.
         cells: rows as tables.CELLS; `summary` is theirs.
-        limits: nothing beyond them is decoded.
+        max_pixels: no larger image is decoded.
     """
     accepted = cells[cells.status == tables.OK]
     parasitized = accepted.label == PARASITIZED
@@ -76,7 +72,7 @@ def render(
     kinds.loc["All"] = kinds.sum() - [UNKNOWN in kinds.index, 0, 0]
     aside = cells[cells.status == tables.QUARANTINED]
     known = accepted[accepted.kind != UNKNOWN]
-    look = images.Limits(min_side=1, max_pixels=limits.max_pixels)
+    look = images.Limits(min_side=1, max_pixels=max_pixels)
     environment = templates.environment(Path(__file__).parent, autoescape=True)
     return environment.get_template("audit_page.html.j2").render(
         provenance=provenance,

@@ -21,7 +21,6 @@ from stages import audit as stage
 from tests.cells.test_images import blank_png, encoded, noise
 
 SETTINGS = params.Audit(max_quarantined=0.5, min_side=16, max_pixels=4_000_000)
-LIMITS = images.Limits(SETTINGS.min_side, SETTINGS.max_pixels)
 NOT_RECORDED = Provenance()
 NIH = "C33P1thinF_IMG_20150619_114756a_cell_{}.png"
 CONTROL = "C1_thinF_IMG_20150604_104722_cell_{}.png"
@@ -60,7 +59,7 @@ def summarised(raw, cells):
 
 def page(raw, provenance=NOT_RECORDED, cells=None):
     cells = audit.audit(raw, SETTINGS) if cells is None else cells
-    return audit_page.render(raw, cells, summarised(raw, cells), provenance, LIMITS)
+    return audit_page.render(raw, cells, summarised(raw, cells), provenance, SETTINGS.max_pixels)
 
 
 # What is accepted
