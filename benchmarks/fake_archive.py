@@ -1,14 +1,15 @@
 """Sets shaped like the NIH/NLM one: its counts, its kind of names, its archives; the cells are drawn."""
 
+import hashlib
+import io
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from malaria.fetch import nlm
 from malaria.fetch.nih import WHOLE, Census
 from malaria.labels import PARASITIZED, UNINFECTED
-
-MAPPING_NAMES = {label: f"patientid_cellmapping_{label.lower()}.csv" for label in (PARASITIZED, UNINFECTED)}
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,14 @@ def tiny(cell: Cell) -> bytes:
 
 
 def write_archive(
-    path: Path, census: Census = WHOLE, draw: Callable[[Cell], bytes] = tiny, *, twice: bool = False
+    out: Path | io.BytesIO,
+    census: Census = WHOLE,
+    draw: Callable[[Cell], bytes] = tiny,
+    *,
+    twice: bool = False,
 ) -> None:
     """Write a zip as the NLM's, or with the folder `twice` as Kaggle's; Thumbs.db files lie in both."""
-    with zipfile.ZipFile(path, "w") as pack:
+    with zipfile.ZipFile(out, "w") as pack:
         for prefix in ("cell_images", "cell_images/cell_images")[: 1 + twice]:
             for label in (PARASITIZED, UNINFECTED):
                 pack.writestr(f"{prefix}/{label}/Thumbs.db", b"litter")
@@ -55,3 +60,22 @@ def mapping(label: str, census: Census = WHOLE) -> str:
         if cell.label == label:
             names.setdefault(cell.slide, []).append(cell.name)
     return "".join(f"{slide},{found!r},,,\n" for slide, found in sorted(names.items()))
+
+
+def published(census: Census = WHOLE, draw: Callable[[Cell], bytes] = tiny) -> dict[str, bytes]:
+    """What the NLM's server has, by the files' names: the archive, and the mapping of each class."""
+    archive = io.BytesIO()
+    write_archive(archive, census, draw)
+    mappings = {name: mapping(label, census).encode() for label, name in nlm.MAPPINGS.items()}
+    return {nlm.ARCHIVE: archive.getvalue(), **mappings}
+
+
+def nlm_section(base: str, served: Mapping[str, bytes]) -> dict[str, str | int]:
+    """The section data.nlm of params.yaml for what a server at `base` has."""
+    sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in served.items()}
+    return {
+        "url": base,
+        "size": len(served[nlm.ARCHIVE]),
+        "sha256": sha256[nlm.ARCHIVE],
+        **{f"{label.lower()}_sha256": sha256[name] for label, name in nlm.MAPPINGS.items()},
+    }

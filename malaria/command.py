@@ -12,10 +12,12 @@ from pathlib import Path
 
 from malaria import running
 from malaria.errors import UserError
-from malaria.paths import PARAMS
+from malaria.paths import PARAMS, RUNNING
 
 # A quota counts as a disk.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_PATIENCE = 60.0  # s for a run of the same stage that was told to end
 
 # Held by the thread that keeps the terminal quiet, which may do so again within.
 _TERMINAL = threading.RLock()
@@ -45,7 +47,8 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
 
     def run() -> None:
         # Elsewhere than in a repository nothing is written, and `main` says so.
-        with running.alone(stage) if PARAMS.is_file() else nullcontext():
+        lock = running.locked(RUNNING / f"{stage}.lock", f"still runs {stage} in this repository", _PATIENCE)
+        with lock if PARAMS.is_file() else nullcontext():
             main(**given)
 
     end_with(run)

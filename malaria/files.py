@@ -65,9 +65,7 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """
 
     def refuse(error: OSError) -> None:
-        raise UserError(
-            f"{error.filename} cannot be read ({error.strerror}): see to its permissions, or leave it out."
-        )
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.")
 
     return os.walk(folder, onerror=refuse)
 

@@ -6,6 +6,7 @@ section of that file, where each key is explained.
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,9 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from malaria import paths
 from malaria.errors import UserError
 
+# A description says what may stand there, where bounds do not.
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits")]
 Share = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(gt=0, lt=1)]
+Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
 
 
 class Section(BaseModel):
@@ -33,7 +37,7 @@ class SampleData(Section):
 
 
 class NlmData(Section):
-    url: Annotated[str, Field(min_length=1)]
+    url: Text
     size: Annotated[int, Field(ge=1)]
     sha256: Sha256
     parasitized_sha256: Sha256
@@ -41,13 +45,13 @@ class NlmData(Section):
 
 
 class KaggleData(Section):
-    slug: Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")]
+    slug: Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$", description="a text like owner/name")]
     version: Annotated[int, Field(ge=1, le=10_000)]
 
 
 class Data(Section):
     source: Literal["sample", "nlm", "kaggle", "folder"]
-    folder: Annotated[str, Field(min_length=1)]
+    folder: Text
     classes: dict[str, Literal["Parasitized", "Uninfected"]]
     sample: SampleData
     nlm: NlmData
@@ -62,14 +66,10 @@ class Audit(Section):
 
 class Split(Section):
     unit: Literal["patient", "image"]
-    ratio: tuple[
-        Annotated[float, Field(gt=0, lt=1)],
-        Annotated[float, Field(gt=0, lt=1)],
-        Annotated[float, Field(gt=0, lt=1)],
-    ]
+    ratio: Annotated[tuple[Part, Part, Part], Field(description="a list of 3 numbers")]
     seed: Seed
     tolerance: Share
-    file: Annotated[str, Field(min_length=1)]
+    file: Text
     folds: Annotated[int, Field(ge=0, le=1000)]
     fold: Annotated[int, Field(ge=0, le=999)]
 
@@ -106,18 +106,18 @@ class Train(Section):
     colour: Annotated[float, Field(ge=0, le=0.5)]
     brightness: Annotated[float, Field(ge=0, le=0.5)]
     noisy_labels: Literal["keep", "drop", "soften"]
-    labels_file: Annotated[str, Field(min_length=1)]
+    labels_file: Text
     distribute: Literal["none", "mirrored"]
     deterministic: bool
 
 
 class Evaluate(Section):
-    specificities: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)]
+    specificities: Annotated[tuple[Part, ...], Field(min_length=1, description="a list that is not empty")]
     resamples: Annotated[int, Field(ge=100, le=100_000)]
     seed: Seed
     bins: Annotated[int, Field(ge=2, le=100)]
     min_cells: Annotated[int, Field(ge=1, le=1000)]
-    doubtful_labels: Annotated[str, Field(min_length=1)]
+    doubtful_labels: Text
 
 
 class Export(Section):
@@ -126,14 +126,14 @@ class Export(Section):
 
 class Gate(Section):
     min_cells: Annotated[int, Field(ge=1, le=1_000_000)]
-    specificity: Annotated[float, Field(gt=0, lt=1)]
+    specificity: Part
     auc_loss: Share
     sensitivity_loss: Share
     max_ece: Share
     max_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)]
     rerun: tuple[Literal["fetch", "audit", "split", "pack", "train", "evaluate", "export"], ...]
     max_drift: Share
-    override: Annotated[str, Field(min_length=1)]
+    override: Text
 
 
 class Params(Section):
@@ -161,7 +161,7 @@ def load_params(path: Path = paths.PARAMS) -> Params:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: this is not valid YAML; mend the line and run again.") from None
+        raise UserError(f"{path}{where}: this is not valid YAML; correct the line and run again.") from None
     try:
         # By way of JSON a list may become a tuple, while strict typing holds for the rest.
         return Params.model_validate_json(json.dumps(content, default=str))
@@ -172,67 +172,50 @@ def load_params(path: Path = paths.PARAMS) -> Params:
 def _sentence(error: ValidationError) -> str:
     """The first fault of `error` in words: key, value and what is allowed."""
     fault = error.errors()[0]
-    key = ".".join(str(part) for part in fault["loc"])
+    *above, name = map(str, fault["loc"]) if fault["loc"] else ("the file",)
+    key = ".".join([*above, name])
     if fault["type"] == "value_error":
         return f"{fault['ctx']['error']}."
-    if fault["type"] == "missing":
-        return f"{key} is missing; it must be {_allowed(fault['loc'])}."
     if fault["type"] == "extra_forbidden":
-        *above, name = fault["loc"]
-        known = list(_schema_at(tuple(above)).get("properties", {}))
-        near = difflib.get_close_matches(str(name), known, n=1)
-        advice = (
-            f"did you mean {'.'.join([*map(str, above), near[0]])}?"
-            if near
-            else f"known: {', '.join(known)}."
-        )
+        known = list(_schema_at(fault["loc"][:-1])["properties"])
+        near = difflib.get_close_matches(name, known, n=1)
+        advice = f"did you mean {'.'.join([*above, *near])}?" if near else f"known: {', '.join(known)}."
         return f"{key} is no parameter; {advice}"
-    return f"{key or 'the file'} is {json.dumps(fault['input'])}, but must be {_allowed(fault['loc'])}."
+    allowed = _allowed(_schema_at(fault["loc"]))
+    if fault["type"] == "missing":
+        return f"{key} is missing; it must be {allowed}."
+    return f"{key} is {json.dumps(fault['input'])}, but must be {allowed}."
 
 
-def _schema_at(location: tuple[int | str, ...]) -> dict[str, Any]:
+def _schema_at(location: Sequence[int | str]) -> dict[str, Any]:
     """The JSON schema of the value at `location`."""
-    root = Params.model_json_schema()
-    schema: dict[str, Any] = root
+    root = schema = Params.model_json_schema()
     for part in location:
         if isinstance(part, int):
-            items = schema.get("prefixItems")
-            schema = items[part] if items else schema.get("items", {})
+            schema = schema["prefixItems"][part] if "prefixItems" in schema else schema["items"]
         else:
-            schema = schema.get("properties", {}).get(part) or schema.get("additionalProperties", {})
+            schema = schema.get("properties", {}).get(part) or schema["additionalProperties"]
         if "$ref" in schema:
             schema = root["$defs"][schema["$ref"].rsplit("/", 1)[1]]
     return schema
 
 
-def _allowed(location: tuple[int | str, ...]) -> str:
-    """What may stand at `location`, in words."""
-    schema = _schema_at(location)
+def _allowed(schema: dict[str, Any]) -> str:
+    """What `schema` allows, in words."""
     if "enum" in schema:
         return " or ".join(schema["enum"])
-    if "prefixItems" in schema:
-        return f"a list of {len(schema['prefixItems'])} numbers"
-    if "pattern" in schema:
-        return {
-            r"^[0-9a-f]{64}$": "64 hexadecimal digits",
-            r"^[^/\s]+/[^/\s]+$": "a text like owner/name",
-        }[schema["pattern"]]
-    kind = schema.get("type", "object")
-    if kind not in ("integer", "number"):
-        return {
-            "string": "a text that is not empty",
-            "boolean": "true or false",
-            "array": "a list that is not empty" if "minItems" in schema else "a list",
-            "object": "a section with keys",
-        }[kind]
-    bounds = [
-        f"{word} {schema[name]:g}" if kind == "number" else f"{word} {schema[name]}"
-        for name, word in (
-            ("minimum", "from"),
-            ("exclusiveMinimum", "above"),
-            ("maximum", "to"),
-            ("exclusiveMaximum", "below"),
-        )
-        if name in schema
-    ]
-    return " ".join(["an integer" if kind == "integer" else "a number", *bounds])
+    words = {
+        "minimum": "from",
+        "exclusiveMinimum": "above",
+        "maximum": "to",
+        "exclusiveMaximum": "below",
+    }
+    bounds = [f"{word} {schema[name]}" for name, word in words.items() if name in schema]
+    kinds = {
+        "integer": "an integer",
+        "number": "a number",
+        "boolean": "true or false",
+        "array": "a list",
+        "object": "a section with keys",
+    }
+    return " ".join([schema.get("description") or kinds[schema["type"]], *bounds])

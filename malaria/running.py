@@ -5,125 +5,91 @@ beside whatever runs next; here it ends with DVC instead. It may end at any mome
 whole or not at all, but for training's log, reports/train, which the next run begins anew.
 """
 
-import ctypes
-import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
 
 from malaria.errors import UserError
-from malaria.paths import RUNNING
 
 _SHELLS = ("bash", "dash", "fish", "ksh", "sh", "zsh")
-_PAUSE = 0.2  # s between two looks at those who started this process
-_PATIENCE = 60.0  # s for one that was told to end
-_PR_SET_PDEATHSIG = 1
+_PAUSE = 0.2  # s between two looks at the process above
 
 
 def end_with_dvc() -> None:
-    """From now on, end this process at once when the DVC that runs it as a stage has ended.
+    """From now on, end this process when the DVC that runs it as a stage has ended.
 
-    A stage that somebody started by hand may outlive its terminal, and is left alone.
+    A stage that you start by hand may outlive its terminal, and is left alone.
     """
-    if "DVC_STAGE" not in os.environ:
-        return
-    if sys.platform == "linux":
-        # The system kills this process in the moment in which its parent dies.
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    above = _above()
-    # Whom DVC starts is in DVC's process group; whoever takes in orphans is not.
-    if _groups(above) != {os.getpgrp()}:
-        _end()
-    threading.Thread(target=_watch, args=(above,), daemon=True).start()
+    if "DVC_STAGE" in os.environ:
+        _end_with(_dvc)
 
 
-def _above() -> list[int]:
-    """The processes above this one, up to DVC: between the two, some shells stay."""
+def end_with_parent() -> None:
+    """In a worker process: end it when the process that it works for has ended."""
+    _end_with(os.getppid)
+
+
+def _end_with(above: Callable[[], int | None]) -> None:
+    """End this process once `above` gives another process than it gives now, or none."""
+    first = above()
+
+    def end_after() -> None:
+        while first is not None and above() == first:
+            time.sleep(_PAUSE)
+        # Whatever other threads are in the middle of.
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=end_after, daemon=True).start() if first is not None else end_after()
+
+
+def _dvc() -> int | None:
+    """The process that runs this one, but for shells between; None where it has ended."""
     import psutil
 
-    found = [os.getppid()]
-    try:
-        while psutil.Process(found[-1]).name() in _SHELLS:
-            found.append(psutil.Process(found[-1]).ppid())
-    except psutil.NoSuchProcess:
-        _end()
-    return found
-
-
-def _groups(processes: list[int]) -> set[int]:
-    try:
-        return {os.getpgid(process) for process in processes}
-    except ProcessLookupError:
-        return set()
-
-
-def _watch(above: list[int]) -> None:
-    """End this process once another has taken the place of one of those above it."""
-    while above == _above():
-        time.sleep(_PAUSE)
-    _end()
-
-
-def _end() -> NoReturn:
-    # At once, and whatever other threads are in the middle of.
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise SystemExit
-
-
-def end_with_main() -> None:
-    """In a worker process: end it at once when the process that it works for has ended."""
-    main = multiprocessing.parent_process()
-    if main is not None:
-        threading.Thread(target=_end_after, args=(main,), daemon=True).start()
-
-
-def _end_after(main: BaseProcess) -> None:
-    main.join()
-    _end()
+    with suppress(psutil.NoSuchProcess, ProcessLookupError):
+        above = os.getppid()
+        while psutil.Process(above).name() in _SHELLS:
+            above = int(psutil.Process(above).ppid())
+        # DVC's stages are in its process group; a process that takes in orphans is not.
+        if os.getpgid(above) == os.getpgrp():
+            return above
+    return None
 
 
 @contextmanager
-def alone(stage: str, folder: Path = RUNNING, patience: float = _PATIENCE) -> Iterator[None]:
-    """Hold the lock of `stage` in this repository; the system lets go of it when a process dies.
+def locked(path: Path, work: str, patience: float = -1) -> Iterator[None]:
+    """Hold the lock file `path`; the system lets go of it when a process dies, however it dies.
 
     Args:
-        patience: s to wait for another process that holds it.
+        work: what the lock guards, as in "Process 7 {work}".
+        patience: s to wait for another process that holds it; -1 waits until it ends.
 
     Raises:
-        UserError: another process still runs the stage; the sentence names it.
+        UserError: another process still holds it; the sentence names it.
     """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{stage}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"Process {_holder(path)} still runs {stage} here: waiting for it", file=sys.stderr, flush=True)
+        other = f"Process {path.read_text().strip() or 'unknown'} {work}"
+        if patience:
+            print(f"{other}: waiting for it", file=sys.stderr, flush=True)
         try:
             lock.acquire(timeout=patience)
         except Timeout:
             raise UserError(
-                f"Process {_holder(path)} still runs {stage} in this repository, and two of them would write "
-                "the same files: wait for it, or end it, and run again."
+                f"{other}, and both would write the same files: wait for it, or end it."
             ) from None
     try:
         path.write_text(f"{os.getpid()}\n")
         yield
     finally:
         lock.release()
-
-
-def _holder(path: Path) -> str:
-    try:
-        return path.read_text().strip() or "unknown"
-    except OSError:
-        return "unknown"

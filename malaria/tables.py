@@ -8,7 +8,7 @@ import pandas as pd
 from malaria.errors import UserError
 from malaria.files import atomic_path
 
-# One row an image below data/raw. `path` is relative to it, with forward slashes, and unique;
+# One row for each image below data/raw. `path` is relative to it, with forward slashes, and unique;
 # `label` is one of labels.LABELS; `patient` and `slide` are texts and empty where the name tells
 # none; `width`, `height` are px and empty where the file could not be read; `sha256` is of the
 # file's bytes; `status` is ok or quarantined, and `reason` says why. Sorted by path.
@@ -24,14 +24,17 @@ CELLS = {
     "reason": "str",
 }
 
-# One row an accepted cell, sorted by path; `patient` is never empty (a cell of no known patient is
+# Where the publisher tells the slide: one row a cell, sorted by path, which is as in CELLS.
+SLIDES = {"path": "str", "slide": "str", "patient": "str"}
+
+# One row for each accepted cell, sorted by path; `patient` is never empty (a cell of no known patient is
 # its own); `split` is train, val or test.
 SPLITS = {"path": "str", "label": "str", "patient": "str", "split": "str"}
 
 # Row i of the packed arrays is row i here; accepted cells alone, sorted by path.
 INDEX = {"path": "str", "label": "str", "patient": "str", "sha256": "str"}
 
-# One row a val or test cell, sorted by split and path. `p_network` is the network's probability of
+# One row for each val or test cell, sorted by split and path. `p_network` is the network's probability of
 # Parasitized, `p_parasitized` the same after temperature scaling.
 PREDICTIONS = {
     "path": "str",
@@ -42,7 +45,7 @@ PREDICTIONS = {
     "p_parasitized": "float64",
 }
 
-# One row a cell, as the fold that tested it predicted it; sorted by path.
+# One row for each cell, as the fold that tested it predicted it; sorted by path.
 OUT_OF_FOLD = {**{name: kind for name, kind in PREDICTIONS.items() if name != "split"}, "fold": "int64"}
 
 TRAIN, VAL, TEST = "train", "val", "test"
@@ -60,29 +63,49 @@ def read(path: Path, columns: dict[str, str], content: str | None = None) -> pd.
     Raises:
         UserError: the file is missing or no such table, or its columns are others.
     """
-
-    def given() -> Path | io.StringIO:
-        return path if content is None else io.StringIO(content)
-
     try:
-        header = pd.read_csv(given(), nrows=0).columns
+        texts = _texts(path if content is None else io.StringIO(content))
+        numbers = [name for name, kind in columns.items() if kind != "str"]
+        if list(texts.columns) != list(columns):
+            has, needs = ", ".join(texts.columns), ", ".join(columns)
+            raise UserError(f"{path} has the columns {has}, but needs {needs}: run `dvc repro`.")
+        texts[numbers] = texts[numbers].mask(texts[numbers] == "")
+        return texts.astype(columns)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro`.") from None
-    except (ValueError, OSError):
-        raise UserError(f"{path} is no CSV table: run `dvc repro`.") from None
-    if list(header) != list(columns):
-        raise UserError(
-            f"{path} has the columns {', '.join(header)}, but needs {', '.join(columns)}: run `dvc repro`."
-        )
-    texts = [name for name, kind in columns.items() if kind == "str"]
-    numbers = {name: kind for name, kind in columns.items() if kind != "str"}
-    # Without this `NA` as a patient's name would become missing.
-    missing = {name: [""] for name in numbers}
-    kinds = {**dict.fromkeys(texts, "str"), **numbers}
-    try:
-        return pd.read_csv(given(), dtype=kinds, keep_default_na=False, na_values=missing)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}): run `dvc repro`.") from None
+
+
+def read_given(file: Path, *choices: str, key: str = "") -> pd.DataFrame:
+    """Read a table that you wrote: all texts, and empty ones stay empty.
+
+    Args:
+        choices: columns that it must have, as "file,patient"; one choice of several.
+        key: the parameter that names the file, if one does.
+
+    Raises:
+        UserError: there is no such file, or it is no such table.
+    """
+    needed = " or ".join(choices)
+    try:
+        table = _texts(file)
+    except FileNotFoundError:
+        raise UserError(f"params.yaml: {key} is {file}, but there is no such file.") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} is no CSV table with the columns {needed} ({error}): correct it.") from None
+    if not any(set(choice.split(",")) <= set(table.columns) for choice in choices):
+        raise UserError(f"{file} has the columns {', '.join(table.columns)}, but needs {needed}.")
+    return table
+
+
+def _texts(source: Path | io.StringIO) -> pd.DataFrame:
+    """A CSV table as it stands in the file; without this `NA` as a patient's name would become missing."""
+    table = pd.read_csv(source, dtype="str", keep_default_na=False)
+    if not isinstance(table.index, pd.RangeIndex):
+        # pandas takes the first column of rows that are longer than the header for their names.
+        raise ValueError("it has rows with more values than columns")
+    return table
 
 
 def write(frame: pd.DataFrame, path: Path, columns: dict[str, str]) -> None:

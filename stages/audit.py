@@ -1,28 +1,19 @@
 """Read every image once, set aside what is no cell crop, and write a page that shows both."""
 
+from dataclasses import asdict
+
+from malaria import files, tables
+from malaria.cells import audit, audit_page, provenance, slides
 from malaria.command import run_stage
+from malaria.params import load_params
+from malaria.paths import AUDIT, AUDIT_PAGE, CELLS, RAW
 
 
 def main() -> None:
-    # Here, since worker processes import this module too, and need none of it.
-    from malaria import processes
-    from malaria.cells import images
-
-    processes.prepare(images.examine)
-
-    # isort: split
-    from dataclasses import asdict
-
-    from malaria import files, tables
-    from malaria.cells import audit, audit_page, slides
-    from malaria.params import load_params
-    from malaria.paths import AUDIT, AUDIT_PAGE, CELLS, RAW, SLIDES
-
     params = load_params().audit
     cells = audit.audit(RAW, params)
-    summary = audit.summarise(cells, slides.read(RAW / SLIDES))
-    limits = images.Limits(params.min_side, params.max_pixels)
-    page = audit_page.render(RAW, cells, summary, audit.read_provenance(RAW), limits)
+    summary = audit.summarise(cells, slides.read(RAW))
+    page = audit_page.render(RAW, cells, summary, provenance.read(RAW), params.max_pixels)
     # Written before the check, which sends people to the page.
     files.write_text(AUDIT_PAGE, page)
     files.write_json(AUDIT, asdict(summary))

@@ -1,20 +1,16 @@
 """Resize every accepted cell once, and write all of them as one memory-mappable array."""
 
+from malaria import tables
+from malaria.cells import pack
 from malaria.command import run_stage
+from malaria.params import load_params
+from malaria.paths import CELLS, PACKED, RAW
 
 
 def main() -> None:
-    # Here, since worker processes import this module too, and need none of it.
-    from malaria import tables
-    from malaria.cells import packed
-    from malaria.params import load_params
-    from malaria.paths import CELLS, PACKED, RAW
-
-    params = load_params().pack
-    cells = tables.read(CELLS, tables.CELLS)
-    packed.write(RAW, cells, params.size, PACKED)
-    written = packed.load(PACKED)
-    print(f"Packed {len(written.index):,} cells of {written.size} x {written.size} px.")
+    size = load_params().pack.size
+    count = pack.write(RAW, tables.read(CELLS, tables.CELLS), size, PACKED)
+    print(f"Packed {count:,} cells of {size} x {size} px.")
 
 
 if __name__ == "__main__":

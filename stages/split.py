@@ -1,5 +1,7 @@
 """Draw train, val and test by patient, or take the split that a file gives."""
 
+from dataclasses import asdict
+
 from malaria import files, tables
 from malaria.cells import splits
 from malaria.command import run_stage
@@ -12,7 +14,7 @@ def main() -> None:
     cells = tables.read(CELLS, tables.CELLS)
     assigned, summary = splits.split(cells, params)
     tables.write(assigned, SPLITS, tables.SPLITS)
-    files.write_json(SPLIT_SUMMARY, splits.summary_content(summary))
+    files.write_json(SPLIT_SUMMARY, asdict(summary))
     for name, side in summary.sides.items():
         print(
             f"{name}: {side.patients} patients, {side.cells} cells ({side.share:.1%}), "

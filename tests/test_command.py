@@ -70,7 +70,7 @@ def test_a_full_disk_is_one_line_and_any_other_refusal_of_the_system_is_no_such_
 
 
 @pytest.mark.parametrize("where", ["a full disk", "a reader that has gone"])
-def test_a_short_output_that_nobody_can_take_is_told_as_any_other(where):
+def test_a_short_output_that_cannot_be_taken_is_told_as_any_other(where):
     code = [sys.executable, "-c", "from malaria.command import end_with; end_with(lambda: print('short'))"]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     if where == "a full disk":

@@ -87,10 +87,9 @@ list(processes.in_order(slow, range(1000), "slow", 2))
 """
 
 
-def slow(batch):
+def slow(_number):
     os.write(1, b"working\n")
     signal.pause()
-    return batch
 
 
 def test_worker_processes_end_with_the_process_they_work_for(tmp_path):
@@ -139,7 +138,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from malaria import running
-with running.alone("train", Path(sys.argv[1])):
+with running.locked(Path(sys.argv[1], "train.lock"), "runs"):
     print("holding", flush=True)
     sys.stdin.read()
 """
@@ -162,17 +161,17 @@ def holder(tmp_path):
 
 
 def test_a_stage_refuses_beside_one_that_still_runs_and_names_it(holder, tmp_path, capsys):
-    with pytest.raises(UserError, match=rf"Process {holder.pid} still runs train in this repository"):
-        running.alone("train", tmp_path, patience=0.1).__enter__()
+    with pytest.raises(UserError, match=rf"Process {holder.pid} still runs train here, and both"):
+        running.locked(tmp_path / "train.lock", "still runs train here", patience=0.1).__enter__()
     assert f"Process {holder.pid} still runs train here: waiting for it" in capsys.readouterr().err
 
 
 def test_a_stage_goes_on_once_the_one_before_is_killed(holder, tmp_path):
     holder.kill()
-    with running.alone("train", tmp_path, patience=LONG):
+    with running.locked(tmp_path / "train.lock", "runs", patience=LONG):
         assert (tmp_path / "train.lock").read_text() == f"{os.getpid()}\n"
 
 
 def test_different_stages_run_side_by_side(holder, tmp_path):
-    with running.alone("evaluate", tmp_path, patience=0.1):
+    with running.locked(tmp_path / "evaluate.lock", "runs", patience=0.1):
         assert holder.poll() is None

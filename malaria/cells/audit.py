@@ -1,10 +1,8 @@
 """Read every image once: accept it as a cell, or set it aside and say why."""
 
 import functools
-import json
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from malaria import files, params, paths, processes, tables
-from malaria.cells import images, names, slides
+from malaria.cells import images, names, patients, slides
+from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
 from malaria.labels import LABELS, PARASITIZED
 
@@ -23,25 +22,10 @@ BOTH_LABELS = "under both labels"
 UNPRINTABLE = "control characters in the file name"
 
 MOST_EXAMPLES = 5
+_ADVICE = f"look at {paths.AUDIT_PAGE}, then correct the data"
 
 # What no CSV file or page should have to carry: control characters, line ends, halves of characters.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where `fetch` had the cells from, as far as its record tells; texts may be empty."""
-
-    source: str = ""
-    origin: str = ""
-    version: str = ""
-    checksum: str = ""
-    licence: str = ""
-    ignored: tuple[str, ...] = ()
-
-    @property
-    def synthetic(self) -> bool:
-        return self.source == "sample"
 
 
 @dataclass(frozen=True)
@@ -68,7 +52,7 @@ class Summary:
 
 
 def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.DataFrame:
-    """One row an image below the class folders of `raw`, in the columns of tables.CELLS.
+    """One row for each image below the class folders of `raw`, in the columns of tables.CELLS.
 
     An image is quarantined that cannot be read as a cell crop; that repeats the bytes of one before
     it, by path, under the same label; or whose bytes lie under both labels, every copy of it. A cell
@@ -81,8 +65,8 @@ def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.D
         UserError: a class folder is missing or empty; patients.csv or slides.csv is no such table.
     """
     found = sorted(path for label in LABELS for path in _files(raw, label))
-    given = read_patients(raw)
-    published = slides.read(raw / paths.SLIDES)
+    given = patients.read(raw)
+    published = slides.read(raw)
     limits = images.Limits(settings.min_side, settings.max_pixels)
     work = functools.partial(images.examine, raw, limits)
     rows = []
@@ -93,13 +77,11 @@ def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.D
         known = published.get(path) or names.parse(path.rpartition("/")[2])
         rows.append(
             {
+                **vars(finding),
                 "path": shown,
                 "label": path.partition("/")[0],
-                "patient": given_patient(given, path) or (known.patient if known else ""),
+                "patient": patients.of(path, given) or (known.patient if known else ""),
                 "slide": known.slide if known else "",
-                "width": finding.width,
-                "height": finding.height,
-                "sha256": finding.sha256,
                 "status": tables.QUARANTINED if reason else tables.OK,
                 "reason": reason,
             }
@@ -109,10 +91,7 @@ def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.D
 
 
 def check(
-    cells: pd.DataFrame,
-    settings: params.Audit,
-    folder: Path = paths.RAW,
-    advice: str = f"look at {paths.AUDIT_PAGE}, then mend the data",
+    cells: pd.DataFrame, settings: params.Audit, folder: Path = paths.RAW, advice: str = _ADVICE
 ) -> None:
     """Stop where too little is left to build on.
 
@@ -139,8 +118,9 @@ def check(
 
 def count_reasons(aside: pd.DataFrame) -> dict[str, int]:
     """How often each reason occurs in the quarantined rows, the most frequent first."""
-    counts = Counter(reason.partition(":")[0] for reason in aside.reason)
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    counts = aside.reason.str.replace(":.*", "", regex=True).value_counts().sort_index()
+    counts = counts.sort_values(ascending=False, kind="stable")
+    return {str(reason): int(count) for reason, count in counts.items()}
 
 
 def summarise(cells: pd.DataFrame, published: Mapping[str, slides.Row] = MappingProxyType({})) -> Summary:
@@ -174,16 +154,14 @@ def summarise(cells: pd.DataFrame, published: Mapping[str, slides.Row] = Mapping
 
 
 def _compare_slides(cells: pd.DataFrame, published: Mapping[str, slides.Row]) -> dict[str, Any]:
+    told = [published[path] for path in cells.path.tolist() if path in published]
     differing = []
-    told = [path for path in cells.path.tolist() if path in published]
-    for path in told:
-        row, name = published[path], names.parse(path.rpartition("/")[2])
-        if name is None:
-            differing.append(f"{path}: {paths.SLIDES} says slide {row.slide}, the name tells none")
-        elif (name.slide, name.patient) != (row.slide, row.patient):
+    for row in told:
+        name = names.parse(row.path.rpartition("/")[2])
+        if name is None or (name.slide, name.patient) != (row.slide, row.patient):
+            named = f"{name.slide} of {name.patient}" if name else "none"
             differing.append(
-                f"{path}: {paths.SLIDES} says slide {row.slide} of {row.patient}, the name {name.slide} of "
-                f"{name.patient}"
+                f"{row.path}: {paths.SLIDES} says slide {row.slide} of {row.patient}, the name {named}"
             )
     return {
         "told": len(told),
@@ -193,110 +171,38 @@ def _compare_slides(cells: pd.DataFrame, published: Mapping[str, slides.Row]) ->
     }
 
 
-def notes(raw: Path, cells: pd.DataFrame, provenance: Provenance, summary: Summary) -> tuple[str, ...]:
-    """What whoever uses these cells should know and numbers do not say, a sentence each."""
+def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -> tuple[str, ...]:
+    """What users of these cells should know and numbers do not say, a sentence each."""
     accepted = cells[cells.status == tables.OK]
-    found = [f"Left out when the cells were fetched: {entry}." for entry in provenance.ignored]
-    nobody = int((accepted.patient == "").sum())
-    if nobody:
-        found.append(
-            f"Cells whose patient is unknown: {nobody:,}. Neither names nor {paths.PATIENTS} tell it, so "
-            "each counts as a patient of its own; a split of them is not by patient, and figures on it say "
-            "nothing of new patients."
-        )
-    given = read_patients(raw)
-    # Without a table only the names of parasitised cells can say what their folder does not.
-    telling = accepted if given else accepted[accepted.label == PARASITIZED]
-    parsed = {path: names.parse(path.rpartition("/")[2]) for path in telling.path.tolist()}
-    differing = [
-        path
-        for path, name in parsed.items()
-        if name and (stated := given_patient(given, path)) and stated != name.patient
-    ]
-    if differing:
-        found.append(
-            f"Cells to which {paths.PATIENTS} gives another patient than their names do: {len(differing):,} "
-            f"(one is {differing[0]}). The table was believed."
-        )
+    given = patients.read(raw)
+    parsed = {path: names.parse(path.rpartition("/")[2]) for path in accepted.path.tolist()}
+    named = {path: name for path, name in parsed.items() if name}
+    differing = [p for p, name in named.items() if patients.of(p, given) not in ("", name.patient)]
+    odd = [p for p, name in named.items() if not name.infected and p.startswith(PARASITIZED)]
+    unused = set(given).difference(*map(patients.names, cells.path.tolist())) if given else set()
     told = summary.slides
-    if told.get("disagreeing"):
-        found.append(
-            f"Cells that {paths.SLIDES} puts on another slide than their names do: {told['disagreeing']:,} "
-            f"({'; '.join(told['examples'])}). The table was believed."
-        )
-    if told.get("missing"):
-        found.append(
-            f"Images that {paths.SLIDES} does not know: {told['missing']:,}. Their names were believed."
-        )
-    unused = set(given)
-    if unused:
-        unused -= {key for path in cells.path.tolist() for key in _patient_keys(path)}
-    if unused:
-        found.append(f"Rows of {paths.PATIENTS} that match no image: {len(unused):,} (one is {min(unused)}).")
-    odd = [
-        path for path, name in parsed.items() if name and not name.infected and path.startswith(PARASITIZED)
-    ]
-    if odd:
-        found.append(
-            f"Parasitised cells with the name of an uninfected control: {len(odd):,} (one is {odd[0]})."
-        )
-    return tuple(found)
+    found = [f"Left out when the cells were fetched: {entry}." for entry in known.ignored]
 
+    def note(what: str, count: int, then: str = "", such: Sequence[str] = ()) -> None:
+        examples = f" (such as {'; '.join(such)})" if such else ""
+        if count:
+            found.append(f"{what}: {count:,}{examples}. {then}".rstrip())
 
-def read_provenance(raw: Path) -> Provenance:
-    """The record that `fetch` left in `raw`; an empty one where there is none."""
-    try:
-        record: Any = json.loads((raw / paths.PROVENANCE.name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return Provenance()
-    if not isinstance(record, dict):
-        return Provenance()
-    texts = {
-        key: str(record.get(key) or "") for key in ("source", "origin", "version", "checksum", "licence")
-    }
-    ignored = record.get("ignored")
-    return Provenance(**texts, ignored=tuple(map(str, ignored)) if isinstance(ignored, list) else ())
-
-
-def read_patients(raw: Path) -> dict[str, str]:
-    """`patients.csv` in `raw`: the patient of each file it names; empty where there is no table.
-
-    Raises:
-        UserError: it is no CSV table with the columns file and patient, has longer rows, or gives a file
-            twice.
-    """
-    file = raw / paths.PATIENTS
-    if not file.exists():
-        return {}
-    try:
-        table = pd.read_csv(file, dtype="str", keep_default_na=False)
-    except (ValueError, OSError):
-        raise UserError(f"{file} is no CSV table: it needs the columns file,patient.") from None
-    if not {"file", "patient"} <= set(table.columns):
-        raise UserError(
-            f"{file} has the columns {', '.join(map(str, table.columns))}, but needs file,patient."
-        )
-    if not isinstance(table.index, pd.RangeIndex):
-        # pandas takes the first column of rows that are longer than the header for their names.
-        raise UserError(f"{file} has rows with more values than columns: take the commas off their ends.")
-    table = table.assign(
-        file=table.file.str.strip().str.replace("\\", "/"), patient=table.patient.str.strip()
+    note(
+        "Cells whose patient is unknown",
+        summary.cells_without_patient,
+        f"Neither names nor {paths.PATIENTS} tell it, so each counts as a patient of its own; a split of "
+        "them is not by patient, and figures on it say nothing of new patients.",
     )
-    table = table[table.patient != ""].drop_duplicates(["file", "patient"])
-    twice = table.file[table.file.duplicated()]
-    if len(twice):
-        raise UserError(f"{file} gives {twice.iloc[0]} to two patients: keep one row a file.")
-    return dict(zip(table.file, table.patient, strict=True))
-
-
-def given_patient(given: dict[str, str], path: str) -> str:
-    """The patient that patients.csv gives to `path`, told by the most precise name; or none."""
-    return next((given[key] for key in _patient_keys(path) if key in given), "")
-
-
-def _patient_keys(path: str) -> tuple[str, str, str]:
-    """How patients.csv may call a file: by its path below raw or its class folder, or by its name."""
-    return path, path.partition("/")[2], path.rpartition("/")[2]
+    believed = "The table was believed."
+    another = f"Cells to which {paths.PATIENTS} gives another patient than their names do"
+    note(another, len(differing), believed, differing[:1])
+    elsewhere = f"Cells that {paths.SLIDES} puts on another slide than their names do"
+    note(elsewhere, told.get("disagreeing", 0), believed, told.get("examples", ()))
+    note(f"Images that {paths.SLIDES} does not know", told.get("missing", 0), "Their names were believed.")
+    note(f"Rows of {paths.PATIENTS} that match no image", len(unused), such=sorted(unused)[:1])
+    note("Parasitised cells with the name of an uninfected control", len(odd), such=odd[:1])
+    return tuple(found)
 
 
 def _files(raw: Path, label: str) -> Iterator[str]:
@@ -309,36 +215,27 @@ def _files(raw: Path, label: str) -> Iterator[str]:
     advice = "check data.folder and data.classes, or run `dvc repro -f fetch`."
     if not folder.is_dir():
         raise UserError(f"{raw} has no folder {label}: {advice}")
-    found = []
+    empty = True
     for above, _, inside in files.walk(folder):
         start = Path(above).relative_to(raw).as_posix()
-        found += [f"{start}/{name}" for name in inside]
-    if not found:
+        empty = empty and not inside
+        yield from (f"{start}/{name}" for name in inside)
+    if empty:
         raise UserError(f"{folder} holds no file: {advice}")
-    yield from found
 
 
 def _set_copies_aside(cells: pd.DataFrame) -> pd.DataFrame:
     """Quarantine repeated images; `cells` is sorted by path."""
-    copies = defaultdict(list)
-    # Rows one by one are many times slower to take from a column than from a list.
-    for row, (sha256, status) in enumerate(zip(cells.sha256.tolist(), cells.status.tolist(), strict=True)):
-        if status == tables.OK:
-            copies[sha256].append(row)
-    reasons = cells.reason.tolist()
-    for same in copies.values():
-        if len(same) == 1:
-            continue
-        by_label = {label: [row for row in same if cells.label[row] == label] for label in LABELS}
-        if not all(by_label.values()):
-            for row in same[1:]:
-                reasons[row] = f"{DUPLICATE}: of {cells.path[same[0]]}"
-            continue
-        for label, other in (LABELS, LABELS[::-1]):
-            also = cells.path[by_label[other][0]]
-            for row in by_label[label]:
-                reasons[row] = f"{BOTH_LABELS}: also {also}"
-    reason = pd.Series(reasons, dtype="str", index=cells.index)
+    readable = cells[cells.status == tables.OK]
+    first = readable.groupby(["sha256", "label"]).path.first().unstack()
+    first = first.reindex(columns=list(LABELS)).astype("str")
+    firsts = first.loc[readable.sha256].set_axis(readable.index)
+    both = firsts.notna().all(axis=1)
+    own = firsts[LABELS[0]].fillna(firsts[LABELS[1]])
+    other = firsts[LABELS[0]].where(readable.label == LABELS[1], firsts[LABELS[1]])
+    reason = cells.reason.copy()
+    reason.update(f"{DUPLICATE}: of " + own[~both & (own != readable.path)])
+    reason.update(f"{BOTH_LABELS}: also " + other[both])
     return cells.assign(reason=reason, status=cells.status.where(reason == "", tables.QUARANTINED))
 
 

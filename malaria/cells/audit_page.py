@@ -2,20 +2,20 @@
 
 import base64
 import io
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from malaria import tables
+from malaria import charts, tables, templates
 from malaria.cells import audit, images
+from malaria.cells.provenance import Provenance
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 
 Colour = npt.NDArray[np.float64]
@@ -28,181 +28,122 @@ MOST_BARS = 400
 MOST_ROWS = 500  # of quarantined images; the others are in cells.csv
 MOST_THUMBNAILS = 100
 
+CHART_WIDTH, CHART_HEIGHT = 880, 200  # px
+WORDS = {PARASITIZED: "Parasitised", UNINFECTED: "Uninfected"}
+INFECTED, CONTROLS, UNKNOWN = "Infected patients", "Uninfected controls", "Patient unknown"
+
 # Outside the cell crops are black, apart from what compression left there.
 _DARKEST_OF_CELL = 16
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One column of a chart, in the chart's units: a parasitised part below an uninfected one."""
-
-    x: float
-    width: float
-    parasitized: float
-    uninfected: float
-    title: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Columns over an axis: `ticks_x` and `ticks_y` are places, in the chart's units, with texts."""
-
-    bars: tuple[Bar, ...]
-    width: float
-    height: float
-    ticks_x: tuple[tuple[float, str], ...]
-    ticks_y: tuple[tuple[float, str], ...]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A row of the table of counts: patients of one kind and their accepted cells."""
-
-    name: str
-    patients: int | None
-    parasitized: int
-    uninfected: int
 
 
 @dataclass(frozen=True)
 class Picture:
     """An embedded image, `width` x `height` px on the page; `uri` is empty where there is none."""
 
-    uri: str
-    width: int
-    height: int
     path: str
-    title: str
-
-
-@dataclass(frozen=True)
-class Swatch:
-    """A patient and the mean colour of its cells, as CSS has it."""
-
-    patient: str
-    colour: str
-
-
-@dataclass(frozen=True)
-class Aside:
-    """A quarantined image."""
-
-    picture: Picture
-    size: str
-    reason: str
+    uri: str = ""
+    width: int = 0
+    height: int = 0
+    title: str = ""
 
 
 def render(
-    raw: Path,
-    cells: pd.DataFrame,
-    summary: audit.Summary,
-    provenance: audit.Provenance,
-    limits: images.Limits,
+    raw: Path, cells: pd.DataFrame, summary: audit.Summary, provenance: Provenance, max_pixels: int
 ) -> str:
     """The whole page, as HTML in one file; the same cells make the same bytes.
 
     Args:
         raw: the folder that the paths in `cells` start from; thumbnails are read from it.
         cells: rows as tables.CELLS; `summary` is theirs.
-        limits: nothing beyond them is decoded.
+        max_pixels: no larger image is decoded.
     """
     accepted = cells[cells.status == tables.OK]
-    aside = cells[cells.status == tables.QUARANTINED]
-    known = accepted[accepted.patient != ""]
-    look = images.Limits(min_side=1, max_pixels=limits.max_pixels)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # file names are anybody's
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    parasitized = accepted.label == PARASITIZED
+    infected = accepted.patient.isin(accepted.patient[parasitized])
+    accepted = accepted.assign(
+        side=accepted[["width", "height"]].max(axis=1),
+        parasitized=parasitized,
+        kind=infected.map({True: INFECTED, False: CONTROLS}).mask(accepted.patient == "", UNKNOWN),
     )
+    kinds = accepted.groupby("kind").agg(
+        patients=("patient", "nunique"), parasitized=("parasitized", "sum"), cells=("label", "size")
+    )
+    kinds = kinds.reindex([INFECTED, CONTROLS, UNKNOWN]).dropna().astype(int)
+    kinds.loc["All"] = kinds.sum() - [UNKNOWN in kinds.index, 0, 0]
+    aside = cells[cells.status == tables.QUARANTINED]
+    known = accepted[accepted.kind != UNKNOWN]
+    look = images.Limits(min_side=1, max_pixels=max_pixels)
+    environment = templates.environment(Path(__file__).parent, autoescape=True)
     return environment.get_template("audit_page.html.j2").render(
         provenance=provenance,
         summary=summary,
         notes=audit.notes(raw, cells, provenance, summary),
-        kinds=_kinds(accepted),
+        kinds=kinds,
         sizes=_sizes(accepted),
         patients=_patients(known),
         patients_left_out=max(known.patient.nunique() - MOST_BARS, 0),
         swatches=_swatches(raw, known, look),
         sheets={label: _sheet(raw, accepted, label, look) for label in reversed(LABELS)},
-        aside=_aside(raw, aside, look),
+        aside=list(_thumbnails(raw, aside, look)),
         left_out=max(len(aside) - MOST_ROWS, 0),
-        words={PARASITIZED: "Parasitised", UNINFECTED: "Uninfected"},
+        words=WORDS,
     )
 
 
-def _kinds(accepted: pd.DataFrame) -> list[Kind]:
-    infected = set(accepted.patient[(accepted.label == PARASITIZED) & (accepted.patient != "")])
-    kinds = []
-    for name, rows in (
-        ("Infected patients", accepted[accepted.patient.isin(infected)]),
-        ("Uninfected controls", accepted[(accepted.patient != "") & ~accepted.patient.isin(infected)]),
-        ("Patient unknown", accepted[accepted.patient == ""]),
-    ):
-        if rows.empty:
-            continue
-        counts = rows.label.value_counts()
-        known = None if name == "Patient unknown" else int(rows.patient.nunique())
-        kinds.append(Kind(name, known, int(counts.get(PARASITIZED, 0)), int(counts.get(UNINFECTED, 0))))
-    return kinds
+def _sizes(accepted: pd.DataFrame) -> str:
+    """A chart of how many cells have which longer side; empty where all have the same."""
+    if accepted.side.nunique() < 2:
+        return ""
+    counts = accepted.groupby(["side", "label"]).size().rename("cells").reset_index()
+    return _bars(counts, {"field": "side", "bin": {"maxbins": 40}, "title": "longer side, px"})
 
 
-def _sizes(accepted: pd.DataFrame) -> Chart | None:
-    """How many cells have which longer side; None where all have the same."""
-    sides = accepted[["width", "height"]].max(axis=1).to_numpy(dtype=np.int64)
-    if len(set(sides)) < 2:
-        return None
-    step = _round_step(int(np.ptp(sides)), 40)
-    edges = np.arange(sides.min() // step * step, sides.max() + step + 1, step)
-    positive = (accepted.label == PARASITIZED).to_numpy()
-    below = np.histogram(sides[positive], edges)[0]
-    above = np.histogram(sides[~positive], edges)[0]
-    bars = tuple(
-        Bar(place, 1, int(p), int(u), f"{edge} to {edge + step - 1} px: {p:,} parasitised, {u:,} uninfected")
-        for place, (edge, p, u) in enumerate(zip(edges[:-1], below, above, strict=True))
-    )
-    apart = _round_step(int(np.ptp(edges)), 8)
-    ticks = tuple((float(place), f"{edge}") for place, edge in enumerate(edges[:-1]) if edge % apart == 0)
-    return _chart(bars, ticks)
-
-
-def _patients(known: pd.DataFrame) -> Chart | None:
-    """The cells of each patient, infected ones first, the largest first; None without patients."""
+def _patients(known: pd.DataFrame) -> str:
+    """A chart of each patient's cells, infected ones first, the largest first; empty without patients."""
     if known.empty:
-        return None
-    counts = known.groupby(["patient", "label"]).size().unstack(fill_value=0)
+        return ""
+    counts = known.groupby(["kind", "patient", "label"]).size().unstack(fill_value=0)
     counts = counts.reindex(columns=list(LABELS), fill_value=0).reset_index()
-    counts["control"] = counts[PARASITIZED] == 0
+    counts["control"] = counts.kind == CONTROLS
     counts = counts.sort_values(
         ["control", PARASITIZED, UNINFECTED, "patient"], ascending=[True, False, False, True]
     )
-    shown = counts.head(MOST_BARS)
-    bars = tuple(
-        Bar(place, 1, int(p), int(u), f"{patient}: {p:,} parasitised, {u:,} uninfected")
-        for place, (patient, p, u) in enumerate(
-            zip(shown.patient, shown[PARASITIZED], shown[UNINFECTED], strict=True)
-        )
+    shown = counts.head(MOST_BARS).melt(["patient", "kind"], list(LABELS), "label", "cells")
+    return _bars(
+        shown,
+        {
+            "field": "patient",
+            "sort": list(counts.patient),
+            "title": None,
+            "axis": {"labels": False, "ticks": False},
+        },
+        column={"field": "kind", "sort": [INFECTED, CONTROLS], "title": None, "spacing": 12},
     )
-    infected = int((~shown.control).sum())
-    ticks = ((0.0, "infected patients"),) if infected else ()
-    return _chart(bars, (*ticks, (float(infected), "controls")) if infected < len(bars) else ticks)
 
 
-def _chart(bars: tuple[Bar, ...], ticks_x: tuple[tuple[float, str], ...]) -> Chart:
-    highest = max(bar.parasitized + bar.uninfected for bar in bars)
-    step = _round_step(int(highest), 4)
-    ticks_y = tuple((float(place), f"{place:,}") for place in range(0, int(highest) + 1, step))
-    return Chart(bars, len(bars), highest * 1.04, ticks_x, ticks_y)
-
-
-def _round_step(span: int, most: int) -> int:
-    """The smallest of 1, 2, 5, 10, 20, ... that goes at most `most` times into `span`."""
-    steps = [
-        factor * power for power in (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000) for factor in (1, 2, 5)
-    ]
-    return next(step for step in steps if span <= most * step)
+def _bars(counts: pd.DataFrame, x: dict[str, Any], **encoding: dict[str, Any]) -> str:
+    """Columns of `cells` over `x`, parasitised ones below; in the page's colours."""
+    colours = [f"var(--{label.lower()})" for label in reversed(LABELS)]
+    return charts.svg(
+        {
+            "data": {"values": counts.replace({"label": WORDS}).to_dict("records")},
+            "mark": "bar",
+            "width": {"step": CHART_WIDTH / counts[x["field"]].nunique()} if encoding else CHART_WIDTH,
+            "height": CHART_HEIGHT,
+            "resolve": {"scale": {"x": "independent"}},
+            "encoding": {
+                "x": x,
+                "y": {"field": "cells", "aggregate": "sum", "title": "cells"},
+                "color": {
+                    "field": "label",
+                    "scale": {"domain": list(WORDS.values()), "range": colours},
+                    "legend": {"orient": "bottom", "title": None},
+                },
+                "order": {"field": "label"},
+                **encoding,
+            },
+        }
+    )
 
 
 def _turns(cells: pd.DataFrame) -> pd.DataFrame:
@@ -220,48 +161,36 @@ def _sheet(raw: Path, accepted: pd.DataFrame, label: str, limits: images.Limits)
     if turns.empty:
         return []
     chosen = turns.sort_values("turn", kind="stable").path.head(SHEET_CELLS)
-    scale = SHEET_SIDE / float(accepted[["width", "height"]].max(axis=1).median())
+    scale = SHEET_SIDE / float(accepted.side.median())
     return [_picture(raw, path, limits, lambda side: side * scale) for path in chosen]
 
 
-def _swatches(raw: Path, known: pd.DataFrame, limits: images.Limits) -> list[Swatch]:
-    """A patient's stain and light: the mean colour of some cells, the darkest patient first."""
-    shown = known[known.patient.isin(sorted(set(known.patient))[:MOST_SWATCHES])]
-    turns = _turns(shown)
+def _swatches(raw: Path, known: pd.DataFrame, limits: images.Limits) -> dict[str, str]:
+    """A patient's stain and light: the mean colour of some cells, in CSS, the darkest patient first."""
+    turns = _turns(known[known.patient.isin(sorted(set(known.patient))[:MOST_SWATCHES])])
     chosen = turns[turns.turn < SWATCH_CELLS]
-    seen: dict[str, list[Path]] = defaultdict(list)
-    for patient, path in zip(chosen.patient.tolist(), chosen.path.tolist(), strict=True):
-        seen[patient].append(raw / path)
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda paths: _colour(paths, limits), seen.values())
-        means = dict(zip(seen, found, strict=True))
-    order = sorted(means, key=lambda patient: (float(means[patient].sum()), patient))
-    return [Swatch(patient, "rgb({} {} {})".format(*means[patient].round().astype(int))) for patient in order]
+        colours = list(pool.map(lambda path: _colour(raw / path, limits), chosen.path))
+    means = pd.DataFrame(colours, columns=list("rgb")).groupby(chosen.patient.to_numpy()).mean()
+    order = means.sum(axis=1).sort_values(kind="stable").index
+    return {str(patient): "rgb({:.0f} {:.0f} {:.0f})".format(*means.loc[patient]) for patient in order}
 
 
-def _colour(paths: list[Path], limits: images.Limits) -> Colour:
-    """The mean RGB inside cells, each counting as much as any other, float64 (3,)."""
-    colours = []
-    for path in paths:
-        # Every fourth pixel either way tells the same colour, in a sixteenth of the time.
-        pixels = images.read(path, limits).pixels[::4, ::4]
-        inside = pixels[pixels.max(axis=2) > _DARKEST_OF_CELL]
-        colours.append(inside.mean(axis=0) if len(inside) else np.zeros(3))
-    mean: Colour = np.mean(colours, axis=0)
-    return mean
+def _colour(path: Path, limits: images.Limits) -> Colour:
+    """The mean RGB inside a cell, float64 (3,)."""
+    # Every fourth pixel either way tells the same colour, in a sixteenth of the time.
+    pixels = images.read(path, limits).pixels[::4, ::4]
+    inside = pixels[pixels.max(axis=2) > _DARKEST_OF_CELL]
+    return inside.mean(axis=0) if len(inside) else np.zeros(3)
 
 
-def _aside(raw: Path, aside: pd.DataFrame, limits: images.Limits) -> list[Aside]:
-    shown = aside.head(MOST_ROWS)
-    rows: list[Aside] = []
-    for path, width, height, reason in zip(shown.path, shown.width, shown.height, shown.reason, strict=True):
-        if len(rows) < MOST_THUMBNAILS:
-            picture = _picture(raw, path, limits, lambda side: min(side, SHEET_SIDE))
-        else:
-            picture = Picture("", 0, 0, path, "")
-        size = "" if pd.isna(width) else f"{width:,} by {height:,} px"
-        rows.append(Aside(picture, size, reason))
-    return rows
+def _thumbnails(raw: Path, aside: pd.DataFrame, limits: images.Limits) -> Iterator[tuple[Any, Picture]]:
+    """The rows of quarantined images, and their pictures."""
+    shown = aside.head(MOST_ROWS).fillna({"width": 0, "height": 0})
+    for number, row in enumerate(shown.itertuples()):
+        path = str(row.path)
+        few = number < MOST_THUMBNAILS
+        yield row, _picture(raw, path, limits, lambda side: min(side, SHEET_SIDE)) if few else Picture(path)
 
 
 def _picture(raw: Path, path: str, limits: images.Limits, shown: Callable[[float], float]) -> Picture:
@@ -269,7 +198,7 @@ def _picture(raw: Path, path: str, limits: images.Limits, shown: Callable[[float
     try:
         crop = images.read(raw / path, limits)
     except images.Unreadable:
-        return Picture("", 0, 0, path, "")
+        return Picture(path)
     factor = shown(max(crop.width, crop.height)) / max(crop.width, crop.height)
     width, height = max(round(crop.width * factor), 1), max(round(crop.height * factor), 1)
     image = Image.fromarray(crop.pixels)
@@ -278,4 +207,4 @@ def _picture(raw: Path, path: str, limits: images.Limits, shown: Callable[[float
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=88)
     uri = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-    return Picture(uri, width, height, path, f"{path}, {crop.width} by {crop.height} px")
+    return Picture(path, uri, width, height, f"{path}, {crop.width} by {crop.height} px")

@@ -1,4 +1,4 @@
-"""Labels in doubt: a list of cells whose given label somebody holds to be wrong."""
+"""Labels in doubt: a list of cells whose given label is held to be wrong."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from malaria import tables
 from malaria.errors import UserError
 from malaria.labels import LABELS
 
@@ -23,18 +24,11 @@ def read(file: Path, key: str) -> frozenset[tuple[str, str]]:
     Raises:
         UserError: there is no such table, or a label in it is none of labels.LABELS.
     """
-    try:
-        table = pd.read_csv(file, dtype="str", keep_default_na=False)
-    except FileNotFoundError:
-        raise UserError(f"params.yaml: {key} is {file}, but there is no such file.") from None
-    except (ValueError, UnicodeDecodeError):
-        raise UserError(f"{file} is no CSV table: it needs the columns given_label,file.") from None
-    if sorted(table.columns) != ["file", "given_label"]:
-        raise UserError(f"{file} has the columns {', '.join(table.columns)}, but needs given_label,file.")
+    table = tables.read_given(file, "given_label,file", key=key)
     strange = table.given_label[~table.given_label.isin(LABELS)]
     if len(strange):
         raise UserError(
-            f"{file} has the label {strange.iloc[0]!r} in given_label, but it must be {' or '.join(LABELS)}."
+            f"{file} has {strange.iloc[0]!r} in given_label, but it must be {' or '.join(LABELS)}."
         )
     return frozenset(zip(table.given_label, table.file, strict=True))
 
@@ -42,7 +36,7 @@ def read(file: Path, key: str) -> frozenset[tuple[str, str]]:
 def among(cells: pd.DataFrame, doubtful: frozenset[tuple[str, str]]) -> npt.NDArray[np.bool_]:
     """Which of `cells` (columns path and label) have a label in doubt, bool (n,).
 
-    A cell whose label has been mended since the list was made has none.
+    A cell whose label has been corrected since the list was made has none.
     """
     return np.array(
         [

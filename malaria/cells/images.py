@@ -4,7 +4,7 @@ import functools
 import hashlib
 import io
 import warnings
-from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -89,57 +89,17 @@ def content(source: Path | BinaryIO, limits: Limits) -> bytes:
         Unreadable: it cannot be opened, or is so large that `limits` would refuse it.
     """
     most = _BYTES_A_PIXEL * limits.max_pixels + _BYTES_OF_METADATA
+    found = io.BytesIO()
     try:
-        if isinstance(source, Path):
-            with source.open("rb", buffering=0) as stream:
-                chunks = _chunks(stream, most)
-        else:
-            chunks = _chunks(source, most)
+        with source.open("rb", buffering=0) if isinstance(source, Path) else nullcontext(source) as stream:
+            # In pieces, since a read of `most` bytes would set that much memory aside for each small file.
+            while chunk := stream.read(2**16):
+                found.write(chunk)
+                if found.tell() > most:
+                    raise Unreadable(f"file larger than {most / 1e6:,.0f} MB")
     except OSError as error:
         raise Unreadable(f"cannot be opened: {error.strerror or error}") from None
-    return b"".join(chunks)
-
-
-def resize_into(
-    file: Path, offset: int, size: int, raw: Path, limits: Limits, rows_and_paths: Sequence[tuple[int, str]]
-) -> list[str]:
-    """Read and resize images, and write them into an array's file, uint8 (n, size, size, 3).
-
-    Args:
-        offset: where in `file` its row 0 starts, in bytes.
-        rows_and_paths: consecutive rows, and the images below `raw` that belong there.
-
-    Returns:
-        For each image why it could not be read; empty for one that could.
-
-    Raises:
-        OSError: not all could be written.
-    """
-    rows = np.zeros((len(rows_and_paths), size, size, 3), dtype=np.uint8)
-    reasons = [""] * len(rows_and_paths)
-    for place, (_, path) in enumerate(rows_and_paths):
-        try:
-            rows[place] = resize(read(raw / path, limits).pixels, size)
-        except Unreadable as refusal:
-            reasons[place] = refusal.reason
-    # Not through a memory map, where the first touch of each new page takes longer than this. Buffered: a
-    # full disk may take some of the bytes, which an unbuffered write only tells by their number.
-    with file.open("r+b") as stream:
-        stream.seek(offset + rows_and_paths[0][0] * rows[0].nbytes)
-        stream.write(rows.data)
-    return reasons
-
-
-def _chunks(stream: BinaryIO | io.FileIO, most: int) -> list[bytes]:
-    chunks = []
-    size = 0
-    # In pieces, since a read of `most` bytes would set that much memory aside for each small file.
-    while chunk := stream.read(2**16):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > most:
-            raise Unreadable(f"file larger than {most / 1e6:,.0f} MB")
-    return chunks
+    return found.getvalue()
 
 
 def read(source: Path | BinaryIO | bytes, limits: Limits) -> Crop:
@@ -162,7 +122,7 @@ def _decode(encoded: bytes, limits: Limits) -> Image.Image:
     if not encoded:
         raise Unreadable(EMPTY)
     try:
-        # Pillow warns of broken metadata and of large images; neither concerns whoever reads cells.
+        # Pillow warns of broken metadata and of large images; neither concerns readers of cells.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
@@ -180,21 +140,25 @@ def _decode(encoded: bytes, limits: Limits) -> Image.Image:
         raise Unreadable(DAMAGED) from None
 
 
-def examine(raw: Path, limits: Limits, paths: Sequence[str]) -> list[Finding]:
-    """Decode each of `paths` below `raw`, and say what was found; nothing is raised for any file."""
-    return [_finding(raw / path, limits) for path in paths]
-
-
-def _finding(path: Path, limits: Limits) -> Finding:
+def examine(raw: Path, limits: Limits, path: str) -> Finding:
+    """Decode the image `path` below `raw`, and say what was found; nothing is raised for any file."""
     sha256 = ""
     try:
-        encoded = content(path, limits)
+        encoded = content(raw / path, limits)
         sha256 = hashlib.sha256(encoded).hexdigest()
-        # Not by way of an array, which nobody would look at.
+        # Not by way of an array, which no caller would look at.
         image = _decode(encoded, limits)
     except Unreadable as refusal:
         return Finding(sha256, refusal.width, refusal.height, refusal.reason)
     return Finding(sha256, image.width, image.height, "")
+
+
+def read_resized(raw: Path, limits: Limits, size: int, path: str) -> Pixels | str:
+    """The image `path` below `raw`, uint8 (size, size, 3), or why it could not be read."""
+    try:
+        return resize(read(raw / path, limits).pixels, size)
+    except Unreadable as refusal:
+        return refusal.reason
 
 
 def resize(pixels: Pixels, size: int) -> Pixels:

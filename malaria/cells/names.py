@@ -6,8 +6,9 @@ from dataclasses import dataclass
 # C33P1thinF_IMG_20150619_114756a_cell_179.png: slide, photograph (date, time, perhaps a letter) and
 # cell. In the slide C counts people, and an infected person also has a P number, sometimes with a
 # letter before it (C37BP2_thinF); what follows is spelt in more than a dozen ways, but says "thin".
+_PERSON = re.compile(r"(?P<person>C[0-9]+)(?:[A-Z]?(?P<infected>P[0-9]+))?")
 _NAME = re.compile(
-    r"(?P<slide>(?P<person>C[0-9]+)(?:[A-Z]?(?P<infected>P[0-9]+))?_?(?:N_?|Re)?[Tt]hin[0-9A-Za-z_]*?)"
+    rf"(?P<slide>{_PERSON.pattern}_?(?:N_?|Re)?[Tt]hin[0-9A-Za-z_]*?)"
     r"_IMG_[0-9]{8}_[0-9]{6}[a-z]?_cell_[0-9]+\.[0-9A-Za-z]+"
 )
 
@@ -32,3 +33,9 @@ def parse(filename: str) -> CellName | None:
         return None
     infected = match["infected"]
     return CellName(infected or match["person"], match["slide"], infected is not None)
+
+
+def patient_of(slide: str) -> str:
+    """The patient that a slide's key tells, as in CellName; empty where it is no such key."""
+    match = _PERSON.match(slide)
+    return (match["infected"] or match["person"]) if match else ""

@@ -1,6 +1,5 @@
-"""The accepted cells as one array, resized once, so that no epoch decodes an image again."""
+"""Reading the accepted cells as one array, as `pack` wrote them."""
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from malaria import files, labels, processes, tables
-from malaria.cells import images
+from malaria import labels, tables
 from malaria.errors import UserError
 
 ARRAY = "cells.npy"
@@ -30,41 +28,8 @@ class Packed:
         return int(self.images.shape[1])
 
 
-def write(raw: Path, cells: pd.DataFrame, size: int, folder: Path, workers: int | None = None) -> None:
-    """Resize the accepted of `cells` to `size` px and write them, with their index, as `folder`.
-
-    Memory holds a few images a process at a time, and the bytes do not depend on how many processes
-    work on them.
-
-    Args:
-        raw: the folder that the paths in `cells` start from.
-        cells: rows as tables.CELLS.
-
-    Raises:
-        UserError: no cell is accepted, or an accepted one can no longer be read.
-    """
-    accepted = cells[cells.status == tables.OK].sort_values("path", ignore_index=True)
-    if accepted.empty:
-        raise UserError("data/cells.csv has no accepted cell: look at reports/audit.html and mend the data.")
-    # The audit has set its limits already; this one only keeps out what has grown since.
-    limits = images.Limits(min_side=1, max_pixels=int((accepted.width * accepted.height).max()))
-    paths = list(accepted.path)
-    with files.atomic_folder(folder) as part:
-        array = part / ARRAY
-        shape = (len(paths), size, size, 3)
-        offset = np.lib.format.open_memmap(array, mode="w+", dtype=np.uint8, shape=shape).offset
-        work = functools.partial(images.resize_into, array, offset, size, raw, limits)
-        reasons = processes.in_order(work, list(enumerate(paths)), "pack", workers)
-        for path, reason in zip(paths, reasons, strict=True):
-            if reason:
-                raise UserError(
-                    f"{raw / path} was read by the audit, but now: {reason}; run `dvc repro -f audit`."
-                )
-        tables.write(accepted, part / INDEX, tables.INDEX)
-
-
 def load(folder: Path) -> Packed:
-    """Open what `write` wrote; pixels are read from disk as they are used.
+    """Open what `pack.write` wrote; pixels are read from disk as they are used.
 
     Raises:
         UserError: the folder is missing, or its array and index do not belong together.
@@ -76,8 +41,7 @@ def load(folder: Path) -> Packed:
         raise UserError(f"{folder / ARRAY} is missing or damaged: run `dvc repro -f pack`.") from None
     if pixels.dtype != np.uint8 or pixels.shape != (len(index), *pixels.shape[1:2] * 2, 3):
         raise UserError(
-            f"{folder / ARRAY} holds {pixels.dtype} {pixels.shape}, which does not fit the {len(index)} rows "
-            f"of {INDEX}: run `dvc repro -f pack`."
+            f"{folder / ARRAY} does not fit the {len(index)} rows of {INDEX}: run `dvc repro -f pack`."
         )
     return Packed(pixels, index)
 
@@ -105,9 +69,9 @@ def rows(
 def rows_of(packed: Packed, paths: "pd.Series[str]") -> npt.NDArray[np.int64]:
     """The rows of `packed.images` that hold `paths`, int64 (n,); UserError if one is not packed."""
     found: npt.NDArray[np.int64] = pd.Index(packed.index.path).get_indexer(paths).astype(np.int64)
-    if (found < 0).any():
+    lacking = paths[found < 0]
+    if len(lacking):
         raise UserError(
-            f"data/packed lacks {(found < 0).sum()} cells of the split, "
-            f"{paths.iloc[int((found < 0).argmax())]} among them: run `dvc repro`."
+            f"data/packed lacks {len(lacking)} cells, such as {lacking.iloc[0]}: run `dvc repro`."
         )
     return found

@@ -6,10 +6,12 @@ ones and controls apart. An infected patient has cells of both classes: drawing 
 put one patient on two sides again.
 """
 
+import io
+import itertools
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +25,13 @@ from malaria.tables import SPLIT_NAMES, TEST, TRAIN, VAL
 
 MOST_DRAWS = 1000
 
+# Takes folders of units, a seed and the shares of the sides; gives the side of each unit, by its number.
+Draw = Callable[[Path, int, Sequence[float]], dict[int, str]]
+
 
 @dataclass(frozen=True)
 class Side:
-    """What lies on one side of the split; shares are of all accepted cells, in [0, 1]."""
+    """What lies on one side of the split; shares are of all accepted cells, in [0, 1], to four places."""
 
     patients: int
     cells: int
@@ -46,7 +51,7 @@ class Summary:
 
 
 def with_patients(cells: pd.DataFrame) -> pd.DataFrame:
-    """The accepted rows of `cells`; a cell whose patient nobody knows becomes a patient of its own."""
+    """The accepted rows of `cells`; a cell of no known patient becomes a patient of its own."""
     accepted = cells[cells.status == tables.OK].reset_index(drop=True)
     own = "cell " + accepted.path
     return accepted.assign(patient=accepted.patient.where(accepted.patient != "", own))
@@ -92,17 +97,8 @@ def check_disjoint(assigned: pd.DataFrame) -> None:
     torn = sorted(sides[sides > 1].index)
     if torn:
         raise UserError(
-            f"data/splits.csv puts {len(torn)} patients on two sides, {torn[0]} among them: "
-            "run `dvc repro -f split`."
+            f"{len(torn)} patients are on two sides, such as {torn[0]}: run `dvc repro -f split`."
         )
-
-
-def summary_content(summary: Summary) -> dict[str, object]:
-    """`summary` as plain values for JSON; shares rounded to four places."""
-    content = asdict(summary)
-    for side in content["sides"].values():
-        side.update({key: round(side[key], 4) for key in ("share", "share_of_parasitized")})
-    return content
 
 
 def folds_in(file: Path) -> list[int]:
@@ -115,12 +111,7 @@ def folds_in(file: Path) -> list[int]:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(file, dtype="str", keep_default_na=False)
-    except FileNotFoundError:
-        raise UserError(f"params.yaml: split.file is {file}, but there is no such file.") from None
-    except (ValueError, OSError):
-        raise UserError(f"{file} (split.file) is no CSV table: it needs the columns patient,split.") from None
+    return tables.read_given(file, "patient,split", "patient,fold", key="split.file")
 
 
 def read_assignment(file: Path, settings: params.Split) -> dict[str, str] | None:
@@ -130,21 +121,13 @@ def read_assignment(file: Path, settings: params.Split) -> dict[str, str] | None
     split.fold is tested and the others are trained on; val is drawn from those later.
     """
     table = _read(file)
-    columns = sorted(table.columns)
-    if columns not in (["patient", "split"], ["fold", "patient"]):
-        raise UserError(
-            f"{file} (split.file) has the columns {', '.join(table.columns)}, but needs patient,split or "
-            "patient,fold."
-        )
     if table.empty:
         return None
     if settings.unit == "image":
-        raise UserError(
-            "params.yaml: split.unit is image, but split.file splits by patient: drop one of them."
-        )
+        raise UserError("params.yaml: split.unit is image, but split.file splits by patient: drop one.")
     twice = table.patient[table.patient.duplicated()]
     if len(twice):
-        raise UserError(f"{file} (split.file) has patient {twice.iloc[0]} twice: keep one row a patient.")
+        raise UserError(f"{file} (split.file) has patient {twice.iloc[0]} twice: keep one row for each.")
     if "split" in table:
         if settings.folds:
             raise UserError(
@@ -153,10 +136,7 @@ def read_assignment(file: Path, settings: params.Split) -> dict[str, str] | None
             )
         unknown = table.split[~table.split.isin(SPLIT_NAMES)]
         if len(unknown):
-            raise UserError(
-                f"{file} (split.file) puts a patient into {unknown.iloc[0]!r}, but a split "
-                "is train, val or test."
-            )
+            raise UserError(f"{file} has the split {unknown.iloc[0]!r}, but it must be train, val or test.")
         return dict(zip(table.patient, table.split, strict=True))
     if str(settings.fold) not in set(table.fold):
         raise UserError(
@@ -170,56 +150,48 @@ def read_assignment(file: Path, settings: params.Split) -> dict[str, str] | None
 def _draw(accepted: pd.DataFrame, settings: params.Split) -> tuple[int, pd.Series]:
     """The first draw whose shares fit `settings.ratio` (or, with folds, equal folds)."""
     if not settings.folds:
-        return _first_fit(accepted, settings, dict(zip(SPLIT_NAMES, settings.ratio, strict=True)))
+        return _first_fit(accepted, settings, dict(zip(SPLIT_NAMES, settings.ratio, strict=True)), _by_ratio)
     # Every fold must fit, since a run of another fold makes the same draw.
-    folds = {f"{TEST} {fold}": 1 / settings.folds for fold in range(settings.folds)}
-    draw, sides = _first_fit(accepted, settings, folds)
-    tested = sides == f"{TEST} {settings.fold}"
-    _, sides = _hold_out_val(accepted, pd.Series(np.where(tested, TEST, TRAIN)), settings)
-    return draw, sides
+    equal = {str(fold): 1 / settings.folds for fold in range(settings.folds)}
+    draw, folds = _first_fit(accepted, settings, equal, _by_folds)
+    sides = pd.Series(np.where(folds == str(settings.fold), TEST, TRAIN), accepted.index)
+    return draw, _hold_out_val(accepted, sides, settings)[1]
 
 
 def _hold_out_val(accepted: pd.DataFrame, sides: pd.Series, settings: params.Split) -> tuple[int, pd.Series]:
     """Move a drawn share of the train patients to val: split.ratio's val share of all cells."""
     rest = accepted[(sides == TRAIN).to_numpy()]
     share = min(settings.ratio[1] * len(accepted) / max(len(rest), 1), 0.5)
-    draw, drawn = _first_fit(rest.reset_index(drop=True), settings, {TRAIN: 1 - share, VAL: share})
-    sides = sides.copy()
-    sides.loc[rest.index] = drawn.to_numpy()
-    return draw, sides
+    draw, drawn = _first_fit(rest, settings, {TRAIN: 1 - share, VAL: share}, _by_ratio)
+    return draw, sides.where(sides != TRAIN, drawn.reindex(sides.index))
 
 
 def _first_fit(
-    accepted: pd.DataFrame, settings: params.Split, shares: dict[str, float]
-) -> tuple[int, pd.Series]:
+    accepted: pd.DataFrame, settings: params.Split, shares: dict[str, float], draw_units: Draw
+) -> tuple[int, "pd.Series[str]"]:
     """Draw until cells and parasitised cells both have `shares`, within the tolerance.
 
     Returns:
         The number of the draw, from 1, and the drawn side of each row of `accepted`.
     """
+    parasitized = accepted.label == PARASITIZED
     units = accepted.patient if settings.unit == "patient" else accepted.path
-    names, of_unit = np.unique(units.to_numpy(dtype=object), return_inverse=True)
-    if len(names) < len(shares):
+    counts = parasitized.groupby(units.to_numpy()).agg(["size", "sum"])
+    wanted = pd.Series(shares)
+    if len(counts) < len(wanted):
         raise UserError(
-            f"The data has {len(names)} {settings.unit}s, too few for {len(shares)} sides: bring more "
+            f"The data has {len(counts)} {settings.unit}s, too few for {len(wanted)} sides: bring more "
             "patients, or set split.unit to image in params.yaml."
         )
-    positive = (accepted.label == PARASITIZED).to_numpy()
-    cells = np.bincount(of_unit)
-    parasitized = np.bincount(of_unit, weights=positive)
-    wanted = np.array(list(shares.values()))
     nearest = np.inf
-    with _urns(names, parasitized > 0) as urns:
+    with _unit_folders(counts["sum"] > 0) as folders:
         for draw in range(1, MOST_DRAWS + 1):
-            side = _lots(urns, list(shares.values()), settings.seed * MOST_DRAWS + draw - 1, len(names))
-            distance = max(
-                np.abs(
-                    np.bincount(side, weights=count, minlength=len(wanted)) / max(count.sum(), 1) - wanted
-                ).max()
-                for count in (cells, parasitized)
-            )
+            drawn = draw_units(folders, settings.seed * MOST_DRAWS + draw - 1, list(shares.values()))
+            side = pd.Series(drawn).sort_index().set_axis(counts.index)
+            got = counts.groupby(side).sum().reindex(wanted.index, fill_value=0) / counts.sum().clip(lower=1)
+            distance = got.sub(wanted, axis=0).abs().to_numpy().max()
             if distance <= settings.tolerance + 1e-9:
-                return draw, pd.Series(np.array(list(shares), dtype=object)[side[of_unit]])
+                return draw, units.map(side)
             nearest = min(nearest, distance)
     raise UserError(
         f"params.yaml: none of {MOST_DRAWS:,} draws gave the shares of cells and of parasitised cells within "
@@ -229,52 +201,55 @@ def _first_fit(
 
 
 @contextmanager
-def _urns(names: np.ndarray, infected: np.ndarray) -> Iterator[tuple[Path, Path]]:
-    """Two folders, infected and control, with an empty file a unit, named by its number.
-
-    split-folders draws files of folders; this hands it the units as such.
-    """
+def _unit_folders(infected: "pd.Series[bool]") -> Iterator[Path]:
+    """A folder with two, infected and control, that hold an empty file for each unit, named by its number."""
     with tempfile.TemporaryDirectory() as folder:
-        urns = (Path(folder, "control"), Path(folder, "infected"))
-        for urn in urns:
-            urn.mkdir()
-        for number in range(len(names)):
-            Path(urns[int(infected[number])], f"{number:08}").touch()
-        yield urns
+        for kind in ("control", "infected"):
+            Path(folder, kind).mkdir()
+        for number, has_parasites in enumerate(infected):
+            Path(folder, "infected" if has_parasites else "control", f"{number:08}").touch()
+        yield Path(folder)
 
 
-def _lots(urns: tuple[Path, Path], shares: list[float], seed: int, units: int) -> np.ndarray:
-    """The side drawn for each unit, int64 (units,): split-folders' shuffle, cut by the shares."""
-    side = np.zeros(units, dtype=np.int64)
-    cuts = np.cumsum(shares)[:-1]
-    for urn in urns:
-        shuffled = np.array([int(file.name) for file in splitfolders.setup_files(urn, seed)], dtype=np.int64)
-        for index, part in enumerate(np.split(shuffled, np.rint(cuts * len(shuffled)).astype(int))):
-            side[part] = index
-    return side
+def _by_ratio(folders: Path, seed: int, shares: Sequence[float]) -> dict[int, str]:
+    """The side that split-folders draws for each unit: train, val or, of three shares, test."""
+    with tempfile.TemporaryDirectory() as drawn, redirect_stderr(io.StringIO()):
+        for kind in folders.iterdir():
+            # Of a few units split-folders would round two shares down, and give all the rest to the last.
+            count = max(len(list(kind.iterdir())), 1)
+            whole = np.diff(np.rint(np.cumsum(shares) * count), prepend=0) / count
+            splitfolders.ratio(kind, drawn, seed, tuple(whole + 1e-9), move="symlink")
+        return {int(file.name): file.parent.name for file in Path(drawn).glob("*/*")}
+
+
+def _by_folds(folders: Path, seed: int, shares: Sequence[float]) -> dict[int, str]:
+    """The fold that split-folders draws for each unit, from 0."""
+    with tempfile.TemporaryDirectory() as drawn, redirect_stderr(io.StringIO()):
+        splitfolders.kfold(folders, drawn, seed, len(shares), move="symlink")
+        names = Path(drawn).glob("fold_*/val/*/*")
+        return {int(file.name): str(int(file.parts[-4].removeprefix("fold_")) - 1) for file in names}
 
 
 def _check_classes(assigned: pd.DataFrame) -> None:
-    for name in SPLIT_NAMES:
-        labels = set(assigned.label[assigned.split == name])
-        for label in LABELS:
-            if label not in labels:
-                raise UserError(
-                    f"The split leaves {name} without a {label} cell: change split.seed or split.ratio in "
-                    "params.yaml, or bring more patients."
-                )
+    for name, label in itertools.product(SPLIT_NAMES, LABELS):
+        if not ((assigned.split == name) & (assigned.label == label)).any():
+            raise UserError(
+                f"The split leaves {name} without a {label} cell: change split.seed or split.ratio in "
+                "params.yaml, or bring more patients."
+            )
 
 
 def _sides(assigned: pd.DataFrame) -> dict[str, Side]:
-    positive = assigned.label == PARASITIZED
+    parasitized = assigned.label == PARASITIZED
     sides = {}
     for name in SPLIT_NAMES:
         here = assigned.split == name
+        positive = int((here & parasitized).sum())
         sides[name] = Side(
             patients=int(assigned.patient[here].nunique()),
             cells=int(here.sum()),
-            parasitized=int((here & positive).sum()),
-            share=float(here.mean()),
-            share_of_parasitized=float((here & positive).sum() / positive.sum()),
+            parasitized=positive,
+            share=round(float(here.mean()), 4),
+            share_of_parasitized=round(positive / int(parasitized.sum()), 4),
         )
     return sides

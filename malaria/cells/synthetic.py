@@ -14,9 +14,13 @@ from PIL import Image, ImageFilter
 
 Random = np.random.Generator
 Floats = npt.NDArray[np.float64]
+Point = tuple[float, float]
 
 # Sides of the NIH crops, px: 46 to 394, mean about 133.
 SMALLEST, LARGEST, USUAL = 46, 394, 130
+# How a parasite's chromatin differs from its cytoplasm, by colour channel; pigment is RGB.
+CHROMATIN = np.array([0.85, 0.5, 0.8])
+PIGMENT = np.array([80.0, 58.0, 40.0])
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,15 @@ class Canvas:
         """1 inside a disc, 0 outside, with an edge at least a pixel wide."""
         return _edge(radius - np.hypot(self.x - x, self.y - y), max(self.pixel, soft))
 
+    def specks(
+        self, random: Random, centre: Point, spread: float, count: int, radius: float, colour: Floats
+    ) -> None:
+        """Paint small discs of about `radius` about a place."""
+        for _ in range(count):
+            dx, dy = random.normal(0, spread, 2)
+            speck = self.disc(centre[0] + dx, centre[1] + dy, radius * random.uniform(0.6, 1.3))
+            self.paint(0.85 * speck, colour)
+
 
 def stain(random: Random) -> Stain:
     """Draw a patient's stain, illumination and magnification."""
@@ -61,8 +74,7 @@ def stain(random: Random) -> Stain:
 def draw(random: Random, look: Stain, parasitized: bool) -> npt.NDArray[np.uint8]:
     """Draw one crop: uint8 (h, w, 3), RGB, black outside the cell."""
     canvas = _cell(random, look)
-    artefact = random.random() < (0.35 if parasitized else 0.6)
-    if artefact:
+    if random.random() < (0.35 if parasitized else 0.6):
         _choose(random, ARTEFACTS)(canvas, random, look)
     if parasitized:
         _choose(random, PARASITES)(canvas, random, look)
@@ -89,10 +101,8 @@ def _cell(random: Random, look: Stain) -> Canvas:
         outline += random.normal(0, 0.035 / wave) * np.cos(wave * angle + random.uniform(0, 2 * np.pi))
     depth = outline - np.hypot(x, y)
     inside = (depth > 0).astype(np.float64)
-    uneven = random.normal(0, 1, (5, 5))
-    clouds = np.asarray(
-        Image.fromarray(uneven.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
-    )
+    uneven = Image.fromarray(random.normal(0, 1, (5, 5)).astype(np.float32))
+    clouds = np.asarray(uneven.resize((width, height), Image.Resampling.BICUBIC))
     shade = (
         1
         + look.pallor * np.exp(-((x**2 + y**2) / 0.22))
@@ -118,7 +128,7 @@ def _ring(canvas: Canvas, random: Random, look: Stain) -> None:
     turn = random.uniform(0, 2 * np.pi)
     for _ in range(1 + (random.random() < 0.3)):
         dot = canvas.disc(x + radius * np.cos(turn), y + radius * np.sin(turn), random.uniform(0.06, 0.09))
-        canvas.paint((taken + 0.15) * dot, look.parasite * [0.85, 0.5, 0.8])
+        canvas.paint((taken + 0.15) * dot, look.parasite * CHROMATIN)
         turn += random.uniform(0.6, 2.0)
 
 
@@ -133,10 +143,9 @@ def _trophozoite(canvas: Canvas, random: Random, look: Stain) -> None:
     body *= 1 - 0.7 * canvas.disc(x, y, radius * random.uniform(0.25, 0.4), 0.05)
     canvas.paint(0.6 * body, look.parasite + 12)
     dx, dy = random.normal(0, 0.5 * radius, 2)
-    canvas.paint(
-        0.9 * canvas.disc(x + dx, y + dy, random.uniform(0.07, 0.11)), look.parasite * [0.85, 0.5, 0.8]
-    )
-    _specks(canvas, random, (x, y), 0.6 * radius, 5, 0.02, np.array([92.0, 66.0, 42.0]))
+    nucleus = canvas.disc(x + dx, y + dy, random.uniform(0.07, 0.11))
+    canvas.paint(0.9 * nucleus, look.parasite * CHROMATIN)
+    canvas.specks(random, (x, y), 0.6 * radius, 5, 0.02, np.array([92.0, 66.0, 42.0]))
 
 
 def _schizont(canvas: Canvas, random: Random, look: Stain) -> None:
@@ -147,7 +156,7 @@ def _schizont(canvas: Canvas, random: Random, look: Stain) -> None:
         far = random.uniform(0.2, 0.38)
         dot = canvas.disc(x + far * np.cos(turn), y + far * np.sin(turn), random.uniform(0.06, 0.09))
         canvas.paint(0.8 * dot, look.parasite)
-    canvas.paint(0.9 * canvas.disc(x, y, 0.07), np.array([80.0, 58.0, 40.0]))
+    canvas.paint(0.9 * canvas.disc(x, y, 0.07), PIGMENT)
 
 
 def _gametocyte(canvas: Canvas, random: Random, look: Stain) -> None:
@@ -155,11 +164,9 @@ def _gametocyte(canvas: Canvas, random: Random, look: Stain) -> None:
     turn = random.uniform(0, 2 * np.pi)
     along = canvas.x * np.cos(turn) + canvas.y * np.sin(turn)
     across = canvas.y * np.cos(turn) - canvas.x * np.sin(turn) + random.uniform(0.3, 0.5) * along**2 - 0.1
-    body = _edge(
-        1 - (along / random.uniform(0.55, 0.7)) ** 2 - (across / random.uniform(0.16, 0.22)) ** 2, 0.15
-    )
-    canvas.paint(0.65 * body, look.parasite + 15)
-    _specks(canvas, random, (0.0, 0.05), 0.14, 8, 0.025, np.array([80.0, 58.0, 40.0]))
+    body = 1 - (along / random.uniform(0.55, 0.7)) ** 2 - (across / random.uniform(0.16, 0.22)) ** 2
+    canvas.paint(0.65 * _edge(body, 0.15), look.parasite + 15)
+    canvas.specks(random, (0.0, 0.05), 0.14, 8, 0.025, PIGMENT)
 
 
 def _platelet(canvas: Canvas, random: Random, look: Stain) -> None:
@@ -168,14 +175,14 @@ def _platelet(canvas: Canvas, random: Random, look: Stain) -> None:
     radius = random.uniform(0.16, 0.27)
     canvas.paint(0.45 * canvas.disc(x, y, radius * 1.45, 0.08), np.minimum(look.cell * 1.12, 250))
     canvas.paint(0.5 * canvas.disc(x, y, radius, 0.1), look.parasite + 38)
-    _specks(canvas, random, (x, y), 0.5 * radius, 12, 0.03, look.parasite + 5)
+    canvas.specks(random, (x, y), 0.5 * radius, 12, 0.03, look.parasite + 5)
 
 
 def _precipitate(canvas: Canvas, random: Random, look: Stain) -> None:
     """Stain precipitate: sharp dark grains in loose groups."""
     grain = look.parasite * 0.55
     for _ in range(int(random.integers(1, 4))):
-        _specks(canvas, random, _place(random, random.uniform(0.1, 0.85)), 0.12, 4, 0.045, grain)
+        canvas.specks(random, _place(random, random.uniform(0.1, 0.85)), 0.12, 4, 0.045, grain)
 
 
 def _howell_jolly(canvas: Canvas, random: Random, look: Stain) -> None:
@@ -187,9 +194,8 @@ def _howell_jolly(canvas: Canvas, random: Random, look: Stain) -> None:
 def _smudge(canvas: Canvas, random: Random, look: Stain) -> None:
     """A patch of thick stain without any structure."""
     x, y = _place(random, random.uniform(0.0, 0.6))
-    canvas.paint(
-        random.uniform(0.2, 0.4) * canvas.disc(x, y, random.uniform(0.2, 0.4), 0.25), look.parasite + 25
-    )
+    share = random.uniform(0.2, 0.4)
+    canvas.paint(share * canvas.disc(x, y, random.uniform(0.2, 0.4), 0.25), look.parasite + 25)
 
 
 def _fold(canvas: Canvas, random: Random, look: Stain) -> None:
@@ -202,45 +208,25 @@ def _fold(canvas: Canvas, random: Random, look: Stain) -> None:
 
 
 Drawing = Callable[[Canvas, Random, Stain], None]
-PARASITES: tuple[tuple[float, Drawing], ...] = (
-    (0.55, _ring),
-    (0.25, _trophozoite),
-    (0.1, _schizont),
-    (0.1, _gametocyte),
-)
-ARTEFACTS: tuple[tuple[float, Drawing], ...] = (
-    (0.3, _platelet),
-    (0.15, _precipitate),
-    (0.2, _howell_jolly),
-    (0.1, _smudge),
-    (0.25, _fold),
-)
+# How often each is drawn.
+PARASITES: dict[Drawing, float] = {_ring: 0.55, _trophozoite: 0.25, _schizont: 0.1, _gametocyte: 0.1}
+ARTEFACTS: dict[Drawing, float] = {
+    _platelet: 0.3,
+    _precipitate: 0.15,
+    _howell_jolly: 0.2,
+    _smudge: 0.1,
+    _fold: 0.25,
+}
 
 
-def _choose(random: Random, options: tuple[tuple[float, Drawing], ...]) -> Drawing:
-    shares = [share for share, _ in options]
-    return options[int(random.choice(len(options), p=shares))][1]
+def _choose(random: Random, options: dict[Drawing, float]) -> Drawing:
+    return list(options)[int(random.choice(len(options), p=list(options.values())))]
 
 
-def _place(random: Random, far: float) -> tuple[float, float]:
+def _place(random: Random, far: float) -> Point:
     """A point at distance `far` from the cell's centre."""
     turn = random.uniform(0, 2 * np.pi)
     return far * float(np.cos(turn)), far * float(np.sin(turn))
-
-
-def _specks(
-    canvas: Canvas,
-    random: Random,
-    centre: tuple[float, float],
-    spread: float,
-    count: int,
-    radius: float,
-    colour: Floats,
-) -> None:
-    for _ in range(count):
-        dx, dy = random.normal(0, spread, 2)
-        speck = canvas.disc(centre[0] + dx, centre[1] + dy, radius * random.uniform(0.6, 1.3))
-        canvas.paint(0.85 * speck, colour)
 
 
 def _edge(distance: Floats, width: float) -> Floats:

@@ -4,6 +4,7 @@ import errno
 import shutil
 import struct
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -12,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from tqdm import tqdm
+
 from malaria.errors import UserError
 
 
-class Damaged(UserError):  # noqa: N818 - a UserError, as its base says
-    """The archive itself is of no use, on any disk: another may be."""
+class DiskRefusal(UserError):  # noqa: N818 - a UserError, as its base says
+    """The disk takes no more. Any other UserError here means that the archive cannot be used on any disk."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,12 @@ class Member:
 DAMAGED_ZIP = (
     zipfile.BadZipFile,
     zlib.error,
+    struct.error,
     EOFError,
     IndexError,
-    NotImplementedError,
     OverflowError,
     RuntimeError,
     ValueError,
-    struct.error,
 )
 
 # What the system answers to a directory that lies about places, and to names that no file can have.
@@ -80,32 +82,32 @@ def check_method(member: zipfile.ZipInfo) -> None:
         raise NotImplementedError(f"{member.filename} is neither stored nor deflated")
 
 
+@contextmanager
+def unpacked(archive: Path, within: Path) -> Iterator[Path]:
+    """A folder inside `within` with the files of `archive`, while the block runs."""
+    within.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=within) as folder:
+        unpack(archive, Path(folder))
+        yield Path(folder)
+
+
 def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
     """Unpack the regular files of `archive` below `folder`, one by one, straight into place.
 
     Raises:
-        Damaged: the archive is damaged, holds a link or a path outside `folder`, or exceeds `limits`.
-        UserError: the disk is full, or refuses otherwise.
+        DiskRefusal: the disk is full, or refuses otherwise.
+        UserError: the archive is damaged, holds a link or a path outside `folder`, or exceeds `limits`.
     """
-    with in_words(archive):
-        for member in members(archive, limits):
+    try:
+        for member in tqdm(members(archive, limits), desc="unpacking", unit=" files", disable=None):
             target = folder.joinpath(*member.path.parts)
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as out:
                 shutil.copyfileobj(member.stream, out, 2**18)
-
-
-@contextmanager
-def in_words(archive: Path) -> Iterator[None]:
-    """Turns what the readers of archives raise, also on reading a member's stream, into a UserError:
-    Damaged, unless it is the disk's refusal.
-    """
-    try:
-        yield
     except (tarfile.TarError, *DAMAGED_ZIP) as error:
-        raise Damaged(f"{archive} is damaged or encrypted ({error}): bring it again.") from None
+        raise UserError(f"{archive} is damaged or encrypted ({error}): bring it again.") from None
     except OSError as error:
-        kind = Damaged if error.errno in _OF_THE_ARCHIVE else UserError
+        kind = UserError if error.errno in _OF_THE_ARCHIVE else DiskRefusal
         raise kind(
             f"{archive} cannot be unpacked ({error.strerror or error}): free some disk, or bring it again."
         ) from None
@@ -115,7 +117,7 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
     """The regular files of a zip or tar, each to be read before the next is asked for.
 
     Raises:
-        Damaged: as `unpack`.
+        UserError: as `unpack`.
     """
     packed = max(archive.stat().st_size, 1)
     total = 0
@@ -124,11 +126,11 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
         path = member.path
         outside = path.is_absolute() or ".." in path.parts or not path.parts
         if outside or "\\" in str(path) or ":" in path.parts[0]:
-            raise Damaged(f"{archive} holds {str(path)!r}, outside its own folder: do not use this archive.")
+            raise UserError(f"{archive} holds {str(path)!r}, outside its own folder: do not use it.")
         if count > limits.members:
-            raise Damaged(f"{archive} holds more than {limits.members:,} files: split it.")
+            raise UserError(f"{archive} holds more than {limits.members:,} files: split it.")
         if total > limits.size or total > packed * limits.ratio + 2**20:
-            raise Damaged(
+            raise UserError(
                 f"{archive} unpacks to more than {min(limits.size, packed * limits.ratio):,} bytes, as "
                 "decompression bombs do: unpack it yourself and give the folder."
             )
@@ -141,7 +143,7 @@ def _zip(archive: Path) -> Iterator[Member]:
             if info.is_dir():
                 continue
             if (info.external_attr >> 16) & 0o170000 == 0o120000:
-                raise Damaged(f"{archive} holds the link {info.filename}: pack the files themselves.")
+                raise UserError(f"{archive} holds the link {info.filename}: pack the files themselves.")
             check_method(info)
             with pack.open(info) as stream:
                 yield Member(PurePosixPath(info.filename), info.file_size, stream)
@@ -154,5 +156,5 @@ def _tar(archive: Path) -> Iterator[Member]:
                 continue
             stream = pack.extractfile(info) if info.isreg() else None
             if stream is None:
-                raise Damaged(f"{archive} holds {info.name}, no regular file: pack the files themselves.")
+                raise UserError(f"{archive} holds {info.name}, no regular file: pack the files themselves.")
             yield Member(PurePosixPath(info.name), info.size, stream)

@@ -10,14 +10,16 @@ attempt.
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import requests
+from urllib3.util import Retry
 
 from malaria import params
+from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
 from malaria.fetch import archives, download, nih
-from malaria.fetch.sources import Provenance
 
 _HOW_TO_SIGN_IN = (
     "create a token at kaggle.com/settings and put it into ~/.kaggle/access_token or KAGGLE_API_TOKEN (or a "
@@ -30,12 +32,12 @@ def fetch(
     folder: Path,
     cache: Path | None = None,
     census: nih.Census = nih.WHOLE,
-    retries: download.Retries = download.PATIENT,
+    retries: Retry = download.PATIENT,
 ) -> Provenance:
     """Download what `data.kaggle` names, and unpack it; its second copy of the set is left out.
 
     Raises:
-        UserError: nobody is signed in, or Kaggle refuses; as `download.fetch` and `nih.unpack`.
+        UserError: you are not signed in, or Kaggle refuses; as `download.fetch` and `nih.unpack`.
     """
     asked = data.kaggle
     origin = f"kaggle.com/datasets/{asked.slug}"
@@ -44,20 +46,14 @@ def fetch(
     remote = download.Remote(f"{origin}, version {asked.version}", lambda: _request(asked), "data.kaggle")
     download.fetch(remote, archive, retries)
     try:
-        unpacked = nih.unpack(archive, folder, census)
-    except archives.Damaged:
-        # Nobody publishes its hash: what can't be used is not kept, so that the next run brings it anew.
+        placed = nih.unpack(archive, folder, census)
+    except archives.DiskRefusal:
+        raise
+    except UserError:
+        # No published hash tells more: what can't be used is not kept, so that the next run brings it anew.
         archive.unlink(missing_ok=True)
         raise
-    return Provenance(
-        source="kaggle",
-        origin=f"https://www.{origin}",
-        version=str(asked.version),
-        checksum=unpacked.checksum,
-        licence=nih.LICENCE,
-        cells=unpacked.cells,
-        ignored=unpacked.ignored,
-    )
+    return replace(placed, source="kaggle", origin=f"https://www.{origin}", version=str(asked.version))
 
 
 def _request(asked: params.KaggleData) -> requests.PreparedRequest:
@@ -66,7 +62,7 @@ def _request(asked: params.KaggleData) -> requests.PreparedRequest:
     Raises:
         UserError: Kaggle refuses, or its client fails. No text of theirs is passed on: it may quote
             credentials.
-        requests.RequestException: another attempt may mend it.
+        requests.RequestException: another attempt may help.
     """
     # Here, since it takes a second, and other sources need none of it.
     from kagglesdk import KaggleClient
@@ -76,10 +72,11 @@ def _request(asked: params.KaggleData) -> requests.PreparedRequest:
     request = ApiDownloadDatasetRequest()
     request.owner_slug, request.dataset_slug = asked.slug.split("/")
     request.dataset_version_number = asked.version
+    key_file = Path.home() / ".kaggle" / "kaggle.json"
     user, key = (os.environ.get(name) for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"))
     try:
-        if not (user and key) and get_access_token_from_env()[0] is None and not _key_file().exists():
-            raise UserError(f"data.source is kaggle, but nobody is signed in: {_HOW_TO_SIGN_IN}.")
+        if not (user and key) and get_access_token_from_env()[0] is None and not key_file.exists():
+            raise UserError(f"data.source is kaggle, but you are not signed in: {_HOW_TO_SIGN_IN}.")
         with (
             KaggleClient(username=user, password=key) as client,
             client.datasets.dataset_api_client.download_dataset(request) as response,
@@ -89,8 +86,16 @@ def _request(asked: params.KaggleData) -> requests.PreparedRequest:
     except requests.HTTPError as error:
         error.response.close()
         # After a redirect it is the storage that answers, which knows nothing of datasets and rules.
-        if not error.response.history and (sentence := _refusal(error.response.status_code, asked)):
-            raise UserError(sentence) from None
+        page = f"kaggle.com/datasets/{asked.slug}"
+        refusals = {
+            401: f"does not accept the credentials (401): {_HOW_TO_SIGN_IN}.",
+            403: f"forbids the download (403): open {page} signed in, accept its rules, and check that the "
+            "credentials are that account's.",
+            404: f"has no version {asked.version} of {asked.slug} (404): check data.kaggle in params.yaml "
+            f"against {page}.",
+        }
+        if error.response.status_code in refusals and not error.response.history:
+            raise UserError(f"Kaggle {refusals[error.response.status_code]}") from None
         raise
     except (UserError, requests.ConnectionError, requests.Timeout):
         raise
@@ -99,19 +104,3 @@ def _request(asked: params.KaggleData) -> requests.PreparedRequest:
             f"Kaggle's client fails over data.kaggle or the credentials ({type(error).__name__}): "
             f"{_HOW_TO_SIGN_IN}."
         ) from None
-
-
-def _key_file() -> Path:
-    return Path.home() / ".kaggle" / "kaggle.json"
-
-
-def _refusal(status: int, asked: params.KaggleData) -> str:
-    """What Kaggle's refusal means and what to do; empty where another attempt may help."""
-    page = f"kaggle.com/datasets/{asked.slug}"
-    return {
-        401: f"Kaggle does not accept the credentials (401): {_HOW_TO_SIGN_IN}.",
-        403: f"Kaggle forbids the download (403): open {page} signed in, accept its rules, and check that "
-        "the credentials are that account's.",
-        404: f"Kaggle has no version {asked.version} of {asked.slug} (404): check data.kaggle in params.yaml "
-        f"against {page}.",
-    }.get(status, "")

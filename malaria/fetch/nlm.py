@@ -1,11 +1,18 @@
 """The NIH/NLM set from its publisher, with the slide of each cell. No account is needed."""
 
+import ast
+from dataclasses import replace
 from pathlib import Path
 
-from malaria import params
-from malaria.cells import slides
+import pandas as pd
+from urllib3.util import Retry
+
+from malaria import params, tables
+from malaria.cells import names
+from malaria.cells.provenance import Provenance
+from malaria.cells.slides import Row
+from malaria.errors import UserError
 from malaria.fetch import download, nih
-from malaria.fetch.sources import Provenance
 from malaria.labels import PARASITIZED, UNINFECTED
 from malaria.paths import SLIDES
 
@@ -21,36 +28,59 @@ def fetch(
     folder: Path,
     cache: Path | None = None,
     census: nih.Census = nih.WHOLE,
-    retries: download.Retries = download.PATIENT,
+    retries: Retry = download.PATIENT,
 ) -> Provenance:
     """Download, check and unpack what `data.nlm` names, and write slides.csv beside the class folders.
 
     Raises:
-        UserError: as `download.fetch`, `slides.parse` and `nih.unpack`.
+        UserError: as `download.fetch`, `mapped` and `nih.unpack`.
     """
     asked = data.nlm
-    # By its hash, so that no two archives ever share a place.
-    kept = download.cache_folder(cache) / "nlm" / asked.sha256[:16]
+    kept = cache_of(asked, cache)
     hashes = {PARASITIZED: asked.parasitized_sha256, UNINFECTED: asked.uninfected_sha256}
-    rows = []
-    for label, name in MAPPINGS.items():
-        remote = _remote(asked, name, f"data.nlm.{label.lower()}_sha256", None, hashes[label])
+
+    def bring(name: str, setting: str, size: int | None, sha256: str) -> str:
+        remote = download.url(f"{asked.url.rstrip('/')}/{name}", setting, size, sha256)
         download.fetch(remote, kept / name, retries)
-        rows += slides.parse(kept / name, label)
-    remote = _remote(asked, ARCHIVE, "data.nlm", asked.size, asked.sha256)
-    download.fetch(remote, kept / ARCHIVE, retries)
-    unpacked = nih.unpack(kept / ARCHIVE, folder, census)
-    slides.write(rows, folder / SLIDES)
-    return Provenance(
-        source="nlm",
-        origin=remote.origin,
-        version=f"archive with SHA-256 {asked.sha256}",
-        checksum=unpacked.checksum,
-        licence=nih.LICENCE,
-        cells=unpacked.cells,
-        ignored=unpacked.ignored,
-    )
+        return remote.origin
+
+    rows: list[Row] = []
+    for label, name in MAPPINGS.items():
+        bring(name, f"data.nlm.{label.lower()}_sha256", None, hashes[label])
+        rows += mapped(kept / name, label)
+    origin = bring(ARCHIVE, "data.nlm", asked.size, asked.sha256)
+    placed = nih.unpack(kept / ARCHIVE, folder, census)
+    tables.write(pd.DataFrame(sorted(rows)), folder / SLIDES, tables.SLIDES)
+    version = f"archive with SHA-256 {asked.sha256}"
+    return replace(placed, source="nlm", origin=origin, version=version)
 
 
-def _remote(asked: params.NlmData, name: str, setting: str, size: int | None, sha256: str) -> download.Remote:
-    return download.url(f"{asked.url.rstrip('/')}/{name}", setting, size, sha256)
+def cache_of(asked: params.NlmData, cache: Path | None) -> Path:
+    """Where the downloads are kept: by the archive's hash, so that no two archives ever share a place."""
+    return download.cache_folder(cache) / "nlm" / asked.sha256[:16]
+
+
+def mapped(mapping: Path, label: str) -> list[Row]:
+    """Read one of the NLM's mapping files, of the cells in class folder `label`.
+
+    It has no header; a row is a slide's key and a Python list of file names, and commas after it that
+    fill the row up.
+
+    Raises:
+        UserError: a row is none such; it is named.
+    """
+    rows = []
+    for number, line in enumerate(mapping.read_text(encoding="utf-8").splitlines(), 1):
+        slide, _, listed = line.strip().rstrip(",").partition(",")
+        patient = names.patient_of(slide)
+        try:
+            found = ast.literal_eval(listed)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            found = None
+        plain = isinstance(found, list) and all(isinstance(name, str) and "/" not in name for name in found)
+        if not patient or not plain:
+            raise UserError(
+                f"{mapping}, row {number}: no slide key with a list of file names; bring it again."
+            )
+        rows += [Row(f"{label}/{name}", slide, patient) for name in found]
+    return rows

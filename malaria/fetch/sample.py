@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Sequence
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from malaria import __version__, params, processes
 from malaria.cells import synthetic
-from malaria.fetch.sources import Provenance
+from malaria.cells.provenance import Provenance
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 
 LICENCE = "MIT, as the project; synthetic sample, drawn by malaria/cells/synthetic.py"
@@ -25,7 +25,6 @@ _OF_PATIENTS, _OF_CELLS, _OF_COUNTS = 1, 2, 3
 class Order:
     """One patient's cells to draw."""
 
-    seed: int
     patient: int
     infected: bool
     parasitized: int
@@ -38,17 +37,11 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
         (folder / label).mkdir()
     orders = plan(data.sample)
     digest = hashlib.sha256()
-    work = functools.partial(_draw, folder)
+    work = functools.partial(_draw, folder, data.sample.seed)
     for checksum in processes.in_order(work, orders, "drawing", batch=1, unit="patients"):
         digest.update(checksum)
-    return Provenance(
-        source="sample",
-        origin=f"synthetic sample, seed {data.sample.seed}",
-        version=__version__,
-        checksum=digest.hexdigest(),
-        licence=LICENCE,
-        cells=data.sample.cells,
-    )
+    origin = f"synthetic sample, seed {data.sample.seed}"
+    return Provenance("sample", origin, __version__, digest.hexdigest(), LICENCE, data.sample.cells)
 
 
 def plan(sample: params.SampleData) -> list[Order]:
@@ -61,30 +54,20 @@ def plan(sample: params.SampleData) -> list[Order]:
     parasitized = _shares(sample.cells // 2, random.lognormal(0, 0.9, infected))
     uninfected = _shares(sample.cells - sample.cells // 2, random.uniform(0.7, 1.3, sample.patients))
     return [
-        Order(
-            sample.seed,
-            patient,
-            patient < infected,
-            int(parasitized[patient]) if patient < infected else 0,
-            int(uninfected[patient]),
-        )
-        for patient in range(sample.patients)
+        Order(patient, patient < infected, *map(int, cells))
+        for patient, cells in enumerate(itertools.zip_longest(parasitized, uninfected, fillvalue=0))
     ]
 
 
-def _draw(folder: Path, orders: Sequence[Order]) -> list[bytes]:
-    return [_draw_patient(folder, order) for order in orders]
-
-
-def _draw_patient(folder: Path, order: Order) -> bytes:
+def _draw(folder: Path, seed: int, order: Order) -> bytes:
     """Write a patient's cells; returns the SHA-256 of their pixels, in order."""
-    look = synthetic.stain(_random(order.seed, _OF_PATIENTS, order.patient))
+    look = synthetic.stain(_random(seed, _OF_PATIENTS, order.patient))
     number = order.patient + 1
     slide = f"C{100 + number}P{number}ThinF" if order.infected else f"C{number}NThinF"
     digest = hashlib.sha256()
     for index in range(order.parasitized + order.uninfected):
         label = PARASITIZED if index < order.parasitized else UNINFECTED
-        random = _random(order.seed, _OF_CELLS, order.patient * 1_000_000 + index)
+        random = _random(seed, _OF_CELLS, order.patient * 1_000_000 + index)
         pixels = synthetic.draw(random, look, label == PARASITIZED)
         digest.update(pixels.tobytes())
         # One microscope field holds some forty cells.
@@ -96,12 +79,12 @@ def _draw_patient(folder: Path, order: Order) -> bytes:
 def _shares(total: int, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """`total` as whole numbers in proportion to `weights`, each at least 1 where there is enough."""
     least = 1 if total >= len(weights) else 0
-    exact = (total - least * len(weights)) * weights / weights.sum()
-    counts = np.floor(exact).astype(np.int64)
-    remainder = total - least * len(weights) - int(counts.sum())
-    counts[np.argsort(counts - exact, kind="stable")[:remainder]] += 1
-    shares: npt.NDArray[np.int64] = counts + least
-    return shares
+    rest = total - least * len(weights)
+    exact = rest * weights / weights.sum()
+    counts: npt.NDArray[np.int64] = np.floor(exact).astype(np.int64)
+    counts[np.argsort(counts - exact, kind="stable")[: rest - counts.sum()]] += 1
+    counts += least
+    return counts
 
 
 def _random(seed: int, purpose: int, number: int) -> synthetic.Random:

@@ -1,29 +1,13 @@
 """Where cells come from: one module a source, each with `fetch(data, folder, cache) -> Provenance`."""
 
 import importlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
 from malaria import files, params
+from malaria.cells.provenance import Provenance
 from malaria.paths import PROVENANCE
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What is known of fetched cells. Nothing here changes from one fetch of the same data to the next.
-
-    `origin` is a URL, a slug or the folder as params.yaml names it; `checksum` is the SHA-256 of the
-    archive or of the content; `ignored` says, a phrase each, what was left out.
-    """
-
-    source: str
-    origin: str
-    version: str
-    checksum: str
-    licence: str
-    cells: int
-    ignored: tuple[str, ...] = ()
 
 
 def fetch(data: params.Data, folder: Path, cache: Path | None = None) -> Provenance:
@@ -42,6 +26,6 @@ def fetch(data: params.Data, folder: Path, cache: Path | None = None) -> Provena
 def write(data: params.Data, folder: Path, cache: Path | None = None) -> Provenance:
     """`fetch` into `folder`, with the record of where it is from, whole or not at all."""
     with files.atomic_folder(folder) as part:
-        provenance = fetch(data, part, cache)
-        files.write_json(part / PROVENANCE.name, asdict(provenance))
-    return provenance
+        known = fetch(data, part, cache)
+        files.write_json(part / PROVENANCE.name, asdict(known))
+    return known

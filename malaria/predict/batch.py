@@ -7,7 +7,6 @@ its content, and its rows: a run that was killed goes on with the shards that ha
 step joins them in order, which gives the bytes that the rows have without an engine.
 """
 
-import fcntl
 import hashlib
 import io
 import itertools
@@ -18,14 +17,13 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from tqdm import tqdm
 
-from malaria import __version__, bundle, files, predict
+from malaria import __version__, bundle, files, predict, running
 from malaria.command import without_native_logs
 from malaria.errors import UserError
 from malaria.predict import engine, inputs, stores
@@ -120,7 +118,7 @@ def run(
         if not inputs.is_remote(path) and out.resolve().is_relative_to(Path(path).resolve()):
             raise UserError(f"--out {out} lies in {path}, whose files are judged: name another place.")
     parts = out.with_name(f"{out.name}.parts")
-    with alone(parts):
+    with running.locked(parts / _LOCK, f"is at work in {parts}", patience=0):
         _write_plan(parts, paths, size)
         same = f"{_FORMAT} {__version__} {files.sha256(record)}"
         finished = _finished(parts, same)
@@ -163,20 +161,6 @@ def judge(shard: Shard, job: Job) -> Judged:
     remote = any(inputs.is_remote(piece.source.path) for piece in shard.pieces)
     rows = list(predict.predict(model, items, stores.READERS if remote else job.threads))
     return Judged(_as_csv(rows, header=False), len(rows))
-
-
-@contextmanager
-def alone(parts: Path) -> Iterator[None]:
-    """Make the folder `parts`, and keep other runs out of it; the lock ends with the process."""
-    parts.mkdir(parents=True, exist_ok=True)
-    with (parts / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"Another run is at work in {parts}: let it end, or name another --out."
-            ) from None
-        yield
 
 
 def _job(folder: Path, paths: Sequence[str], cluster: engine.Cluster, *, elsewhere: bool) -> Job:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from malaria import processes
 from malaria.errors import UserError
 
 NAMES = ("none", "dask")
@@ -152,7 +153,7 @@ def _here(workers: int) -> Iterator[Cluster]:
     import dask.config
 
     _import_quietly()
-    cores = _cores()
+    cores = processes.cores()
     # Threads as without an engine, though on fewer cores: how many there are decides in which order sums are
     # added up, and so the last bits of all that is trained.
     threads = (
@@ -207,13 +208,6 @@ def _import_quietly() -> None:
 def shares(cores: Sequence[int], workers: int) -> tuple[tuple[int, ...], ...]:
     """Cores for each worker: different ones where there are enough, and none left over."""
     return tuple(tuple(cores[number::workers]) or (cores[number % len(cores)],) for number in range(workers))
-
-
-def _cores() -> list[int]:
-    """The cores that this process may use; counted where the system names none."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def _run(

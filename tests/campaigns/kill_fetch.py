@@ -63,23 +63,11 @@ def main() -> int:
 
 def prepare(work: Path, server: Server) -> None:
     """Put a set on `server`, and parameters that name it into `work`."""
-    archive = work / "cell_images.zip"
-    fake_archive.write_archive(archive)
-    server.files["/cell_images.zip"] = archive.read_bytes()
-    for label, name in fake_archive.MAPPING_NAMES.items():
-        server.files[f"/{name}"] = fake_archive.mapping(label).encode()
-    archive.unlink()
+    published = fake_archive.published()
+    server.files |= {f"/{name}": content for name, content in published.items()}
     server.pace = lambda: time.sleep(0.02)
     content = yaml.safe_load((ROOT / PARAMS).read_text(encoding="utf-8"))
-    sha256 = {name: hashlib.sha256(found).hexdigest() for name, found in server.files.items()}
-    content["data"]["source"] = "nlm"
-    content["data"]["nlm"] = {
-        "url": server.base,
-        "size": len(server.files["/cell_images.zip"]),
-        "sha256": sha256["/cell_images.zip"],
-        "parasitized_sha256": sha256["/patientid_cellmapping_parasitized.csv"],
-        "uninfected_sha256": sha256["/patientid_cellmapping_uninfected.csv"],
-    }
+    content["data"] |= {"source": "nlm", "nlm": fake_archive.nlm_section(server.base, published)}
     (work / PARAMS).write_text(yaml.safe_dump(content), encoding="utf-8")
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,15 +12,16 @@ import pytest
 from PIL import Image
 
 from malaria import params, tables
-from malaria.cells import audit, audit_page, images, names, slides
+from malaria.cells import audit, audit_page, images, names, patients, slides
+from malaria.cells import provenance as records
+from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
 from malaria.paths import PARAMS
 from stages import audit as stage
 from tests.cells.test_images import blank_png, encoded, noise
 
 SETTINGS = params.Audit(max_quarantined=0.5, min_side=16, max_pixels=4_000_000)
-LIMITS = images.Limits(SETTINGS.min_side, SETTINGS.max_pixels)
-NOT_RECORDED = audit.Provenance()
+NOT_RECORDED = Provenance()
 NIH = "C33P1thinF_IMG_20150619_114756a_cell_{}.png"
 CONTROL = "C1_thinF_IMG_20150604_104722_cell_{}.png"
 
@@ -52,12 +54,12 @@ def row(cells, path):
 
 
 def summarised(raw, cells):
-    return audit.summarise(cells, slides.read(raw / "slides.csv"))
+    return audit.summarise(cells, slides.read(raw))
 
 
 def page(raw, provenance=NOT_RECORDED, cells=None):
     cells = audit.audit(raw, SETTINGS) if cells is None else cells
-    return audit_page.render(raw, cells, summarised(raw, cells), provenance, LIMITS)
+    return audit_page.render(raw, cells, summarised(raw, cells), provenance, SETTINGS.max_pixels)
 
 
 # What is accepted
@@ -207,12 +209,12 @@ def test_patients_csv_is_believed_over_the_name_and_the_page_says_so(raw):
 
 def test_a_spreadsheets_byte_order_mark_does_no_harm(raw):
     put(raw, "patients.csv", b"\xef\xbb\xbffile,patient\nmine.png,NA\n")
-    assert audit.read_patients(raw) == {"mine.png": "NA"}
+    assert patients.read(raw) == {"mine.png": "NA"}
 
 
 def test_rows_of_patients_csv_that_match_nothing_are_noted(raw):
     put(raw, "patients.csv", b"file,patient\nlost.png,Ada\n")
-    assert "Rows of patients.csv that match no image: 1 (one is lost.png)." in page(raw)
+    assert "Rows of patients.csv that match no image: 1 (such as lost.png)." in page(raw)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_rows_of_patients_csv_that_match_nothing_are_noted(raw):
         (b"file,patient\na.png,Ada\na.png,Ben\n", r"gives a\.png to two patients"),
         (
             b"file,patient\na.png,Ada,\nb.png,Ada,\n",
-            "has rows with more values than columns: take the commas",
+            "has rows with more values than columns",
         ),
         (b"file,patient\na.png,Ada\nb.png,Ada,\n", "is no CSV table"),
     ],
@@ -237,7 +239,7 @@ def test_a_patients_csv_that_is_none_stops_the_audit(raw, content, message):
 
 def test_a_patients_csv_may_be_empty_but_for_its_header(raw):
     put(raw, "patients.csv", b"file,patient\n")
-    assert audit.read_patients(raw) == {}
+    assert patients.read(raw) == {}
 
 
 def test_a_parasitised_cell_named_as_a_controls_is_noted(raw):
@@ -301,16 +303,20 @@ def test_the_summary_counts_cells_patients_and_sizes(raw):
     assert summary.side_px == {"smallest": 40, "median": 40.0, "largest": 40}
 
 
-def test_provenance_is_read_as_far_as_it_goes(tmp_path):
-    assert audit.read_provenance(tmp_path) == audit.Provenance()
+def test_provenance_is_read_as_written_and_is_empty_where_there_is_none(tmp_path):
+    assert records.read(tmp_path) == Provenance()
     (tmp_path / "provenance.json").write_text('["no", "record"]')
-    assert audit.read_provenance(tmp_path) == audit.Provenance()
-    record = {"source": "sample", "version": None, "cells": 3, "ignored": ["a folder"]}
-    (tmp_path / "provenance.json").write_text(json.dumps(record))
-    assert audit.read_provenance(tmp_path) == audit.Provenance(source="sample", ignored=("a folder",))
+    assert records.read(tmp_path) == Provenance()
+    written = Provenance("sample", "synthetic sample, seed 1", cells=3, ignored=("a folder",))
+    (tmp_path / "provenance.json").write_text(json.dumps(asdict(written)))
+    assert records.read(tmp_path) == written
 
 
 # The publisher's slides
+
+
+def write_slides(raw, rows):
+    tables.write(pd.DataFrame(rows), raw / "slides.csv", tables.SLIDES)
 
 
 def published(raw, **changed):
@@ -320,8 +326,8 @@ def published(raw, **changed):
         known = names.parse(path.name)
         slide, patient = changed.get("n" + path.stem.rpartition("_")[2], (known.slide, known.patient))
         rows.append(slides.Row(path.relative_to(raw).as_posix(), slide, patient))
-    slides.write(rows, raw / "slides.csv")
-    return slides.read(raw / "slides.csv")
+    write_slides(raw, rows)
+    return slides.read(raw)
 
 
 def test_slides_that_agree_with_the_names_are_counted_and_raise_no_note(raw):
@@ -350,10 +356,10 @@ def test_slides_that_disagree_with_the_names_are_believed_counted_and_shown(raw)
 
 def test_a_name_that_tells_nothing_gets_its_slide_from_the_table(raw):
     put(raw, "Uninfected/odd.png", cell(30))
-    slides.write([slides.Row("Uninfected/odd.png", "C7NthinF", "C7")], raw / "slides.csv")
+    write_slides(raw, [slides.Row("Uninfected/odd.png", "C7NthinF", "C7")])
     cells = audit.audit(raw, SETTINGS)
     assert tuple(row(cells, "Uninfected/odd.png")[["slide", "patient"]]) == ("C7NthinF", "C7")
-    summary = audit.summarise(cells, slides.read(raw / "slides.csv"))
+    summary = audit.summarise(cells, slides.read(raw))
     assert (summary.slides["disagreeing"], summary.slides["missing"]) == (1, 14)
     notes = audit.notes(raw, cells, NOT_RECORDED, summary)
     assert "Images that slides.csv does not know: 14." in " ".join(notes)
@@ -392,7 +398,7 @@ def test_a_hostile_file_name_stays_a_text(raw):
 
 def test_the_page_needs_nothing_from_outside(raw):
     put(raw, "Uninfected/odd.png", b"")
-    elements = Elements(page(raw, audit.Provenance(origin="https://example.org/cells.zip"))).found
+    elements = Elements(page(raw, Provenance(origin="https://example.org/cells.zip"))).found
     assert {tag for tag, _ in elements}.isdisjoint({"script", "link", "iframe", "object"})
     sources = [attributes["src"] for _, attributes in elements if "src" in attributes]
     assert sources
@@ -413,12 +419,12 @@ def test_the_same_cells_make_the_same_page(raw):
 
 
 def test_a_synthetic_sample_is_called_one_and_real_cells_are_not(raw):
-    assert "<strong>Synthetic sample.</strong>" in page(raw, audit.Provenance(source="sample"))
-    assert "ynthetic" not in page(raw, audit.Provenance(source="folder"))
+    assert "<strong>Synthetic sample.</strong>" in page(raw, Provenance(source="sample"))
+    assert "ynthetic" not in page(raw, Provenance(source="folder"))
 
 
 def test_the_page_tells_licence_and_what_fetch_left_out(raw):
-    text = page(raw, audit.Provenance("folder", licence="CC0 & more", ignored=("a second copy",)))
+    text = page(raw, Provenance("folder", licence="CC0 & more", ignored=("a second copy",)))
     assert "CC0 &amp; more" in text
     assert "Left out when the cells were fetched: a second copy." in text
 

@@ -1,7 +1,6 @@
 """Reading one image: every format and kind of pixels, every way a file can be no cell crop."""
 
 import io
-import resource
 import struct
 import zlib
 
@@ -198,15 +197,3 @@ def test_resize_rounds_to_the_nearest_level():
     ramp = np.repeat(np.array([[[0], [3]]], dtype=np.uint8), 3, axis=2)
     # Half-pixel centres put the four new pixels at -0.25, 0.25, 0.75 and 1.25 of the old two.
     assert images.resize(ramp, 4)[0, :, 0].tolist() == [0, 1, 2, 3]
-
-
-def test_a_write_that_the_disk_takes_only_in_part_is_an_error(tmp_path):
-    noise().save(tmp_path / "a.png")
-    (tmp_path / "cells").touch()
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30 * 30 * 3 - 1, before[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            images.resize_into(tmp_path / "cells", 0, 30, tmp_path, LIMITS, [(0, "a.png")])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -52,6 +52,11 @@ def test_the_shares_of_cells_and_of_parasitised_cells_fit(cells):
         assert summary.sides[name].share_of_parasitized == pytest.approx(wanted, abs=0.03)
 
 
+def test_of_few_patients_each_side_gets_its_nearest_number():
+    _, summary = splits.split(table([(9, 9)] * 9), changed(tolerance=0.2))
+    assert [side.patients for side in summary.sides.values()] == [5, 2, 2]
+
+
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=10, deadline=None)
 def test_the_same_seed_gives_the_same_split_whatever_the_order_of_rows(seed):
@@ -110,7 +115,7 @@ def test_of_a_file_of_folds_one_is_tested_and_val_is_drawn_from_the_rest(cells, 
     ("text", "sentence"),
     [
         ("patient,split\nP1,train\n", "says nothing of 39 of the data's patients"),
-        ("patient,split\nP1,holdout\n", "puts a patient into 'holdout'"),
+        ("patient,split\nP1,holdout\n", "has the split 'holdout'"),
         ("patient,split\nP1,train\nP1,val\n", "has patient P1 twice"),
         ("who,split\nP1,train\n", "needs patient,split or patient,fold"),
         ("patient,fold\nP1,3\n", "split.fold is 0, but"),
@@ -127,8 +132,9 @@ def test_too_few_patients_are_refused():
         splits.split(table([(9, 9), (9, 9)]), SETTINGS)
 
 
-def test_shares_that_no_draw_can_give_are_refused():
-    with pytest.raises(UserError, match="none of 1,000 draws gave the shares"):
+def test_shares_that_no_draw_can_give_are_refused(monkeypatch):
+    monkeypatch.setattr(splits, "MOST_DRAWS", 20)
+    with pytest.raises(UserError, match="none of 20 draws gave the shares"):
         splits.split(table([(500, 5)] + [(1, 5)] * 5), SETTINGS)
 
 

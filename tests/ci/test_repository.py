@@ -60,8 +60,8 @@ def history(finished, tmp_path_factory) -> Path:
 
     branch(clone, "noisy")
     stage = clone / "stages/split.py"
-    noise = '{**splits.summary_content(summary), "at": __import__("time").time()}'
-    stage.write_text(stage.read_text().replace("splits.summary_content(summary)", noise))
+    noise = '{**asdict(summary), "at": __import__("time").time()}'
+    stage.write_text(stage.read_text().replace("asdict(summary)", noise))
     run("dvc", "repro", "split", cwd=clone)
     run("dvc", "commit", "-f", "-q", "export", cwd=clone)
     commit(clone, "a split that never is the same")

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from malaria import params
 from malaria.cells import names
 from malaria.errors import UserError
-from malaria.fetch import archives, folder, sample, sources
+from malaria.fetch import archives, class_folders, sample, sources
 from malaria.files import sha256
 from tests.support.permissions import bound_by_permissions
 
@@ -156,9 +156,9 @@ def test_a_folder_that_cannot_be_listed_is_no_folder_without_cells(own, tmp_path
     closed.chmod(0)
     with (
         bound_by_permissions(),
-        pytest.raises(UserError, match=r"patient7 cannot be read \(Permission denied\): see to"),
+        pytest.raises(UserError, match=r"patient7 cannot be read \(Permission denied\): check"),
     ):
-        folder._below(Path("parasitized"))
+        class_folders._below(Path("parasitized"))
     closed.chmod(0o755)
 
 

@@ -23,6 +23,7 @@ from malaria.cells import images
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.predict import batch, inputs
+from malaria.running import locked
 from tests.support import bundles
 
 ROOT = Path(__file__).parents[2]
@@ -274,7 +275,8 @@ def test_a_folder_with_other_things_keeps_them(killed, left, scheduler):
 
 
 def test_two_runs_never_share_a_folder(model_bundle, cells, tmp_path, scheduler):
-    with batch.alone(tmp_path / "out.csv.parts"), pytest.raises(UserError, match="Another run is at work in"):
+    held = locked(tmp_path / "out.csv.parts" / batch._LOCK, "holds it")
+    with held, pytest.raises(UserError, match=rf"Process {os.getpid()} is at work in .*out\.csv\.parts"):
         batch.run(model_bundle, [str(cells)], tmp_path / "out.csv", workers=1, scheduler=scheduler)
 
 

@@ -1,6 +1,5 @@
 """The real `dvc` on a small sample: what runs, what reruns, what comes out, what a user can do with it."""
 
-import ast
 import csv
 import json
 import re
@@ -10,7 +9,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import yaml
 from PIL import Image
 
 from malaria import bundle
@@ -18,9 +16,6 @@ from malaria.paths import LABEL_AUDIT
 from tests.support.project import ROOT, change, run
 
 STAGES = ("fetch", "audit", "split", "pack", "train", "evaluate", "export")
-
-# Reading parameters, naming paths, starting and ending a command: a change there changes no result.
-WIRING = {"command", "errors", "files", "params", "paths", "running"}
 
 
 def changed_stages(repository: Path) -> set[str]:
@@ -133,37 +128,6 @@ def test_a_stage_has_help_is_short_and_needs_no_tensorflow_for_it(stage):
     assert f"python -m stages.{stage}" in done.stdout
     assert "tensorflow" not in done.stderr
     assert len((ROOT / "stages" / f"{stage}.py").read_text().splitlines()) < 100
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_the_code_it_runs(stage):
-    content = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    assert list(content) == list(STAGES)
-    declared = {dep for dep in content[stage]["deps"] if dep.endswith(".py") or dep == "malaria/sources"}
-    needed = imports_of(ROOT / "stages" / f"{stage}.py") | {f"stages/{stage}.py"}
-    if stage == "export":
-        from malaria.bundle.build import CODE
-
-        needed |= {f"malaria/{name}.py" for name in CODE}
-    assert declared == needed
-
-
-def imports_of(file: Path, seen: set[str] | None = None) -> set[str]:
-    """The malaria modules that a file imports, by way of others too, as dvc.yaml names them."""
-    seen = set() if seen is None else seen
-    for node in ast.walk(ast.parse(file.read_text())):
-        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("malaria"):
-            continue
-        parts = (node.module or "").split(".")[1:]
-        for name in parts[:1] or [alias.name for alias in node.names]:
-            path = "malaria/sources" if name == "sources" else f"malaria/{name}.py"
-            if name in WIRING or path in seen or not (ROOT / path).exists():
-                continue
-            seen.add(path)
-            below = (ROOT / path).glob("*.py") if name == "sources" else [ROOT / path]
-            for module in below:
-                imports_of(module, seen)
-    return seen
 
 
 def test_an_experiment_runs_as_dvc_users_type_it(finished):

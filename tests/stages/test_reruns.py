@@ -69,7 +69,7 @@ CHANGES = {
 
 @pytest.fixture
 def repository(finished, tmp_path) -> Path:
-    """`finished` with its results, to be changed: hard links where nobody writes."""
+    """`finished` with its results, to be changed: hard links where no test writes."""
     copy = tmp_path / "repository"
     keep = shutil.ignore_patterns("tmp")
     shutil.copytree(

@@ -1,0 +1,108 @@
+"""A stage depends on the code that makes its result, and on no other: dvc.yaml beside the real imports."""
+
+import ast
+import re
+from functools import cache
+from modulefinder import ModuleFinder
+from pathlib import Path
+
+import pytest
+import yaml
+
+from malaria.bundle.build import CODE
+from tests.support.project import ROOT
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+# Code that stages run and do not depend on, with the reason. A change here that falsifies a result on purpose
+# is for the gate to find: it runs the stages again.
+PLUMBING = {
+    "malaria/__init__.py": "holds a version number, which results only carry",
+    "malaria/command.py": "starts and ends a command: --help, errors in one sentence, the lock of a stage",
+    "malaria/errors.py": "names the one kind of error that people can correct",
+    "malaria/files.py": "writes what it is given, whole or not at all, and hashes files",
+    "malaria/params.py": "reads and checks params.yaml, whose values are dependencies themselves",
+    "malaria/paths.py": "says where files lie, which dvc.yaml says too",
+    "malaria/processes.py": "shares work among processes: any number of them gives the same results in order",
+    "malaria/running.py": "ends a stage with the DVC that started it, and holds locks",
+    "malaria/tables.py": "reads and writes tables, and refuses those with other columns",
+    "malaria/templates.py": "fills in templates, which are dependencies themselves",
+}
+
+
+def dependencies(stage: str, suffix: str) -> set[str]:
+    """The project's files with this suffix that dvc.yaml names for a stage, those in folders one by one."""
+    code = [ROOT / dep for dep in STAGES[stage]["deps"] if dep.startswith(("malaria/", "stages/"))]
+    files = [file for path in code for file in ([path] if path.is_file() else path.rglob("*"))]
+    return {str(file.relative_to(ROOT)) for file in files if file.suffix == suffix and does_something(file)}
+
+
+@cache
+def runs(stage: str) -> frozenset[str]:
+    """The project's modules that a stage imports, by way of others too, wherever in them an import stands.
+
+    Where dvc.yaml names a folder, any of its modules may run: the parameters choose, as they choose a source.
+    """
+    finder = ModuleFinder([str(ROOT)])
+    finder.import_hook(f"stages.{stage}")
+    for folder in (
+        dep for dep in STAGES[stage]["deps"] if dep.startswith("malaria/") and (ROOT / dep).is_dir()
+    ):
+        for file in (ROOT / folder).glob("*.py"):
+            finder.import_hook(f"{folder.replace('/', '.')}.{file.stem}")
+    files = {Path(module.__file__) for module in finder.modules.values() if module.__file__}
+    return frozenset(str(file.relative_to(ROOT)) for file in files if does_something(file))
+
+
+def does_something(file: Path) -> bool:
+    """Whether a module has more than a docstring; any other file does."""
+    return file.suffix != ".py" or any(
+        not isinstance(node, ast.Expr) for node in ast.parse(file.read_text()).body
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_that_a_stage_runs_is_a_dependency_or_plumbing(stage):
+    unlisted = runs(stage) - dependencies(stage, ".py") - set(PLUMBING)
+    assert unlisted == set(), f"dvc.yaml: {stage} runs these: name them there, or as plumbing with a reason"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_that_a_stage_does_not_run_is_no_dependency(stage):
+    # The record of a bundle has a hash of code that trained it, and of what a bundle runs.
+    hashed = {f"malaria/{name}.py" for name in CODE} if stage == "export" else set()
+    assert dependencies(stage, ".py") - runs(stage) - hashed == set()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_plumbing_is_no_dependency(stage):
+    assert dependencies(stage, ".py") & set(PLUMBING) == set()
+
+
+def test_what_is_listed_as_plumbing_is_run():
+    assert set(PLUMBING) <= set().union(*map(runs, STAGES))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_templates_that_a_stage_fills_in_are_dependencies(stage):
+    used = {
+        str(Path(module).with_name(name))
+        for module in runs(stage)
+        for name in re.findall(r'"([\w.]+\.j2)"', (ROOT / module).read_text())
+    }
+    assert dependencies(stage, ".j2") == used
+
+
+def test_a_module_chosen_at_run_time_lies_in_a_folder_that_is_a_dependency():
+    choosing = {
+        module
+        for stage in STAGES
+        for module in runs(stage)
+        if "import_module(" in (ROOT / module).read_text()
+    }
+    assert choosing == {"malaria/fetch/sources.py"}
+    assert "malaria/fetch" in STAGES["fetch"]["deps"]
+
+
+def test_an_import_inside_a_function_is_seen():
+    assert "malaria/train/network.py" in runs("train")
