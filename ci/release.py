@@ -9,7 +9,6 @@ last release. Nothing is published: the last line says how.
 import argparse
 import json
 import re
-import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,8 @@ import dvc.api
 import yaml
 from dvc.exceptions import DvcException
 
-from malaria import bundle, paths, tables
+from ci import outputs
+from malaria import bundle, paths, programs, tables
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.evaluate import evaluation
@@ -81,7 +81,9 @@ def main() -> int:
 
 def last_release() -> str:
     """The tag of the highest version so far; empty where there is none."""
-    versions = [tag.rpartition("@v")[2] for tag in _git("tag", "--list", f"{ARTIFACT}@v*").splitlines()]
+    versions = [
+        tag.rpartition("@v")[2] for tag in programs.git("tag", "--list", f"{ARTIFACT}@v*").splitlines()
+    ]
     released = [version for version in versions if _VERSION.fullmatch(version)]
     return f"{ARTIFACT}@v{max(released, key=_numbers)}" if released else ""
 
@@ -96,14 +98,14 @@ def check_version(version: str, last: str) -> str:
 
 
 def check_clean() -> None:
-    changed = _git("status", "--porcelain").splitlines()
+    changed = programs.git("status", "--porcelain").splitlines()
     if changed:
         first = changed[0].split(maxsplit=1)[-1]
         raise UserError(f"The workspace has changes that no commit has ({first} is the first): commit them.")
 
 
 def check_up_to_date() -> None:
-    stale = json.loads(_dvc("status", "--json"))
+    stale = json.loads(programs.dvc("status", "--json"))
     if stale:
         raise UserError(
             f"dvc.lock is not up to date (dvc status: {', '.join(stale)}): run `dvc repro` (or `dvc pull`, "
@@ -123,7 +125,7 @@ def check_real() -> bundle.Record:
 
 
 def check_pushed() -> None:
-    missing = sorted(json.loads(_dvc("status", "--cloud", "--json")))
+    missing = sorted(json.loads(programs.dvc("status", "--cloud", "--json")))
     if missing:
         raise UserError(
             f"{len(missing):,} of the outputs' files are not in the remote ({missing[0]} is the first): run "
@@ -132,29 +134,37 @@ def check_pushed() -> None:
 
 
 def gate(last: str) -> tuple[bool, str]:
-    """Whether the gate passes against the release `last`, or by itself without one, and what it says."""
+    """Whether the gate passes against the release `last`, or by itself without one, and what it found."""
     # A commit that holds nothing, and no branch: beside it the gate's absolute limits alone count.
-    base = last or _git("commit-tree", "-m", "before the first release", _git("mktree"))
-    command = [sys.executable, "-m", "ci.gate", "--base", base]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    print(done.stdout, end="")
-    return done.returncode == 0, done.stdout.strip()
+    base = last or programs.git("commit-tree", "-m", "before the first release", programs.git("mktree"))
+    outputs.VERDICT.unlink(missing_ok=True)
+    passed = True
+    try:
+        for line in programs.lines([sys.executable, "-m", "ci.gate", "--base", base]):
+            print(line, flush=True)
+    except UserError:
+        if not outputs.VERDICT.is_file():
+            raise
+        passed = False
+    verdict = json.loads(outputs.VERDICT.read_text(encoding="utf-8"))
+    checks = [f"{check['outcome']:10} {check['name']:13} {check['said']}" for check in verdict["checks"]]
+    return passed, "\n".join([*checks, verdict["headline"]])
 
 
-def check_gate(last: str, passed: bool, said: str, override: str | None) -> str:
+def check_gate(last: str, passed: bool, found: str, override: str | None) -> str:
     """What the notes say of the gate.
 
     Raises:
         UserError: it fails, and no reason to override it is given.
     """
     if passed:
-        return said
+        return found
     if not override:
         raise UserError(
-            f"The gate does not pass{f' against {last}' if last else ''}, as said above: mend that, or "
+            f"The gate does not pass{f' against {last}' if last else ''}, as said above: put that right, or "
             "release all the same with OVERRIDE='the reason', which the notes will carry."
         )
-    return f"{said}\nReleased all the same: {override}"
+    return f"{found}\nReleased all the same: {override}"
 
 
 def state(revision: str) -> State:
@@ -168,7 +178,7 @@ def state(revision: str) -> State:
             f"The results of {revision} are in neither DVC's cache nor the remote: fetch them with "
             f"`dvc fetch` in a checkout of {revision}, or push them from where they are."
         ) from None
-    lock = yaml.safe_load(_git("show", f"{revision}:{paths.LOCK}"))["stages"]
+    lock = yaml.safe_load(programs.git("show", f"{revision}:{paths.LOCK}"))["stages"]
     return State(revision, metrics, audit, lock)
 
 
@@ -214,7 +224,7 @@ def _change(before: float | None, now: float | None) -> str:
 
 
 def _parameters(since: str) -> str:
-    changed = json.loads(_dvc("params", "diff", "--json", since, "HEAD")).get(str(paths.PARAMS), {})
+    changed = json.loads(programs.dvc("params", "diff", "--json", since, "HEAD")).get(str(paths.PARAMS), {})
     rows = [
         f"- `{key}`: {values.get('old')} → {values.get('new')}" for key, values in sorted(changed.items())
     ]
@@ -223,25 +233,6 @@ def _parameters(since: str) -> str:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
-
-
-def _git(*arguments: str) -> str:
-    return _said(["git", *arguments])
-
-
-def _dvc(*arguments: str) -> str:
-    return _said([sys.executable, "-m", "dvc", *arguments])
-
-
-def _said(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()] or [
-            "without a word"
-        ]
-        errors = [line for line in lines if line.startswith(("ERROR", "fatal"))] or lines
-        raise UserError(f"`{' '.join(command[-3:])}` failed: {errors[0]}")
-    return done.stdout.strip()
 
 
 if __name__ == "__main__":
