@@ -21,8 +21,9 @@ from ci.revisions import Revision
 from malaria import files, labels, paths, programs, tables
 from malaria.cells import packed
 
-# What these write depends on the kind of processor too (docs/ci.md).
+# What these write depends on the kind of processor too, which training records in this file (docs/ci.md).
 OF_PROCESSOR = ("train", "evaluate", "export")
+PROCESSOR = paths.TRAINING / "processor.txt"
 _SINGLE = ("repro", "--force", "--single-item", "--no-run-cache", "--no-commit")
 
 
@@ -42,15 +43,15 @@ class Output(Plain):
 class Rerun(Plain):
     """What running stages again gave.
 
-    frozen: stages of dvc.yaml that DVC does not run, so that nothing was run. processor: whether dvc.lock's
-    results were made on the kind of processor that this machine has. blind: the outputs of training beside
-    those of a training that could not see the test cells; empty where none was needed.
+    frozen: stages of dvc.yaml that DVC does not run, so that nothing was run. elsewhere: dvc.lock's results
+    were made on another kind of processor than this machine's. blind: the outputs of training beside those
+    of a training that could not see the test cells; empty where none was needed.
     """
 
     stages: tuple[str, ...]
     outputs: tuple[Output, ...]
     frozen: tuple[str, ...]
-    same_processor: bool
+    elsewhere: bool
     blind: tuple[Output, ...]
     seconds: float
 
@@ -72,41 +73,59 @@ def run(branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame) -> Iter
         judged: the cells that no training may look at, with their sha256.
     """
     frozen = _frozen(branch.folder)
-    same_processor = _same_processor(branch.folder)
     if frozen or not stages:
-        nothing = Rerun(
-            stages=stages, outputs=(), frozen=frozen, same_processor=same_processor, blind=(), seconds=0
-        )
+        nothing = Rerun(stages=stages, outputs=(), frozen=frozen, elsewhere=False, blind=(), seconds=0)
         yield Again(nothing, branch.folder / paths.BUNDLE)
         return
     begun = time.monotonic()
     compared: list[Output] = []
+    elsewhere = False
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary, "again")
         revisions.copy_of_work_tree(branch.folder, copy)
         programs.dvc("checkout", "--force", "--quiet", cwd=copy)
         for stage in stages:
+            claimed, found = _hashes(branch.lock, stage), _once_more(copy, stage)
             made = [
-                Output(stage=stage, path=path, first=md5, again=found)
-                for (path, md5), found in zip(
-                    _hashes(branch.lock, stage).items(), _once_more(copy, stage).values(), strict=True
-                )
+                Output(stage=stage, path=path, first=claimed[path], again=found[path]) for path in claimed
             ]
             compared += made
-            if not all(output.same for output in made) and (same_processor or stage not in OF_PROCESSOR):
+            if all(output.same for output in made):
+                continue
+            if stage in OF_PROCESSOR and not elsewhere:
+                elsewhere = _made_elsewhere(branch, copy, trained="train" in stages)
+            if not (elsewhere and stage in OF_PROCESSOR):
                 # The next stages start from the lock's own outputs, or one difference is told as many.
-                shutil.copyfile(branch.folder / outputs.LOCK, copy / outputs.LOCK)
-                programs.dvc("checkout", "--force", "--quiet", stage, cwd=copy)
+                _restore(branch, copy, stage)
+        if elsewhere and "train" in stages:
+            for stage in [stage for stage in OF_PROCESSOR if stage not in stages]:
+                _once_more(copy, stage)
         blind = _blind(branch, judged, compared, Path(temporary, "blind")) if "train" in stages else ()
-        found = Rerun(
+        told = Rerun(
             stages=stages,
             outputs=tuple(compared),
             frozen=(),
-            same_processor=same_processor,
+            elsewhere=elsewhere,
             blind=blind,
             seconds=round(time.monotonic() - begun, 1),
         )
-        yield Again(found, (branch.folder if same_processor else copy) / paths.BUNDLE)
+        yield Again(told, (copy if elsewhere else branch.folder) / paths.BUNDLE)
+
+
+def _made_elsewhere(branch: Revision, copy: Path, trained: bool) -> bool:
+    """Whether training records another kind of processor in the copy than in the branch's results."""
+    if not trained:
+        _once_more(copy, "train")
+    here, there = ((folder / PROCESSOR) for folder in (copy, branch.folder))
+    differs = here.is_file() and there.is_file() and here.read_bytes() != there.read_bytes()
+    if not trained:
+        _restore(branch, copy, "train")
+    return differs
+
+
+def _restore(branch: Revision, copy: Path, stage: str) -> None:
+    shutil.copyfile(branch.folder / outputs.LOCK, copy / outputs.LOCK)
+    programs.dvc("checkout", "--force", "--quiet", stage, cwd=copy)
 
 
 def _once_more(folder: Path, stage: str) -> dict[str, str]:
@@ -151,8 +170,3 @@ def _blind(branch: Revision, judged: pd.DataFrame, seen: list[Output], folder: P
 def _frozen(folder: Path) -> tuple[str, ...]:
     content = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))
     return tuple(name for name, stage in content["stages"].items() if stage.get("frozen"))
-
-
-def _same_processor(folder: Path) -> bool:
-    """Whether the results in `folder` were made on this machine's kind of processor, as far as is known."""
-    return bool(folder)

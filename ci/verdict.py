@@ -191,7 +191,7 @@ def _reproducible(rerun: Rerun | None) -> Found:
     if rerun.frozen:
         return "failed", f"dvc.yaml freezes {', '.join(rerun.frozen)}: DVC runs no such stage"
     differing = [output for output in rerun.outputs if not output.same]
-    elsewhere = not rerun.same_processor and all(output.stage in OF_PROCESSOR for output in differing)
+    elsewhere = rerun.elsewhere and all(output.stage in OF_PROCESSOR for output in differing)
     said = f"{', '.join(rerun.stages)} were run again in {rerun.seconds:.0f} s: {_count(rerun.outputs)}"
     if differing and elsewhere:
         return "passed", f"{said}; dvc.lock is of another kind of processor: what was made here is judged"

@@ -131,7 +131,7 @@ def comment(run: Run, number: int, text: str | None) -> str:
         lines.append(
             f"**It changes {judges} files of those that judge it** ({', '.join(JUDGES)}): read them first."
         )
-    return "\n".join([*lines, "", text or "It left no report that can be read: its log says why."])
+    return "\n".join([*lines, "", text or "It left no summary that can be read: its log says why."])
 
 
 def _known(number: int) -> int | None:

@@ -18,8 +18,9 @@ def ask(path: str) -> Any:
 
 
 def send(path: str, content: Any, method: str = "POST") -> Any:
-    """GitHub's answer to a request with a body."""
-    return json.loads(gh("api", "--method", method, path, "--input", "-", stdin=json.dumps(content)))
+    """GitHub's answer to a request with a body; None where it has none."""
+    answer = gh("api", "--method", method, path, "--input", "-", stdin=json.dumps(content))
+    return json.loads(answer) if answer else None
 
 
 def first_bytes(path: str, most: int) -> bytes:
