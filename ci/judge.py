@@ -52,6 +52,7 @@ def main() -> int:
     said = {"mergeable": judged.mergeable, "headline": judged.headline}
     files.write_json(branch.folder / outputs.VERDICT, said | judged.model_dump(mode="json"))
     event.summarise(summary.markdown(rendering.numbers(found, judged)))
+    event.output("judged", "true")
     for check in judged.checks:
         print(f"{check.outcome:10} {check.name:16} {check.said}")
     if judged.overridden:
