@@ -34,7 +34,7 @@ def pull(run_cache: bool = False) -> list[str]:
         UserError: the remote does not answer, or refuses.
     """
     with Repo() as repo:
-        where = str(storage.reach(repo).path)
+        where = storage.url_of(storage.reach(repo))
         with storage.one_sentence(repo.config["core"]["remote"], where):
             try:
                 repo.pull(run_cache=run_cache, allow_missing=True, force=True)
@@ -48,7 +48,7 @@ def fetch(commit: str) -> None:
     """Bring what the default remote has of a commit into the cache; says so where it cannot be asked."""
     try:
         with Repo() as repo:
-            where = str(storage.reach(repo).path)
+            where = storage.url_of(storage.reach(repo))
             with storage.one_sentence(repo.config["core"]["remote"], where):
                 repo.fetch(revs=[commit], workspace=False)
     except UserError as error:

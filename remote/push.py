@@ -36,7 +36,7 @@ def push(verify: bool = False) -> None:
     with Repo() as repo:
         if verify:
             replace_damaged(storage.of(repo))
-        where = str(storage.reach(repo).path)
+        where = storage.url_of(storage.reach(repo))
         in_git = {out.hash_info for out in repo.index.outs if not out.use_cache and out.hash_info}
         with storage.one_sentence(repo.config["core"]["remote"], where):
             sent = repo.push(run_cache=True)

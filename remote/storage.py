@@ -47,8 +47,7 @@ class Remote:
 
     @property
     def url(self) -> str:
-        """Without DVC's own folders below it."""
-        return str(self.odb.fs.unstrip_protocol(self.odb.path)).removesuffix("/files/md5")
+        return url_of(self.odb)
 
     def there(self) -> set[str]:
         """The MD5s of all objects that the remote holds, of any revision."""
@@ -87,6 +86,11 @@ def use(name: str, **options: str | bool) -> None:
         local["remote"][name] = options
 
 
+def url_of(odb: HashFileDB) -> str:
+    """The URL of a store, without DVC's own folders below it."""
+    return str(odb.fs.unstrip_protocol(odb.path)).removesuffix("/files/md5")
+
+
 def reach(repo: Repo, name: str | None = None) -> HashFileDB:
     """The store of a remote, the default one unless named, after it has answered.
 
@@ -97,9 +101,10 @@ def reach(repo: Repo, name: str | None = None) -> HashFileDB:
         odb: HashFileDB = repo.cloud.get_remote_odb(name, command="push")
     except DvcException as error:
         raise UserError(f"{' '.join(str(error).split())}: see docs/remote.md.") from None
-    with one_sentence(name or repo.config["core"]["remote"], str(odb.path)):
-        if odb.fs.protocol == "s3" and not odb.fs.fs.exists(odb.path.split("/")[0]):
-            raise FileNotFoundError("NoSuchBucket")
+    with one_sentence(name or repo.config["core"]["remote"], url_of(odb)):
+        if odb.fs.protocol == "s3":
+            # Where asked whether something exists, it takes a refusal for a no.
+            odb.fs.fs.call_s3("list_objects_v2", Bucket=odb.path.split("/")[0], MaxKeys=1)
         odb.fs.exists(odb.path)
     return odb
 
