@@ -35,7 +35,7 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity's median in both and the Kolmogorov-Smirnov distance of its two distributions."""
+    """A quantity's median in both and the Kolmogorov-Smirnov distance of its two distributions, in [0, 1]."""
 
     words: str
     before: float
@@ -78,30 +78,31 @@ def main() -> int:
 
 def drift(before: Path, now: Path) -> Drift:
     """Compare the audited and packed cells below two folders."""
+    from scipy.stats import ks_2samp
+
     (old, old_pixels), (new, new_pixels) = _cells(before), _cells(now)
     if old_pixels.shape[1:] != new_pixels.shape[1:]:
         raise UserError("The two revisions pack cells at different sizes: compare two of the same pack.size.")
-    gained, lost = new[~new.sha256.isin(old.sha256)], old[~old.sha256.isin(new.sha256)]
-    looks = [_look(table, pixels) for table, pixels in ((old, old_pixels), (new, new_pixels))]
+    counts = [
+        {label: int((one.label[~one.sha256.isin(other.sha256)] == label).sum()) for label in reversed(LABELS)}
+        for one, other in ((new, old), (old, new))
+    ]
+    was, looks = _look(old, old_pixels), _look(new, new_pixels)
     return Drift(
-        cells_before=len(old),
-        cells_now=len(new),
-        gained={label: int((gained.label == label).sum()) for label in reversed(LABELS)},
-        lost={label: int((lost.label == label).sum()) for label in reversed(LABELS)},
-        share_before=float((old.label == PARASITIZED).mean()),
-        share_now=float((new.label == PARASITIZED).mean()),
-        quantities=tuple(
-            Quantity(words, float(np.median(one)), float(np.median(other)), distance(one, other))
-            for words, one, other in ((words, looks[0][words], looks[1][words]) for words in looks[0])
+        len(old),
+        len(new),
+        *counts,
+        *(float((cells.label == PARASITIZED).mean()) for cells in (old, new)),
+        tuple(
+            Quantity(
+                words,
+                float(np.median(was[words])),
+                float(np.median(looks[words])),
+                float(ks_2samp(was[words], looks[words]).statistic),
+            )
+            for words in looks
         ),
     )
-
-
-def distance(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
-    """The two-sample Kolmogorov-Smirnov statistic, in [0, 1], of values (n,) and (m,)."""
-    from scipy.stats import ks_2samp
-
-    return float(ks_2samp(one, other).statistic)
 
 
 def markdown(found: Drift, base: str, limit: float) -> str:
@@ -114,24 +115,15 @@ def markdown(found: Drift, base: str, limit: float) -> str:
     ]
     counts = [f"| {label} | {found.gained[label]:,} | {found.lost[label]:,} |" for label in reversed(LABELS)]
     headline = f"Drifted: {', '.join(drifted)}." if drifted else "No quantity has drifted."
-    return "\n".join(
-        [
-            f"### Data against {base}",
-            "",
-            f"{headline} {found.cells_before:,} cells before, {found.cells_now:,} now; "
-            f"parasitised {found.share_before:.1%} before, {found.share_now:.1%} now.",
-            "",
-            "| class | gained | lost |",
-            "|---|--:|--:|",
-            *counts,
-            "",
-            "| quantity | median before | now | distance |",
-            "|---|--:|--:|--:|",
-            *rows,
-            "",
-            f"Distances are Kolmogorov-Smirnov statistics; beyond {limit:g} a quantity has drifted.",
-        ]
-    )
+    counted = f"{found.cells_before:,} cells before, {found.cells_now:,} now"
+    shares = f"parasitised {found.share_before:.1%} before, {found.share_now:.1%} now"
+    lines = [
+        *(f"### Data against {base}", "", f"{headline} {counted}; {shares}.", ""),
+        *("| class | gained | lost |", "|---|--:|--:|", *counts, ""),
+        *("| quantity | median before | now | distance |", "|---|--:|--:|--:|", *rows, ""),
+        f"Distances are Kolmogorov-Smirnov statistics; beyond {limit:g} a quantity has drifted.",
+    ]
+    return "\n".join(lines)
 
 
 def not_to_be_had(base: str, missing: object) -> str:

@@ -100,13 +100,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         f"{found['flipped']:,d} are called otherwise at 0.5. Differences are branch minus base, with 95 % "
         "intervals over patients.\n"
     )
-    yield "| figure | base | branch | difference |\n|---|--:|--:|--:|"
-    for figure in found["figures"]:
-        at = "" if figure["at"] is None else f" {figure['at']:g}"
-        yield (
-            f"| {FIGURES[figure['name']]}{at} | {_number(figure['base'])} | {_number(figure['branch'])} "
-            f"| {_difference(figure)} |"
-        )
+    yield figures(found)
     yield "\n| stage | | seconds |\n|---|---|--:|"
     for stage in found["stages"]:
         seconds = "" if stage["seconds"] is None else f"{stage['seconds']:.0f}"
@@ -116,6 +110,16 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         f"{found['gained']:,d}, lost: {found['lost']:,d}. The artifact `report` of the run has the page with "
         "the reasons, parameters and cells, and DVC's plots of both."
     )
+
+
+def figures(found: dict[str, Any]) -> str:
+    """The table of figures."""
+    rows = ["| figure | base | branch | difference |", "|---|--:|--:|--:|"]
+    for figure in found["figures"]:
+        at = "" if figure["at"] is None else f" {figure['at']:g}"
+        base, branch = _number(figure["base"]), _number(figure["branch"])
+        rows.append(f"| {FIGURES[figure['name']]}{at} | {base} | {branch} | {_difference(figure)} |")
+    return "\n".join(rows)
 
 
 def _known(word: str, words: tuple[str, ...]) -> str:

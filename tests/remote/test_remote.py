@@ -259,6 +259,23 @@ def test_make_pull_brings_what_dvc_lock_names(clone, finished):
     assert contents(clone) == contents(finished)
 
 
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_a_release_comes_from_a_store_that_its_repository_does_not_name(pushed, store, tmp_path):
+    git("clone", "-q", "--bare", str(pushed), str(tmp_path / "released"), cwd=tmp_path)
+    git("tag", "-a", "-m", "notes", "malaria-cells@v1.2.0", cwd=tmp_path / "released")
+    (line,) = re.findall(
+        r"^(dvc artifacts get .*--remote-config.*)$", (ROOT / "docs/releases.md").read_text(), re.M
+    )
+    line = line.replace("https://github.com/OWNER/malaria-cells", f"file://{tmp_path / 'released'}")
+    line = line.replace(
+        "s3://BUCKET/malaria-cells", f"{store.url} endpointurl={store.options['endpointurl']}"
+    )
+    keys = {f"AWS_{name.upper()}": store.options[name] for name in ("access_key_id", "secret_access_key")}
+    run("bash", "-c", line.partition("#")[0], cwd=tmp_path, environment={**ENVIRONMENT, **keys})
+    bundle = tmp_path / "malaria-cells"
+    assert (bundle / "network.tflite").is_file()
+
+
 @pytest.fixture
 def repository(tmp_path, monkeypatch) -> Path:
     """The current folder: with the project's DVC settings and nothing else."""
