@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ci import outputs, revisions
+from ci import outputs
 from ci.github import event
-from malaria import files, paths, tables
+from malaria import files, paths, programs, tables
 from malaria.bundle import ood as stained
 from malaria.cells import packed
 from malaria.command import end_with
@@ -64,10 +64,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         before = Path(temporary)
         try:
-            revisions.copy_paths(base, (paths.CELLS, paths.PACKED), before)
-        except LookupError as missing:
-            # Nobody should go without a retraining for it.
-            text = not_to_be_had(base, missing)
+            for path in (paths.CELLS, paths.PACKED):
+                (before / path).parent.mkdir(exist_ok=True)
+                programs.dvc("get", "--quiet", "--rev", base, "--out", str(before / path), ".", str(path))
+        except UserError as missing:
+            # A retraining does not wait for it.
+            text = f"### Data against {base}\n\nNot compared: {missing} (docs/ci.md tells of stores that keep it)"
         else:
             text = markdown(drift(before, Path()), base, limit)
     files.write_text(outputs.DRIFT, text)
@@ -83,17 +85,19 @@ def drift(before: Path, now: Path) -> Drift:
     (old, old_pixels), (new, new_pixels) = _cells(before), _cells(now)
     if old_pixels.shape[1:] != new_pixels.shape[1:]:
         raise UserError("The two revisions pack cells at different sizes: compare two of the same pack.size.")
-    counts = [
+    gained, lost = (
         {label: int((one.label[~one.sha256.isin(other.sha256)] == label).sum()) for label in reversed(LABELS)}
         for one, other in ((new, old), (old, new))
-    ]
+    )
     was, looks = _look(old, old_pixels), _look(new, new_pixels)
     return Drift(
-        len(old),
-        len(new),
-        *counts,
-        *(float((cells.label == PARASITIZED).mean()) for cells in (old, new)),
-        tuple(
+        cells_before=len(old),
+        cells_now=len(new),
+        gained=gained,
+        lost=lost,
+        share_before=float((old.label == PARASITIZED).mean()),
+        share_now=float((new.label == PARASITIZED).mean()),
+        quantities=tuple(
             Quantity(
                 words,
                 float(np.median(was[words])),
@@ -124,14 +128,6 @@ def markdown(found: Drift, base: str, limit: float) -> str:
         f"Distances are Kolmogorov-Smirnov statistics; beyond {limit:g} a quantity has drifted.",
     ]
     return "\n".join(lines)
-
-
-def not_to_be_had(base: str, missing: object) -> str:
-    """What is said instead where `missing`, a path of `base`, is in no store, as Markdown."""
-    return (
-        f"### Data against {base}\n\nNot compared: {missing} of {base} is in neither DVC's cache nor its "
-        "remote. `dvc fetch` it, or see to a store that keeps it (docs/ci.md)."
-    )
 
 
 def _cells(folder: Path) -> tuple[pd.DataFrame, npt.NDArray[np.uint8]]:

@@ -7,8 +7,6 @@ with status 1 where a check fails.
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from ci.github import event, summary
 from ci.revisions import Revision
 from malaria import files, programs
 from malaria.command import end_with
-from malaria.params import Params, load_params
+from malaria.params import load_params
 
 # A change of these files, or of these sections of params.yaml, changes how later branches are judged.
 RULES = (
@@ -69,7 +67,10 @@ def _judge(
     settings = load_params()
     record = retrain.recorded(branch)
     cells, counted = comparison.judged_cells(base, branch)
-    with _again(base, branch, settings, cells, report) as ran:
+    stages = () if report else settings.gate.rerun
+    if not report and (base is None or base.lock["train"] != branch.lock["train"]):
+        stages = tuple(name for name in branch.lock if name in (*stages, "train"))
+    with again.run(branch, stages, cells) as ran:
         found = comparison.compare(
             base,
             branch,
@@ -85,18 +86,6 @@ def _judge(
         labels = [*labels, *(pull.labels if (pull := event.pull()) else ())]
         rerun = None if report else ran.found
         return found, verdict.judge(found, rerun, _contradicted(base, branch), own_code, labels)
-
-
-@contextmanager
-def _again(
-    base: Revision | None, branch: Revision, settings: Params, cells: Any, report: bool
-) -> Iterator[again.Again]:
-    stages = () if report else settings.gate.rerun
-    trained = base is None or base.lock["train"] != branch.lock["train"]
-    if not report and trained and "train" not in stages:
-        stages = tuple(name for name in branch.lock if name in {*stages, "train"})
-    with again.run(branch, tuple(stages), cells) as ran:
-        yield ran
 
 
 def _contradicted(base: Revision | None, branch: Revision) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ci import outputs
-from ci.comparison import Comparison, Stage
+from ci.comparison import Comparison
 from ci.github import summary
 from ci.verdict import Verdict, difference, not_comparable
 from malaria import files, labels, paths, programs, templates
@@ -59,16 +59,8 @@ def page(found: Comparison, verdict: Verdict, folder: Path) -> str:
         verdict=verdict,
         why=not_comparable(found),
         gained=[one for one in found.data.classes if one.gained or one.lost or one.relabelled],
-        seconds=sum(stage.seconds or 0 for stage in found.stages),
-        timed=_timed(found.stages),
         words=summary.FIGURES,
         plots=outputs.PLOTS.name if (folder / outputs.PLOTS / "index.html").is_file() else "",
-    )
-
-
-def _timed(stages: tuple[Stage, ...]) -> bool:
-    return any(stage.how in ("ran", "cache") for stage in stages) or all(
-        stage.how == "unchanged" for stage in stages
     )
 
 

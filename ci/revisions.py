@@ -154,30 +154,6 @@ def _clone(source: Path, commit: str, folder: Path) -> None:
     programs.dvc("cache", "dir", "--local", str((source / cache).resolve()), cwd=folder)
 
 
-def copy_paths(rev: str, wanted: tuple[Path, ...], folder: Path) -> None:
-    """Copy files and folders of a revision to below `folder`, out of git, DVC's cache or its remote.
-
-    Raises:
-        UserError: there is no such revision.
-        LookupError: one of them is not to be had; it names it.
-    """
-    _copy(resolve(rev), wanted, folder)
-
-
-def _copy(commit: str, wanted: tuple[Path, ...], folder: Path) -> None:
-    """`copy_paths` of a commit; LookupError names what is not to be had."""
-    from dvc.api import DVCFileSystem
-
-    there = DVCFileSystem(".", rev=commit)
-    for path in wanted:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            there.get(path.as_posix(), str(folder / path), recursive=there.isdir(path.as_posix()))
-        except Exception:
-            # DVC, its index and each kind of remote raise exceptions of their own for what is missing.
-            raise LookupError(path) from None
-
-
 def lock_of(folder: Path = Path()) -> dict[str, Any]:
     """The stages of the dvc.lock in a folder; none where it has none."""
     file = folder / LOCK
