@@ -69,7 +69,7 @@ def main() -> int:
                 programs.dvc("get", "--quiet", "--rev", base, "--out", str(before / path), ".", str(path))
         except UserError as missing:
             # A retraining does not wait for it.
-            text = f"### Data against {base}\n\nNot compared: {missing} (docs/ci.md tells of stores that keep it)"
+            text = f"### Data against {base}\n\nNot compared: {missing} (docs/ci.md: stores keep results)"
         else:
             text = markdown(drift(before, Path()), base, limit)
     files.write_text(outputs.DRIFT, text)
