@@ -54,7 +54,9 @@ COPY --from=app-environment /opt/venv /opt/venv
 COPY LICENSE README.md ./
 COPY malaria malaria
 COPY app app
-COPY models/pretrained models/pretrained
+# A release's image carries the released model in the place of the pretrained one.
+ARG BUNDLE=models/pretrained
+COPY ${BUNDLE} models/pretrained
 USER 1000:1000
 EXPOSE 7860
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \

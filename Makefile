@@ -131,8 +131,8 @@ ood: env  #+ give the bundle pictures that are no cell, and count what it turns 
 crop-size: env  #+ whether cells get the same verdict at another size, ONE=folder OTHER=folder
 	python -m experiments.crop_size $(ONE) $(OTHER)
 
-remote: env  #+ where results travel by: URL=s3://... OPTIONS="NAME=VALUE ..."; without, beside this folder
-	python -m remote.set_up $(URL) $(OPTIONS)
+pull: env  #+ bring the results that dvc.lock names from the remote
+	python -m remote.pull
 
 push: env  ## send results and runs to the remote; VERIFY=1 also mends what is damaged there
 	python -m remote.push $(if $(VERIFY),--verify)

@@ -1,5 +1,10 @@
-"""What a branch changes against its base: model, data, parameters, size and speed, as plain values."""
+"""What a branch changes against its base: model, data, parameters, size and speed, as plain values.
 
+Both bundles are asked here and now, by this code, on the base's test cells. What the branch's files say of
+its own model is shown as the branch's word (`Comparison.claims`) and decides nothing.
+"""
+
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -7,63 +12,51 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from ci.revisions import Revision
-from malaria import bundle, files, labels, params, paths, tables
-from malaria.cells import packed
-from malaria.command import without_native_logs
+from malaria import bundle, labels, params, paths, tables
+from malaria.bundle import fingerprints
+from malaria.cells import images, packed
 from malaria.errors import UserError
-from malaria.evaluate import evaluation, metrics, paired, plots
+from malaria.evaluate import evaluation, paired
 
 MOST_FLIPS = 10
 
 # Cells that both bundles are timed on, and how often: the median of the rounds counts.
 _TIMED_CELLS, _ROUNDS = 256, 7
 
-# A change of these files, or of these sections of params.yaml, changes how a branch is judged.
-RULES = (
-    ".github",
-    "Makefile",
-    "ci",
-    "malaria/evaluate/calibration.py",
-    "malaria/evaluate/evaluation.py",
-    "malaria/evaluate/metrics.py",
-    "malaria/evaluate/paired.py",
-    "stages/evaluate.py",
-)
-RULING_SECTIONS = ("evaluate", "gate")
-
-_CURVES = {"train loss": "train/loss", "val loss": "val/loss", "val AUC": "val/auc"}
+# The operating point that the app starts with; a bundle has more, by the specificity they were fixed for.
+DEFAULT_POINT = 0.5
 
 
 class Plain(BaseModel):
-    """Values for JSON, that nobody changes."""
+    """Values for JSON, that do not change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Side(Plain):
-    """One of the two revisions; `commit` is empty for a work tree that differs from its commit, `lock` and
-    `params` are SHA-256 of dvc.lock and params.yaml.
-    """
+    """One of the two revisions; `commit` is empty for a work tree that differs from its commit."""
 
     name: str
     commit: str
-    lock: str
-    params: str
     note: str = ""
     source: str
-    test_cells: int
-    test_ece: float
     bundle_bytes: int
 
 
 class Figure(Plain):
-    """A figure of both on the same cells, and branch minus base with its 95 % interval."""
+    """A figure of both on the same cells, and branch minus base with its 95 % interval.
 
-    words: str
+    `at`: the specificity on these cells, or that an operating point was fixed for on val (0.5: the app's
+    default threshold). `base` and the difference are None for a first revision.
+    """
+
+    name: str
+    at: float | None = None
     base: float | None
     branch: float | None
     difference: float | None
@@ -71,24 +64,31 @@ class Figure(Plain):
     high: float | None
 
 
-class Common(Plain):
-    """The test cells that both hold, of patients neither trained on, judged by the branch's labels."""
+class Judged(Plain):
+    """The base's test cells that decide: of patients of whom the branch trained or tuned on no cell.
+
+    `left_out` are the others. The rest counts what must not be: base's patients `torn` between the branch's
+    test and its other sides, test cells trained on under another patient's name (`renamed`), or as a copy in
+    another file (`copies`). Cells are matched by the SHA-256 of their files, copies by their looks.
+    """
 
     cells: int
     parasitized: int
     patients: int
     relabelled: int
-    trained_on: int  # held by both tests, but of patients that one of them trained on
+    left_out: int
+    torn: int
+    renamed: int
+    copies: int
 
 
 class Flip(Plain):
-    """A cell that the two call differently at 0.5."""
+    """A cell that the two call differently at 0.5; a cell that is turned away has no probability."""
 
     path: str
-    patient: str
     label: str
-    base: float
-    branch: float
+    base: float | None
+    branch: float | None
 
 
 class Gained(Plain):
@@ -119,12 +119,11 @@ class Change(Plain):
 
 
 class Speed(Plain):
-    """Milliseconds a cell on one core, measured in turns on the same cells; `note` says why it is not."""
+    """Milliseconds a cell on one core, measured in turns on the same cells."""
 
     base_ms: float | None
-    branch_ms: float | None
+    branch_ms: float
     cells: int
-    note: str = ""
 
 
 class Stage(Plain):
@@ -135,18 +134,10 @@ class Stage(Plain):
     seconds: float | None = None
 
 
-class Curve(Plain):
-    """A plot of both: points (x, y)."""
-
-    title: str
-    x: str
-    y: str
-    base: tuple[tuple[float, float], ...]
-    branch: tuple[tuple[float, float], ...]
-
-
 class Comparison(Plain):
-    """All of it. `base` is None for a first revision: then there is nothing to compare with."""
+    """All of it. `base` is None for a first revision; `unreadable` says why the branch's bundle could not be
+    asked, and then there are no figures. `auc_low` is the lower end of the interval of the branch's AUC.
+    """
 
     base: Side | None
     branch: Side
@@ -155,21 +146,56 @@ class Comparison(Plain):
     rules: tuple[str, ...]
     limits: params.Gate
     stages: tuple[Stage, ...]
-    common: Common
-    figures: dict[str, Figure]
+    judged: Judged
+    unreadable: str
+    figures: tuple[Figure, ...]
+    auc_low: float | None
+    claims: dict[str, float | None]
     flips: tuple[Flip, ...]
     flipped: int
     data: Data
     changes: tuple[Change, ...]
-    speed: Speed
-    curves: tuple[Curve, ...]
+    speed: Speed | None
+
+    def figure(self, name: str) -> Figure | None:
+        return next((figure for figure in self.figures if figure.name == name), None)
+
+
+def judged_cells(base: Revision | None, branch: Revision) -> tuple[pd.DataFrame, Judged]:
+    """The cells to judge by: columns path (below the base's data/raw), patient, label and sha256; and counts.
+
+    Without a base they are the branch's own test cells.
+    """
+    known, now = _cells(base or branch), _cells(branch)
+    owner = known.set_index("sha256").patient
+    # By the base's names: what the branch calls its patients is its own affair.
+    now = now.assign(owner=now.sha256.map(owner).fillna(now.patient))
+    made_with = now[now.split != tables.TEST]
+    used, kept = set(made_with.owner), set(now.owner[now.split == tables.TEST])
+    tested = known[known.split == tables.TEST]
+    clean = ~tested.patient.isin(used)
+    judged = tested[clean].sort_values("path", ignore_index=True)
+    under_another_name = made_with.sha256.isin(tested.sha256) & (made_with.owner != made_with.patient)
+    was = judged.sha256.map(now.set_index("sha256").label)
+    return judged, Judged(
+        cells=len(judged),
+        parasitized=int((judged.label == labels.PARASITIZED).sum()),
+        patients=int(judged.patient.nunique()),
+        relabelled=int((was.notna() & (was != judged.label)).sum()),
+        left_out=int((~clean).sum()),
+        torn=len(used & kept),
+        renamed=int(under_another_name.sum()),
+        copies=_copies(base, branch, judged) if base else 0,
+    )
 
 
 def compare(
     base: Revision | None,
     branch: Revision,
-    settings: params.Evaluate,
-    limits: params.Gate,
+    exported: Path,
+    judged: pd.DataFrame,
+    counted: Judged,
+    settings: params.Params,
     stages: tuple[Stage, ...],
     behind: int = 0,
     rules: tuple[str, ...] = (),
@@ -178,35 +204,49 @@ def compare(
     """Compare the branch with its base.
 
     Args:
-        settings: by which both are judged, as `limits`: the base's, where it has any.
-        limits: what the gate goes by.
+        exported: the branch's bundle.
+        judged, counted: as `judged_cells` gives them.
+        settings: by which both are judged.
         stages: how the branch's results came about.
         behind: commits of base that the branch lacks.
-        rules: what the branch changes of how it is judged.
+        rules: what the branch changes of how models are judged.
         sample: whether both were made on the synthetic sample in place of params.yaml's source.
     """
-    if base is None:
-        common, counted = _nothing()
+    crops = _crops((base or branch).folder / paths.RAW, judged, settings)
+    before = None if base is None else bundle.load(base.folder / paths.BUNDLE, threads=1)
+    figures: tuple[Figure, ...] = ()
+    unreadable, auc_low, flips, speed = "", None, [], None
+    try:
+        now = bundle.load(exported, threads=1)
+        here = now.run(crops)
+    except (UserError, ValueError, KeyError) as error:
+        # A format that this code does not know fails anywhere in it.
+        unreadable = str(error)
     else:
-        common, counted = _common(base, branch)
-    figures = _figures(common, settings, limits.specificity) if len(common) else {}
-    flips = _flips(common)
+        there = here if before is None else before.run(crops)
+        asked = judged.assign(one=here.p_parasitized, other=there.p_parasitized)
+        turned = {"one": _rejected(here), "other": _rejected(there)}
+        figures, auc_low = _figures(asked, turned, (now, before or now), settings, first=base is None)
+        flips = [] if base is None else _flips(asked, turned)
+        speed = _speed(before, now, crops[:_TIMED_CELLS])
     return Comparison(
-        base=None if base is None else _side(base, settings),
-        branch=_side(branch, settings),
+        base=None if base is None else _side(base, base.folder / paths.BUNDLE),
+        branch=_side(branch, exported),
         behind=behind,
         sample=sample,
         rules=rules,
-        limits=limits,
+        limits=settings.gate,
         stages=stages,
-        common=counted,
+        judged=counted,
+        unreadable=unreadable,
         figures=figures,
+        auc_low=auc_low,
+        claims=json.loads((branch.folder / paths.SUMMARY).read_text(encoding="utf-8")),
         flips=tuple(flips[:MOST_FLIPS]),
         flipped=len(flips),
         data=_data(base, branch),
         changes=() if base is None else changes(base.params, branch.params),
-        speed=_speed(base, branch),
-        curves=_curves(base, branch, common, settings),
+        speed=speed,
     )
 
 
@@ -229,22 +269,13 @@ def changed_stages(base: Revision | None, branch: Revision) -> tuple[Stage, ...]
     )
 
 
-def _side(revision: Revision, settings: params.Evaluate) -> Side:
-    tested = _tested(revision)
-    y = np.where(tested.label == labels.PARASITIZED, 1, 0).astype(np.int64)
-    p, alone = tested.p_parasitized.to_numpy(np.float64), np.zeros(len(tested), dtype=np.int64)
-    ece = metrics.ece(p, y, alone, np.ones((1, 1)), settings.bins)[0]
-    folder = revision.folder / paths.BUNDLE
+def _side(revision: Revision, exported: Path) -> Side:
     return Side(
         name=revision.name,
         commit=revision.commit,
-        lock=revision.lock_hash,
-        params=files.sha256(revision.folder / paths.PARAMS),
         note=revision.note,
         source=str(revision.params["data"]["source"]),
-        test_cells=len(tested),
-        test_ece=round(float(ece), 6),
-        bundle_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        bundle_bytes=sum(file.stat().st_size for file in exported.rglob("*") if file.is_file()),
     )
 
 
@@ -253,87 +284,102 @@ def _accepted(revision: Revision) -> pd.DataFrame:
     return cells[cells.status == tables.OK]
 
 
-def _tested(revision: Revision) -> pd.DataFrame:
-    """Test cells: columns of tables.PREDICTIONS, and sha256."""
-    predicted = tables.read(revision.folder / paths.PREDICTIONS, tables.PREDICTIONS)
-    hashes = _accepted(revision).set_index("path").sha256
-    tested = predicted[predicted.split == tables.TEST]
-    return tested.assign(sha256=tested.path.map(hashes)).dropna(subset="sha256")
-
-
-def _common(base: Revision, branch: Revision) -> tuple[pd.DataFrame, Common]:
-    """The cells to judge by, as `paired.differences` takes them (`one` is the branch), and their counts.
-
-    A cell is the same where its file's bytes are: names say nothing of what two revisions hold.
-    """
-    before, now = _tested(base), _tested(branch)
-    both = now.merge(before, on="sha256", suffixes=("", "_base"))
-    clean = ~both.patient_base.isin(_trained_on(base)) & ~both.patient.isin(_trained_on(branch))
-    cells = both[clean].rename(columns={"p_parasitized": "one", "p_parasitized_base": "other"})
-    counted = Common(
-        cells=len(cells),
-        parasitized=int((cells.label == labels.PARASITIZED).sum()),
-        patients=int(cells.patient.nunique()),
-        relabelled=int((cells.label != cells.label_base).sum()),
-        trained_on=int((~clean).sum()),
-    )
-    columns = ["path", "patient", "label", "one", "other"]
-    return cells[columns].sort_values("path", ignore_index=True), counted
-
-
-def _nothing() -> tuple[pd.DataFrame, Common]:
-    empty = pd.DataFrame({name: [] for name in ("path", "patient", "label", "one", "other")})
-    return empty, Common(cells=0, parasitized=0, patients=0, relabelled=0, trained_on=0)
-
-
-def _trained_on(revision: Revision) -> set[str]:
+def _cells(revision: Revision) -> pd.DataFrame:
+    """The split cells, each file's content once: columns of tables.SPLITS, and sha256."""
     splits = tables.read(revision.folder / paths.SPLITS, tables.SPLITS)
-    return set(splits.patient[splits.split == tables.TRAIN])
+    hashes = _accepted(revision).set_index("path").sha256
+    return splits.assign(sha256=splits.path.map(hashes)).dropna().drop_duplicates("sha256")
 
 
-def _figures(cells: pd.DataFrame, settings: params.Evaluate, specificity: float) -> dict[str, Figure]:
-    found = paired.differences(cells, settings)[evaluation.AS_GIVEN]
-    at = f"sensitivity at {specificity * 100:g} % specificity"
-    named = {
-        "auc": ("AUC", found["auc"]),
-        "sensitivity_at": (at, paired.at_specificity(cells, settings, specificity)),
-        "ece": ("calibration error (ECE)", paired.calibration(cells, settings)),
-        **{name: (paired.FIGURES[name], figure) for name, figure in found.items() if name != "auc"},
-    }
-    return {name: _figure(words, difference) for name, (words, difference) in named.items()}
+def _copies(base: Revision, branch: Revision, judged: pd.DataFrame) -> int:
+    """How many of the judged cells look like one that the branch trains on, and like none of the base's."""
+    theirs = packed.load(base.folder / paths.PACKED)
+    met = np.ones(len(judged), dtype=bool)
+    cells = theirs.images[packed.rows_of(theirs, judged.path)]
+    for revision, expected in ((branch, True), (base, False)):
+        held = packed.load(revision.folder / paths.PACKED)
+        splits = tables.read(revision.folder / paths.SPLITS, tables.SPLITS)
+        rows = packed.rows_of(held, splits.path[splits.split != tables.TEST])
+        marks = fingerprints.marks(held.images[row] for row in rows)
+        met &= fingerprints.known(marks, cells) == expected
+    return int(met.sum())
 
 
-def _figure(words: str, found: paired.Difference) -> Figure:
-    return Figure(
-        words=words,
-        base=_plain(found.other),
-        branch=_plain(found.one),
-        difference=_plain(found.difference.value),
-        low=_plain(found.difference.low),
-        high=_plain(found.difference.high),
+def _crops(raw: Path, judged: pd.DataFrame, settings: params.Params) -> list[images.Pixels]:
+    limits = images.Limits(settings.audit.min_side, settings.audit.max_pixels)
+    return [images.read(raw / path, limits).pixels for path in judged.path]
+
+
+def _rejected(predictions: bundle.Predictions) -> npt.NDArray[np.bool_]:
+    return np.array([reason is not None for reason in predictions.rejected], dtype=bool)
+
+
+def _figures(
+    asked: pd.DataFrame,
+    turned: dict[str, npt.NDArray[np.bool_]],
+    bundles: tuple[bundle.Bundle, bundle.Bundle],
+    settings: params.Params,
+    first: bool,
+) -> tuple[tuple[Figure, ...], float | None]:
+    """All figures of branch and base, and the lower end of the interval of the branch's AUC."""
+    if asked.label.nunique() < 2:
+        return (), None
+    specificity = settings.gate.specificity
+    found = [
+        ("auc", None, paired.differences(asked, settings.evaluate)[evaluation.AS_GIVEN]["auc"]),
+        ("sensitivity_at", specificity, paired.at_specificity(asked, settings.evaluate, specificity)),
+        ("ece", None, paired.calibration(asked, settings.evaluate)),
+    ]
+    points = [
+        {point.specificity: point.threshold for point in one.record.operating_points} for one in bundles
+    ]
+    shared = [at for at in points[0] if at in points[1]]
+    for at, thresholds in (
+        (DEFAULT_POINT, (0.5, 0.5)),
+        *((at, (points[0][at], points[1][at])) for at in shared),
+    ):
+        # A cell that is turned away is judged wrongly, whatever it is.
+        called = {
+            side: np.where(turned[side], asked.label != labels.PARASITIZED, asked[side] >= threshold)
+            for side, threshold in zip(("one", "other"), thresholds, strict=True)
+        }
+        here = asked.assign(**{side: values.astype(np.float64) for side, values in called.items()})
+        differences = paired.differences(here, settings.evaluate)[evaluation.AS_GIVEN]
+        found += [(name, at, differences[name]) for name in ("sensitivity", "specificity")]
+        if at == DEFAULT_POINT:
+            found += [(name, None, differences[name]) for name in ("accuracy", "worst_decile_sensitivity")]
+    figures = tuple(
+        Figure(
+            name=name,
+            at=at,
+            base=None if first else _plain(both.other),
+            branch=_plain(both.one),
+            difference=None if first else _plain(both.difference.value),
+            low=None if first else _plain(both.difference.low),
+            high=None if first else _plain(both.difference.high),
+        )
+        for name, at, both in found
     )
+    # A model that says the same of every cell has an AUC of 0.5 in every draw.
+    chance = paired.differences(asked.assign(other=0.5), settings.evaluate)[evaluation.AS_GIVEN]["auc"]
+    low = chance.difference.value if math.isnan(chance.difference.low) else chance.difference.low
+    return figures, _plain(low + 0.5)
 
 
 def _plain(value: float) -> float | None:
     return None if math.isnan(value) else round(float(value), 6)
 
 
-def _flips(cells: pd.DataFrame) -> list[Flip]:
+def _flips(asked: pd.DataFrame, turned: dict[str, npt.NDArray[np.bool_]]) -> list[Flip]:
     """The cells that the two call differently, the furthest apart first."""
-    differ = cells[(cells.one >= 0.5) != (cells.other >= 0.5)]
-    ordered = differ.assign(step=(differ.one - differ.other).abs()).sort_values(
-        ["step", "path"], ascending=[False, True]
-    )
+    p = {side: asked[side].mask(turned[side]) for side in ("one", "other")}
+    differ = ((p["one"] >= 0.5) != (p["other"] >= 0.5)) | (p["one"].isna() != p["other"].isna())
+    step = (p["one"].fillna(-1) - p["other"].fillna(-1)).abs()
+    ordered = asked.assign(**p, step=step)[differ].sort_values(["step", "path"], ascending=[False, True])
     return [
-        Flip(
-            path=path,
-            patient=patient,
-            label=label,
-            base=round(float(base), 4),
-            branch=round(float(branch), 4),
-        )
-        for path, patient, label, branch, base in zip(
-            *(ordered[name] for name in ("path", "patient", "label", "one", "other")), strict=True
+        Flip(path=path, label=label, base=_plain(base), branch=_plain(branch))
+        for path, label, branch, base in zip(
+            *(ordered[name] for name in ("path", "label", "one", "other")), strict=True
         )
     ]
 
@@ -362,85 +408,25 @@ def _data(base: Revision | None, branch: Revision) -> Data:
     )
 
 
-def _speed(base: Revision | None, branch: Revision) -> Speed:
+def _speed(before: bundle.Bundle | None, now: bundle.Bundle, crops: list[images.Pixels]) -> Speed | None:
     """Time both bundles in turns, so that whatever else the machine does slows both."""
-    pixels = np.asarray(packed.load(branch.folder / paths.PACKED).images[:_TIMED_CELLS])
-    sides = {"branch": branch} if base is None else {"base": base, "branch": branch}
-    opened = {}
-    for name, revision in sides.items():
-        try:
-            # The interpreter says hello on the terminal when it is first asked.
-            with without_native_logs():
-                opened[name] = bundle.load(revision.folder / paths.BUNDLE, threads=1)
-                opened[name].predict(pixels)
-        except UserError:
-            note = f"this version of the code cannot open the bundle of {revision.name}"
-            return Speed(base_ms=None, branch_ms=None, cells=len(pixels), note=note)
-    times: dict[str, list[float]] = {name: [] for name in opened}
+    if not crops:
+        return None
+    sides = {"branch": now} if before is None else {"base": before, "branch": now}
+    times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(_ROUNDS):
-        for name, model in opened.items():
+        for name, model in sides.items():
             begun = time.perf_counter()
-            model.predict(pixels)
+            model.predict(crops)
             times[name].append(time.perf_counter() - begun)
-    ms = {name: round(float(np.median(found)) / len(pixels) * 1000, 4) for name, found in times.items()}
-    return Speed(base_ms=ms.get("base"), branch_ms=ms["branch"], cells=len(pixels))
-
-
-def _curves(
-    base: Revision | None, branch: Revision, common: pd.DataFrame, settings: params.Evaluate
-) -> tuple[Curve, ...]:
-    """ROC and reliability on the cells that both are judged by, and how both were trained."""
-    drawn = []
-    if common.label.nunique() == 2:
-        of = {
-            side: plots.frames(common.assign(p_parasitized=common[side]), settings.bins, settings.min_cells)
-            for side in ("other", "one")
-        }
-        for title, name, x, y in (
-            ("ROC", "roc", "one_minus_specificity", "sensitivity"),
-            ("Reliability", "reliability", "mean_probability", "share_parasitized"),
-        ):
-            points = [_points(of[side][name][x], of[side][name][y]) for side in ("other", "one")]
-            drawn.append(
-                Curve(
-                    title=title,
-                    x="1 - specificity" if name == "roc" else "mean probability",
-                    y="sensitivity" if name == "roc" else "share parasitised",
-                    base=points[0],
-                    branch=points[1],
-                )
-            )
-    for title, metric in _CURVES.items():
-        before = () if base is None else _trained(base, metric)
-        drawn.append(Curve(title=title, x="epoch", y=title, base=before, branch=_trained(branch, metric)))
-    return tuple(drawn)
-
-
-def _trained(revision: Revision, metric: str) -> tuple[tuple[float, float], ...]:
-    """A curve of DVCLive; none where the revision logged it elsewhere."""
-    file = revision.folder / paths.TRAINING / "plots/metrics" / f"{metric}.tsv"
-    if not file.is_file():
-        return ()
-    table = pd.read_csv(file, sep="\t")
-    return _points(table["step"], table[Path(metric).name])
-
-
-def _points(x: "pd.Series[float]", y: "pd.Series[float]") -> tuple[tuple[float, float], ...]:
-    return tuple((round(float(left), 5), round(float(up), 5)) for left, up in zip(x, y, strict=True))
+    ms = {name: round(float(np.median(found)) / len(crops) * 1000, 4) for name, found in times.items()}
+    return Speed(base_ms=ms.get("base"), branch_ms=ms["branch"], cells=len(crops))
 
 
 def _flat(content: Any, above: str = "") -> dict[str, str]:
     if not isinstance(content, Mapping) or not content:
-        return {above: _shown(content)}
+        return {above: json.dumps(content, default=str).strip('"')}
     found: dict[str, str] = {}
     for key, value in content.items():
         found |= _flat(value, f"{above}.{key}" if above else str(key))
     return found
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return "[" + ", ".join(_shown(part) for part in value) + "]"
-    return "none" if value is None else str(value)

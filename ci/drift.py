@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ci import outputs, revisions
+from ci import outputs
 from ci.github import event
-from malaria import files, paths, tables
+from malaria import files, paths, programs, tables
 from malaria.bundle import ood as stained
 from malaria.cells import packed
 from malaria.command import end_with
@@ -35,7 +35,7 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity's median in both and the Kolmogorov-Smirnov distance of its two distributions."""
+    """A quantity's median in both and the Kolmogorov-Smirnov distance of its two distributions, in [0, 1]."""
 
     words: str
     before: float
@@ -64,10 +64,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         before = Path(temporary)
         try:
-            revisions.copy_paths(base, (paths.CELLS, paths.PACKED), before)
-        except LookupError as missing:
-            # Nobody should go without a retraining for it.
-            text = not_to_be_had(base, missing)
+            for path in (paths.CELLS, paths.PACKED):
+                (before / path).parent.mkdir(exist_ok=True)
+                programs.dvc("get", "--quiet", "--rev", base, "--out", str(before / path), ".", str(path))
+        except UserError as missing:
+            # A retraining does not wait for it.
+            text = f"### Data against {base}\n\nNot compared: {missing} (docs/ci.md: stores keep results)"
         else:
             text = markdown(drift(before, Path()), base, limit)
     files.write_text(outputs.DRIFT, text)
@@ -78,30 +80,33 @@ def main() -> int:
 
 def drift(before: Path, now: Path) -> Drift:
     """Compare the audited and packed cells below two folders."""
+    from scipy.stats import ks_2samp
+
     (old, old_pixels), (new, new_pixels) = _cells(before), _cells(now)
     if old_pixels.shape[1:] != new_pixels.shape[1:]:
         raise UserError("The two revisions pack cells at different sizes: compare two of the same pack.size.")
-    gained, lost = new[~new.sha256.isin(old.sha256)], old[~old.sha256.isin(new.sha256)]
-    looks = [_look(table, pixels) for table, pixels in ((old, old_pixels), (new, new_pixels))]
+    gained, lost = (
+        {label: int((one.label[~one.sha256.isin(other.sha256)] == label).sum()) for label in reversed(LABELS)}
+        for one, other in ((new, old), (old, new))
+    )
+    was, looks = _look(old, old_pixels), _look(new, new_pixels)
     return Drift(
         cells_before=len(old),
         cells_now=len(new),
-        gained={label: int((gained.label == label).sum()) for label in reversed(LABELS)},
-        lost={label: int((lost.label == label).sum()) for label in reversed(LABELS)},
+        gained=gained,
+        lost=lost,
         share_before=float((old.label == PARASITIZED).mean()),
         share_now=float((new.label == PARASITIZED).mean()),
         quantities=tuple(
-            Quantity(words, float(np.median(one)), float(np.median(other)), distance(one, other))
-            for words, one, other in ((words, looks[0][words], looks[1][words]) for words in looks[0])
+            Quantity(
+                words,
+                float(np.median(was[words])),
+                float(np.median(looks[words])),
+                float(ks_2samp(was[words], looks[words]).statistic),
+            )
+            for words in looks
         ),
     )
-
-
-def distance(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
-    """The two-sample Kolmogorov-Smirnov statistic, in [0, 1], of values (n,) and (m,)."""
-    from scipy.stats import ks_2samp
-
-    return float(ks_2samp(one, other).statistic)
 
 
 def markdown(found: Drift, base: str, limit: float) -> str:
@@ -114,32 +119,15 @@ def markdown(found: Drift, base: str, limit: float) -> str:
     ]
     counts = [f"| {label} | {found.gained[label]:,} | {found.lost[label]:,} |" for label in reversed(LABELS)]
     headline = f"Drifted: {', '.join(drifted)}." if drifted else "No quantity has drifted."
-    return "\n".join(
-        [
-            f"### Data against {base}",
-            "",
-            f"{headline} {found.cells_before:,} cells before, {found.cells_now:,} now; "
-            f"parasitised {found.share_before:.1%} before, {found.share_now:.1%} now.",
-            "",
-            "| class | gained | lost |",
-            "|---|--:|--:|",
-            *counts,
-            "",
-            "| quantity | median before | now | distance |",
-            "|---|--:|--:|--:|",
-            *rows,
-            "",
-            f"Distances are Kolmogorov-Smirnov statistics; beyond {limit:g} a quantity has drifted.",
-        ]
-    )
-
-
-def not_to_be_had(base: str, missing: object) -> str:
-    """What is said instead where `missing`, a path of `base`, is in no store, as Markdown."""
-    return (
-        f"### Data against {base}\n\nNot compared: {missing} of {base} is in neither DVC's cache nor its "
-        "remote. `dvc fetch` it, or see to a store that keeps it (docs/ci.md)."
-    )
+    counted = f"{found.cells_before:,} cells before, {found.cells_now:,} now"
+    shares = f"parasitised {found.share_before:.1%} before, {found.share_now:.1%} now"
+    lines = [
+        *(f"### Data against {base}", "", f"{headline} {counted}; {shares}.", ""),
+        *("| class | gained | lost |", "|---|--:|--:|", *counts, ""),
+        *("| quantity | median before | now | distance |", "|---|--:|--:|--:|", *rows, ""),
+        f"Distances are Kolmogorov-Smirnov statistics; beyond {limit:g} a quantity has drifted.",
+    ]
+    return "\n".join(lines)
 
 
 def _cells(folder: Path) -> tuple[pd.DataFrame, npt.NDArray[np.uint8]]:

@@ -1,37 +1,63 @@
-"""Judge whether the work tree's model may replace the base's, by the limits of params.yaml: gate.
+"""Judge whether the work tree's model may replace the base's, by the base's code and limits.
 
-Runs the cheap stages again, compares as `python -m ci.report` does, and ends with status 1 where a check
-fails. Writes reports/ci/verdict.json beside the report. The base's limits count, so that no branch grants
-itself its own. A pull request that carries the label gate.override passes all the same, and says so.
+Makes a clean copy of the base with its results, which are made anew where they are in no store, and runs
+`python -m ci.judge` there. Ends with status 1 where a check fails. A pull request that carries the label
+gate.override passes all the same, and says so. Writes reports/ci/: report.html, verdict.json, summary.json
+(for a comment) and DVC's plots of both.
 """
 
+import argparse
 import sys
+from pathlib import Path
 
-from ci import outputs, rendering, report, rerun, verdict
+from ci import retrain, revisions
 from ci.github import event
-from malaria import files
+from malaria import programs
 from malaria.command import end_with
+
+JUDGE = Path("ci/judge.py")
 
 
 def main() -> int:
-    parser = report.parser("python -m ci.gate", __doc__)
+    parser = options("python -m ci.gate", __doc__)
+    parser.add_argument("--label", action="append", default=[], help="a label, as if the pull request had it")
+    given = parser.parse_args()
+    return judge(given.base, *(part for label in given.label for part in ("--label", label)))
+
+
+def options(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The options that report and gate have in common."""
+    parser = argparse.ArgumentParser(prog=name, description=description)
+    pull = event.pull()
     parser.add_argument(
-        "--label", action="append", default=[], help="a label of the pull request, as if it had it"
+        "--base",
+        default=pull.base if pull else None,
+        required=pull is None,
+        help="branch, tag or commit to compare with",
     )
-    arguments = parser.parse_args()
-    found = report.compare(arguments.base, arguments.rebuild)
-    again = rerun.rerun(found.limits.rerun) if found.limits.rerun else None
-    judged = verdict.judge(found, again, (*report.pull_labels(), *arguments.label))
-    rendering.write(found, judged)
-    said = {"mergeable": judged.mergeable, "headline": judged.headline}
-    files.write_json(outputs.VERDICT, said | judged.model_dump(mode="json"))
-    event.summarise(outputs.MARKDOWN.read_text(encoding="utf-8"))
-    for check in judged.checks:
-        print(f"{check.outcome:10} {check.name:13} {check.said}")
-    if judged.overridden:
-        event.warn(judged.headline)
-    print(judged.headline, file=sys.stdout if judged.mergeable else sys.stderr)
-    return 0 if judged.mergeable else 1
+    return parser
+
+
+def judge(rev: str, *arguments: str) -> int:
+    """Judge the work tree against `rev`; the judge's exit status.
+
+    Raises:
+        UserError: a side's results cannot be had.
+    """
+    branch = revisions.work_tree()
+    record = retrain.recorded(branch)
+    with revisions.base(rev, sample=record is not None and record.sample) as base:
+        code = Path()
+        given = [str(branch.folder.resolve()), *arguments]
+        if base is not None:
+            given += ["--base", str(base.folder), "--name", rev, "--note", base.note]
+            code = base.folder if (base.folder / JUDGE).is_file() else code
+        if code == Path():
+            given.append("--own-code")
+        # -E: no variable of the environment brings other code.
+        command = [sys.executable, "-E", "-m", "ci.judge", *given]
+        with programs.start(command, cwd=code) as process:
+            return process.wait()
 
 
 if __name__ == "__main__":

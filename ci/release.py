@@ -9,16 +9,11 @@ last release. Nothing is published: the last line says how.
 import argparse
 import json
 import re
-import subprocess
 import sys
-from dataclasses import dataclass
-from typing import Any
 
-import dvc.api
-import yaml
-from dvc.exceptions import DvcException
-
-from malaria import bundle, paths, tables
+from ci import outputs
+from ci.github import summary
+from malaria import bundle, paths, programs, tables
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.evaluate import evaluation
@@ -27,24 +22,6 @@ from malaria.evaluate import evaluation
 ARTIFACT = "malaria-cells"
 
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
-
-# Where these are the same in both releases, so are the test cells.
-_CELLS = ("data/raw", "data/splits.csv")
-
-
-@dataclass(frozen=True)
-class State:
-    """What a commit's files say of its run: parsed reports/metrics.json, reports/audit.json and dvc.lock."""
-
-    name: str
-    metrics: dict[str, Any]
-    audit: dict[str, Any]
-    lock: dict[str, Any]
-
-    @property
-    def hashes(self) -> dict[str, str]:
-        """Of all outputs, by their paths."""
-        return {out["path"]: out["md5"] for stage in self.lock.values() for out in stage.get("outs", [])}
 
 
 def main() -> int:
@@ -67,7 +44,7 @@ def main() -> int:
     record = check_real()
     check_pushed()
     verdict = check_gate(last, *gate(last), arguments.override)
-    text = notes(tag, record, state("HEAD"), state(last) if last else None, verdict)
+    text = notes(tag, record, last, verdict)
     print(text)
     if arguments.dry:
         print(f"{tag} could be released.")
@@ -81,7 +58,9 @@ def main() -> int:
 
 def last_release() -> str:
     """The tag of the highest version so far; empty where there is none."""
-    versions = [tag.rpartition("@v")[2] for tag in _git("tag", "--list", f"{ARTIFACT}@v*").splitlines()]
+    versions = [
+        tag.rpartition("@v")[2] for tag in programs.git("tag", "--list", f"{ARTIFACT}@v*").splitlines()
+    ]
     released = [version for version in versions if _VERSION.fullmatch(version)]
     return f"{ARTIFACT}@v{max(released, key=_numbers)}" if released else ""
 
@@ -96,14 +75,14 @@ def check_version(version: str, last: str) -> str:
 
 
 def check_clean() -> None:
-    changed = _git("status", "--porcelain").splitlines()
+    changed = programs.git("status", "--porcelain").splitlines()
     if changed:
         first = changed[0].split(maxsplit=1)[-1]
         raise UserError(f"The workspace has changes that no commit has ({first} is the first): commit them.")
 
 
 def check_up_to_date() -> None:
-    stale = json.loads(_dvc("status", "--json"))
+    stale = json.loads(programs.dvc("status", "--json"))
     if stale:
         raise UserError(
             f"dvc.lock is not up to date (dvc status: {', '.join(stale)}): run `dvc repro` (or `dvc pull`, "
@@ -123,7 +102,7 @@ def check_real() -> bundle.Record:
 
 
 def check_pushed() -> None:
-    missing = sorted(json.loads(_dvc("status", "--cloud", "--json")))
+    missing = sorted(json.loads(programs.dvc("status", "--cloud", "--json")))
     if missing:
         raise UserError(
             f"{len(missing):,} of the outputs' files are not in the remote ({missing[0]} is the first): run "
@@ -132,50 +111,47 @@ def check_pushed() -> None:
 
 
 def gate(last: str) -> tuple[bool, str]:
-    """Whether the gate passes against the release `last`, or by itself without one, and what it says."""
+    """Whether the gate passes against the release `last`, or by itself without one, and what it found."""
     # A commit that holds nothing, and no branch: beside it the gate's absolute limits alone count.
-    base = last or _git("commit-tree", "-m", "before the first release", _git("mktree"))
-    command = [sys.executable, "-m", "ci.gate", "--base", base]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    print(done.stdout, end="")
-    return done.returncode == 0, done.stdout.strip()
+    base = last or programs.git("commit-tree", "-m", "before the first release", programs.git("mktree"))
+    outputs.VERDICT.unlink(missing_ok=True)
+    passed = True
+    try:
+        for line in programs.lines([sys.executable, "-m", "ci.gate", "--base", base]):
+            print(line, flush=True)
+    except UserError:
+        if not outputs.VERDICT.is_file():
+            raise
+        passed = False
+    verdict = json.loads(outputs.VERDICT.read_text(encoding="utf-8"))
+    checks = [f"{check['outcome']:10} {check['name']:13} {check['said']}" for check in verdict["checks"]]
+    return passed, "\n".join([*checks, verdict["headline"]])
 
 
-def check_gate(last: str, passed: bool, said: str, override: str | None) -> str:
+def check_gate(last: str, passed: bool, found: str, override: str | None) -> str:
     """What the notes say of the gate.
 
     Raises:
         UserError: it fails, and no reason to override it is given.
     """
     if passed:
-        return said
+        return found
     if not override:
         raise UserError(
-            f"The gate does not pass{f' against {last}' if last else ''}, as said above: mend that, or "
+            f"The gate does not pass{f' against {last}' if last else ''}, as said above: put that right, or "
             "release all the same with OVERRIDE='the reason', which the notes will carry."
         )
-    return f"{said}\nReleased all the same: {override}"
+    return f"{found}\nReleased all the same: {override}"
 
 
-def state(revision: str) -> State:
-    """What a commit's results say, from DVC's cache or its remote; UserError where neither has them."""
-    try:
-        metrics, audit = (
-            json.loads(dvc.api.read(str(path), rev=revision)) for path in (paths.METRICS, paths.AUDIT)
-        )
-    except (DvcException, OSError):
-        raise UserError(
-            f"The results of {revision} are in neither DVC's cache nor the remote: fetch them with "
-            f"`dvc fetch` in a checkout of {revision}, or push them from where they are."
-        ) from None
-    lock = yaml.safe_load(_git("show", f"{revision}:{paths.LOCK}"))["stages"]
-    return State(revision, metrics, audit, lock)
-
-
-def notes(tag: str, record: bundle.Record, new: State, old: State | None, verdict: str) -> str:
-    """The release notes, as Markdown."""
-    test, audit = new.metrics[tables.TEST], new.audit
-    patients = sum(audit["patients"].values())
+def notes(tag: str, record: bundle.Record, last: str, verdict: str) -> str:
+    """The release notes, as Markdown, after the gate has compared the work tree with `last`, if any."""
+    metrics, audit, found = (
+        json.loads(file.read_text(encoding="utf-8"))
+        for file in (paths.METRICS, paths.AUDIT, outputs.COMPARISON)
+    )
+    test, patients = metrics[tables.TEST], sum(audit["patients"].values())
+    rows = [f"| {words} | {evaluation.interval(test[name])} |" for name, words in evaluation.MAIN.items()]
     parts = [
         f"# {tag}",
         "Research use only. This is no medical device, and nothing it says is a diagnosis.",
@@ -183,65 +159,21 @@ def notes(tag: str, record: bundle.Record, new: State, old: State | None, verdic
         f"{record.data_source}). To fetch the bundle:",
         f"    dvc artifacts get URL-OF-THIS-REPOSITORY {ARTIFACT} --rev {tag.rpartition('@')[2]}",
         f"## Figures on {test['cells']:,} test cells of {test['patients']:,} patients",
-        _figures(new, old),
+        "\n".join(["| figure (95 % interval over patients) | |", "|---|---|", *rows]),
     ]
-    if old:
-        parts.append(f"## Parameters changed since {old.name}\n\n{_parameters(old.name)}")
+    if last:
+        compared = summary.read(outputs.SUMMARY.read_bytes())
+        changed = [f"- `{one['key']}`: {one['base']} → {one['branch']}" for one in found["changes"]]
+        parts += [
+            f"## Against {last}, on its test cells\n\n{summary.figures(compared)}",
+            f"## Parameters changed since {last}\n\n" + ("\n".join(changed) or "None."),
+        ]
     parts.append("## Gate\n\n" + "\n".join(f"    {line}" for line in verdict.splitlines()))
     return "\n\n".join(parts) + "\n"
 
 
-def _figures(new: State, old: State | None) -> str:
-    now = new.metrics[tables.TEST]
-    if old is None:
-        rows = [f"| {words} | {evaluation.interval(now[name])} |" for name, words in evaluation.MAIN.items()]
-        return "\n".join(["| figure (95 % interval over patients) | |", "|---|---|", *rows])
-    same = all(new.hashes.get(path) == old.hashes.get(path) for path in _CELLS)
-    before = old.metrics[tables.TEST]
-    rows = [
-        f"| {words} | {evaluation.interval(before[name])} | {evaluation.interval(now[name])} "
-        f"| {_change(before[name]['value'], now[name]['value']) if same else ''} |"
-        for name, words in evaluation.MAIN.items()
-    ]
-    table = ["| figure (95 % interval over patients) | before | now | change |", "|---|---|---|---|", *rows]
-    if not same:
-        table.append(f"\nThe test cells are not those of {old.name}: the two columns cannot be subtracted.")
-    return "\n".join(table)
-
-
-def _change(before: float | None, now: float | None) -> str:
-    return "" if before is None or now is None else f"{now - before:+.4f}"
-
-
-def _parameters(since: str) -> str:
-    changed = json.loads(_dvc("params", "diff", "--json", since, "HEAD")).get(str(paths.PARAMS), {})
-    rows = [
-        f"- `{key}`: {values.get('old')} → {values.get('new')}" for key, values in sorted(changed.items())
-    ]
-    return "\n".join(rows) or "None."
-
-
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
-
-
-def _git(*arguments: str) -> str:
-    return _said(["git", *arguments])
-
-
-def _dvc(*arguments: str) -> str:
-    return _said([sys.executable, "-m", "dvc", *arguments])
-
-
-def _said(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()] or [
-            "without a word"
-        ]
-        errors = [line for line in lines if line.startswith(("ERROR", "fatal"))] or lines
-        raise UserError(f"`{' '.join(command[-3:])}` failed: {errors[0]}")
-    return done.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -56,9 +56,9 @@ def verify(tag: str) -> str:
 
 
 def pack(source: Path, version: str, folder: Path) -> None:
-    """Fill `folder` with the bundle in a zip, whose bytes depend on the bundle alone, and its card."""
+    """Fill `folder` with the bundle, as `bundle/` and in a zip that depends on it alone, and its card."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    shutil.copytree(source, folder / "bundle")
     with zipfile.ZipFile(folder / f"malaria-cells-{version}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(path for path in source.rglob("*") if path.is_file()):
             name = f"malaria-cells-{version}/{file.relative_to(source).as_posix()}"

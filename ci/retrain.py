@@ -1,33 +1,32 @@
 """Run what changed of the pipeline, and record which stages ran and for how long.
 
-On a pull request from a fork the cells are those of the synthetic sample, whatever params.yaml says:
-such a run has no secrets.
+Entries of dvc.lock whose results are in no store are dropped first: DVC then asks its record of earlier runs
+for them, and runs a stage where that has none. On a pull request from a fork the cells are those of the
+synthetic sample, whatever params.yaml says: such a run has no secrets.
 """
 
 import argparse
 import re
 import shutil
 import time
+from pathlib import Path
 
-from ci import commands, outputs, revisions
+from dvc.utils.serialize import modify_yaml
+
+from ci import outputs, revisions
 from ci.comparison import Plain, Stage
-from ci.github import event
-from malaria import files, paths
+from ci.github import commit_lock, event, summary
+from malaria import files, paths, programs
 from malaria.command import end_with
-
-_RUNNING = re.compile(r"Running stage '([^']+)'")
-_CACHED = re.compile(r"Stage '([^']+)' is cached")
-_UNCHANGED = re.compile(r"Stage '([^']+)' didn't change")
 
 
 class Run(Plain):
-    """A run of `dvc repro`: of its stages, and the SHA-256 of the dvc.lock that it left.
+    """A run of the pipeline: what became of its stages, and the SHA-256 of the dvc.lock that it left.
 
     `sample`: it was made on the synthetic sample in place of params.yaml's source.
     """
 
     lock: str
-    seconds: float
     sample: bool
     stages: tuple[Stage, ...]
 
@@ -35,69 +34,81 @@ class Run(Plain):
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ci.retrain", description=__doc__)
     parser.add_argument("--sample", action="store_true", help="use the synthetic sample, as for a fork")
+    parser.add_argument("--update", action="store_true", help="first bring imported data up to date")
     arguments = parser.parse_args()
     pull = event.pull()
     if pull:
-        # The branch may have committed the record of a run, or of a re-run, that nobody made.
+        # The branch may have committed the record of a run that never was.
         shutil.rmtree(outputs.REPORTS, ignore_errors=True)
     fork = arguments.sample or (pull is not None and pull.fork)
     sample = revisions.use_sample(paths.PARAMS) if fork else False
-    run = retrain(sample)
+    if arguments.update and (imports := revisions.imports()):
+        programs.dvc("update", *imports)
+    before = outputs.LOCK.read_bytes() if outputs.LOCK.is_file() else b""
+    run = Run(stages=reproduce(), lock=files.sha256(outputs.LOCK), sample=sample)
+    changed = outputs.LOCK.read_bytes() != before
+    event.output("changed", str(changed).lower())
+    if not changed and not sample:
+        run = run.model_copy(update={"stages": handed_back() or run.stages})
     files.write_json(outputs.RUN, run.model_dump(mode="json"))
     ran = [f"{stage.name} ({stage.seconds:.0f} s)" for stage in run.stages if stage.seconds is not None]
-    print(f"Ran {', '.join(ran) or 'nothing'}, in {run.seconds:.0f} s; the record is {outputs.RUN}.")
+    print(f"Ran {', '.join(ran) or 'nothing'}; the record is {outputs.RUN}.")
     return 0
 
 
-def retrain(sample: bool) -> Run:
-    """Run `dvc repro`, its output shown as it comes."""
-    begun = time.monotonic()
-    how: dict[str, str] = {}
-    since: dict[str, float] = {}
-    until: dict[str, float] = {}
-    running = ""
-    for line in commands.dvc_lines("repro"):
-        print(line, flush=True)
-        now = time.monotonic()
-        started = _RUNNING.match(line)
-        told = started or _CACHED.match(line) or _UNCHANGED.match(line)
-        if not told:
-            continue
-        if running:
-            until[running] = now
-        name, running = told[1], ""
-        if started:
-            running, since[name], how[name] = name, now, "ran"
+def reproduce(folder: Path = Path()) -> tuple[Stage, ...]:
+    """Run `dvc repro`, a stage at a time, and tell what became of each: two locks are compared.
+
+    Raises:
+    """
+    names = list(revisions.lock_of(folder))
+    revisions.drop_missing(folder)
+    made = []
+    for name in revisions.order(folder):
+        before, started = revisions.lock_of(folder).get(name), _started(folder, name)
+        begun = time.monotonic()
+        for line in programs.lines([*programs.DVC, "repro", "--single-item", name], cwd=folder):
+            print(line, flush=True)
+        seconds = round(time.monotonic() - begun, 1)
+        if _started(folder, name) != started:
+            made.append(Stage(name=name, how="ran", seconds=seconds))
         else:
-            how.setdefault(name, "cache" if _CACHED.match(line) else "unchanged")
-    end = time.monotonic()
-    if running:
-        until[running] = end
-    stages = revisions.stages_of(outputs.LOCK.read_text(encoding="utf-8"))
-    return Run(
-        lock=files.sha256(outputs.LOCK),
-        seconds=round(end - begun, 1),
-        sample=sample,
-        stages=tuple(
-            Stage.model_validate(
-                {
-                    "name": name,
-                    "how": how.get(name, "unchanged"),
-                    "seconds": round(until[name] - since[name], 1) if name in since else None,
-                }
-            )
-            for name in stages
-        ),
-    )
+            same = before == revisions.lock_of(folder).get(name)
+            made.append(Stage(name=name, how="unchanged" if same else "cache"))
+    # As it was where nothing changed: what is dropped and comes back stands at the end.
+    with modify_yaml(str(folder / outputs.LOCK)) as content:
+        stages = content["stages"]
+        content["stages"] = {name: stages[name] for name in sorted(stages, key=[*names, *stages].index)}
+    return tuple(made)
 
 
-def recorded(lock: str) -> Run | None:
-    """The record of the run that left the dvc.lock with this SHA-256; None where there is none."""
+def _started(folder: Path, stage: str) -> int:
+    """When the stage last ran there, ns: each writes its own lock file as it starts; 0 where it never did."""
+    file = folder / paths.RUNNING / f"{stage}.lock"
+    return file.stat().st_mtime_ns if file.exists() else 0
+
+
+def recorded(branch: revisions.Revision) -> Run | None:
+    """The record of the run that left the branch's dvc.lock; None where there is none."""
     try:
-        run = Run.model_validate_json(outputs.RUN.read_bytes())
+        run = Run.model_validate_json((branch.folder / outputs.RUN).read_bytes())
     except (OSError, ValueError):
         return None
-    return run if run.lock == lock else None
+    return run if run.lock == branch.lock_hash else None
+
+
+def handed_back() -> tuple[Stage, ...]:
+    """What the run did that HEAD hands back (`ci.github.commit_lock`); empty where HEAD is another commit."""
+    trailer = f"%(trailers:key={commit_lock.TRAILER},valueonly)"
+    headline, _, told = programs.git("log", "-1", f"--format=%s%n{trailer}").partition("\n")
+    if headline != commit_lock.MESSAGE:
+        return ()
+    found = re.findall(r"(\w+) (\w+) ([\d.]+)", told)
+    return tuple(
+        Stage(name=name, how=how, seconds=float(seconds) if how == "ran" else None)
+        for name, how, seconds in found
+        if name in summary.STAGES and how in summary.HOW
+    )
 
 
 if __name__ == "__main__":

@@ -10,25 +10,16 @@ from typing import Any
 
 import yaml
 
-from ci import commands
 from ci.outputs import LOCK
-from malaria import files, paths
+from malaria import files, paths, programs
 from malaria.errors import UserError
-
-# What is read of a revision, by the stage of dvc.lock that makes it.
-RESULTS = {
-    "audit": (paths.CELLS,),
-    "split": (paths.SPLITS,),
-    "train": (paths.TRAINING,),
-    "evaluate": (paths.METRICS, paths.PREDICTIONS),
-    "export": (paths.BUNDLE,),
-}
+from remote import pull
 
 
 @dataclass(frozen=True)
 class Revision:
-    """`name` as people say it; `commit` is empty for a work tree that no commit holds; below `folder` lie
-    the files of `RESULTS`, params.yaml and dvc.lock, at their usual paths; `note` says what is special.
+    """`name` as people say it; `commit` is empty for a work tree that no commit holds; `folder` is a checkout
+    with its results; `note` says what is special about them.
     """
 
     name: str
@@ -57,37 +48,37 @@ def stages_of(lock: str) -> dict[str, Any]:
     return dict((yaml.safe_load(lock) or {}).get("stages") or {})
 
 
-def work_tree() -> Revision:
-    """What lies in the current folder.
+def work_tree(folder: Path = Path()) -> Revision:
+    """What lies in a folder.
 
     Raises:
         UserError: its results are missing or not those of its parameters, data and code.
     """
-    stale = yaml.safe_load(commands.dvc("status", "--json"))
+    stale = yaml.safe_load(programs.dvc("status", "--json", cwd=folder))
     if stale:
         raise UserError(
             f"The work tree's results are not up to date (dvc status: {', '.join(stale)}): run `dvc repro`."
         )
-    commit = commands.git("rev-parse", "HEAD")
-    clean = not commands.git("status", "--porcelain", "--untracked-files=no")
-    name = commands.git("rev-parse", "--abbrev-ref", "HEAD") if clean else "the work tree"
-    return Revision(commit[:8] if name == "HEAD" else name, commit if clean else "", Path())
+    commit = programs.git("rev-parse", "HEAD", cwd=folder)
+    clean = not programs.git("status", "--porcelain", "--untracked-files=no", cwd=folder)
+    name = programs.git("rev-parse", "--abbrev-ref", "HEAD", cwd=folder) if clean else "the work tree"
+    return Revision(commit[:8] if name == "HEAD" else name, commit if clean else "", folder)
 
 
 def resolve(rev: str) -> str:
     """The commit that `rev` names; UserError where git knows none."""
     try:
-        return commands.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
+        return programs.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
     except UserError:
         raise UserError(
             f"git knows no revision {rev}: name a branch, tag or commit (in a shallow clone, fetch it first)."
         ) from None
 
 
-def fork_point(commit: str) -> str:
-    """The commit where HEAD left the line of `commit`; `commit` itself where they have none in common."""
+def fork_point(commit: str, folder: Path) -> str:
+    """The commit where a folder's HEAD left the line of `commit`; `commit` itself where they share none."""
     try:
-        return commands.git("merge-base", commit, "HEAD")
+        return programs.git("merge-base", commit, "HEAD", cwd=folder)
     except UserError:
         return commit
 
@@ -95,32 +86,32 @@ def fork_point(commit: str) -> str:
 def has_model(commit: str) -> bool:
     """Whether the pipeline has been run to its end at a commit: its dvc.lock tells."""
     try:
-        lock = commands.git("show", f"{commit}:{LOCK}")
+        lock = programs.git("show", f"{commit}:{LOCK}")
     except UserError:
         return False
-    return set(RESULTS) <= set(stages_of(lock))
+    return "export" in stages_of(lock)
 
 
-def params_at(commit: str) -> dict[str, Any]:
+def params_at(commit: str, folder: Path) -> dict[str, Any]:
     """params.yaml of a commit, unchecked; empty where it has none."""
     try:
-        content = yaml.safe_load(commands.git("show", f"{commit}:{paths.PARAMS}"))
+        content = yaml.safe_load(programs.git("show", f"{commit}:{paths.PARAMS}", cwd=folder))
     except (UserError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
 @contextmanager
-def base(rev: str, rebuild: bool = False, sample: bool = False) -> Iterator[Revision | None]:
-    """The revision to compare with, in a temporary folder; None where it has no model yet.
+def base(rev: str, sample: bool = False) -> Iterator[Revision | None]:
+    """The revision to compare with, in a clean folder with its results; None where it has no model yet.
+
+    What is in neither cache nor remote is made anew, which takes as long as the pipeline.
 
     Args:
-        rebuild: run its pipeline again where its results are in neither cache nor remote; it takes as
-            long as that.
-        sample: run it again on the synthetic sample, whatever its params.yaml says.
+        sample: make it on the synthetic sample, whatever its params.yaml says.
 
     Raises:
-        UserError: there is no such revision, or its results cannot be had.
+        UserError: there is no such revision, or its results cannot be made.
     """
     commit = resolve(rev)
     if not has_model(commit):
@@ -128,80 +119,86 @@ def base(rev: str, rebuild: bool = False, sample: bool = False) -> Iterator[Revi
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "base")
-        if sample:
-            yield _rebuilt(rev, commit, folder, sample, "made anew on the synthetic sample")
-            return
-        try:
-            wanted = (paths.PARAMS, LOCK, *(path for found in RESULTS.values() for path in found))
-            _copy(commit, wanted, folder)
-        except LookupError as missing:
-            if not rebuild:
-                raise UserError(
-                    f"{missing} of {rev} is in neither DVC's cache nor its remote: `dvc fetch` it, or run "
-                    "again with --rebuild, which takes as long as the pipeline."
-                ) from None
-            shutil.rmtree(folder, ignore_errors=True)
-            note = "its results were in no remote, so they were made anew"
-            yield _rebuilt(rev, commit, folder, sample, note)
-            return
-        yield Revision(rev, commit, folder)
+        _clone(Path(), commit, folder)
+        programs.dvc("checkout", "--quiet", "--force", "--allow-missing", cwd=folder)
+        if _missing(folder) and not sample:
+            pull.fetch(commit)
+        note = "made on the synthetic sample" if sample and use_sample(folder / paths.PARAMS) else ""
+        if lost := drop_missing(folder):
+            note = f"{', '.join(lost)} were in no store, and made anew"
+            print(f"Of {rev} {note}: this takes as long as these stages do.", flush=True)
+        if note:
+            for line in programs.lines([*programs.DVC, "repro"], cwd=folder):
+                print(f"[{rev}] {line}", flush=True)
+        yield Revision(rev, commit, folder, note)
 
 
-def copy_of_work_tree(folder: Path) -> None:
-    """Clone the repository into `folder` as it lies here, with what is not committed and the same cache."""
-    commands.git("clone", "--quiet", "--shared", "--no-checkout", ".", str(folder))
-    commands.git("checkout", "--quiet", "--detach", commands.git("rev-parse", "HEAD"), cwd=folder)
-    changed = commands.git("diff", "--name-only", "-z", "HEAD")
-    untracked = commands.git("ls-files", "-z", "--others", "--exclude-standard")
+def copy_of_work_tree(source: Path, folder: Path) -> None:
+    """Clone `source` into `folder` as it lies, with what is not committed and the same cache."""
+    _clone(source, programs.git("rev-parse", "HEAD", cwd=source), folder)
+    changed = programs.git("diff", "--name-only", "-z", "HEAD", cwd=source)
+    untracked = programs.git("ls-files", "-z", "--others", "--exclude-standard", cwd=source)
     for name in filter(None, [*changed.split("\0"), *untracked.split("\0")]):
-        if not Path(name).is_file():
+        if not (source / name).is_file():
             (folder / name).unlink(missing_ok=True)
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(name, folder / name)
-    share_cache(folder)
+        shutil.copy2(source / name, folder / name)
 
 
-def share_cache(folder: Path) -> None:
-    """Let the clone in `folder` use this repository's DVC cache."""
-    cache = commands.dvc("cache", "dir").strip()
-    commands.dvc("cache", "dir", "--local", str(Path(cache).resolve()), cwd=folder)
+def _clone(source: Path, commit: str, folder: Path) -> None:
+    """Check out a commit in `folder`, which uses the DVC cache of `source`."""
+    programs.git("clone", "--quiet", "--shared", "--no-checkout", str(source.resolve()), str(folder))
+    programs.git("checkout", "--quiet", "--detach", commit, cwd=folder)
+    cache = programs.dvc("cache", "dir", cwd=source).strip()
+    programs.dvc("cache", "dir", "--local", str((source / cache).resolve()), cwd=folder)
 
 
-def copy_paths(rev: str, wanted: tuple[Path, ...], folder: Path) -> None:
-    """Copy files and folders of a revision to below `folder`, out of git, DVC's cache or its remote.
+def lock_of(folder: Path = Path()) -> dict[str, Any]:
+    """The stages of the dvc.lock in a folder; none where it has none."""
+    file = folder / LOCK
+    return stages_of(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
-    Raises:
-        UserError: there is no such revision.
-        LookupError: one of them is not to be had; it names it.
+
+def order(folder: Path = Path()) -> list[str]:
+    """The stages of the pipeline in a folder, each after those whose outputs it reads."""
+    from dvc.repo import Repo
+    from dvc.repo.reproduce import plan_repro
+
+    with Repo(str(folder)) as repo:
+        return [stage.addressing for stage in plan_repro(repo.index.graph) if stage.cmd]
+
+
+def imports(folder: Path = Path()) -> list[str]:
+    """The .dvc files in a folder that `dvc import` or `dvc import-url` made."""
+    from dvc.repo import Repo
+
+    with Repo(str(folder)) as repo:
+        return [stage.relpath for stage in repo.index.stages if stage.is_import]
+
+
+def drop_missing(folder: Path = Path()) -> list[str]:
+    """Take from dvc.lock each stage whose outputs are neither here nor in the cache; their names.
+
+    DVC takes such an entry for valid, and runs the stage without a look at its record of earlier runs.
     """
-    _copy(resolve(rev), wanted, folder)
+    from dvc.utils.serialize import modify_yaml
+
+    if lost := _missing(folder):
+        targets = [path for outs in lost.values() for path in outs]
+        programs.dvc("checkout", "--quiet", "--allow-missing", *targets, cwd=folder)
+    if lost := _missing(folder):
+        with modify_yaml(str(folder / LOCK)) as content:
+            for name in lost:
+                del content["stages"][name]
+    return list(lost)
 
 
-def _copy(commit: str, wanted: tuple[Path, ...], folder: Path) -> None:
-    """`copy_paths` of a commit; LookupError names what is not to be had."""
-    from dvc.api import DVCFileSystem
-
-    there = DVCFileSystem(".", rev=commit)
-    for path in wanted:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            there.get(path.as_posix(), str(folder / path), recursive=there.isdir(path.as_posix()))
-        except Exception:
-            # DVC, its index and each kind of remote raise exceptions of their own for what is missing.
-            raise LookupError(path) from None
-
-
-def _rebuilt(rev: str, commit: str, folder: Path, sample: bool, note: str) -> Revision:
-    """Run the pipeline of a commit in a clone, with this environment and this cache."""
-    commands.git("clone", "--quiet", "--shared", "--no-checkout", ".", str(folder))
-    commands.git("checkout", "--quiet", "--detach", commit, cwd=folder)
-    share_cache(folder)
-    if sample:
-        use_sample(folder / paths.PARAMS)
-    for line in commands.dvc_lines("repro", cwd=folder):
-        print(f"[{rev}] {line}", flush=True)
-    return Revision(rev, commit, folder, note)
+def _missing(folder: Path) -> dict[str, list[str]]:
+    """The outputs that a folder lacks, by the stage of its dvc.lock."""
+    outs = {name: [out["path"] for out in entry["outs"]] for name, entry in lock_of(folder).items()}
+    lost = {name: [path for path in made if not (folder / path).exists()] for name, made in outs.items()}
+    return {name: gone for name, gone in lost.items() if gone}
 
 
 def use_sample(file: Path) -> bool:

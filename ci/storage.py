@@ -13,11 +13,11 @@ import argparse
 import os
 from pathlib import Path
 
-from ci import commands
+from malaria import programs
 from malaria.command import end_with
 from malaria.errors import UserError
+from remote import pull, push, storage
 
-REMOTE = "ci"
 FOLDER = Path(".dvc/remote")
 
 
@@ -30,54 +30,35 @@ def main() -> int:
     parser.add_argument("what", choices=("pull", "push"))
     parser.add_argument("--store-needed", action="store_true", help="stop where no store is named")
     arguments = parser.parse_args()
-    if arguments.store_needed and not _named():
+    # An empty variable is no credential.
+    for name in set(os.environ) - set(programs.environment()):
+        del os.environ[name]
+    url, read_only = _store()
+    if arguments.store_needed and not url:
         raise UserError(
             "No store is named, and a release is of results in one: set the secret DVC_REMOTE_URL or "
             "the variable DVC_READ_URL (docs/ci.md), and `make push` the tagged commit's results there."
         )
-    url = use()
-    pull(url) if arguments.what == "pull" else push()
+    if arguments.what == "push" and read_only:
+        print("The remote may only be read: nothing is pushed.")
+        return 0
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    url = url or str(FOLDER.resolve())
+    # What comes from a remote is hashed before it is taken for what dvc.lock names.
+    storage.use("ci", url=url, verify=True)
+    print(f"Results travel by way of {url}{', which is only read' if read_only else ''}.")
+    if arguments.what == "push":
+        push.push()
+        return 0
+    missing = pull.pull(run_cache=not url.startswith(("http://", "https://")))
+    print(f"The remote lacks {', '.join(missing)}: made anew." if missing else "It has every result.")
     return 0
 
 
-def use() -> str:
-    """Make the remote of the environment the default one of this checkout; its URL."""
-    url = _named()
-    if not url:
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        url = str(FOLDER.resolve())
-    commands.dvc("remote", "add", "--local", "--default", "--force", REMOTE, url)
-    # What comes from a remote is hashed before it is taken for what dvc.lock names.
-    commands.dvc("remote", "modify", "--local", REMOTE, "verify", "true")
-    kind = "the folder " if url == str(FOLDER.resolve()) else "read only, " if _read_only() else ""
-    print(f"Results travel by way of {kind}{url}.")
-    return url
-
-
-def pull(url: str) -> None:
-    """Bring what there is: results of this revision, and the run cache of earlier ones."""
-    if Path(url).is_dir() and not any(Path(url).iterdir()):
-        print("The remote is empty: everything will be made anew.")
-        return
-    # A store that is only read over HTTP cannot list its runs.
-    run_cache = () if url.startswith(("http://", "https://")) else ("--run-cache",)
-    print(commands.dvc("pull", *run_cache, "--allow-missing", "--force").strip())
-
-
-def push() -> None:
-    """Send what this checkout has."""
-    if _read_only():
-        print("The remote may only be read: nothing is pushed.")
-        return
-    print(commands.module("remote.push").strip())
-
-
-def _named() -> str | None:
-    return os.environ.get("DVC_REMOTE_URL") or os.environ.get("DVC_READ_URL")
-
-
-def _read_only() -> bool:
-    return bool(os.environ.get("DVC_READ_URL")) and not os.environ.get("DVC_REMOTE_URL")
+def _store() -> tuple[str, bool]:
+    """The store that the environment names, if any, and whether it may only be read."""
+    writable, readable = (os.environ.get(name, "") for name in ("DVC_REMOTE_URL", "DVC_READ_URL"))
+    return writable or readable, bool(readable and not writable)
 
 
 if __name__ == "__main__":

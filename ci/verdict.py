@@ -1,35 +1,20 @@
 """Whether a branch may be merged: each check of the gate, what it found, and why it failed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from ci.again import OF_PROCESSOR, Output, Rerun
 from ci.comparison import Comparison, Figure, Plain
-from malaria.params import Gate
 
-
-class Again(Plain):
-    """An output of a stage that was run again: the hashes of both times."""
-
-    stage: str
-    path: str
-    first: str
-    again: str
-
-
-class Rerun(Plain):
-    """The re-run of the cheap stages of the run whose dvc.lock has the SHA-256 `lock`."""
-
-    lock: str
-    stages: tuple[str, ...]
-    outputs: tuple[Again, ...]
-    seconds: float
+Outcome = Literal["passed", "failed", "not judged"]
+Found = tuple[Outcome, str]
 
 
 class Check(Plain):
     """One check of the gate; `outcome` is `not judged` where there was nothing to judge."""
 
     name: str
-    outcome: Literal["passed", "failed", "not judged"]
+    outcome: Outcome
     said: str
 
 
@@ -55,108 +40,175 @@ class Verdict(Plain):
         return f"The gate fails: {failed}."
 
 
-def judge(found: Comparison, rerun: Rerun | None, pull_labels: Sequence[str] = ()) -> Verdict:
+def judge(
+    found: Comparison,
+    rerun: Rerun | None,
+    contradicted: Sequence[str] = (),
+    own_code: bool = False,
+    pull_labels: Sequence[str] = (),
+) -> Verdict:
     """Judge a comparison by the limits it carries.
 
     Args:
-        rerun: what the re-run of the cheap stages found; None where there was none.
+        rerun: what running stages again found; None where nothing was run.
+        contradicted: stages whose inputs are those of the base's dvc.lock, and whose outputs are not.
+        own_code: the branch was judged by its own code, since the base has none that could.
         pull_labels: the labels on the pull request.
     """
     limits = found.limits
-    checks = (
-        _comparable(found),
-        _not_worse("AUC", found, "auc", limits.auc_loss),
-        _not_worse("sensitivity", found, "sensitivity_at", limits.sensitivity_loss),
-        _calibrated(found, limits),
-        _small(found, limits),
-        _reproducible(found, rerun),
-    )
+    made: dict[str, Found] = {
+        "judge": _judge(found, own_code),
+        "format": _format(found),
+        "by patient": _by_patient(found),
+        "comparable": _comparable(found),
+        "AUC": _not_worse(found, [found.figure("auc")], limits.auc_loss),
+        "AUC at least": _at_least(found),
+        "sensitivity": _not_worse(found, [found.figure("sensitivity_at")], limits.sensitivity_loss),
+        "operating points": _not_worse(found, _points(found), limits.point_loss),
+        "calibration": _calibrated(found),
+        "size": _at_most("bytes", found.branch.bundle_bytes, limits.max_bytes),
+        "dvc.lock": _lock(contradicted),
+        "reproducible": _reproducible(rerun),
+        "blind training": _blind(rerun),
+    }
+    checks = tuple(Check(name=name, outcome=outcome, said=said) for name, (outcome, said) in made.items())
     passed = all(check.outcome != "failed" for check in checks)
     overridden = limits.override if limits.override in pull_labels and not passed else ""
     return Verdict(passed=passed, overridden=overridden, checks=checks)
 
 
 def not_comparable(found: Comparison) -> str:
-    """Why no difference can be judged; empty where it can."""
-    common, limits = found.common, found.limits
-    if common.cells < limits.min_cells:
-        also = f" ({common.trained_on:,} more are of patients that one of them trained on)"
+    """Why no figure can be judged; empty where it can."""
+    cells, limits = found.judged, found.limits
+    if found.unreadable:
+        return "not judged: the format changed"
+    if cells.cells < limits.min_cells:
+        also = (
+            f" ({cells.left_out:,} more are of patients that the branch uses otherwise)"
+            if cells.left_out
+            else ""
+        )
         return (
-            f"not comparable: {common.cells:,} test cells are held by both and of patients that neither "
-            f"trained on{also if common.trained_on else ''}; {limits.min_cells:,} are needed"
+            f"not comparable: {cells.cells:,} of the base's test cells are of patients that the branch "
+            f"neither trained nor tuned on{also}; {limits.min_cells:,} are needed"
         )
     for name in ("auc", "sensitivity_at"):
-        figure = found.figures[name]
-        if figure.difference is None:
-            return f"not comparable: {figure.words} needs cells of both classes"
+        figure = found.figure(name)
+        if figure is None or figure.branch is None:
+            return "not comparable: cells of both classes are needed"
         if figure.difference and figure.low is None:
-            patients = f"{common.patients} patient{'s' if common.patients > 1 else ''}"
-            return f"not comparable: {figure.words} has no interval over {patients}"
+            return f"not comparable: {name} has no interval over {cells.patients} patients"
     return ""
 
 
-def _comparable(found: Comparison) -> Check:
-    if found.base is None:
-        return Check(
-            name="comparable",
-            outcome="not judged",
-            said="a first revision: the base has no model, so only the absolute limits count",
-        )
-    if why := not_comparable(found):
-        return Check(name="comparable", outcome="failed", said=why)
-    common = found.common
-    said = f"{common.cells:,} test cells of {common.patients} patients that neither trained on"
-    return Check(name="comparable", outcome="passed", said=said)
-
-
-def _not_worse(name: str, found: Comparison, key: str, loss: float) -> Check:
-    if found.base is None or not_comparable(found):
-        return Check(name=name, outcome="not judged", said="nothing to compare with")
-    figure = found.figures[key]
-    # Without a spread the two are alike under every draw.
-    worse = (figure.high if figure.high is not None else 0.0) < -loss
-    least = f"more than {loss:g} worse" if loss else "worse"
-    beyond = f"the whole interval is {least}" if worse else f"the interval does not say that it is {least}"
-    return Check(name=name, outcome="failed" if worse else "passed", said=f"{difference(figure)}: {beyond}")
-
-
 def difference(figure: Figure) -> str:
-    """`AUC +0.0123 (-0.0020 to +0.0250)`: branch minus base."""
+    """`+0.0123 (-0.0020 to +0.0250)`: branch minus base."""
     if figure.difference is None:
-        return f"{figure.words} cannot be given"
+        return "none"
     if figure.low is None or figure.high is None:
-        return f"{figure.words} {figure.difference:+.4f}"
-    return f"{figure.words} {figure.difference:+.4f} ({figure.low:+.4f} to {figure.high:+.4f})"
+        return f"{figure.difference:+.4f}"
+    return f"{figure.difference:+.4f} ({figure.low:+.4f} to {figure.high:+.4f})"
 
 
-def _calibrated(found: Comparison, limits: Gate) -> Check:
-    ece = found.branch.test_ece
-    said = (
-        f"calibration error {ece:.4f} on {found.branch.test_cells:,} test cells, at most {limits.max_ece:g}"
-    )
-    return Check(name="calibration", outcome="passed" if ece <= limits.max_ece else "failed", said=said)
+def _judge(found: Comparison, own_code: bool) -> Found:
+    if own_code and found.base:
+        return "failed", "the base has no code that judges (ci/judge.py): the branch's own did"
+    return "passed", "the branch's own code: a first revision" if own_code else "the base's code"
 
 
-def _small(found: Comparison, limits: Gate) -> Check:
-    size = found.branch.bundle_bytes
-    said = f"{size:,} bytes, at most {limits.max_bytes:,}"
-    return Check(name="size", outcome="passed" if size <= limits.max_bytes else "failed", said=said)
-
-
-def _reproducible(found: Comparison, rerun: Rerun | None) -> Check:
-    name = "reproducible"
-    if not found.limits.rerun:
-        return Check(name=name, outcome="not judged", said="gate.rerun names no stage")
-    if rerun is None:
-        return Check(name=name, outcome="not judged", said="no stage was run again")
-    differing = [output for output in rerun.outputs if output.first != output.again]
-    stages = ", ".join(rerun.stages)
-    if differing:
-        first = differing[0]
-        said = (
-            f"run again, {first.stage} made another {first.path} ({first.again[:8]}, not {first.first[:8]}); "
-            f"{len(differing)} of {len(rerun.outputs)} outputs differ"
+def _format(found: Comparison) -> Found:
+    if found.unreadable:
+        return (
+            "failed",
+            f"not judged: the format changed ({found.unreadable}); the figures are the branch's own",
         )
-        return Check(name=name, outcome="failed", said=said)
-    said = f"{stages}, run again in {rerun.seconds:.0f} s: the same {len(rerun.outputs)} hashes"
-    return Check(name=name, outcome="passed", said=said)
+    return "passed", "the bundle is one that this code reads"
+
+
+def _by_patient(found: Comparison) -> Found:
+    cells = found.judged
+    wrong = {
+        "patients have cells on both sides: the split is not by patient": cells.torn,
+        "test cells are trained on under another patient's name": cells.renamed,
+        "test cells are trained on as copies in other files": cells.copies,
+    }
+    said = "; ".join(f"{count:,} {words}" for words, count in wrong.items() if count)
+    return ("failed", said) if said else ("passed", "no test patient is trained on, by the hash of each cell")
+
+
+def _comparable(found: Comparison) -> Found:
+    if why := not_comparable(found):
+        return "failed", why
+    return "passed", f"{found.judged.cells:,} test cells of {found.judged.patients} patients"
+
+
+def _points(found: Comparison) -> list[Figure | None]:
+    return [figure for figure in found.figures if figure.name in ("sensitivity", "specificity")]
+
+
+def _not_worse(found: Comparison, figures: Iterable[Figure | None], loss: float) -> Found:
+    if found.base is None or not_comparable(found):
+        return "not judged", "nothing to compare with"
+    outcome: Outcome = "passed"
+    said = []
+    for figure in filter(None, figures):
+        # Without a spread the two are alike under every draw.
+        worse = (figure.high if figure.high is not None else figure.difference or 0.0) < -loss
+        outcome = "failed" if worse else outcome
+        at = "" if figure.at is None else f" at {figure.at:g}"
+        said.append(f"{figure.name}{at} {difference(figure)}{' is worse' if worse else ''}")
+    return outcome, f"{'; '.join(said)}; a loss of {loss:g} is allowed"
+
+
+def _at_least(found: Comparison) -> Found:
+    if not_comparable(found) or found.auc_low is None:
+        return "not judged", "no figures"
+    enough = found.auc_low >= found.limits.min_auc
+    said = f"the lower limit is {found.auc_low:.4f}, at least {found.limits.min_auc:g} is needed"
+    return "passed" if enough else "failed", said
+
+
+def _calibrated(found: Comparison) -> Found:
+    figure = found.figure("ece")
+    if figure is None or figure.branch is None:
+        return "not judged", "no figures"
+    return _at_most("calibration error", figure.branch, found.limits.max_ece)
+
+
+def _at_most(what: str, value: float, limit: float) -> Found:
+    return "passed" if value <= limit else "failed", f"{what} {value:,.6g}, at most {limit:,g}"
+
+
+def _lock(contradicted: Sequence[str]) -> Found:
+    if contradicted:
+        return "failed", f"same inputs as the base's, other outputs: {', '.join(contradicted)}"
+    return "passed", "no stage has the base's inputs and other outputs"
+
+
+def _reproducible(rerun: Rerun | None) -> Found:
+    if rerun is None or not rerun.stages:
+        return "not judged", "no stage was run again"
+    if rerun.frozen:
+        return "failed", f"dvc.yaml freezes {', '.join(rerun.frozen)}: DVC runs no such stage"
+    differing = [output for output in rerun.outputs if not output.same]
+    elsewhere = rerun.elsewhere and all(output.stage in OF_PROCESSOR for output in differing)
+    said = f"{', '.join(rerun.stages)} were run again in {rerun.seconds:.0f} s: {_count(rerun.outputs)}"
+    if differing and elsewhere:
+        return "passed", f"{said}; dvc.lock is of another kind of processor: what was made here is judged"
+    return "failed" if differing else "passed", said
+
+
+def _blind(rerun: Rerun | None) -> Found:
+    if rerun is None or not rerun.blind:
+        return "not judged", "training is the base's" if rerun and not rerun.frozen else "nothing was trained"
+    same = all(output.same for output in rerun.blind)
+    return "passed" if same else "failed", f"without the test cells training gives {_count(rerun.blind)}"
+
+
+def _count(made: tuple[Output, ...]) -> str:
+    differing = [output for output in made if not output.same]
+    if not differing:
+        return f"the same {len(made)} outputs"
+    first = differing[0]
+    other = f"{first.again[:8]}, not {first.first[:8]}"
+    return f"another {first.path} ({other}), {len(differing)} of {len(made)} differ"

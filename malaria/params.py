@@ -126,9 +126,11 @@ class Export(Section):
 
 class Gate(Section):
     min_cells: Annotated[int, Field(ge=1, le=1_000_000)]
+    min_auc: Share
     specificity: Part
     auc_loss: Share
     sensitivity_loss: Share
+    point_loss: Share
     max_ece: Share
     max_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)]
     rerun: tuple[Literal["fetch", "audit", "split", "pack", "train", "evaluate", "export"], ...]

@@ -1,7 +1,7 @@
-"""A stage's metrics and plots, as DVC reads them from the working tree."""
+"""A stage's metrics and plots as a page, as DVC reads them from the working tree."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dvc.render.convert import to_json
@@ -9,32 +9,51 @@ from dvc.render.match import PlotsData, match_defs_renderers
 from dvc.repo import Repo
 from dvc.repo.plots import infer_data_sources
 
+from malaria import charts, templates
 from orchestration.stage_graph import Stage
 
 
-def of(repo: Repo, stage: Stage) -> dict[str, Any]:
-    """The stage's figures as they are now, ready for JSON.
+def page(repo: Repo, stage: Stage) -> str:
+    """The stage's figures as they are now, as HTML that fetches nothing.
 
-    Returns:
-        `metrics`: file to its content; `plots`: title to a complete Vega-Lite specification, of the plots
-        of dvc.yaml whose data the stage writes. What is not there is left out.
+    Metrics are tables; of the plots of dvc.yaml those whose data the stage writes are pictures. What is not
+    there is left out.
     """
     shown = repo.metrics.show(targets=list(stage.metrics)) if stage.metrics else {}
     metrics = shown.get("", {}).get("data", {})
-    return {
-        "metrics": {path: content["data"] for path, content in metrics.items() if "data" in content},
-        "plots": dict(_plots(repo.plots.show(), stage.outs, repo.plots.templates_dir)),
-    }
+    plots = _plots(repo.plots.show(), stage.outs, repo.plots.templates_dir)
+    template = templates.environment(Path(__file__).parent, autoescape=True).get_template("figures.html.j2")
+    return template.render(
+        stage=stage.name,
+        tables={path: list(rows(found["data"])) for path, found in metrics.items() if "data" in found},
+        pictures={title: charts.svg(plot) for title, plot in plots},
+    )
 
 
-def _plots(shown: dict[str, Any], outs: Iterable[str], templates: str | None) -> Iterator[tuple[str, Any]]:
+def rows(metrics: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Nested metrics as rows of a name and a value, `value (low to high)` where there is an interval."""
+    if not isinstance(metrics, dict):
+        yield name, _text(metrics)
+    elif "value" in metrics:
+        interval = f" ({_text(metrics['low'])} to {_text(metrics['high'])})" if "low" in metrics else ""
+        yield name, _text(metrics["value"]) + interval
+    else:
+        for key, below in metrics.items():
+            yield from rows(below, f"{name} {key}".strip())
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _plots(shown: dict[str, Any], outs: Iterable[str], folder: str | None) -> Iterator[tuple[str, Any]]:
     theirs = {
         title
         for title, group in PlotsData(shown).group_definitions().items()
         for _, inner, definition in group
         if any(_writes(outs, source) for source in infer_data_sources(inner, definition))
     }
-    for renderer, *_ in match_defs_renderers(data=shown, templates_dir=templates):
+    for renderer, *_ in match_defs_renderers(data=shown, templates_dir=folder):
         if renderer.name in theirs and renderer.TYPE == "vega":
             yield from ((renderer.name, picture["content"]) for picture in to_json(renderer))
 

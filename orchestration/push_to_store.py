@@ -4,16 +4,14 @@ The bucket is made where it is missing. Credentials are those of AWS's own varia
 """
 
 import argparse
-import subprocess
-import sys
 from urllib.parse import urlsplit
 
 import s3fs
 from botocore.exceptions import BotoCoreError
-from dvc.config import Config
 
 from malaria.command import end_with
 from malaria.errors import UserError
+from remote import push, storage
 
 REMOTE = "store"
 
@@ -24,10 +22,9 @@ def main() -> int:
     parser.add_argument("endpoint", help="the store's own address, http://store:8333 say")
     arguments = parser.parse_args()
     make_bucket(arguments.url, arguments.endpoint)
-    with Config.from_cwd().edit("local") as local:
-        local["core"]["remote"] = REMOTE
-        local["remote"][REMOTE] = {"url": arguments.url, "endpointurl": arguments.endpoint}
-    return subprocess.run([sys.executable, "-m", "remote.push"], check=False).returncode
+    storage.use(REMOTE, url=arguments.url, endpointurl=arguments.endpoint)
+    push.push()
+    return 0
 
 
 def make_bucket(url: str, endpoint: str) -> None:

@@ -5,7 +5,6 @@ status is DVC's where the stage fails. Waits while another DVC command holds the
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import dvc.cli
@@ -24,7 +23,7 @@ def main() -> int:
     parser.add_argument("stage", help="as dvc.yaml names it")
     parser.add_argument("--force", action="store_true", help="run it even where nothing has changed")
     parser.add_argument(
-        "--figures", type=Path, metavar="FILE", help="where its metrics and plots go, as JSON"
+        "--figures", type=Path, metavar="FILE", help="where its metrics and plots go, as a page"
     )
     arguments = parser.parse_args()
     stages = {stage.name: stage for stage in stage_graph.read()}
@@ -32,8 +31,8 @@ def main() -> int:
         raise UserError(f"dvc.yaml has no stage {arguments.stage}: its stages are {', '.join(stages)}.")
     status = run(arguments.stage, arguments.force)
     if arguments.figures and status in (0, SKIPPED):
-        with Repo() as repo, files.atomic_path(arguments.figures) as part:
-            part.write_text(json.dumps(figures.of(repo, stages[arguments.stage])), encoding="utf-8")
+        with Repo() as repo:
+            files.write_text(arguments.figures, figures.page(repo, stages[arguments.stage]))
     return status
 
 

@@ -16,7 +16,10 @@ from malaria.errors import UserError
 
 SOURCE = Path(__file__).resolve().parents[1]
 
-CODE = ("ci", "experiments", "malaria", "orchestration", "stages", "dvc.yaml", ".dvc/config", ".dvcignore")
+CODE = (
+    *("ci", "experiments", "malaria", "orchestration", "remote", "stages"),
+    *("dvc.yaml", ".dvc/config", ".dvcignore"),
+)
 YOURS = ("params.yaml", "data/doubtful.csv", "data/folder", "data/split.csv")
 
 

@@ -8,8 +8,6 @@ again. DVC itself takes what exists for good.
 """
 
 import argparse
-import subprocess
-import sys
 
 from dvc.repo import Repo
 
@@ -25,36 +23,45 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--verify", action="store_true", help="as much traffic as a whole pull")
-    if parser.parse_args().verify:
-        with Repo() as repo:
-            mend(storage.of(repo))
-    done = subprocess.run([sys.executable, "-m", "dvc", "push", "--run-cache"], check=False)
-    if done.returncode:
-        return done.returncode
-    with Repo() as repo:
-        in_git = {out.hash_info for out in repo.index.outs if not out.use_cache and out.hash_info}
-        repo.cloud.push({info for info in in_git if repo.cache.local.exists(info.value)})
+    push(verify=parser.parse_args().verify)
     return 0
 
 
-def mend(remote: storage.Remote) -> None:
+def push(verify: bool = False) -> None:
+    """Send what the current folder's checkout has to its default remote.
+
+    Raises:
+        UserError: the remote does not answer or refuses, or holds something damaged that is not here whole.
+    """
+    with Repo() as repo:
+        if verify:
+            replace_damaged(storage.of(repo))
+        where = storage.url_of(storage.reach(repo))
+        in_git = {out.hash_info for out in repo.index.outs if not out.use_cache and out.hash_info}
+        with storage.one_sentence(repo.config["core"]["remote"], where):
+            sent = repo.push(run_cache=True)
+            repo.cloud.push({info for info in in_git if repo.cache.local.exists(info.value)})
+    print(f"{sent} files pushed to {where}.")
+
+
+def replace_damaged(remote: storage.Remote) -> None:
     """Delete what is damaged in the remote and whole in the cache: the push that follows sends it again.
 
     Raises:
         UserError: something is damaged that this checkout's cache does not have.
     """
     damaged = remote.damaged()
-    mendable = remote.mendable(damaged)
-    remote.forget(mendable)
-    for md5 in sorted(mendable):
+    replaceable = remote.replaceable(damaged)
+    remote.forget(replaceable)
+    for md5 in sorted(replaceable):
         print(f"{md5} is damaged in the remote {remote.name}, and is sent again.")
-    if lost := sorted(damaged - mendable):
+    if lost := sorted(damaged - replaceable):
         raise UserError(
             f"{len(lost)} of {len(remote.objects):,} objects are damaged in the remote {remote.name}, and "
             f"this checkout's cache does not have them ({lost[0]} is the first): run `make push VERIFY=1` "
             "where they were made."
         )
-    print(f"{len(remote.objects):,} objects of this revision are looked at in the remote {remote.name}.")
+    print(f"{len(remote.objects):,} objects of this revision were read in the remote {remote.name}.")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ci import commands, outputs
+from ci import outputs
+from ci.github.gh import gh
+from malaria import programs
 from malaria.command import end_with
 from malaria.errors import UserError
 
@@ -39,7 +41,7 @@ def main() -> int:
         print(f"{FOLDER} holds what the run made.")
         return 0
     with tempfile.TemporaryDirectory() as temporary:
-        commands.gh("run", "download", str(arguments.run), "--name", ARTIFACT, "--dir", temporary)
+        gh("run", "download", str(arguments.run), "--name", ARTIFACT, "--dir", temporary)
         take(Path(temporary))
     print("Taken over. Look at `git diff`, then commit dvc.lock and reports/.")
     return 0
@@ -48,14 +50,14 @@ def main() -> int:
 def pack() -> None:
     """Fill `FOLDER` anew."""
     shutil.rmtree(FOLDER, ignore_errors=True)
-    for path in (*outputs.KEPT, outputs.VERDICT):
+    for path in (*outputs.KEPT, outputs.VERDICT, outputs.RUN):
         if path.is_file():
-            # Figures lie below their paths, the verdict at the top.
-            target = FOLDER / (path.name if path == outputs.VERDICT else path)
+            # What git keeps lies below its paths, the rest at the top.
+            target = FOLDER / (path if path in outputs.KEPT else path.name)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     with _remote(FOLDER / STORE) as name:
-        commands.dvc("push", "--remote", name, *STAGES)
+        programs.dvc("push", "--remote", name, *STAGES)
 
 
 def take(folder: Path) -> None:
@@ -67,13 +69,13 @@ def take(folder: Path) -> None:
     kept = [path for path in outputs.KEPT if (folder / path).is_file()]
     if not kept or not (folder / STORE).is_dir():
         raise UserError(f"{folder} is no artifact of retrain: name the run of a pull request.")
-    if commands.git("status", "--porcelain", "--untracked-files=no", "--", *map(str, kept)):
+    if programs.git("status", "--porcelain", "--untracked-files=no", "--", *map(str, kept)):
         raise UserError("dvc.lock or reports/ have changes that are not committed: commit or drop them.")
     for path in kept:
         shutil.copyfile(folder / path, path)
     with _remote(folder / STORE) as name:
-        commands.dvc("fetch", "--remote", name, *STAGES)
-    commands.dvc("checkout", "--allow-missing", "--force", "--quiet", *STAGES)
+        programs.dvc("fetch", "--remote", name, *STAGES)
+    programs.dvc("checkout", "--allow-missing", "--force", "--quiet", *STAGES)
 
 
 @contextmanager
@@ -81,13 +83,13 @@ def _remote(folder: Path) -> Iterator[str]:
     """`folder` as a DVC remote, for as long as the block lasts."""
     name = "handover"
     folder.mkdir(parents=True, exist_ok=True)
-    commands.dvc("remote", "add", "--local", "--force", name, str(folder.resolve()))
+    programs.dvc("remote", "add", "--local", "--force", name, str(folder.resolve()))
     try:
         # A stranger's run may have filled it: no object is believed by its name.
-        commands.dvc("remote", "modify", "--local", name, "verify", "true")
+        programs.dvc("remote", "modify", "--local", name, "verify", "true")
         yield name
     finally:
-        commands.dvc("remote", "remove", "--local", name)
+        programs.dvc("remote", "remove", "--local", name)
 
 
 if __name__ == "__main__":

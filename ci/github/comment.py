@@ -1,7 +1,8 @@
-"""Put the report of a `retrain` run under its pull request, in one comment that is updated in place.
+"""Put what a `retrain` run found under its pull request, in one comment that is updated in place.
 
-For the workflow_run event, whose token may write: it runs the default branch's code, and takes the run's
-artifact for hostile. Which pull request it is for is told by GitHub, never by the artifact.
+For the workflow_run event, whose token may write: it runs the default branch's code. Which pull request the
+run was for is told by GitHub, never by the artifact. Of the artifact it reads numbers and known words
+(`ci.github.summary`), and writes the comment's text itself.
 """
 
 import argparse
@@ -10,20 +11,22 @@ import json
 import re
 import zipfile
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
-from ci import commands
-from ci.github import event
-from ci.github.sanitise import MOST, sanitise
+from ci.github import event, summary
+from ci.github.gh import ask, first_bytes, gh, send
 from malaria.command import end_with
 from malaria.errors import UserError
 
 MARK = "<!-- malaria-cells: report of retrain -->"
-ARTIFACT, FILE = "report", "report.md"
+ARTIFACT, FILE = "report", "summary.json"
+MOST_ZIPPED = 20_000_000
 
-# Bytes of the artifact, zipped; and of the report in it, which is cut at MOST characters anyway.
-MOST_ZIPPED, MOST_BYTES = 20_000_000, 5 * MOST
+# What `retrain` commits on top of what it judged.
+HANDED_BACK = {"dvc.lock", "reports/summary.json"}
+
+# What decides how a pull request is judged: a change there is named whatever the run says.
+JUDGES = (".github/", "ci/", "Makefile")
 
 _SAYS = {
     "success": "the check passes",
@@ -53,14 +56,14 @@ def main() -> int:
         return 0
     number = pull_number(run)
     if number is None:
-        print(f"No open pull request has its tip at {run.head}: the report is stale, and not shown.")
+        print(f"No open pull request stands at {run.head}: the report is stale, and not shown.")
         return 0
-    body = comment(run, report(run))
-    known = _known(number)
-    repository = event.repository()
-    where = f"repos/{repository}/issues/{'comments/' + str(known) if known else f'{number}/comments'}"
-    method = "PATCH" if known else "POST"
-    commands.gh("api", "--method", method, where, "--input", "-", stdin=json.dumps({"body": body}))
+    body = {"body": comment(run, number, report(run))}
+    issues = f"repos/{event.repository()}/issues"
+    if known := _known(number):
+        send(f"{issues}/comments/{known}", body, "PATCH")
+    else:
+        send(f"{issues}/{number}/comments", body)
     print(f"{'Updated' if known else 'Wrote'} the comment on pull request {number}.")
     return 0
 
@@ -82,47 +85,58 @@ def _run() -> Run | None:
 
 
 def pull_number(run: Run) -> int | None:
-    """The open pull request whose branch still ends in the commit that was judged.
+    """The open pull request whose branch still holds what was judged, and no more than `retrain` added to it.
 
     The event itself names none for a fork, so GitHub is asked.
     """
     head = quote(f"{run.owner}:{run.branch}", safe="")
-    pulls = _ask(f"repos/{event.repository()}/pulls?state=open&per_page=100&head={head}")
-    return next((int(pull["number"]) for pull in pulls if pull["head"]["sha"] == run.head), None)
+    pulls = ask(f"repos/{event.repository()}/pulls?state=open&per_page=100&head={head}")
+    return next((int(pull["number"]) for pull in pulls if _stands(run.head, pull["head"]["sha"])), None)
+
+
+def _stands(judged: str, head: str) -> bool:
+    """Whether `head` is the judged commit, or its only child with another lock and figures alone."""
+    if head == judged:
+        return True
+    commit = ask(f"repos/{event.repository()}/commits/{head}")
+    changed = {file["filename"] for file in commit["files"]}
+    return [parent["sha"] for parent in commit["parents"]] == [judged] and changed <= HANDED_BACK
 
 
 def report(run: Run) -> str | None:
-    """The run's report, sanitised; None where it left none that can be read."""
+    """What the run found, as Markdown; None where it left no summary that can be read."""
     repository = event.repository()
-    found = _ask(f"repos/{repository}/actions/runs/{run.number}/artifacts?name={ARTIFACT}")["artifacts"]
+    found = ask(f"repos/{repository}/actions/runs/{run.number}/artifacts?name={ARTIFACT}")["artifacts"]
     if not found or found[0]["size_in_bytes"] > MOST_ZIPPED:
         return None
-    where = f"repos/{repository}/actions/artifacts/{int(found[0]['id'])}/zip"
-    zipped = commands.gh_bytes("api", where, most=MOST_ZIPPED)
+    zipped = first_bytes(f"repos/{repository}/actions/artifacts/{int(found[0]['id'])}/zip", MOST_ZIPPED)
     if len(zipped) > MOST_ZIPPED:
         return None
     try:
-        # One member is read, and no more of it than is looked at: what it claims to be does not matter.
+        # One member is read, and no more of it than a summary may have.
         with zipfile.ZipFile(io.BytesIO(zipped)) as archive, archive.open(FILE) as member:
-            content = member.read(MOST_BYTES)
-    except (KeyError, zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError, ValueError):
+            return summary.markdown(summary.read(member.read(summary.MOST + 1)))
+    except (KeyError, zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError):
         return None
-    return sanitise(content)
 
 
-def comment(run: Run, text: str | None) -> str:
-    """The comment's Markdown: what is known of the run from GitHub, then what the run says of itself."""
+def comment(run: Run, number: int, text: str | None) -> str:
+    """The comment's Markdown: what is known of the run from GitHub, then what the run found."""
     says = _SAYS.get(run.conclusion, "the run did not end as it should")
     head = run.head[:8] if re.fullmatch("[0-9a-f]{40}", run.head) else "an odd commit"
-    first = f"**Retrained at {head}: {says}.** [The run]({run.page}) has all of it."
-    if text is None:
-        return f"{MARK}\n{first}\n\nIt left no report that can be read: its log says why."
-    return f"{MARK}\n{first}\nBelow is what it reported of itself.\n\n{text}"
+    files = ask(f"repos/{event.repository()}/pulls/{number}/files?per_page=100")
+    judges = sum(file["filename"].startswith(JUDGES) for file in files)
+    lines = [MARK, f"**Retrained at {head}: {says}.** [The run]({run.page}) has all of it."]
+    if judges or len(files) == 100:
+        lines.append(
+            f"**It changes {judges} files of those that judge it** ({', '.join(JUDGES)}): read them first."
+        )
+    return "\n".join([*lines, "", text or "It left no summary that can be read: its log says why."])
 
 
 def _known(number: int) -> int | None:
     """The comment of an earlier run, if this workflow's own account wrote it."""
-    pages = commands.gh(
+    pages = gh(
         "api", "--paginate", f"repos/{event.repository()}/issues/{number}/comments?per_page=100",
         "--jq", ".[] | [.id, .user.login, .body[0:100]] | tojson",
     )  # fmt: skip
@@ -131,10 +145,6 @@ def _known(number: int) -> int | None:
         if login == "github-actions[bot]" and body.startswith(MARK):
             return int(identity)
     return None
-
-
-def _ask(path: str) -> Any:
-    return json.loads(commands.gh("api", path))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Hand a retrained dvc.lock and its figures back to the branch they are of, as one commit.
 
-GitHub makes the commit, and only on top of the very commit that was retrained: whoever pushed in the
-meantime loses nothing. A commit of GITHUB_TOKEN starts no workflow, so the gate's outcome is put on the
-new commit as the status `gate`; with a token of its own (secret CI_TOKEN) the workflows run again. Where
-the lock is the branch's already, the status goes on the commit that was judged: an earlier run may have put
-another there. Runs in a checkout of that commit.
+GitHub makes the commit, and only on top of the very commit that was retrained: a push in the meantime is
+never lost. Its message has a trailer, `Stages`, with what the run did, so that a later run on it can tell.
+The gate's outcome is put on the new commit as the status `gate`, since runs that a commit of GITHUB_TOKEN
+starts wait for approval. Where the lock is the branch's already, the status goes on the commit that was
+judged: an earlier run may have put another there. Runs in a checkout of that commit.
 """
 
 import argparse
@@ -12,13 +12,15 @@ import base64
 import json
 from pathlib import Path
 
-from ci import commands, outputs
-from ci.github import event
+from ci import outputs
+from ci.github import event, summary
+from ci.github.gh import send
 from ci.outputs import KEPT, LOCK
 from malaria.command import end_with
 from malaria.errors import UserError
 
 MESSAGE = "Retrained: dvc.lock and figures"
+TRAILER = "Stages"
 
 _COMMIT = """mutation ($input: CreateCommitOnBranchInput!) {
   createCommitOnBranch(input: $input) { commit { oid } }
@@ -36,7 +38,7 @@ def main() -> int:
         commit = pull.head
         print(f"{pull.branch} has this {LOCK} already: nothing is committed.")
     else:
-        commit = commit_files(pull.branch, pull.head, folder, MESSAGE)
+        commit = commit_files(pull.branch, pull.head, folder, MESSAGE, _stages(folder / outputs.RUN.name))
         print(f"{pull.branch} is at {commit} now: pull it, then `make take-over RUN=...` or `dvc pull`.")
     _status(commit, *_outcome(folder / outputs.VERDICT.name))
     return 0
@@ -50,7 +52,21 @@ def _is_here(folder: Path) -> bool:
     )
 
 
-def commit_files(branch: str, parent: str, folder: Path, message: str) -> str:
+def _stages(file: Path) -> str:
+    """The trailer that tells what the run did; empty where it left no record."""
+    try:
+        stages = json.loads(file.read_bytes())["stages"]
+        told = [
+            f"{stage['name']} {stage['how']} {stage['seconds'] or 0:.1f}"
+            for stage in stages
+            if stage["name"] in summary.STAGES and stage["how"] in summary.HOW
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f"{TRAILER}: {', '.join(told)}"
+
+
+def commit_files(branch: str, parent: str, folder: Path, headline: str, body: str = "") -> str:
     """Commit those of `KEPT` that lie below `folder` to a branch whose tip is `parent`; the new commit.
 
     Raises:
@@ -65,12 +81,11 @@ def commit_files(branch: str, parent: str, folder: Path, message: str) -> str:
         raise UserError(f"{folder} holds no {LOCK}: it is no artifact of retrain.")
     wanted = {
         "branch": {"repositoryNameWithOwner": event.repository(), "branchName": branch},
-        "message": {"headline": message},
+        "message": {"headline": headline, "body": body},
         "expectedHeadOid": parent,
         "fileChanges": {"additions": additions},
     }
-    query = json.dumps({"query": _COMMIT, "variables": {"input": wanted}})
-    said = json.loads(commands.gh("api", "graphql", "--input", "-", stdin=query))
+    said = send("graphql", {"query": _COMMIT, "variables": {"input": wanted}})
     if said.get("errors"):
         raise UserError(f"GitHub refuses the commit to {branch}: {said['errors'][0]['message']}")
     return str(said["data"]["createCommitOnBranch"]["commit"]["oid"])
@@ -87,8 +102,7 @@ def _outcome(file: Path) -> tuple[str, str]:
 
 def _status(commit: str, state: str, description: str) -> None:
     wanted = {"state": state, "context": "gate", "description": description[:140]}
-    where = f"repos/{event.repository()}/statuses/{commit}"
-    commands.gh("api", where, "--input", "-", stdin=json.dumps(wanted))
+    send(f"repos/{event.repository()}/statuses/{commit}", wanted)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ import json
 import tempfile
 from pathlib import Path
 
-from ci import commands, outputs
-from ci.github import commit_lock, event
+from ci import outputs
+from ci.github import commit_lock, event, summary
+from ci.github.gh import ask, gh, send
+from malaria import programs
 from malaria.command import end_with
 from malaria.errors import UserError
 
@@ -22,7 +24,7 @@ TITLE = "The cells have changed: retrained"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ci.github.open_pull_request", description=__doc__)
     parser.add_argument("retrained", type=Path, help="the folder with dvc.lock, figures and verdict.json")
-    parser.add_argument("report", type=Path, help="the folder with drift.md and report.md")
+    parser.add_argument("report", type=Path, help="the folder with drift.md and summary.json")
     arguments = parser.parse_args()
     file = arguments.retrained / outputs.VERDICT.name
     try:
@@ -31,13 +33,14 @@ def main() -> int:
         raise UserError(f"{file} is no verdict: name the folder that `make gate` filled.") from None
     if not verdict["passed"]:
         raise UserError(f"{verdict['headline']} No pull request is opened.")
-    parent = commands.git("rev-parse", "HEAD")
+    parent = programs.git("rev-parse", "HEAD")
     _move(_NEXT, parent)
     commit = commit_lock.commit_files(_NEXT, parent, arguments.retrained, TITLE)
     # In one step: GitHub closes a pull request whose branch has nothing that its base lacks.
     _move(BRANCH, commit)
-    commands.gh("api", "--method", "DELETE", f"repos/{event.repository()}/git/refs/heads/{_NEXT}")
-    parts = [(arguments.report / file.name).read_text("utf-8") for file in (outputs.DRIFT, outputs.MARKDOWN)]
+    gh("api", "--method", "DELETE", f"repos/{event.repository()}/git/refs/heads/{_NEXT}")
+    found = summary.read((arguments.report / outputs.SUMMARY.name).read_bytes())
+    parts = [(arguments.report / outputs.DRIFT.name).read_text("utf-8"), summary.markdown(found)]
     with tempfile.TemporaryDirectory() as temporary:
         body = Path(temporary, "body.md")
         body.write_text("\n\n".join(parts), encoding="utf-8")
@@ -47,27 +50,23 @@ def main() -> int:
 
 def _move(branch: str, commit: str) -> None:
     """Let `branch` be at `commit`, whatever it held; it is made where it is not there."""
-    repository = event.repository()
-    refs = json.loads(commands.gh("api", f"repos/{repository}/git/matching-refs/heads/{branch}"))
-    if any(ref["ref"] == f"refs/heads/{branch}" for ref in refs):
-        wanted = json.dumps({"sha": commit, "force": True})
-        where = f"repos/{repository}/git/refs/heads/{branch}"
-        commands.gh("api", "--method", "PATCH", where, "--input", "-", stdin=wanted)
-        return
-    wanted = json.dumps({"ref": f"refs/heads/{branch}", "sha": commit})
-    commands.gh("api", f"repos/{repository}/git/refs", "--input", "-", stdin=wanted)
+    refs = f"repos/{event.repository()}/git"
+    if any(ref["ref"] == f"refs/heads/{branch}" for ref in ask(f"{refs}/matching-refs/heads/{branch}")):
+        send(f"{refs}/refs/heads/{branch}", {"sha": commit, "force": True}, "PATCH")
+    else:
+        send(f"{refs}/refs", {"ref": f"refs/heads/{branch}", "sha": commit})
 
 
 def _open(body: Path) -> str:
     """Open the pull request, or write `body` into the open one; what was done."""
     there = ("--repo", event.repository())
-    named = ("--head", BRANCH, "--base", commands.git("rev-parse", "--abbrev-ref", "HEAD"))
-    found = json.loads(commands.gh("pr", "list", *there, *named, "--state", "open", "--json", "number"))
+    named = ("--head", BRANCH, "--base", programs.git("rev-parse", "--abbrev-ref", "HEAD"))
+    found = json.loads(gh("pr", "list", *there, *named, "--state", "open", "--json", "number"))
     if found:
         number = str(found[0]["number"])
-        commands.gh("pr", "edit", number, *there, "--body-file", str(body))
+        gh("pr", "edit", number, *there, "--body-file", str(body))
         return f"Brought pull request {number} up to date."
-    opened = commands.gh("pr", "create", *there, *named, "--title", TITLE, "--body-file", str(body))
+    opened = gh("pr", "create", *there, *named, "--title", TITLE, "--body-file", str(body))
     return f"Opened {opened.strip()}"
 
 

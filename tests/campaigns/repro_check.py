@@ -4,15 +4,13 @@ Prints one line an output of dvc.lock, and ends with status 1 where a hash diffe
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import yaml
 
+from malaria import programs
 from malaria.command import end_with
-from malaria.errors import UserError
 
 
 def main() -> int:
@@ -38,14 +36,11 @@ def main() -> int:
 
 def _hashes(clone: Path, sets: list[str]) -> dict[str, str]:
     """Run everything in a fresh clone of HEAD; the hash of each output, from its dvc.lock."""
-    subprocess.run(["git", "clone", "-q", ".", str(clone)], check=True)
+    programs.git("clone", "-q", ".", str(clone))
     changes = [part for change in sets for part in ("-S", change)]
     command = ["exp", "run", "--force", *changes] if sets else ["repro", "--force"]
-    done = subprocess.run([sys.executable, "-m", "dvc", *command], cwd=clone, check=False)
-    if done.returncode:
-        raise UserError(
-            f"`dvc {' '.join(command)}` failed in a fresh clone (status {done.returncode}), see above."
-        )
+    for line in programs.lines([*programs.DVC, *command], cwd=clone):
+        print(line, flush=True)
     lock = yaml.safe_load((clone / "dvc.lock").read_text())
     return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage.get("outs", [])}
 

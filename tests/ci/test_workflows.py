@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,10 @@ PINNED = {
     "docker/build-push-action": ("53b7df96c91f9c12dcc8a07bcb9ccacbed38856a", "v7.3.0"),
 }
 COMMAND = re.compile(
-    r"((sudo )?make (?P<target>[a-z-]+)|(\.venv/bin/python|python3) -m ci\.(?P<module>\w+)( [\w./-]+)*)"
+    r"(sudo )?make (?P<target>[a-z-]+)"
+    r"|(\.venv/bin/python|python3) -m (?P<module>ci(\.\w+)+)( [\w./-]+)*"
+    r"|gh (api|release create) .*",
+    re.DOTALL,
 )
 
 # Jobs whose token may write, and what.
@@ -70,7 +74,7 @@ def test_every_action_is_pinned_by_the_commit_of_its_tag(file):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_step_calls_a_make_target_or_a_module_of_ci(name):
+def test_every_step_calls_a_make_target_a_module_of_ci_or_gh(name):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for _, step in steps_of(name):
         if "run" not in step:
@@ -78,7 +82,7 @@ def test_every_step_calls_a_make_target_or_a_module_of_ci(name):
         found = COMMAND.fullmatch(step["run"])
         assert found, step["run"]
         assert found["target"] is None or found["target"] in targets
-        assert found["module"] is None or (ROOT / f"ci/{found['module']}.py").is_file()
+        assert found["module"] is None or (ROOT / f"{found['module'].replace('.', '/')}.py").is_file()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,11 +112,11 @@ def test_the_job_that_comments_runs_nothing_of_the_pull_request():
         assert "pull_request_target" not in load(name)["on"]
 
 
-@pytest.mark.parametrize("module", ["comment", "hand_back", "propose", "attach"])
+@pytest.mark.parametrize("module", ["comment", "commit_lock", "open_pull_request"])
 def test_what_runs_with_a_token_that_may_write_needs_no_package(module):
     """These run in the runner's own Python: nothing is installed that could read the token."""
     code = (
-        f"import sys, ci.{module}; found = {{name.split('.')[0] for name in sys.modules}}; "
+        f"import sys, ci.github.{module}; found = {{name.split('.')[0] for name in sys.modules}}; "
         "print(sorted(name for name in found - set(sys.stdlib_module_names) if name[0] != '_'))"
     )
     # Without `site` no installed package can be found.
@@ -133,11 +137,9 @@ def test_a_label_ends_no_training_and_a_push_to_main_no_pipeline():
 
 @pytest.mark.parametrize("name", ["retrain", "schedule", "test"])
 def test_every_step_that_may_fetch_cells_has_the_token_that_kaggle_asks_for(name):
-    fetching = {"retrain", "report", "gate", "fetch_again"}
     for _, step in steps_of(name):
         module = COMMAND.fullmatch(step["run"])["module"] if "run" in step else None
-        # What fetch_again brought, the later steps have; a gate runs fetch once more, out of no cache.
-        if module in fetching and not (name == "schedule" and module == "retrain"):
+        if module in ("ci.retrain", "ci.gate"):
             assert step["env"]["KAGGLE_API_TOKEN"] == "${{ secrets.KAGGLE_API_TOKEN }}", step["run"]
 
 
@@ -145,6 +147,48 @@ def test_the_tests_of_airflow_and_ssh_are_not_skipped_on_github():
     steps = [step for job, step in steps_of("test") if job == "test" and "run" in step]
     assert [step["run"] for step in steps] == ["sudo make sshd", "make airflow-env", "make test"]
     assert set(steps[-1]["env"]) == {"MALARIA_REQUIRE_AIRFLOW", "MALARIA_REQUIRE_SSHD"}
+
+
+def test_one_python_makes_all_bytes():
+    (python,) = (ROOT / ".python-version").read_text().split()
+    for name in NAMES:
+        for job, step in steps_of(name):
+            if step.get("uses", "").startswith("actions/setup-python") and job != "test":
+                assert step["with"]["python-version-file"] == ".python-version"
+    assert f"ARG BASE_IMAGE=python:{python}-slim" in (ROOT / "Dockerfile").read_text()
+    assert f"--python-version {python} " in (ROOT / "Makefile").read_text()
+
+
+def test_the_app_s_image_of_a_release_carries_the_released_model():
+    (build,) = (step for _, step in steps_of("release") if "build-push" in step.get("uses", ""))
+    name, _, folder = build["with"]["build-args"].partition("=")
+    app = (ROOT / "Dockerfile").read_text().partition(" AS app\n")[2]
+    assert f"ARG {name}=models/pretrained\nCOPY ${{{name}}} models/pretrained\n" in app
+    assert folder == f"{outputs.RELEASE}/bundle"
+    assert f"!{folder}/" in (ROOT / ".dockerignore").read_text().splitlines()
+
+
+def test_a_release_has_the_tag_s_words_and_every_file(tmp_path):
+    stand = gh_stand_in.install(tmp_path / "bin")
+    stand.answer("git/ref/tags/malaria-cells@v1.2.0", "e" * 40 + "\n")
+    stand.answer("git/tags/" + "e" * 40, "AUC 0.98, was 0.97\n")
+    stand.answer("release create", "https://github.com/lab/cells/releases/tag/x\n")
+    (tmp_path / "release").mkdir()
+    for name in ("malaria-cells-1.2.0.zip", "MODEL_CARD.md"):
+        (tmp_path / "release" / name).write_text("x")
+    variables = {
+        "PATH": f"{stand.folder}{os.pathsep}{os.environ['PATH']}",
+        "GITHUB_REPOSITORY": "lab/cells",
+        "GITHUB_REF_NAME": "malaria-cells@v1.2.0",
+    }
+    for job, step in steps_of("release"):
+        if job == "attach" and "run" in step:
+            subprocess.run(["bash", "-e", "-c", step["run"]], cwd=tmp_path, env=variables, check=True)
+    assert (tmp_path / "notes.md").read_text() == "AUC 0.98, was 0.97\n"
+    assert stand.asked[-1][0] == (
+        "release create malaria-cells@v1.2.0 --repo lab/cells --title malaria-cells@v1.2.0 "
+        "--notes-file notes.md release/malaria-cells-1.2.0.zip release/MODEL_CARD.md"
+    )
 
 
 def test_a_release_takes_nothing_from_a_cache():
@@ -197,8 +241,8 @@ def pull_request(finished, tmp_path_factory) -> tuple[Path, str]:
         shutil.copy(finished / path, origin / path)
     change(
         origin,
-        {"gate.min_cells": 20, "gate.max_ece": 1.0, "gate.auc_loss": 1.0, "gate.sensitivity_loss": 1.0,
-         "gate.rerun": ["split"]},
+        {"gate.min_cells": 20, "gate.min_auc": 0.0, "gate.max_ece": 1.0, "gate.auc_loss": 1.0,
+         "gate.sensitivity_loss": 1.0, "gate.point_loss": 1.0, "gate.rerun": ["split"]},
     )  # fmt: skip
     git("checkout", "-q", "-B", "main", cwd=origin)
     git("add", "-A", cwd=origin)
@@ -225,8 +269,20 @@ def pull_request(finished, tmp_path_factory) -> tuple[Path, str]:
     return clone, base
 
 
-def test_every_step_of_retrain_runs_in_order_outside_of_github(pull_request, tmp_path):
+@dataclass(frozen=True)
+class Retrained:
+    """What came of all steps of retrain.yml, in order: the runner's clone, what ran and what was asked."""
+
+    clone: Path
+    ran: list[str]
+    asked: list[tuple[str, str]]
+    summary: str
+
+
+@pytest.fixture(scope="module")
+def retrained(pull_request, tmp_path_factory) -> Retrained:
     clone, base = pull_request
+    tmp_path = tmp_path_factory.mktemp("runner")
     head = git("rev-parse", "HEAD", cwd=clone)
     event = {
         "number": 3,
@@ -269,35 +325,44 @@ def test_every_step_of_retrain_runs_in_order_outside_of_github(pull_request, tmp
             )
             assert done.returncode == 0, f"{step['run']}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
             ran.append(step["run"].split("ci.")[-1])
-    assert ran == [
-        "make env", "storage pull", "retrain", "report --rebuild", "gate --rebuild", "storage push",
-        "handover pack", "hand_back reports/ci/retrained",
+    return Retrained(clone, ran, stand.asked, (tmp_path / "summary.md").read_text())
+
+
+def test_every_step_of_retrain_runs_in_order_outside_of_github(retrained):
+    clone = retrained.clone
+    assert retrained.ran == [
+        "make env", "storage pull", "retrain", "gate", "storage push", "github.artifact pack",
+        "github.commit_lock reports/ci/retrained",
     ]  # fmt: skip
 
     record = json.loads((clone / outputs.RUN).read_text())
     how = {stage["name"]: stage["how"] for stage in record["stages"]}
     assert [name for name, came in how.items() if came == "ran"] == ["train", "evaluate", "export"]
-    summary = (tmp_path / "summary.md").read_text()
-    assert summary.startswith("## The gate passes.")
-    assert "| `train.epochs` | `2` | `1` |" in summary
-    for name in ("report.md", "report.html", "comparison.json", "verdict.json"):
+    outcomes = {
+        check["name"]: check["outcome"]
+        for check in json.loads((clone / outputs.VERDICT).read_text())["checks"]
+    }
+    assert outcomes.pop("blind training") == "passed"
+    assert set(outcomes.values()) == {"passed"}
+    assert retrained.summary.startswith("## The gate passes.")
+    assert "| train | ran |" in retrained.summary
+    for name in ("report.html", "summary.json", "comparison.json", "verdict.json", "plots/index.html"):
         assert (clone / outputs.REPORTS / name).is_file()
-    (_, query), (where, status) = stand.asked
+    (_, query), (where, status) = retrained.asked
     added = {file["path"] for file in json.loads(query)["variables"]["input"]["fileChanges"]["additions"]}
     assert {"dvc.lock", "reports/summary.json"} <= added
-    assert where.startswith(f"api repos/lab/cells/statuses/{'d' * 40}")
+    assert "train ran " in json.loads(query)["variables"]["input"]["message"]["body"]
+    assert where.startswith(f"api --method POST repos/lab/cells/statuses/{'d' * 40}")
     assert json.loads(status)["state"] == "success"
 
 
-def test_what_a_run_made_is_taken_over_without_training(pull_request, tmp_path):
-    clone, _ = pull_request
-    if not (clone / outputs.RETRAINED / "store").is_dir():
-        pytest.skip("needs the artifact of the test above")
+def test_what_a_run_made_is_taken_over_without_training(retrained, tmp_path):
+    clone = retrained.clone
     mine = tmp_path / "mine"
     run("git", "clone", "-q", str(clone), str(mine), cwd=clone)
     git("checkout", "-q", "--detach", git("rev-parse", "HEAD", cwd=clone), cwd=mine)
     artifact = str(clone / outputs.RETRAINED)
-    code = f"from pathlib import Path; from ci import handover; handover.take(Path({artifact!r}))"
+    code = f"from pathlib import Path; from ci.github import artifact; artifact.take(Path({artifact!r}))"
     run(sys.executable, "-c", code, cwd=mine)
     assert (mine / "dvc.lock").read_bytes() == (clone / outputs.RETRAINED / "dvc.lock").read_bytes()
     for path in ("models/malaria-cells/network.tflite", "reports/predictions.csv"):

@@ -1,23 +1,29 @@
 """Revisions as `ci.revisions` hands them on, written by the library's own writers: no DVC, no training."""
 
+import functools
+import hashlib
+import json
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import yaml
+from PIL import Image
 
 from ci.revisions import Revision
 from malaria import files, paths, tables
-from malaria.cells import packed
+from malaria.cells import images, packed, synthetic
 
 ROOT = Path(__file__).parents[2]
 
 
-def cells(count: int = 600, patients: int = 30, first: int = 0) -> pd.DataFrame:
+def cells(count: int = 240, patients: int = 24, first: int = 0) -> pd.DataFrame:
     """Cells of tables.CELLS with a column `split`; every second is parasitised, patients take turns.
 
-    `first`: the number of the first cell, so that two sets overlap or do not.
+    `first`: the number of the first cell, so that two sets overlap or do not. The number stands for the
+    file's hash, and says what the file shows.
     """
     number = np.arange(first, first + count)
     patient = number % patients
@@ -38,27 +44,26 @@ def cells(count: int = 600, patients: int = 30, first: int = 0) -> pd.DataFrame:
     )
 
 
-def predicted(found: pd.DataFrame, skill: float, seed: int = 0) -> pd.Series:
-    """Probabilities of a model: the higher its `skill`, the fewer it calls wrongly."""
-    noise = np.random.default_rng(seed).normal(0, 2, len(found))
-    sign = np.where(found.label == "Parasitized", 1, -1)
-    return pd.Series(1 / (1 + np.exp(-(skill * sign + noise))), index=found.index)
+@functools.cache
+def drawn(number: int, parasitized: bool) -> images.Pixels:
+    """The synthetic cell of a number (modulo 2**32), uint8 (50, 50, 3)."""
+    random = np.random.Generator(np.random.Philox(key=[5, number % 2**32]))
+    return images.resize(synthetic.draw(random, synthetic.stain(random), parasitized), 50)
 
 
 def write(
     folder: Path,
     found: pd.DataFrame,
-    p: pd.Series,
     bundle: Path,
     name: str = "branch",
     changed: dict[str, object] | None = None,
-    epochs: int = 3,
+    stretched: int = 0,
 ) -> Revision:
-    """Write a revision of the cells `found` whose model gives `p`.
+    """Write a revision of the cells `found` whose bundle is a copy of `bundle`.
 
     Args:
-        bundle: the model bundle that it carries.
         changed: parameters that are others than in the repository, by section and key.
+        stretched: how many of the test cells' files are wider than a cell is.
     """
     content = yaml.safe_load((ROOT / paths.PARAMS).read_text())
     for key, value in (changed or {}).items():
@@ -69,15 +74,33 @@ def write(
     (folder / "dvc.lock").write_text(yaml.safe_dump({"stages": {"evaluate": {"outs": [{"md5": name}]}}}))
     tables.write(found, folder / paths.CELLS, tables.CELLS)
     tables.write(found, folder / paths.SPLITS, tables.SPLITS)
-    judged = found.assign(p_network=p, p_parasitized=p)[found.split != tables.TRAIN]
-    tables.write(judged, folder / paths.PREDICTIONS, tables.PREDICTIONS)
+    files.write_json(folder / paths.SUMMARY, {"auc": 0.99})
     shutil.copytree(bundle, folder / paths.BUNDLE)
-    logs = folder / paths.TRAINING / "plots/metrics"
-    for metric in ("train/loss", "val/loss", "val/auc"):
-        rows = [f"{epoch}\t{1 / (epoch + 2)}" for epoch in range(epochs)]
-        files.write_text(logs / f"{metric}.tsv", "\n".join([f"step\t{metric.split('/')[1]}", *rows, ""]))
-    kept = found.iloc[:64]
+    numbers = [int(hash_, 16) for hash_ in found.sha256]
+    pixels = [drawn(number, "Para" in path) for number, path in zip(numbers, found.path, strict=True)]
+    wide = set(found.path[found.split == tables.TEST][:stretched])
+    for path, cell in zip(found.path, pixels, strict=True):
+        (folder / paths.RAW / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(cell).resize((200 if path in wide else 50, 50)).save(folder / paths.RAW / path)
+    order = found.path.argsort()
     (folder / paths.PACKED).mkdir(parents=True)
-    np.save(folder / paths.PACKED / packed.ARRAY, np.full((len(kept), 50, 50, 3), 120, np.uint8))
-    tables.write(kept, folder / paths.PACKED / packed.INDEX, tables.INDEX)
+    np.save(folder / paths.PACKED / packed.ARRAY, np.stack(pixels)[order])
+    tables.write(found.iloc[order], folder / paths.PACKED / packed.INDEX, tables.INDEX)
     return Revision(name, name * 5, folder)
+
+
+def with_weights(bundle: Path, folder: Path, mixture: tuple[float, float, float]) -> Path:
+    """A copy of the violet bundle that looks for another mixture of red, green and blue."""
+    violet, other = (struct.pack("<3f", *(weight / 255 for weight in of)) for of in ((0, -1, 1), mixture))
+    return edited(bundle, folder, network=lambda content: content.replace(violet, other))
+
+
+def edited(bundle: Path, folder: Path, network=lambda content: content, **record: object) -> Path:
+    """A copy of a bundle with another network and other values in its record, all hashes right."""
+    shutil.copytree(bundle, folder)
+    content = network((folder / "network.tflite").read_bytes())
+    (folder / "network.tflite").write_bytes(content)
+    described = json.loads((folder / "bundle.json").read_text()) | record
+    described["hashes"]["network"] = hashlib.sha256(content).hexdigest()
+    (folder / "bundle.json").write_text(json.dumps(described))
+    return folder

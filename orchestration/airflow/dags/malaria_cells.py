@@ -32,7 +32,7 @@ ENTER = f'set -eu\nexport PATH="{ENVIRONMENT}/bin:$PATH"\n'
 
 # `run_stage` is `dvc repro --single-item`, which ends with status 99, Airflow's for "skipped", where nothing
 # has changed.
-STAGE = "exec python -m orchestration.run_stage {stage} --figures {figures}/{{{{ ti.id }}}}.json{force}"
+STAGE = "exec python -m orchestration.run_stage {stage} --figures {figures}/{{{{ ti.id }}}}.html{force}"
 FORCE = "{{ ' --force' if params.force else '' }}"
 
 # The model that the last commit has is the one to be as good as.
@@ -41,7 +41,7 @@ if ! git rev-parse --quiet --verify HEAD; then
     echo "There is no commit here whose model could be compared with: the gate judges nothing."
     exit 99
 fi
-exec python -m ci.gate --base HEAD --rebuild
+exec python -m ci.gate --base HEAD
 """
 
 PUSH = """\

@@ -12,16 +12,33 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from markdown_it import MarkdownIt
 
 from ci import outputs
-from ci.github import comment, commit_lock, event, open_pull_request, publish
-from ci.github.sanitise import MOST, sanitise
+from ci.github import comment, commit_lock, event, open_pull_request, summary
 from malaria.errors import UserError
 from tests.support import gh_stand_in, project
 
 HEAD = "a" * 40
-RENDERED = MarkdownIt("gfm-like", {"html": True, "linkify": False})
+
+SUMMARY = {
+    **dict.fromkeys(("overridden", "sample"), False),
+    **dict.fromkeys(("rules", "behind", "flipped", "parameters", "gained", "lost"), 0),
+    "cells": 574,
+    "patients": 8,
+    "bytes": 421_000,
+    "checks": [{"name": "AUC", "outcome": "failed"}, {"name": "size", "outcome": "passed"}],
+    "figures": [
+        {"name": "auc", "at": None, "base": 0.97, "branch": 0.95}
+        | {"difference": -0.02, "low": -0.03, "high": -0.01}
+    ],
+    "stages": [{"name": "train", "how": "ran", "seconds": 214.2}],
+}
+
+
+def child(*files, parents=(HEAD,)):
+    """A commit as GitHub tells of it."""
+    return {"parents": [{"sha": sha} for sha in parents], "files": [{"filename": name} for name in files]}
+
 
 EVENT = {
     "workflow_run": {
@@ -48,8 +65,14 @@ def github(tmp_path, monkeypatch):
     stand.answer(r"pulls\?", [{"number": 12, "head": {"sha": HEAD}}])
     stand.answer("comments", "")
     stand.answer(r"artifacts\?name=report", {"artifacts": [{"id": 5, "size_in_bytes": 900}]})
-    stand.answer_bytes("artifacts/5/zip", zipped({"report.md": b"## The gate fails: AUC.\n"}))
+    stand.answer("pulls/12/files", [{"filename": "params.yaml"}])
+    answer(stand, SUMMARY)
     return stand
+
+
+def answer(stand, content):
+    """Let the run's artifact hold a summary."""
+    stand.answer_bytes("artifacts/5/zip", zipped({"summary.json": json.dumps(content).encode()}))
 
 
 def happen(tmp_path, monkeypatch, what):
@@ -83,8 +106,9 @@ def test_the_report_becomes_a_comment_on_the_pull_request_that_github_names(gith
 
 
 def test_the_number_in_the_artifact_does_not_matter(github):
+    content = json.dumps(SUMMARY).encode()
     github.answer_bytes(
-        "artifacts/5/zip", zipped({"report.md": b"hi", "pr_number": b"1", "event.json": b"{}"})
+        "artifacts/5/zip", zipped({"summary.json": content, "pr_number": b"1", "event.json": b"{}"})
     )
     comment.main()
     assert "issues/12/" in written(github)[0]
@@ -102,7 +126,7 @@ def test_its_own_comment_is_updated_in_place_and_another_s_is_not(github):
 
 
 def test_a_stale_run_and_one_without_a_pull_request_leave_no_comment(github, tmp_path, monkeypatch):
-    github.answer(r"pulls\?", [{"number": 12, "head": {"sha": "b" * 40}}])
+    github.answer(r"pulls\?", [])
     assert comment.main() == 0
     happen(tmp_path, monkeypatch, {"workflow_run": {**EVENT["workflow_run"], "event": "push"}})
     assert comment.main() == 0
@@ -114,107 +138,102 @@ def test_a_stale_run_and_one_without_a_pull_request_leave_no_comment(github, tmp
     [
         b"no zip",
         zipped({"other.md": b"x"}),
-        zipped({"report.md": b"x"})[:-30],
-        zipped({"../report.md": b"x"}),
+        zipped({"summary.json": b"{}"})[:-30],
+        zipped({"../summary.json": b"{}"}),
     ],
     ids=["no zip", "another file", "cut short", "a path upwards"],
 )
 def test_an_artifact_that_cannot_be_read_is_said_to_be_none(github, content):
     github.answer_bytes("artifacts/5/zip", content)
     comment.main()
-    assert "It left no report that can be read" in written(github)[1]
+    assert "It left no summary that can be read" in written(github)[1]
 
 
 def test_an_artifact_that_is_too_large_is_not_even_fetched(github):
     github.answer(r"artifacts\?name=report", {"artifacts": [{"id": 5, "size_in_bytes": 10**9}]})
     comment.main()
-    assert "It left no report that can be read" in written(github)[1]
+    assert "It left no summary that can be read" in written(github)[1]
     assert not any("artifacts/5/zip" in arguments for arguments, _ in github.asked)
 
 
-def test_a_report_that_unpacks_to_gigabytes_is_cut(github):
-    github.answer_bytes("artifacts/5/zip", zipped({"report.md": b"word " * 20_000_000}))
+def test_a_summary_that_unpacks_to_gigabytes_is_not_read_to_its_end(github):
+    github.answer_bytes("artifacts/5/zip", zipped({"summary.json": b" " * 100_000_000}))
     comment.main()
-    body = written(github)[1]
-    assert len(body) < 65_000
-    assert "it was cut here" in body
+    assert "It left no summary that can be read" in written(github)[1]
 
 
-def prose(html: str) -> str:
-    """The text that GitHub looks for names and addresses in: what is not code."""
-    return re.sub(r"<[^>]*>", "", re.sub(r"<code[^>]*>.*?</code>", "", html, flags=re.DOTALL))
+def test_a_report_stands_where_the_branch_only_got_its_lock_back(github):
+    github.answer(r"pulls\?", [{"number": 12, "head": {"sha": "b" * 40}}])
+    github.answer(f"commits/{'b' * 40}", child("dvc.lock", "reports/summary.json"))
+    comment.main()
+    assert "| train | ran | 214 |" in written(github)[1]
 
 
-HOSTILE = """# Approved by @maintainer, fixes #1 and lab/cells#2, GH-3
-<img src=https://evil.example/x.png> <script>alert(1)</script> <!-- hidden
-![pixel](https://evil.example/p.png) [click](javascript:alert(1)) [ref][1] \\[x](https://evil.example)
-[1]: https://evil.example
-www.evil.example https://evil.example <https://evil.example> me@evil.example $\\href{https://evil.example}{x}$
-| `a | <img src=x>` | ``b`` | ` | <b>
-`@maintainer` `<i>` `[x](https://evil.example)` \\`<u>\\`
-> ```html
-> <s>
-~~~
-<em>
-~~~
-```mermaid
-graph TD; a-->b; click a "https://evil.example"
-```
-```html
-</code></pre><script>
-  ```
-<h1>
-````
-```
-never closed <details>
-"""
+@pytest.mark.parametrize(
+    "commit",
+    [
+        child("dvc.lock", "stages/train.py"),
+        child("dvc.lock", parents=["c" * 40]),
+        child("dvc.lock", parents=[HEAD, "c" * 40]),
+    ],
+    ids=["other files", "another parent", "a merge"],
+)
+def test_a_branch_that_moved_on_otherwise_makes_a_report_stale(github, commit):
+    github.answer(r"pulls\?", [{"number": 12, "head": {"sha": "b" * 40}}])
+    github.answer(f"commits/{'b' * 40}", commit)
+    assert comment.main() == 0
+    assert not any("--method" in arguments for arguments, _ in github.asked)
 
 
-def test_a_hostile_report_can_name_nobody_link_nowhere_and_show_nothing():
-    text = sanitise(HOSTILE.encode())
-    html = RENDERED.render(text)
-    assert not re.search(r"<(img|a|script|details|s|u|i|b|input)[ >]", html), html
-    assert not re.search(r"@\w|://|#\d|\bwww\.|\bGH-\d", prose(html)), html
-    assert "```mermaid" not in text
-    assert "click a" in text
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"checks": [{"name": "see _www.evil.com/login_ now", "outcome": "failed"}]},
+        {"checks": [{"name": "AUC", "outcome": "<img src=x>"}]},
+        {"stages": [{"name": "@maintainer", "how": "ran", "seconds": 1}]},
+        {"stages": [{"name": "train", "how": "ran", "seconds": "1"}]},
+        {"cells": "[x](https://evil.example)"},
+        {"cells": float("nan")},
+        {"cells": None},
+        {"figures": "auc"},
+        {"checks": 3},
+        {"note": "anything at all"},
+    ],
+)
+def test_what_is_no_number_and_no_known_word_is_not_shown(github, change):
+    answer(github, SUMMARY | change)
+    comment.main()
+    assert "It left no summary that can be read" in written(github)[1]
 
 
-@given(st.text(alphabet="`~<>[]()!@#\\|*_-:/&$ \nax1", max_size=200))
-def test_whatever_is_written_no_html_link_or_image_comes_of_it(text):
-    html = RENDERED.render(sanitise(text.encode()))
-    assert not re.search(
-        r"<(?!/?(p|h[1-6]|ul|ol|li|em|strong|code|pre|blockquote|hr|br|table|t\w+)\b)", html
-    ), html
-    assert not re.search(r"@\w|://", prose(html)), html
+KEYS = st.sampled_from([*SUMMARY, "name", "outcome", "how"])
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text() | st.sampled_from(sorted(summary.WORDS)),
+    lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner),
+)
 
 
-def test_a_report_of_our_own_keeps_its_headings_tables_and_charts():
-    chart = "\n".join(
-        [
-            "```mermaid",
-            '%%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "#8a8a8a, #c2410c"}}}}%%',
-            "xychart-beta",
-            '    title "val AUC: base grey, branch orange"',
-            '    x-axis "1 - specificity" 0 --> 1',
-            '    y-axis "val AUC" -0.5 --> 1.25',
-            "    line [0.5, 1e-05, 0.75]",
-            "```",
-        ]
-    )
-    table = "| check | outcome |\n|---|---|\n| AUC | **failed** |\n| `a_b` | 1 |"
-    ours = f"## The gate passes.\n\n{table}\n\n{chart}\n"
-    assert sanitise(ours.encode()) == ours
+@given(st.sampled_from(sorted(SUMMARY)), ANYTHING)
+def test_whatever_is_handed_in_is_refused_or_shown_as_numbers_and_known_words(key, content):
+    try:
+        text = summary.markdown(summary.read(json.dumps(SUMMARY | {key: content}).encode()))
+    except ValueError:
+        return
+    known = " ".join([summary.markdown(SUMMARY), *summary.FIGURES.values(), *summary.WORDS, EXTRA, "e"])
+    letters = r"[^\W\d_]+"
+    assert set(re.findall(letters, text)) <= set(re.findall(letters, known))
 
 
-def test_what_shows_other_than_it_is_goes_away():
-    assert sanitise("a\u202eb\u200bc\x00d\ue000e\tf".encode()) == "abcdef"
-    assert sanitise(b"\xff\xfe ok") == "\ufffd\ufffd ok"
+# What the template says in cases that SUMMARY is not one of.
+EXTRA = """The gate passes. FAILS, overridden by a label. Both models were made on the synthetic sample: the
+figures say nothing of real cells. The branch changes how models are judged (places): read that first. none
+The base has commits that this branch lacks."""
 
 
-def test_a_cut_report_leaves_no_fence_open():
-    text = sanitise(("```text\n" + "line\n" * MOST).encode())
-    assert sum(line.startswith("```") for line in text.splitlines()) % 2 == 0
-    assert len(text) < 65_000
+def test_files_that_judge_are_named_whatever_the_run_says(github):
+    github.answer("pulls/12/files", [{"filename": "ci/verdict.py"}, {"filename": "params.yaml"}])
+    comment.main()
+    assert "It changes 1 files of those that judge it" in written(github)[1]
 
 
 PULL = {
@@ -241,6 +260,10 @@ def retrained(tmp_path, monkeypatch):
     (folder / "reports/summary.json").write_text("{}\n")
     said = {"mergeable": False, "passed": False, "headline": "The gate fails: AUC."}
     (folder / outputs.VERDICT.name).write_text(json.dumps(said))
+    stages = [("split", "unchanged", None), ("train", "ran", 214.0), ("@all", "ran", 1.0)]
+    keys = ("name", "how", "seconds")
+    record = {"stages": [dict(zip(keys, stage, strict=True)) for stage in stages]}
+    (folder / outputs.RUN.name).write_text(json.dumps(record))
     return folder
 
 
@@ -262,7 +285,8 @@ def test_the_lock_goes_back_as_one_commit_on_top_of_what_was_retrained(handing_b
     assert wanted["branch"] == {"repositoryNameWithOwner": "lab/cells", "branchName": "stain"}
     added = {file["path"]: base64.b64decode(file["contents"]) for file in wanted["fileChanges"]["additions"]}
     assert added == {"dvc.lock": b"schema: '2.0'\n", "reports/summary.json": b"{}\n"}
-    assert where == f"api repos/lab/cells/statuses/{'d' * 40} --input -"
+    assert wanted["message"]["body"] == "Stages: split unchanged 0.0, train ran 214.0"
+    assert where == f"api --method POST repos/lab/cells/statuses/{'d' * 40} --input -"
     assert (json.loads(status)["state"], json.loads(status)["context"]) == ("failure", "gate")
 
 
@@ -273,7 +297,7 @@ def test_a_run_that_changed_nothing_puts_its_outcome_on_the_commit_that_it_judge
     handing_back.answer("statuses", "{}")
     assert commit_lock.main() == 0
     ((where, status),) = handing_back.asked
-    assert where == f"api repos/lab/cells/statuses/{HEAD} --input -"
+    assert where == f"api --method POST repos/lab/cells/statuses/{HEAD} --input -"
     assert (json.loads(status)["state"], json.loads(status)["context"]) == ("success", "gate")
 
 
@@ -285,7 +309,7 @@ def test_the_lock_goes_back_where_the_gate_broke_and_the_status_says_so(handing_
     handing_back.answer("statuses", "{}")
     assert commit_lock.main() == 0
     _, (where, status) = handing_back.asked
-    assert where == f"api repos/lab/cells/statuses/{'d' * 40} --input -"
+    assert where == f"api --method POST repos/lab/cells/statuses/{'d' * 40} --input -"
     assert json.loads(status)["state"] == "error"
     assert "did not run to its end" in json.loads(status)["description"]
 
@@ -328,7 +352,7 @@ def proposal(github, retrained, tmp_path, monkeypatch):
     report = tmp_path / "report"
     report.mkdir()
     (report / "drift.md").write_text("### Data against HEAD")
-    (report / "report.md").write_text("## The gate passes.")
+    (report / "summary.json").write_text(json.dumps(SUMMARY))
     monkeypatch.setattr("sys.argv", ["propose", str(retrained), str(report)])
     github.answer("graphql", {"data": {"createCommitOnBranch": {"commit": {"oid": "d" * 40}}}})
     github.answer("refs", "[]")
@@ -386,22 +410,3 @@ def test_nothing_is_proposed_without_a_verdict(proposal, retrained, content):
     with pytest.raises(UserError, match=r"verdict.json is no verdict"):
         open_pull_request.main()
     assert proposal.asked == []
-
-
-def test_a_release_has_the_tag_s_words_and_every_file(github, tmp_path, monkeypatch):
-    folder = tmp_path / "release"
-    folder.mkdir()
-    (folder / "malaria-cells-1.2.0.zip").write_bytes(b"x")
-    monkeypatch.setenv("GITHUB_REF_NAME", "malaria-cells@v1.2.0")
-    monkeypatch.setattr("sys.argv", ["attach", str(folder)])
-    github.answer("git/ref/tags/malaria-cells%40v1.2.0", {"object": {"type": "tag", "sha": "e" * 40}})
-    github.answer("git/tags/" + "e" * 40, {"message": "AUC 0.98, was 0.97"})
-    github.answer("release create", "https://github.com/lab/cells/releases/tag/x\n")
-    assert publish.main() == 0
-    assert github.asked[-1][0] == (
-        "release create malaria-cells@v1.2.0 --repo lab/cells --title malaria-cells@v1.2.0 "
-        f"--notes AUC 0.98, was 0.97 {folder / 'malaria-cells-1.2.0.zip'}"
-    )
-    github.answer("git/ref/tags", {"object": {"type": "commit", "sha": "e" * 40}})
-    with pytest.raises(UserError, match="is no annotated tag"):
-        publish.main()

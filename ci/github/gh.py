@@ -1,0 +1,32 @@
+"""GitHub's command line `gh`, as the modules beside this one call it."""
+
+import json
+import subprocess
+from typing import Any
+
+from malaria import programs
+
+
+def gh(*arguments: str, stdin: str = "") -> str:
+    """What `gh` answers; UserError where it is missing or fails."""
+    return programs.run(["gh", *arguments], stdin=stdin)
+
+
+def ask(path: str) -> Any:
+    """GitHub's answer to a GET of its API."""
+    return json.loads(gh("api", path))
+
+
+def send(path: str, content: Any, method: str = "POST") -> Any:
+    """GitHub's answer to a request with a body; None where it has none."""
+    answer = gh("api", "--method", method, path, "--input", "-", stdin=json.dumps(content))
+    return json.loads(answer) if answer else None
+
+
+def first_bytes(path: str, most: int) -> bytes:
+    """The first `most` + 1 bytes of an answer: one more than `most` says that there were more."""
+    with programs.start(["gh", "api", path], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        content: bytes = process.stdout.read(most + 1)
+        process.kill()
+    return content

@@ -1,0 +1,139 @@
+"""What a comment on GitHub tells of a comparison: numbers and words of a closed list, and nothing else.
+
+`ci.rendering` writes it in a run that a stranger's code may have changed. `read` is for the job that comments
+with a token that may write: every text in it must be one of `WORDS`, so that no text of a stranger is shown.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+# Each word that may stand in a summary, and how it is shown.
+OUTCOMES = {"passed": "passed", "failed": "**failed**", "not judged": "not judged"}
+HOW = {"ran": "ran", "cache": "from the run cache", "unchanged": "unchanged", "changed": "differs from base"}
+STAGES = ("fetch", "audit", "split", "pack", "train", "evaluate", "export")
+CHECKS = (
+    *(
+        "judge",
+        "format",
+        "by patient",
+        "comparable",
+        "AUC",
+        "AUC at least",
+        "sensitivity",
+        "operating points",
+    ),
+    *("calibration", "size", "dvc.lock", "reproducible", "blind training"),
+)
+FIGURES = {
+    "auc": "AUC",
+    "sensitivity_at": "sensitivity where specificity is",
+    "ece": "calibration error (ECE)",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity at the operating point",
+    "specificity": "specificity at the operating point",
+    "worst_decile_sensitivity": "sensitivity, worst tenth of patients",
+}
+WORDS = {*OUTCOMES, *HOW, *STAGES, *CHECKS, *FIGURES}
+
+# Bytes of an honest summary: it has some twenty rows.
+MOST = 20_000
+
+
+def read(content: bytes) -> dict[str, Any]:
+    """The summary in `content`.
+
+    Raises:
+        ValueError: it is none, or holds a text that is not one of `WORDS`.
+    """
+    if len(content) > MOST:
+        raise ValueError("a summary is not so long")
+    found = json.loads(content)
+    for value in _values(found):
+        if not (value is None or value in WORDS if isinstance(value, str | None) else math.isfinite(value)):
+            raise ValueError("a summary holds numbers and known words alone")
+    markdown(found)
+    return dict(found)
+
+
+def _values(content: Any) -> Iterator[str | float | None]:
+    if isinstance(content, dict | list):
+        for value in content.values() if isinstance(content, dict) else content:
+            yield from _values(value)
+    else:
+        yield content
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """A summary as GitHub's Markdown.
+
+    Raises:
+        ValueError: it is no summary.
+    """
+    try:
+        return "\n".join(_lines(found))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"a summary has no {error}") from None
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    failed = [_known(check["name"], CHECKS) for check in found["checks"] if check["outcome"] == "failed"]
+    if not failed:
+        yield "## The gate passes."
+    elif found["overridden"]:
+        yield f"## The gate FAILS ({', '.join(failed)}), overridden by a label."
+    else:
+        yield f"## The gate fails: {', '.join(failed)}."
+    yield ""
+    if found["sample"]:
+        yield "Both models were made on the synthetic sample: the figures say nothing of real cells.\n"
+    if found["rules"]:
+        yield f"**The branch changes how models are judged ({found['rules']:d} places)**: read that first.\n"
+    if found["behind"]:
+        yield f"The base has {found['behind']:d} commits that this branch lacks.\n"
+    yield "| check | outcome |\n|---|---|"
+    for check in found["checks"]:
+        yield f"| {_known(check['name'], CHECKS)} | {OUTCOMES[check['outcome']]} |"
+    yield (
+        f"\nOn {found['cells']:,d} test cells of {found['patients']:,d} patients, of which "
+        f"{found['flipped']:,d} are called otherwise at 0.5. Differences are branch minus base, with 95 % "
+        "intervals over patients.\n"
+    )
+    yield figures(found)
+    yield "\n| stage | | seconds |\n|---|---|--:|"
+    for stage in found["stages"]:
+        seconds = "" if stage["seconds"] is None else f"{stage['seconds']:.0f}"
+        yield f"| {_known(stage['name'], STAGES)} | {HOW[stage['how']]} | {seconds} |"
+    yield (
+        f"\nBundle: {found['bytes']:,d} bytes. Parameters changed: {found['parameters']:d}; cells gained: "
+        f"{found['gained']:,d}, lost: {found['lost']:,d}. The artifact `report` of the run has the page with "
+        "the reasons, parameters and cells, and DVC's plots of both."
+    )
+
+
+def figures(found: dict[str, Any]) -> str:
+    """The table of figures."""
+    rows = ["| figure | base | branch | difference |", "|---|--:|--:|--:|"]
+    for figure in found["figures"]:
+        at = "" if figure["at"] is None else f" {figure['at']:g}"
+        base, branch = _number(figure["base"]), _number(figure["branch"])
+        rows.append(f"| {FIGURES[figure['name']]}{at} | {base} | {branch} | {_difference(figure)} |")
+    return "\n".join(rows)
+
+
+def _known(word: str, words: tuple[str, ...]) -> str:
+    if word not in words:
+        raise KeyError(word)
+    return word
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "none" if value is None else f"{value:{sign}.4f}"
+
+
+def _difference(figure: dict[str, Any]) -> str:
+    if figure["low"] is None or figure["high"] is None:
+        return _number(figure["difference"], "+")
+    low, high = _number(figure["low"], "+"), _number(figure["high"], "+")
+    return f"{_number(figure['difference'], '+')} ({low} to {high})"

@@ -1,0 +1,131 @@
+"""Judge a branch by the code in the current folder, a clean copy of the base: `python -m ci.gate` starts it.
+
+Takes the branch's files as they lie: its bundle is asked about the base's test cells, its stages are run
+again as processes of their own. Nothing of the branch is imported. Writes reports/ci of the branch, and ends
+with status 1 where a check fails.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ci import again, comparison, outputs, rendering, retrain, revisions, verdict
+from ci.github import event, summary
+from ci.revisions import Revision
+from malaria import files, programs
+from malaria.command import end_with
+from malaria.params import load_params
+
+# A change of these files, or of these sections of params.yaml, changes how later branches are judged.
+RULES = (
+    ".github",
+    "Makefile",
+    "ci",
+    "malaria/bundle",
+    "malaria/evaluate",
+    "malaria/cells/images.py",
+    "malaria/tables.py",
+)
+RULING_SECTIONS = ("evaluate", "gate")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m ci.judge", description=__doc__)
+    parser.add_argument("branch", type=Path, help="the branch's work tree")
+    parser.add_argument("--base", type=Path, help="the base's; without, the branch is a first revision")
+    parser.add_argument("--name", default="", help="the base as people call it")
+    parser.add_argument("--note", default="", help="what is special about the base's results")
+    parser.add_argument("--own-code", action="store_true", help="the current folder is the branch's")
+    parser.add_argument("--report", action="store_true", help="run no stage again, and end with status 0")
+    parser.add_argument("--label", action="append", default=[], help="a label of the pull request")
+    given = parser.parse_args()
+    branch = revisions.work_tree(given.branch)
+    base = None
+    if given.base:
+        commit = programs.git("rev-parse", "HEAD", cwd=given.base)
+        base = Revision(given.name or commit[:8], commit, given.base, given.note)
+    found, judged = _judge(base, branch, given.own_code, given.report, given.label)
+    rendering.write(found, judged, branch.folder)
+    said = {"mergeable": judged.mergeable, "headline": judged.headline}
+    files.write_json(branch.folder / outputs.VERDICT, said | judged.model_dump(mode="json"))
+    event.summarise(summary.markdown(rendering.numbers(found, judged)))
+    event.output("judged", "true")
+    for check in judged.checks:
+        print(f"{check.outcome:10} {check.name:16} {check.said}")
+    if judged.overridden:
+        event.warn(judged.headline)
+    fine = judged.mergeable or given.report
+    print(judged.headline, file=sys.stdout if fine else sys.stderr)
+    print(f"Look at {branch.folder / outputs.PAGE}.")
+    return 0 if fine else 1
+
+
+def _judge(
+    base: Revision | None, branch: Revision, own_code: bool, report: bool, labels: list[str]
+) -> tuple[comparison.Comparison, verdict.Verdict]:
+    settings = load_params()
+    record = retrain.recorded(branch)
+    cells, counted = comparison.judged_cells(base, branch)
+    stages = () if report else settings.gate.rerun
+    if not report and (base is None or base.lock["train"] != branch.lock["train"]):
+        stages = tuple(name for name in branch.lock if name in (*stages, "train"))
+    with again.run(branch, stages, cells) as ran:
+        found = comparison.compare(
+            base,
+            branch,
+            ran.bundle,
+            cells,
+            counted,
+            settings,
+            record.stages if record else comparison.changed_stages(base, branch),
+            behind=_behind(base, branch),
+            rules=_rules(base, branch),
+            sample=record is not None and record.sample,
+        )
+        labels = [*labels, *(pull.labels if (pull := event.pull()) else ())]
+        rerun = None if report else ran.found
+        return found, verdict.judge(found, rerun, _contradicted(base, branch), own_code, labels)
+
+
+def _contradicted(base: Revision | None, branch: Revision) -> list[str]:
+    """The stages with the inputs that the base's dvc.lock has, and other outputs."""
+
+    def inputs(entry: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in entry.items() if key != "outs"}
+
+    before = {} if base is None else base.lock
+    return [
+        name
+        for name, entry in branch.lock.items()
+        if name in before and inputs(before[name]) == inputs(entry) and before[name] != entry
+    ]
+
+
+def _behind(base: Revision | None, branch: Revision) -> int:
+    if base is None:
+        return 0
+    return int(programs.git("rev-list", "--count", f"HEAD..{base.commit}", cwd=branch.folder))
+
+
+def _rules(base: Revision | None, branch: Revision) -> tuple[str, ...]:
+    """What of `RULES` and `RULING_SECTIONS` the branch has changed since it left the base's line.
+
+    A section that was not there yet loosens nothing.
+    """
+    if base is None:
+        return ()
+    start = revisions.fork_point(base.commit, branch.folder)
+    changed = programs.git("diff", "--name-only", start, "--", *RULES, cwd=branch.folder).splitlines()
+    touched = [rule for rule in RULES if any(Path(name).is_relative_to(rule) for name in changed)]
+    before = revisions.params_at(start, branch.folder)
+    sections = [
+        f"params.yaml: {name}"
+        for name in RULING_SECTIONS
+        if name in before and before[name] != branch.params.get(name)
+    ]
+    return (*touched, *sections)
+
+
+if __name__ == "__main__":
+    end_with(main)

@@ -1,0 +1,59 @@
+"""Bring the results that dvc.lock names from the remote: `make pull`.
+
+It is `dvc pull`, with one sentence where the remote does not answer or does not have them.
+"""
+
+import argparse
+
+from dvc.exceptions import CheckoutError, FileTransferError
+from dvc.repo import Repo
+
+from malaria.command import end_with
+from malaria.errors import UserError
+from remote import storage
+
+
+def main() -> int:
+    argparse.ArgumentParser(prog="python -m remote.pull", description=__doc__).parse_args()
+    if missing := pull():
+        raise UserError(
+            f"{len(missing)} of the results that dvc.lock names ({missing[0]} is the first) are not in the "
+            "remote: `make push` them where they were made, or make them here with `make repro`."
+        )
+    print("The results that dvc.lock names are here.")
+    return 0
+
+
+def pull(run_cache: bool = False) -> list[str]:
+    """Bring what the default remote has of this revision; the outputs that it lacks.
+
+    Args:
+        run_cache: bring the records of earlier runs too. A store that is read over HTTP cannot list them.
+
+    Raises:
+        UserError: the remote does not answer, or refuses.
+    """
+    with Repo() as repo:
+        where = storage.url_of(storage.reach(repo))
+        with storage.one_sentence(repo.config["core"]["remote"], where):
+            try:
+                repo.pull(run_cache=run_cache, allow_missing=True, force=True)
+            except (CheckoutError, FileTransferError) as error:
+                if error.__cause__ is not None:
+                    raise
+        return sorted(str(out) for out in repo.index.outs if out.use_cache and not out.exists)
+
+
+def fetch(commit: str) -> None:
+    """Bring what the default remote has of a commit into the cache; says so where it cannot be asked."""
+    try:
+        with Repo() as repo:
+            where = storage.url_of(storage.reach(repo))
+            with storage.one_sentence(repo.config["core"]["remote"], where):
+                repo.fetch(revs=[commit], workspace=False)
+    except UserError as error:
+        print(f"Nothing was fetched. {error}", flush=True)
+
+
+if __name__ == "__main__":
+    end_with(main)

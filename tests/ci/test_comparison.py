@@ -1,0 +1,387 @@
+"""What a branch changes against its base, and what the gate says of it."""
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from ci import comparison, rendering, revisions, verdict
+from ci.again import Output, Rerun
+from ci.comparison import Stage
+from ci.github import summary
+from malaria.params import load_params
+from tests.support import revision_folders as made
+
+ROOT = Path(__file__).parents[2]
+PARAMS = load_params(ROOT / "params.yaml")
+STAGES = (Stage(name="train", how="ran", seconds=12.5), Stage(name="pack", how="unchanged"))
+LIMITS = {"min_cells": 100, "max_ece": 0.5, "min_auc": 0.5}
+
+# Mixtures of red, green and blue that tell parasites from cells: by violet well, by mostly blue badly.
+WELL, BADLY = (0.0, -1.0, 1.0), (0.0, -0.6, 1.0)
+
+
+@pytest.fixture
+def compare(tmp_path, model_bundle):
+    """Compare a branch with a base, both of 240 cells and the violet bundle unless given others."""
+
+    def _compare(base=None, branch=None, limits=None, first=False, **options):
+        sides = {}
+        for name, given in (("base", base or {}), ("branch", branch or {})):
+            rest = {"found": made.cells(), "bundle": model_bundle, **given}
+            sides[name] = made.write(tmp_path / name, name=name, **rest)
+        older, newer = None if first else sides["base"], sides["branch"]
+        settings = PARAMS.model_copy(
+            update={
+                "gate": PARAMS.gate.model_copy(update={**LIMITS, **(limits or {})}),
+                "evaluate": PARAMS.evaluate.model_copy(update={"resamples": 200}),
+            }
+        )
+        judged, counted = comparison.judged_cells(older, newer)
+        bundle = newer.folder / "models/malaria-cells"
+        return comparison.compare(older, newer, bundle, judged, counted, settings, STAGES, **options)
+
+    return _compare
+
+
+@pytest.fixture
+def bundle(tmp_path, model_bundle):
+    """The violet bundle with another mixture of colours, or another network or record."""
+
+    def _bundle(mixture=WELL, **edits):
+        worse = made.with_weights(model_bundle, tmp_path / "mixed", mixture)
+        return made.edited(worse, tmp_path / "edited", **edits)
+
+    return _bundle
+
+
+def outcomes(judged, outcome="failed"):
+    return [check.name for check in judged.checks if check.outcome == outcome]
+
+
+def said(judged, name):
+    return next(check.said for check in judged.checks if check.name == name)
+
+
+def test_a_worse_model_fails_on_what_it_is_worse_at(compare, bundle):
+    judged = verdict.judge(compare(branch={"bundle": bundle(BADLY)}), None)
+    assert not judged.mergeable
+    assert outcomes(judged) == ["AUC", "operating points"]
+    assert judged.headline == "The gate fails: AUC, operating points."
+
+
+def test_a_better_model_passes(compare, bundle):
+    found = compare(base={"bundle": bundle(BADLY)}, limits={"point_loss": 0.2})
+    assert verdict.judge(found, None).passed
+    auc = found.figure("auc")
+    assert auc.low > 0
+    assert auc.difference == pytest.approx(auc.branch - auc.base, abs=2e-6)
+
+
+def test_the_same_model_passes(compare):
+    judged = verdict.judge(compare(), None)
+    assert judged.headline == "The gate passes."
+
+
+def test_a_loss_within_the_margins_of_params_yaml_passes(compare, bundle):
+    limits = {"auc_loss": 0.5, "sensitivity_loss": 0.9, "point_loss": 0.9}
+    assert verdict.judge(compare(branch={"bundle": bundle(BADLY)}, limits=limits), None).passed
+
+
+def biased(content: bytes) -> bytes:
+    """The violet network with another bias: cells are ranked alike, more are called parasitised."""
+    return content.replace(struct.pack("<f", -4.0), struct.pack("<f", -2.0))
+
+
+def test_fewer_healthy_cells_known_at_half_fail_though_cells_are_ranked_alike(compare, bundle):
+    found = compare(branch={"bundle": bundle(network=biased)})
+    judged = verdict.judge(found, None)
+    assert found.figure("auc").difference == pytest.approx(0, abs=1e-3)
+    assert outcomes(judged) == ["operating points"]
+    assert "specificity at 0.5 -0." in said(judged, "operating points")
+
+
+def test_a_worse_threshold_of_the_app_fails_though_the_network_is_the_same(compare, bundle):
+    points = [{"specificity": at, "threshold": 0.05} for at in (0.95, 0.97, 0.99)]
+    judged = verdict.judge(compare(branch={"bundle": bundle(operating_points=points)}), None)
+    assert outcomes(judged) == ["operating points"]
+
+
+def test_a_lower_limit_of_auc_under_the_floor_fails_a_first_revision_too(compare, bundle):
+    found = compare(branch={"bundle": bundle(BADLY)}, first=True, limits={"min_auc": 0.7})
+    assert outcomes(verdict.judge(found, None)) == ["AUC at least"]
+    assert found.auc_low < found.figure("auc").branch
+    assert found.figure("auc").difference is None
+
+
+def test_a_first_revision_of_too_few_cells_fails(compare):
+    judged = verdict.judge(compare(first=True, limits={"min_cells": 121}), None)
+    assert outcomes(judged) == ["comparable"]
+
+
+def test_an_override_is_the_label_of_params_yaml_and_is_said_out_loud(compare, bundle, tmp_path):
+    found = compare(branch={"bundle": bundle(BADLY)})
+    assert not verdict.judge(found, None, pull_labels=["documentation"]).mergeable
+    judged = verdict.judge(found, None, pull_labels=["documentation", "gate-override"])
+    assert judged.mergeable
+    assert not judged.passed
+    assert "overridden by the label gate-override" in judged.headline
+    assert "Somebody decided to override the gate" in rendering.page(found, judged, tmp_path)
+    assert "FAILS" in summary.markdown(rendering.numbers(found, judged))
+
+
+def test_a_gate_that_passes_is_not_overridden_by_a_label(compare):
+    assert verdict.judge(compare(), None, pull_labels=["gate-override"]).overridden == ""
+
+
+def test_a_bundle_of_a_format_that_the_base_cannot_read_is_a_verdict_of_its_own(compare, bundle, tmp_path):
+    found = compare(branch={"bundle": bundle(schema_version=99)})
+    judged = verdict.judge(found, None)
+    assert "format" in outcomes(judged)
+    assert said(judged, "format").startswith("not judged: the format changed (")
+    assert found.figures == ()
+    # Its own figures are shown as the branch's word.
+    assert "auc 0.99" in rendering.page(found, judged, tmp_path)
+    assert verdict.judge(found, None, pull_labels=["gate-override"]).mergeable
+
+
+def test_a_network_that_cannot_be_run_is_a_verdict_too(compare, bundle):
+    found = compare(branch={"bundle": bundle(network=lambda _: b"no network")})
+    assert "format" in outcomes(verdict.judge(found, None))
+
+
+def test_a_base_without_code_that_judges_needs_a_label(compare):
+    assert outcomes(verdict.judge(compare(), None, own_code=True)) == ["judge"]
+
+
+def test_what_the_branch_says_of_itself_decides_nothing(compare, bundle):
+    found = compare(branch={"bundle": bundle(BADLY)})
+    assert found.claims["auc"] == 0.99
+    assert found.figure("auc").branch < 0.7
+
+
+def test_too_few_common_cells_are_not_comparable(compare):
+    judged = verdict.judge(compare(limits={"min_cells": 121}), None)
+    assert outcomes(judged) == ["comparable"]
+    assert "AUC" in outcomes(judged, "not judged")
+    assert "not comparable: 120 of the base's test cells" in said(judged, "comparable")
+
+
+def test_renamed_files_are_the_same_cells(compare):
+    renamed = made.cells()
+    renamed = renamed.assign(path=renamed.path.str.replace("cell_", "other_"))
+    assert compare(branch={"found": renamed}).judged.cells == 120
+
+
+def moved(found, some):
+    return found.assign(split=found.split.mask(some, "train"))
+
+
+def test_a_patient_that_moved_to_train_is_left_out_and_no_fault(compare):
+    found = made.cells()
+    some = found.patient.isin([f"P{n}" for n in range(5)])
+    compared = compare(branch={"found": moved(found, some)}, limits={"min_cells": 50})
+    assert (compared.judged.cells, compared.judged.patients, compared.judged.left_out) == (70, 7, 50)
+    assert verdict.judge(compared, None).passed
+
+
+def test_a_split_by_image_fails_in_its_own_words(compare):
+    found = made.cells()
+    some = (found.split == "test") & (found.index % 48 < 24)
+    judged = verdict.judge(compare(branch={"found": moved(found, some)}), None)
+    assert "by patient" in outcomes(judged)
+    assert "12 patients have cells on both sides: the split is not by patient" in said(judged, "by patient")
+
+
+def test_test_cells_trained_on_under_another_patient_s_name_fail(compare):
+    found = made.cells()
+    some = found.patient.isin(["P0", "P1"])
+    renamed = moved(found, some).assign(patient=found.patient.mask(some, "NEW"))
+    judged = verdict.judge(compare(branch={"found": renamed}), None)
+    assert outcomes(judged) == ["by patient"]
+    assert "20 test cells are trained on under another patient's name" in said(judged, "by patient")
+
+
+def test_test_cells_trained_on_as_copies_in_other_files_fail(compare):
+    found = made.cells()
+    copies = found[found.patient == "P0"].assign(
+        patient="NEW", split="train", path=lambda rows: rows.path.str.replace("cell_", "copy_")
+    )
+    # Other bytes, and so another hash, of the same picture.
+    copies = copies.assign(sha256=[f"{1 << 200 | int(hash_, 16):064x}" for hash_ in copies.sha256])
+    both = pd.concat([made.cells(), copies], ignore_index=True)
+    judged = verdict.judge(compare(branch={"found": both}), None)
+    assert outcomes(judged) == ["by patient"]
+    assert "10 test cells are trained on as copies" in said(judged, "by patient")
+
+
+def test_cells_are_judged_by_the_base_s_labels(compare):
+    turned = made.cells()
+    wrong = turned.index[turned.split == "test"][:7]
+    names = {"Parasitized": "Uninfected", "Uninfected": "Parasitized"}
+    turned.loc[wrong, "label"] = turned.loc[wrong, "label"].map(names)
+    found = compare(branch={"found": turned})
+    assert found.judged.relabelled == 7
+    assert sum(one.relabelled for one in found.data.classes) == 7
+    assert found.figure("auc").difference == 0
+
+
+def test_gained_and_lost_cells_are_counted_by_class(compare):
+    found = compare(branch={"found": made.cells(count=264, first=24)})
+    by_label = {one.label: (one.gained, one.lost) for one in found.data.classes}
+    assert by_label == {"Parasitized": (24, 0), "Uninfected": (24, 24)}
+    assert found.data.patients_gained == found.data.patients_lost == 0
+
+
+def test_changed_parameters_are_listed_with_both_values(compare):
+    found = compare(branch={"changed": {"train.epochs": 3, "split.ratio": [0.5, 0.25, 0.25]}})
+    assert [(change.key, change.branch) for change in found.changes] == [
+        ("split.ratio", "[0.5, 0.25, 0.25]"),
+        ("train.epochs", "3"),
+    ]
+
+
+def test_the_cells_whose_verdict_changed_most_come_first_and_are_ten(compare, bundle):
+    found = compare(branch={"bundle": bundle(network=biased)})
+    steps = [abs(flip.branch - flip.base) for flip in found.flips]
+    assert found.flipped > len(steps) == 10
+    assert steps == sorted(steps, reverse=True)
+
+
+def test_a_cell_that_is_turned_away_counts_as_wrong(compare, gated_bundle):
+    # Four times as wide as high: no red cell, to a bundle that has a gate.
+    found = compare(base={"stretched": 60}, branch={"bundle": gated_bundle}, limits={"point_loss": 0.3})
+    assert sum(flip.branch is None for flip in found.flips) == 10
+    at_half = {figure.name: figure for figure in found.figures if figure.at == 0.5}
+    assert at_half["sensitivity"].difference < -0.3
+    assert at_half["specificity"].difference < -0.2
+    assert "operating points" in outcomes(verdict.judge(found, None))
+
+
+def test_both_bundles_are_weighed_and_timed(compare):
+    found = compare()
+    assert found.base.bundle_bytes == found.branch.bundle_bytes > 1000
+    assert found.speed.base_ms > 0
+    assert found.speed.branch_ms > 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "name"), [({"max_bytes": 1000}, "size"), ({"max_ece": 0.001}, "calibration")]
+)
+def test_a_limit_that_is_passed_fails_alone(compare, limit, name):
+    assert outcomes(verdict.judge(compare(limits=limit), None)) == [name]
+
+
+def rerun(outputs=(), blind=(), frozen=(), elsewhere=False):
+    stages = tuple(dict.fromkeys(output.stage for output in outputs))
+    found = {"outputs": outputs, "blind": blind, "frozen": frozen, "elsewhere": elsewhere}
+    return Rerun(stages=stages or ("split",), seconds=3, **found)
+
+
+SAME = Output(stage="split", path="data/splits.csv", first="a" * 32, again="a" * 32)
+OTHER = Output(stage="pack", path="data/packed", first="b" * 32, again="c" * 32)
+MODEL = Output(stage="train", path="models/model.keras", first="d" * 32, again="e" * 32)
+
+
+def test_a_rerun_with_another_hash_fails_and_names_the_output(compare):
+    judged = verdict.judge(compare(), rerun((SAME, OTHER)))
+    assert outcomes(judged) == ["reproducible"]
+    assert "another data/packed (cccccccc, not bbbbbbbb)" in said(judged, "reproducible")
+
+
+def test_another_training_is_said_and_no_fault_where_the_processor_is_another(compare):
+    found = compare()
+    assert outcomes(verdict.judge(found, rerun((SAME, MODEL)))) == ["reproducible"]
+    judged = verdict.judge(found, rerun((SAME, MODEL), elsewhere=True))
+    assert judged.passed
+    assert "another kind of processor" in said(judged, "reproducible")
+    # What no processor changes has to be the same all the same.
+    assert outcomes(verdict.judge(found, rerun((OTHER, MODEL), elsewhere=True))) == ["reproducible"]
+
+
+def test_a_training_that_differs_without_the_test_cells_fails(compare):
+    found = compare()
+    assert outcomes(verdict.judge(found, rerun((SAME,), blind=(MODEL,)))) == ["blind training"]
+    assert "blind training" in outcomes(verdict.judge(found, rerun((SAME,), blind=(SAME,))), "passed")
+
+
+def test_a_frozen_stage_fails(compare):
+    judged = verdict.judge(compare(), rerun(frozen=("evaluate",)))
+    assert outcomes(judged) == ["reproducible"]
+    assert "freezes evaluate" in said(judged, "reproducible")
+
+
+def test_the_base_s_inputs_with_other_outputs_fail(compare):
+    assert outcomes(verdict.judge(compare(), None, contradicted=["train"])) == ["dvc.lock"]
+
+
+def test_figures_without_an_interval_are_not_comparable(compare, bundle):
+    one = made.cells().assign(patient="P1", split="test")
+    judged = verdict.judge(compare(base={"found": one}, branch={"found": one, "bundle": bundle(BADLY)}), None)
+    assert outcomes(judged) == ["comparable"]
+    assert "auc has no interval over 1 patients" in said(judged, "comparable")
+
+
+def test_the_report_says_everything_it_was_asked_for(compare, bundle, tmp_path):
+    found = compare(
+        base={"bundle": bundle(BADLY)},
+        branch={"changed": {"train.epochs": 3}, "found": made.cells(264)},
+        behind=2,
+        rules=("ci",),
+    )
+    judged = verdict.judge(found, None)
+    page = rendering.page(found, judged, tmp_path / "branch")
+    for expected in (
+        "train.epochs", "ms a cell, one core", "The base has 2 commits", "changes how later ones are judged",
+        "say nothing of real cells", "are called otherwise at 0.5", "data:image/png;base64,",
+    ):  # fmt: skip
+        assert expected in page, expected
+    assert "http:" not in page
+    assert "https:" not in page
+    text = summary.markdown(summary.read(json.dumps(rendering.numbers(found, judged)).encode()))
+    for expected in ("| train | ran | 12 |", "| AUC | 0.", "gained: 24", "2 commits", "synthetic sample"):
+        assert expected in text, expected
+
+
+def test_names_of_files_cannot_break_out_of_the_report(compare, bundle, tmp_path):
+    strange = made.cells()
+    bad = "Uninfected/`|<img src=x onerror=alert(1)>@all.png"
+    strange.loc[strange.index[strange.split == "test"][0], "path"] = bad
+    found = compare(base={"found": strange}, branch={"found": strange, "bundle": bundle(network=biased)})
+    flip = comparison.Flip(path=bad, label="Uninfected", base=0, branch=1)
+    found = found.model_copy(update={"flips": (flip,)})
+    assert "<img src=x" not in rendering.page(found, verdict.judge(found, None), tmp_path)
+    assert "alert" not in json.dumps(rendering.numbers(found, verdict.judge(found, None)))
+
+
+def test_a_comparison_survives_being_written_and_read(compare):
+    found = compare()
+    assert comparison.Comparison.model_validate_json(found.model_dump_json()) == found
+    assert "NaN" not in json.dumps(found.model_dump(mode="json"))
+
+
+def test_the_sample_takes_the_source_s_place_and_keeps_the_comments(tmp_path):
+    file = tmp_path / "params.yaml"
+    text = (ROOT / "params.yaml").read_text()
+    file.write_text(text.replace("  source: sample ", "  source: nlm "))
+    assert revisions.use_sample(file)
+    assert load_params(file).data.source == "sample"
+    assert "# sample (drawn by the project)" in file.read_text()
+    assert not revisions.use_sample(file)
+
+
+def test_an_entry_whose_outputs_are_nowhere_is_dropped_and_the_rest_stays(finished, tmp_path):
+    clone = tmp_path / "clone"
+    shutil.copytree(finished, clone)
+    (clone / "data/splits.csv").unlink()
+    (clone / "models/model.keras").unlink()
+    md5 = yaml.safe_load((clone / "dvc.lock").read_text())["stages"]["train"]["outs"][0]["md5"]
+    (clone / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
+    assert revisions.drop_missing(clone) == ["train"]
+    assert (clone / "data/splits.csv").is_file()
+    assert "train" not in revisions.lock_of(clone)
+    assert "split" in revisions.lock_of(clone)

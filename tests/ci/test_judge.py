@@ -1,0 +1,391 @@
+"""Report and gate on a repository with several revisions that the real `dvc repro` made.
+
+Each row of what a gate once let through is a branch here.
+"""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ci import outputs, revisions
+from malaria import paths, tables
+from tests.support.project import ROOT, change, commit, git, run
+
+GATE = {
+    "gate.min_cells": 20,
+    "gate.min_auc": 0.0,
+    "gate.max_ece": 1.0,
+    "gate.rerun": [],
+    "gate.auc_loss": 1.0,
+    "gate.sensitivity_loss": 1.0,
+    "gate.point_loss": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def history(finished, tmp_path_factory) -> Path:
+    """A clone of the finished run; main is checked out, with its results."""
+    clone = tmp_path_factory.mktemp("history") / "clone"
+    run("git", "clone", "-q", str(finished), str(clone), cwd=finished)
+    # A cache of its own: a doctored result that is committed is a run that DVC's run cache offers to others.
+    shutil.copytree(finished / ".dvc/cache", clone / ".dvc/cache")
+    git("checkout", "-q", "-B", "main", cwd=clone)
+    for path in outputs.KEPT:
+        shutil.copy(finished / path, clone / path)
+    change(clone, GATE)
+    commit(clone, "main")
+    run("dvc", "checkout", "-q", cwd=clone)
+    return clone
+
+
+@pytest.fixture
+def branch(history, request) -> Path:
+    """The history on a new branch of main; main is checked out again in the end."""
+    git("checkout", "-q", "-b", request.node.name[:60], "main", cwd=history)
+    yield history
+    shutil.rmtree(history / outputs.REPORTS, ignore_errors=True)
+    git("checkout", "-q", "--force", "main", cwd=history)
+    run("dvc", "checkout", "-q", "--force", cwd=history)
+
+
+def module(repository: Path, name: str, *arguments: str, ok: bool = True, **environment: str):
+    """Run `python -m ci.<name>` of the repository's own code."""
+    given = {key: value for key, value in os.environ.items() if not key.startswith("GITHUB_")} | environment
+    return run(sys.executable, "-m", f"ci.{name}", *arguments, cwd=repository, ok=ok, environment=given)
+
+
+def edit(file: Path, before: str, after: str) -> None:
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after, 1))
+
+
+def take_for_granted(repository: Path, *stages: str) -> None:
+    """Commit to dvc.lock what lies here, whatever made it."""
+    run("dvc", "commit", "-f", "-q", *stages, cwd=repository)
+    commit(repository, "as it lies here")
+
+
+def found(repository: Path) -> dict:
+    return json.loads((repository / outputs.COMPARISON).read_text())
+
+
+def failed(repository: Path) -> list[str]:
+    checks = json.loads((repository / outputs.VERDICT).read_text())["checks"]
+    return [check["name"] for check in checks if check["outcome"] == "failed"]
+
+
+def said(repository: Path, name: str) -> str:
+    checks = json.loads((repository / outputs.VERDICT).read_text())["checks"]
+    return next(check["said"] for check in checks if check["name"] == name)
+
+
+@pytest.fixture(scope="module")
+def leaky(history) -> Path:
+    """The results of a training on the test patients, whose branch would have its own gate pass it."""
+    git("checkout", "-q", "-b", "leaky", "main", cwd=history)
+    read = "splits = tables.read(SPLITS, tables.SPLITS)"
+    learns = 'splits = splits.assign(split=splits.split.replace("test", "train"))'
+    edit(history / "stages/train.py", read, f"{read}\n    {learns}")
+    edit(
+        history / "ci/verdict.py",
+        'passed = all(check.outcome != "failed" for check in checks)',
+        "passed = True",
+    )
+    run("dvc", "repro", cwd=history)
+    commit(history, "learns the test")
+    made = history.parent / "leaky"
+    made_by_it = (paths.PREDICTIONS, paths.METRICS, paths.PLOTS, paths.BUNDLE, paths.SUMMARY)
+    for path in (paths.MODEL, paths.TRAINING, *made_by_it):
+        copy = shutil.copytree if (history / path).is_dir() else shutil.copy
+        (made / path).parent.mkdir(parents=True, exist_ok=True)
+        copy(history / path, made / path)
+    git("checkout", "-q", "main", cwd=history)
+    run("dvc", "checkout", "-q", "--force", cwd=history)
+    return made
+
+
+def test_a_training_on_test_patients_fails_by_the_base_s_code(history, leaky):
+    assert leaky.is_dir()
+    git("checkout", "-q", "leaky", cwd=history)
+    run("dvc", "checkout", "-q", "--force", cwd=history)
+    try:
+        done = module(history, "gate", "--base", "main", ok=False)
+        assert done.returncode == 1
+        assert failed(history) == ["blind training"]
+        assert "another models/model.keras" in said(history, "blind training")
+        assert found(history)["rules"] == ["ci"]
+    finally:
+        git("checkout", "-q", "main", cwd=history)
+        run("dvc", "checkout", "-q", "--force", cwd=history)
+
+
+def test_a_leaky_model_made_elsewhere_fails_as_same_inputs_and_other_outputs(branch, leaky):
+    shutil.copytree(leaky, branch, dirs_exist_ok=True)
+    take_for_granted(branch, "train", "evaluate", "export")
+    assert set(git("diff", "--name-only", "main", cwd=branch).split()) == set(map(str, outputs.KEPT))
+    module(branch, "report", "--base", "main")
+    assert failed(branch) == ["dvc.lock"]
+    assert said(branch, "dvc.lock") == "same inputs as the base's, other outputs: train"
+
+
+def test_what_dvc_lock_claims_of_a_training_has_to_come_out_again(branch, leaky):
+    shutil.copytree(leaky, branch, dirs_exist_ok=True)
+    # Another input, so that other outputs are no wonder.
+    (branch / "stages/train.py").write_text((branch / "stages/train.py").read_text() + "# a word more\n")
+    take_for_granted(branch, "train", "evaluate", "export")
+    module(branch, "gate", "--base", "main", ok=False)
+    assert failed(branch) == ["reproducible"]
+    assert "another models/model.keras" in said(branch, "reproducible")
+
+
+def test_code_that_answers_with_the_labels_is_not_asked(branch):
+    trick = """
+    if columns == SPLITS:
+        from malaria.train import network
+        judged = table[table.split != TRAIN].sort_values(["split", "path"])
+        network.predict = lambda *_: (judged.label == "Parasitized").to_numpy("float64")
+    return table
+"""
+    file = branch / "malaria/tables.py"
+    last = "        return pd.read_csv(given(), dtype=kinds, keep_default_na=False, na_values=missing)\n"
+    edit(file, last, last.replace("return", "table =", 1))
+    edit(
+        file,
+        'run `dvc repro`.") from None\n\n\ndef write',
+        f'run `dvc repro`.") from None\n{trick}\n\ndef write',
+    )
+    run("dvc", "repro", "--force", "--single-item", "evaluate", cwd=branch)
+    take_for_granted(branch, "audit", "split", "pack", "train", "evaluate", "export")
+    module(branch, "report", "--base", "main")
+    (auc,) = (figure for figure in found(branch)["figures"] if figure["name"] == "auc")
+    assert found(branch)["claims"]["auc"] == 1.0
+    assert auc["branch"] == auc["base"] < 0.99
+
+
+def test_doctored_predictions_behind_a_frozen_stage_fail(branch):
+    content = yaml.safe_load((branch / "dvc.yaml").read_text())
+    content["stages"]["evaluate"]["frozen"] = True
+    (branch / "dvc.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    predictions = tables.read(branch / paths.PREDICTIONS, tables.PREDICTIONS)
+    right = (predictions.label == "Parasitized") * 0.98 + 0.01
+    tables.write(predictions.assign(p_parasitized=right), branch / paths.PREDICTIONS, tables.PREDICTIONS)
+    change(branch, {"gate.rerun": ["evaluate"]})
+    take_for_granted(branch, "evaluate", "export")
+    git("checkout", "-q", "-B", "rerun", "main", cwd=branch)
+    change(branch, {"gate.rerun": ["evaluate"]})
+    commit(branch, "run evaluate again")
+    git("checkout", "-q", "-", cwd=branch)
+    module(branch, "gate", "--base", "rerun", ok=False)
+    assert {"reproducible", "dvc.lock"} == set(failed(branch))
+    assert "freezes evaluate" in said(branch, "reproducible")
+
+
+def rename_cells(repository: Path) -> None:
+    """Make a folder of the same cells, where a test patient's go by a new name and are trained on."""
+    splits = tables.read(repository / paths.SPLITS, tables.SPLITS)
+    patient = splits.patient[splits.split == "test"].iloc[0]
+    shutil.copytree(
+        repository / paths.RAW, repository.parent / "cells", ignore=shutil.ignore_patterns("provenance.json")
+    )
+    named = splits.assign(
+        file=splits.path.str.split("/").str[1], patient=splits.patient.replace(patient, "NEW")
+    )
+    named[["file", "patient"]].to_csv(repository.parent / "cells/patients.csv", index=False)
+    named.loc[named.patient == "NEW", "split"] = "train"
+    named.drop_duplicates("patient")[["patient", "split"]].to_csv(repository / "data/split.csv", index=False)
+
+
+def test_test_cells_trained_on_under_a_new_name_fail(branch):
+    rename_cells(branch)
+    change(branch, {"data.source": "folder", "data.folder": "../cells"})
+    run("dvc", "repro", "split", "pack", cwd=branch)
+    take_for_granted(branch, "train", "evaluate", "export")
+    module(branch, "report", "--base", "main")
+    assert "by patient" in failed(branch)
+    assert "test cells are trained on under another patient's name" in said(branch, "by patient")
+
+
+def test_a_split_by_image_fails_in_its_own_words(branch):
+    change(branch, {"split.unit": "image"})
+    run("dvc", "repro", "split", cwd=branch)
+    take_for_granted(branch, "train", "evaluate", "export")
+    module(branch, "report", "--base", "main")
+    assert "by patient" in failed(branch)
+    assert "the split is not by patient" in said(branch, "by patient")
+
+
+def test_a_first_release_that_is_no_better_than_chance_fails(branch):
+    change(branch, {"gate.min_auc": 0.9})
+    commit(branch, "a floor")
+    first = git("rev-list", "--max-parents=0", "HEAD", cwd=branch)
+    module(branch, "report", "--base", first)
+    assert found(branch)["base"] is None
+    assert failed(branch) == ["AUC at least"]
+
+
+def test_the_base_s_limits_count_and_not_the_branch_s(branch):
+    git("checkout", "-q", "-B", "strict", "main", cwd=branch)
+    change(branch, {"gate.min_cells": 1000})
+    commit(branch, "strict")
+    git("checkout", "-q", "-", cwd=branch)
+    change(branch, {"gate.min_cells": 1})
+    commit(branch, "lenient")
+    done = module(branch, "gate", "--base", "strict", ok=False)
+    assert (done.returncode, failed(branch)) == (1, ["comparable"])
+    assert found(branch)["rules"] == ["params.yaml: gate"]
+    assert found(branch)["behind"] == 1
+
+
+def test_a_changed_parameter_reruns_its_stage_and_the_report_says_so(branch, tmp_path):
+    change(branch, {"export.precision": "float16"})
+    commit(branch, "half the space")
+    module(branch, "retrain")
+    commit(branch, "results")
+    git("checkout", "-q", "-B", "again", "main", cwd=branch)
+    change(branch, {"gate.rerun": ["split"], "gate.min_cells": 1000})
+    commit(branch, "run split again")
+    git("checkout", "-q", "-", cwd=branch)
+    summary = tmp_path / "summary.md"
+    done = module(
+        branch, "gate", "--base", "again", "--label", "gate-override",
+        GITHUB_STEP_SUMMARY=str(summary), GITHUB_ACTIONS="true",
+    )  # fmt: skip
+    assert "::warning::The gate FAILS (comparable" in done.stdout
+    assert "overridden by a label" in summary.read_text()
+    assert "the same 2 outputs" in said(branch, "reproducible")
+    facts = found(branch)
+    changed = {one["key"] for one in facts["changes"]}
+    assert changed == {"export.precision", "gate.rerun", "gate.min_cells"}
+    assert {stage["name"] for stage in facts["stages"] if stage["how"] == "ran"} == {"export"}
+    assert facts["branch"]["bundle_bytes"] < facts["base"]["bundle_bytes"]
+    assert (branch / outputs.PLOTS / "index.html").is_file()
+
+
+def test_a_stage_that_gives_other_bytes_when_run_again_fails_the_gate(branch):
+    noise = '{**splits.summary_content(summary), "at": __import__("time").time()}'
+    edit(branch / "stages/split.py", "splits.summary_content(summary)", noise)
+    change(branch, {"gate.rerun": ["split"]})
+    run("dvc", "repro", "split", cwd=branch)
+    take_for_granted(branch, "export")
+    git("checkout", "-q", "-B", "again", "main", cwd=branch)
+    change(branch, {"gate.rerun": ["split"]})
+    commit(branch, "run split again")
+    git("checkout", "-q", "-", cwd=branch)
+    module(branch, "gate", "--base", "again", ok=False)
+    assert failed(branch) == ["reproducible"]
+    assert "another reports/split.json" in said(branch, "reproducible")
+
+
+def test_results_that_are_behind_the_parameters_are_not_reported(branch):
+    change(branch, {"evaluate.bins": 10})
+    done = module(branch, "report", "--base", "main", ok=False)
+    assert done.returncode == 1
+    assert "not up to date (dvc status: evaluate, export): run `dvc repro`." in done.stderr
+
+
+def test_an_unknown_base_is_named(history):
+    done = module(history, "report", "--base", "mian", ok=False)
+    assert done.stderr.startswith("error: git knows no revision mian")
+
+
+def test_a_base_whose_results_are_gone_is_made_anew_and_said_so(branch):
+    cache = Path(run("dvc", "cache", "dir", cwd=branch).stdout.strip())
+    entry = next(
+        out for out in revisions.lock_of(branch)["export"]["outs"] if out["path"] == str(paths.BUNDLE)
+    )
+    kept = cache / "files/md5" / entry["md5"][:2] / entry["md5"][2:]
+    aside = kept.with_name("aside")
+    change(branch, {"export.precision": "float16"})
+    run("dvc", "repro", cwd=branch)
+    commit(branch, "half the space")
+    kept.rename(aside)
+    runs = cache / "runs"
+    runs.rename(cache / "runs-aside")
+    try:
+        done = module(branch, "report", "--base", "main")
+        assert "export were in no store, and made anew" in done.stdout
+        assert "made anew" in found(branch)["base"]["note"]
+    finally:
+        aside.rename(kept)
+        shutil.rmtree(runs, ignore_errors=True)
+        (cache / "runs-aside").rename(runs)
+
+
+def test_a_fork_is_compared_on_the_sample_whatever_the_source(branch, tmp_path):
+    change(branch, {"data.source": "nlm"})
+    real = commit(branch, "the real set")
+    variables = pull_of(real, "stranger/cells", tmp_path)
+    module(branch, "retrain", **variables)
+    module(branch, "report", **variables)
+    facts = found(branch)
+    assert facts["sample"]
+    assert facts["base"]["source"] == facts["branch"]["source"] == "sample"
+
+
+def test_what_is_run_again_starts_from_every_change_of_the_work_tree(tmp_path):
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    for name in ("kept", "staged", "both", "dropped", "gone"):
+        (repository / name).write_text("before\n")
+    run("git", "init", "-q", ".", cwd=repository)
+    run("dvc", "init", "-q", cwd=repository)
+    commit(repository, "all")
+    for name in ("staged", "both", "new"):
+        (repository / name).write_text("staged\n")
+        git("add", name, cwd=repository)
+    (repository / "both").write_text("after\n")
+    (repository / "untracked").write_text("after\n")
+    git("rm", "-q", "dropped", cwd=repository)
+    (repository / "gone").unlink()
+    revisions.copy_of_work_tree(repository, tmp_path / "copy")
+    names = ("kept", "staged", "both", "new", "untracked", "dropped", "gone")
+    copied = {name: tmp_path / "copy" / name for name in names}
+    assert {name: file.read_text().strip() for name, file in copied.items() if file.exists()} == {
+        "kept": "before", "staged": "staged", "both": "after", "new": "staged", "untracked": "after",
+    }  # fmt: skip
+
+
+def test_a_release_without_a_store_stops_and_says_what_to_set():
+    done = run(
+        sys.executable, "-m", "ci.storage", "pull", "--store-needed", cwd=ROOT, ok=False,
+        environment={**os.environ, "DVC_REMOTE_URL": "", "DVC_READ_URL": ""},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: No store is named")
+    assert "DVC_REMOTE_URL" in done.stderr
+
+
+def test_a_record_that_a_branch_committed_counts_for_nothing(branch, tmp_path):
+    head = git("rev-parse", "HEAD", cwd=branch)
+    (branch / outputs.REPORTS).mkdir(parents=True, exist_ok=True)
+    (branch / outputs.VERDICT).write_text("{}")
+    module(branch, "retrain", **pull_of(head, "lab/cells", tmp_path))
+    assert [path.name for path in (branch / outputs.REPORTS).iterdir()] == [outputs.RUN.name]
+
+
+def test_a_run_on_what_was_handed_back_tells_what_the_training_did(branch):
+    trailer = "Stages: split unchanged 0.0, train ran 214.0"
+    git("commit", "-q", "--allow-empty", "-m", f"Retrained: dvc.lock and figures\n\n{trailer}", cwd=branch)
+    module(branch, "retrain")
+    stages = json.loads((branch / outputs.RUN).read_text())["stages"]
+    assert stages == [
+        {"name": "split", "how": "unchanged", "seconds": None},
+        {"name": "train", "how": "ran", "seconds": 214.0},
+    ]
+
+
+def pull_of(head: str, repository: str, folder: Path) -> dict[str, str]:
+    """GitHub's variables for a run of a pull request to lab/cells."""
+    pull = {
+        "number": 1,
+        "head": {"sha": head, "ref": "x", "repo": {"full_name": repository}},
+        "base": {"sha": head, "repo": {"full_name": "lab/cells"}},
+    }
+    (folder / "event.json").write_text(json.dumps({"pull_request": pull}))
+    return {"GITHUB_EVENT_PATH": str(folder / "event.json")}
