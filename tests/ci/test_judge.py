@@ -268,8 +268,8 @@ def test_a_changed_parameter_reruns_its_stage_and_the_report_says_so(branch, tmp
 
 
 def test_a_stage_that_gives_other_bytes_when_run_again_fails_the_gate(branch):
-    noise = '{**splits.summary_content(summary), "at": __import__("time").time()}'
-    edit(branch / "stages/split.py", "splits.summary_content(summary)", noise)
+    noise = '{**asdict(summary), "at": __import__("time").time()}'
+    edit(branch / "stages/split.py", "asdict(summary)", noise)
     change(branch, {"gate.rerun": ["split"]})
     run("dvc", "repro", "split", cwd=branch)
     take_for_granted(branch, "export")
