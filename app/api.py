@@ -5,11 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from app import batches, uploads, verdict
-from app.gradio_import import gr
-from app.model import Model, info
 from malaria import predict
 from malaria.cells import images
+
+from . import batches, uploads, verdict
+from .gradio_import import gr
+from .model import Model, info
 
 
 def endpoints(models: Sequence[Model], folder: Path) -> dict[str, Callable[..., dict[str, Any]]]:

@@ -14,9 +14,10 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from app import uploads
-from app.logs import event
 from malaria.cells import images
+
+from . import uploads
+from .logs import event
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

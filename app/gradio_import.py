@@ -1,4 +1,4 @@
-"""Gradio, imported without what only its developers need: `from app.gradio_import import gr`.
+"""Gradio, imported without what only its developers need: `from .gradio_import import gr`.
 
 Gradio parses its own sources and rewrites its type stubs at every import. That takes longer than
 all the rest of the start, and fails or races where several apps share one installation.

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import api, batches, cells, pictures, rendering, uploads, verdict
-from app.gradio_import import CellImage, gr
-from app.inference_thread import Answer
-from app.model import Model
 from malaria import labels
 from malaria.cells import images
+
+from . import api, batches, cells, pictures, rendering, uploads, verdict
+from .gradio_import import CellImage, gr
+from .inference_thread import Answer
+from .model import Model
 
 # Drawn by turns with and without a parasite. The seed is one whose cells look much as real ones do, also to
 # a gate fitted on those.

@@ -19,13 +19,14 @@ import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
-from app import api, cells, firewall, page, uploads, verdict
-from app.gradio_import import gr
-from app.logs import event
-from app.model import Model, info
 from malaria import __version__
 from malaria.cells import images
 from malaria.errors import UserError
+
+from . import api, cells, firewall, page, uploads, verdict
+from .gradio_import import gr
+from .logs import event
+from .model import Model, info
 
 _Judging = Callable[[bytes, verdict.Point], JSONResponse]
 
