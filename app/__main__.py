@@ -14,7 +14,7 @@ NOTE = "Research use only: nothing here is a diagnosis."
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    known = argparse.ArgumentParser(prog="python -m app", description=__doc__, epilog=NOTE)
+    known = argparse.ArgumentParser(prog=f"python -m {__package__}", description=__doc__, epilog=NOTE)
     known.add_argument("--version", action="version", version=__version__)
     served = known.add_mutually_exclusive_group()
     served.add_argument(
@@ -88,10 +88,11 @@ def main() -> int:
     arguments = parser().parse_args()
     # Gradio and the network take a second; --help and a wrong option should not wait for them.
     try:
-        from app import cells, logs, page, serving
-        from app.model import Model, open_model, told_apart
-        from app.revisions import fetch
         from malaria import bundle
+
+        from . import cells, logs, page, serving
+        from .model import Model, open_model, told_apart
+        from .revisions import fetch
     except ModuleNotFoundError as error:
         raise UserError(f"The app needs {error.name}: pip install '.[app]'.") from None
 
@@ -114,5 +115,10 @@ def main() -> int:
     os._exit(0)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The command `malaria-app`."""
     end_with(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,42 +1,38 @@
 """What programs may ask: one cell, many, and what the model is. Answers are plain JSON."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from app import batches, uploads, verdict
-from app.gradio_import import gr
-from app.model import Model, info
+from starlette.exceptions import HTTPException
+
 from malaria import predict
 from malaria.cells import images
+
+from . import batches, uploads, verdict
+from .gradio_import import gr
+from .model import Model, info
 
 
 def endpoints(models: Sequence[Model], folder: Path) -> dict[str, Callable[..., dict[str, Any]]]:
     """What Gradio's API answers, by name, of a model (and one compared with it); `folder` is where
     uploads lie. Gradio shows signatures and docstrings to whoever asks for its API.
     """
-    model = models[0]
 
     def classify(image: gr.FileData, threshold: float = 0.5) -> dict[str, Any]:
         """P(parasitised) and category of one cell. `threshold`: the P from which it is Parasitized."""
-        point = chosen(threshold)
-        try:
-            pixels = uploads.one(uploads.own(path_in(image), folder), model.limits)
-        except images.Unreadable as error:
-            raise gr.Error(verdict.unreadable(error.reason).headline, print_exception=False) from None
-        return one_cell(models, pixels, point)
+        with in_gradio():
+            return one_cell(models, uploads.sent(image, folder)[1], chosen(threshold))
 
     def classify_batch(files: list[gr.FileData], threshold: float = 0.5) -> dict[str, Any]:
         """A row for each image of `files` (images and zips of them), as `predict` has it, and totals."""
-        point = chosen(threshold)
-        if not isinstance(files, list) or not files:
-            raise gr.Error("files must be a list of uploaded files.", print_exception=False)
-        try:
-            own = [(name_in(file), uploads.own(path_in(file), folder)) for file in files]
-        except images.Unreadable as error:
-            raise gr.Error(verdict.unreadable(error.reason).headline, print_exception=False) from None
-        return many_cells(models, own, point)
+        with in_gradio():
+            if not isinstance(files, list) or not files:
+                raise HTTPException(422, "files must be a list of uploaded files.")
+            return many_cells(models, [uploads.sent(file, folder) for file in files], chosen(threshold))
 
     def known() -> dict[str, Any]:
         """Version, data, operating points and test figures of the served model."""
@@ -45,16 +41,39 @@ def endpoints(models: Sequence[Model], folder: Path) -> dict[str, Callable[..., 
     return {"classify": classify, "classify_batch": classify_batch, "model_info": known}
 
 
-def one_cell(models: Sequence[Model], pixels: images.Pixels, point: verdict.Point) -> dict[str, Any]:
-    """The answer on one cell, the compared model's beside it."""
-    first, *others = [as_json(model, pixels, point) for model in models]
-    return first | {"compared": others[0]} if others else first
+@contextmanager
+def in_gradio() -> Iterator[None]:
+    """Refusals as Gradio shows them."""
+    try:
+        yield
+    except images.Unreadable as error:
+        raise gr.Error(verdict.unreadable(error.reason).headline, print_exception=False) from None
+    except HTTPException as error:
+        raise gr.Error(error.detail, print_exception=False) from None
 
 
-def model_info(models: Sequence[Model]) -> dict[str, Any]:
-    """What is served, and what it is compared with."""
-    first, *others = [info(model) for model in models]
-    return first | {"compared": others[0]} if others else first
+def chosen(threshold: object) -> verdict.Point:
+    """An operating point at a threshold that a program named; HTTPException where it is no probability."""
+    try:
+        value = float(threshold)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise HTTPException(422, "threshold must be a number from 0 to 1.")
+    return verdict.Point(f"threshold {value:g}", value)
+
+
+def one_cell(models: Sequence[Model], source: Path | bytes, point: verdict.Point) -> dict[str, Any]:
+    """The answer on one cell, the compared model's beside it.
+
+    Raises:
+        HTTPException: it is no image that can be read.
+    """
+    try:
+        pixels = images.read(source, models[0].limits).pixels
+    except images.Unreadable as error:
+        raise HTTPException(422, verdict.unreadable(error.reason).headline) from None
+    return beside([as_json(model, pixels, point) for model in models])
 
 
 def many_cells(
@@ -62,7 +81,17 @@ def many_cells(
 ) -> dict[str, Any]:
     """The answer on many cells, in named files, the compared model's beside it."""
     judged = list(batches.judge(models, uploads.many(files, models[0].limits)))
-    first, *others = [as_batch(model, number, judged, point) for number, model in enumerate(models)]
+    return beside([as_batch(model, number, judged, point) for number, model in enumerate(models)])
+
+
+def model_info(models: Sequence[Model]) -> dict[str, Any]:
+    """What is served, and what it is compared with."""
+    return beside([info(model) for model in models])
+
+
+def beside(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The answer of the served model; that of another, where one is compared, under `compared`."""
+    first, *others = answers
     return first | {"compared": others[0]} if others else first
 
 
@@ -101,21 +130,3 @@ def as_row(row: predict.Row) -> dict[str, Any]:
     """A row for programs. Its path is called `file`: gradio_client would fetch whatever has a `path`."""
     content = asdict(row)
     return {"file": content.pop("path"), **content}
-
-
-def chosen(threshold: object) -> verdict.Point:
-    """An operating point at a threshold that a program named; gr.Error where it is no probability."""
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-        raise gr.Error("threshold must be a number from 0 to 1.", print_exception=False)
-    return verdict.Point(f"threshold {threshold:g}", float(threshold))
-
-
-def path_in(file: object) -> object:
-    """The path in what Gradio hands on for an uploaded file, whatever it may be."""
-    return file.get("path") if isinstance(file, dict) else getattr(file, "path", None)
-
-
-def name_in(file: object) -> str:
-    """The name that a visitor gave to a file, without folders."""
-    name = file.get("orig_name") if isinstance(file, dict) else None
-    return Path(name if isinstance(name, str) and name else str(path_in(file))).name

@@ -5,11 +5,12 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from app import pictures, uploads, verdict
-from app.inference_thread import Answer, Crop
-from app.model import Model
 from malaria import predict
 from malaria.labels import PARASITIZED
+
+from . import pictures, uploads, verdict
+from .inference_thread import Answer, Crop
+from .model import Model
 
 
 @dataclass(frozen=True)

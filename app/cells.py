@@ -4,12 +4,13 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app import pictures, verdict
-from app.inference_thread import Answer
-from app.model import Model
 from malaria import labels
 from malaria.cells import images
 from malaria.errors import UserError
+
+from . import pictures, verdict
+from .inference_thread import Answer
+from .model import Model
 
 CELLS_A_ROUND = 12
 

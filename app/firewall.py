@@ -1,164 +1,171 @@
-"""What stands before Gradio: only routes that the page needs, bounds on every body, no foreign paths.
+"""What stands before Gradio: only routes that the page needs, bounds on every request, no foreign paths.
 
-Gradio's routes can fetch addresses, read files below its folders, and take bodies of any size. A
-visitor of this page needs little of that; the rest answers 404, 403, 413 or 400 here.
+Gradio's routes can fetch addresses, read files below its folders, and take bodies of any size. A visitor of
+this page needs little of that; what is left over is no route here.
 """
 
 import json
-import re
+import math
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import anyio
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import Route
 
-from app import uploads
-from app.logs import event
 from malaria.cells import images
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+from . import uploads
+from .logs import event
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 MOST_JSON = 2 * 2**20
 MOST_UPLOAD = 256 * 2**20
 
 _API = "/gradio_api"
 
-# Route by route what the page and gradio_client need, under the name that the log has for it.
-_ROUTES = {
-    name: re.compile(pattern)
-    for name, pattern in {
-        "page": r"/",
-        "assets": r"/(assets|static|svelte)/.+",
-        "icons": r"/(theme\.css|favicon\.ico|manifest\.json|robots\.txt)",
-        "config": r"/config/?",
-        "healthz": r"/healthz",
-        "version": r"/version",
-        "model_info": r"/model_info",
-        "classify": r"/classify(_batch)?",
-        "info": rf"{_API}/(info/?|openapi\.json|startup-events|app_id/?|user/?|theme\.css|upload_progress)",
-        "heartbeat": rf"{_API}/heartbeat/[^/]+",
-        "upload": rf"{_API}/upload",
-        "file": rf"{_API}/file=.*",
-        "join": rf"{_API}/queue/join",
-        "call": rf"{_API}/call/[^/]+/?",
-        "answer": rf"{_API}/(queue/(data|status)|call/[^/]+/[^/]+)",
-        "cancel": rf"{_API}/(cancel|reset/?)",
-    }.items()
-}
-
-# The page must not ask any other host for anything, whatever Gradio or an uploaded file would have it do.
-_HEADERS = (
-    (b"content-security-policy", b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
+# Of Gradio's routes those that the page and gradio_client read.
+_READ = (
+    "/",
+    *(f"/{folder}/{{path:path}}" for folder in ("assets", "static", "svelte")),
+    *("/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/config", "/config/"),
+    *(f"{_API}/{name}" for name in ("info", "info/", "openapi.json", "startup-events", "app_id", "app_id/")),
+    *(f"{_API}/{name}" for name in ("user", "user/", "theme.css", "upload_progress", "heartbeat/{session}")),
+    *(f"{_API}/{name}" for name in ("queue/data", "queue/status", "call/{name}/{event}")),
 )
 
-# Only these take something; all others are read, with GET or HEAD.
-_TAKING = {"classify", "upload", "join", "call", "cancel"}
+# The page must not ask any other host for anything, whatever Gradio or an uploaded file would have it do.
+_HEADERS = {
+    "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
 
 
-class Gate:
-    """ASGI middleware; `folder` is where uploads lie, `functions` the numbers and names that Gradio has
-    for what can be asked.
+def routes(gradio: Application, folder: Path, functions: Mapping[int, str]) -> list[Route]:
+    """Gradio's routes that answer here.
+
+    Args:
+        folder: where uploads lie.
+        functions: the numbers and names that Gradio has for what can be asked.
     """
+    checked = OwnFiles(gradio, folder, functions)
+    asked = [f"{_API}/call/{name}" for name in functions.values()]
+    taking = (f"{_API}/queue/join", f"{_API}/cancel", f"{_API}/reset", f"{_API}/reset/", *asked)
+    return [
+        *(Route(path, gradio, methods=["GET"]) for path in _READ),
+        Route(f"{_API}/file={{path:path}}", checked, methods=["GET"]),
+        Route(f"{_API}/upload", gradio, methods=["POST"]),
+        *(Route(path, checked, methods=["POST"]) for path in taking),
+    ]
 
-    def __init__(
-        self, app: Callable[[Scope, Receive, Send], Awaitable[None]], folder: Path, functions: dict[int, str]
-    ) -> None:
-        self.app, self.folder, self.functions = app, folder, functions
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            # No route of the page is a websocket.
-            if scope["type"] == "lifespan":
-                await self.app(scope, receive, send)
+@dataclass(frozen=True)
+class OwnFiles:
+    """ASGI application: `app`, asked only with files that were uploaded here, and for functions there are."""
+
+    app: Application
+    folder: Path
+    functions: Mapping[int, str]
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            self._check([scope["path_params"]["path"]], 403)
+            await self.app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 0
-
-        async def noting(message: MutableMapping[str, Any]) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
-            await send(message)
-
-        route = route_of(scope["path"])
-        try:
-            try:
-                receive = await self._checked(route, scope, receive)
-            except HTTPException as refusal:
-                answer = JSONResponse({"error": refusal.detail}, refusal.status_code)
-                await answer(scope, receive, noting)
-            else:
-                await self.app(scope, receive, noting)
-        finally:
-            milliseconds = round(1000 * (time.perf_counter() - began), 1)
-            event("request", route=route or "unknown", method=scope["method"], status=status, ms=milliseconds)
-
-    async def _checked(self, route: str | None, scope: Scope, receive: Receive) -> Receive:
-        """What the application may receive; HTTPException where it may not be asked at all."""
-        if route is None:
-            raise HTTPException(404, "There is no such page here.")
-        if (scope["method"] in ("GET", "HEAD")) == (route in _TAKING):
-            raise HTTPException(405, "This page takes no such request.")
-        if route == "file":
-            try:
-                uploads.own(scope["path"].partition("file=")[2], self.folder)
-            except images.Unreadable:
-                raise HTTPException(403, "This file is not yours to read.") from None
-        if scope["method"] in ("GET", "HEAD"):
-            return receive
-        if route == "call" and scope["path"].strip("/").split("/")[-1] not in self.functions.values():
-            raise HTTPException(404, "There is no such function here.")
-        if route in ("join", "call", "cancel"):
-            return await self._json(receive, joins=route == "join")
-        return _bounded(receive, MOST_UPLOAD if route == "upload" else uploads.MOST_BYTES)
-
-    async def _json(self, receive: Receive, joins: bool) -> Receive:
-        """The body, read whole, once every file it names is one that was uploaded here; a body that
-        joins the queue must name a function by its number.
-        """
-        body = b""
-        bounded = _bounded(receive, MOST_JSON)
-        more = True
-        while more:
-            message = await bounded()
-            if message["type"] == "http.disconnect":
-                return receive
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
+        body = await Request(scope, bounded(receive, MOST_JSON)).body()
         try:
             content = json.loads(body)
         except (ValueError, RecursionError):
             raise HTTPException(400, "The body is no JSON.") from None
         if not isinstance(content, dict):
             raise HTTPException(400, "The body must be a JSON object.")
-        if joins and content.get("fn_index") not in list(self.functions):
+        if scope["path"].endswith("/join") and content.get("fn_index") not in list(self.functions):
             raise HTTPException(400, "There is no such function here.")
+        self._check(paths_in(content), 400)
+        left = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def again() -> Message:
+            return left.pop() if left else await receive()
+
+        await self.app(scope, again, send)
+
+    def _check(self, paths: Sequence[object], status: int) -> None:
         try:
-            for path in paths_in(content):
+            for path in paths:
                 uploads.own(path, self.folder)
         except images.Unreadable as error:
-            raise HTTPException(400, f"A file of this request is {error.reason}.") from None
-        sent = False
-
-        async def replay() -> MutableMapping[str, Any]:
-            nonlocal sent
-            if sent:
-                return await receive()
-            sent = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        return replay
+            raise HTTPException(status, f"A file of this request is {error.reason}.") from None
 
 
-def route_of(path: str) -> str | None:
-    """The name of the route that a path asks for; None where there is none."""
-    return next((name for name, pattern in _ROUTES.items() if pattern.fullmatch(path)), None)
+@dataclass(frozen=True)
+class Firewall:
+    """ASGI middleware: bounds on what is sent, headers on what is answered, refusals in one shape, a log."""
+
+    app: Application
+    seconds: float  # that a request's body may take to come
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, answer = time.perf_counter(), Answer(send)
+        try:
+            await self.app(scope, bounded(receive, MOST_UPLOAD, self.seconds), answer)
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")
+            milliseconds = round(1000 * (time.perf_counter() - began), 1)
+            event("request", route=route, method=scope["method"], status=answer.status, ms=milliseconds)
+
+
+@dataclass
+class Answer:
+    """ASGI's `send`, with the page's headers, and with every refusal as `{"error": sentence}`."""
+
+    send: Send
+    status: int = 0
+    said: bytes = b""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = MutableHeaders(raw=list(message.get("headers", ())))
+            self.headers.update(_HEADERS)
+            message["headers"] = self.headers.raw
+            if self.status < 400:
+                await self.send(message)
+        elif self.status < 400:
+            await self.send(message)
+        else:
+            self.said += message.get("body", b"")
+            if not message.get("more_body"):
+                refusal = JSONResponse({"error": self._sentence()}, self.status)
+                self.headers.update(refusal.headers)
+                await self.send(
+                    {"type": "http.response.start", "status": self.status, "headers": self.headers.raw}
+                )
+                await self.send({"type": "http.response.body", "body": refusal.body})
+
+    def _sentence(self) -> str:
+        """What was said, by Starlette in plain text, by Gradio and FastAPI in JSON of their own."""
+        try:
+            content = json.loads(self.said)
+        except ValueError:
+            content = self.said.decode(errors="replace")
+        if isinstance(content, dict):
+            content = content.get("error") or content.get("detail")
+        return content if isinstance(content, str) and content else HTTPStatus(self.status).phrase
 
 
 def paths_in(content: object) -> list[object]:
@@ -176,16 +183,26 @@ def paths_in(content: object) -> list[object]:
     return found
 
 
-def _bounded(receive: Receive, most: int) -> Receive:
-    taken = 0
+def bounded(receive: Receive, most: int, seconds: float = math.inf) -> Receive:
+    """ASGI's `receive`, for a body of `most` bytes that is here within so many seconds."""
+    taken, deadline = 0, anyio.current_time() + seconds
 
-    async def bounded() -> MutableMapping[str, Any]:
-        nonlocal taken
-        message = await receive()
+    async def receive_bounded() -> Message:
+        nonlocal taken, deadline
+        try:
+            with anyio.fail_after(deadline - anyio.current_time()):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(
+                408, f"The body was not here within {seconds:g} seconds: send it faster."
+            ) from None
+        if not message.get("more_body"):
+            # What comes after the body is that the client has gone, whenever it does.
+            deadline = math.inf
         taken += len(message.get("body", b""))
         if taken > most:
             # Starlette turns this into an answer wherever the body is read.
             raise HTTPException(413, f"More than {most // 2**20} MB at once.")
         return message
 
-    return bounded
+    return receive_bounded

@@ -2,16 +2,17 @@
 
 import hashlib
 import json
-import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from malaria import programs
+from malaria.errors import UserError
 
 
 @dataclass(frozen=True)
 class Origin:
     """`revision` and `date` (ISO 8601) of the commit that carries a bundle, and `tags` on it; all empty
-    where git knows of none. `named` is the revision that a person asked for, if he did: `v1.2.0`, or
+    where git knows of none. `named` is the revision that a person asked for, where one did: `v1.2.0`, or
     `v1.2.0:models/pretrained`.
     """
 
@@ -59,15 +60,6 @@ def dvc_hash(folder: Path) -> str:
 def git(*arguments: str) -> str:
     """git's answer; empty where git, the repository or the answer is missing."""
     try:
-        done = subprocess.run(
-            ["git", *arguments],
-            capture_output=True,
-            text=True,
-            # Nobody may be there to be asked for a password.
-            env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
-            timeout=120,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return programs.git(*arguments, timeout=120)
+    except UserError:
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

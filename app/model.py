@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from app import git_origin, heatmap, verdict
-from app.inference_thread import Answer, Crop, Judge
 from malaria import __version__, bundle
 from malaria.bundle import fingerprints
 from malaria.cells import images
 from malaria.errors import UserError
+
+from . import git_origin, heatmap, verdict
+from .inference_thread import Answer, Crop, Judge
 
 
 @dataclass(frozen=True)

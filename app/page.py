@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import api, batches, cells, pictures, rendering, uploads, verdict
-from app.gradio_import import CellImage, gr
-from app.inference_thread import Answer
-from app.model import Model
 from malaria import labels
 from malaria.cells import images
+
+from . import api, batches, cells, pictures, rendering, uploads, verdict
+from .gradio_import import gr
+from .inference_thread import Answer
+from .model import Model
 
 # Drawn by turns with and without a parasite. The seed is one whose cells look much as real ones do, also to
 # a gate fitted on those.
@@ -97,8 +98,8 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
             with gr.Tab("One cell"), gr.Row():
                 # Two answers stand beside each other where there is room for them.
                 with gr.Column(scale=1 if compared else 2, min_width=280):
-                    image = CellImage(
-                        type="filepath", sources=["upload", "clipboard"], height=260, buttons=[],
+                    image = gr.Image(
+                        sources=["upload", "clipboard"], height=260, buttons=[],
                         label="One cell: drop, upload, paste", elem_id="cell",
                     )  # fmt: skip
                     gr.Markdown("Or try an example. **These are synthetic cells**, drawn by the program:")
@@ -141,9 +142,11 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
         gr.HTML(f'<p class="mc-research">{verdict.RESEARCH}</p>', elem_id="research")
 
         shown = [cell, seen]
+        # Gradio decodes no file: what it hands on is where uploads lie.
         image.change(
-            respond.cell, [image, point], shown, api_name="show_cell", scroll_to_output=True, **named
-        )
+            respond.cell, [image, point], shown, api_name="show_cell", scroll_to_output=True,
+            preprocess=False, **named,
+        )  # fmt: skip
         for number, button in enumerate(examples):
             button.click(
                 lambda number=number: EXAMPLES[number][0],
@@ -152,7 +155,10 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                 api_name=f"show_example_{number + 1}",
                 **named,
             )
-        judge.click(respond.batch, [files, point, unsure], [table, batch], api_name="show_many", **named)
+        judge.click(
+            respond.batch, [files, point, unsure], [table, batch], api_name="show_many",
+            preprocess=False, **named,
+        )  # fmt: skip
         unsure.change(respond.table, [batch, point, unsure], table, api_name="show_table", **named)
         played = [board, cards]
         new.click(respond.draw, point, played, api_name="draw_cells", **named)
@@ -190,13 +196,13 @@ class Responses:
             raise gr.Error("There is no such operating point.", print_exception=False)
         return self.model.points[int(place)]
 
-    def cell(self, path: object, place: object) -> tuple[str, Seen | None]:
+    def cell(self, file: object, place: object) -> tuple[str, Seen | None]:
         """The answer on one uploaded cell."""
         point = self.at(place)
-        if path is None:
+        if file is None:
             return "<p>The answer will stand here.</p>", None
         try:
-            pixels = uploads.one(uploads.own(path, self.folder), self.model.limits)
+            pixels = images.read(uploads.sent(file, self.folder)[1], self.model.limits).pixels
         except images.Unreadable as error:
             seen = Seen(refused=error.reason)
             return self.shown(seen, point), seen
@@ -214,16 +220,14 @@ class Responses:
         return rendering.cell(self.models, seen.picture, seen.answers, seen.heats, point)
 
     def batch(
-        self, files: Sequence[str] | None, place: object, unsure: bool, progress: Any = _PROGRESS
+        self, files: Sequence[object] | None, place: object, unsure: bool, progress: Any = _PROGRESS
     ) -> tuple[str, list[batches.Judged] | None]:
         """The answers on many uploaded files."""
         point = self.at(place)
         if not files:
             return "<p>Choose some files first.</p>", None
-        try:
-            own = [(Path(file).name, uploads.own(str(file), self.folder)) for file in files]
-        except images.Unreadable as error:
-            raise gr.Error(verdict.unreadable(error.reason).headline, print_exception=False) from None
+        with api.in_gradio():
+            own = [uploads.sent(file, self.folder) for file in files]
         total = uploads.count([file for _, file in own])
         judged = []
         for one in batches.judge(self.models, uploads.many(own, self.model.limits)):

@@ -2,21 +2,17 @@
 
 import base64
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import jinja2
+from malaria import templates
 
-from app import batches, cells, verdict
-from app.inference_thread import Answer
-from app.model import Model
+from . import batches, cells, verdict
+from .inference_thread import Answer
+from .model import Model
 
-_ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.PackageLoader("app"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = Path(__file__).parent / "templates"
+_ENVIRONMENT = templates.environment(_TEMPLATES, autoescape=True)
 _ENVIRONMENT.filters["p"] = verdict.number
 
 # Rows of a batch that the page shows; the CSV has all.
@@ -29,8 +25,7 @@ def _render(template: str, **values: Any) -> str:
 
 def text(name: str) -> str:
     """A file of the templates as it is: the style sheet and the script."""
-    assert _ENVIRONMENT.loader is not None
-    return _ENVIRONMENT.loader.get_source(_ENVIRONMENT, name)[0]
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def header(models: Sequence[Model]) -> str:

@@ -15,10 +15,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from app import git_origin
-from app.git_origin import git
 from malaria import bundle, files, paths
 from malaria.errors import UserError
+
+from . import git_origin
+from .git_origin import git
 
 ARTIFACT = "malaria-cells"
 PRETRAINED = paths.PRETRAINED.as_posix()

@@ -56,9 +56,18 @@ def own(path: object, folder: Path) -> Path:
     return file
 
 
-def one(file: Path, limits: images.Limits) -> images.Pixels:
-    """The pixels of one image file, uint8 (h, w, 3); images.Unreadable where it is none."""
-    return images.read(file, limits).pixels
+def sent(file: object, folder: Path) -> tuple[str, Path]:
+    """The name that a visitor gave to a file, without folders, and where it lies.
+
+    Args:
+        file: what Gradio hands on for an uploaded file: FileData, or a dictionary of that shape.
+
+    Raises:
+        images.Unreadable: as `own`.
+    """
+    content = file if isinstance(file, dict) else vars(file) if hasattr(file, "path") else {}
+    path = own(content.get("path"), folder)
+    return Path(str(content.get("orig_name") or path)).name, path
 
 
 def many(files: Sequence[tuple[str, Path]], limits: images.Limits) -> Iterator[Upload]:
@@ -88,7 +97,7 @@ def is_zip(file: Path) -> bool:
 
 def _plain(name: str, file: Path, limits: images.Limits) -> Upload:
     try:
-        return Upload(name, one(file, limits))
+        return Upload(name, images.read(file, limits).pixels)
     except images.Unreadable as error:
         return Upload(name, None, error.reason)
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.inference_thread import Answer
 from malaria import labels, predict
 from malaria.bundle import Record
+
+from .inference_thread import Answer
 
 NO_CELL = "This does not look like a stained red cell."
 RESEARCH = "Research use only. Not a diagnosis."

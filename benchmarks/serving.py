@@ -7,15 +7,19 @@ that a server of its own answers more.
 """
 
 import argparse
+import contextlib
 import http.client
 import io
 import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,10 +32,19 @@ from app import pictures
 from malaria import bundle
 from malaria.cells import images
 from malaria.command import end_with, how_many
-from tests.support import app_server
+from malaria.errors import UserError
 
-# As many different cells as nobody would cache.
+# So many different cells that no cache would hold them.
 CELLS = 200
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running app: its address without a slash at the end, its process, and where it logs to."""
+
+    url: str
+    process: "subprocess.Popen[str]"
+    log: Path
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ def main() -> int:
     cells = encoded(CELLS)
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
-        with app_server.start("--model", given.model, log=Path(folder) / "log") as server:
+        with start("--model", given.model, log=Path(folder) / "log") as server:
             print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {given.model}")
             print(f"ready {time.monotonic() - started:.1f} s after its start, {memory(server):.0f} MB")
             alone = bare(given.model, cells, min(given.seconds, 10))
@@ -68,6 +81,23 @@ def main() -> int:
                 print(as_line(loads[-1], alone), flush=True)
             print(f"memory a second after the last answer: {settled(server):.0f} MB")
     return 1 if any(one.errors for one in loads) else 0
+
+
+@contextlib.contextmanager
+def start(*arguments: str, log: Path) -> Iterator[Server]:
+    """Start the app on a free port, and end it with the block; UserError where it does not start."""
+    command = [sys.executable, "-m", "app", "--port", "0", *arguments]
+    with log.open("w") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline().split()
+        if not said:
+            raise UserError(log.read_text().strip().removeprefix("error: "))
+        yield Server(said[1].rstrip("/"), process, log)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def encoded(count: int) -> list[bytes]:
@@ -93,7 +123,7 @@ def bare(model: str, cells: list[bytes], seconds: float) -> float:
     return statistics.fmean(taken)
 
 
-def load(server: app_server.Server, cells: list[bytes], clients: int, seconds: float) -> Load:
+def load(server: Server, cells: list[bytes], clients: int, seconds: float) -> Load:
     """Let so many clients ask for so long."""
     waits: list[list[float]] = [[] for _ in range(clients)]
     errors = [0] * clients
@@ -129,12 +159,12 @@ def load(server: app_server.Server, cells: list[bytes], clients: int, seconds: f
     return Load(clients, taken, tuple(wait for one in waits for wait in one), sum(errors), peak)
 
 
-def memory(server: app_server.Server) -> float:
+def memory(server: Server) -> float:
     """What the server holds in memory, MB."""
     return float(psutil.Process(server.process.pid).memory_info().rss) / 1e6
 
 
-def settled(server: app_server.Server) -> float:
+def settled(server: Server) -> float:
     time.sleep(1)
     return memory(server)
 

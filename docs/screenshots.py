@@ -7,17 +7,14 @@ cell, many cells, one cell on a phone in the dark.
 import argparse
 import io
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from app import pictures
+from benchmarks import serving
 from malaria.command import end_with
 from malaria.errors import UserError
 
@@ -35,28 +32,16 @@ def main() -> None:
         raise UserError("There is no Chromium here to take pictures with: run `make browser` as root.")
     from playwright.sync_api import sync_playwright
 
-    with serving(options) as url, sync_playwright() as play, tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving.start(*options, log=Path(folder) / "log") as server,
+        sync_playwright() as play,
+    ):
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        one_cell(opened(browser, url, DESK), DOCS / "app.png")
-        many_cells(opened(browser, url, DESK), drawn(Path(folder)), DOCS / "app-many.png")
-        one_cell(opened(browser, url, PHONE, color_scheme="dark"), DOCS / "app-phone.png")
+        one_cell(opened(browser, server.url, DESK), DOCS / "app.png")
+        many_cells(opened(browser, server.url, DESK), drawn(Path(folder)), DOCS / "app-many.png")
+        one_cell(opened(browser, server.url, PHONE, color_scheme="dark"), DOCS / "app-phone.png")
         browser.close()
-
-
-@contextmanager
-def serving(arguments: list[str]) -> Iterator[str]:
-    """The app, and where it is."""
-    command = [sys.executable, "-m", "app", "--port", "0", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        assert server.stderr is not None
-        try:
-            said = server.stdout.readline().split()
-            if not said:
-                raise UserError(server.stderr.read().strip().removeprefix("error: "))
-            yield said[1]
-        finally:
-            server.terminate()
 
 
 def drawn(folder: Path) -> list[Path]:

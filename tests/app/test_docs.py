@@ -14,18 +14,18 @@ from PIL import Image
 from tests.support import bundles
 from tests.support.app_server import ROOT
 
-DOCS = ("README.md", "docs/app.md")
+DOCS = "docs/app.md"
 
 
-def blocks(file: str, language: str, needed: str) -> str:
-    """The code of a file's blocks in a language that ask the app something."""
-    found = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(), re.MULTILINE | re.DOTALL)
+def blocks(language: str, needed: str) -> str:
+    """The code of the page's blocks in a language that ask the app something."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / DOCS).read_text(), re.MULTILINE | re.DOTALL)
     return "\n".join(block for block in found if needed in block)
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Where whoever types it has a cell, another, and a zip of both."""
+    """A folder with a cell, another, and a zip of both."""
     for name, (pixels, _) in zip(("cell.png", "a.png"), bundles.drawn_cells(), strict=False):
         Image.fromarray(pixels).save(tmp_path / name)
     with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
@@ -34,11 +34,10 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("file", DOCS)
-def test_every_curl_line_is_answered(live, folder, file):
+def test_every_curl_line_is_answered(live, folder):
     if shutil.which("curl") is None:
         pytest.skip("needs curl")
-    lines = [line for line in blocks(file, "sh", "curl ").splitlines() if line.startswith("curl ")]
+    lines = [line for line in blocks("sh", "curl ").splitlines() if line.startswith("curl ")]
     assert lines
     for line in lines:
         line = line.replace("http://127.0.0.1:7860", live.url).replace("curl ", "curl -sSf ")
@@ -46,9 +45,8 @@ def test_every_curl_line_is_answered(live, folder, file):
         assert json.loads(said.stdout)["note"] == "Research use only. Not a diagnosis."
 
 
-@pytest.mark.parametrize("file", DOCS)
-def test_the_python_lines_are_answered(live, folder, file):
-    code = blocks(file, "python", "gradio_client").replace("http://127.0.0.1:7860", live.url)
+def test_the_python_lines_are_answered(live, folder):
+    code = blocks("python", "gradio_client").replace("http://127.0.0.1:7860", live.url)
     assert "/classify" in code
     subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
 
@@ -57,5 +55,5 @@ def test_the_example_answer_has_the_fields_of_a_real_one(live, folder):
     import requests
 
     said = requests.post(f"{live.url}/classify", data=(folder / "cell.png").read_bytes()).json()
-    shown = json.loads(blocks("docs/app.md", "json", "p_parasitized"))
+    shown = json.loads(blocks("json", "p_parasitized"))
     assert list(shown) == list(said)

@@ -2,17 +2,14 @@
 
 import contextlib
 import json
-import queue
 import re
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import requests
+
+from benchmarks import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,13 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 _GRADIO_REFUSES = re.compile(r" at (blocks|number)\.py:")
 
 
-@dataclass(frozen=True)
-class Server:
-    """A running app: its address without a slash at the end, its process, and where it logs to."""
-
-    url: str
-    process: "subprocess.Popen[str]"
-    log: Path
+class Server(serving.Server):
+    """A running app, as a visitor asks it."""
 
     def logged(self) -> list[dict[str, Any]]:
         """What it has logged so far; lines that are no JSON are libraries' own."""
@@ -57,19 +49,11 @@ class Server:
 @contextlib.contextmanager
 def start(*arguments: str, log: Path) -> Iterator[Server]:
     """Start the app on a free port; it is ended with the block, which fails where it had `faults`."""
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app", "--port", "0", *arguments],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True,
-        )  # fmt: skip
-    try:
-        server = Server(_address(process, log), process, log)
+    with serving.start(*arguments, log=log) as started:
+        server = Server(started.url, started.process, started.log)
         yield server
         found = faults(server)
         assert not found, found
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def faults(server: Server) -> list[object]:
@@ -82,12 +66,3 @@ def faults(server: Server) -> list[object]:
         or (line["level"] == "error" and not _GRADIO_REFUSES.search(line.get("error", "")))
     ]
     return found + (["Traceback"] if "Traceback" in server.log.read_text() else [])
-
-
-def _address(process: "subprocess.Popen[str]", log: Path) -> str:
-    said: queue.Queue[str] = queue.Queue()
-    assert process.stdout is not None
-    threading.Thread(target=lambda: said.put(process.stdout.readline()), daemon=True).start()  # type: ignore[union-attr]
-    line = said.get(timeout=300)
-    assert line.startswith("Open http"), log.read_text()
-    return line.split()[1].rstrip("/")
