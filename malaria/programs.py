@@ -1,0 +1,98 @@
+"""Git, DVC and other programs, as the project calls them: no shell, and errors in one sentence."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from malaria.errors import UserError
+
+DVC = (sys.executable, "-m", "dvc")
+
+
+def git(*arguments: str, cwd: Path = Path(), timeout: float | None = None) -> str:
+    """What git prints; UserError where it fails, or takes more than `timeout` seconds."""
+    return run(["git", *arguments], cwd=cwd, timeout=timeout).strip()
+
+
+def dvc(*arguments: str, cwd: Path = Path()) -> str:
+    """What DVC prints on stdout; UserError where it fails."""
+    return run([*DVC, *arguments], cwd=cwd)
+
+
+def module(name: str, *arguments: str, cwd: Path = Path()) -> str:
+    """What `python -m name` prints on stdout; UserError where it fails."""
+    return run([sys.executable, "-m", name, *arguments], cwd=cwd)
+
+
+def run(command: Sequence[str], cwd: Path = Path(), stdin: str = "", timeout: float | None = None) -> str:
+    """What a program prints on stdout.
+
+    Raises:
+        UserError: it is not installed, fails, or takes more than `timeout` seconds.
+    """
+    with start(
+        command, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            out, err = process.communicate(stdin.encode(), timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise UserError(f"`{_shown(command)}` did not end within {timeout:g} s.") from None
+    _check(command, process.returncode, _text(err) + _text(out))
+    return _text(out)
+
+
+def lines(command: Sequence[str], cwd: Path = Path()) -> Iterator[str]:
+    """Each line that a program prints, on stdout or stderr, as it comes.
+
+    Raises:
+        UserError: it is not installed, or fails in the end.
+    """
+    printed = []
+    with start(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            printed.append(_text(line).rstrip())
+            yield printed[-1]
+    _check(command, process.returncode, "\n".join(printed))
+
+
+def start(command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
+    """Start a program, with `subprocess.Popen`'s options; UserError where it is not installed."""
+    try:
+        return subprocess.Popen(command, env=environment(), **options)
+    except FileNotFoundError:
+        raise UserError(f"{command[0]} is not installed: install it and run again.") from None
+
+
+def environment() -> Mapping[str, str]:
+    """The environment with this Python's commands first, so that DVC's stages run in it.
+
+    A secret that is not set comes as an empty text, which is no credential. Git asks no questions.
+    """
+    secrets = ("AWS_", "KAGGLE_")
+    kept = {name: value for name, value in os.environ.items() if value or not name.startswith(secrets)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**kept, "PATH": path, "GIT_TERMINAL_PROMPT": "0"}
+
+
+def _check(command: Sequence[str], status: int, printed: str) -> None:
+    if status == 0:
+        return
+    said = [line for line in printed.splitlines() if line.strip()] or ["it printed nothing"]
+    # A stage's own sentence comes before that of the DVC which ran it.
+    errors = [line for line in said if line.casefold().startswith(("error", "fatal"))] or said[-1:]
+    raise UserError(f"`{_shown(command)}` failed (status {status}): {errors[0].strip()}")
+
+
+def _shown(command: Sequence[str]) -> str:
+    """The start of a command, as a person would type it."""
+    name = ["dvc", *command[3:]] if tuple(command[:3]) == DVC else list(command)
+    return " ".join(name[:6])
+
+
+def _text(output: bytes) -> str:
+    return output.decode("utf-8", "replace")
