@@ -231,9 +231,8 @@ def changed_stages(base: Revision | None, branch: Revision) -> tuple[Stage, ...]
 
 def _side(revision: Revision, settings: params.Evaluate) -> Side:
     tested = _tested(revision)
-    y = np.where(tested.label == labels.PARASITIZED, 1, 0).astype(np.int64)
-    p, alone = tested.p_parasitized.to_numpy(np.float64), np.zeros(len(tested), dtype=np.int64)
-    ece = metrics.ece(p, y, alone, np.ones((1, 1)), settings.bins)[0]
+    alone = settings.model_copy(update={"resamples": 0})
+    ece = metrics.ece(metrics.sample(tested, tested.p_parasitized, alone), settings.bins)[0]
     folder = revision.folder / paths.BUNDLE
     return Side(
         name=revision.name,

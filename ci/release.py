@@ -21,7 +21,7 @@ from dvc.exceptions import DvcException
 from malaria import bundle, paths, tables
 from malaria.command import end_with
 from malaria.errors import UserError
-from malaria.evaluate import evaluation
+from malaria.evaluate import evaluation, metrics
 
 # The artifact of dvc.yaml, and with it the first part of the tags' names: the convention of GTO and DVC.
 ARTIFACT = "malaria-cells"
@@ -194,12 +194,12 @@ def notes(tag: str, record: bundle.Record, new: State, old: State | None, verdic
 def _figures(new: State, old: State | None) -> str:
     now = new.metrics[tables.TEST]
     if old is None:
-        rows = [f"| {words} | {evaluation.interval(now[name])} |" for name, words in evaluation.MAIN.items()]
+        rows = [f"| {words} | {metrics.interval(**now[name])} |" for name, words in evaluation.MAIN.items()]
         return "\n".join(["| figure (95 % interval over patients) | |", "|---|---|", *rows])
     same = all(new.hashes.get(path) == old.hashes.get(path) for path in _CELLS)
     before = old.metrics[tables.TEST]
     rows = [
-        f"| {words} | {evaluation.interval(before[name])} | {evaluation.interval(now[name])} "
+        f"| {words} | {metrics.interval(**before[name])} | {metrics.interval(**now[name])} "
         f"| {_change(before[name]['value'], now[name]['value']) if same else ''} |"
         for name, words in evaluation.MAIN.items()
     ]

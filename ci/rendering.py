@@ -9,6 +9,7 @@ from ci import charts, outputs
 from ci.comparison import Change, Comparison, Figure, Flip, Stage
 from ci.verdict import Verdict, not_comparable
 from malaria import files, labels, paths
+from malaria.evaluate import metrics
 
 # Parameters beyond these are counted, not shown: a comment has an end.
 MOST_CHANGES = 40
@@ -86,11 +87,7 @@ def _side(value: float | None) -> str:
 
 def _spread(figure: Figure) -> str:
     """Branch minus base, `+0.0123 (-0.0020 to +0.0250)`."""
-    if figure.difference is None:
-        return "none"
-    if figure.low is None or figure.high is None:
-        return f"{figure.difference:+.4f}"
-    return f"{figure.difference:+.4f} ({figure.low:+.4f} to {figure.high:+.4f})"
+    return metrics.interval(figure.difference, figure.low, figure.high, "+.4f")
 
 
 def _picture(flip: Flip) -> str:
