@@ -16,7 +16,7 @@ from ci.github import summary
 from malaria import bundle, paths, programs, tables
 from malaria.command import end_with
 from malaria.errors import UserError
-from malaria.evaluate import evaluation
+from malaria.evaluate import evaluation, metrics
 
 # The artifact of dvc.yaml, and with it the first part of the tags' names: the convention of GTO and DVC.
 ARTIFACT = "malaria-cells"
@@ -146,12 +146,12 @@ def check_gate(last: str, passed: bool, found: str, override: str | None) -> str
 
 def notes(tag: str, record: bundle.Record, last: str, verdict: str) -> str:
     """The release notes, as Markdown, after the gate has compared the work tree with `last`, if any."""
-    metrics, audit, found = (
+    figures, audit, found = (
         json.loads(file.read_text(encoding="utf-8"))
         for file in (paths.METRICS, paths.AUDIT, outputs.COMPARISON)
     )
-    test, patients = metrics[tables.TEST], sum(audit["patients"].values())
-    rows = [f"| {words} | {evaluation.interval(test[name])} |" for name, words in evaluation.MAIN.items()]
+    test, patients = figures[tables.TEST], sum(audit["patients"].values())
+    rows = [f"| {words} | {metrics.interval(**test[name])} |" for name, words in evaluation.MAIN.items()]
     parts = [
         f"# {tag}",
         "Research use only. This is no medical device, and nothing it says is a diagnosis.",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
+from sklearn.metrics import average_precision_score
 
 from experiments import folds as experiment
 from malaria import files, tables
@@ -87,7 +88,7 @@ def _compare(ranked: pd.DataFrame) -> None:
     file = Path(load_params().evaluate.doubtful_labels)
     doubted = doubtful_labels.among(ranked, doubtful_labels.read(file, "evaluate.doubtful_labels"))
     if doubted.any():
-        precision = label_audit.average_precision(ranked, doubted)
+        precision = average_precision_score(doubted, ranked.score)
         print(f"Average precision for the {doubted.sum():,} labels in {file}: {precision:.3f}")
 
 

@@ -14,7 +14,7 @@ def main() -> None:
     from malaria.evaluate import calibration, evaluation, plots
     from malaria.train import network
 
-    doubted = doubtful_labels.read(Path(params.doubtful_labels), "evaluate.doubtful_labels")
+    doubtful = doubtful_labels.read(Path(params.doubtful_labels), "evaluate.doubtful_labels")
     cells = packed.load(PACKED)
     splits = tables.read(SPLITS, tables.SPLITS)
     judged = splits[splits.split != tables.TRAIN].sort_values(["split", "path"], ignore_index=True)
@@ -22,10 +22,10 @@ def main() -> None:
     judged["p_network"] = network.predict(network.load(MODEL), pixels)
 
     val, test = (judged[judged.split == name] for name in (tables.VAL, tables.TEST))
-    fitted = evaluation.fit_on(val, params)
+    fitted = evaluation.fit(val, params)
     judged["p_parasitized"] = calibration.apply(judged.p_network.to_numpy(), fitted.temperature)
     scores = {
-        side: evaluation.score(rows, fitted, params, doubted)
+        side: evaluation.score(rows, fitted, params, doubtful)
         for side, rows in ((tables.VAL, val), (tables.TEST, test))
     }
     tables.write(judged, PREDICTIONS, tables.PREDICTIONS)

@@ -84,7 +84,7 @@ def finish(
     Returns:
         The record as written.
     """
-    fitted = evaluation.fit_on(next(iter(sides.values())), settings)
+    fitted = evaluation.fit(next(iter(sides.values())), settings)
     listed = doubtful_labels.read(Path(settings.doubtful_labels), "evaluate.doubtful_labels")
     scores = {
         name: evaluation.score(side, fitted, settings, listed) | {"rejected": evaluation.rejections(side)}

@@ -5,14 +5,14 @@ The pipeline, the model card and `python -m malaria evaluate` all score through 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from malaria import params
+from malaria import labels, params
 from malaria.cells import doubtful_labels, names
 from malaria.evaluate import calibration, metrics
 from malaria.labels import PARASITIZED
@@ -30,19 +30,14 @@ class Fitted:
     thresholds: Mapping[float, float]
 
 
-def fit(p_network: metrics.Floats, y: metrics.Ints, settings: params.Evaluate) -> Fitted:
-    """Fit on val: `p_network` float64 (n,), `y` int64 (n,)."""
+def fit(val: pd.DataFrame, settings: params.Evaluate) -> Fitted:
+    """Fit on val: rows with the columns label and p_network, as in tables.PREDICTIONS."""
+    y, p_network = labels.values(val.label), val.p_network.to_numpy(np.float64)
     temperature = calibration.fit_temperature(p_network, y)
     p = calibration.apply(p_network, temperature)
     return Fitted(
         temperature, {wanted: metrics.threshold_at(p, y, wanted) for wanted in settings.specificities}
     )
-
-
-def fit_on(val: pd.DataFrame, settings: params.Evaluate) -> Fitted:
-    """`fit` on rows with the columns label and p_network, as in tables.PREDICTIONS."""
-    y = np.where(val.label == PARASITIZED, 1, 0).astype(np.int64)
-    return fit(val.p_network.to_numpy(np.float64), y, settings)
 
 
 # What `as_text` shows: the figure's name, and in words.
@@ -67,7 +62,8 @@ def as_text(scores: dict[str, Any]) -> str:
         columns = {name.replace("_", " "): scores["labels"][name] for name in (AS_GIVEN, WITHOUT, FLIPPED)}
     rows = [["", *columns]] if len(columns) > 1 else []
     rows += [
-        [words, *(interval(column[name]) for column in columns.values())] for name, words in MAIN.items()
+        [words, *(metrics.interval(**column[name]) for column in columns.values())]
+        for name, words in MAIN.items()
     ]
     return "\n".join(
         [
@@ -96,31 +92,41 @@ def score(
 
     Args:
         cells: columns path, patient, label and p_network, as in tables.PREDICTIONS.
-        doubtful: (label, file) of the labels in doubt, as `doubts.read` gives them; all figures without
-            them and with them flipped are then given too, beside those on the labels as given.
+        doubtful: the labels in doubt, as `doubtful_labels.read` gives them; all figures without them and
+            with them flipped are then given too, beside those on the labels as given.
 
     Returns:
         Plain values for JSON, rounded to six places; a figure is {value, low, high}, where null
         means that these cells cannot give it. Under `labels`, if any are doubtful, the same figures
         for each version of the labels.
     """
-    y = np.where(cells.label == PARASITIZED, 1, 0).astype(np.int64)
-    everything = np.ones(len(y), dtype=bool)
-    owners, patient = metrics.number_patients(cells.patient)
-    draws = metrics.draw_patients(len(owners), settings.resamples, settings.seed)
-    given = _figures(cells, y, patient, draws, everything, fitted, settings)
-    if not doubtful:
-        return given
-    doubted = doubtful_labels.among(cells, doubtful)
-    return {
-        **given,
-        "labels": {
-            "doubtful_cells": int(doubted.sum()),
-            AS_GIVEN: given,
-            WITHOUT: _figures(cells, y, patient, draws, ~doubted, fitted, settings),
-            FLIPPED: _figures(cells, y ^ doubted, patient, draws, everything, fitted, settings),
-        },
+    given = metrics.sample(cells, cells.p_network, settings)
+    # By the labels as given: who is a control does not depend on the verdicts on single cells.
+    controls = _controls(cells)
+    in_doubt = doubtful_labels.among(cells, doubtful) if doubtful else None
+    figures = {
+        name: _figures(sample, controls[kept], fitted, settings)
+        for name, (sample, kept) in versions(given, in_doubt).items()
     }
+    if in_doubt is None:
+        return figures[AS_GIVEN]
+    return {**figures[AS_GIVEN], "labels": {"doubtful_cells": int(in_doubt.sum()), **figures}}
+
+
+def versions(
+    given: metrics.Sample, in_doubt: metrics.Bools | None
+) -> dict[str, tuple[metrics.Sample, metrics.Bools]]:
+    """The cells with their labels as given, without those `in_doubt` (bool (n,)), and with these flipped.
+
+    Returns:
+        By version the cells, and which of `given` they are, bool (n,); as given alone without `in_doubt`.
+    """
+    everything = np.ones(len(given.y), dtype=bool)
+    found = {AS_GIVEN: (given, everything)}
+    if in_doubt is not None:
+        found[WITHOUT] = given.only(~in_doubt), ~in_doubt
+        found[FLIPPED] = replace(given, y=given.y ^ in_doubt), everything
+    return found
 
 
 def rejections(cells: pd.DataFrame) -> dict[str, Any]:
@@ -139,44 +145,29 @@ def rejections(cells: pd.DataFrame) -> dict[str, Any]:
 
 
 def _figures(
-    cells: pd.DataFrame,
-    y: metrics.Ints,
-    patient: metrics.Ints,
-    draws: metrics.Floats,
-    kept: metrics.Bools,
-    fitted: Fitted,
-    settings: params.Evaluate,
+    network: metrics.Sample, controls: metrics.Bools, fitted: Fitted, settings: params.Evaluate
 ) -> dict[str, Any]:
-    """All figures of the cells that are `kept`, whose labels count as `y`, as plain values."""
-    # By the labels as given: who is a control does not hang on the verdicts on single cells.
-    controls = _controls(cells)[kept]
-    p_network = cells.p_network.to_numpy(np.float64)[kept]
-    y, patient = y[kept], patient[kept]
-    p = calibration.apply(p_network, fitted.temperature)
-    called = p >= 0.5
-
+    """All figures as plain values, of cells with the `network`'s probabilities, not yet calibrated."""
+    sample = replace(network, p=calibration.apply(network.p, fitted.temperature))
     figures = {
-        **metrics.ranking(p, y, patient, draws),
-        **metrics.rates(called, y, patient, draws),
-        "brier_uncalibrated": metrics.brier(p_network, y, patient, draws),
-        "brier": metrics.brier(p, y, patient, draws),
-        "ece_uncalibrated": metrics.ece(p_network, y, patient, draws, settings.bins),
-        "ece": metrics.ece(p, y, patient, draws, settings.bins),
-        **patient_figures(p, y, patient, draws, settings),
+        **metrics.ranking(sample),
+        **metrics.rates(sample),
+        "brier_uncalibrated": metrics.brier(network),
+        "brier": metrics.brier(sample),
+        "ece_uncalibrated": metrics.ece(network, settings.bins),
+        "ece": metrics.ece(sample, settings.bins),
+        **patient_figures(sample, settings.min_cells),
+        "specificity_controls": metrics.rates(sample.only(controls))["specificity"],
+        "specificity_infected_patients": metrics.rates(sample.only(~controls))["specificity"],
     }
-    for name, value in metrics.point(p, y, called).items():
-        figures[name][0] = value
-    for name, here in (("controls", controls), ("infected_patients", ~controls)):
-        of_kind = metrics.rates(called[here], y[here], patient[here], draws)
-        figures[f"specificity_{name}"] = of_kind["specificity"]
     content: dict[str, Any] = {
-        "cells": len(y),
-        "parasitized": int(y.sum()),
-        "patients": len(np.unique(patient)),
+        "cells": len(sample.y),
+        "parasitized": int(sample.y.sum()),
+        "patients": len(np.unique(sample.patient)),
         **{name: _plain(values) for name, values in figures.items()},
     }
     for wanted, threshold in fitted.thresholds.items():
-        at = metrics.rates(p >= threshold, y, patient, draws)
+        at = metrics.rates(sample, threshold)
         content[f"at_{wanted * 100:g}_specificity"] = {
             "threshold": round(threshold, 6),
             "sensitivity": _plain(at["sensitivity"]),
@@ -185,32 +176,20 @@ def _figures(
     return content
 
 
-def patient_figures(
-    p: metrics.Floats,
-    y: metrics.Ints,
-    patient: metrics.Ints,
-    draws: metrics.Floats,
-    settings: params.Evaluate,
-) -> dict[str, metrics.Floats]:
-    """Figures in which every patient counts alike, however many cells they have.
+def patient_figures(sample: metrics.Sample, least: int) -> dict[str, metrics.Floats]:
+    """Figures at 0.5 in which every patient counts alike, however many cells they have.
 
-    A patient counts with at least settings.min_cells cells of the class, for AUC of either class.
-
-    Args:
-        p: float64 (n,), decided at 0.5; y: int64 (n,); patient: int64 (n,), as `metrics.number_patients`
-            has them; draws: as `metrics.draw_patients` gives them.
+    A patient counts with at least `least` cells of the class, for AUC of either class.
 
     Returns:
         By name, each float64 (1 + resamples,).
     """
-    patients, least = draws.shape[1], settings.min_cells
-    sensitivity = metrics.by_patient(p >= 0.5, y == 1, patient, patients, least)
-    specificity = metrics.by_patient(p < 0.5, y == 0, patient, patients, least)
+    sensitivity, specificity = (metrics.hits_by_patient(sample, kind, least) for kind in (1, 0))
     return {
-        "macro_sensitivity": metrics.macro(sensitivity, draws),
-        "worst_decile_sensitivity": metrics.worst_decile(sensitivity, draws),
-        "macro_specificity": metrics.macro(specificity, draws),
-        "macro_auc": metrics.macro(metrics.auc_by_patient(p, y, patient, patients, least), draws),
+        "macro_sensitivity": metrics.macro(sensitivity, sample.resamples),
+        "worst_decile_sensitivity": metrics.worst_decile(sensitivity, sample.resamples),
+        "macro_specificity": metrics.macro(specificity, sample.resamples),
+        "macro_auc": metrics.macro(metrics.auc_by_patient(sample, least), sample.resamples),
     }
 
 
@@ -231,17 +210,5 @@ def _controls(cells: pd.DataFrame) -> metrics.Bools:
 
 
 def _plain(figures: metrics.Floats) -> dict[str, float | None]:
-    estimate = metrics.estimate(figures)
-    return {
-        name: None if math.isnan(value) else round(value, 6)
-        for name, value in (("value", estimate.value), ("low", estimate.low), ("high", estimate.high))
-    }
-
-
-def interval(figure: dict[str, float | None]) -> str:
-    """`0.9570 (0.9441 to 0.9662)`, `0.9570` or `none`."""
-    if figure["value"] is None:
-        return "none"
-    if figure["low"] is None:
-        return f"{figure['value']:.4f}"
-    return f"{figure['value']:.4f} ({figure['low']:.4f} to {figure['high']:.4f})"
+    estimate = asdict(metrics.estimate(figures))
+    return {name: None if math.isnan(value) else round(value, 6) + 0.0 for name, value in estimate.items()}

@@ -7,11 +7,12 @@ import numpy.typing as npt
 import pandas as pd
 from cleanlab.filter import find_label_issues
 from PIL import Image, ImageDraw
+from scipy.special import expit
 
+from malaria import labels
 from malaria.errors import UserError
 from malaria.evaluate import calibration
 from malaria.files import atomic_path
-from malaria.labels import LABELS, PARASITIZED
 
 # The published table: all cells, the most suspect first.
 RANKING = {"path": "str", "label": "str", "p_parasitized": "float64", "score": "float64"}
@@ -43,24 +44,24 @@ def rank(cells: pd.DataFrame) -> pd.DataFrame:
     Raises:
         UserError: the cells are all of one class.
     """
-    y = np.asarray(cells.label == PARASITIZED, dtype=np.int64)
+    y = labels.values(cells.label)
     if len(np.unique(y)) < 2:
         raise UserError("The out-of-fold cells are all of one class: a label audit needs both.")
     logits = _without_stain(calibration.logit(cells.p_parasitized.to_numpy(np.float64)), y, cells.patient)
     against = np.where(y == 1, -logits, logits)
     for value in (0, 1):
         against[y == value] -= np.quantile(against[y == value], _MARK)
-    p = 1 / (1 + np.exp(-logits))
+    p = expit(logits)
     suspect = find_label_issues(y, np.stack([1 - p, p], axis=1), filter_by="confident_learning", n_jobs=1)
-    ranked = cells.assign(score=1 / (1 + np.exp(-against)), suspect=suspect)
+    ranked = cells.assign(score=expit(against), suspect=suspect)
     return ranked.sort_values(["score", "path"], ascending=[False, True], ignore_index=True)
 
 
 def by_patient(ranked: pd.DataFrame) -> pd.DataFrame:
     """Columns patient, label, cells, suspect and share (of them), most suspect labels first."""
-    counts = ranked.groupby(["patient", "label"]).agg(cells=("path", "size"), suspect=("suspect", "sum"))
-    counts = counts.assign(share=(counts.suspect / counts.cells).round(4)).reset_index()
-    return counts.sort_values(
+    groups = ranked.groupby(["patient", "label"], as_index=False)
+    counts = groups.agg(cells=("path", "size"), suspect=("suspect", "sum"), share=("suspect", "mean"))
+    return counts.round({"share": 4}).sort_values(
         ["suspect", "patient", "label"], ascending=[False, True, True], ignore_index=True
     )
 
@@ -68,7 +69,7 @@ def by_patient(ranked: pd.DataFrame) -> pd.DataFrame:
 def summary(ranked: pd.DataFrame) -> str:
     """How many labels of each class and of which patients are suspect, as text."""
     lines = []
-    for label in LABELS:
+    for label in labels.LABELS:
         of_class = ranked[ranked.label == label]
         lines.append(f"{label}: {of_class.suspect.sum():,} of {len(of_class):,} labels are suspect")
         worst = of_class[of_class.suspect].patient.value_counts()
@@ -102,13 +103,6 @@ def contact_sheet(ranked: pd.DataFrame, label: str, raw: Path, cells: int, out: 
         draw.text((left + 2, top + _SIDE + 9), patient[:14], fill="black")
     with atomic_path(out) as part:
         sheet.save(part)
-
-
-def average_precision(ranked: pd.DataFrame, doubted: npt.NDArray[np.bool_]) -> float:
-    """How well the ranking finds the labels that others doubt; `doubted` bool (n,), as `ranked` is sorted."""
-    from sklearn.metrics import average_precision_score
-
-    return float(average_precision_score(doubted, ranked.score))
 
 
 def _without_stain(

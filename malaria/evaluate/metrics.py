@@ -4,20 +4,21 @@ Every figure is a function of cells that are weighted by how often their patient
 weights 1 give the figure itself, a bootstrap of patients gives its 95 % interval. Cells of one
 patient are no independent evidence; resampling cells would make the intervals too narrow.
 
-Arrays: `p` float64 (n,), P(parasitised); `y` int64 (n,), 1 where parasitised; `called` bool (n,),
-called parasitised; `patient` int64 (n,), the number of the cell's patient, from 0; `draws` float64
-(resamples, patients), how often each patient was drawn. A figure that the cells cannot give (AUC of
-one class, say) is nan. The figures themselves are scikit-learn's where it has them (`point`); the
-resamples are computed here, since asking scikit-learn a thousand times takes minutes.
+A figure comes as float64 (1 + resamples,), first of the cells as they are; where the cells cannot give it
+(AUC of one class, say) it is nan. The tests hold the figures against scikit-learn's. They are computed
+here because asking scikit-learn once for each resample takes minutes, and because SciPy's bootstrap
+cannot judge two models, or several figures, under the same resamples of patients.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from sklearn import metrics as sk
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from malaria import labels, params
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -25,6 +26,33 @@ Bools = npt.NDArray[np.bool_]
 
 # The bootstrap's percentiles at the ends of a 95 % interval.
 _ENDS = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Cells, what a model says of them, and the bootstrap of their patients.
+
+    p: float64 (n,), P(parasitised); y: int64 (n,), 1 where parasitised; patient: int64 (n,), the number of
+    the cell's patient, from 0; resamples: float64 (1 + resamples, patients), how often each patient was
+    drawn: the first row is the data as they are.
+    """
+
+    p: Floats
+    y: Ints
+    patient: Ints
+    resamples: Floats
+
+    @property
+    def patients(self) -> int:
+        return int(self.resamples.shape[1])
+
+    def only(self, kept: Bools) -> "Sample":
+        """The cells that are `kept`, bool (n,), under the same resamples."""
+        return replace(self, p=self.p[kept], y=self.y[kept], patient=self.patient[kept])
+
+    def cells(self, weights: Floats | Ints | Bools | None = None) -> Floats:
+        """How many cells each resample has, or the sum of their `weights` (n,): float64 (1 + resamples,)."""
+        return self.resamples @ np.bincount(self.patient, weights, self.patients)
 
 
 @dataclass(frozen=True)
@@ -36,13 +64,14 @@ class Estimate:
     high: float
 
 
-def number_patients(names: npt.ArrayLike) -> tuple[npt.NDArray[Any], Ints]:
-    """The patients' names, sorted, and the number of each cell's patient."""
-    known, patient = np.unique(np.asarray(names, dtype=str), return_inverse=True)
-    return known, patient.astype(np.int64)
+def sample(cells: pd.DataFrame, p: npt.ArrayLike, settings: params.Evaluate) -> Sample:
+    """`cells`, columns patient and label, with a model's `p` (n,) and the bootstrap of `settings`."""
+    names, patient = np.unique(cells.patient.to_numpy(str), return_inverse=True)
+    resamples = resample(len(names), settings.resamples, settings.seed)
+    return Sample(np.asarray(p, np.float64), labels.values(cells.label), patient.astype(np.int64), resamples)
 
 
-def draw_patients(patients: int, resamples: int, seed: int) -> Floats:
+def resample(patients: int, resamples: int, seed: int) -> Floats:
     """The bootstrap: float64 (1 + resamples, patients); the first row is the data as they are."""
     random = np.random.Generator(np.random.Philox(seed))
     drawn = random.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
@@ -50,7 +79,7 @@ def draw_patients(patients: int, resamples: int, seed: int) -> Floats:
 
 
 def estimate(figures: Floats) -> Estimate:
-    """Percentile interval (Efron and Tibshirani 1993) of a figure under `draw_patients`' rows."""
+    """Percentile interval (Efron and Tibshirani 1993) of a figure under its resamples."""
     value, spread = float(figures[0]), figures[1:][~np.isnan(figures[1:])]
     if np.isnan(value) or not len(spread) or np.ptp(spread) == 0:
         return Estimate(value, np.nan, np.nan)
@@ -58,42 +87,28 @@ def estimate(figures: Floats) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def paired_difference(one: Floats, other: Floats) -> Estimate:
-    """`one` minus `other`: two models' figures under the same draws of the same patients.
+def interval(
+    value: float | None, low: float | None, high: float | None, form: str = ".4f", unknown: str = "none"
+) -> str:
+    """A figure and its interval for people: `0.9570 (0.9441 to 0.9662)`, `0.9570` or `none`.
 
-    An interval that excludes zero says that patients like these would tell the two apart.
-
-    Raises:
-        ValueError: the two were not computed under the same number of draws.
+    Args:
+        value, low, high: None or nan where these are not known.
+        form: of each number; `+.4f` gives differences their sign.
+        unknown: what stands where there is no figure.
     """
-    if one.shape != other.shape:
-        raise ValueError(f"{len(one)} and {len(other)} resamples are no pairs: use the same draws for both")
-    return estimate(one - other)
+    if value is None or np.isnan(value):
+        return unknown
+    if low is None or high is None or np.isnan(low):
+        return f"{value:{form}}"
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 
-def point(p: Floats, y: Ints, called: Bools) -> dict[str, float]:
-    """The figures of the cells as they are that scikit-learn has and these cells can give."""
-    found: dict[str, float] = {}
-    if len(y):
-        found |= {"accuracy": sk.accuracy_score(y, called), "brier": sk.brier_score_loss(y, p, labels=[0, 1])}
-    if (y == 1).any():
-        found |= {"sensitivity": sk.recall_score(y, called), "f1": sk.f1_score(y, called)}
-    if (y == 0).any():
-        found["specificity"] = sk.recall_score(y, called, pos_label=0)
-    if len(np.unique(y)) == 2:
-        found |= {
-            "auc": sk.roc_auc_score(y, p),
-            "average_precision": sk.average_precision_score(y, p),
-            "mcc": sk.matthews_corrcoef(y, called),
-        }
-    return found
-
-
-def rates(called: Bools, y: Ints, patient: Ints, draws: Floats) -> dict[str, Floats]:
-    """Sensitivity, specificity, accuracy, F1 and Matthews' correlation, each (resamples,)."""
-    kind = 2 * y + called  # 0 TN, 1 FP, 2 FN, 3 TP
-    counts = np.bincount(4 * patient + kind, minlength=4 * draws.shape[1]).reshape(-1, 4)
-    tn, fp, fn, tp = (draws @ counts).T
+def rates(sample: Sample, threshold: float = 0.5) -> dict[str, Floats]:
+    """Sensitivity, specificity, accuracy, F1 and Matthews' correlation where p >= threshold is called."""
+    called = sample.p >= threshold
+    kind = 2 * sample.y + called  # 0 TN, 1 FP, 2 FN, 3 TP
+    tn, fp, fn, tp = (sample.cells(kind == which) for which in range(4))
     with np.errstate(invalid="ignore", divide="ignore"):
         root = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
         both = (tp + fn > 0) & (tn + fp > 0)
@@ -107,10 +122,10 @@ def rates(called: Bools, y: Ints, patient: Ints, draws: Floats) -> dict[str, Flo
         }
 
 
-def ranking(p: Floats, y: Ints, patient: Ints, draws: Floats) -> dict[str, Floats]:
-    """Area under the ROC curve and average precision, each (resamples,); nan without both classes."""
-    auc, precision = np.full(len(draws), np.nan), np.full(len(draws), np.nan)
-    for row, tp, fp in _curves(p, y, patient, draws):
+def ranking(sample: Sample) -> dict[str, Floats]:
+    """Area under the ROC curve and average precision; nan without both classes."""
+    auc, precision = np.full((2, len(sample.resamples)), np.nan)
+    for row, tp, fp in _curves(sample):
         gained, false = np.diff(tp, prepend=0.0), np.diff(fp, prepend=0.0)
         # Before the first drawn cell nothing is called, and nothing gained.
         precision[row] = (gained * tp / np.maximum(tp + fp, 1)).sum() / tp[-1]
@@ -118,70 +133,74 @@ def ranking(p: Floats, y: Ints, patient: Ints, draws: Floats) -> dict[str, Float
     return {"auc": auc, "average_precision": precision}
 
 
-def sensitivity_at(p: Floats, y: Ints, patient: Ints, draws: Floats, specificity: float) -> Floats:
-    """The largest sensitivity that leaves at least `specificity`, (resamples,); nan without both classes.
+def sensitivity_at(sample: Sample, specificity: float) -> Floats:
+    """The largest sensitivity that leaves at least `specificity`; nan without both classes.
 
-    Each draw has its own threshold: what counts is how p ranks the cells.
+    Each resample has its own threshold: what counts is how p ranks the cells.
     """
-    found = np.full(len(draws), np.nan)
-    for row, tp, fp in _curves(p, y, patient, draws):
+    found = np.full(len(sample.resamples), np.nan)
+    for row, tp, fp in _curves(sample):
         # In floats 0.03 of 100 cells are 3.0000000000000027 or 2.9999999999999996: not to be left to chance.
         allowed = fp <= (1 - specificity) * fp[-1] + 1e-9
         found[row] = tp[allowed].max(initial=0.0) / tp[-1]
     return found
 
 
-def brier(p: Floats, y: Ints, patient: Ints, draws: Floats) -> Floats:
-    """Mean squared difference of probability and label, (resamples,); nan where no cell is drawn."""
-    return _mean((p - y) ** 2, patient, draws)
-
-
-def ece(p: Floats, y: Ints, patient: Ints, draws: Floats, bins: int) -> Floats:
-    """Expected calibration error, (resamples,): over equal bins of p, |share parasitised - mean p|
-    weighted by cells (Naeini et al. 2015); nan where no cell is drawn.
-    """
-    bin_of = np.minimum((p * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(bins * patient + bin_of, weights=y - p, minlength=bins * draws.shape[1])
-    cells = draws @ np.bincount(patient, minlength=draws.shape[1])
+def brier(sample: Sample) -> Floats:
+    """Mean squared difference of probability and label; nan where no cell is drawn."""
     with np.errstate(invalid="ignore"):
-        error: Floats = np.abs(draws @ gaps.reshape(-1, bins)).sum(axis=1) / cells
+        return sample.cells((sample.p - sample.y) ** 2) / sample.cells()
+
+
+def ece(sample: Sample, bins: int) -> Floats:
+    """Expected calibration error: over equal bins of p, |share parasitised - mean p| weighted by cells
+    (Naeini et al. 2015); nan where no cell is drawn.
+    """
+    bin_of = np.minimum((sample.p * bins).astype(np.int64), bins - 1)
+    gaps = [sample.cells((sample.y - sample.p) * (bin_of == number)) for number in range(bins)]
+    with np.errstate(invalid="ignore"):
+        error: Floats = np.abs(gaps).sum(axis=0) / sample.cells()
     return error
 
 
-def by_patient(hit: Bools, among: Bools, patient: Ints, patients: int, least: int) -> Floats:
-    """Share of `hit` among each patient's cells of `among`, (patients,); nan under `least` cells."""
-    cells = np.bincount(patient, weights=among, minlength=patients)
-    hits = np.bincount(patient, weights=hit & among, minlength=patients)
+def hits_by_patient(sample: Sample, kind: int, least: int) -> Floats:
+    """Share of each patient's cells of class `kind`, 0 or 1, that are called so at 0.5: float64 (patients,).
+
+    nan with under `least` such cells.
+    """
+    among = sample.y == kind
+    hit = among & ((sample.p >= 0.5) == kind)
+    cells, hits = (np.bincount(sample.patient, which, sample.patients) for which in (among, hit))
     return np.where(cells >= least, hits / np.maximum(cells, 1), np.nan)
 
 
-def macro(figures: Floats, draws: Floats) -> Floats:
-    """Mean over patients of a patient's figure, (resamples,); patients without one do not count."""
-    known = ~np.isnan(figures)
+def auc_by_patient(sample: Sample, least: int) -> Floats:
+    """AUC within each patient, float64 (patients,); nan with under `least` cells of either class."""
+    figures = np.full(sample.patients, np.nan)
+    of_class = np.bincount(2 * sample.patient + sample.y, minlength=2 * sample.patients).reshape(-1, 2)
+    for number in np.flatnonzero(of_class.min(axis=1) >= max(least, 1)):
+        own = sample.patient == number
+        figures[number] = roc_auc_score(sample.y[own], sample.p[own])
+    return figures
+
+
+def macro(of_patients: Floats, resamples: Floats) -> Floats:
+    """Mean over patients of a patient's figure; patients without one do not count."""
+    known = ~np.isnan(of_patients)
     with np.errstate(invalid="ignore"):
-        mean: Floats = (draws[:, known] @ figures[known]) / draws[:, known].sum(axis=1)
+        mean: Floats = (resamples[:, known] @ of_patients[known]) / resamples[:, known].sum(axis=1)
     return mean
 
 
-def worst_decile(figures: Floats, draws: Floats) -> Floats:
-    """Mean of the worst tenth of patients (rounded, at least one), (resamples,)."""
-    known = np.flatnonzero(~np.isnan(figures))
-    out = np.full(len(draws), np.nan)
-    for row, drawn in enumerate(draws[:, known].astype(np.int64)):
-        values = np.sort(np.repeat(figures[known], drawn))
+def worst_decile(of_patients: Floats, resamples: Floats) -> Floats:
+    """Mean of the worst tenth of patients (rounded, at least one)."""
+    known = np.flatnonzero(~np.isnan(of_patients))
+    out = np.full(len(resamples), np.nan)
+    for row, drawn in enumerate(resamples[:, known].astype(np.int64)):
+        values = np.sort(np.repeat(of_patients[known], drawn))
         if len(values):
             out[row] = values[: max(1, round(len(values) / 10))].mean()
     return out
-
-
-def auc_by_patient(p: Floats, y: Ints, patient: Ints, patients: int, least: int) -> Floats:
-    """AUC within each patient, (patients,); nan with under `least` cells of either class."""
-    figures = np.full(patients, np.nan)
-    fewer = np.bincount(2 * patient + y, minlength=2 * patients).reshape(-1, 2).min(axis=1)
-    for number in np.flatnonzero(fewer >= max(least, 1)):
-        own = patient == number
-        figures[number] = sk.roc_auc_score(y[own], p[own])
-    return figures
 
 
 def threshold_at(p: Floats, y: Ints, specificity: float) -> float:
@@ -226,23 +245,16 @@ def ppv(sensitivity: float, specificity: float, parasitaemia: float) -> float:
     return true / called if called else np.nan
 
 
-def _curves(p: Floats, y: Ints, patient: Ints, draws: Floats) -> Iterator[tuple[int, Floats, Floats]]:
-    """Of each draw with cells of both classes its row and, from the highest threshold to the lowest, how
-    many cells are called rightly and falsely, each (thresholds,).
+def _curves(sample: Sample) -> Iterator[tuple[int, Floats, Floats]]:
+    """Of each resample with cells of both classes its row and, from the highest threshold to the lowest,
+    how many cells are called rightly and falsely, each (thresholds,).
     """
-    order = np.argsort(-p, kind="stable")
+    order = np.argsort(-sample.p, kind="stable")
+    p, y, patient = sample.p[order], sample.y[order], sample.patient[order]
     # Cells of equal p share one threshold: the last of each run stands for it.
-    last = np.flatnonzero(np.append(np.diff(p[order]) != 0, True)) if len(p) else np.zeros(0, np.int64)
-    positive, owner = y[order], patient[order]
-    for row, drawn in enumerate(draws):
-        weight = drawn[owner]
-        tp, fp = (np.cumsum(weight * kind)[last] for kind in (positive, 1 - positive))
+    last = np.flatnonzero(np.diff(p, append=-np.inf))
+    for row, drawn in enumerate(sample.resamples):
+        weight = drawn[patient]
+        tp, fp = (np.cumsum(weight * kind)[last] for kind in (y, 1 - y))
         if len(tp) and tp[-1] and fp[-1]:
             yield row, tp, fp
-
-
-def _mean(values: Floats, patient: Ints, draws: Floats) -> Floats:
-    sums = np.bincount(patient, weights=values, minlength=draws.shape[1])
-    with np.errstate(invalid="ignore"):
-        mean: Floats = (draws @ sums) / (draws @ np.bincount(patient, minlength=draws.shape[1]))
-    return mean

@@ -1,10 +1,10 @@
 """Two models on the same cells: how far their figures are apart, with 95 % intervals over patients.
 
-Both are judged under the same draws of the same patients, so that what makes a patient hard for either
+Both are judged under the same resamples of patients, so that what makes a patient hard for either
 cancels out: an interval that excludes zero says that patients like these would tell the two apart.
 """
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -99,24 +99,20 @@ def differences(
     Args:
         cells: columns path, patient, label, one and other, as `join` gives them.
         settings: its resamples, seed, and least cells of the class for a patient to count.
-        doubtful: labels in doubt, as `doubts.read` gives them.
+        doubtful: labels in doubt, as `doubtful_labels.read` gives them.
 
     Returns:
         By version of the labels (evaluation.AS_GIVEN and, if any label is in doubt, WITHOUT and FLIPPED),
         then by figure.
     """
-    y, patient, draws = _drawn(cells, settings)
-    everything = np.ones(len(y), dtype=bool)
-    doubted = doubtful_labels.among(cells, doubtful)
-    versions = {evaluation.AS_GIVEN: (y, everything)}
-    if doubted.any():
-        versions |= {evaluation.WITHOUT: (y, ~doubted), evaluation.FLIPPED: (y ^ doubted, everything)}
+    in_doubt = doubtful_labels.among(cells, doubtful)
+    ours, theirs = (
+        evaluation.versions(sample, in_doubt if in_doubt.any() else None)
+        for sample in _samples(cells, settings)
+    )
     found = {}
-    for version, (truth, kept) in versions.items():
-        one, other = (
-            _figures(cells[side].to_numpy(np.float64)[kept], truth[kept], patient[kept], draws, settings)
-            for side in ("one", "other")
-        )
+    for version in ours:
+        one, other = (_figures(of[version][0], settings.min_cells) for of in (ours, theirs))
         found[version] = {name: _difference(one[name], other[name]) for name in FIGURES}
     return found
 
@@ -136,24 +132,16 @@ def table(found: dict[str, dict[str, Difference]]) -> pd.DataFrame:
 def at_specificity(cells: pd.DataFrame, settings: params.Evaluate, specificity: float) -> Difference:
     """Sensitivity of both models where `specificity` of these very cells' uninfected ones is reached.
 
-    Each model's threshold is set anew under each draw of patients: what is compared is how well they rank
-    cells, not how well a threshold fixed elsewhere happens to carry over.
+    Each model's threshold is set anew under each resample of patients: what is compared is how well they
+    rank cells, not how well a threshold fixed elsewhere happens to carry over.
     """
-    y, patient, draws = _drawn(cells, settings)
-    one, other = (
-        metrics.sensitivity_at(cells[side].to_numpy(np.float64), y, patient, draws, specificity)
-        for side in ("one", "other")
-    )
+    one, other = (metrics.sensitivity_at(sample, specificity) for sample in _samples(cells, settings))
     return _difference(one, other)
 
 
 def calibration(cells: pd.DataFrame, settings: params.Evaluate) -> Difference:
     """Expected calibration error of both models, in settings.bins bins."""
-    y, patient, draws = _drawn(cells, settings)
-    one, other = (
-        metrics.ece(cells[side].to_numpy(np.float64), y, patient, draws, settings.bins)
-        for side in ("one", "other")
-    )
+    one, other = (metrics.ece(sample, settings.bins) for sample in _samples(cells, settings))
     return _difference(one, other)
 
 
@@ -176,30 +164,21 @@ def patients(
     return found[found.cells >= least].reset_index().sort_values(["one", "patient"], ignore_index=True)
 
 
-def _figures(
-    p: metrics.Floats,
-    y: metrics.Ints,
-    patient: metrics.Ints,
-    draws: metrics.Floats,
-    settings: params.Evaluate,
-) -> dict[str, metrics.Floats]:
-    """The figures of one model under each draw, each float64 (1 + resamples,)."""
+def _figures(sample: metrics.Sample, least: int) -> dict[str, metrics.Floats]:
+    """The figures of one model, each float64 (1 + resamples,)."""
     return {
-        **metrics.ranking(p, y, patient, draws),
-        **metrics.rates(p >= 0.5, y, patient, draws),
-        **evaluation.patient_figures(p, y, patient, draws, settings),
+        **metrics.ranking(sample),
+        **metrics.rates(sample),
+        **evaluation.patient_figures(sample, least),
     }
 
 
+def _samples(cells: pd.DataFrame, settings: params.Evaluate) -> tuple[metrics.Sample, metrics.Sample]:
+    """Both models' probabilities of the same cells, under the same resamples of patients."""
+    one = metrics.sample(cells, cells.one, settings)
+    return one, replace(one, p=cells.other.to_numpy(np.float64))
+
+
 def _difference(one: metrics.Floats, other: metrics.Floats) -> Difference:
-    """Two models' figures under the same draws, each float64 (1 + resamples,), set against each other."""
-    return Difference(float(one[0]), float(other[0]), metrics.paired_difference(one, other))
-
-
-def _drawn(
-    cells: pd.DataFrame, settings: params.Evaluate
-) -> tuple[metrics.Ints, metrics.Ints, metrics.Floats]:
-    """Labels (n,), patients' numbers (n,) and draws (1 + resamples, patients) of `cells`."""
-    y = np.where(cells.label == PARASITIZED, 1, 0).astype(np.int64)
-    owners, patient = metrics.number_patients(cells.patient)
-    return y, patient, metrics.draw_patients(len(owners), settings.resamples, settings.seed)
+    """Two models' figures under the same resamples, each float64 (1 + resamples,), set against each other."""
+    return Difference(float(one[0]), float(other[0]), metrics.estimate(one - other))

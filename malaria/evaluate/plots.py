@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from malaria import labels
@@ -28,15 +29,14 @@ def frames(cells: pd.DataFrame, bins: int, least: int) -> dict[str, pd.DataFrame
         bins: of the reliability diagram and the histogram.
         least: parasitised cells a patient needs to be drawn.
     """
-    y = np.where(cells.label == labels.PARASITIZED, 1, 0).astype(np.int64)
-    p = cells.p_parasitized.to_numpy(np.float64)
+    y, p = labels.values(cells.label), cells.p_parasitized.to_numpy(np.float64)
     drawn = {
         "roc": _roc(p, y),
         "precision_recall": _precision_recall(p, y),
         "confusion": _confusion(p, cells),
         "reliability": _reliability(p, y, bins),
         "scores": _scores(p, y),
-        "patients": _patients(p, y, cells, least),
+        "patients": _patients(cells, least),
     }
     return {name: frame.round(6) for name, frame in drawn.items()}
 
@@ -56,9 +56,8 @@ def _confusion(p: metrics.Floats, cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _reliability(p: metrics.Floats, y: metrics.Ints, bins: int) -> pd.DataFrame:
-    frame = pd.DataFrame({"bin": np.minimum((p * bins).astype(int), bins - 1), "p": p, "y": y})
-    means = frame.groupby("bin").agg(mean_probability=("p", "mean"), share_parasitized=("y", "mean"))
-    return means.assign(perfect=means.mean_probability)
+    share, mean = calibration_curve(y, p, n_bins=bins)
+    return pd.DataFrame({"mean_probability": mean, "share_parasitized": share, "perfect": mean})
 
 
 def _scores(p: metrics.Floats, y: metrics.Ints, bins: int = 20) -> pd.DataFrame:
@@ -72,10 +71,10 @@ def _scores(p: metrics.Floats, y: metrics.Ints, bins: int = 20) -> pd.DataFrame:
     )
 
 
-def _patients(p: metrics.Floats, y: metrics.Ints, cells: pd.DataFrame, least: int) -> pd.DataFrame:
-    known, patient = metrics.number_patients(cells.patient)
-    sensitivity = metrics.by_patient(p >= 0.5, y == 1, patient, len(known), least)
-    return pd.DataFrame({"patient": known, "sensitivity": sensitivity}).dropna()
+def _patients(cells: pd.DataFrame, least: int) -> pd.DataFrame:
+    infected = cells[cells.label == labels.PARASITIZED]
+    found = (infected.p_parasitized >= 0.5).groupby(infected.patient).agg(["size", "mean"])
+    return found[found["size"] >= least]["mean"].rename("sensitivity").reset_index()
 
 
 def _thin(curve: pd.DataFrame) -> pd.DataFrame:

@@ -28,7 +28,7 @@ def rendered(folder, by_patient: bool) -> str:
             "rejected": "",
         }
     )
-    fitted = evaluation.fit_on(cells, SETTINGS)
+    fitted = evaluation.fit(cells, SETTINGS)
     scores = evaluation.score(cells, fitted, SETTINGS) | {"rejected": evaluation.rejections(cells)}
     points = tuple(
         bundle.OperatingPoint(specificity=wanted, threshold=threshold)

@@ -48,7 +48,7 @@ def test_temperature_scaling_recovers_the_temperature_of_too_sure_probabilities(
 
 
 def test_the_summary_is_a_number_a_figure_and_names_those_of_the_text(cells):
-    fitted = evaluation.fit_on(cells, SETTINGS)
+    fitted = evaluation.fit(cells, SETTINGS)
     scores = evaluation.score(cells, fitted, SETTINGS)
     summary = evaluation.summary({"auc": {"value": 0.25}}, scores)
     assert summary["auc"] == scores["auc"]["value"]
@@ -68,7 +68,7 @@ def test_one_class_alone_leaves_probabilities_as_they_are():
 
 
 def test_scores_hold_all_figures_with_intervals_and_survive_json(cells):
-    fitted = evaluation.fit_on(cells, SETTINGS)
+    fitted = evaluation.fit(cells, SETTINGS)
     scores = json.loads(json.dumps(evaluation.score(cells, fitted, SETTINGS), allow_nan=False))
     assert scores["auc"]["low"] < scores["auc"]["value"] < scores["auc"]["high"]
     assert scores["ece"]["value"] < scores["ece_uncalibrated"]["value"]
