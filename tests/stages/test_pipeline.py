@@ -47,7 +47,9 @@ def test_a_wrong_parameter_stops_at_once_with_a_sentence(tmp_path):
 
 def test_the_outputs_are_what_dvc_yaml_promises(finished, tmp_path):
     metrics = json.loads((finished / "reports/metrics.json").read_text())
-    assert 0 <= metrics["test"]["auc"]["value"] <= 1
+    judged = pd.read_csv(finished / "reports/predictions.csv").query("split == 'test'")
+    auc = roc_auc_score(judged.label == "Parasitized", judged.p_parasitized)
+    assert metrics["test"]["auc"]["value"] == pytest.approx(auc)
     with (finished / "data/splits.csv").open() as table:
         assert {row["split"] for row in csv.DictReader(table)} == {"train", "val", "test"}
     record = json.loads((finished / "models/malaria-cells/bundle.json").read_text())

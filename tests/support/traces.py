@@ -18,16 +18,8 @@ class Traces:
     children: frozenset[int]
 
 
-# Set by pytest itself, or by TensorFlow and other libraries at their first import, to the same value in every run.
-_EXPECTED = (
-    "PYTEST_",
-    "TF_",
-    "TPU_",
-    "KMP_",
-    "GRADIO_",
-    "HDF5_PLUGIN_PATH",
-    "ENABLE_RUNTIME_UPTIME_TELEMETRY",
-)
+# Set by pytest itself, or by TensorFlow and other libraries at their first import, always to the same.
+_EXPECTED = ("PYTEST_", "TF_", "TPU_", "KMP_", "GRADIO_", "HDF5_PLUGIN_PATH", "ENABLE_RUNTIME_UPTIME")
 # Pools that libraries keep for the next call: they end with this process.
 _POOLS = ("loky", "resource_tracker", "forkserver")
 
