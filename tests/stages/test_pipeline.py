@@ -9,8 +9,10 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from malaria import bundle
 from malaria.paths import LABEL_AUDIT
