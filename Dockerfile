@@ -14,21 +14,21 @@ FROM base AS app-environment
 COPY requirements-app.lock ./
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=ca_certificates \
     python3 -m venv /opt/venv \
-    && pip install --no-cache-dir --require-hashes -r requirements-app.lock \
+    && pip install --no-cache-dir --no-deps --require-hashes -r requirements-app.lock \
     && pip uninstall --yes pip
 
 FROM base AS train-environment
 COPY requirements-train.lock ./
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=ca_certificates \
     python3 -m venv /opt/venv \
-    && pip install --no-cache-dir --require-hashes -r requirements-train.lock \
+    && pip install --no-cache-dir --no-deps --require-hashes -r requirements-train.lock \
     && pip uninstall --yes pip
 
 FROM base AS airflow-environment
 COPY orchestration/airflow/requirements.lock ./
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=ca_certificates \
     python3 -m venv /opt/airflow \
-    && /opt/airflow/bin/pip install --no-cache-dir --require-hashes -r requirements.lock \
+    && /opt/airflow/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock \
     && /opt/airflow/bin/pip uninstall --yes pip
 
 FROM base AS train

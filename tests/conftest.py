@@ -3,15 +3,16 @@
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from malaria import params
 from malaria.fetch import sources
-from tests.support import app_server, bundles, project
+from tests.support import app_server, bundles, project, traces
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,14 +43,52 @@ def raw(data, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def leaves_no_trace(request) -> Iterator[None]:
+    """Fails a test that leaves the environment, the working directory, an open file or a process changed.
+
+    What wider fixtures opened was there before; a test may not add to it.
+    """
+    before = traces.now()
+    yield
+    left = traces.left_since(before)
+    assert not left, f"{request.node.nodeid} leaves {', '.join(left)}"
+
+
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Path:
-    """A repository of the working tree's files in which `dvc repro` has run on a small sample."""
-    repository = tmp_path_factory.mktemp("project") / "repository"
-    project.start(repository, project.SMALL)
-    done = project.run("dvc", "repro", cwd=repository)
-    (repository.parent / "terminal.txt").write_text(done.stdout + done.stderr)
-    return repository
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Makes a folder by its name once for all workers of a test run; it is read, or copied, never changed."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if os.environ.get("PYTEST_XDIST_WORKER") else shared
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder = shared / "once" / name
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not Path(f"{folder}.done").exists():
+                make(folder)
+                Path(f"{folder}.done").touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def finished(once) -> Path:
+    """A repository in which `dvc repro` has run on a small sample. Shared: read it, never change it."""
+
+    def make(repository: Path) -> None:
+        project.start(repository, project.SMALL)
+        done = project.run("dvc", "repro", cwd=repository)
+        Path(f"{repository}.terminal.txt").write_text(done.stdout + done.stderr)
+
+    return once("finished", make)
+
+
+@pytest.fixture
+def repository(finished, tmp_path) -> Path:
+    """A copy of `finished` of the test's own; results are links, since nothing writes into them in place."""
+    return project.copy(finished, tmp_path / "repository")
 
 
 @pytest.fixture(scope="session")

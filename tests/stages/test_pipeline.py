@@ -2,14 +2,17 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from malaria import bundle
 from malaria.paths import LABEL_AUDIT
@@ -23,32 +26,32 @@ def changed_stages(repository: Path) -> set[str]:
     return set(status)
 
 
-def test_a_finished_run_is_clean_and_a_second_runs_nothing(finished):
-    assert changed_stages(finished) == set()
-    assert "Running stage" not in run("dvc", "repro", cwd=finished).stdout
+def test_a_finished_run_is_clean_and_a_second_runs_nothing(repository):
+    assert changed_stages(repository) == set()
+    assert "Running stage" not in run("dvc", "repro", cwd=repository).stdout
 
 
 def test_the_libraries_below_say_nothing_between_our_own_lines(finished):
-    terminal = (finished.parent / "terminal.txt").read_text()
+    terminal = Path(f"{finished}.terminal.txt").read_text()
     assert "val AUC" in terminal
     assert not re.search("oneDNN|cuda|tensorflow|absl|WARNING", terminal)
 
 
-def test_a_wrong_parameter_stops_at_once_with_a_sentence(finished):
-    before = (finished / "params.yaml").read_text()
-    change(finished, {"train.epochs": -3})
-    try:
-        done = run(sys.executable, "-m", "stages.train", cwd=finished, ok=False)
-        assert done.returncode == 1
-        sentence = "params.yaml: train.epochs is -3, but must be an integer from 1 to 1000."
-        assert done.stderr.strip() == f"error: {sentence}"
-    finally:
-        (finished / "params.yaml").write_text(before)
+def test_a_wrong_parameter_stops_at_once_with_a_sentence(tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    change(tmp_path, {"train.epochs": -3})
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = run(sys.executable, "-m", "stages.train", cwd=tmp_path, ok=False, environment=environment)
+    assert done.returncode == 1
+    sentence = "params.yaml: train.epochs is -3, but must be an integer from 1 to 1000."
+    assert done.stderr.strip() == f"error: {sentence}"
 
 
-def test_the_outputs_are_what_dvc_yaml_promises(finished):
+def test_the_outputs_are_what_dvc_yaml_promises(finished, tmp_path):
     metrics = json.loads((finished / "reports/metrics.json").read_text())
-    assert 0 <= metrics["test"]["auc"]["value"] <= 1
+    judged = pd.read_csv(finished / "reports/predictions.csv").query("split == 'test'")
+    auc = roc_auc_score(judged.label == "Parasitized", judged.p_parasitized)
+    assert metrics["test"]["auc"]["value"] == pytest.approx(auc)
     with (finished / "data/splits.csv").open() as table:
         assert {row["split"] for row in csv.DictReader(table)} == {"train", "val", "test"}
     record = json.loads((finished / "models/malaria-cells/bundle.json").read_text())
@@ -60,7 +63,7 @@ def test_the_outputs_are_what_dvc_yaml_promises(finished):
     assert "synthetic sample" in (finished / "reports/audit.html").read_text().lower()
     shown = run("dvc", "metrics", "show", "--json", cwd=finished).stdout
     assert set(json.loads(shown)[""]["data"]) == {"reports/summary.json"}
-    run("dvc", "plots", "show", "-o", "plots-page", cwd=finished)
+    run("dvc", "plots", "show", "-o", str(tmp_path / "page"), cwd=finished)
 
 
 def test_predict_gives_a_row_an_image_whatever_it_is_given(finished, tmp_path):
@@ -130,23 +133,24 @@ def test_a_stage_has_help_is_short_and_needs_no_tensorflow_for_it(stage):
     assert len((ROOT / "stages" / f"{stage}.py").read_text().splitlines()) < 100
 
 
-def test_an_experiment_runs_as_dvc_users_type_it(finished):
-    done = run("dvc", "exp", "run", "--temp", "-S", "train.epochs=1", "-n", "short", cwd=finished)
+def test_an_experiment_runs_as_dvc_users_type_it(repository):
+    done = run("dvc", "exp", "run", "--temp", "-S", "train.epochs=1", "-n", "short", cwd=repository)
     assert "Ran experiment" in done.stdout
-    header, *rows = csv.reader(run("dvc", "exp", "show", "--csv", cwd=finished).stdout.splitlines())
+    header, *rows = csv.reader(run("dvc", "exp", "show", "--csv", cwd=repository).stdout.splitlines())
     assert any("short" in row for row in rows)
     # The figures come first, and are few enough to be seen.
-    summary = json.loads((finished / "reports/summary.json").read_text())
+    summary = json.loads((repository / "reports/summary.json").read_text())
     shown = header[header.index("parent") + 1 : header.index("data.source")]
     # A figure that no run here can give has no column.
     assert {name for name, value in summary.items() if value is not None} <= set(shown) <= set(summary)
-    changed = json.loads(run("dvc", "params", "diff", "--json", "HEAD", "short", cwd=finished).stdout)
+    changed = json.loads(run("dvc", "params", "diff", "--json", "HEAD", "short", cwd=repository).stdout)
     assert changed == {"params.yaml": {"train.epochs": {"old": 2, "new": 1, "diff": -1}}}
     assert (
-        "reports/summary.json" in run("dvc", "metrics", "diff", "--all", "HEAD", "short", cwd=finished).stdout
+        "reports/summary.json"
+        in run("dvc", "metrics", "diff", "--all", "HEAD", "short", cwd=repository).stdout
     )
-    run("dvc", "plots", "diff", "short", "workspace", "-o", "plots-diff", cwd=finished)
-    assert "short" in (finished / "plots-diff/index.html").read_text()
+    run("dvc", "plots", "diff", "short", "workspace", "-o", "plots-diff", cwd=repository)
+    assert "short" in (repository / "plots-diff/index.html").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,20 +66,6 @@ CHANGES = {
 }
 
 
-@pytest.fixture
-def repository(finished, tmp_path) -> Path:
-    """`finished` with its results, to be changed: hard links where no test writes."""
-    copy = tmp_path / "repository"
-    keep = shutil.ignore_patterns("tmp")
-    shutil.copytree(
-        finished, copy, ignore=keep, copy_function=lambda *names: Path(names[1]).hardlink_to(names[0])
-    )
-    for name in ("params.yaml", "dvc.yaml", "data/split.csv", "data/doubtful.csv"):
-        (copy / name).unlink()
-        shutil.copy(finished / name, copy / name)
-    return copy
-
-
 def test_the_table_has_a_row_for_each_section_of_the_parameters():
     assert set(rows()) == set(CHANGES)
     sections = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -113,11 +98,7 @@ def test_what_may_follow_is_what_takes_in_the_results_of_these_stages(what):
     assert touched - first == then
 
 
-def test_a_threshold_or_a_plot_retrains_nothing(finished):
-    before = (finished / "params.yaml").read_text()
-    change(finished, {"evaluate.specificities": [0.9], "evaluate.bins": 10})
-    try:
-        said = run("dvc", "repro", "--dry", cwd=finished).stdout
-        assert [name for name in STAGES if f"Running stage '{name}'" in said] == ["evaluate", "export"]
-    finally:
-        (finished / "params.yaml").write_text(before)
+def test_a_threshold_or_a_plot_retrains_nothing(repository):
+    change(repository, {"evaluate.specificities": [0.9], "evaluate.bins": 10})
+    said = run("dvc", "repro", "--dry", cwd=repository).stdout
+    assert [name for name in STAGES if f"Running stage '{name}'" in said] == ["evaluate", "export"]

@@ -71,3 +71,20 @@ def change(repository: Path, values: dict[str, object]) -> None:
             section = section[part]
         section[name] = value
     file.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+# Below these nothing is written in place: a hard link is as good as a copy, and quicker.
+_WRITTEN_ONCE = (".git/objects", ".dvc/cache", "data/raw")
+
+
+def copy(repository: Path, target: Path) -> Path:
+    """A copy of a finished repository, with its results, that a test may change."""
+
+    def place(source: str, to: str) -> None:
+        if Path(source).relative_to(repository).as_posix().startswith(_WRITTEN_ONCE):
+            Path(to).hardlink_to(source)
+        else:
+            shutil.copy2(source, to)
+
+    shutil.copytree(repository, target, copy_function=place, symlinks=True)
+    return target
