@@ -2,162 +2,171 @@
 
 The original's, written plainly with Keras: an ImageDataGenerator that decodes PNGs from class folders
 every epoch and rotates, shears and flips them; three blocks of convolution and pooling, one sigmoid;
-Adam, batches of 32. Ours: training from packed arrays, for as few epochs as reach the mark. Both clocks
-start when Keras is imported, and compilation counts. Both are judged by AUC on the val cells of the
-split; the time that takes counts for ours alone. The mark is `--mark`, or the original's best where it
-does not get there. Every run is a process of its own, and once done it is kept in
-reports/benchmark-training. Needs `dvc repro pack split`.
+Adam, batches of 32. Ours: the pipeline's training, for as few epochs as reach the mark. Both clocks start
+before Keras is imported. Both are judged by AUC on the val cells of the split; the time that takes counts for
+ours alone. The mark is `--mark`, or the original's best where it does not get there. Every run is a process
+of its own.
+
+Ours is told apart: start-up (imports, compilation, validation), and images per second after it; and these as a
+share of a bare training step: the same network, loss and optimizer as one compiled function, on one batch that
+lies in memory, with the recipe's augmentation and without. Needs `dvc repro pack split`.
 """
 
 import argparse
-import hashlib
-import importlib.metadata
-import inspect
-import json
+import contextlib
+import functools
+import io
+import multiprocessing
 import os
 import platform
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypeVar
 
-from malaria import files, paths, tables
-from malaria.bundle import build
+from malaria import params, paths, tables
 from malaria.cells import packed
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
 from malaria.labels import LABELS
-from malaria.params import load_params
 
-OUT = Path("reports/benchmark-training")
-WAYS = ("original", "ours")
+# Of a measurement of the rate: steps, how many of them come before it, and how often it is taken.
+_STEPS, _BEFORE, _ROUNDS = 120, 20, 5
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
-    parser.add_argument("--seeds", type=how_many, default=3, help="how many, whose medians are printed (3)")
-    parser.add_argument("--epochs", type=how_many, default=30, help="of the original, at most (30)")
+    parser.add_argument("--seeds", type=how_many, default=3, help="how many (3)")
+    parser.add_argument("--epochs", type=how_many, default=30, help="of each training, at most (30)")
     parser.add_argument("--mark", type=float, default=0.985, help="val AUC to reach (0.985)")
-    parser.add_argument("--run", choices=WAYS, help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.run:
-        if given.run == "ours":
-            run_ours(given.seed, given.epochs)
-        else:
-            run_original(given.seed, given.epochs, given.mark)
-        return 0
-    OUT.mkdir(parents=True, exist_ok=True)
+    print(f"{os.cpu_count()} cores, Python {platform.python_version()}")
+    rate, bare, plain = _alone(rates)
     print(
-        f"{os.cpu_count()} cores, Python {platform.python_version()}; the mark is a val AUC of {given.mark}"
+        f"ours, steady: {rate:,.0f} images/s: {rate / bare:.1%} of a bare step's {bare:,.0f}, and "
+        f"{rate / plain:.1%} of the {plain:,.0f} of one that does not augment",
+        flush=True,
     )
-    ratios = []
+    times = []
     for seed in range(1, given.seeds + 1):
-        original = _measured("original", seed, given.epochs, given.mark)
-        mark = min(given.mark, max(original["auc"]))
-        ours: dict[str, Any] = {"auc": [0.0]}
-        epochs = 0
-        while max(ours["auc"]) < mark:
-            epochs += 1
-            if epochs > given.epochs:
-                raise UserError(f"Ours did not reach {mark} in {given.epochs} epochs: look at the data.")
-            ours = _measured("ours", seed, epochs, mark)
-        ratios.append(_told(seed, mark, original, ours))
+        auc, seconds = _alone(original, seed, given.epochs, given.mark)
+        epochs, ours, start_up = _ours(seed, given.epochs, min(given.mark, auc), rate)
+        print(
+            f"seed {seed}: to a val AUC of {min(given.mark, auc):.4f} the original takes {seconds:.1f} s, "
+            f"ours {ours:.1f} s ({epochs} epochs), of them {start_up:.1f} s start-up",
+            flush=True,
+        )
+        times.append((seconds, ours, seconds / ours))
+    (low, high), (fast, slow), (least, most) = ((min(of), max(of)) for of in zip(*times, strict=True))
     print(
-        f"ours takes 1/{statistics.median(ratios):.0f} of the original's time (median of {given.seeds} seeds)"
+        f"original {low:.0f} to {high:.0f} s, ours {fast:.0f} to {slow:.0f} s: "
+        f"{least:.1f} to {most:.1f} times as fast"
     )
     return 0
 
 
-def _told(seed: int, mark: float, original: dict[str, Any], ours: dict[str, Any]) -> float:
-    """Print both runs to the mark; how many times longer the original takes."""
-    first = next(place for place, auc in enumerate(original["auc"]) if auc >= mark)
-    ratio = float(original["seconds"][first] / ours["seconds"][-1])
-    print(f"seed {seed}: to a val AUC of {mark:.4f}, {ratio:.0f} times as fast")
-    for name, run, seconds in (
-        ("original", original, original["seconds"][first]),
-        ("ours", ours, ours["seconds"][-1]),
-    ):
-        print(
-            f"  {name:9}{seconds:8.0f} s, {run['cells_a_second']:7,.0f} images/s, best AUC "
-            f"{max(run['auc']):.4f} in {len(run['auc'])} epochs, peak memory {run['mebibytes']:,.0f} MiB",
-            flush=True,
-        )
-    return ratio
+def _alone(run: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+    """What `run` gives in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(run, *arguments, **named).result()
 
 
-def _measured(way: str, seed: int, epochs: int, mark: float) -> dict[str, Any]:
-    """What a run in a process of its own found, or had found before."""
-    file = kept_in(way, seed, epochs, mark)
-    if not file.is_file():
-        command = ["--run", way, "--seed", str(seed), "--epochs", str(epochs), "--mark", str(mark)]
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.training", *command],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise UserError(f"{way}, seed {seed}, ended with status {done.returncode}: {done.stderr.strip()}")
-        files.write_json(file, json.loads(done.stdout.splitlines()[-1]))
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+def _ours(seed: int, most: int, mark: float, rate: float) -> tuple[int, float, float]:
+    """The fewest epochs after which ours reaches `mark`, its seconds, and those of them that are start-up."""
+    for epochs in range(1, most + 1):
+        auc, seconds, images = _alone(pipeline, seed, epochs)
+        if auc >= mark:
+            return epochs, seconds, seconds - images / rate
+    raise UserError(f"Ours did not reach {mark} in {most} epochs: look at the data.")
 
 
-def kept_in(way: str, seed: int, epochs: int, mark: float) -> Path:
-    """Where a run is kept: the name holds a hash of the cells, their split, the recipe, the code and the
-    machine.
-    """
-    settings = load_params()
-    # Read, so that a table that is missing or is none is told in a sentence.
-    tables.read(paths.SPLITS, tables.SPLITS)
-    size = packed.load(paths.PACKED).size
-    content = [
-        *(files.sha256(file) for file in (paths.PACKED / packed.INDEX, paths.SPLITS)),
-        settings.train.model_dump_json(),
-        str(size),
-        build.code_hash(),
-        inspect.getsource(sys.modules[__name__]),
-        f"{platform.node()} {os.cpu_count()} {platform.python_version()}",
-        *(importlib.metadata.version(name) for name in ("keras", "tensorflow")),
-    ]
-    found = hashlib.sha256("\n".join(content).encode()).hexdigest()
-    return OUT / f"{way}-{seed}-{epochs}-{mark:.6f}-{found[:12]}.json"
-
-
-def run_ours(seed: int, epochs: int) -> None:
-    """Train for `epochs` from packed arrays, and print what it took as JSON."""
+def pipeline(seed: int, epochs: int) -> tuple[float, float, int]:
+    """Train for `epochs` from packed arrays: val AUC, seconds, images."""
+    begun = time.monotonic()
     from malaria.train import training
 
-    begun = time.monotonic()
+    settings = _settings(seed, epochs)
     cells, splits = packed.load(paths.PACKED), tables.read(paths.SPLITS, tables.SPLITS)
-    settings = load_params().train.model_copy(
-        update={"seed": seed, "epochs": epochs, "patience": epochs, "noisy_labels": "keep"}
-    )
     train, val = (training.side(cells, splits, name) for name in (tables.TRAIN, tables.VAL))
-    with tempfile.TemporaryDirectory() as log:
-        learnt = training.train(train, val, settings, Path(log))
-    seconds = time.monotonic() - begun
-    _print([learnt.val_auc], [seconds], len(train.rows) * epochs)
+    with tempfile.TemporaryDirectory() as log, contextlib.redirect_stdout(io.StringIO()):
+        auc = training.train(train, val, settings, Path(log)).val_auc
+    return auc, time.monotonic() - begun, epochs * len(train.rows)
 
 
-def run_original(seed: int, epochs: int, mark: float) -> None:
-    """Train as the original did until the mark, and print what it took, epoch by epoch, as JSON."""
+def rates() -> tuple[float, float, float]:
+    """Images per second of `fit` on the pipeline's batches, of a bare step, and of one that does not augment:
+    medians of rounds in turn.
+    """
+    from malaria.train import augmentation, network, training
+    from malaria.train.backend import keras, tf
+
+    settings = _settings(seed=1, epochs=1000)
+    cells, splits = packed.load(paths.PACKED), tables.read(paths.SPLITS, tables.SPLITS)
+    train = training.side(cells, splits, tables.TRAIN)
+    training.begin(settings)
+    model = network.build(cells.size)
+    training.set_up(model, settings, _STEPS)
+    images, numbers, targets, _ = map(tf.constant, next(training.drawn(train, settings)))
+    batches = training.batches(train, settings)
+
+    def update(images: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = model.loss(targets[:, None], model(images, training=True))
+        model.optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        return loss
+
+    bare = tf.function(lambda: update(augmentation.augment(images, numbers, settings)))
+    plain = tf.function(lambda: update(tf.cast(images, tf.float32)))
+
+    def fit(clock: Callable[..., None]) -> None:
+        callbacks = [keras.callbacks.LambdaCallback(on_train_batch_end=clock)]
+        model.fit(batches, steps_per_epoch=_STEPS, callbacks=callbacks, verbose=0, shuffle=False)
+
+    def repeated(step: Callable[[], tf.Tensor], clock: Callable[..., None]) -> None:
+        for _ in range(_STEPS):
+            float(step())
+            clock()
+
+    ways = fit, functools.partial(repeated, bare), functools.partial(repeated, plain)
+    found = [[_rate(way, len(images)) for way in ways] for _ in range(_ROUNDS)]
+    rate, of_bare, of_plain = (statistics.median(of) for of in zip(*found, strict=True))
+    return rate, of_bare, of_plain
+
+
+def _rate(way: Callable[[Callable[..., None]], None], batch: int) -> float:
+    """Images per second of `way`, which calls the clock that it is given after each step."""
+    times: list[float] = []
+    way(lambda *_: times.append(time.perf_counter()))
+    return batch * (_STEPS - _BEFORE) / (times[-1] - times[_BEFORE - 1])
+
+
+def _settings(seed: int, epochs: int) -> params.Train:
+    """Those of params.yaml, for a training that runs to its end."""
+    from malaria.train import backend
+
+    settings = params.load_params().train
+    backend.use_threads(settings.threads)
+    changed = {"seed": seed, "epochs": epochs, "patience": epochs, "noisy_labels": "keep"}
+    return settings.model_copy(update=changed)
+
+
+def original(seed: int, epochs: int, mark: float) -> tuple[float, float]:
+    """Train as the original did until `mark`, or for all epochs: its best AUC, and the seconds to it."""
+    begun = time.monotonic()
     import keras
     import tensorflow as tf
     from keras import layers
     from sklearn.metrics import roc_auc_score
 
-    from malaria.train import training
-
     keras.utils.set_random_seed(seed)
     cells, splits = packed.load(paths.PACKED), tables.read(paths.SPLITS, tables.SPLITS)
-    size = cells.size
-    val = training.side(cells, splits, tables.VAL)
+    rows, labels = packed.rows(cells, splits, tables.VAL)
     shown = splits[splits.split == tables.TRAIN].assign(path=lambda rows: f"{paths.RAW}/" + rows.path)
     generator = tf.keras.preprocessing.image.ImageDataGenerator(
         rescale=1 / 255, rotation_range=20, shear_range=0.2, horizontal_flip=True
@@ -167,44 +176,34 @@ def run_original(seed: int, epochs: int, mark: float) -> None:
         y_col="label",
         classes=list(LABELS),
         class_mode="binary",
-        target_size=(size, size),
+        target_size=(cells.size, cells.size),
         batch_size=32,
         seed=seed,
     )
-    model = keras.Sequential(
-        [
-            keras.Input((size, size, 3)),
-            *(
-                layer
-                for width in (32, 32, 64)
-                for layer in (layers.Conv2D(width, 3, activation="relu"), layers.MaxPooling2D(2))
-            ),
-            layers.Flatten(),
-            layers.Dense(64, activation="relu"),
-            layers.Dropout(0.5),
-            layers.Dense(1, activation="sigmoid"),
-        ]
-    )
+    model = keras.Sequential([keras.Input((cells.size, cells.size, 3))])
+    for width in (32, 32, 64):
+        model.add(layers.Conv2D(width, 3, activation="relu"))
+        model.add(layers.MaxPooling2D(2))
+    for layer in (
+        layers.Flatten(),
+        layers.Dense(64, "relu"),
+        layers.Dropout(0.5),
+        layers.Dense(1, "sigmoid"),
+    ):
+        model.add(layer)
     model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy", metrics=["accuracy"])
-    held_out = cells.images[val.rows].astype("float32") / 255
-    aucs: list[float] = []
-    seconds: list[float] = []
-    spent = 0.0
-    while len(aucs) < epochs and (not aucs or aucs[-1] < mark):
-        begun = time.monotonic()
+    held_out = cells.images[rows].astype("float32") / 255
+    best, seconds, judging = 0.0, 0.0, 0.0
+    for _ in range(epochs):
         model.fit(generator, epochs=1, verbose=0)
-        spent += time.monotonic() - begun
-        seconds.append(spent)
-        aucs.append(float(roc_auc_score(val.labels, model.predict(held_out, verbose=0)[:, 0])))
-    _print(aucs, seconds, len(shown) * len(aucs))
-
-
-def _print(aucs: list[float], seconds: list[float], cells: int) -> None:
-    # Kibibytes on Linux, bytes on macOS.
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    found = {"auc": aucs, "seconds": seconds, "cells_a_second": cells / seconds[-1], "mebibytes": peak}
-    print(json.dumps(found), flush=True)
+        trained = time.monotonic()
+        auc = float(roc_auc_score(labels, model.predict(held_out, verbose=0)[:, 0]))
+        if auc > best:
+            best, seconds = auc, trained - begun - judging
+        if best >= mark:
+            break
+        judging += time.monotonic() - trained
+    return best, seconds
 
 
 if __name__ == "__main__":

@@ -108,6 +108,7 @@ class Train(Section):
     noisy_labels: Literal["keep", "drop", "soften"]
     labels_file: Text
     distribute: Literal["none", "mirrored"]
+    threads: Annotated[int, Field(ge=1, le=1024)]
     deterministic: bool
 
 

@@ -1,8 +1,13 @@
 """Keras and TensorFlow, set up before they are first imported: import both from here."""
 
 import os
+import platform
+from pathlib import Path
+
+import threadpoolctl
 
 from malaria.command import without_native_logs
+from malaria.errors import UserError
 
 # TensorFlow's C++ side reads these at import. What it says before that, and when it looks for a GPU,
 # it says whatever stands here.
@@ -16,4 +21,34 @@ with without_native_logs():
 
     tf.config.list_physical_devices()
 
-__all__ = ["keras", "tf"]
+__all__ = ["keras", "processor", "tf", "use_threads"]
+
+
+def use_threads(count: int) -> None:
+    """Compute with `count` threads from now on, TensorFlow and BLAS alike, however many cores there are.
+
+    How many threads share a sum decides in which order it is added up, and so its last bits. Call it before
+    TensorFlow computes anything.
+
+    Raises:
+        UserError: TensorFlow already computes, with another number of threads.
+    """
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_inter_op_parallelism_threads(count)
+    except RuntimeError:
+        raise UserError(
+            f"TensorFlow already computes in this process, not with the {count} threads of train.threads: "
+            "start a new process."
+        ) from None
+    threadpoolctl.threadpool_limits(count)
+
+
+def processor() -> str:
+    """The kind of processor, which the last bits of a training depend on: `x86_64, Intel(R) Xeon(R) ...`."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return ", ".join([platform.machine(), *names[:1]])

@@ -4,10 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from malaria.errors import UserError
 from malaria.train.backend import keras, tf
@@ -25,13 +21,9 @@ class Devices:
     strategy: tf.distribute.Strategy
     precision: str
 
-    @property
-    def replicas(self) -> int:
-        return int(self.strategy.num_replicas_in_sync)
-
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Networks and optimizers built in this block train on these devices."""
+        """Networks built in this block train on these devices."""
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(self.precision)
         try:
@@ -40,36 +32,9 @@ class Devices:
         finally:
             keras.config.set_dtype_policy(before)
 
-    def prepare(self, model: keras.Model) -> None:
-        """Have batch normalisation take its mean and variance over the whole batch, not a replica's part.
-
-        A part's own would be those of a smaller batch, so that the number of devices would change what
-        is learned; and each replica's running statistics would go their own way.
-        """
-        for layer in model._flatten_layers():
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.synchronized = self.replicas > 1
-
-    def prepared(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-        """`optimizer`, with its losses scaled where float16 would lose small gradients."""
-        if self.precision == "float32":
-            return optimizer
-        return keras.optimizers.LossScaleOptimizer(optimizer)
-
-    def share_out(self, *batch: npt.NDArray[Any]) -> tuple[Any, ...]:
-        """Each array of a batch in parts, one a replica, in order: n / replicas rows, give or take one."""
-        if self.replicas == 1:
-            return batch
-        parts = [np.array_split(array, self.replicas) for array in batch]
-        return tuple(
-            self.strategy.experimental_distribute_values_from_function(
-                lambda replica, each=each: tf.constant(each[replica.replica_id_in_sync_group])
-            )
-            for each in parts
-        )
-
     def __str__(self) -> str:
-        return f"{self.replicas} x {'CPU' if self.precision == 'float32' else 'GPU'}, {self.precision}"
+        kind = "CPU" if self.precision == "float32" else "GPU"
+        return f"{self.strategy.num_replicas_in_sync} x {kind}, {self.precision}"
 
 
 def choose(distribute: str) -> Devices:
@@ -99,7 +64,7 @@ def choose(distribute: str) -> Devices:
 
 
 def in_words(devices: Devices, distribute: str) -> str:
-    """What people should know of `devices`; nothing where they are what everybody expects."""
-    if distribute == "mirrored" and devices.replicas == 1:
+    """What you should know of `devices`; nothing where they are the usual ones."""
+    if distribute == "mirrored" and devices.strategy.num_replicas_in_sync == 1:
         return f"train.distribute is mirrored, but there is one device here ({devices}): as with none"
     return f"Training on {devices}" if str(devices) != "1 x CPU, float32" else ""

@@ -26,11 +26,15 @@ PROBABILITY = "p_parasitized"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def build(size: int) -> keras.Model:
+def build(size: int, *, synchronized: bool = False) -> keras.Model:
     """A network for cells of `size` px.
 
     Input float32 (n, size, size, 3) in [0, 255]; output float32 (n, 1), P(parasitised). About
     98,000 parameters at any size.
+
+    Args:
+        synchronized: for several devices: normalisation takes mean and variance over the whole batch, not
+            over each device's part, so that their number does not change what is learned.
     """
     cell = keras.Input((size, size, 3), name="cell")
     x = keras.layers.Rescaling(1 / 255, name="rescale")(cell)
@@ -38,7 +42,8 @@ def build(size: int) -> keras.Model:
         x = keras.layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{depth}")(x)
         if depth < len(WIDTHS):
             x = keras.layers.MaxPooling2D(2, name=f"pool{depth}")(x)
-        x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm{depth}")(x)
+        norm = keras.layers.BatchNormalization(momentum=0.9, synchronized=synchronized, name=f"norm{depth}")
+        x = norm(x)
         x = keras.layers.ReLU(name=f"relu{depth}")(x)
     x = keras.layers.GlobalAveragePooling2D(name=FEATURES)(x)
     x = keras.layers.Dense(1, name="logit")(x)

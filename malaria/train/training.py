@@ -1,6 +1,8 @@
-"""The training loop, readable from top to bottom."""
+"""How the network learns: Keras's `fit` on a stateless data set, watched on val, and taken up again after a kill."""
 
-from collections.abc import Callable
+import dataclasses
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,25 +12,19 @@ import numpy.typing as npt
 import pandas as pd
 from dvclive.live import Live
 from sklearn.metrics import log_loss, roc_auc_score
-from tqdm import tqdm
+from sklearn.utils.class_weight import compute_sample_weight
 
 from malaria import params
 from malaria.cells import doubtful_labels, packed
 from malaria.errors import UserError
-from malaria.train import augmentation, cell_random, checkpoint, devices, network
+from malaria.train import augmentation, checkpoint, devices, network
 from malaria.train.backend import keras, tf
 
 # Of the labels in doubt, how many are taken to be wrong (noisy_labels: soften).
 _WRONG = 0.75
 
-# The network's own opinion of a label counts once it has seen the cell so often, and where it is
-# this far from the label: it is slow to learn labels that contradict all others, but rare forms of
-# parasites are no error.
-_EPOCHS_OF_OPINION, _CONTRADICTION = 4, 0.75
-
-# float32 (n, size, size, 3) and targets (n,) in, the same out.
-Alter = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-Loss = Callable[[float], keras.losses.Loss]
+# What is logged of each epoch: Keras's name, DVCLive's.
+_FIGURES = {"loss": "train/loss", "val_loss": "val/loss", "val_auc": "val/auc"}
 
 
 @dataclass(frozen=True)
@@ -36,15 +32,19 @@ class Cells:
     """The cells of one side of the split.
 
     images: uint8 (n, size, size, 3), memory-mapped; rows: int64 (m,), this side's rows of images;
-    labels: float32 (m,), 1 where parasitised; keys: uint64 (m,), what identifies each cell;
-    doubtful: bool (m,), whose labels are listed as in doubt, or None where there is no list.
+    labels: float32 (m,), 1 where parasitised; doubtful: bool (m,), whose labels are listed as in doubt, or
+    None where there is no list.
     """
 
     images: npt.NDArray[np.uint8]
     rows: npt.NDArray[np.int64]
     labels: npt.NDArray[np.float32]
-    keys: npt.NDArray[np.uint64]
     doubtful: npt.NDArray[np.bool_] | None = None
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> "Cells":
+        """Those of the cells that are chosen, bool (m,)."""
+        doubtful = None if self.doubtful is None else self.doubtful[chosen]
+        return Cells(self.images, self.rows[chosen], self.labels[chosen], doubtful)
 
 
 def side(
@@ -55,24 +55,16 @@ def side(
     Args:
         splits: rows as tables.SPLITS.
         name: train, val or test.
-        listed: the labels in doubt, as `doubts.read` gives them.
+        listed: the labels in doubt, as `doubtful_labels.read` gives them.
     """
     rows, labels = packed.rows(cells, splits, name)
-    # A cell is known by its content, whatever stands before it in the index.
-    keys = np.array([int(digest[:16], 16) for digest in cells.index.sha256.iloc[rows]], dtype=np.uint64)
     doubtful = doubtful_labels.among(splits[splits.split == name], listed) if listed else None
-    return Cells(cells.images, rows, labels, keys, doubtful)
-
-
-# The cells, what the network thinks of them, the epoch and train.noisy_labels, to what `lessons` gives.
-Teach = Callable[
-    [Cells, npt.NDArray[np.float64], int, str], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
-]
+    return Cells(cells.images, rows, labels, doubtful)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The network of the epoch that was kept (from 0), its AUC on val, and how many epochs there were."""
+    """The network of the epoch that was kept (from 1), its AUC on val, and how many epochs there were."""
 
     model: keras.Model
     kept_epoch: int
@@ -80,252 +72,242 @@ class Trained:
     epochs: int
 
 
-def cross_entropy(smoothing: float) -> keras.losses.Loss:
-    """Binary cross-entropy, added up over a batch; targets move by half of `smoothing` from 0 and 1."""
-    return keras.losses.BinaryCrossentropy(label_smoothing=smoothing, reduction="sum")
-
-
-def train(
-    train: Cells,
-    val: Cells,
-    settings: params.Train,
-    log: Path,
-    resume: Path | None = None,
-    build: Callable[[int], keras.Model] = network.build,
-    alter: Alter | None = None,
-    loss: Loss = cross_entropy,
-    teach: Teach | None = None,
-) -> Trained:
-    """Train until `settings.epochs`, or until val AUC has not risen for `settings.patience` epochs.
-
-    The network that is watched and returned has the running average of the trained one's weights.
-
-    With noisy_labels other than keep, val AUC is that of the cells whose labels are not listed as in
-    doubt: the noise should not choose the epoch either.
-
-    Args:
-        log: an empty folder for DVCLive's loss and AUC per epoch.
-        resume: a file where each finished epoch is kept, and where the same training goes on from after
-            it was killed, to the same bytes; None keeps nothing.
-        build: another network than the pipeline's, for experiments; takes the size in px.
-        alter: what else an experiment does to each augmented batch.
-        loss: another loss, made from the label smoothing, that adds up over the batch.
-        teach: another `lessons`. None of these four is known to `resume`.
-
-    Raises:
-        UserError: the loss is not finite any more; the sentence names epoch and step.
-    """
-    keras.utils.set_random_seed(settings.seed)
-    if settings.deterministic:
-        tf.config.experimental.enable_op_determinism()
+def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: Path | None = None) -> Trained:
+    """Train the pipeline's network, on the devices that there are; arguments and errors are those of `fit`."""
+    begin(settings)
     size = train.images.shape[1]
     on = devices.choose(settings.distribute)
     if said := devices.in_words(on, settings.distribute):
         print(said, flush=True)
     with on.scope():
-        model = build(size)
-    on.prepare(model)
-    # On one device and in float32 wherever the other trains: what is watched, kept and saved.
-    mean = build(size)
-    steps = -(-len(train.rows) // settings.batch_size)
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        settings.epochs * steps - steps // 2,
-        warmup_target=settings.learning_rate,
-        warmup_steps=steps // 2,
-    )
-    with on.scope():
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        optimizer = on.prepared(optimizer)
-        optimizer.build(model.trainable_variables)
-    weights = _class_weights(train.labels, settings.class_weights)
-    averaged = [tf.Variable(weight) for weight in model.weights]
-    step = _step(model, averaged, optimizer, on, loss(settings.label_smoothing), alter)
-    opinion = train.labels.astype(np.float64)
-    watched = _watched(val, settings.noisy_labels)
-    watched_images, watched_labels = val.rows[watched], val.labels[watched]
-
-    best_auc, best_epoch, best_weights = -1.0, -1, mean.get_weights()
-    history: list[tuple[float, ...]] = []
-    kept = checkpoint.Checkpoint(resume, _key(train, val, settings, on)) if resume else None
-    if carried := kept.load() if kept else None:
-        history = [tuple(row) for row in carried["history"].tolist()]
-        best_epoch = int(np.argmax([auc for *_, auc in history]))
-        best_auc, best_weights = history[best_epoch][-1], carried["best_weights"]
-        opinion = carried["opinion"]
-        checkpoint.assign([*model.variables, *optimizer.variables, *averaged], carried["variables"])
-        print(f"Going on after epoch {len(history) - 1}, from {resume}", flush=True)
-    with Live(str(log), save_dvc_exp=False, report=None, dvcyaml=None, monitor_system=False) as live:
-        for row in history:
-            _log(live, row)
-        for epoch in range(len(history), settings.epochs):
-            if epoch - best_epoch > settings.patience:
-                break
-            losses = []
-            targets, trust = (teach or lessons)(train, opinion, epoch, settings.noisy_labels)
-            transforms, colour, order = _draw(train, settings, epoch)
-            starts = range(0, len(order), settings.batch_size)
-            for number, start in enumerate(tqdm(starts, desc=f"epoch {epoch}", leave=False, disable=None)):
-                batch = order[start : start + settings.batch_size]
-                value, p = step(
-                    on.share_out(
-                        train.images[train.rows[batch]],
-                        transforms[batch],
-                        colour[batch],
-                        targets[batch],
-                        (weights * trust)[batch],
-                    ),
-                    np.float32(len(batch)),
-                    _share(settings.averaging, epoch * steps + number),
-                )
-                # The first epoch's network knows too little to have one.
-                opinion[batch] = p if epoch == 1 else (opinion[batch] + p) / 2
-                losses.append(float(value))
-                if not np.isfinite(losses[-1]):
-                    raise UserError(
-                        f"The loss is {losses[-1]} at epoch {epoch}, step {number}: "
-                        f"lower train.learning_rate (now {settings.learning_rate:g}) in params.yaml."
-                    )
-            mean.set_weights(checkpoint.values(averaged))
-            p = network.predict(mean, val.images[watched_images])
-            auc = float(roc_auc_score(watched_labels, p))
-            history.append((float(np.mean(losses)), float(log_loss(watched_labels, p, labels=[0, 1])), auc))
-            _log(live, history[-1])
-            print(f"epoch {epoch}: loss {np.mean(losses):.4f}, val AUC {auc:.4f}", flush=True)
-            if auc > best_auc:
-                best_auc, best_epoch, best_weights = auc, epoch, mean.get_weights()
-            if kept:
-                kept.save(
-                    {
-                        "history": np.array(history),
-                        "opinion": opinion,
-                        "best_weights": best_weights,
-                        "variables": checkpoint.values([*model.variables, *optimizer.variables, *averaged]),
-                    }
-                )
-    # Near the ceiling val AUC is a matter of luck; the end of the schedule is not.
-    if settings.keep == "best" or len(history) < settings.epochs:
-        mean.set_weights(best_weights)
-    else:
-        mean.set_weights(checkpoint.values(averaged))
-        best_epoch, best_auc = len(history) - 1, history[-1][-1]
-    return Trained(mean, best_epoch, best_auc, len(history))
+        model = network.build(size, synchronized=on.strategy.num_replicas_in_sync > 1)
+    trained = fit(model, train, val, settings, log, resume)
+    # On one device and in float32 wherever the other trained.
+    plain = network.build(size)
+    plain.set_weights(trained.model.get_weights())
+    return dataclasses.replace(trained, model=plain)
 
 
-def _key(train: Cells, val: Cells, settings: params.Train, on: devices.Devices) -> str:
-    """What tells this training from all others: settings, cells, devices, code, library versions."""
-    sides = [part for side in (train, val) for part in (side.rows, side.labels, side.keys, side.doubtful)]
-    return checkpoint.key(settings.model_dump_json(), str(on), train.images, *sides)
+def begin(settings: params.Train) -> None:
+    """Seed all that Keras draws: initial weights come from it. Call it before a network is built."""
+    keras.utils.set_random_seed(settings.seed)
+    if settings.deterministic:
+        tf.config.experimental.enable_op_determinism()
 
 
-def _log(live: Any, row: tuple[float, ...]) -> None:
-    """Write an epoch's figures; after a resume those of the epochs before come again, to the same bytes."""
-    for name, value in zip(("train/loss", "val/loss", "val/auc"), row, strict=True):
-        live.log_metric(name, value)
-    live.next_step()
-
-
-def _share(averaging: float, step: int) -> np.float32:
-    """The share of the newest weights in the running average: more at first, while there are few."""
-    return np.float32(1 - min(averaging, (1 + step) / (10 + step)))
-
-
-def _step(
+def fit(
     model: keras.Model,
-    averaged: list[tf.Variable],
-    optimizer: keras.optimizers.Optimizer,
-    on: devices.Devices,
-    loss_of: keras.losses.Loss,
-    alter: Alter | None,
-) -> Any:
-    """One step of training as a compiled function: a batch in, its loss and P(parasitised) out.
+    train: Cells,
+    val: Cells,
+    settings: params.Train,
+    log: Path,
+    resume: Path | None = None,
+) -> Trained:
+    """Train `model` until `settings.epochs`, or until val AUC has not risen for `settings.patience` epochs.
 
-    The batch comes in as many parts as there are replicas, with the count of its cells. `loss_of` adds up.
+    What is watched and returned has the running average of the weights.
+
+    With noisy_labels other than keep, val AUC is that of the cells whose labels are not listed as in
+    doubt: the noise should not choose the epoch either.
+
+    Args:
+        model: takes float32 (n, size, size, 3) in [0, 255] to P(parasitised), (n, 1).
+        log: an empty folder for DVCLive's loss and AUC of each epoch.
+        resume: a file where each finished epoch is kept, and where the same training goes on from after
+            it was killed, to the same bytes; None keeps nothing.
+
+    Raises:
+        UserError: the loss is not finite any more; the sentence names epoch and step. Or labels in doubt are
+            to be dropped or softened, and none are listed.
     """
-    size = model.input_shape[1]
-    # Traced once for batches of any size. Replicas' values come as they are.
-    of_cells = [((size, size, 3), tf.uint8), ((8,), tf.float32), ((3,), tf.float32), *[((), tf.float32)] * 2]
-    batches = tuple(tf.TensorSpec((None, *shape), dtype) for shape, dtype in of_cells)
-    number = tf.TensorSpec((), tf.float32)
-    signature = (batches, number, number) if on.replicas == 1 else None
-
-    def part(
-        images: tf.Tensor,
-        transforms: tf.Tensor,
-        colour: tf.Tensor,
-        targets: tf.Tensor,
-        weights: tf.Tensor,
-        count: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        cells = augmentation.apply(images, transforms, colour)
-        if alter:
-            cells, targets = alter(cells, targets)
-        with tf.GradientTape() as tape:
-            p = tf.cast(model(cells, training=True), tf.float32)
-            # The replicas' losses and gradients are added up: together, the mean over the batch.
-            loss = loss_of(targets[:, None], p, sample_weight=weights[:, None]) / count
-            scaled = optimizer.scale_loss(loss)
-        optimizer.apply(tape.gradient(scaled, model.trainable_variables), model.trainable_variables)
-        return loss, p[:, 0]
-
-    @tf.function(input_signature=signature, reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def step(batch: tuple[Any, ...], count: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        losses, p = on.strategy.run(part, args=(*batch, count))
-        for average, weight in zip(averaged, model.weights, strict=True):
-            average.assign_add(share * (weight - average))
-        # One after the other the parts are in the order of the batch again.
-        parts = on.strategy.experimental_local_results(p)
-        return on.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None), tf.concat(parts, axis=0)
-
-    return step
+    if settings.noisy_labels != "keep" and train.doubtful is None:
+        raise UserError(
+            f"params.yaml: train.noisy_labels is {settings.noisy_labels}, but train.labels_file, "
+            f"{settings.labels_file}, lists no label: list those in doubt, or set train.noisy_labels to keep."
+        )
+    learnt = taught(train, settings.noisy_labels)
+    steps = len(learnt.rows) // _batch(learnt, settings)
+    set_up(model, settings, steps)
+    kept = checkpoint.Checkpoint(resume, _key(learnt, val, settings, model)) if resume else None
+    with Live(str(log), save_dvc_exp=False, report=None, dvcyaml=None, monitor_system=False) as live:
+        progress = _Progress(model, _watched(val, settings.noisy_labels), settings, live, kept)
+        if done := progress.go_on():
+            print(f"Going on after epoch {done}, from {resume}", flush=True)
+        if not progress.is_over():
+            model.fit(
+                batches(learnt, settings, done),
+                epochs=settings.epochs,
+                initial_epoch=done,
+                steps_per_epoch=steps,
+                callbacks=[progress],
+                shuffle=False,
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
+    return progress.kept()
 
 
-def _draw(
-    cells: Cells, settings: params.Train, epoch: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """The epoch's transforms and colours of every train cell, and the order to take them in."""
-    numbers = cell_random.uniform(settings.seed, epoch, cells.keys, 1 + augmentation.NUMBERS)
+def set_up(model: keras.Model, settings: params.Train, steps: int) -> None:
+    """Compile `model` as the recipe has it: cross-entropy, and AdamW under a cosine schedule after half an epoch
+    of warm-up; `steps` are those of an epoch.
+    """
+    total = settings.epochs * steps
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, total - steps // 2, warmup_target=settings.learning_rate, warmup_steps=steps // 2
+    )
+    # A short training is averaged over a tenth of its steps: else its beginning would weigh too much.
+    momentum = max(0.0, min(settings.averaging, 1 - 10 / total))
+    optimizer = keras.optimizers.AdamW(
+        rate, weight_decay=settings.weight_decay, use_ema=momentum > 0, ema_momentum=momentum
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    loss = keras.losses.BinaryCrossentropy(label_smoothing=settings.label_smoothing)
+    # XLA's convolutions are slower here.
+    model.compile(optimizer, loss, jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+
+
+def batches(cells: Cells, settings: params.Train, first: int = 0) -> tf.data.Dataset:
+    """Augmented batches, epoch after epoch from `first` on: images float32 (b, size, size, 3) in [0, 255],
+    targets and weights float32 (b,).
+
+    Order and augmentation depend on seed, epoch and position alone. What is left over of an epoch after its
+    last whole batch waits for the next epoch's draw.
+    """
+    size, pixels = _batch(cells, settings), cells.images.shape[1]
+    shapes = (
+        tf.TensorSpec((size, pixels, pixels, 3), tf.uint8),
+        tf.TensorSpec((size, augmentation.NUMBERS), tf.float32),
+        tf.TensorSpec((size,), tf.float32),
+        tf.TensorSpec((size,), tf.float32),
+    )
     return (
-        augmentation.affine(numbers[:, 1:], settings, cells.images.shape[1]),
-        augmentation.gains(numbers[:, 1:], settings),
-        np.argsort(numbers[:, 0], kind="stable"),
+        tf.data.Dataset.from_generator(lambda: drawn(cells, settings, first), output_signature=shapes)
+        .map(lambda images, numbers, *rest: (augmentation.augment(images, numbers, settings), *rest))
+        .prefetch(2)
     )
 
 
-def lessons(
-    cells: Cells, opinion: npt.NDArray[np.float64], epoch: int, how: str
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """What the epoch teaches of each cell: targets and weights, each float32 (m,).
+def drawn(cells: Cells, settings: params.Train, first: int = 0) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+    """What `batches` augments: uint8 images, the numbers that `augmentation.augment` takes, targets, weights."""
+    size = _batch(cells, settings)
+    weigh = None if settings.class_weights == "none" else settings.class_weights
+    weights = compute_sample_weight(weigh, cells.labels > 0.5).astype(np.float32)
+    for epoch in range(first, settings.epochs):
+        random = np.random.default_rng((settings.seed, epoch))
+        order = random.permutation(len(cells.rows))
+        for start in range(0, len(order) - size + 1, size):
+            batch = order[start : start + size]
+            numbers = random.random((size, augmentation.NUMBERS), dtype=np.float32)
+            yield cells.images[cells.rows[batch]], numbers, cells.labels[batch], weights[batch]
 
-    In doubt are the listed labels; without a list those that the network's own running opinion of
-    its train cells contradicts. Training's late epochs learn wrong labels by heart, its early ones
-    do not (Arpit et al. 2017, arXiv:1706.05394).
-    """
-    targets, trust = cells.labels, np.ones(len(cells.rows), dtype=np.float32)
-    if how == "keep":
-        return targets, trust
-    doubtful = cells.doubtful
-    if doubtful is None:
-        heard = epoch >= _EPOCHS_OF_OPINION
-        doubtful = heard & (np.abs(opinion - cells.labels) > _CONTRADICTION)
+
+def taught(cells: Cells, how: str) -> Cells:
+    """What is learned of train cells: labels in doubt are kept, their cells dropped, or their targets softened."""
+    if how == "keep" or cells.doubtful is None:
+        return cells
     if how == "drop":
-        return targets, np.where(doubtful, np.float32(0), trust)
-    return np.where(doubtful, np.abs(targets - np.float32(_WRONG)), targets), trust
+        return cells.where(~cells.doubtful)
+    targets = np.where(cells.doubtful, np.abs(cells.labels - np.float32(_WRONG)), cells.labels)
+    return dataclasses.replace(cells, labels=targets)
 
 
-def _watched(val: Cells, how: str) -> npt.NDArray[np.bool_]:
-    """The val cells whose AUC chooses the epoch, bool (m,): all where the rest lacks a class."""
+class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
+    """Judges each epoch on val, stops the training, and keeps the best network and where the training stands."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        val: Cells,
+        settings: params.Train,
+        live: Live,
+        kept: checkpoint.Checkpoint | None,
+    ) -> None:
+        super().__init__()
+        self.set_model(model)
+        self.average = keras.models.clone_model(model)
+        self.variables = [*model.variables, *model.optimizer.variables]
+        self.settings, self.live, self.checkpoint = settings, live, kept
+        self.images, self.labels = val.images[val.rows], val.labels
+        self.history: list[list[float]] = []
+        self.best: list[npt.NDArray[Any]] = []
+
+    def go_on(self) -> int:
+        """Take up what was kept; how many epochs that were."""
+        kept = self.checkpoint.load() if self.checkpoint else {}
+        for variable, value in zip(self.variables, kept.get("variables", ()), strict=bool(kept)):
+            variable.assign(value)
+        self.best = kept.get("best", [])
+        for figures in kept.get("history", ()):
+            self._log(figures.tolist())
+        return len(self.history)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any]) -> None:
+        if not np.isfinite(logs["loss"]):
+            raise UserError(
+                f"The loss is {logs['loss']} at epoch {len(self.history) + 1}, step {batch + 1}: "
+                f"lower train.learning_rate (now {self.settings.learning_rate:g}) in params.yaml."
+            )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
+        p = network.predict(self._averaged(), self.images)
+        # Keras prints what stands here.
+        logs["val_loss"] = log_loss(self.labels, p, labels=[0, 1])
+        logs["val_auc"] = roc_auc_score(self.labels, p)
+        self._log([float(logs[name]) for name in _FIGURES])
+        if self._best_epoch() == epoch + 1:
+            self.best = self.average.get_weights()
+        self.model.stop_training = self.is_over()
+        if self.checkpoint:
+            variables = [variable.numpy() for variable in self.variables]
+            self.checkpoint.save(history=self.history, best=self.best, variables=variables)
+
+    def is_over(self) -> bool:
+        """Whether all epochs have been, or val AUC has not risen for too long."""
+        done = len(self.history)
+        return done in (self.settings.epochs, self._best_epoch() + self.settings.patience)
+
+    def kept(self) -> Trained:
+        """What the training gives. Near the ceiling val AUC is a matter of luck; the schedule's end is not."""
+        done, epoch = len(self.history), self._best_epoch()
+        if self.settings.keep == "best" or done < self.settings.epochs:
+            self.model.set_weights(self.best)
+        else:
+            self.model.set_weights(self._averaged().get_weights())
+            epoch = done
+        return Trained(self.model, epoch, self.history[epoch - 1][-1], done)
+
+    def _averaged(self) -> keras.Model:
+        """The network with the running average of its weights, which the optimizer takes."""
+        self.average.set_weights(self.model.get_weights())
+        self.model.optimizer.finalize_variable_values(self.average.trainable_variables)
+        return self.average
+
+    def _best_epoch(self) -> int:
+        """From 1; 0 before the first."""
+        return 1 + int(np.argmax([auc for *_, auc in self.history])) if self.history else 0
+
+    def _log(self, figures: list[float]) -> None:
+        """Add an epoch; after a resume those before come again, to the same bytes."""
+        self.history.append(figures)
+        for name, value in zip(_FIGURES.values(), figures, strict=True):
+            self.live.log_metric(name, value)
+        self.live.next_step()
+
+
+def _batch(cells: Cells, settings: params.Train) -> int:
+    return min(settings.batch_size, len(cells.rows))
+
+
+def _key(train: Cells, val: Cells, settings: params.Train, model: keras.Model) -> str:
+    """What tells this training from all others: settings, cells, network, devices, code, versions."""
+    sides = [array for cells in (train, val) for array in (cells.rows, cells.labels)]
+    doubtful = [cells.doubtful for cells in (train, val) if cells.doubtful is not None]
+    about = [settings.model_dump_json(), model.to_json(), str(model.distribute_strategy.num_replicas_in_sync)]
+    return checkpoint.key("\n".join(about), [train.images, *sides, *doubtful])
+
+
+def _watched(val: Cells, how: str) -> Cells:
+    """The val cells whose AUC chooses the epoch: all where the rest lacks a class."""
     if how == "keep" or val.doubtful is None or len(np.unique(val.labels[~val.doubtful])) < 2:
-        return np.ones(len(val.rows), dtype=bool)
-    return ~val.doubtful
-
-
-def _class_weights(labels: npt.NDArray[np.float32], how: str) -> npt.NDArray[np.float32]:
-    """The weight of each cell, float32 (m,); `balanced` gives both classes the same sum."""
-    if how == "none":
-        return np.ones(len(labels), dtype=np.float32)
-    positive = labels > 0.5
-    counts = np.maximum(np.bincount(positive, minlength=2), 1)
-    weights: npt.NDArray[np.float32] = (len(labels) / (2 * counts)).astype(np.float32)
-    return weights[positive.astype(np.int64)]
+        return val
+    return val.where(~val.doubtful)

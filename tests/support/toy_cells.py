@@ -14,4 +14,4 @@ def toy_cells(doubtful: npt.NDArray[np.bool_] | None = None) -> Any:
     images = np.random.default_rng(0).integers(120, 200, (48, 32, 32, 3)).astype(np.uint8)
     images[1::2, 12:20, 12:20] //= 3
     labels = (np.arange(48) % 2).astype(np.float32)
-    return training.Cells(images, np.arange(48), labels, np.arange(48, dtype=np.uint64), doubtful)
+    return training.Cells(images, np.arange(48), labels, doubtful)
