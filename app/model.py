@@ -25,7 +25,7 @@ class Model:
     origin: git_origin.Origin
     card: str
     figures: dict[str, Any] | None
-    trained_on: fingerprints.Marks | None
+    trained_on: fingerprints.Fingerprints | None
 
     @property
     def record(self) -> bundle.Record:

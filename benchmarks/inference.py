@@ -201,7 +201,7 @@ def _bundle(folder: Path, *, gated: bool) -> Callable[[Pixels], Any]:
     from malaria import bundle
 
     loaded = bundle.load(folder, threads=1)
-    return (loaded if gated else replace(loaded, fitted_gate=None)).run
+    return (loaded if gated else replace(loaded, fitted_ood=None)).run
 
 
 def _keras(folder: Path, side: str) -> Callable[[Pixels], Any]:

@@ -7,9 +7,9 @@ before Keras is imported. Both are judged by AUC on the val cells of the split; 
 ours alone. The mark is `--mark`, or the original's best where it does not get there. Every run is a process
 of its own.
 
-Ours is told apart: start-up (imports, compilation, validation), and images per second after it; and these as a
-share of a bare training step: the same network, loss and optimizer as one compiled function, on one batch that
-lies in memory, with the recipe's augmentation and without. Needs `dvc repro pack split`.
+Ours is told apart: start-up (imports, compilation, validation), and images per second after it; and these as
+a share of a bare training step: the same network, loss and optimizer as one compiled function, on one batch
+that lies in memory, with the recipe's augmentation and without. Needs `dvc repro pack split`.
 """
 
 import argparse

@@ -21,9 +21,8 @@ from ci.revisions import Revision
 from malaria import files, labels, paths, programs, tables
 from malaria.cells import packed
 
-# What these write depends on the kind of processor too, which training records in this file (docs/ci.md).
+# What these write depends on the kind of processor too, which training records (docs/ci.md).
 OF_PROCESSOR = ("train", "evaluate", "export")
-PROCESSOR = paths.TRAINING / "processor.txt"
 _SINGLE = ("repro", "--force", "--single-item", "--no-run-cache", "--no-commit")
 
 
@@ -116,7 +115,7 @@ def _made_elsewhere(branch: Revision, copy: Path, trained: bool) -> bool:
     """Whether training records another kind of processor in the copy than in the branch's results."""
     if not trained:
         _once_more(copy, "train")
-    here, there = ((folder / PROCESSOR) for folder in (copy, branch.folder))
+    here, there = ((folder / paths.PROCESSOR) for folder in (copy, branch.folder))
     differs = here.is_file() and there.is_file() and here.read_bytes() != there.read_bytes()
     if not trained:
         _restore(branch, copy, "train")

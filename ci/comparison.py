@@ -300,7 +300,7 @@ def _copies(base: Revision, branch: Revision, judged: pd.DataFrame) -> int:
         held = packed.load(revision.folder / paths.PACKED)
         splits = tables.read(revision.folder / paths.SPLITS, tables.SPLITS)
         rows = packed.rows_of(held, splits.path[splits.split != tables.TEST])
-        marks = fingerprints.marks(held.images[row] for row in rows)
+        marks = fingerprints.of(held.images[row] for row in rows)
         met &= fingerprints.known(marks, cells) == expected
     return int(met.sum())
 

@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("reports/ood.csv"), help="the table")
     arguments = parser.parse_args()
     model = bundle.load(arguments.model or bundle.default_folder())
-    if model.fitted_gate is None:
+    if model.fitted_ood is None:
         raise UserError(f"{model.folder} has no gate: export it again, or name another with --model.")
 
     origin, cells = _cells(arguments.seed)

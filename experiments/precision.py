@@ -15,8 +15,7 @@ import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
 from experiments import folds as experiment
-from malaria import bundle, labels, paths, tables
-from malaria.bundle import build, convert
+from malaria import labels, paths, tables
 from malaria.cells import doubtful_labels, packed
 from malaria.command import end_with
 from malaria.params import load_params
@@ -93,6 +92,7 @@ def together(costs: list[Cost]) -> Cost:
 
 def _of_fold(revision: str, cells: packed.Packed) -> dict[str, Cost]:
     # TensorFlow takes seconds to import; --help should not wait for it.
+    from malaria.bundle import build
     from malaria.train import network
 
     settings = load_params()
@@ -100,7 +100,7 @@ def _of_fold(revision: str, cells: packed.Packed) -> dict[str, Cost]:
     tested = splits[splits.split == tables.TEST]
     pixels = cells.images[packed.rows_of(cells, tested.path)]
     learnt = cells.images[packed.rows_of(cells, splits.path[splits.split == tables.TRAIN])]
-    y = np.asarray(tested.label == labels.POSITIVE, dtype=np.int64)
+    y = labels.values(tested.label)
     listed = doubtful_labels.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
     sure = ~doubtful_labels.among(tested, listed)
     found = {}
@@ -110,11 +110,12 @@ def _of_fold(revision: str, cells: packed.Packed) -> dict[str, Cost]:
         model = network.load(file)
         p_trained = network.predict(model, pixels)
         for precision in PRECISIONS:
-            flatbuffer = convert.convert(network.fused(model), precision, learnt)
-            exported = Path(folder) / precision
-            build.write(exported, flatbuffer, build.draft(settings, cells.size, flatbuffer, {}), "")
-            p = bundle.load(exported).run(pixels).p_network
-            found[precision] = cost(len(flatbuffer), p, p_trained, y, sure)
+            changed = settings.model_copy(
+                update={"export": settings.export.model_copy(update={"precision": precision})}
+            )
+            exported = build.export(model, learnt, changed, paths.PARAMS)
+            p = exported.model.run(pixels).p_network
+            found[precision] = cost(len(exported.network), p, p_trained, y, sure)
     return found
 
 

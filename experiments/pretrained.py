@@ -1,7 +1,7 @@
 """Make the bundle that the repository carries: trained on every patient, judged out of fold.
 
 Run `make crossval` first, with the same parameters. Its folds' bundles judge the cells that they never
-saw: temperature, operating points, the gate's limits and every figure on the card come from there. The
+saw: temperature, operating points, the check's limits and every figure on the card come from there. The
 network is then trained on all cells, for the epochs of params.yaml, with nothing held out.
 """
 
@@ -9,7 +9,7 @@ import argparse
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import yaml
 
 from experiments import folds as experiment
 from malaria import bundle, files, paths, tables
-from malaria.bundle import build, convert, fingerprints, ood
+from malaria.bundle import fingerprints, ood
 from malaria.cells import doubtful_labels, images, packed
 from malaria.command import end_with
 from malaria.errors import UserError
@@ -35,10 +35,11 @@ _LABELS = """ Of the training labels those that `train.labels_file` lists were d
 
 @dataclass(frozen=True)
 class Judged:
-    """Every cell as the fold's bundle judges it that never saw its patient, and the gate's limits.
+    """Every cell as the fold's bundle judges it that never saw its patient, and the out-of-distribution
+    check's limits.
 
     cells: columns path, patient, label, fold, p_network and rejected, sorted by path; limits: float64
-    (3,), as `gate.limits` finds them on the distances from each fold's own gate; by_patient: whether no
+    (3,), as `ood.limits` finds them on the distances from each fold's own check; by_patient: whether no
     patient, all of them known, was on both sides of a fold.
     """
 
@@ -49,12 +50,12 @@ class Judged:
 
 @dataclass(frozen=True)
 class _Fold:
-    """What one fold's bundle says of its test cells; `tested` has the columns path, patient and label."""
+    """One fold's bundle on its test cells; `tested` has the columns path, patient and label."""
 
     tested: pd.DataFrame
     pixels: images.Pixels
-    said: bundle.Predictions
-    fitted_gate: ood.Gate
+    prediction: bundle.Predictions
+    fitted_ood: ood.Check
 
 
 def main() -> int:
@@ -70,7 +71,10 @@ def main() -> int:
             "there, or another folder with --out."
         )
     # TensorFlow takes seconds to import; neither --help nor a refusal should wait for it.
-    from malaria.train import network, training
+    from malaria.bundle import build, convert
+    from malaria.train import backend, network, training
+
+    backend.use_threads(settings.train.threads)
 
     cells = packed.load(paths.PACKED)
     for number in _numbers(arguments.name):
@@ -86,40 +90,30 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as log:
         model = training.train(learnt, watched, recipe, Path(log)).model
     pixels = cells.images[learnt.rows]
-    flatbuffer = convert.convert(network.fused(model), settings.export.precision, pixels)
-    convert.check_size(flatbuffer, model.count_params())
-    hashes = {
-        "data": files.sha256(paths.PACKED / packed.INDEX),
-        "splits": files.sha256(Path(settings.split.file)),
-        "code": build.code_hash(),
-    }
-    record = build.draft(settings, cells.size, flatbuffer, hashes)
+    exported = build.export(model, pixels, settings, Path(settings.split.file))
+    prediction = exported.model.run(pixels)
+    agreement = convert.check_agreement(
+        prediction.p_network,
+        network.predict(model, pixels),
+        (learnt.labels > 0.5).astype(np.int64),
+        settings.export.precision,
+    )
+    fitted_ood = replace(ood.fit(pixels, prediction.features), limits=judged.limits)
+    origin = _ORIGIN.format(
+        cells=len(judged.cells),
+        patients=judged.cells.patient.nunique(),
+        named=f" ({arguments.cells})" if arguments.cells else "",
+        folds=judged.cells.fold.nunique(),
+        what="patients" if judged.by_patient else "cells",
+        labels=_LABELS.format(how=settings.train.noisy_labels) if listed else "",
+    )
     with files.atomic_folder(arguments.out) as folder:
-        build.write(folder, flatbuffer, record, "")
-        said = bundle.load(folder).run(pixels)
-        y = (learnt.labels > 0.5).astype(np.int64)
-        agreement = convert.check_agreement(
-            said.p_network, network.predict(model, pixels), y, settings.export.precision
-        )
-        fitted_gate = ood.with_limits(ood.fit(pixels, said.features), judged.limits)
-        origin = _ORIGIN.format(
-            cells=len(judged.cells),
-            patients=judged.cells.patient.nunique(),
-            named=f" ({arguments.cells})" if arguments.cells else "",
-            folds=judged.cells.fold.nunique(),
-            what="patients" if judged.by_patient else "cells",
-            labels=_LABELS.format(how=settings.train.noisy_labels) if listed else "",
-        )
-        seen, parameters = fingerprints.marks(pixels), model.count_params()
-        sides = {"out of fold": judged.cells}
-        build.finish(
+        build.write(
             folder,
-            flatbuffer,
-            record,
-            fitted_gate,
-            sides,
-            seen,
-            parameters,
+            exported,
+            fitted_ood,
+            {"out of fold": judged.cells},
+            fingerprints.of(pixels),
             settings.evaluate,
             origin,
             judged.by_patient,
@@ -145,14 +139,14 @@ def out_of_fold(name: str, cells: packed.Packed) -> Judged:
     """What the folds' bundles of a cross-validation say of all cells.
 
     Raises:
-        UserError: the cross-validation is missing, was of other cells, or its bundles have no gate.
+        UserError: the cross-validation is missing, was of other cells, or its bundles have no check.
     """
     folds = {number: _of_fold(f"{name}-{number}", cells) for number in _numbers(name)}
     if sorted(path for fold in folds.values() for path in fold.tested.path) != sorted(cells.index.path):
         raise UserError(
             f"{name} is of other cells than data/packed: run `dvc repro pack` and `make crossval`."
         )
-    far = [ood.distances(fold.fitted_gate, fold.pixels, fold.said.features) for fold in folds.values()]
+    far = [ood.distances(fold.fitted_ood, fold.pixels, fold.prediction.features) for fold in folds.values()]
     limits = ood.limits(np.concatenate(far))
     judged = pd.concat([_judged(fold, limits).assign(fold=number) for number, fold in folds.items()])
     summaries = [json.loads(experiment.read(f"{name}-{number}", paths.SPLIT_SUMMARY)) for number in folds]
@@ -189,8 +183,10 @@ def _numbers(name: str) -> list[int]:
 
 
 def _judged(fold: _Fold, limits: ood.Floats) -> pd.DataFrame:
-    reasons = ood.reasons(ood.with_limits(fold.fitted_gate, limits), fold.pixels, fold.said.features)
-    return fold.tested.assign(p_network=fold.said.p_network, rejected=[reason or "" for reason in reasons])
+    reasons = ood.reasons(replace(fold.fitted_ood, limits=limits), fold.pixels, fold.prediction.features)
+    return fold.tested.assign(
+        p_network=fold.prediction.p_network, rejected=[reason or "" for reason in reasons]
+    )
 
 
 def _of_fold(revision: str, cells: packed.Packed) -> _Fold:
@@ -200,9 +196,11 @@ def _of_fold(revision: str, cells: packed.Packed) -> _Fold:
     with tempfile.TemporaryDirectory() as folder:
         experiment.get(revision, paths.BUNDLE, Path(folder, "bundle"))
         fold = bundle.load(Path(folder, "bundle"))
-        if fold.fitted_gate is None:
-            raise UserError(f"The bundle of {revision} has no gate: run `make crossval` again.")
-        return _Fold(tested, pixels, fold.run(pixels), fold.fitted_gate)
+        if fold.fitted_ood is None:
+            raise UserError(
+                f"The bundle of {revision} has no out-of-distribution check: run `make crossval` again."
+            )
+        return _Fold(tested, pixels, fold.run(pixels), fold.fitted_ood)
 
 
 if __name__ == "__main__":

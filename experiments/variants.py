@@ -71,7 +71,7 @@ ROWS: dict[str, Variant] = {
 def _network(
     size: int, widths: tuple[int, ...], after: Callable[[Any, int, int], Any] = lambda x, *_: x
 ) -> keras.Model:
-    """A network like `network.build`; `after` takes what each convolution gives, its width and depth, from 1."""
+    """Like `network.build`; `after` takes what each convolution gives, its width, and its depth from 1."""
     cell = keras.Input((size, size, 3), name="cell")
     x = layers.Rescaling(1 / 255)(cell)
     for depth, width in enumerate(widths, start=1):

@@ -21,6 +21,7 @@ PACKED = Path("data/packed")
 
 MODEL = Path("models/model.keras")
 TRAINING = Path("reports/train")
+PROCESSOR = TRAINING / "processor.txt"  # the kind of processor that it ran on
 
 # What a running stage keeps for the next run, should it be killed: git-ignored, and no stage's result.
 RUNNING = Path(".running")

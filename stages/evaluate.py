@@ -8,12 +8,14 @@ from malaria.paths import METRICS, MODEL, PACKED, PLOTS, PREDICTIONS, SPLITS, SU
 
 
 def main() -> None:
-    params = load_params().evaluate
+    everything = load_params()
+    params = everything.evaluate
     from malaria import files, tables
     from malaria.cells import doubtful_labels, packed
     from malaria.evaluate import calibration, evaluation, plots
-    from malaria.train import network
+    from malaria.train import backend, network
 
+    backend.use_threads(everything.train.threads)
     doubtful = doubtful_labels.read(Path(params.doubtful_labels), "evaluate.doubtful_labels")
     cells = packed.load(PACKED)
     splits = tables.read(SPLITS, tables.SPLITS)

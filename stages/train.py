@@ -5,25 +5,29 @@ from pathlib import Path
 
 from malaria.command import run_stage
 from malaria.params import load_params
-from malaria.paths import CHECKPOINT, MODEL, PACKED, SPLITS, TRAINING
+from malaria.paths import CHECKPOINT, LOCK, MODEL, PACKED, PROCESSOR, SPLITS, TRAINING
 
 
 def main() -> None:
     # TensorFlow takes seconds to import; --help and a wrong parameter should not wait for it.
     params = load_params().train
-    from malaria import tables
+    from malaria import files, tables
     from malaria.cells import doubtful_labels, packed
-    from malaria.train import network, training
+    from malaria.train import backend, network, training
 
+    backend.use_threads(params.threads)
     cells = packed.load(PACKED)
     splits = tables.read(SPLITS, tables.SPLITS)
     listed = doubtful_labels.read(Path(params.labels_file), "train.labels_file")
     train, val = (training.side(cells, splits, name, listed) for name in (tables.TRAIN, tables.VAL))
     print(f"Training on {len(train.rows):,} cells, watching {len(val.rows):,}")
+    # A training older than dvc.lock is recorded there, and another begins. One that is not recorded goes on.
+    if LOCK.is_file() and CHECKPOINT.is_file() and LOCK.stat().st_mtime > CHECKPOINT.stat().st_mtime:
+        CHECKPOINT.unlink()
     shutil.rmtree(TRAINING, ignore_errors=True)
     trained = training.train(train, val, params, TRAINING, resume=CHECKPOINT)
+    files.write_text(PROCESSOR, f"{backend.processor()}\n")
     network.save(trained.model, MODEL)
-    CHECKPOINT.unlink(missing_ok=True)
     print(f"Kept epoch {trained.kept_epoch} of {trained.epochs}: val AUC {trained.val_auc:.4f}")
 
 

@@ -11,6 +11,7 @@ from malaria.bundle.bundle import (
     Record,
     default_folder,
     load,
+    opened,
     part,
     read_record,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "Record",
     "default_folder",
     "load",
+    "opened",
     "part",
     "read_record",
 ]

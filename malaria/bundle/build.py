@@ -1,17 +1,20 @@
-"""Putting a bundle together: the network, what was fitted on its predictions, its figures and its card."""
+"""Build a bundle: export the network, and write it with what was fitted on its predictions and its card."""
 
 import hashlib
 import importlib.metadata
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from malaria import bundle, files, labels, params
-from malaria.bundle import card, fingerprints, ood
-from malaria.cells import doubtful_labels, images
+from malaria import bundle, files, labels, params, paths
+from malaria.bundle import card, convert, fingerprints, ood
+from malaria.cells import doubtful_labels, images, packed
 from malaria.evaluate import calibration, evaluation, plots
+from malaria.train import network
+from malaria.train.backend import keras
 
 # What shapes the network's answers; a change elsewhere leaves the bundle's code hash alone.
 CODE = (
@@ -23,27 +26,42 @@ CODE = (
     "evaluate/calibration",
     "train/augmentation",
     "train/backend",
-    "train/cell_random",
     "train/devices",
     "train/network",
     "train/training",
 )
 
 
-def draft(settings: params.Params, size: int, network: bytes, hashes: dict[str, str]) -> bundle.Record:
-    """The record of a bundle before anything is fitted: enough to load it and let it judge cells.
+@dataclass(frozen=True)
+class Exported:
+    """A trained network as apps run it: `network` is the LiteRT file's content, `parameters` its number of
+    parameters, `model` the same as a bundle that judges cells, with nothing fitted yet.
+    """
+
+    network: bytes
+    parameters: int
+    model: bundle.Bundle
+
+
+def export(model: keras.Model, learnt: images.Pixels, settings: params.Params, splits: Path) -> Exported:
+    """Convert a trained network at `settings.export.precision`.
 
     Args:
-        size: px, the network's input.
-        hashes: of what else it was made of; the network's own is added.
+        learnt: uint8 (n, size, size, 3), the cells that it was trained on.
+        splits: the file that says which cells these were; its hash enters the bundle.
+
+    Raises:
+        UserError: the network is larger than an app may be asked to load.
     """
-    return bundle.Record(
+    content = convert.convert(network.fused(model), settings.export.precision, learnt)
+    convert.check_size(content, model.count_params())
+    record = bundle.Record(
         schema_version=2,
         name="malaria-cells",
         research_use_only=True,
         synthetic=settings.data.source == "sample",
         data_source=settings.data.source,
-        input_size=size,
+        input_size=model.input_shape[1],
         min_side=settings.audit.min_side,
         max_pixels=settings.audit.max_pixels,
         resize=images.RESIZE,
@@ -52,37 +70,36 @@ def draft(settings: params.Params, size: int, network: bytes, hashes: dict[str, 
         precision=settings.export.precision,
         temperature=1.0,
         operating_points=(),
-        hashes={"network": hashlib.sha256(network).hexdigest(), **hashes},
+        hashes={
+            "network": hashlib.sha256(content).hexdigest(),
+            "data": files.sha256(paths.PACKED / packed.INDEX),
+            "splits": files.sha256(splits),
+            "code": code_hash(),
+        },
         libraries=library_versions(),
     )
+    return Exported(content, model.count_params(), bundle.opened(record, content))
 
 
-def finish(
+def write(
     folder: Path,
-    network: bytes,
-    record: bundle.Record,
-    fitted_gate: ood.Gate,
+    exported: Exported,
+    fitted_ood: ood.Check,
     sides: dict[str, pd.DataFrame],
-    made_with: fingerprints.Marks,
-    parameters: int,
+    made_with: fingerprints.Fingerprints,
     settings: params.Evaluate,
     origin: str = "",
     by_patient: bool = True,
-) -> bundle.Record:
-    """Write a whole bundle into `folder`.
+) -> None:
+    """Write the bundle into `folder`.
 
     Args:
-        record: as `draft` gives it.
-        fitted_gate: fitted on the cells that the network was trained on, its limits set.
-        sides: what exported networks said of cells that they were not trained on, columns path, patient,
+        fitted_ood: the out-of-distribution check, its limits set.
+        sides: predictions of cells that the predicting network was not trained on, columns path, patient,
             label, p_network and rejected (why, or an empty text). Temperature and operating points are
             fitted on the first, the last is what the bundle is judged by.
-        made_with: the cells that any choice was made with.
-        parameters: of the network.
+        made_with: fingerprints of the cells that any choice was made with.
         origin, by_patient: as `card.render` takes them.
-
-    Returns:
-        The record as written.
     """
     fitted = evaluation.fit(next(iter(sides.values())), settings)
     listed = doubtful_labels.read(Path(settings.doubtful_labels), "evaluate.doubtful_labels")
@@ -93,17 +110,30 @@ def finish(
     judged = sides[list(sides)[-1]]
     p = calibration.apply(judged.p_network.to_numpy(), fitted.temperature)
     curves = plots.frames(judged.assign(p_parasitized=p), settings.bins, settings.min_cells)
-    record = record.model_copy(
-        update={"temperature": fitted.temperature, "operating_points": _operating_points(fitted)}
-    )
     parts = {
         "figures": _figures(scores, curves),
         "trained_on": fingerprints.to_bytes(made_with),
-        "gate": ood.to_bytes(fitted_gate),
+        "gate": ood.to_bytes(fitted_ood),
     }
-    record = _write_parts(folder, record, parts)
-    write(folder, network, record, card.render(record, parameters, scores, origin, by_patient=by_patient))
-    return record
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    points = tuple(
+        bundle.OperatingPoint(specificity=wanted, threshold=threshold)
+        for wanted, threshold in fitted.thresholds.items()
+    )
+    record = exported.model.record
+    record = record.model_copy(
+        update={
+            "temperature": fitted.temperature,
+            "operating_points": points,
+            "hashes": record.hashes | hashes,
+        }
+    )
+    for name, content in parts.items():
+        (folder / bundle.PARTS[name]).write_bytes(content)
+    (folder / bundle.NETWORK).write_bytes(exported.network)
+    files.write_json(folder / bundle.RECORD, record.model_dump(mode="json"))
+    told = card.render(record, exported.parameters, scores, origin, by_patient=by_patient)
+    files.write_text(folder / bundle.CARD, told)
 
 
 def code_hash() -> str:
@@ -119,30 +149,6 @@ def library_versions() -> dict[str, str]:
     """The versions of the libraries that shape a bundle."""
     names = ("ai-edge-litert", "keras", "numpy", "pillow", "tensorflow")
     return {name: importlib.metadata.version(name) for name in names}
-
-
-def _operating_points(fitted: evaluation.Fitted) -> tuple[bundle.OperatingPoint, ...]:
-    """The bundle's operating points, as fitted."""
-    return tuple(
-        bundle.OperatingPoint(specificity=wanted, threshold=threshold)
-        for wanted, threshold in fitted.thresholds.items()
-    )
-
-
-def write(folder: Path, network: bytes, record: bundle.Record, card: str) -> None:
-    """Write a bundle's three files into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / bundle.NETWORK).write_bytes(network)
-    files.write_json(folder / bundle.RECORD, record.model_dump(mode="json"))
-    files.write_text(folder / bundle.CARD, card)
-
-
-def _write_parts(folder: Path, record: bundle.Record, parts: dict[str, bytes]) -> bundle.Record:
-    """Write what goes with the network, by the names of `bundle.PARTS`; the record with their hashes."""
-    for name, content in parts.items():
-        (folder / bundle.PARTS[name]).write_bytes(content)
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
-    return record.model_copy(update={"hashes": record.hashes | hashes})
 
 
 def _figures(sides: dict[str, dict[str, Any]], curves: dict[str, pd.DataFrame]) -> bytes:

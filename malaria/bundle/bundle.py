@@ -4,8 +4,8 @@ network.tflite   the network: float32 (n, size, size, 3) in [0, 255] to P(parasi
 bundle.json      how to feed it and read it, and what it was made of (`Record`)
 MODEL_CARD.md    what it is for, how good it is, and what it must not be used for
 figures.json     every figure on val and test with its interval, and the curves of the plots
-trained_on.npy   marks of the cells it was made with (`malaria.bundle.fingerprints`)
-gate.npz         what turns away pictures that are no stained red cell (`malaria.bundle.ood`)
+trained_on.npy   fingerprints of the cells it was made with (`malaria.bundle.fingerprints`)
+gate.npz         the out-of-distribution check: is this a stained red cell? (`malaria.bundle.ood`)
 
 Nothing in it changes from one run to the next: version and date belong to the commit that carries it.
 """
@@ -29,7 +29,7 @@ from malaria.evaluate import calibration
 
 NETWORK, RECORD, CARD = "network.tflite", "bundle.json", "MODEL_CARD.md"
 
-# What goes with the network, by the name of its hash in the record.
+# What goes with the network, by the name of its hash in the record. Bundles that are in use have these names.
 PARTS = {"figures": "figures.json", "trained_on": "trained_on.npy", "gate": "gate.npz"}
 
 # Cells that are resized and looked at together. The network is given one at a time: on a CPU larger
@@ -52,9 +52,9 @@ class OperatingPoint(BaseModel):
 class Record(BaseModel):
     """`bundle.json`, whole.
 
-    `schema_version` is 2 where a gate may judge what is a cell at all, which readers of version 1 know
-    nothing of. `hashes` are SHA-256: of the network's file, of the packed index (every cell's hash), of the
-    split, and of the code that shaped the network; `data_source` is params.yaml's data.source.
+    `schema_version` is 2 where the bundle may have an out-of-distribution check, which readers of version 1
+    know nothing of. `hashes` are SHA-256: of the network's file, of the packed index (every cell's hash), of
+    the split, and of the code that shaped the network; `data_source` is params.yaml's data.source.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,8 +80,8 @@ class Record(BaseModel):
 @dataclass(frozen=True)
 class Predictions:
     """`p_parasitized` and `p_network` (before calibration): float64 (n,); `features`: float32 (n, d);
-    `rejected`: for each why it is no cell to judge, in words for people, or None. What the network says
-    of rejected ones means nothing.
+    `rejected`: for each cell why the out-of-distribution check turns it away, in words for people, or None.
+    The probability of a rejected one means nothing.
     """
 
     p_parasitized: npt.NDArray[np.float64]
@@ -95,15 +95,15 @@ class Bundle:
     """A loaded bundle. Not for use by several threads at once.
 
     `network` is LiteRT's interpreter; `tensors` are its numbers for the cell, float32 (1, size, size, 3), for
-    P(parasitised) and for the features. `fitted_gate` is None where the bundle was written without one: it
-    then takes everything for a cell.
+    P(parasitised) and for the features. `fitted_ood` is None where the bundle was written without an
+    out-of-distribution check: it then takes everything for a cell.
     """
 
     folder: Path
     record: Record
     network: Any
     tensors: tuple[int, int, int]
-    fitted_gate: ood.Gate | None
+    fitted_ood: ood.Check | None
 
     @property
     def limits(self) -> images.Limits:
@@ -113,47 +113,47 @@ class Bundle:
     def predict(self, cells: Sequence[images.Pixels] | images.Pixels) -> npt.NDArray[np.float64]:
         """Calibrated P(parasitised), float64 (n,), of crops of any size: each uint8 (h, w, 3).
 
-        nan where the gate turns the picture away; `run` says why.
+        nan where the out-of-distribution check turns the picture away; `run` gives the reason.
         """
-        said = self.run(cells)
-        return np.where([reason is None for reason in said.rejected], said.p_parasitized, np.nan)
+        predictions = self.run(cells)
+        taken = [reason is None for reason in predictions.rejected]
+        return np.where(taken, predictions.p_parasitized, np.nan)
 
     def run(
         self,
         cells: Sequence[images.Pixels] | images.Pixels,
         shapes: Sequence[tuple[int, int]] | None = None,
     ) -> Predictions:
-        """Everything that the bundle says of crops of any size: each uint8 (h, w, 3).
+        """Probabilities, features and rejections of crops of any size: each uint8 (h, w, 3).
 
         Args:
             shapes: height and width that the crops had, where they have been resized already.
         """
-        of_cell, of_p, of_features = self.tensors
-        width = self.network.get_tensor(of_features).shape[-1]
+        cell_in, p_out, features_out = self.tensors
         p = np.zeros(len(cells))
-        features = np.zeros((len(cells), width), dtype=np.float32)
+        features = np.zeros((len(cells), self.network.get_tensor(features_out).shape[-1]), dtype=np.float32)
         rejected: list[str | None] = []
         for start in range(0, len(cells), _BATCH):
             crops = cells[start : start + _BATCH]
             batch = np.stack([images.resize(cell, self.record.input_size) for cell in crops])
             for row, cell in enumerate(batch, start):
-                self.network.set_tensor(of_cell, cell[None].astype(np.float32))
+                self.network.set_tensor(cell_in, cell[None].astype(np.float32))
                 self.network.invoke()
-                p[row] = self.network.get_tensor(of_p)[0, 0]
-                features[row] = self.network.get_tensor(of_features)[0]
-            found = [cell.shape for cell in crops] if shapes is None else shapes[start : start + _BATCH]
-            rejected += self._reasons(batch, features[start : start + len(batch)], found)
+                p[row] = self.network.get_tensor(p_out)[0, 0]
+                features[row] = self.network.get_tensor(features_out)[0]
+            had = [cell.shape for cell in crops] if shapes is None else shapes[start : start + _BATCH]
+            rejected += self._reasons(batch, features[start : start + len(batch)], had)
         return Predictions(calibration.apply(p, self.record.temperature), p, features, tuple(rejected))
 
     def _reasons(
         self, cells: images.Pixels, features: npt.NDArray[np.float32], shapes: Sequence[tuple[int, ...]]
     ) -> Sequence[str | None]:
         """Why each of `cells`, uint8 (n, size, size, 3), which had `shapes`, is turned away, or None."""
-        if self.fitted_gate is None:
+        if self.fitted_ood is None:
             return (None,) * len(cells)
-        reasons = ood.reasons(self.fitted_gate, cells, features)
+        of_look = ood.reasons(self.fitted_ood, cells, features)
         of_shape = [ood.shape_reason(height, width) for height, width, *_ in shapes]
-        return [first or second for first, second in zip(of_shape, reasons, strict=True)]
+        return [first or second for first, second in zip(of_shape, of_look, strict=True)]
 
 
 def load(folder: Path | str, threads: int | None = None) -> Bundle:
@@ -179,20 +179,30 @@ def load(folder: Path | str, threads: int | None = None) -> Bundle:
             f"{network} is not the network that {RECORD} describes (its hash differs): "
             "fetch the bundle again."
         )
-    fitted = part(folder, record, "gate")
+    check = part(folder, record, "gate")
+    fitted_ood = None if check is None else ood.from_bytes(check)
+    return opened(record, network.read_bytes(), fitted_ood, threads, folder)
+
+
+def opened(
+    record: Record,
+    network: bytes,
+    fitted_ood: ood.Check | None = None,
+    threads: int | None = None,
+    folder: Path = Path(),
+) -> Bundle:
+    """A bundle out of its parts: what `load` gives after its checks, and what a build judges cells with."""
     from ai_edge_litert.interpreter import Interpreter
 
     # The runtime says on the terminal which of its parts it uses.
     with command.without_native_logs():
-        interpreter = Interpreter(model_path=str(network), num_threads=threads or os.cpu_count() or 1)
+        interpreter = Interpreter(model_content=network, num_threads=threads or os.cpu_count() or 1)
         interpreter.allocate_tensors()
         # By the names that export gave; calls through the signature itself take a tenth longer.
         signature = interpreter.get_signature_runner()
-    outputs = signature.get_output_details()
-    named = [signature.get_input_details()["cell"], *(outputs[name] for name in sorted(outputs))]
-    of_cell, of_p, of_features = (tensor["index"] for tensor in named)
-    doors = None if fitted is None else ood.from_bytes(fitted)
-    return Bundle(folder, record, interpreter, (of_cell, of_p, of_features), doors)
+    cell_in = signature.get_input_details()["cell"]["index"]
+    p_out, features_out = (tensor["index"] for _, tensor in sorted(signature.get_output_details().items()))
+    return Bundle(folder, record, interpreter, (cell_in, p_out, features_out), fitted_ood)
 
 
 def read_record(folder: Path) -> Record:

@@ -10,6 +10,7 @@ class: one for all does here). The distances' limits are set on cells that the n
 import dataclasses
 import functools
 import io
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,8 +78,8 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Gate:
-    """What tells cells from other pictures.
+class Check:
+    """What tells cells from other pictures, as `fit` learned it.
 
     least, most: float32 (q,), the range of each of `quantities`; look_centre (q,) and look_whitening
     (q, q): where training cells lie, and what turns the difference from there into a Mahalanobis
@@ -95,7 +96,7 @@ class Gate:
     limits: Floats
 
 
-def fit(cells: Pixels, features: Singles) -> Gate:
+def fit(cells: Pixels, features: Singles) -> Check:
     """Learn how training cells look. Until `limits` gives better ones, only ranges have a limit.
 
     Args:
@@ -104,10 +105,10 @@ def fit(cells: Pixels, features: Singles) -> Gate:
     """
     look = quantities(cells)
     least, most = np.quantile(look, [_TAIL, 1 - _TAIL], axis=0).astype(np.float32)
-    return Gate(least, most, *_whiten(look), *_whiten(features), limits(np.zeros((0, 3))))
+    return Check(least, most, *_whiten(look), *_whiten(features), limits(np.zeros((0, 3))))
 
 
-def distances(gate: Gate, cells: Pixels, features: Singles) -> Floats:
+def distances(check: Check, cells: Pixels, features: Singles) -> Floats:
     """How far cells lie from the training cells: float64 (n, 3).
 
     The first is by how much the plain quantity that fits worst is out of its range, in widths of the range
@@ -115,14 +116,14 @@ def distances(gate: Gate, cells: Pixels, features: Singles) -> Floats:
     networks: each is in units of its own training cells' spread.
     """
     look = quantities(cells)
-    return _distances(gate, _outside(gate, look), look, features)
+    return _distances(check, _outside(check, look), look, features)
 
 
 def limits(held_out: Floats, rejected: float = 0.01) -> Floats:
     """The limits that turn away a share `rejected` of held-out cells, as near as their number allows.
 
     Args:
-        held_out: float64 (n, 3), distances of cells that neither network nor gate was fitted on.
+        held_out: float64 (n, 3), distances of cells that neither network nor check was fitted on.
 
     Returns:
         float64 (3,): ranges leave out half of `rejected` at most; both Mahalanobis distances leave out
@@ -139,24 +140,13 @@ def limits(held_out: Floats, rejected: float = 0.01) -> Floats:
     return np.array([widest, *np.sort(far, axis=0)[int(worst)]])
 
 
-def with_limits(gate: Gate, found: Floats) -> Gate:
-    """`gate` with the limits that `limits` found, float64 (3,)."""
-    return dataclasses.replace(gate, limits=found)
-
-
-def reasons(gate: Gate, cells: Pixels, features: Singles) -> tuple[str | None, ...]:
+def reasons(check: Check, cells: Pixels, features: Singles) -> tuple[str | None, ...]:
     """For each cell why it is turned away, or None: uint8 (n, size, size, 3), float32 (n, d)."""
     look = quantities(cells)
-    outside = _outside(gate, look)
-    beyond = _distances(gate, outside, look, features) > gate.limits
+    outside = _outside(check, look)
+    beyond = _distances(check, outside, look, features) > check.limits
     return tuple(
-        _reason(sides > gate.limits[0])
-        if out_of_range
-        else _FAR[0]
-        if far[0]
-        else _FAR[1]
-        if far[1]
-        else None
+        _reason(sides > check.limits[0]) if out_of_range else next(itertools.compress(_FAR, far), None)
         for sides, (out_of_range, *far) in zip(outside, beyond, strict=True)
     )
 
@@ -184,24 +174,28 @@ def quantities(cells: Pixels) -> Singles:
     return np.concatenate(parts) if parts else np.zeros((0, len(REASONS)), np.float32)
 
 
-def to_bytes(gate: Gate) -> bytes:
-    """`gate` as an .npz file, whose bytes depend on the gate alone."""
+def to_bytes(check: Check) -> bytes:
+    """`check` as an .npz file, whose bytes depend on its values alone."""
     out = io.BytesIO()
-    np.savez(out, **{field.name: getattr(gate, field.name) for field in dataclasses.fields(Gate)})
+    np.savez(out, **{field.name: getattr(check, field.name) for field in dataclasses.fields(Check)})
     return out.getvalue()
 
 
-def from_bytes(content: bytes) -> Gate:
-    """Read what `to_bytes` wrote, nothing of it unpickled; UserError where it is no gate of this version."""
+def from_bytes(content: bytes) -> Check:
+    """Read what `to_bytes` wrote, nothing of it unpickled; UserError where it is no check of this version."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            gate = Gate(**{field.name: arrays[field.name] for field in dataclasses.fields(Gate)})
+            check = Check(**{field.name: arrays[field.name] for field in dataclasses.fields(Check)})
     except Exception:
         # NumPy answers foreign bytes with several kinds of exception.
-        raise UserError("The bundle's gate is damaged or none: fetch or export the bundle again.") from None
-    if gate.least.shape != (len(REASONS),) or gate.limits.shape != (3,):
-        raise UserError("The bundle's gate is of another version: use the version that exported it.")
-    return gate
+        raise UserError(
+            "The bundle's out-of-distribution check is damaged: fetch or export the bundle again."
+        ) from None
+    if check.least.shape != (len(REASONS),) or check.limits.shape != (3,):
+        raise UserError(
+            "The bundle's out-of-distribution check is of another version: use the version that exported it."
+        )
+    return check
 
 
 def _quantities(cells: Pixels) -> Singles:
@@ -274,23 +268,23 @@ def _hull_area(part: npt.NDArray[np.bool_]) -> Singles:
     return area
 
 
-def _distances(gate: Gate, outside: Singles, look: Singles, features: Singles) -> Floats:
+def _distances(check: Check, outside: Singles, look: Singles, features: Singles) -> Floats:
     """`distances` of cells whose quantities are `look`, and lie `outside` their ranges as `_outside` says."""
     far = [
         outside.max(axis=(1, 2)),
-        np.linalg.norm((look - gate.look_centre) @ gate.look_whitening, axis=1),
-        np.linalg.norm((features - gate.features_centre) @ gate.features_whitening, axis=1),
+        np.linalg.norm((look - check.look_centre) @ check.look_whitening, axis=1),
+        np.linalg.norm((features - check.features_centre) @ check.features_whitening, axis=1),
     ]
     return np.stack(far, axis=1).astype(np.float64)
 
 
-def _outside(gate: Gate, look: Singles) -> Singles:
+def _outside(check: Check, look: Singles) -> Singles:
     """By how much each quantity is under its range and over it, in the range's widths: float32 (n, q, 2).
 
     Far below zero on a side that says nothing.
     """
-    width = np.maximum(gate.most - gate.least, _NARROWEST)
-    far = np.stack([gate.least - look, look - gate.most], axis=2) / width[:, None]
+    width = np.maximum(check.most - check.least, _NARROWEST)
+    far = np.stack([check.least - look, look - check.most], axis=2) / width[:, None]
     counts = np.array([[bool(words) for words in sides] for sides in REASONS.values()])
     return np.where(counts, far, np.float32(-1))
 
@@ -306,10 +300,14 @@ def _whiten(values: Singles) -> tuple[Singles, Singles]:
     is the Mahalanobis distance, whatever the scale of each column.
     """
     from sklearn.covariance import ledoit_wolf
+    from threadpoolctl import threadpool_limits
 
     centre, spread = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
     # A feature that never fires says nothing while it stays so.
     spread = np.where(spread > 1e-6, spread, 1.0)
-    covariance, _ = ledoit_wolf((values - centre) / spread, assume_centered=True)
-    whitening = np.linalg.cholesky(np.linalg.inv(covariance)) / spread[:, None]
-    return centre.astype(np.float32), whitening.astype(np.float32)
+    # BLAS adds up in another order on another number of threads.
+    with threadpool_limits(1, user_api="blas"):
+        covariance, _ = ledoit_wolf((values - centre) / spread, assume_centered=True)
+        whitening = np.linalg.cholesky(np.linalg.inv(covariance)) / spread[:, None]
+    # Adding 0 leaves no zero with a sign, which differs from machine to machine.
+    return centre.astype(np.float32) + 0, whitening.astype(np.float32) + 0

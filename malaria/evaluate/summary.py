@@ -2,12 +2,12 @@
 
 import json
 
-from malaria import tables
+from malaria import programs, tables
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.evaluate import evaluation
 from malaria.params import load_params
-from malaria.paths import AUDIT_PAGE, BUNDLE, METRICS
+from malaria.paths import AUDIT_PAGE, BUNDLE, LOCK, METRICS, PROCESSOR
 
 
 def main() -> int:
@@ -21,7 +21,28 @@ def main() -> int:
     print("  dvc plots show                   ROC, reliability and more (in the activated environment)")
     print(f"  {BUNDLE}/MODEL_CARD.md  the model card")
     print(f"  python -m malaria predict CELL.png --model {BUNDLE}   what it says of your cell")
+    if said := other_results():
+        print(f"\n{said}")
     return 0
+
+
+def other_results() -> str:
+    """What a `dvc.lock` that is not the committed one means, and what to do with it; empty where it is.
+
+    The same parameters and code give the same bytes on the same kind of processor (docs/reruns.md).
+    """
+    try:
+        committed = programs.git("show", f"HEAD:{LOCK}")
+    except UserError:
+        return ""
+    if committed.strip() == LOCK.read_text(encoding="utf-8").strip():
+        return ""
+    processor = PROCESSOR.read_text(encoding="utf-8").strip()
+    return (
+        f"{LOCK} differs from the committed one. If you changed code, parameters or data, commit it with\n"
+        f"your change. If not, your processor ({processor}) rounds differently: the\n"
+        f"results are as good, and `git checkout {LOCK} reports/summary.json` keeps the committed record."
+    )
 
 
 if __name__ == "__main__":

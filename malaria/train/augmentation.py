@@ -54,7 +54,7 @@ def _sampled(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     corner = tf.cast(tf.stack([top, left], axis=-1), tf.int32)
 
     def at(row: int, column: int) -> tf.Tensor:
-        return tf.cast(tf.gather_nd(rimmed, corner + [row, column], batch_dims=1), tf.float32)
+        return tf.cast(tf.gather_nd(rimmed, corner + tf.constant((row, column)), batch_dims=1), tf.float32)
 
     upper = at(0, 0) * (1 - right) + at(0, 1) * right
     lower = at(1, 0) * (1 - right) + at(1, 1) * right

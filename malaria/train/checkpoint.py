@@ -45,8 +45,8 @@ class Checkpoint:
     def load(self) -> dict[str, list[npt.NDArray[Any]]]:
         """The lists that this training saved last.
 
-        Empty where nothing was kept, where it is another training's, or where it is damaged (each array in the
-        file has a checksum): training then begins at the beginning.
+        Empty where nothing was kept, where it is another training's, or where it is damaged (each array in
+        the file has a checksum): training then begins at the beginning.
         """
         lists = defaultdict(list)
         try:

@@ -1,4 +1,4 @@
-"""How the network learns: Keras's `fit` on a stateless data set, watched on val, and taken up again after a kill."""
+"""How the network learns: Keras's `fit` on a stateless data set, watched on val, resumed after a kill."""
 
 import dataclasses
 import sys
@@ -73,7 +73,7 @@ class Trained:
 
 
 def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: Path | None = None) -> Trained:
-    """Train the pipeline's network, on the devices that there are; arguments and errors are those of `fit`."""
+    """Train the pipeline's network on the devices that there are; arguments and errors are those of `fit`."""
     begin(settings)
     size = train.images.shape[1]
     on = devices.choose(settings.distribute)
@@ -127,8 +127,9 @@ def fit(
         )
     learnt = taught(train, settings.noisy_labels)
     steps = len(learnt.rows) // _batch(learnt, settings)
-    set_up(model, settings, steps)
+    # Keras numbers the optimizers of a process, and a compiled model's description carries the number.
     kept = checkpoint.Checkpoint(resume, _key(learnt, val, settings, model)) if resume else None
+    set_up(model, settings, steps)
     with Live(str(log), save_dvc_exp=False, report=None, dvcyaml=None, monitor_system=False) as live:
         progress = _Progress(model, _watched(val, settings.noisy_labels), settings, live, kept)
         if done := progress.go_on():
@@ -147,8 +148,8 @@ def fit(
 
 
 def set_up(model: keras.Model, settings: params.Train, steps: int) -> None:
-    """Compile `model` as the recipe has it: cross-entropy, and AdamW under a cosine schedule after half an epoch
-    of warm-up; `steps` are those of an epoch.
+    """Compile `model` as the recipe has it: cross-entropy, and AdamW under a cosine schedule after half an
+    epoch of warm-up; `steps` are those of an epoch.
     """
     total = settings.epochs * steps
     rate = keras.optimizers.schedules.CosineDecay(
@@ -156,14 +157,16 @@ def set_up(model: keras.Model, settings: params.Train, steps: int) -> None:
     )
     # A short training is averaged over a tenth of its steps: else its beginning would weigh too much.
     momentum = max(0.0, min(settings.averaging, 1 - 10 / total))
-    optimizer = keras.optimizers.AdamW(
-        rate, weight_decay=settings.weight_decay, use_ema=momentum > 0, ema_momentum=momentum
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     loss = keras.losses.BinaryCrossentropy(label_smoothing=settings.label_smoothing)
-    # XLA's convolutions are slower here.
-    model.compile(optimizer, loss, jit_compile=False)
-    model.optimizer.build(model.trainable_variables)
+    # Where the network is mirrored, what the optimizer keeps has to be, too.
+    with model.distribute_strategy.scope():
+        optimizer = keras.optimizers.AdamW(
+            rate, weight_decay=settings.weight_decay, use_ema=momentum > 0, ema_momentum=momentum
+        )
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        # XLA's convolutions are slower here.
+        model.compile(optimizer, loss, jit_compile=False)
+        model.optimizer.build(model.trainable_variables)
 
 
 def batches(cells: Cells, settings: params.Train, first: int = 0) -> tf.data.Dataset:
@@ -188,7 +191,7 @@ def batches(cells: Cells, settings: params.Train, first: int = 0) -> tf.data.Dat
 
 
 def drawn(cells: Cells, settings: params.Train, first: int = 0) -> Iterator[tuple[npt.NDArray[Any], ...]]:
-    """What `batches` augments: uint8 images, the numbers that `augmentation.augment` takes, targets, weights."""
+    """What `batches` augments: uint8 images, the numbers for `augmentation.augment`, targets, weights."""
     size = _batch(cells, settings)
     weigh = None if settings.class_weights == "none" else settings.class_weights
     weights = compute_sample_weight(weigh, cells.labels > 0.5).astype(np.float32)
@@ -202,7 +205,7 @@ def drawn(cells: Cells, settings: params.Train, first: int = 0) -> Iterator[tupl
 
 
 def taught(cells: Cells, how: str) -> Cells:
-    """What is learned of train cells: labels in doubt are kept, their cells dropped, or their targets softened."""
+    """The cells to learn: labels in doubt are kept, their cells dropped, or their targets softened."""
     if how == "keep" or cells.doubtful is None:
         return cells
     if how == "drop":
@@ -212,7 +215,7 @@ def taught(cells: Cells, how: str) -> Cells:
 
 
 class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
-    """Judges each epoch on val, stops the training, and keeps the best network and where the training stands."""
+    """Judges each epoch on val, stops the training, keeps the best network and where the training stands."""
 
     def __init__(
         self,
@@ -224,7 +227,8 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.set_model(model)
-        self.average = keras.models.clone_model(model)
+        with model.distribute_strategy.scope():
+            self.average = keras.models.clone_model(model)
         self.variables = [*model.variables, *model.optimizer.variables]
         self.settings, self.live, self.checkpoint = settings, live, kept
         self.images, self.labels = val.images[val.rows], val.labels
@@ -236,6 +240,7 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
         kept = self.checkpoint.load() if self.checkpoint else {}
         for variable, value in zip(self.variables, kept.get("variables", ()), strict=bool(kept)):
             variable.assign(value)
+        self._average()
         self.best = kept.get("best", [])
         for figures in kept.get("history", ()):
             self._log(figures.tolist())
@@ -249,7 +254,8 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
-        p = network.predict(self._averaged(), self.images)
+        self._average()
+        p = network.predict(self.average, self.images)
         # Keras prints what stands here.
         logs["val_loss"] = log_loss(self.labels, p, labels=[0, 1])
         logs["val_auc"] = roc_auc_score(self.labels, p)
@@ -267,20 +273,19 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
         return done in (self.settings.epochs, self._best_epoch() + self.settings.patience)
 
     def kept(self) -> Trained:
-        """What the training gives. Near the ceiling val AUC is a matter of luck; the schedule's end is not."""
+        """What the training gives. Near the ceiling val AUC is luck; the end of the schedule is not."""
         done, epoch = len(self.history), self._best_epoch()
         if self.settings.keep == "best" or done < self.settings.epochs:
             self.model.set_weights(self.best)
         else:
-            self.model.set_weights(self._averaged().get_weights())
+            self.model.set_weights(self.average.get_weights())
             epoch = done
         return Trained(self.model, epoch, self.history[epoch - 1][-1], done)
 
-    def _averaged(self) -> keras.Model:
-        """The network with the running average of its weights, which the optimizer takes."""
+    def _average(self) -> None:
+        """Give `average` the running average of the network's weights, which the optimizer keeps."""
         self.average.set_weights(self.model.get_weights())
         self.model.optimizer.finalize_variable_values(self.average.trainable_variables)
-        return self.average
 
     def _best_epoch(self) -> int:
         """From 1; 0 before the first."""
@@ -291,7 +296,7 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
         self.history.append(figures)
         for name, value in zip(_FIGURES.values(), figures, strict=True):
             self.live.log_metric(name, value)
-        self.live.next_step()
+        self.live.next_step()  # type: ignore[no-untyped-call]
 
 
 def _batch(cells: Cells, settings: params.Train) -> int:

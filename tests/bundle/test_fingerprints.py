@@ -26,7 +26,7 @@ def drawn():
 @pytest.fixture(scope="module")
 def record(drawn):
     """That of a model which was made with the first 40."""
-    made_with = fingerprints.marks(images.resize(cell, 50) for cell in drawn[:40])
+    made_with = fingerprints.of(images.resize(cell, 50) for cell in drawn[:40])
     return fingerprints.from_bytes(fingerprints.to_bytes(made_with))
 
 
@@ -74,7 +74,7 @@ def test_the_pretrained_model_knows_its_cells_at_their_original_size(shared_cell
 
 def test_the_record_tells_nothing_of_the_order_of_the_cells(drawn):
     cells = [images.resize(cell, 50) for cell in drawn]
-    one, other = fingerprints.marks(cells), fingerprints.marks(cells[::-1])
+    one, other = fingerprints.of(cells), fingerprints.of(cells[::-1])
     assert fingerprints.to_bytes(one) == fingerprints.to_bytes(other)
 
 

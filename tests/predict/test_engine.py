@@ -62,8 +62,7 @@ def trained(seed: int) -> str:
     images = draw.integers(0, 255, (320, 50, 50, 3), dtype=np.uint8)
     labels = (np.arange(320) % 2).astype(np.float32)
     train, val = (
-        training.Cells(images, np.arange(*rows), labels[slice(*rows)])
-        for rows in ((0, 256), (256, 320))
+        training.Cells(images, np.arange(*rows), labels[slice(*rows)]) for rows in ((0, 256), (256, 320))
     )
     settings = load_params(ROOT / "params.yaml").train.model_copy(update={"epochs": 1, "seed": seed})
     with tempfile.TemporaryDirectory() as log:

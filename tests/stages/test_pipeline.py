@@ -180,4 +180,4 @@ def test_the_pretrained_bundle_is_judged_by_the_folds_that_never_saw_its_patient
     card = " ".join((out / "MODEL_CARD.md").read_text().split())
     assert "240 cells of 12 patients" in card
     assert "asked about the patients that it never saw" in card
-    assert bundle.load(out).fitted_gate is not None
+    assert bundle.load(out).fitted_ood is not None

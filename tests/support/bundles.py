@@ -6,6 +6,7 @@ Its network is in tests/support/violet.tflite; `python -m tests.support.bundles`
 import functools
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def violet(folder: Path, gated: bool = False) -> Path:
     folder.mkdir(parents=True)
     (folder / bundle.NETWORK).write_bytes(NETWORK.read_bytes())
     (folder / bundle.PARTS["figures"]).write_text(json.dumps(_figures()), encoding="utf-8")
-    seen = fingerprints.marks(images.resize(pixels, SIZE) for pixels, _ in drawn_cells()[:4])
+    seen = fingerprints.of(images.resize(pixels, SIZE) for pixels, _ in drawn_cells()[:4])
     (folder / bundle.PARTS["trained_on"]).write_bytes(fingerprints.to_bytes(seen))
     (folder / bundle.CARD).write_text("# Model card: violet spots\n", encoding="utf-8")
     if gated:
@@ -70,13 +71,13 @@ def drawn_cells() -> list[tuple[images.Pixels, bool]]:
 
 
 @functools.cache
-def _gate() -> ood.Gate:
+def _gate() -> ood.Check:
     """Fitted on synthetic cells and the violet network's one feature."""
     drawn = np.stack([images.resize(pixels, SIZE) for pixels, _ in pictures.drawn(400, seed=7)])
     network = Interpreter(model_path=str(NETWORK)).get_signature_runner()
     features = network(cell=drawn.astype(np.float32))[sorted(network.get_output_details())[1]]
     fitted = ood.fit(drawn[:200], features[:200])
-    return ood.with_limits(fitted, ood.limits(ood.distances(fitted, drawn[200:], features[200:])))
+    return replace(fitted, limits=ood.limits(ood.distances(fitted, drawn[200:], features[200:])))
 
 
 def _figures() -> dict[str, object]:

@@ -41,7 +41,10 @@ def test_each_epoch_has_an_order_and_numbers_of_its_own_whichever_epoch_training
 
     first, second = first_epoch(cells), first_epoch(cells, epoch=1)
     later = list(training.drawn(cells, SETTINGS))[3:]
-    assert all((np.concatenate(parts) == same).all() for parts, same in zip(zip(*later), second, strict=True))
+    assert all(
+        (np.concatenate(parts) == same).all()
+        for parts, same in zip(zip(*later, strict=True), second, strict=True)
+    )
     assert len(np.unique(np.stack([first[1], second[1]]))) > 0.99 * 2 * first[1].size
     assert (first[0] != second[0]).any()
     # Each cell once.
@@ -145,14 +148,15 @@ def test_labels_in_doubt_do_not_choose_the_epoch(cells, tmp_path):
     assert trained.val_auc > 0.9
 
 
-@pytest.mark.parametrize(("keep", "kept"), [("last", 3), ("best", 1)])
+@pytest.mark.parametrize(("keep", "kept"), [("last", 5), ("best", 2)])
 def test_the_last_epoch_or_the_best_on_val_is_kept(cells, tmp_path, keep, kept):
     from malaria.train import training
 
     # What is learned is the opposite of val's labels: the longer, the worse on val.
     opposite = training.Cells(cells.images, cells.rows, 1 - cells.labels)
-    three = SETTINGS.model_copy(update={"epochs": 3, "keep": keep})
-    assert training.train(cells, opposite, three, tmp_path / "log").kept_epoch == kept
+    settings = {"epochs": 5, "keep": keep, "learning_rate": 0.0001, "batch_size": 4}
+    five = SETTINGS.model_copy(update=settings)
+    assert training.train(cells, opposite, five, tmp_path / "log").kept_epoch == kept
 
 
 def test_a_missing_or_damaged_model_is_said_so(tmp_path):
@@ -169,7 +173,7 @@ def test_the_network_is_the_average_of_what_it_was_while_it_learnt(cells, tmp_pa
     from malaria.train import training
 
     def trained(averaging):
-        settings = SETTINGS.model_copy(update={"averaging": averaging})
+        settings = SETTINGS.model_copy(update={"averaging": averaging, "batch_size": 4})
         log = tmp_path / str(averaging)
         found = training.train(cells, cells, settings, log)
         return found.model.get_weights()[0], (log / "plots/metrics/train/loss.tsv").read_text()
@@ -183,6 +187,7 @@ def test_training_stops_once_val_has_not_risen_for_so_long_and_the_best_is_kept(
     from malaria.train import training
 
     opposite = training.Cells(cells.images, cells.rows, 1 - cells.labels)
-    patient = SETTINGS.model_copy(update={"epochs": 9, "patience": 2})
+    settings = {"epochs": 9, "patience": 2, "learning_rate": 0.00005, "batch_size": 4}
+    patient = SETTINGS.model_copy(update=settings)
     trained = training.train(cells, opposite, patient, tmp_path / "log")
-    assert (trained.epochs, trained.kept_epoch) == (3, 1)
+    assert (trained.epochs, trained.kept_epoch) == (4, 2)

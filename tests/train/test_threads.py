@@ -1,0 +1,59 @@
+"""Bytes depend on `train.threads`, not on the cores or the environment that a process happens to have."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+# Training, prediction, conversion and the out-of-distribution check, on cells that are drawn here.
+PROGRAM = """
+import hashlib, sys, tempfile
+from pathlib import Path
+from malaria.bundle import convert, ood
+from malaria.params import load_params
+from malaria.train import backend, network, training
+from tests.support.toy_cells import toy_cells
+
+settings = load_params(Path("params.yaml")).train.model_copy(update={"epochs": 2, "batch_size": 16})
+backend.use_threads(settings.threads)
+cells = toy_cells()
+with tempfile.TemporaryDirectory() as folder:
+    model = training.train(cells, cells, settings, Path(folder, "log")).model
+    network.save(model, Path(folder, "model.keras"))
+    written = Path(folder, "model.keras").read_bytes()
+features = network.keras.Model(model.inputs, model.get_layer(network.FEATURES).output)(cells.images * 1.0)
+parts = [
+    written,
+    network.predict(model, cells.images).tobytes(),
+    convert.convert(network.fused(model), "int8", cells.images),
+    ood.to_bytes(ood.fit(cells.images, features.numpy())),
+]
+print("hashes", *(hashlib.sha256(part).hexdigest()[:16] for part in parts))
+"""
+
+
+def hashes(*before: str, **environment: str) -> list[str]:
+    command = [*before, sys.executable, "-c", PROGRAM]
+    given = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return next(line for line in done.stdout.splitlines() if line.startswith("hashes")).split()[1:]
+
+
+@pytest.fixture(scope="module")
+def plain() -> list[str]:
+    return hashes()
+
+
+@pytest.mark.parametrize("threads", ["1", "4"])
+def test_the_number_of_threads_in_the_environment_changes_no_byte(plain, threads):
+    assert hashes(OMP_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads) == plain
+
+
+@pytest.mark.skipif(shutil.which("taskset") is None, reason="needs taskset, of util-linux")
+def test_the_number_of_cores_changes_no_byte(plain):
+    assert hashes("taskset", "-c", "0") == plain
