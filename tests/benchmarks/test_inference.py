@@ -41,7 +41,7 @@ def test_the_bundle_answers_in_a_process_of_its_own_without_tensorflow(model_bun
 def test_a_bundle_of_another_network_is_not_compared(model_bundle):
     keras = pytest.importorskip("keras")
     model = keras.Sequential([keras.Input((50, 50, 3)), keras.layers.Conv2D(7, 3)])
-    with pytest.raises(UserError, match=r"is of another network than malaria/network\.py has"):
+    with pytest.raises(UserError, match="is of another network"):
         inference._check_same(model_bundle, model)
 
 

@@ -61,14 +61,13 @@ def record_of(flatbuffer, **changes):
 
 
 @pytest.mark.parametrize(("precision", "most"), [("float32", 1e-5), ("float16", 1e-3), ("int8", 0.05)])
-def test_the_bundle_agrees_with_keras_at_every_precision(model, cells, tmp_path, precision, most):
+def test_the_bundle_agrees_with_keras_at_every_precision(model, cells, precision, most):
     from malaria import bundle
-    from malaria.bundle import build, convert
+    from malaria.bundle import convert
     from malaria.train import network
 
     flatbuffer = convert.convert(model, precision, cells)
-    build.write(tmp_path / "bundle", flatbuffer, record_of(flatbuffer), "card")
-    outputs = bundle.load(tmp_path / "bundle").run(cells)
+    outputs = bundle.opened(record_of(flatbuffer), flatbuffer).run(cells)
     assert np.abs(outputs.p_network - network.predict(model, cells)).max() < most
     width = model.get_layer(network.FEATURES).output.shape[-1]
     assert (outputs.features.shape, outputs.features.dtype) == ((64, width), np.float32)
@@ -115,14 +114,13 @@ def test_a_network_with_a_negative_scale_is_left_as_it_is():
     assert network.fused(model) is model
 
 
-def test_int8_is_a_quarter_of_the_size_and_leaves_fine_probabilities(model, cells, tmp_path):
+def test_int8_is_a_quarter_of_the_size_and_leaves_fine_probabilities(model, cells):
     from malaria import bundle
-    from malaria.bundle import build, convert
+    from malaria.bundle import convert
 
     whole, small = (convert.convert(model, precision, cells) for precision in ("float32", "int8"))
     assert len(small) < 0.35 * len(whole)
-    build.write(tmp_path / "bundle", small, record_of(small), "card")
-    p = bundle.load(tmp_path / "bundle").predict(cells)
+    p = bundle.opened(record_of(small), small).predict(cells)
     # A quantised sigmoid would know multiples of 1/256 alone.
     assert np.abs(p * 256 - np.round(p * 256)).max() > 0.1
 
