@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NoReturn
@@ -78,14 +78,19 @@ def _end() -> NoReturn:
 
 
 def end_with_main() -> None:
-    """In a worker process: end it at once when the process that it works for has ended."""
+    """In a worker process: end it, and all that it started, when the process that it works for has ended."""
     main = multiprocessing.parent_process()
     if main is not None:
         threading.Thread(target=_end_after, args=(main,), daemon=True).start()
 
 
 def _end_after(main: BaseProcess) -> None:
+    import psutil
+
     main.join()
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
     _end()
 
 
