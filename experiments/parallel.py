@@ -3,20 +3,18 @@
 import argparse
 import functools
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from malaria import running
 from malaria.command import how_many
-from malaria.errors import UserError
 from malaria.predict import engine as engines
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-# A process that was killed is started again, so often in all.
-_TRIES = 3
 
 
 def spread(
@@ -30,19 +28,18 @@ def spread(
     Args:
         function: a module's own function, or one of the script that runs.
         engine: one of `malaria.predict.engine.NAMES`.
-        workers: how many at once on this machine, each with its share of the cores. TensorFlow gives the
-            same bytes on a share as on all (where the system knows shares: Linux).
+        workers: how many at once on this machine. TensorFlow takes as many threads in each as it takes
+            alone, and so gives the same bytes.
 
     Raises:
         UserError: the engine is not installed, or a call's process was killed again and again. Errors of
             `function` come as they are.
     """
     if engine == "none":
-        for item in items:
-            yield item, function(item)
+        yield from ((item, function(item)) for item in items)
         return
-    with engines.cluster(workers) as cluster:
-        yield from cluster.as_they_come(functools.partial(_apart, function), items)
+    with engines.cluster(workers) as client:
+        yield from engines.as_they_come(client, functools.partial(_apart, function), items)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -56,16 +53,14 @@ def _apart(function: Callable[[Item], Result], item: Item) -> Result:
     import cloudpickle
 
     call = cloudpickle.dumps(functools.partial(function, item))
-    for _ in range(_TRIES):
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            try:
-                result: Result = process.submit(_call, call).result()
-            except BrokenProcessPool:
-                continue
-            return result
-    raise UserError(
-        f"A task's process was killed {_TRIES} times, most likely for lack of memory: take fewer --workers."
-    )
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=running.end_with_parent) as process:
+        try:
+            result: Result = process.submit(_call, call).result()
+        except BrokenProcessPool:
+            # The worker dies too: Dask then gives the task to another, a few times.
+            os._exit(1)
+    return result
 
 
 def _call(pickled: bytes) -> Any:

@@ -1,25 +1,27 @@
-"""Judge cells with a model bundle: `python -m malaria predict` and `python -m malaria evaluate`."""
+"""Judge cells with a model bundle: `malaria predict` and `malaria evaluate`."""
 
 import argparse
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
-from malaria import __version__, bundle, files, predict
-from malaria.command import end_with, how_many
+from malaria import __version__, bundle, labels, predict
+from malaria.command import end_with, how_many, share_of_one
 from malaria.errors import UserError
 from malaria.predict import batch, engine, inputs, stores
+from malaria.predict.rows import save
 
 NOTE = "Research use only: nothing here is a diagnosis."
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m malaria", description=__doc__, epilog=NOTE)
+    parser = argparse.ArgumentParser(prog="malaria", description=__doc__, epilog=NOTE)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -30,28 +32,37 @@ def main() -> int:
         metavar="PATH",
         help="an image, a folder or a zip of them, here or as s3://BUCKET/PREFIX",
     )
+    _add_shared(one)
     one.add_argument(
-        "--model",
-        type=Path,
-        default=None,
-        help="a bundle folder (default: models/pretrained, else models/malaria-cells)",
+        "--operating-point",
+        type=float,
+        metavar="SPECIFICITY",
+        help="call cells parasitised from the model's threshold for it, 0.97 say (default: from P 0.5)",
     )
-    one.add_argument("--out", type=Path, default=None, help="where to write the CSV (default: the terminal)")
+    one.add_argument(
+        "--max-unreadable",
+        type=share_of_one,
+        default=0.1,
+        metavar="SHARE",
+        help="of the images; where more are unreadable, the status is 1 (%(default)s)",
+    )
     one.add_argument(
         "--engine", choices=engine.NAMES, default="none", help="dask: resumable, on many workers (none)"
     )
     one.add_argument("--workers", type=how_many, default=2, help="processes here, with an engine (2)")
     one.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster to use instead")
-    one.add_argument("--shard", type=how_many, default=batch.SHARD, help=f"images a task ({batch.SHARD})")
+    one.add_argument("--shard", type=how_many, default=batch.SIZE, help="images a task (%(default)s)")
     one.set_defaults(run=_predict)
 
     two = commands.add_parser("evaluate", help="score a bundle on a labelled folder", epilog=NOTE)
     two.add_argument("folder", type=Path, help="a folder or archive with one sub-folder per class")
+    _add_shared(two)
     two.add_argument(
-        "--model",
-        type=Path,
-        default=None,
-        help="a bundle folder (default: models/pretrained, else models/malaria-cells)",
+        "--classes",
+        type=_class,
+        nargs="+",
+        metavar="NAME=LABEL",
+        help="your class folders, infected=Parasitized clean=Uninfected say (params.yaml: data.classes)",
     )
     two.add_argument("--json", action="store_true", help="print every figure as JSON")
     two.set_defaults(run=_evaluate)
@@ -60,53 +71,107 @@ def main() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file's name need not be UTF-8; a row gives back the bytes that it has.
         sys.stdout.reconfigure(errors="surrogateescape")
-    arguments.run(arguments)
+    status: int = arguments.run(arguments)
+    return status
+
+
+def command() -> None:
+    """`malaria`, as it is installed."""
+    end_with(main)
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, help="a bundle folder (default: the one that comes along)")
+    parser.add_argument(
+        "--out", type=stores.destination, help="where to write a row of CSV for each image; may be s3://"
+    )
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    out: str | None = arguments.out
+    if arguments.engine == "none" and arguments.scheduler is not None:
+        raise UserError("--scheduler needs --engine dask.")
+    if arguments.engine != "none" and out is None:
+        raise UserError("--engine needs --out FILE.csv: beside it lies what a killed run can go on from.")
+    model = bundle.load(arguments.model or bundle.default_folder())
+    threshold = _threshold(model.record, arguments.operating_point)
+    with _disk_in_words(out):
+        counts = _judge(arguments, model, threshold)
+    _close(arguments, counts, model, threshold)
     return 0
 
 
-def _predict(arguments: argparse.Namespace) -> None:
-    if arguments.out is not None and arguments.out.is_dir():
-        raise UserError(f"--out is {arguments.out}, a folder: name a file in it.")
+def _threshold(record: bundle.Record, specificity: float | None) -> float:
+    if specificity is None:
+        return 0.5
+    points = {point.specificity: point.threshold for point in record.operating_points}
+    if specificity not in points:
+        known = ", ".join(f"{point:g}" for point in points) or "none"
+        raise UserError(f"--operating-point is {specificity:g}, but the model has: {known}.")
+    return points[specificity]
+
+
+def _judge(arguments: argparse.Namespace, model: bundle.Bundle, threshold: float) -> Counter[str]:
+    """Write the rows, and count them."""
     if arguments.engine != "none":
-        _predict_in_shards(arguments)
-        return
-    if arguments.scheduler is not None:
-        raise UserError("--scheduler needs --engine dask.")
-    model = bundle.load(arguments.model or bundle.default_folder())
-    bar = tqdm(inputs.find(arguments.paths), desc="predicting", unit=" images", disable=None)
-    remote = any(inputs.is_remote(path) for path in arguments.paths)
-    rows = predict.predict(model, bar, stores.READERS if remote else None)
-    if arguments.out is None:
-        predict.write(rows, sys.stdout)
-        return
-    with (
-        _disk_in_words(arguments.out),
-        files.atomic_path(arguments.out) as part,
-        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out,
-    ):
-        predict.write(rows, out)
-    print(f"{arguments.out} is written. {NOTE}")
-
-
-def _predict_in_shards(arguments: argparse.Namespace) -> None:
-    if arguments.out is None:
-        raise UserError("--engine needs --out FILE.csv: beside it lies what a killed run can go on from.")
-    with _disk_in_words(arguments.out):
         done = batch.run(
-            arguments.model or bundle.default_folder(),
+            model.folder,
             arguments.paths,
             arguments.out,
             workers=arguments.workers,
             scheduler=arguments.scheduler,
             size=arguments.shard,
+            threshold=threshold,
         )
-    resumed = f", {done.resumed:,} of them from a run before" if done.resumed else ""
-    print(f"{arguments.out} is written: {done.rows:,} rows in {done.shards:,} shards{resumed}. {NOTE}")
+        if done.resumed:
+            print(f"Went on with {done.resumed:,} of {done.partitions:,} partitions done.", file=sys.stderr)
+        return done.counts
+    bar = tqdm(inputs.find(arguments.paths), desc="predicting", unit=" images", disable=None)
+    remote = any(stores.is_remote(path) for path in arguments.paths)
+    rows = predict.predict(model, bar, stores.READERS if remote else None, threshold)
+    return predict.write(rows, sys.stdout) if arguments.out is None else save(rows, arguments.out)
+
+
+def _close(
+    arguments: argparse.Namespace, counts: Counter[str], model: bundle.Bundle, threshold: float
+) -> None:
+    """Say what came of it, apart from the rows.
+
+    Raises:
+        UserError: nothing was judged, or too much was unreadable.
+    """
+    judged, rejected, unreadable = (
+        counts[status] for status in (predict.PREDICTED, predict.REJECTED, predict.UNREADABLE)
+    )
+    images = judged + rejected + unreadable
+    point = f"from P {threshold:g}"
+    if arguments.operating_point is not None:
+        point += f", the operating point of {arguments.operating_point:g} specificity"
+    synthetic = "the synthetic sample: its answers on real cells mean nothing"
+    lines = (
+        f"{judged:,} of {images:,} images judged, {counts[labels.PARASITIZED]:,} of them called parasitised "
+        f"({point}); {rejected:,} turned away; {unreadable:,} unreadable.",
+        f"The model is {model.folder}, trained on {synthetic if model.record.synthetic else 'real cells'}.",
+        f"{arguments.out} is written. {NOTE}" if arguments.out else NOTE,
+    )
+    print(*lines, sep="\n", file=sys.stderr)
+    if not judged:
+        raise UserError(f"None of {images:,} images was judged: see the reasons in the rows.")
+    if unreadable > arguments.max_unreadable * images:
+        raise UserError(
+            f"{unreadable:,} of {images:,} images are unreadable, a larger share than --max-unreadable "
+            f"{arguments.max_unreadable:g}: see the reasons in the rows."
+        )
 
 
 @contextmanager
-def _disk_in_words(out: Path) -> Iterator[None]:
-    """Turns what the disk refuses into a UserError."""
+def _disk_in_words(out: str | None) -> Iterator[None]:
+    """Turns what the disk refuses into a UserError; a folder is refused before anything is done."""
+    if out is None:
+        yield
+        return
+    if not stores.is_remote(out) and Path(out).is_dir():
+        raise UserError(f"--out is {out}, a folder: name a file in it.")
     try:
         yield
     except OSError as error:
@@ -115,17 +180,28 @@ def _disk_in_words(out: Path) -> Iterator[None]:
         ) from None
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
+def _class(text: str) -> tuple[str, str]:
+    name, _, label = text.rpartition("=")
+    if not name or label not in labels.LABELS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be a folder's name, =, and {' or '.join(labels.LABELS)}"
+        )
+    return name, label
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
     try:
         from malaria.predict import labelled
     except ModuleNotFoundError as error:
-        raise UserError(f"`evaluate` needs {error.name}: pip install '.[pipeline]'.") from None
+        raise UserError(f"`evaluate` needs {error.name}: pip install '.[evaluate]'.") from None
     model = bundle.load(arguments.model or bundle.default_folder())
-    scores = labelled.evaluate(model, arguments.folder)
+    with _disk_in_words(arguments.out):
+        scores = labelled.evaluate(model, arguments.folder, dict(arguments.classes or ()), arguments.out)
     print(json.dumps(scores, indent=2) if arguments.json else labelled.as_text(scores))
     if model.record.synthetic:
         print(f"This model was trained on the synthetic sample. {NOTE}", file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":
-    end_with(main)
+    command()

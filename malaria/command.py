@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import importlib.util
 import os
 import sys
 import tempfile
@@ -95,6 +96,30 @@ def how_many(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
     return int(text)
+
+
+def share_of_one(text: str) -> float:
+    """The `type` of an option that is a share, in [0, 1]."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number from 0 to 1")
+    return share
+
+
+def local_path(text: str) -> Path:
+    """The `type` of an option that names a file or folder of this machine, and never an object in a store."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is no place on this machine: name a file or folder here")
+    return Path(text)
+
+
+def needs(module: str, what: str, extra: str) -> None:
+    """Raise UserError where `module`, without which there is no `what`, is not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"`{what}` needs {module}: pip install '.[{extra}]'.")
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+# Where the files of this project may lie: the current folder, the checkout of this package, or inside it.
+ROOTS = (Path(), Path(__file__).parents[1], Path(__file__).parent)
+
 PARAMS = Path("params.yaml")
 LOCK = Path("dvc.lock")
 

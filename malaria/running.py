@@ -30,7 +30,7 @@ def end_with_dvc() -> None:
 
 
 def end_with_parent() -> None:
-    """In a worker process: end it when the process that it works for has ended."""
+    """In a worker process: end it, and what it has started, when the process that it works for has ended."""
     _end_with(os.getppid)
 
 
@@ -41,6 +41,11 @@ def _end_with(above: Callable[[], int | None]) -> None:
     def end_after() -> None:
         while first is not None and above() == first:
             time.sleep(_PAUSE)
+        import psutil
+
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
         # Whatever other threads are in the middle of.
         os.kill(os.getpid(), signal.SIGKILL)
 

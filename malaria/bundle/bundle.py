@@ -243,10 +243,11 @@ def part(folder: Path, record: Record, name: str) -> bytes | None:
 
 
 def default_folder() -> Path:
-    """The pretrained bundle where the checkout carries one, else the one that `dvc repro` made."""
-    for folder in (paths.PRETRAINED, paths.BUNDLE):
-        if (folder / RECORD).is_file():
-            return folder
+    """The pretrained bundle, or the one that `dvc repro` made: here, else beside or inside the package."""
+    for root in paths.ROOTS:
+        for folder in (root / paths.PRETRAINED, root / paths.BUNDLE):
+            if (folder / RECORD).is_file():
+                return folder
     raise UserError(
         f"There is no model bundle at {paths.BUNDLE}: run `make repro`, or name one with --model."
     )

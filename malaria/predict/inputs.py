@@ -1,5 +1,6 @@
 """Where the images lie that `predict` is asked about: files, folders, zips, here or in an S3 store."""
 
+import contextlib
 import functools
 import io
 import itertools
@@ -7,9 +8,9 @@ import os
 import stat
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from malaria import files
 from malaria.cells import images
@@ -27,21 +28,17 @@ _TOO_LARGE = f"larger than {_MOST_BYTES:,} bytes"
 
 @dataclass(frozen=True)
 class Source:
-    """A file or an object, as it was listed.
+    """A file or an object, as it was listed, or a part of a zip.
 
     path: as rows name it. size: in bytes. mark: time of last change, or an object's tag; another content
-    has another. entries: of a zip, as many as its directory lists; None for what is no zip.
+    has another. zipped: whether it is a zip. images: which entries of a zip's sorted directory, else one.
     """
 
     path: str
     size: int
     mark: str
-    entries: int | None
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is an object's."""
-    return path.startswith(stores.SCHEME)
+    zipped: bool = False
+    images: range = range(1)
 
 
 def find(paths: Sequence[str]) -> Iterator[Item]:
@@ -63,50 +60,57 @@ def listed(paths: Sequence[str]) -> Iterator[Source]:
     Raises:
         UserError: a path does not exist, or is a folder that cannot be listed.
     """
-    for path in paths:
-        if is_remote(path):
-            yield from (_object(found) for found in stores.objects(path) if not is_litter(found.url))
-            continue
-        if _is_folder(path):
+    folders = [not stores.is_remote(path) and _is_folder(path) for path in paths]
+    for path, folder in zip(paths, folders, strict=True):
+        if stores.is_remote(path):
+            yield from (_object(found) for found in stores.objects(path) if not is_litter(found["name"]))
+        elif folder:
             yield from (_file(file) for file in _below(Path(path)) if not is_litter(file.name))
         else:
             yield _file(Path(path))
 
 
-def items(source: Source, first: int = 0, last: int | None = None, base: Path = Path()) -> Iterator[Item]:
-    """The images of a source, in the order of their rows.
-
-    Args:
-        first, last: of a zip, only these entries of its sorted directory, the last not among them.
-        base: what a relative path starts from.
-    """
+def items(source: Source, base: Path = Path()) -> Iterator[Item]:
+    """The images of a source, in the order of their rows; a relative path starts from `base`."""
     path = source.path
-    if source.entries is None:
-        read = functools.partial(stores.read, path) if is_remote(path) else (base / path).read_bytes
-        yield Item(path, read if source.size <= _MOST_BYTES else _fail(_TOO_LARGE))
+    if not source.zipped:
+        read = functools.partial(stores.read, path) if stores.is_remote(path) else (base / path).read_bytes
+        yield Item(path, read if source.size <= _MOST_BYTES else _fail(images.Unreadable(_TOO_LARGE)))
         return
+    first, last = source.images.start, source.images.stop
     try:
-        with stores.open_object(path) if is_remote(path) else (base / path).open("rb") as archive:
+        with _open(path, base) as archive:
             yield from _members(path, archive, 1, slice(first, last))
     except OSError as error:
-        # It could be listed before. The other entries may have been read by then, so this says which.
-        whole = first == 0 and last in (None, source.entries)
-        some = "" if whole else f", entries {first + 1} to {last or source.entries}"
-        yield Item(path, _fail(f"cannot be read: {error.strerror or error}{some}"))
+        # It could be listed before. The entries before these may have been read by then, so this says which.
+        some = f", entries {first + 1} to {last}" if first else ""
+        yield Item(path, _fail(OSError(error.errno, f"{error.strerror or error}{some}")))
+
+
+def can_be_read(path: str) -> bool:
+    """Whether a file or an object gives its first byte."""
+    try:
+        with _open(path, Path()) as file:
+            file.read(1)
+    except OSError:
+        return False
+    return True
+
+
+def _open(path: str, base: Path) -> BinaryIO:
+    return stores.open_object(path) if stores.is_remote(path) else (base / path).open("rb")
 
 
 def _is_folder(path: str) -> bool:
     try:
-        if not stat.S_ISDIR(os.stat(path).st_mode):
-            return False
-        os.scandir(path).close()
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: name files, folders or zips of cells.") from None
+        folder = stat.S_ISDIR(os.stat(path).st_mode)
+        if folder:
+            os.scandir(path).close()
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}): see to its permissions, or leave it out."
+            f"{path} cannot be read ({error.strerror}): name files, folders or zips of cells that you may read."
         ) from None
-    return True
+    return folder
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -139,31 +143,29 @@ def _file(path: Path) -> Source:
     name = path.as_posix()
     try:
         found = path.stat()
-        entries = _entries(path) if archives.is_zip(path) else None
+        source = Source(name, found.st_size, str(found.st_mtime_ns))
+        # A pipe can be read once.
+        return _zip(source, path) if stat.S_ISREG(found.st_mode) and archives.is_zip(path) else source
     except OSError:
         # Its row will say why.
-        return Source(name, 0, "", None)
-    return Source(name, found.st_size, str(found.st_mtime_ns), entries)
+        return Source(name, 0, "")
 
 
-def _object(found: stores.Object) -> Source:
-    entries = None
+def _object(found: dict[str, Any]) -> Source:
+    source = Source(stores.SCHEME + found["name"], found["size"], found["ETag"])
     # To look into each for a zip's mark would take as long as to read it.
-    if found.url.lower().endswith(".zip"):
-        try:
-            with stores.open_object(found.url) as archive:
-                entries = _entries(archive) if archives.is_zip(archive) else None
-        except OSError:
-            entries = None
-    return Source(found.url, found.size, found.tag, entries)
+    if source.path.lower().endswith(".zip"):
+        with contextlib.suppress(OSError), stores.open_object(source.path) as archive:
+            return _zip(source, archive) if archives.is_zip(archive) else source
+    return source
 
 
-def _entries(archive: Path | BinaryIO) -> int:
+def _zip(source: Source, archive: Path | BinaryIO) -> Source:
     try:
         with zipfile.ZipFile(archive) as pack:
-            return len(pack.infolist())
+            return replace(source, zipped=True, images=range(len(pack.infolist())))
     except archives.DAMAGED_ZIP:
-        return 1
+        return replace(source, zipped=True)
 
 
 def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)) -> Iterator[Item]:
@@ -177,14 +179,14 @@ def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)
                 try:
                     content = _content(pack, info)
                 except images.Unreadable as error:
-                    yield Item(path, _fail(error.reason))
+                    yield Item(path, _fail(error))
                     continue
                 if depth < _DEEPEST and archives.is_zip(io.BytesIO(content)):
                     yield from _members(path, io.BytesIO(content), depth + 1)
                 else:
                     yield Item(path, functools.partial(bytes, content))
     except archives.DAMAGED_ZIP:
-        yield Item(name, _fail("damaged zip"))
+        yield Item(name, _fail(images.Unreadable("damaged zip")))
 
 
 def _content(pack: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -199,9 +201,9 @@ def _content(pack: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         raise images.Unreadable(f"cannot be unpacked: {error}") from None
 
 
-def _fail(reason: str) -> Callable[[], bytes]:
+def _fail(error: Exception) -> Callable[[], bytes]:
     def read() -> bytes:
-        raise images.Unreadable(reason)
+        raise error
 
     return read
 

@@ -13,14 +13,24 @@ from malaria.cells import audit, splits
 from malaria.errors import UserError
 from malaria.evaluate import calibration, evaluation
 from malaria.fetch import archives, sources
+from malaria.paths import PARAMS, ROOTS
+from malaria.predict import stores
+from malaria.predict.rows import shown
 
 
-def evaluate(bundle: Bundle, folder: Path) -> dict[str, Any]:
+def evaluate(
+    bundle: Bundle, folder: Path, classes: dict[str, str] | None = None, out: str | None = None
+) -> dict[str, Any]:
     """`evaluation.score` on every accepted cell of `folder`, at the bundle's own operating points.
 
     Cells that the bundle turns away have no probability and count in no figure: `evaluation.rejections`
     stands under `rejected`. What the audit sets aside is counted under `set_aside`. Bootstrap, bins and
-    least cells a patient come from params.yaml, as in the pipeline.
+    least cells a patient come from params.yaml, as in the pipeline: the current folder's, else the one that
+    comes along.
+
+    Args:
+        classes: label by name of a class folder, beside the labels' own names; data.classes where empty.
+        out: a file or an object for a row of CSV for each cell that was not set aside.
 
     Raises:
         UserError: no folder or archive, no class folders, too many images set aside, a class without a
@@ -29,8 +39,11 @@ def evaluate(bundle: Bundle, folder: Path) -> dict[str, Any]:
     if not folder.is_dir() and not archives.is_archive(folder):
         what = "no folder, zip or tar" if folder.exists() else "not there"
         raise UserError(f"{folder} is {what}: name a folder or archive with one sub-folder per class.")
-    settings = params.load_params()
-    data = settings.data.model_copy(update={"source": "folder", "folder": str(folder)})
+    found_here = (root / PARAMS for root in ROOTS if (root / PARAMS).is_file())
+    settings = params.load_params(next(found_here, PARAMS))
+    data = settings.data.model_copy(
+        update={"source": "folder", "folder": str(folder), "classes": classes or settings.data.classes}
+    )
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
         sources.fetch(data, raw)
@@ -38,11 +51,13 @@ def evaluate(bundle: Bundle, folder: Path) -> dict[str, Any]:
             update={"min_side": bundle.record.min_side, "max_pixels": bundle.record.max_pixels}
         )
         found = audit.audit(raw, limits)
-        audit.check(found, limits, folder, "mend the data")
+        audit.check(found, limits, folder, "put the data right")
         cells = splits.with_patients(found)
         rows = list(predict.predict(bundle, (_item(raw, path) for path in cells.path)))
     if any(row.status == predict.UNREADABLE for row in rows):
         raise UserError(f"{folder}: an image changed while it was read; run again.")
+    if out is not None:
+        _write(cells, rows, out)
     p = np.array([row.p_parasitized for row in rows], dtype=np.float64)
     temperature = bundle.record.temperature
     cells = cells.assign(
@@ -60,6 +75,14 @@ def evaluate(bundle: Bundle, folder: Path) -> dict[str, Any]:
     fitted = evaluation.Fitted(temperature, points)
     scores = evaluation.score(judged, fitted, settings.evaluate)
     return scores | {"rejected": evaluation.rejections(cells), "set_aside": _set_aside(found)}
+
+
+def _write(cells: pd.DataFrame, rows: list[predict.Row], out: str) -> None:
+    table = pd.DataFrame(rows).assign(label=cells.label.to_numpy(), patient=cells.patient.to_numpy())
+    for column in ("path", "patient", "reason"):
+        table[column] = table[column].map(shown)
+    with stores.whole(out) as part:
+        table.to_csv(part, index=False, float_format="%.6f", lineterminator="\n", errors="surrogateescape")
 
 
 def as_text(scores: dict[str, Any]) -> str:

@@ -3,19 +3,29 @@
 import csv
 import itertools
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 from typing import TextIO
 
 from malaria import labels
 from malaria.bundle import Bundle
 from malaria.cells import images
+from malaria.predict import stores
 
 PREDICTED, UNREADABLE, REJECTED = "ok", "unreadable", "rejected"
 
+# How the reason begins where the system or the store gives no bytes at all.
+NOT_READ = "cannot be read: "
+
 # Images decoded before the network sees them: enough to keep all cores busy, little memory.
 _CHUNK = 256
+
+# What a spreadsheet takes for a formula, or loses at the start of a cell, with apostrophes before it or none.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 @dataclass(frozen=True)
@@ -45,11 +55,14 @@ class Item:
     read: Callable[[], bytes]
 
 
-def predict(bundle: Bundle, items: Iterable[Item], readers: int | None = None) -> Iterator[Row]:
+def predict(
+    bundle: Bundle, items: Iterable[Item], readers: int | None = None, threshold: float = 0.5
+) -> Iterator[Row]:
     """A row for each item, in their order; one bad file never stops the rest.
 
     Args:
         readers: items read and decoded at once; None takes as many as there are cores.
+        threshold: P(parasitised) from which a cell is called parasitised, in [0, 1].
     """
 
     def decode(item: Item) -> _Cell | str:
@@ -58,7 +71,7 @@ def predict(bundle: Bundle, items: Iterable[Item], readers: int | None = None) -
         except images.Unreadable as error:
             return error.reason
         except OSError as error:
-            return f"cannot be read: {error.strerror or error}"
+            return f"{NOT_READ}{error.strerror or error}"
         # A chunk of large pictures would take gigabytes at their own size.
         return _Cell(images.resize(pixels, bundle.record.input_size), pixels.shape[:2])
 
@@ -70,23 +83,49 @@ def predict(bundle: Bundle, items: Iterable[Item], readers: int | None = None) -
             current = chunk
             # The next images are decoded while the network sees these.
             decoding = pool.map(decode, chunk := list(itertools.islice(stream, _CHUNK)))
-            yield from _rows(bundle, current, decoded)
+            yield from _rows(bundle, current, decoded, threshold)
 
 
-def write(rows: Iterable[Row], out: TextIO, *, header: bool = True) -> None:
-    """Write rows as CSV; probabilities to six places."""
-    writer = csv.writer(out, lineterminator="\n")
-    if header:
-        writer.writerow([field.name for field in fields(Row)])
+def write(rows: Iterable[Row], out: TextIO) -> Counter[str]:
+    """Write rows as CSV, probabilities to six places, and count them by status and by category.
+
+    A path or reason that a spreadsheet would take for a formula gets an apostrophe before it, and so does
+    one that begins with apostrophes before such a mark, so that taking one off gives it back.
+    """
+    # csv quotes a carriage return only where lines end with one; without quotes it would end the row.
+    lines = SimpleNamespace(write=lambda line: out.write(line.removesuffix("\r\n") + "\n"))
+    writer = csv.writer(lines, lineterminator="\r\n")
+    writer.writerow([field.name for field in fields(Row)])
+    counts = Counter[str]()
     for row in rows:
+        counts.update([row.status, *filter(None, [row.category])])
         p = "" if row.p_parasitized is None else f"{row.p_parasitized:.6f}"
-        writer.writerow([row.path, p, row.category or "", row.status, row.reason])
+        writer.writerow([shown(row.path), p, row.category or "", row.status, shown(row.reason)])
+    return counts
 
 
-def _rows(bundle: Bundle, items: list[Item], decoded: list[_Cell | str]) -> Iterator[Row]:
+def save(rows: Iterable[Row], out: str) -> Counter[str]:
+    """`write` to a file here or an object in a store, whole or not at all.
+
+    Raises:
+        UserError: the store does not take it.
+    """
+    with (
+        stores.whole(out) as part,
+        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        return write(rows, file)
+
+
+def shown(text: str) -> str:
+    """A cell of a table for spreadsheets, as `write` describes it."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _rows(bundle: Bundle, items: list[Item], decoded: list[_Cell | str], threshold: float) -> Iterator[Row]:
     cells = [cell for cell in decoded if isinstance(cell, _Cell)]
-    said = bundle.run([cell.pixels for cell in cells], [cell.shape for cell in cells])
-    answers = zip(said.p_parasitized, said.rejected, strict=True)
+    predictions = bundle.run([cell.pixels for cell in cells], [cell.shape for cell in cells])
+    answers = zip(predictions.p_parasitized, predictions.rejected, strict=True)
     for item, cell in zip(items, decoded, strict=True):
         if isinstance(cell, str):
             yield Row(item.path, None, None, UNREADABLE, cell)
@@ -95,4 +134,4 @@ def _rows(bundle: Bundle, items: list[Item], decoded: list[_Cell | str]) -> Iter
         if reason is not None:
             yield Row(item.path, None, None, REJECTED, reason)
         else:
-            yield Row(item.path, float(p), labels.category(p), PREDICTED, "")
+            yield Row(item.path, float(p), labels.category(p, threshold), PREDICTED, "")

@@ -1,18 +1,19 @@
-"""Objects of S3 and of the stores that speak its language, through s3fs.
+"""Objects of S3 and of the stores that speak its language, through s3fs; and files that are written whole.
 
 Credentials, region and endpoint are where other S3 clients look for them too: the environment
 (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), `~/.aws`, or the machine's role. s3fs is imported where it
 is used: files of this machine need nothing of it.
 """
 
-import functools
-import io
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeVar, cast
+import tempfile
+from argparse import ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
+from malaria import command, files
 from malaria.errors import UserError
-from malaria.predict import engine
 
 SCHEME = "s3://"
 
@@ -22,129 +23,114 @@ READERS = 32
 # Read ahead of what is asked for, where an object is read in pieces.
 _BLOCK = 4 * 2**20
 
-Result = TypeVar("Result")
+# What is true of one object, and not of the store.
+_OF_ONE = (FileNotFoundError, PermissionError)
 
 
-@dataclass(frozen=True)
-class Object:
-    """An object as the store lists it: `url`; `size` in bytes; `tag` changes with its content."""
-
-    url: str
-    size: int
-    tag: str
+def is_remote(path: str) -> bool:
+    """Whether a path is an object's."""
+    return path.startswith(SCHEME)
 
 
-def objects(url: str) -> Iterator[Object]:
-    """The object that `url` names and all those below `url/`, in the store's order (S3's: by key).
+def destination(text: str) -> str:
+    """The `type` of an option that names a file or an object to write."""
+    if not is_remote(text):
+        return str(command.local_path(text))
+    if "/" not in text.removeprefix(SCHEME).rstrip("/"):
+        raise ArgumentTypeError(f"{text} names no object: write {SCHEME}BUCKET/NAME.csv")
+    return text
 
-    They are listed page by page, so that there may be any number.
+
+def objects(url: str) -> list[dict[str, Any]]:
+    """All objects below `url/`, or else the object that it names, in the store's order (S3's: by key).
+
+    Each has `name` (without the scheme), `size` (bytes) and `ETag`, which changes with the content.
 
     Raises:
         UserError: there is none, the store says no, or it does not answer.
     """
-    bucket, _, key = url.removeprefix(SCHEME).partition("/")
-    if not bucket:
+    if not url.removeprefix(SCHEME).strip("/"):
         raise UserError(f"{url} names no bucket: write {SCHEME}BUCKET/PREFIX.")
-    below = key if not key or key.endswith("/") else f"{key}/"
-    found = False
-    if key and (itself := _head(url, bucket, key)) is not None:
-        found = True
-        yield itself
-    for page in _pages(url, bucket, below):
-        for entry in page.get("Contents", ()):
-            # Some clients mark a folder by an object of no bytes.
-            if not entry["Key"].endswith("/"):
-                found = True
-                yield Object(f"{SCHEME}{bucket}/{entry['Key']}", entry["Size"], entry["ETag"].strip('"'))
-    if not found:
+    with in_words(url):
+        found = system(url).find(url, detail=True).values()
+    # Some clients mark a folder by an object of no bytes.
+    named = [entry for entry in found if not entry["name"].endswith("/")]
+    if not named:
         raise UserError(f"{url} holds no object: see `aws s3 ls {url}`.")
+    return named
 
 
-def read(url: str) -> bytes:
-    """All bytes of an object.
+def read(path: str) -> bytes:
+    """All bytes of a file or an object.
 
     Raises:
-        FileNotFoundError, PermissionError: as of a file.
+        FileNotFoundError, PermissionError: it cannot be had.
         UserError: the store does not answer, also after s3fs has asked again.
     """
-    # With more at once s3fs would ask for the size first.
-    return cast(bytes, _asked(url, lambda: _system().cat_file(url, max_concurrency=1)))
+    with in_words(path, passed=_OF_ONE):
+        return cast(bytes, system(path).cat_file(path))
 
 
 def open_object(url: str) -> BinaryIO:
     """An object to seek and read in; errors as `read`'s, at every call."""
-    file = _asked(url, lambda: _system().open(url, "rb", block_size=_BLOCK, fill_cache=False))
-    return cast(BinaryIO, io.BufferedReader(_Pieces(url, file)))
+    with in_words(url, passed=_OF_ONE):
+        file = system(url).open(url, "rb", block_size=_BLOCK, fill_cache=False)
+    # Whatever is not read ahead already is fetched through here.
+    file.cache.fetcher = in_words(url, passed=_OF_ONE)(file.cache.fetcher)
+    return cast(BinaryIO, file)
 
 
-class _Pieces(io.RawIOBase):
-    """An s3fs file whose errors are ours."""
+@contextmanager
+def whole(out: str) -> Iterator[Path]:
+    """A file to write that becomes `out`, a file here or an object, when the block ends without an error.
 
-    def __init__(self, url: str, file: Any) -> None:
-        self.url = url
-        self.file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self.file.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self.file.tell())
-
-    def readinto(self, buffer: Any) -> int:
-        content = _asked(self.url, lambda: self.file.read(len(buffer)))
-        buffer[: len(content)] = content
-        return len(content)
+    Raises:
+        UserError: the store does not take it; a bucket that is not there is told before the block runs.
+    """
+    if not is_remote(out):
+        with files.atomic_path(Path(out)) as part:
+            yield part
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        # Who may write to a bucket need not be allowed to look at it.
+        with in_words(out, passed=(PermissionError,)), suppress(PermissionError):
+            system(out).info(out.removeprefix(SCHEME).partition("/")[0])
+        part = Path(folder, "part")
+        yield part
+        with in_words(out):
+            # A store shows an object when all of it is there.
+            system(out).put_file(str(part), out)
 
 
-def _head(url: str, bucket: str, key: str) -> Object | None:
-    try:
-        head = _asked(url, lambda: _system().call_s3("head_object", Bucket=bucket, Key=key))
-    except (FileNotFoundError, PermissionError):
-        # A store that forbids to look may allow to list.
-        return None
-    if key.endswith("/"):
-        return None
-    return Object(url, head["ContentLength"], head["ETag"].strip('"'))
-
-
-def _pages(url: str, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
-    token: dict[str, str] = {}
-    while True:
-        ask = functools.partial(_system().call_s3, "list_objects_v2", Bucket=bucket, Prefix=prefix, **token)
-        try:
-            page: dict[str, Any] = _asked(url, ask)
-        except (FileNotFoundError, PermissionError) as error:
-            raise UserError(
-                f"{url} cannot be listed ({error}): check its name and your credentials."
-            ) from None
-        yield page
-        if not page.get("IsTruncated"):
-            return
-        token = {"ContinuationToken": page["NextContinuationToken"]}
-
-
-def _asked(url: str, ask: Callable[[], Result]) -> Result:
-    engine.needs("s3fs", SCHEME)
-    from botocore.exceptions import BotoCoreError, HTTPClientError
+@contextmanager
+def in_words(path: str, passed: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turns what s3fs raises into a UserError, but for what is `passed`; errors of files stay as they are."""
+    if not is_remote(path):
+        yield
+        return
+    command.needs("s3fs", SCHEME, "engine")
+    from botocore.exceptions import BotoCoreError
 
     try:
-        return ask()
-    except (FileNotFoundError, PermissionError):
+        yield
+    except passed:
         raise
-    except (OSError, BotoCoreError, HTTPClientError) as error:
-        said = str(error).rstrip(".")
-        raise UserError(f"{url}: the store does not give it ({said}): see to that and run again.") from None
+    except (OSError, BotoCoreError) as error:
+        raise UserError(
+            f"{path}: the store does not give or take it ({str(error).rstrip('.')}): check the name and your "
+            "credentials, and run again."
+        ) from None
 
 
-def _system() -> Any:
-    engine.needs("s3fs", SCHEME)
+def system(path: str) -> Any:
+    """The fsspec file system of a path or an object; fsspec keeps them, one for each thread."""
+    if not is_remote(path):
+        from fsspec.implementations.local import LocalFileSystem
+
+        return LocalFileSystem()
     import s3fs
 
-    # Its instances are kept by fsspec, one for each thread of its own.
-    return s3fs.S3FileSystem(use_listings_cache=False, config_kwargs={"max_pool_connections": READERS})
+    # With more at once for one object s3fs asks for its size first.
+    return s3fs.S3FileSystem(
+        use_listings_cache=False, max_concurrency=1, config_kwargs={"max_pool_connections": READERS}
+    )

@@ -1,7 +1,7 @@
 """Predictions in shards: the plain path's bytes, exactly one row a cell, whatever is killed on the way."""
 
 import csv
-import io
+import functools
 import os
 import shutil
 import subprocess
@@ -9,36 +9,27 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import psutil
 import pytest
 from PIL import Image
 
-from malaria import bundle, predict
+from malaria import bundle
 from malaria.__main__ import main
 from malaria.cells import images
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.predict import batch, inputs
-from malaria.running import locked
-from tests.support import bundles
-
-ROOT = Path(__file__).parents[2]
+from malaria.running import alone
+from tests.support import bundles, dask_cluster
+from tests.support.bundles import plain
+from tests.support.project import ROOT
 
 # Dask closes its sockets when it finds the time.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-
-@pytest.fixture(scope="module")
-def scheduler() -> Iterator[str]:
-    """The address of a Dask cluster of two workers."""
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
-        yield cluster.scheduler_address
 
 
 @pytest.fixture
@@ -69,22 +60,16 @@ def cells(tmp_path, pngs) -> Path:
     return folder
 
 
-def plain(model: Path, paths: list[str]) -> bytes:
-    """The CSV that no engine has touched."""
-    out = io.StringIO()
-    predict.write(predict.predict(bundle.load(model), inputs.find(paths)), out)
-    return out.getvalue().encode()
-
-
 @pytest.mark.parametrize("size", [1, 5, 1000])
 def test_shards_give_the_plain_paths_bytes(scheduler, gated_bundle, cells, tmp_path, size):
     Image.new("RGB", (60, 60), "green").save(cells / "leaf.png")
     paths = [str(cells), str(cells / "outer.zip"), str(cells)]
     out = tmp_path / "new/out.csv"
-    done = batch.run(gated_bundle, paths, out, workers=1, scheduler=scheduler, size=size)
+    done = batch.run(gated_bundle, paths, str(out), workers=1, scheduler=scheduler, size=size)
     assert out.read_bytes() == plain(gated_bundle, paths)
     assert all(f",{status}," in out.read_text() for status in ("ok", "unreadable", "rejected"))
-    assert done.rows == len(list(inputs.find(paths)))
+    counted = sum(done.counts[status] for status in ("ok", "unreadable", "rejected"))
+    assert counted == len(list(inputs.find(paths)))
     assert done.resumed == 0
     assert [path.name for path in out.parent.iterdir()] == ["out.csv"]
 
@@ -100,25 +85,22 @@ def pretrained() -> bundle.Bundle:
     return bundle.load(ROOT / "models/pretrained")
 
 
-def test_nothing_to_judge_is_a_header_and_needs_no_workers(model_bundle, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "distributed", None)
+def test_nothing_to_judge_is_a_header(model_bundle, tmp_path, scheduler):
     (tmp_path / "none").mkdir()
-    done = batch.run(model_bundle, [str(tmp_path / "none")], tmp_path / "out.csv", workers=2)
-    assert done == batch.Done(rows=0, shards=0, resumed=0)
-    assert (tmp_path / "out.csv").read_bytes() == plain(model_bundle, [str(tmp_path / "none")])
+    paths, out = [str(tmp_path / "none")], tmp_path / "out.csv"
+    done = batch.run(model_bundle, paths, str(out), workers=2, scheduler=scheduler)
+    assert (done.counts, done.partitions) == ({}, 0)
+    assert out.read_bytes() == plain(model_bundle, paths)
 
 
 @dataclass(frozen=True)
 class Run:
-    """`python -m malaria predict --engine dask` on `paths`, the last of which is a pipe: whoever reads it
-    waits until its content is written. `expected` is what the plain path writes of the same.
+    """`python -m malaria predict --engine dask` with one worker. One of its paths is `pipe`: a worker that
+    reads it waits until its content is written.
     """
 
-    paths: list[str]
     pipe: Path
-    content: bytes
     out: Path
-    expected: bytes
     driver: subprocess.Popen[str]
 
     def wait_for_worker(self) -> BinaryIO:
@@ -129,65 +111,83 @@ class Run:
         children = psutil.Process(self.driver.pid).children()
         return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
-    def mend(self) -> None:
-        """Make the pipe a file."""
-        self.pipe.unlink()
-        self.pipe.write_bytes(self.content)
-
 
 @contextmanager
-def running(model: Path, cells: Path, folder: Path) -> Iterator[Run]:
-    """A run with one worker and a cell a shard, whose plan is made."""
-    pipe, out = folder / "pipe.png", folder / "out.csv"
-    content = (cells / "slide0.png").read_bytes()
-    pipe.write_bytes(content)
-    paths = [str(cells), str(pipe)]
-    expected = plain(model, paths)
-    pipe.unlink()
+def running(model: Path, paths: list[str], pipe: Path, shard: int = 1) -> Iterator[Run]:
+    out = pipe.with_name("out.csv")
     os.mkfifo(pipe)
-    arguments = [
-        "--model",
-        str(model),
-        "--out",
-        str(out),
-        "--engine",
-        "dask",
-        "--workers",
-        "1",
-        "--shard",
-        "1",
-    ]
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "malaria", "predict", *paths, *arguments],
-        stdout=subprocess.PIPE,
+    options = ["--model", str(model), "--out", str(out), "--engine", "dask", "--workers", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "malaria", "predict", *paths, *options, "--shard", str(shard)],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-    )
-    with driver:
+    ) as driver:
         try:
-            # The driver opens it too, to see what it is, and may still have it open; a worker opens another.
-            pipe.open("wb").close()
-            pipe.unlink()
-            os.mkfifo(pipe)
-            yield Run(paths, pipe, content, out, expected, driver)
+            yield Run(pipe, out, driver)
         finally:
             driver.kill()
 
 
-def test_a_worker_killed_amid_a_shard_costs_no_row_and_doubles_none(model_bundle, cells, tmp_path):
-    with running(model_bundle, cells, tmp_path) as run:
+def test_a_worker_killed_amid_a_shard_costs_no_row_and_doubles_none(model_bundle, cells, pngs, tmp_path):
+    pipe = tmp_path / "pipe.png"
+    pipe.write_bytes(pngs[0])
+    paths = [str(cells), str(pipe)]
+    expected = plain(model_bundle, paths)
+    pipe.unlink()
+    with running(model_bundle, paths, pipe) as run:
         with run.wait_for_worker():
             (worker,) = run.workers()
             worker.kill()
             worker.wait()
         with run.wait_for_worker() as second:
             assert run.workers() != [worker]
-            second.write(run.content)
-        said, errors = run.driver.communicate()
+            second.write(pngs[0])
+        _, errors = run.driver.communicate()
     assert (run.driver.returncode, "distributed" in errors) == (0, False)
-    assert run.out.read_bytes() == run.expected
-    assert f"{len(run.expected.splitlines()) - 1} rows" in said
+    assert run.out.read_bytes() == expected
+
+
+def test_a_cell_that_vanishes_after_it_was_listed_is_a_row(model_bundle, pngs, tmp_path):
+    cell, archive, pipe = (tmp_path / name for name in ("cell.png", "more.zip", "pipe.png"))
+    cell.write_bytes(pngs[0])
+    with zipfile.ZipFile(archive, "w") as pack:
+        for number, png in enumerate(pngs):
+            pack.writestr(f"{number}.png", png)
+    paths = [str(path) for path in (pipe, cell, archive)]
+    with running(model_bundle, paths, pipe, shard=2) as run:
+        with run.wait_for_worker() as worker:
+            cell.unlink()
+            archive.unlink()
+            worker.write(pngs[1])
+        run.driver.communicate()
+    with run.out.open(newline="") as table:
+        one, *others = list(csv.DictReader(table))
+    assert (one["path"], one["status"]) == (str(pipe), "ok")
+    assert [(row["path"], row["status"]) for row in others] == [
+        (str(path), "unreadable") for path in (cell, *[archive] * 6)
+    ]
+    assert others[-1]["reason"].endswith(", entries 11 to 12")
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="a path that leads elsewhere in each process")
+def test_a_worker_without_the_share_never_calls_its_cells_unreadable(
+    model_bundle, pngs, tmp_path, monkeypatch
+):
+    """The worker's folder `cells` is there, and empty, as where a share is not mounted."""
+    for name in ("here/cells", "there/cells"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "here/cells/1.png").write_bytes(pngs[0])
+    monkeypatch.chdir(tmp_path / "here")
+    run = functools.partial(batch.run, model_bundle, ["/proc/self/cwd/cells"], "out.csv", workers=1)
+    blind = r"process \d+ on .* cannot read /proc/self/cwd/cells/1\.png, which can be read here"
+    with dask_cluster.started(tmp_path / "there") as address:
+        with pytest.raises(UserError, match=blind):
+            run(scheduler=address)
+        assert not Path("out.csv").exists()
+        # With the share in its place the same command goes on.
+        shutil.copy("cells/1.png", tmp_path / "there/cells")
+        assert run(scheduler=address).counts["ok"] == 1
 
 
 @dataclass(frozen=True)
@@ -200,19 +200,20 @@ class Killed:
     finished: int
     expected: bytes
 
-    def resume(self, out: Path, scheduler: str, model: Path | None = None) -> batch.Done:
-        return batch.run(model or self.model, self.paths, out, workers=1, scheduler=scheduler, size=1)
+    def resume(self, out: Path, scheduler: str, **changed: Any) -> batch.Done:
+        options = {"folder": self.model, "workers": 1, "size": 1, **changed}
+        return batch.run(paths=self.paths, out=str(out), scheduler=scheduler, **options)
 
 
 @pytest.fixture(scope="module")
 def killed(model_bundle, pngs, tmp_path_factory) -> Killed:
     folder = tmp_path_factory.mktemp("killed")
-    cells = folder / "cells"
-    cells.mkdir()
+    (folder / "cells").mkdir()
     for number, png in enumerate(pngs):
-        (cells / f"{number}.png").write_bytes(png)
-    (cells / "slide0.png").write_bytes(pngs[0])
-    with running(model_bundle, cells, folder) as run:
+        (folder / f"cells/{number}.png").write_bytes(png)
+    pipe = folder / "pipe.png"
+    paths = [str(folder / "cells"), str(pipe)]
+    with running(model_bundle, paths, pipe) as run:
         with run.wait_for_worker():
             workers = run.workers()
             run.driver.kill()
@@ -220,28 +221,29 @@ def killed(model_bundle, pngs, tmp_path_factory) -> Killed:
             assert alive == []
         run.driver.wait()
         assert not run.out.exists()
-    run.mend()
-    parts = folder / "out.csv.parts"
-    return Killed(model_bundle, run.paths, parts, len(list(parts.glob("*.csv"))), run.expected)
+    pipe.unlink()
+    pipe.write_bytes(pngs[0])
+    parts = folder / "out.csv.malaria-parts"
+    return Killed(model_bundle, paths, parts, len(list(parts.glob("*.json"))), plain(model_bundle, paths))
 
 
 @pytest.fixture
 def left(killed, tmp_path) -> Path:
     """An output's path, with a copy beside it of what the killed driver left."""
-    shutil.copytree(killed.parts, tmp_path / "out.csv.parts")
+    shutil.copytree(killed.parts, tmp_path / "out.csv.malaria-parts")
     return tmp_path / "out.csv"
 
 
 def test_a_killed_driver_is_resumed_from_its_finished_shards(killed, left, scheduler):
     done = killed.resume(left, scheduler)
     # Three shards are given to a worker at a time.
-    assert done.resumed == killed.finished >= done.shards - 3
+    assert done.resumed == killed.finished >= done.partitions - 3
     assert left.read_bytes() == killed.expected
-    assert not left.with_name("out.csv.parts").exists()
+    assert [path.name for path in left.parent.iterdir()] == ["out.csv"]
 
 
 def test_a_shards_file_that_was_changed_is_made_again(killed, left, scheduler):
-    spoiled = min(left.with_name("out.csv.parts").glob("0*.csv"))
+    spoiled = min(left.with_name("out.csv.malaria-parts").glob("0*.json"))
     spoiled.write_bytes(spoiled.read_bytes().replace(b"0.", b"1."))
     done = killed.resume(left, scheduler)
     assert (done.resumed, left.read_bytes()) == (killed.finished - 1, killed.expected)
@@ -263,82 +265,41 @@ def test_another_model_takes_over_nothing(killed, left, scheduler, tmp_path):
     shutil.copytree(killed.model, other)
     record = other / bundle.RECORD
     record.write_text(record.read_text().replace('"temperature": 1.0', '"temperature": 2.0'))
-    assert killed.resume(left, scheduler, other).resumed == 0
+    assert killed.resume(left, scheduler, folder=other).resumed == 0
     assert left.read_bytes() == plain(other, killed.paths) != killed.expected
 
 
-def test_a_folder_with_other_things_keeps_them(killed, left, scheduler):
-    note = left.with_name("out.csv.parts") / "note.txt"
-    note.write_text("mine")
-    killed.resume(left, scheduler)
-    assert [path.name for path in note.parent.iterdir()] == ["note.txt"]
+def test_another_threshold_takes_over_nothing(killed, left, scheduler):
+    done = killed.resume(left, scheduler, threshold=1.0)
+    assert (done.resumed, done.counts["Parasitized"]) == (0, 0)
 
 
 def test_two_runs_never_share_a_folder(model_bundle, cells, tmp_path, scheduler):
-    held = locked(tmp_path / "out.csv.parts" / batch._LOCK, "holds it")
-    with held, pytest.raises(UserError, match=rf"Process {os.getpid()} is at work in .*out\.csv\.parts"):
-        batch.run(model_bundle, [str(cells)], tmp_path / "out.csv", workers=1, scheduler=scheduler)
+    parts = tmp_path / "out.csv.malaria-parts"
+    with alone("predict", parts), pytest.raises(UserError, match="still runs predict"):
+        batch.run(model_bundle, [str(cells)], str(tmp_path / "out.csv"), workers=1, scheduler=scheduler)
 
 
-@pytest.mark.parametrize(
-    ("out", "size", "sentence"),
-    [
-        ("cells/out.csv", 9, "cells, whose files are judged: name another"),
-        ("out.csv", 0, "--shard is 0, but"),
-    ],
-)
-def test_an_impossible_run_is_refused_in_a_sentence(model_bundle, cells, tmp_path, out, size, sentence):
-    with pytest.raises(UserError, match=sentence):
-        batch.run(model_bundle, [str(cells)], tmp_path / out, workers=1, size=size)
+def test_an_output_among_the_inputs_is_refused(model_bundle, cells):
+    with pytest.raises(UserError, match="cells, whose files are judged: name another"):
+        batch.run(model_bundle, [str(cells)], str(cells / "out.csv"), workers=1)
 
 
-def job(model: Path, **changed: object) -> batch.Job:
-    content = {file.name: file.read_bytes() for file in model.iterdir()}
-    return replace(batch.Job(batch.__version__, content, Path.cwd(), (), 1), **changed)
+def test_a_worker_of_another_version_judges_nothing(model_bundle):
+    content = {file.name: file.read_bytes() for file in model_bundle.iterdir()}
+    with pytest.raises(UserError, match="but 0 asks: install the same"):
+        batch.judge(batch.Partition("", ()), batch.Job("0", content, Path(), 0.5))
 
 
-def shard(*sources: inputs.Source) -> batch.Shard:
-    return batch.Shard(0, "", tuple(batch.Piece(source, 0, source.entries or 1) for source in sources))
-
-
-@pytest.mark.parametrize(
-    ("changed", "sentence"),
-    [({"roots": ("/not/here",)}, "A worker does not see /not/here"), ({"version": "0"}, "but 0 asks")],
-)
-def test_a_worker_that_could_not_give_the_right_rows_gives_none(model_bundle, changed, sentence):
-    with pytest.raises(UserError, match=sentence):
-        batch.judge(shard(), job(model_bundle, **changed))
-
-
-def test_what_vanishes_after_it_was_listed_is_a_row(model_bundle, cells):
-    paths = [str(cells / "slide1/cell 1, ü.png"), str(cells / "outer.zip"), str(cells / "slide0.png")]
-    sources = list(inputs.listed(paths))
-    Path(paths[0]).unlink()
-    Path(paths[1]).unlink()
-    pieces = (
-        *shard(sources[0]).pieces,
-        batch.Piece(sources[1], 0, 9),
-        batch.Piece(sources[1], 9, sources[1].entries),
-        *shard(sources[2]).pieces,
-    )
-    judged = batch.judge(batch.Shard(0, "", pieces), job(model_bundle))
-    rows = list(csv.reader(io.StringIO(judged.csv.decode())))
-    assert [row[0] for row in rows] == [paths[0], paths[1], paths[1], paths[2]]
-    assert [row[3] for row in rows] == ["unreadable"] * 3 + ["ok"]
-    assert [row[4].rpartition(", ")[2] for row in rows[1:3]] == ["entries 1 to 9", "entries 10 to 15"]
-
-
-@pytest.mark.parametrize("name", ["line\nbreak.png", "line\rbreak.png", os.fsdecode(b"latin-\xfc.png")])
-def test_any_file_name_comes_through(model_bundle, pngs, tmp_path, scheduler, name):
+def test_any_file_name_comes_through(model_bundle, pngs, tmp_path, scheduler):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / name).write_bytes(pngs[0])
-    out, whole = tmp_path / "out.csv", tmp_path / "whole.csv"
-    done = batch.run(model_bundle, [str(tmp_path / "in")], out, workers=1, scheduler=scheduler)
-    command = [sys.executable, "-m", "malaria", "predict", str(tmp_path / "in"), "--out", str(whole)]
-    subprocess.run([*command, "--model", str(model_bundle)], check=True, cwd=ROOT, capture_output=True)
-    assert done.rows == 1
-    assert out.read_bytes() == whole.read_bytes()
-    assert os.fsencode(name) in out.read_bytes()
+    names = [os.fsencode(name) for name in ("line\nbreak.png", "line\rbreak.png", "=1+1.png")]
+    for name in [*names, b"latin-\xfc.png"]:
+        (tmp_path / "in" / os.fsdecode(name)).write_bytes(pngs[0])
+    paths, out = [str(tmp_path / "in")], tmp_path / "out.csv"
+    batch.run(model_bundle, paths, str(out), workers=1, scheduler=scheduler, size=1)
+    assert out.read_bytes() == plain(model_bundle, paths)
+    assert all(name in out.read_bytes() for name in [*names, b"latin-\xfc.png"])
 
 
 def test_a_file_too_large_for_a_crop_is_not_read(tmp_path):

@@ -1,23 +1,21 @@
 """Tasks spread over workers: all come back, whoever is killed, and nothing of Dask is needed without it."""
 
-import hashlib
+import functools
 import os
 import signal
 import subprocess
 import sys
-import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
-from experiments.parallel import spread
 from malaria.errors import UserError
-from malaria.params import load_params
 from malaria.predict import engine
-
-ROOT = Path(__file__).parents[2]
+from tests.support import dask_cluster
+from tests.support.project import ROOT
 
 # Dask closes sockets of workers that were killed when it finds the time.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -45,8 +43,8 @@ def refuses(_: int) -> None:
     raise UserError("params.yaml: this is wrong, do that.")
 
 
-def cores(_: int) -> tuple[str, frozenset[int]]:
-    return os.environ["TF_NUM_INTRAOP_THREADS"], frozenset(os.sched_getaffinity(0))
+def environment(_: int) -> dict[str, str]:
+    return dict(os.environ)
 
 
 def has_a_child(number: int) -> int:
@@ -54,84 +52,51 @@ def has_a_child(number: int) -> int:
         return pool.submit(squared, number).result()
 
 
-def trained(seed: int) -> str:
-    """The SHA-256 of a small network's weights after an epoch on noise."""
-    from malaria.train import training
-
-    draw = np.random.default_rng(seed)
-    images = draw.integers(0, 255, (320, 50, 50, 3), dtype=np.uint8)
-    labels = (np.arange(320) % 2).astype(np.float32)
-    train, val = (
-        training.Cells(images, np.arange(*rows), labels[slice(*rows)]) for rows in ((0, 256), (256, 320))
-    )
-    settings = load_params(ROOT / "params.yaml").train.model_copy(update={"epochs": 1, "seed": seed})
-    with tempfile.TemporaryDirectory() as log:
-        weights = training.train(train, val, settings, Path(log)).model.get_weights()
-    return hashlib.sha256(b"".join(weight.tobytes() for weight in weights)).hexdigest()
-
-
 @pytest.fixture(scope="module")
-def two_workers():
-    with engine.cluster(2) as cluster:
-        yield cluster
-
-
-def test_without_an_engine_items_are_done_here_one_by_one():
-    assert list(spread(squared, [3, 1, 2])) == [(3, 9), (1, 1), (2, 4)]
+def two_workers() -> Iterator[Any]:
+    """`engine.as_they_come` on a cluster of this machine."""
+    before = dict(os.environ)
+    with engine.cluster(2) as client:
+        yield functools.partial(engine.as_they_come, client)
+    assert dict(os.environ) == before
 
 
 def test_every_item_comes_back_once_from_two_workers(two_workers):
-    found = list(two_workers.as_they_come(squared, range(50)))
+    found = list(two_workers(squared, range(50)))
     assert sorted(found) == [(number, number**2) for number in range(50)]
 
 
 def test_a_task_whose_worker_is_killed_runs_again(two_workers, tmp_path):
-    found = dict(two_workers.as_they_come(dies_once, [tmp_path / "one", tmp_path / "two"]))
+    found = dict(two_workers(dies_once, [tmp_path / "one", tmp_path / "two"]))
     assert set(found.values()) == {"done"}
 
 
 def test_a_task_that_kills_every_worker_stops_with_a_sentence(two_workers):
     with pytest.raises(UserError, match="worker process was killed 4 times, most likely for lack of memory"):
-        list(two_workers.as_they_come(dies, [1]))
+        list(two_workers(dies, [1]))
 
 
 def test_a_users_error_in_a_task_stays_one(two_workers):
     with pytest.raises(UserError, match="this is wrong, do that"):
-        list(two_workers.as_they_come(refuses, range(9)))
+        list(two_workers(refuses, range(9)))
 
 
 def test_common_values_go_to_every_task(two_workers):
-    found = two_workers.as_they_come(pow, [2, 3], 5)
+    found = two_workers(pow, [2, 3], 5)
     assert sorted(found) == [(2, 32), (3, 243)]
 
 
-def test_each_worker_has_cores_of_its_own_and_all_of_tensorflows_threads(two_workers):
-    mine = os.sched_getaffinity(0)
-    found = {result for _, result in two_workers.as_they_come(cores, range(4))}
-    assert {threads for threads, _ in found} == {str(len(mine))}
-    assert {given for _, given in found} <= set(map(frozenset, engine.shares(sorted(mine), 2)))
-
-
-@pytest.mark.parametrize(
-    ("cores", "workers", "expected"),
-    [
-        ([0, 1], 2, ((0,), (1,))),
-        ([0, 1, 2, 5, 7], 2, ((0, 2, 7), (1, 5))),
-        ([4, 6], 3, ((4,), (6,), (4,))),
-        ([0, 1], 1, ((0, 1),)),
-    ],
-)
-def test_cores_are_shared_out(cores, workers, expected):
-    assert engine.shares(cores, workers) == expected
+def test_workers_have_this_processes_threads_and_not_fewer(two_workers, monkeypatch):
+    ((_, found),) = two_workers(environment, [1])
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+        assert found.get(name) == os.environ.get(name)
 
 
 def test_a_task_may_start_processes(two_workers):
-    assert list(two_workers.as_they_come(has_a_child, [3])) == [(3, 9)]
+    assert list(two_workers(has_a_child, [3])) == [(3, 9)]
 
 
-def test_no_workers_no_scheduler_no_library_are_each_told_in_a_sentence(monkeypatch):
-    with pytest.raises(UserError, match="--workers is 0, but must be at least 1"), engine.cluster(0):
-        pass
+def test_no_scheduler_and_no_library_are_told_in_a_sentence(monkeypatch):
     monkeypatch.setattr(engine, "_CONNECT_SECONDS", 0.2)
     with (
         pytest.raises(UserError, match=r"tcp://127.0.0.1:1 does not answer .*: start a Dask scheduler"),
@@ -144,66 +109,45 @@ def test_no_workers_no_scheduler_no_library_are_each_told_in_a_sentence(monkeypa
         pass
 
 
+def test_a_cluster_may_have_certificates_of_its_own_in_dasks_configuration(tmp_path, monkeypatch):
+    import dask.config
+    from distributed import Security
+
+    made = Security.temporary()
+    tls = {"ca-file": "ca", "key": "key", "cert": "ca"}
+    (tmp_path / "ca").write_text(made.tls_ca_file)
+    (tmp_path / "key").write_text(made.tls_client_key)
+    settings = {
+        f"distributed.comm.tls.{where}{name}": str(tmp_path / file)
+        for name, file in tls.items()
+        for where in ([""] if name == "ca-file" else ["client.", "scheduler.", "worker."])
+    }
+    environment = {
+        f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": value for key, value in settings.items()
+    }
+    with dask_cluster.started(tmp_path, protocol="tls", environment=environment) as address:
+        assert address.startswith("tls://")
+        with dask.config.set(settings), engine.cluster(1, address) as client:
+            assert list(engine.as_they_come(client, squared, [3])) == [(3, 9)]
+
+
 def test_one_process_may_start_workers_again_and_says_nothing_of_its_own():
     code = """
-import sys
-from malaria import engine
+from malaria.predict import engine
 
 if __name__ == "__main__":
     for _ in range(2):
-        with engine.cluster(1) as cluster:
-            print(sorted(cluster.as_they_come(abs, [-1])))
+        with engine.cluster(1) as client:
+            print(list(engine.as_they_come(client, abs, [-1])))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[(-1, 1)]\n[(-1, 1)]\n", "")
 
 
 def test_a_cluster_without_this_project_is_told_in_a_sentence(tmp_path):
-    script = tmp_path / "cluster.py"
-    script.write_text(
-        "from distributed import LocalCluster\n"
-        "if __name__ == '__main__':\n"
-        "    with LocalCluster(n_workers=1, dashboard_address='127.0.0.1:0') as cluster:\n"
-        "        print(cluster.scheduler_address, flush=True)\n"
-        "        input()\n"
-    )
-    command = [sys.executable, str(script)]
-    with subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as elsewhere:
-        with (
-            pytest.raises(UserError, match="The cluster lacks this project"),
-            engine.cluster(1, elsewhere.stdout.readline().strip()) as cluster,
-        ):
-            list(cluster.as_they_come(squared, [1]))
-        elsewhere.communicate("\n")
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux gives cores to processes")
-@pytest.mark.filterwarnings("ignore")  # TensorFlow's and Keras's own
-def test_spread_trains_to_the_same_bytes_as_this_process():
-    found = dict(spread(trained, [1, 2], "dask", 2))
-    assert found[1] == trained(1) != found[2]
-
-
-def test_spread_starts_a_killed_process_again(tmp_path):
-    assert list(spread(dies_once, [tmp_path / "one"], "dask", 1)) == [(tmp_path / "one", "done")]
-
-
-def test_spread_takes_functions_of_the_script_that_runs(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from experiments.parallel import spread\n"
-        "def doubled(n): return 2 * n\n"
-        "if __name__ == '__main__': print(sorted(spread(doubled, [1, 2], 'dask', 1)))\n"
-    )
-    command = [sys.executable, str(script)]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
-    assert (done.stdout, done.stderr) == ("[(1, 2), (2, 4)]\n", "")
+    with (
+        dask_cluster.started(tmp_path, environment={"PYTHONPATH": ""}) as address,
+        pytest.raises(UserError, match="The cluster lacks this project"),
+        engine.cluster(1, address) as client,
+    ):
+        list(engine.as_they_come(client, squared, [1]))

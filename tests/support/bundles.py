@@ -5,6 +5,7 @@ Its network is in tests/support/violet.tflite; `python -m tests.support.bundles`
 
 import functools
 import hashlib
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from app import pictures
-from malaria import bundle, files, labels
+from malaria import bundle, files, labels, predict
 from malaria.bundle import fingerprints, ood
 from malaria.cells import images
+from malaria.predict import inputs
 
 NETWORK = Path(__file__).parent / "violet.tflite"
 SIZE = 50
@@ -68,6 +70,13 @@ def violet(folder: Path, gated: bool = False) -> Path:
 def drawn_cells() -> list[tuple[images.Pixels, bool]]:
     """Twelve synthetic cells, and whether each is parasitised."""
     return pictures.drawn(12, seed=3)
+
+
+def plain(model: Path, paths: list[str]) -> bytes:
+    """The CSV that `predict` writes of `paths` without an engine."""
+    out = io.StringIO(newline="")
+    predict.write(predict.predict(bundle.load(model), inputs.find(paths)), out)
+    return out.getvalue().encode("utf-8", "surrogateescape")
 
 
 @functools.cache
