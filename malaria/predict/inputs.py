@@ -108,7 +108,7 @@ def _is_folder(path: str) -> bool:
             os.scandir(path).close()
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}): name files, folders or zips of cells that you may read."
+            f"{path} cannot be read ({error.strerror}): name files, folders or zips that you may read."
         ) from None
     return folder
 

@@ -14,6 +14,7 @@ import pytest
 
 from experiments.parallel import spread
 from malaria.params import load_params
+from tests.support import project
 from tests.support.project import ROOT
 
 # Dask closes sockets of workers that were killed when it finds the time.
@@ -57,8 +58,7 @@ def trained(seed: int) -> str:
     images = draw.integers(0, 255, (320, 50, 50, 3), dtype=np.uint8)
     labels = (np.arange(320) % 2).astype(np.float32)
     train, val = (
-        training.Cells(images, np.arange(*rows), labels[slice(*rows)], np.arange(*rows, dtype=np.uint64))
-        for rows in ((0, 256), (256, 320))
+        training.Cells(images, np.arange(*rows), labels[slice(*rows)]) for rows in ((0, 256), (256, 320))
     )
     settings = load_params(ROOT / "params.yaml").train.model_copy(update={"epochs": 1, "seed": seed})
     with tempfile.TemporaryDirectory() as log:
@@ -70,9 +70,11 @@ def test_without_an_engine_items_are_done_here_one_by_one():
     assert list(spread(squared, [3, 1, 2])) == [(3, 9), (1, 1), (2, 4)]
 
 
-@pytest.mark.filterwarnings("ignore")  # TensorFlow's and Keras's own
-def test_spread_trains_to_the_same_bytes_as_this_process():
-    assert dict(spread(trained, [1], "dask", 1)) == {1: trained(1)}
+@pytest.mark.long
+def test_spread_trains_to_the_same_bytes_as_a_process_without_an_engine():
+    program = "from tests.experiments.test_parallel import trained; print(trained(1))"
+    *_, alone = project.run(sys.executable, "-c", program, cwd=ROOT).stdout.split()
+    assert dict(spread(trained, [1], "dask", 1)) == {1: alone}
 
 
 def test_spread_starts_a_killed_process_again(tmp_path):

@@ -1,6 +1,5 @@
 """Predictions in shards: the plain path's bytes, exactly one row a cell, whatever is killed on the way."""
 
-import csv
 import functools
 import os
 import shutil
@@ -9,7 +8,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +22,7 @@ from malaria.cells import images
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.predict import batch, inputs
-from malaria.running import alone
+from malaria.running import locked
 from tests.support import bundles, dask_cluster
 from tests.support.bundles import plain
 from tests.support.project import ROOT
@@ -148,26 +147,20 @@ def test_a_worker_killed_amid_a_shard_costs_no_row_and_doubles_none(model_bundle
     assert run.out.read_bytes() == expected
 
 
-def test_a_cell_that_vanishes_after_it_was_listed_is_a_row(model_bundle, pngs, tmp_path):
-    cell, archive, pipe = (tmp_path / name for name in ("cell.png", "more.zip", "pipe.png"))
+def test_what_vanishes_after_it_was_listed_is_a_row(model_bundle, pngs, tmp_path):
+    cell, archive = (tmp_path / name for name in ("cell.png", "more.zip"))
     cell.write_bytes(pngs[0])
     with zipfile.ZipFile(archive, "w") as pack:
         for number, png in enumerate(pngs):
             pack.writestr(f"{number}.png", png)
-    paths = [str(path) for path in (pipe, cell, archive)]
-    with running(model_bundle, paths, pipe, shard=2) as run:
-        with run.wait_for_worker() as worker:
-            cell.unlink()
-            archive.unlink()
-            worker.write(pngs[1])
-        run.driver.communicate()
-    with run.out.open(newline="") as table:
-        one, *others = list(csv.DictReader(table))
-    assert (one["path"], one["status"]) == (str(pipe), "ok")
-    assert [(row["path"], row["status"]) for row in others] == [
-        (str(path), "unreadable") for path in (cell, *[archive] * 6)
-    ]
-    assert others[-1]["reason"].endswith(", entries 11 to 12")
+    one, pack = inputs.listed([str(cell), str(archive)])
+    cell.unlink()
+    archive.unlink()
+    content = {file.name: file.read_bytes() for file in model_bundle.iterdir()}
+    partition = batch.Partition("", (one, replace(pack, images=range(10, 12))))
+    rows = batch.judge(partition, batch.Job(batch.__version__, content, Path(), 0.5)).rows
+    assert [(row.path, row.status) for row in rows] == [(str(path), "unreadable") for path in (cell, archive)]
+    assert rows[-1].reason.endswith(", entries 11 to 12")
 
 
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="a path that leads elsewhere in each process")
@@ -276,7 +269,7 @@ def test_another_threshold_takes_over_nothing(killed, left, scheduler):
 
 def test_two_runs_never_share_a_folder(model_bundle, cells, tmp_path, scheduler):
     parts = tmp_path / "out.csv.malaria-parts"
-    with alone("predict", parts), pytest.raises(UserError, match="still runs predict"):
+    with locked(parts / "lock", "works here"), pytest.raises(UserError, match="is at work in"):
         batch.run(model_bundle, [str(cells)], str(tmp_path / "out.csv"), workers=1, scheduler=scheduler)
 
 

@@ -34,10 +34,11 @@ def folder(tmp_path) -> Path:
     return tmp_path / "in"
 
 
-def test_a_file_name_that_is_no_utf8_comes_through_to_the_terminal(tmp_path, model_bundle):
+def test_a_file_name_that_is_no_utf8_comes_through_and_nothing_judged_is_a_failure(tmp_path, model_bundle):
     (tmp_path / os.fsdecode(b"latin-\xfc.png")).touch()
     done = predict(str(tmp_path), "--model", str(model_bundle))
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.returncode == 1
+    assert b"None of 1 images was judged" in done.stderr
     assert b"/latin-\xfc.png,,,unreadable,empty file\n" in done.stdout
 
 

@@ -18,7 +18,7 @@ from tests.support import dask_cluster
 from tests.support.project import ROOT
 
 # Dask closes sockets of workers that were killed when it finds the time.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.replaces_workers]
 
 
 def squared(number: int) -> int:
@@ -86,7 +86,7 @@ def test_common_values_go_to_every_task(two_workers):
     assert sorted(found) == [(2, 32), (3, 243)]
 
 
-def test_workers_have_this_processes_threads_and_not_fewer(two_workers, monkeypatch):
+def test_workers_have_this_processes_threads_and_not_fewer(two_workers):
     ((_, found),) = two_workers(environment, [1])
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
         assert found.get(name) == os.environ.get(name)
@@ -109,7 +109,7 @@ def test_no_scheduler_and_no_library_are_told_in_a_sentence(monkeypatch):
         pass
 
 
-def test_a_cluster_may_have_certificates_of_its_own_in_dasks_configuration(tmp_path, monkeypatch):
+def test_a_cluster_may_have_certificates_of_its_own_in_dasks_configuration(tmp_path):
     import dask.config
     from distributed import Security
 

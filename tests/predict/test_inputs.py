@@ -91,11 +91,11 @@ def test_a_bad_zip_gives_the_same_row_in_a_shard(folder, model_bundle):
     whole = io.StringIO()
     predict.write(predict.predict(bundle.load(model_bundle), inputs.find([str(folder)])), whole)
     content = {file.name: file.read_bytes() for file in model_bundle.iterdir()}
-    job = batch.Job(batch.__version__, content, Path(), (), 1)
-    listed = inputs.listed([str(folder)])
-    pieces = tuple(batch.Piece(source, 0, source.entries or 1) for source in listed)
-    judged = batch.judge(batch.Shard(0, "", pieces), job)
-    assert judged.csv.decode() == whole.getvalue().partition("\n")[2]
+    partition = batch.Partition("", tuple(inputs.listed([str(folder)])))
+    judged = batch.judge(partition, batch.Job(batch.__version__, content, Path(), 0.5))
+    again = io.StringIO()
+    predict.write(judged.rows, again)
+    assert again.getvalue() == whole.getvalue()
 
 
 def test_a_member_that_holds_more_than_it_says_is_not_unpacked_whole(tmp_path):
@@ -137,7 +137,7 @@ def test_a_folder_that_cannot_be_listed_is_a_row_below_and_an_error_where_it_is_
     model = bundle.load(model_bundle)
     with bound_by_permissions():
         one, other = predict.predict(model, inputs.find([str(locked.parent)]))
-        with pytest.raises(UserError, match=r"cells/locked cannot be read \(Permission denied\): see to"):
+        with pytest.raises(UserError, match=r"cells/locked cannot be read \(Permission denied\): name files"):
             list(inputs.find([str(locked)]))
     assert (one.path, one.status) == ("cells/a.png", "ok")
     assert (other.path, other.status) == ("cells/locked", "unreadable")

@@ -8,9 +8,16 @@ from typing import Any
 
 import pytest
 
+from malaria import __version__
 from malaria.errors import UserError
 from malaria.predict import batch, inputs, stores
-from tests.predict.test_batch import job, plain
+from tests.support.bundles import plain
+
+
+def job_of(folder: Path) -> batch.Job:
+    content = {file.name: file.read_bytes() for file in folder.iterdir()}
+    return batch.Job(__version__, content, Path(), 0.5)
+
 
 # The client's connections are closed when its threads find the time.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -62,11 +69,26 @@ def test_a_prefix_has_the_rows_that_its_folder_has(model_bundle, slide):
     assert plain(model_bundle, ["s3://cells/slide/"]) == expected
 
 
-def test_an_engine_gives_the_same_bytes_from_a_store(model_bundle, slide, tmp_path):
+def test_an_engine_gives_the_same_bytes_from_a_store_and_into_it(model_bundle, slide, store):
     paths = ["s3://cells/slide", "s3://cells/slide/more.zip", str(slide)]
-    done = batch.run(model_bundle, paths, tmp_path / "out.csv", workers=2, size=5)
-    assert (tmp_path / "out.csv").read_bytes() == plain(model_bundle, paths)
-    assert done.rows == 12 + 1 + 12 + 12 + 12 + 1 + 12
+    done = batch.run(model_bundle, paths, "s3://cells/out/rows.csv", workers=1, size=25)
+    assert store.get_object(Bucket="cells", Key="out/rows.csv")["Body"].read() == plain(model_bundle, paths)
+    assert (done.counts["ok"], done.counts["unreadable"]) == (12 + 12 + 12 + 12 + 12, 2)
+    # Nothing of the run is left beside it.
+    assert [found["name"] for found in stores.objects("s3://cells/out")] == ["cells/out/rows.csv"]
+
+
+@pytest.mark.usefixtures("store")
+def test_rows_that_break_off_leave_no_object():
+    with pytest.raises(ZeroDivisionError, match="zero"), stores.whole("s3://cells/broken.csv") as part:
+        part.write_text(str(1 / 0))
+    with pytest.raises(UserError, match="holds no object"):
+        stores.objects("s3://cells/broken.csv")
+    with (
+        pytest.raises(UserError, match=r"no-such-bucket/rows\.csv: the store does not give or take it"),
+        stores.whole("s3://no-such-bucket/rows.csv"),
+    ):
+        pytest.fail("hours of judging would end in nothing")
 
 
 @pytest.mark.usefixtures("store")
@@ -77,8 +99,8 @@ def test_a_listing_of_several_pages_has_every_object_once():
     for name in names:
         # Into the server's own store, in this process: a thousand requests would take long.
         s3_backends["123456789012"]["aws"].put_object("cells", name, b"")
-    assert [found.url for found in stores.objects("s3://cells/many")] == [
-        f"s3://cells/{name}" for name in names
+    assert [found["name"] for found in stores.objects("s3://cells/many")] == [
+        f"cells/{name}" for name in names
     ]
 
 
@@ -86,15 +108,12 @@ def test_an_object_that_vanishes_after_it_was_listed_is_a_row(store, slide, pngs
     for name in ("gone.png", "gone.zip", "here.png"):
         content = pngs[0] if name != "gone.zip" else (slide / "more.zip").read_bytes()
         store.put_object(Bucket="cells", Key=f"short/{name}", Body=content)
-    pieces = tuple(
-        batch.Piece(source, 0, source.entries or 1) for source in inputs.listed(["s3://cells/short"])
-    )
+    partition = batch.Partition("", tuple(inputs.listed(["s3://cells/short"])))
     store.delete_object(Bucket="cells", Key="short/gone.png")
     store.delete_object(Bucket="cells", Key="short/gone.zip")
-    judged = batch.judge(batch.Shard(0, "", pieces), job(model_bundle))
-    rows = [row.split(",") for row in judged.csv.decode().splitlines()]
-    assert [row[0].rpartition("/")[2] for row in rows] == ["gone.png", "gone.zip", "here.png"]
-    assert [row[3] for row in rows] == ["unreadable", "unreadable", "ok"]
+    rows = batch.judge(partition, job_of(model_bundle)).rows
+    assert [row.path.rpartition("/")[2] for row in rows] == ["gone.png", "gone.zip", "here.png"]
+    assert [row.status for row in rows] == ["unreadable", "unreadable", "ok"]
 
 
 def test_another_content_under_the_same_name_is_another_source(store):
@@ -109,7 +128,10 @@ def test_another_content_under_the_same_name_is_another_source(store):
     ("url", "sentence"),
     [
         ("s3://cells/nothing", "s3://cells/nothing holds no object"),
-        ("s3://no-such-bucket/slide", "s3://no-such-bucket/slide cannot be listed .*bucket.* check its name"),
+        (
+            "s3://no-such-bucket/slide",
+            "s3://no-such-bucket/slide: the store does not give .*bucket.* check the name",
+        ),
         ("s3://", "s3:// names no bucket"),
     ],
 )
@@ -121,7 +143,7 @@ def test_what_is_not_there_is_told_in_a_sentence(url, sentence):
 
 @pytest.mark.usefixtures("store")
 def test_a_store_that_does_not_answer_is_no_unreadable_cell(model_bundle, monkeypatch):
-    source = inputs.Source("s3://cells/slide/cell.png", 1, "", None)
+    partition = batch.Partition("", (inputs.Source("s3://cells/slide/cell.png", 1, ""),))
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")
@@ -129,7 +151,6 @@ def test_a_store_that_does_not_answer_is_no_unreadable_cell(model_bundle, monkey
         import s3fs
 
         s3fs.S3FileSystem.clear_instance_cache()
-        piece = batch.Piece(source, 0, 1)
-        with pytest.raises(UserError, match=r"cell\.png: the store does not give it .*run again"):
-            batch.judge(batch.Shard(0, "", (piece,)), job(model_bundle))
+        with pytest.raises(UserError, match=r"cell\.png: the store does not give or take it .*run again"):
+            batch.judge(partition, job_of(model_bundle))
         s3fs.S3FileSystem.clear_instance_cache()
