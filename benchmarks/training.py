@@ -142,7 +142,7 @@ def rates() -> tuple[float, float, float]:
 def _rate(way: Callable[[Callable[..., None]], None], batch: int) -> float:
     """Images per second of `way`, which calls the clock that it is given after each step."""
     times: list[float] = []
-    way(lambda *_: times.append(time.perf_counter()))
+    way(lambda *_, **__: times.append(time.perf_counter()))
     return batch * (_STEPS - _BEFORE) / (times[-1] - times[_BEFORE - 1])
 
 
