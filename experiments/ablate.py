@@ -21,7 +21,6 @@ import pandas as pd
 
 from experiments.parallel import add_options, spread
 from malaria import files, params, tables
-from malaria.bundle import build
 from malaria.cells import doubtful_labels, packed, splits
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
@@ -153,6 +152,7 @@ def kept_in(task: Task) -> Path:
     of libraries.
     """
     from experiments import variants
+    from malaria.bundle import build
 
     content = [
         task.settings.model_dump(include={"pack", "split", "train"}),

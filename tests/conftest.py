@@ -51,7 +51,7 @@ def leaves_no_trace(request) -> Iterator[None]:
     """
     before = traces.now()
     yield
-    left = traces.left_since(before, processes=not request.node.get_closest_marker("replaces_workers"))
+    left = traces.left_since(before, processes=not request.node.get_closest_marker("restarts_processes"))
     assert not left, f"{request.node.nodeid} leaves {', '.join(left)}"
 
 

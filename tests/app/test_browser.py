@@ -10,6 +10,8 @@ from PIL import Image
 
 from tests.support import bundles
 
+pytestmark = pytest.mark.long
+
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PHONE = {"width": 375, "height": 740}
 

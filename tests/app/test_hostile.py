@@ -21,6 +21,8 @@ from app import firewall, rendering, uploads, verdict
 from malaria.cells import images
 from tests.support import app_server, bundles
 
+pytestmark = pytest.mark.long
+
 LIMITS = images.Limits(16, 4_000_000)
 
 

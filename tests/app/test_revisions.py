@@ -213,10 +213,19 @@ def test_what_leads_to_no_revision_is_said_in_a_sentence(repository, tmp_path):
         ("v9", repository.url, "v9 is no revision of"),
         ("v9", str(tmp_path), "is no git repository: name one with --repo"),
         ("v9", (tmp_path / "none").as_uri(), "is neither a folder nor a repository that git can reach"),
-        ("0" * 40, repository.url, "DVC could not bring"),
     ):
         with pytest.raises(UserError, match=sentence):
             revisions.fetch(named, source)
+
+
+def test_a_commit_that_no_repository_has_is_said_in_a_sentence(repository):
+    done = subprocess.run(
+        [sys.executable, "-m", "app", "--rev", "0" * 40, "--repo", repository.url],
+        cwd=app_server.ROOT, capture_output=True, text=True, check=False, env=dict(os.environ),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "DVC could not bring" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_listing_from_a_strangers_remote_leads_nowhere_else(repository, store, tmp_path):

@@ -1,6 +1,10 @@
 """`make bench-serving`, for a moment."""
 
+import pytest
+
 from benchmarks import serving
+
+pytestmark = pytest.mark.long
 
 
 def test_clients_are_answered_without_an_error_and_counted(live):

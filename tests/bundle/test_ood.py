@@ -149,7 +149,7 @@ def test_what_is_no_gate_is_refused_and_nothing_is_unpickled(fitted):
     arrays = {field.name: getattr(fitted, field.name) for field in dataclasses.fields(fitted)}
     np.savez(pickled, **{**arrays, "least": np.array([Mark()] * len(ood.REASONS), dtype=object)})
     Mark.unpickled = False
-    with pytest.raises(UserError, match="gate is damaged or none"):
+    with pytest.raises(UserError, match="check is damaged"):
         ood.from_bytes(pickled.getvalue())
     assert not Mark.unpickled
 

@@ -1,6 +1,10 @@
 """The short form of `make fuzz-app`."""
 
+import pytest
+
 from tests.campaigns import fuzz_app
+
+pytestmark = pytest.mark.long
 
 
 def test_an_upload_follows_from_its_seed_and_number():

@@ -4,6 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.long
+
 
 def test_after_a_kill_the_next_run_ends_with_the_right_bytes():
     command = [sys.executable, "-m", "tests.campaigns.kill_fetch", "--kills", "3"]

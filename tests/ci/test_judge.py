@@ -16,6 +16,8 @@ from ci import outputs, revisions
 from malaria import paths, tables
 from tests.support.project import ROOT, change, commit, git, run
 
+pytestmark = pytest.mark.long
+
 GATE = {
     "gate.min_cells": 20,
     "gate.min_auc": 0.0,

@@ -10,6 +10,8 @@ import yaml
 
 from tests.support.project import ROOT, change, git, run
 
+pytestmark = pytest.mark.long
+
 SOMEBODY = {
     **os.environ,
     **{f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},

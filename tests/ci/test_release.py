@@ -16,6 +16,8 @@ from malaria.errors import UserError
 from tests.support import project
 from tests.support.project import git, run
 
+pytestmark = pytest.mark.long
+
 # Few cells and two epochs make no calibrated model; the cheap stages are run again elsewhere.
 GATE = {"gate.min_cells": 20, "gate.min_auc": 0.0, "gate.max_ece": 1.0, "gate.rerun": []}
 BUNDLE = "models/malaria-cells"

@@ -356,6 +356,7 @@ def test_every_step_of_retrain_runs_in_order_outside_of_github(retrained):
     assert json.loads(status)["state"] == "success"
 
 
+@pytest.mark.long
 def test_what_a_run_made_is_taken_over_without_training(retrained, tmp_path):
     clone = retrained.clone
     mine = tmp_path / "mine"

@@ -249,6 +249,7 @@ def dvc(repository: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("signed_in")
 def test_dvc_repro_brings_the_whole_set_keeps_no_credential_and_then_leaves_the_network_alone(
     server, tmp_path, monkeypatch

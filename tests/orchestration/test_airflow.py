@@ -19,6 +19,8 @@ import yaml
 
 from tests.support.project import ROOT, change, git, run
 
+pytestmark = pytest.mark.long
+
 HERE = ROOT / "orchestration/airflow"
 
 

@@ -18,7 +18,7 @@ from tests.support import dask_cluster
 from tests.support.project import ROOT
 
 # Dask closes sockets of workers that were killed when it finds the time.
-pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.replaces_workers]
+pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.restarts_processes]
 
 
 def squared(number: int) -> int:

@@ -19,6 +19,8 @@ from tests.support import app_server, storage_servers
 from tests.support.project import ROOT, git, run
 from tests.support.storage_servers import Store
 
+pytestmark = [pytest.mark.long, pytest.mark.restarts_processes]
+
 ENVIRONMENT = {**os.environ, **storage_servers.HERMETIC}
 
 

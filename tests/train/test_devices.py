@@ -69,6 +69,7 @@ def on_two(folder: Path, distribute: str, onednn: str) -> subprocess.CompletedPr
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.long
 def test_two_devices_have_the_loss_curve_of_one_at_the_same_batch(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, distribute in ((one, "none"), (two, "mirrored")):
@@ -94,6 +95,7 @@ def test_on_one_device_mirrored_is_none_to_the_byte_and_says_so(one, tmp_path, c
     assert (tmp_path / "model.keras").read_bytes() == (one / "model.keras").read_bytes()
 
 
+@pytest.mark.long
 def test_where_a_gpu_is_training_is_in_mixed_precision_and_the_model_in_float32(
     one, tmp_path, monkeypatch, capsys
 ):

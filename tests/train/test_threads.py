@@ -9,6 +9,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.long
+
 # Training, prediction, conversion and the out-of-distribution check, on cells that are drawn here.
 PROGRAM = """
 import hashlib, sys, tempfile

@@ -34,7 +34,7 @@ _LINGER = 60.0  # s in which orphans must have ended
 # What DVC says of a file of its own that a kill has cut short, and that file.
 _TORN = {"'dvc.lock'": "dvc.lock", "RWLock-file": ".dvc/tmp/rwlock"}
 # What a training says first: where it goes on, or the first epoch of a new one.
-_TRAINS = re.compile(r"Going on after epoch (\d+)|epoch 0: loss")
+_TRAINS = re.compile(r"Going on after epoch (\d+)|Epoch 1/")
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report:
     for line in run.lines:
         if kept and (found := _TRAINS.match(line)):
             report.resumed.append(kept)
-            if found[1] != str(kept - 1):
+            if found[1] != str(kept):
                 report.wrong.append(f"{kept} epochs were kept, but training says {line!r}")
             break
     if happened == "killed" and kill:
@@ -331,7 +331,7 @@ def _epochs_kept(repository: Path) -> int:
     """How many epochs the checkpoint holds; it is whole, or not there."""
     try:
         with np.load(repository / CHECKPOINT, allow_pickle=False) as kept:
-            return len(kept["history"])
+            return sum(name.startswith("history/") for name in kept.files)
     except FileNotFoundError:
         return 0
 

@@ -8,6 +8,8 @@ from tests.campaigns.crash import campaign
 from tests.campaigns.crash.campaign import Kill
 from tests.support import project
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def longer(finished, tmp_path):
