@@ -9,7 +9,7 @@ from malaria import predict
 from malaria.labels import PARASITIZED
 
 from . import pictures, uploads, verdict
-from .inference_thread import Answer, Crop
+from .inference import Answer, Crop
 from .model import Model
 
 

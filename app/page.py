@@ -10,7 +10,7 @@ from malaria.cells import images
 
 from . import api, batches, cells, pictures, rendering, uploads, verdict
 from .gradio_import import gr
-from .inference_thread import Answer
+from .inference import Answer
 from .model import Model
 
 # Drawn by turns with and without a parasite. The seed is one whose cells look much as real ones do, also to

@@ -8,7 +8,7 @@ from typing import Any
 from malaria import templates
 
 from . import batches, cells, verdict
-from .inference_thread import Answer
+from .inference import Answer
 from .model import Model
 
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from malaria import labels, predict
 from malaria.bundle import Record
 
-from .inference_thread import Answer
+from .inference import Answer
 
 NO_CELL = "This does not look like a stained red cell."
 RESEARCH = "Research use only. Not a diagnosis."

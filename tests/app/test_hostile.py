@@ -528,7 +528,7 @@ def test_a_request_that_makes_no_sense_is_no_fault_of_the_server(live, route, bo
 
 def test_a_name_cannot_become_markup(model_bundle):
     from app import batches
-    from app.inference_thread import Answer
+    from app.inference import Answer
     from app.model import open_model
 
     evil = '"><img src=x onerror=alert(1)>.png'
