@@ -37,7 +37,9 @@ _PROGRESS = gr.Progress()
 class Limits:
     """How much at once: events judged side by side, and events that may wait; how long uploads are kept.
 
-    A plain request's body has `body_seconds` to come; all that are held at a time have `bodies` bytes.
+    A request's body has `body_seconds` to come; all plain ones that are held at a time have `bodies` bytes.
+    Uploads are kept in `room` bytes. `hosts` and `account` as Firewall has them; `root_path` is the path at
+    which a proxy in front shows the page.
     """
 
     at_once: int = 4
@@ -45,6 +47,10 @@ class Limits:
     kept_seconds: int = _KEPT_SECONDS
     body_seconds: float = 60
     bodies: int = 256 * 2**20
+    room: int = 2**30
+    hosts: tuple[str, ...] = ()
+    account: str = ""
+    root_path: str | None = None
 
 
 @dataclass(frozen=True)

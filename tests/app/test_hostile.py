@@ -303,7 +303,7 @@ from app import cells, page, serving
 from app.model import open_model
 with serving.upload_folder() as folder:
     app = serving.make([open_model(Path(sys.argv[1]))], cells.find(None), folder, page.Limits())
-    app.mount("/", next(route.endpoint.app for route in app.routes if route.path == "/gradio_api/queue/join"))
+    app.mount("/", app.routes[-1].app.gradio)
     app.routes[:] = app.routes[-1:]
     with TestClient(app) as ungated:
         file = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
