@@ -177,7 +177,7 @@ def served_as(host: str, names: tuple[str, ...]) -> bool:
     """
     with contextlib.suppress(ValueError):
         name = urlsplit(f"//{host}").hostname or ""
-        if name in names or ("." not in name and ":" not in name):
+        if name in names or (name and not {".", ":"} & set(name)):
             return True
         ipaddress.ip_address(name)
         return True

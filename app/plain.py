@@ -21,9 +21,6 @@ from .model import Model, info
 
 Judging = Callable[[bytes, verdict.Point, threading.Event], dict[str, Any]]
 
-# A probe that waits so long for its turn finds that others would, too.
-_PROBE_SECONDS = 5
-
 
 @dataclass
 class Door:
@@ -111,10 +108,11 @@ def routes(models: Sequence[Model], folder: Path, limits: page.Limits) -> list[R
         return await door.judged(request, many_cells)
 
     async def healthz(_: Request) -> JSONResponse:
-        with anyio.move_on_after(_PROBE_SECONDS):
+        # Where a probe waits in vain for its turn, others do, too.
+        with anyio.move_on_after(limits.probe_seconds):
             await anyio.to_thread.run_sync(models[0].answer, page.EXAMPLES[0][0], limiter=door.places)
             return JSONResponse({"status": "ok"})
-        raise HTTPException(503, f"Nothing was answered within {_PROBE_SECONDS} seconds.")
+        raise HTTPException(503, f"Nothing was answered within {limits.probe_seconds:g} seconds.")
 
     def version(_: Request) -> JSONResponse:
         known = info(models[0])

@@ -27,8 +27,7 @@ from .gradio_import import gr
 from .logs import event
 from .model import Model
 
-# The head of a request has so long to come, and so many connections at a time half of these files.
-_HEAD_SECONDS = 10
+# Half of them may be connections.
 _MOST_FILES = 4096
 
 # An orchestrator kills ten seconds after SIGTERM or sooner; what runs has this long to finish.
@@ -126,11 +125,13 @@ def config(asgi: Starlette) -> Any:
 
 
 class Connection(H11Protocol):
-    """uvicorn's, which waits for the head of a request as long as the client likes."""
+    """uvicorn's, which by itself waits for the head of a request as long as the client likes."""
+
+    head_seconds = 10.0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.loop.call_later(_HEAD_SECONDS, self._heard, None)
+        self.loop.call_later(self.head_seconds, self._heard, None)
 
     def _heard(self, before: object) -> None:
         """Close a connection on which no request has begun, or gone on, since the last time."""
@@ -139,7 +140,7 @@ class Connection(H11Protocol):
         if self.cycle is before and (before is None or self.cycle.response_complete):
             self.transport.close()
         else:
-            self.loop.call_later(_HEAD_SECONDS, self._heard, self.cycle)
+            self.loop.call_later(self.head_seconds, self._heard, self.cycle)
 
 
 def _files() -> int:
