@@ -3,12 +3,16 @@
 import csv
 import io
 import json
+import re
+import shutil
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.support import bundles
+from tests.support import app_server, bundles
 
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PHONE = {"width": 375, "height": 740}
@@ -35,21 +39,19 @@ def browser(chromium):
 
 @pytest.fixture
 def visit(browser, live):
-    """Opens the page; the test fails on any request to another host, and on any error of the page."""
+    """Opens the page, or the one at `url`; requests to another host and errors of the page fail the test."""
     foreign, errors, contexts = [], [], []
 
-    def opened(**options):
+    def opened(url=live.url, **options):
         context = browser.new_context(accept_downloads=True, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("request", lambda request: foreign.append(request.url) if _foreign(request.url) else None)
+        own = (url, "data:", "blob:")
+        page.on("request", lambda one: None if one.url.startswith(own) else foreign.append(one.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(live.url)
+        page.goto(url)
         page.wait_for_selector("#answer")
         return page
-
-    def _foreign(url: str) -> bool:
-        return not url.startswith((live.url, "data:", "blob:"))
 
     yield opened
     for context in contexts:
@@ -202,6 +204,37 @@ def test_nothing_is_cut_off_and_no_serious_finding_of_accessibility(visit, axe, 
             for node in one["nodes"]
         ]
         assert serious == [], json.dumps(serious, indent=1)
+
+
+@pytest.fixture
+def behind_nginx(model_bundle, tmp_path):
+    """Where nginx shows the app, at a path of its own, by the lines of docs/app.md."""
+    if shutil.which("nginx") is None:
+        pytest.skip("needs nginx")
+    documented = re.search(r"```nginx\n(.*?)```", (app_server.ROOT / "docs/app.md").read_text(), re.DOTALL)[1]
+    arguments = ("--model", str(model_bundle), "--root-path", "/cells")
+    with app_server.start(*arguments, log=tmp_path / "log") as server, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        taken.close()
+        lines = documented.replace("http://127.0.0.1:7860", server.url)
+        (tmp_path / "nginx.conf").write_text(
+            "daemon off; pid pid; error_log stderr; events {}\n"
+            "http { access_log off; client_body_buffer_size 1m; server {\n"
+            f"listen 127.0.0.1:{port};\n{lines} }} }}\n"
+        )
+        command = ["nginx", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), "-e", "stderr"]
+        with subprocess.Popen(command) as nginx:
+            yield f"http://127.0.0.1:{port}/cells/"
+            nginx.terminate()
+
+
+def test_the_page_works_behind_nginx_at_a_path_of_its_own(visit, behind_nginx, files):
+    page = visit(behind_nginx)
+    upload(page, files[0])
+    assert page.locator("#answer .mc-headline").inner_text() in ("Parasitized", "Uninfected")
+    judge(page, files)
+    assert rows(page) == 12
 
 
 def test_dark_mode_is_dark(visit):
