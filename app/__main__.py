@@ -81,6 +81,31 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long uploads are kept (default: %(default)s)",
     )
+    known.add_argument(
+        "--room",
+        type=how_many,
+        default=1024,
+        metavar="MB",
+        help="of all uploads that are kept: the oldest go first (default: %(default)s)",
+    )
+    known.add_argument(
+        "--auth",
+        default=os.environ.get("MALARIA_AUTH", ""),
+        metavar="USER:PASSWORD",
+        help="what every request must bring (default: MALARIA_AUTH of the environment, which other users of "
+        "this machine do not see; without it nothing is asked)",
+    )
+    known.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name like cells.example.org that this server goes by; addresses and names without a dot it "
+        "always takes",
+    )
+    known.add_argument(
+        "--root-path", metavar="PATH", help="where a proxy in front shows the page, such as /cells"
+    )
     return known
 
 
@@ -107,9 +132,17 @@ def main() -> int:
     if arguments.compare is not None:
         models = told_apart(models[0], of_revision(arguments.compare))
     source = cells.find(arguments.cells)
-    limits = page.Limits(arguments.concurrency, arguments.queue, arguments.keep)
+    limits = page.Limits(
+        arguments.concurrency,
+        arguments.queue,
+        arguments.keep,
+        room=arguments.room * 2**20,
+        hosts=tuple(arguments.allow_host),
+        account=arguments.auth,
+        root_path=arguments.root_path,
+    )
     with serving.listen(arguments.host, arguments.port) as listening, serving.upload_folder() as folder:
-        serving.serve(serving.make(models, source, folder, limits), listening)
+        serving.serve(serving.make(models, source, folder, limits), listening, arguments.auth)
     # A thread that still judges what nobody waits for must not hold up the end.
     sys.stdout.flush()
     os._exit(0)

@@ -1,5 +1,6 @@
 """What programs may ask: one cell, many, and what the model is. Answers are plain JSON."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,10 +78,16 @@ def one_cell(models: Sequence[Model], source: Path | bytes, point: verdict.Point
 
 
 def many_cells(
-    models: Sequence[Model], files: Sequence[tuple[str, Path]], point: verdict.Point
+    models: Sequence[Model],
+    files: Sequence[tuple[str, Path]],
+    point: verdict.Point,
+    gone: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """The answer on many cells, in named files, the compared model's beside it."""
-    judged = list(batches.judge(models, uploads.many(files, models[0].limits)))
+    """The answer on many cells, in named files, the compared model's beside it; cells are judged until the
+    client is `gone`.
+    """
+    answers = batches.judge(models, uploads.many(files, models[0].limits))
+    judged = list(itertools.takewhile(lambda _: not gone(), answers))
     return beside([as_batch(model, number, judged, point) for number, model in enumerate(models)])
 
 

@@ -3,13 +3,13 @@
 import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from malaria import predict
 from malaria.labels import PARASITIZED
 
 from . import pictures, uploads, verdict
-from .inference_thread import Answer, Crop
+from .inference import Answer, Crop
 from .model import Model
 
 
@@ -131,8 +131,13 @@ def rows(judged: Sequence[Judged], verdicts: Sequence[verdict.Verdict]) -> list[
     ]
 
 
+def as_text(cell: str) -> str:
+    """A cell of a CSV that no spreadsheet takes for a formula."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
 def as_csv(judged: Sequence[Judged], verdicts: Sequence[verdict.Verdict]) -> str:
     """The table of `rows`, as `predict` writes it."""
     out = io.StringIO()
-    predict.write(rows(judged, verdicts), out)
+    predict.write([replace(row, path=as_text(row.path)) for row in rows(judged, verdicts)], out)
     return out.getvalue()

@@ -9,7 +9,7 @@ from malaria.cells import images
 from malaria.errors import UserError
 
 from . import pictures, verdict
-from .inference_thread import Answer
+from .inference import Answer
 from .model import Model
 
 CELLS_A_ROUND = 12

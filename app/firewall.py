@@ -1,24 +1,30 @@
 """What stands before Gradio: only routes that the page needs, bounds on every request, no foreign paths.
 
-Gradio's routes can fetch addresses, read files below its folders, and take bodies of any size. A visitor of
-this page needs little of that; what is left over is no route here.
+Gradio checks by itself that a file which is asked for lies among the uploads. It still fetches what an
+`http` address in a request names, takes JSON of any size, and has routes that the page does not need.
 """
 
+import base64
+import contextlib
+import ipaddress
 import json
 import math
+import re
+import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
-from starlette.datastructures import MutableHeaders
+import anyio.to_thread
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
 
 from malaria.cells import images
 
@@ -35,86 +41,104 @@ MOST_UPLOAD = 256 * 2**20
 
 _API = "/gradio_api"
 
-# Of Gradio's routes those that the page and gradio_client read.
-_READ = (
-    "/",
-    *(f"/{folder}/{{path:path}}" for folder in ("assets", "static", "svelte")),
-    *("/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/config", "/config/"),
-    *(f"{_API}/{name}" for name in ("info", "info/", "openapi.json", "startup-events", "app_id", "app_id/")),
-    *(f"{_API}/{name}" for name in ("user", "user/", "theme.css", "upload_progress", "heartbeat/{session}")),
-    *(f"{_API}/{name}" for name in ("queue/data", "queue/status", "call/{name}/{event}")),
+# Of Gradio's routes those that the page and gradio_client read, and those that they send JSON to.
+_READ = re.compile(
+    r"/((assets|static|svelte)/.*|theme\.css|favicon\.ico|manifest\.json|robots\.txt|config/?)?"
+    rf"|{_API}/(info/?|openapi\.json|startup-events|app_id/?|user/?|theme\.css|upload_progress)"
+    rf"|{_API}/(heartbeat/[^/]+|queue/(data|status)|call/[^/]+/[^/]+)"
 )
+_ASK = re.compile(rf"{_API}/(queue/join|cancel|reset/?|call/(?P<name>[^/]+))")
 
 # The page must not ask any other host for anything, whatever Gradio or an uploaded file would have it do.
 _HEADERS = {
-    "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:",
+    "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
+    "frame-ancestors 'none'; form-action 'self'; base-uri 'self'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
 
 
-def routes(gradio: Application, folder: Path, functions: Mapping[int, str]) -> list[Route]:
-    """Gradio's routes that answer here.
+@dataclass
+class Gate:
+    """ASGI application: Gradio's, asked only for what the page needs, with files that were uploaded here.
 
-    Args:
-        folder: where uploads lie.
-        functions: the numbers and names that Gradio has for what can be asked.
+    folder: where uploads lie, in all at most `room` bytes for at most `seconds`.
+    functions: the names of what can be asked, and Gradio's numbers for them.
+    coming: bytes of uploads that are on their way.
     """
-    checked = OwnFiles(gradio, folder, functions)
-    asked = [f"{_API}/call/{name}" for name in functions.values()]
-    taking = (f"{_API}/queue/join", f"{_API}/cancel", f"{_API}/reset", f"{_API}/reset/", *asked)
-    return [
-        *(Route(path, gradio, methods=["GET"]) for path in _READ),
-        Route(f"{_API}/file={{path:path}}", checked, methods=["GET"]),
-        Route(f"{_API}/upload", gradio, methods=["POST"]),
-        *(Route(path, checked, methods=["POST"]) for path in taking),
-    ]
 
-
-@dataclass(frozen=True)
-class OwnFiles:
-    """ASGI application: `app`, asked only with files that were uploaded here, and for functions there are."""
-
-    app: Application
+    gradio: Application
     folder: Path
-    functions: Mapping[int, str]
+    functions: frozenset[object]
+    room: int
+    seconds: float
+    coming: int = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            self._check([scope["path_params"]["path"]], 403)
-            await self.app(scope, receive, send)
+        path, posted = scope["path"], scope["method"] == "POST"
+        if posted and path == f"{_API}/upload":
+            await self._upload(scope, receive, send)
             return
+        if posted and (asked := _ASK.fullmatch(path)):
+            receive = await self._checked(scope, receive, asked)
+        elif posted or not (_READ.fullmatch(path) or path.startswith(f"{_API}/file={self.folder}/")):
+            raise HTTPException(404)
+        await self.gradio(scope, receive, send)
+
+    async def _upload(self, scope: Message, receive: Receive, send: Send) -> None:
+        size = min(int(Headers(scope=scope).get("content-length", MOST_UPLOAD)), MOST_UPLOAD)
+        self.coming += size
+        try:
+            # The other half is for what is here, and may be on its way no more.
+            if self.coming > self.room // 2:
+                raise HTTPException(503, "Too much is being sent at once: ask again later.")
+            await anyio.to_thread.run_sync(
+                uploads.make_room, self.folder, self.room - self.coming, self.seconds
+            )
+            await self.gradio(scope, receive, send)
+        finally:
+            self.coming -= size
+
+    async def _checked(self, scope: Message, receive: Receive, asked: re.Match[str]) -> Receive:
         body = await Request(scope, bounded(receive, MOST_JSON)).body()
         try:
-            content = json.loads(body)
+            content = json.loads(body, object_hook=self._own)
         except (ValueError, RecursionError):
             raise HTTPException(400, "The body is no JSON.") from None
+        except images.Unreadable as error:
+            raise HTTPException(400, f"A file of this request is {error.reason}.") from None
         if not isinstance(content, dict):
             raise HTTPException(400, "The body must be a JSON object.")
-        if scope["path"].endswith("/join") and content.get("fn_index") not in list(self.functions):
+        function = content.get("fn_index") if asked[1] == "queue/join" else asked["name"]
+        if function not in self.functions and asked[1].startswith(("queue", "call")):
             raise HTTPException(400, "There is no such function here.")
-        self._check(paths_in(content), 400)
         left = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def again() -> Message:
             return left.pop() if left else await receive()
 
-        await self.app(scope, again, send)
+        return again
 
-    def _check(self, paths: Sequence[object], status: int) -> None:
-        try:
-            for path in paths:
-                uploads.own(path, self.folder)
-        except images.Unreadable as error:
-            raise HTTPException(status, f"A file of this request is {error.reason}.") from None
+    def _own(self, content: dict[str, Any]) -> dict[str, Any]:
+        """An object of a request, whose `path` Gradio might take for a file's."""
+        if content.get("path") is not None:
+            uploads.own(content["path"], self.folder)
+        return content
 
 
 @dataclass(frozen=True)
 class Firewall:
-    """ASGI middleware: bounds on what is sent, headers on what is answered, refusals in one shape, a log."""
+    """ASGI middleware: who may ask, bounds on what is sent, refusals in one shape, headers, a log.
+
+    seconds: that a request's body may take to come.
+    hosts: names with a dot that this server goes by.
+    account: `USER:PASSWORD` that every request must bring; empty where none is asked for.
+    """
 
     app: Application
-    seconds: float  # that a request's body may take to come
+    seconds: float
+    hosts: tuple[str, ...] = ()
+    account: str = ""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -122,11 +146,42 @@ class Firewall:
             return
         began, answer = time.perf_counter(), Answer(send)
         try:
+            self._check(scope["method"], Headers(scope=scope))
             await self.app(scope, bounded(receive, MOST_UPLOAD, self.seconds), answer)
+        except HTTPException as error:
+            refusal = JSONResponse({"error": error.detail}, error.status_code, error.headers)
+            await refusal(scope, receive, answer)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
             milliseconds = round(1000 * (time.perf_counter() - began), 1)
             event("request", route=route, method=scope["method"], status=answer.status, ms=milliseconds)
+
+    def _check(self, method: str, headers: Headers) -> None:
+        host = headers.get("host", "")
+        if not served_as(host, self.hosts):
+            raise HTTPException(403, "This server goes by another name: start it with --allow-host NAME.")
+        origin = headers.get("origin")
+        if method not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
+            raise HTTPException(403, "Pages of other sites may send nothing here.")
+        if self.account:
+            wanted = b"Basic " + base64.b64encode(self.account.encode())
+            if not secrets.compare_digest(headers.get("authorization", "").encode(), wanted):
+                asking = {"www-authenticate": 'Basic realm="Malaria cells", charset="UTF-8"'}
+                raise HTTPException(401, "Name and password are needed here.", asking)
+
+
+def served_as(host: str, names: tuple[str, ...]) -> bool:
+    """Whether a request's Host is this server's: an address, a name without a dot, or one of `names`.
+
+    A stranger's page can have its own name lead to this machine (DNS rebinding), but neither of those.
+    """
+    with contextlib.suppress(ValueError):
+        name = urlsplit(f"//{host}").hostname or ""
+        if name in names or (name and not {".", ":"} & set(name)):
+            return True
+        ipaddress.ip_address(name)
+        return True
+    return False
 
 
 @dataclass
@@ -166,21 +221,6 @@ class Answer:
         if isinstance(content, dict):
             content = content.get("error") or content.get("detail")
         return content if isinstance(content, str) and content else HTTPStatus(self.status).phrase
-
-
-def paths_in(content: object) -> list[object]:
-    """Every `path` in a JSON value, which Gradio might take for a file's."""
-    found: list[object] = []
-    left = [content]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            if value.get("path") is not None:
-                found.append(value["path"])
-            left.extend(value.values())
-        elif isinstance(value, list):
-            left.extend(value)
-    return found
 
 
 def bounded(receive: Receive, most: int, seconds: float = math.inf) -> Receive:

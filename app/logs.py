@@ -2,8 +2,10 @@
 
 import json
 import logging
+import math
 import sys
 import traceback
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,19 +22,42 @@ class _Lines(logging.Formatter):
         }
         if record.name == log.name:
             content["event"] = record.getMessage()
-            content |= record.__dict__.get("fields", {})
         else:
             # Libraries put paths and addresses into their messages: the message as written, unfilled.
             content["event"] = str(record.msg)
+        content |= record.__dict__.get("fields", {})
         if record.exc_info and record.exc_info[1]:
             content["error"] = where(record.exc_info[1])
         return json.dumps(content)
+
+
+class OncePerMinute(logging.Filter):
+    """Lets one line a kind of trouble and minute through; the next says how many were held back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since: dict[tuple[object, ...], float] = {}
+        self._held: Counter[tuple[object, ...]] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        fields = record.__dict__.get("fields", {})
+        if record.levelno < logging.WARNING and fields.get("status", 0) < 400:
+            return True
+        kind = (record.name, str(record.msg), *(fields.get(name) for name in ("route", "status", "error")))
+        if record.created < self._since.get(kind, -math.inf) + 60:
+            self._held[kind] += 1
+            return False
+        self._since[kind] = record.created
+        if held := self._held.pop(kind, 0):
+            record.__dict__["fields"] = {**fields, "held_back": held}
+        return True
 
 
 def start() -> None:
     """Send the log of this process to stderr, as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
+    handler.addFilter(OncePerMinute())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     log.setLevel(logging.INFO)
     # Gradio prints tracebacks, with the paths of uploads in them, straight to stderr.

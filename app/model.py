@@ -13,7 +13,7 @@ from malaria.cells import images
 from malaria.errors import UserError
 
 from . import git_origin, heatmap, verdict
-from .inference_thread import Answer, Crop, Judge
+from .inference import Answer, Crop, Judge
 
 
 @dataclass(frozen=True)

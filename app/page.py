@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from malaria import labels
 from malaria.cells import images
 
 from . import api, batches, cells, pictures, rendering, uploads, verdict
 from .gradio_import import gr
-from .inference_thread import Answer
+from .inference import Answer
 from .model import Model
 
 # Drawn by turns with and without a parasite. The seed is one whose cells look much as real ones do, also to
@@ -20,6 +22,13 @@ EXAMPLES = pictures.drawn(6, seed=30)
 # What a visitor's session keeps (thumbnails and answers) goes with his uploads.
 _KEPT_SECONDS = 3600
 
+# The curves of `figures.json`: a name there, a title, and the columns from left to right and upwards.
+_CURVES = (
+    ("roc", "ROC curve", "one_minus_specificity", "sensitivity"),
+    ("precision_recall", "Precision and recall", "sensitivity", "precision"),
+    ("reliability", "Calibration", "mean_probability", "share_parasitized"),
+)
+
 # Gradio knows by a parameter's default that a function wants to report how far it is.
 _PROGRESS = gr.Progress()
 
@@ -28,7 +37,9 @@ _PROGRESS = gr.Progress()
 class Limits:
     """How much at once: events judged side by side, and events that may wait; how long uploads are kept.
 
-    A plain request's body has `body_seconds` to come; all that are held at a time have `bodies` bytes.
+    A request's body has `body_seconds` to come; all plain ones that are held at a time have `bodies` bytes.
+    A probe waits `probe_seconds` for its turn. Uploads are kept in `room` bytes. `hosts` and `account` as
+    Firewall has them; `root_path` is the path at which a proxy in front shows the page.
     """
 
     at_once: int = 4
@@ -36,6 +47,11 @@ class Limits:
     kept_seconds: int = _KEPT_SECONDS
     body_seconds: float = 60
     bodies: int = 256 * 2**20
+    probe_seconds: float = 5
+    room: int = 2**30
+    hosts: tuple[str, ...] = ()
+    account: str = ""
+    root_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +85,8 @@ def css() -> str:
 
 
 def head() -> str:
-    """The page's style and script, in the page itself (Gradio's `css` would rewrite the selectors)."""
-    return f"<style>{css()}</style><script>{rendering.text('page.js')}</script>"
+    """The page's style, in the page itself (Gradio's `css` would rewrite the selectors)."""
+    return f"<style>{css()}</style>"
 
 
 def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: Limits) -> Any:
@@ -87,13 +103,6 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
             gr.State(value, time_to_live=limits.kept_seconds) for value in (None, None, None)
         )
         gr.HTML(rendering.header(models))
-        with gr.Group():
-            point = gr.Slider(
-                0, max(1, len(model.points) - 1), 0, step=1, label="Operating point",
-                info="How sure the model must be to call a cell Parasitized; for every tab.",
-                elem_id="operating-point", buttons=[],
-            )  # fmt: skip
-            points = gr.HTML(rendering.points(models, model.points[0]), padding=True)
         with gr.Tabs():
             with gr.Tab("One cell"), gr.Row():
                 # Two answers stand beside each other where there is room for them.
@@ -122,7 +131,12 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                 judge = gr.Button("Judge these cells", variant="primary")
                 differ = ", or on which the versions differ" if compared else ""
                 unsure = gr.Checkbox(label=f"Show only cells that need a second look{differ}", value=False)
-                table = gr.HTML("<p>Totals and a table will stand here.</p>", elem_id="table")
+                totals = gr.HTML("<p>Totals and a table will stand here.</p>", elem_id="totals")
+                columns = rendering.columns(models)
+                table = gr.Dataframe(
+                    headers=list(columns), datatype=list(columns.values()), interactive=False, wrap=True,
+                    label="Cells", elem_id="table", buttons=[], visible=False,
+                )  # fmt: skip
             with gr.Tab("Test it"):
                 gr.Markdown(
                     "See how often the model is right, and how often you are. A cell's label is hidden until "
@@ -138,7 +152,16 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                 board = gr.HTML("<p>Press “Draw new cells” to begin.</p>", elem_id="board")
             with gr.Tab("About"):
                 gr.HTML(rendering.about(models))
+                for one in models:
+                    curves(one)
                 gr.Markdown(model.card, elem_id="card")
+        with gr.Accordion("Settings", open=False):
+            point = gr.Radio(
+                [(verdict.cost(point, model.points), place) for place, point in enumerate(model.points)],
+                value=model.points.index(verdict.HALF), label="Operating point", elem_id="operating-point",
+                info="From which P on a cell is called Parasitized, in every tab. A higher one calls fewer "
+                "healthy cells so, and misses more parasites.",
+            )  # fmt: skip
         gr.HTML(f'<p class="mc-research">{verdict.RESEARCH}</p>', elem_id="research")
 
         shown = [cell, seen]
@@ -156,10 +179,10 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                 **named,
             )
         judge.click(
-            respond.batch, [files, point, unsure], [table, batch], api_name="show_many",
+            respond.batch, [files, point, unsure], [totals, table, batch], api_name="show_many",
             preprocess=False, **named,
         )  # fmt: skip
-        unsure.change(respond.table, [batch, point, unsure], table, api_name="show_table", **named)
+        unsure.change(respond.table, [batch, point, unsure], [totals, table], api_name="show_table", **named)
         played = [board, cards]
         new.click(respond.draw, point, played, api_name="draw_cells", **named)
         for button, label in zip(say, (labels.PARASITIZED, labels.UNINFECTED), strict=True):
@@ -170,7 +193,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
         skip.click(respond.skip, [cards, point], played, api_name="show_label", **named)
         everything.click(respond.reveal, [cards, point], played, api_name="show_labels", **named)
         point.change(
-            respond.point, [point, seen, batch, unsure, cards], [points, cell, table, board],
+            respond.point, [point, seen, batch, unsure, cards], [cell, totals, table, board],
             api_name="operating_point", show_progress="hidden", **named,
         )  # fmt: skip
 
@@ -183,6 +206,21 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
     return page
 
 
+def curves(model: Model) -> None:
+    """The curves of a model's figures, where its bundle has them."""
+    if model.figures is None:
+        return
+    with gr.Row():
+        for name, title, x, y in _CURVES:
+            # Vega draws from left to right, and cells of the same x as they come.
+            curve = pd.DataFrame({axis: model.figures["plots"][name][axis] for axis in (x, y)})
+            gr.LinePlot(
+                curve.sort_index(ascending=x != "sensitivity"), x, y, title=title,
+                x_title=x.replace("_", " "), y_title=y.replace("_", " "),
+                x_lim=[-0.02, 1.02], y_lim=[-0.02, 1.02], height=260, min_width=240,
+            )  # fmt: skip
+
+
 class Responses:
     """What the page's parts answer; each takes and gives the values of Gradio's components."""
 
@@ -191,7 +229,7 @@ class Responses:
         self.model = models[0]
 
     def at(self, place: object) -> verdict.Point:
-        """The operating point at a place of the slider; gr.Error where there is none."""
+        """The operating point at a place of the list; gr.Error where there is none."""
         if not isinstance(place, int | float) or not 0 <= place < len(self.model.points):
             raise gr.Error("There is no such operating point.", print_exception=False)
         return self.model.points[int(place)]
@@ -221,11 +259,11 @@ class Responses:
 
     def batch(
         self, files: Sequence[object] | None, place: object, unsure: bool, progress: Any = _PROGRESS
-    ) -> tuple[str, list[batches.Judged] | None]:
+    ) -> tuple[Any, ...]:
         """The answers on many uploaded files."""
-        point = self.at(place)
+        self.at(place)
         if not files:
-            return "<p>Choose some files first.</p>", None
+            return "<p>Choose some files first.</p>", gr.skip(), None
         with api.in_gradio():
             own = [uploads.sent(file, self.folder) for file in files]
         total = uploads.count([file for _, file in own])
@@ -233,13 +271,15 @@ class Responses:
         for one in batches.judge(self.models, uploads.many(own, self.model.limits)):
             judged.append(one)
             progress((len(judged), max(total, len(judged))), unit="cells")
-        return rendering.batch(self.models, judged, point, unsure), judged
+        return *self.table(judged, place, unsure), judged
 
-    def table(self, batch: list[batches.Judged] | None, place: object, unsure: bool) -> str:
-        """The table again, after a change of what it should show."""
+    def table(self, batch: list[batches.Judged] | None, place: object, unsure: bool) -> tuple[Any, Any]:
+        """Totals and table again, after a change of what they should show."""
+        point = self.at(place)
         if batch is None:
-            return "<p>Totals and a table will stand here.</p>"
-        return rendering.batch(self.models, batch, self.at(place), unsure)
+            return gr.skip(), gr.skip()
+        totals, rows = rendering.batch(self.models, batch, point, unsure)
+        return totals, gr.Dataframe(rows, visible=bool(rows))
 
     def draw(self, place: object) -> tuple[str, tuple[cells.Card, ...]]:
         """A new round of labelled cells."""
@@ -275,8 +315,7 @@ class Responses:
         """Every view at another operating point; views that show nothing stay as they are."""
         point = self.at(place)
         return (
-            rendering.points(self.models, point),
             gr.skip() if seen is None else self.shown(seen, point),
-            gr.skip() if batch is None else self.table(batch, place, unsure),
+            *self.table(batch, place, unsure),
             gr.skip() if cards is None else self.board(cards, place)[0],
         )

@@ -1,6 +1,9 @@
 """Plain HTTP for programs and probes: a picture or a zip as the request's body, an answer in JSON."""
 
+import asyncio
+import functools
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,7 @@ from starlette.routing import Route
 from . import api, page, uploads, verdict
 from .model import Model, info
 
-Judging = Callable[[bytes, verdict.Point], dict[str, Any]]
+Judging = Callable[[bytes, verdict.Point, threading.Event], dict[str, Any]]
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Door:
         """The answer on a request's body. Only one that is here takes a place: those who send slowly, or
         nothing, must not keep the places from others.
         """
-        point = api.chosen(request.query_params.get("threshold", 0.5))
+        point = _asked(request)
         body, size = bytearray(), 0
         try:
             async for chunk in request.stream():
@@ -47,25 +50,56 @@ class Door:
             whole = bytes(body)
             # What waits for its turn is held once.
             body.clear()
-            return JSONResponse(await anyio.to_thread.run_sync(judge, whole, point, limiter=self.places))
+            return JSONResponse(await self._turn(request, functools.partial(judge, whole, point)))
         except ClientDisconnect:
-            raise HTTPException(400, "The body was cut short.") from None
+            raise HTTPException(400, "The client has gone.") from None
         finally:
             self.held -= size
+
+    async def _turn(self, request: Request, judge: Callable[[threading.Event], Any]) -> Any:
+        """What `judge` answers once there is a place; ClientDisconnect where the client leaves before."""
+        gone = threading.Event()
+        with anyio.CancelScope() as turn:
+
+            async def left() -> None:
+                while (await request.receive())["type"] != "http.disconnect":
+                    pass
+                # One that waits for its place is dropped at once; one that is judged, after its next cells.
+                gone.set()
+                turn.cancel()
+
+            watching = asyncio.create_task(left())
+            try:
+                return await anyio.to_thread.run_sync(judge, gone, limiter=self.places)
+            finally:
+                watching.cancel()
+        raise ClientDisconnect
+
+
+def _asked(request: Request) -> verdict.Point:
+    """The operating point that a request names; HTTPException where it asks for what there is not."""
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise HTTPException(
+            415, "Send the file itself as the body, not a form: curl --data-binary @cell.png, without -F."
+        )
+    unknown = sorted(set(request.query_params) - {"threshold"})
+    if unknown:
+        raise HTTPException(422, f"{unknown[0]} is no parameter here: there is `threshold` alone.")
+    return api.chosen(request.query_params.get("threshold", 0.5))
 
 
 def routes(models: Sequence[Model], folder: Path, limits: page.Limits) -> list[Route]:
     """The routes; bodies that are zips lie in `folder` while they are judged."""
     door = Door(limits, anyio.CapacityLimiter(limits.at_once))
 
-    def one_cell(body: bytes, point: verdict.Point) -> dict[str, Any]:
+    def one_cell(body: bytes, point: verdict.Point, _: threading.Event) -> dict[str, Any]:
         return api.one_cell(models, body, point)
 
-    def many_cells(body: bytes, point: verdict.Point) -> dict[str, Any]:
+    def many_cells(body: bytes, point: verdict.Point, gone: threading.Event) -> dict[str, Any]:
         with tempfile.NamedTemporaryFile(dir=folder) as file:
             file.write(body)
             file.flush()
-            return api.many_cells(models, [("upload", Path(file.name))], point)
+            return api.many_cells(models, [("upload", Path(file.name))], point, gone.is_set)
 
     async def classify(request: Request) -> JSONResponse:
         return await door.judged(request, one_cell)
@@ -73,9 +107,12 @@ def routes(models: Sequence[Model], folder: Path, limits: page.Limits) -> list[R
     async def classify_batch(request: Request) -> JSONResponse:
         return await door.judged(request, many_cells)
 
-    def healthz(_: Request) -> JSONResponse:
-        models[0].answer(page.EXAMPLES[0][0])
-        return JSONResponse({"status": "ok"})
+    async def healthz(_: Request) -> JSONResponse:
+        # Where a probe waits in vain for its turn, others do, too.
+        with anyio.move_on_after(limits.probe_seconds):
+            await anyio.to_thread.run_sync(models[0].answer, page.EXAMPLES[0][0], limiter=door.places)
+            return JSONResponse({"status": "ok"})
+        raise HTTPException(503, f"Nothing was answered within {limits.probe_seconds:g} seconds.")
 
     def version(_: Request) -> JSONResponse:
         known = info(models[0])

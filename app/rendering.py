@@ -8,15 +8,12 @@ from typing import Any
 from malaria import templates
 
 from . import batches, cells, verdict
-from .inference_thread import Answer
+from .inference import Answer
 from .model import Model
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _ENVIRONMENT = templates.environment(_TEMPLATES, autoescape=True)
 _ENVIRONMENT.filters["p"] = verdict.number
-
-# Rows of a batch that the page shows; the CSV has all.
-MOST_ROWS = 500
 
 
 def _render(template: str, **values: Any) -> str:
@@ -31,11 +28,6 @@ def text(name: str) -> str:
 def header(models: Sequence[Model]) -> str:
     """Title, what to do, and what a visitor must know of the models first."""
     return _render("header.html.j2", models=models)
-
-
-def points(models: Sequence[Model], chosen: verdict.Point) -> str:
-    """The names of the slider's places, and what the chosen one means."""
-    return _render("points.html.j2", points=models[0].points, chosen=chosen, others=models[1:])
 
 
 def cell(
@@ -60,27 +52,52 @@ def refusal(said: verdict.Verdict) -> str:
 
 def batch(
     models: Sequence[Model], judged: Sequence[batches.Judged], point: verdict.Point, unsure_only: bool
-) -> str:
-    """Totals and table of many cells; `unsure_only` leaves out those that need no second look."""
-    verdicts = [batches.verdicts(model, number, judged, point) for number, model in enumerate(models)]
-    differ = [len({said.category for said in row}) > 1 for row in zip(*verdicts, strict=True)]
+) -> tuple[str, list[list[object]]]:
+    """Totals of many cells, and the rows of their table (`columns`); `unsure_only` leaves out those that
+    need no second look.
+    """
+    said = [batches.verdicts(model, number, judged, point) for number, model in enumerate(models)]
+    points = [model.at(point) for model in models]
+    cells = list(zip(*said, strict=True))
     rows = [
-        (one, said, differs)
-        for one, said, differs in zip(judged, zip(*verdicts, strict=True), differ, strict=True)
-        if not unsure_only or differs or any(one.second_look for one in said)
+        _row(one, verdicts, points)
+        for one, verdicts in zip(judged, cells, strict=True)
+        if not unsure_only or _differ(verdicts) or any(one.second_look for one in verdicts)
     ]
-    return _render(
+    totals = _render(
         "many.html.j2",
-        columns=[
-            (model, model.at(point), batches.totals(said))
-            for model, said in zip(models, verdicts, strict=True)
-        ],
-        rows=rows[:MOST_ROWS],
-        left_out=max(0, len(rows) - MOST_ROWS),
-        differing=sum(differ),
-        csv=base64.b64encode(batches.as_csv(judged, verdicts[0]).encode()).decode(),
+        columns=list(zip(models, points, map(batches.totals, said), strict=True)),
+        rows=rows,
+        differing=sum(map(_differ, cells)),
+        csv=base64.b64encode(batches.as_csv(judged, said[0]).encode()).decode(),
         unsure_only=unsure_only,
     )
+    return totals, rows
+
+
+def columns(models: Sequence[Model]) -> dict[str, str]:
+    """The columns of the table of many cells, and Gradio's names for what they hold."""
+    answers: dict[str, str] = {}
+    for model in models:
+        version = f", {model.title}" if len(models) > 1 else ""
+        answers |= {f"P{version}": "number", f"Category{version}": "str"}
+    return {"Cell": "html", "File": "str", **answers, "Note": "str"}
+
+
+def _row(
+    one: batches.Judged, verdicts: Sequence[verdict.Verdict], points: Sequence[verdict.Point]
+) -> list[object]:
+    row: list[object] = [f'<img src="{one.thumbnail}" alt="">' if one.thumbnail else "", one.name]
+    for said, point in zip(verdicts, points, strict=True):
+        p = None if said.p is None else float(verdict.number(said.p, point.threshold))
+        row += [p, said.category or ""]
+    notes = ["versions differ"] if _differ(verdicts) else []
+    notes += ["second look"] if any(said.second_look for said in verdicts) else []
+    return [*row, "; ".join(notes or {said.reason for said in verdicts if said.reason})]
+
+
+def _differ(verdicts: Sequence[verdict.Verdict]) -> bool:
+    return len({said.category for said in verdicts}) > 1
 
 
 def round_of(model: Model, source: cells.Source, cards: tuple[cells.Card, ...], point: verdict.Point) -> str:

@@ -1,10 +1,14 @@
 """The server: Gradio's page behind the firewall, plain routes for programs, and an orderly end."""
 
 import contextlib
+import fcntl
+import ipaddress
 import os
+import resource
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +17,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from malaria import __version__
 from malaria.errors import UserError
@@ -22,6 +27,9 @@ from .gradio_import import gr
 from .logs import event
 from .model import Model
 
+# Half of them may be connections.
+_MOST_FILES = 4096
+
 # An orchestrator kills ten seconds after SIGTERM or sooner; what runs has this long to finish.
 _DRAIN_SECONDS = 4
 
@@ -30,7 +38,11 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: pa
     """The application; uploads are kept in `folder`."""
     asgi = Starlette(
         routes=plain.routes(models, folder, limits),
-        middleware=[Middleware(firewall.Firewall, seconds=limits.body_seconds)],
+        middleware=[
+            Middleware(
+                firewall.Firewall, seconds=limits.body_seconds, hosts=limits.hosts, account=limits.account
+            )
+        ],
     )
     asgi.router.redirect_slashes = False
     blocks = page.build(models, source, folder, limits)
@@ -48,14 +60,15 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: pa
         mcp_server=False,
         enable_monitoring=False,
         pwa=False,
+        root_path=limits.root_path,
     )
     # Mounted, Gradio believes that it has not started, and then skips its checks of the files that a
     # request names.
     blocks.has_launched = True
-    functions = {number: str(function.api_name) for number, function in blocks.fns.items()}
+    functions = frozenset([*blocks.fns, *(str(function.api_name) for function in blocks.fns.values())])
     # In place of the mount, which would answer at every path.
     gradio = asgi.routes.pop().app  # type: ignore[attr-defined]
-    asgi.routes.extend(firewall.routes(gradio, folder, functions))
+    asgi.mount("/", firewall.Gate(gradio, folder, functions, limits.room, limits.kept_seconds))
     return asgi
 
 
@@ -82,10 +95,13 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def serve(asgi: Starlette, listening: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT."""
+def serve(asgi: Starlette, listening: socket.socket, account: str = "") -> None:
+    """Serve until SIGTERM or SIGINT; `account` as Firewall has it."""
     host, port = listening.getsockname()[:2]
     event("ready", host=host, port=port)
+    if not ipaddress.ip_address(host).is_loopback:
+        who = "who knows name and password" if account else "on the network: --auth asks for a password"
+        print(f"note: this page is open to anyone {who}.", file=sys.stderr)
     print(f"Open {address(host, port)} in a browser. {verdict.RESEARCH} Ctrl-C ends it.", flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn puts its own handlers in place, and raises the signal again once it has ended.
@@ -103,15 +119,59 @@ def config(asgi: Starlette) -> Any:
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         server_header=False,
         ws="none",
+        http=Connection,
+        limit_concurrency=_files() // 2,
     )
+
+
+class Connection(H11Protocol):
+    """uvicorn's, which by itself waits for the head of a request as long as the client likes."""
+
+    head_seconds = 10.0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.loop.call_later(self.head_seconds, self._heard, None)
+
+    def _heard(self, before: object) -> None:
+        """Close a connection on which no request has begun, or gone on, since the last time."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is before and (before is None or self.cycle.response_complete):
+            self.transport.close()
+        else:
+            self.loop.call_later(self.head_seconds, self._heard, self.cycle)
+
+
+def _files() -> int:
+    """How many files and connections this process may have open, made as many as it may ask for."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = _MOST_FILES if most == resource.RLIM_INFINITY else min(most, _MOST_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    return allowed
 
 
 @contextlib.contextmanager
 def upload_folder() -> Iterator[Path]:
-    """A folder of this process's own for uploads, gone when it ends."""
-    folder = Path(tempfile.mkdtemp(prefix="malaria-app-"))
+    """A folder of this process's own for uploads, gone when it ends; what killed ones left goes now."""
+    for left in Path(tempfile.gettempdir()).glob("malaria-app-*"):
+        with contextlib.suppress(OSError), locked(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="malaria-app-")).resolve()
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    with locked(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder; the system lets go of it when this process ends, however. OSError: another holds it."""
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        yield folder
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.close(opened)

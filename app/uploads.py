@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import stat
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +38,21 @@ class Upload:
     name: str
     pixels: images.Pixels | None
     reason: str = ""
+
+
+def make_room(folder: Path, most: int, seconds: float) -> None:
+    """Delete what was uploaded more than so many seconds ago, and the oldest of what is over `most` bytes."""
+    found = []
+    for file in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            state = file.stat()
+            if stat.S_ISREG(state.st_mode):
+                found.append((state.st_mtime, state.st_size, file))
+    total = 0
+    for changed, size, file in sorted(found, reverse=True):
+        total += size
+        if total > most or changed < time.time() - seconds:
+            file.unlink(missing_ok=True)
 
 
 def own(path: object, folder: Path) -> Path:

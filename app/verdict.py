@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from malaria import labels, predict
 from malaria.bundle import Record
 
-from .inference_thread import Answer
+from .inference import Answer
 
 NO_CELL = "This does not look like a stained red cell."
 RESEARCH = "Research use only. Not a diagnosis."
@@ -46,12 +46,21 @@ HALF = Point("0.5", 0.5)
 
 
 def points(record: Record) -> tuple[Point, ...]:
-    """0.5, as the original page has it, then the bundle's own."""
+    """0.5, as the original page has it, and the bundle's own, by their thresholds."""
     fitted = [
         Point(f"{point.specificity * 100:g} % specificity", point.threshold, point.specificity)
         for point in record.operating_points
     ]
-    return HALF, *fitted
+    return tuple(sorted([HALF, *fitted], key=lambda point: point.threshold))
+
+
+def cost(point: Point, known: Sequence[Point]) -> str:
+    """What an operating point, one of those known, does, for people who choose one."""
+    ends = {known[0]: "fewest misses, ", known[-1]: "fewest false alarms, "}
+    wrongly = "the middle of the scale"
+    if point.specificity is not None:
+        wrongly = f"of 100 healthy cells about {100 * (1 - point.specificity):g} are called Parasitized"
+    return f"{point.threshold:.3f}: {ends.get(point, '')}{wrongly}"
 
 
 def matching(point: Point, known: Sequence[Point]) -> Point:

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import csv
 import io
-import queue
 import re
 import shutil
 import signal
@@ -13,6 +12,7 @@ import subprocess
 import sys
 import weakref
 import zipfile
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import fastapi
@@ -23,8 +23,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from app import batches, cells, git_origin, heatmap, inference_thread, page, serving, uploads, verdict
-from app.inference_thread import Answer
+from app import batches, cells, git_origin, heatmap, inference, page, serving, uploads, verdict
+from app.inference import Answer
 from app.model import open_model
 from malaria import bundle, paths, predict
 from malaria.cells import images
@@ -343,7 +343,7 @@ def test_the_map_marks_what_the_answer_hangs_on():
 
 
 def test_many_threads_get_their_own_answers(model_bundle, drawn):
-    asked = inference_thread.Judge(bundle.load(model_bundle), most=5)
+    asked = inference.Judge(bundle.load(model_bundle), most=5)
     crops = [asked.crop(pixels) for pixels, _ in drawn]
     alone = [asked.ask([crop])[0].p_parasitized for crop in crops]
     with ThreadPoolExecutor(8) as pool:
@@ -355,21 +355,18 @@ def test_many_threads_get_their_own_answers(model_bundle, drawn):
 
 
 def test_no_more_cells_are_judged_in_one_go_than_was_said_and_each_in_its_turn():
-    waiting: queue.SimpleQueue[inference_thread.Asked] = queue.SimpleQueue()
-    crop = inference_thread.Crop(np.zeros((50, 50, 3), np.uint8), (50, 50))
-    for cells_ in (31, 32, 1, 1, 30, 1):
-        waiting.put(inference_thread.Asked([crop] * cells_, Future()))
-    calls, first = [], None
-    while first or not waiting.empty():
-        asked, first = inference_thread.together(first or waiting.get(), waiting, most=32)
-        calls.append([len(one.crops) for one in asked])
+    crop = inference.Crop(np.zeros((50, 50, 3), np.uint8), (50, 50))
+    waiting = deque(inference.Asked([crop] * cells_, Future()) for cells_ in (31, 32, 1, 1, 30, 1))
+    calls = []
+    while waiting:
+        calls.append([len(one.crops) for one in inference.together(waiting, most=32)])
     assert calls == [[31], [32], [1, 1, 30], [1]]
 
 
 def test_an_error_of_the_network_reaches_who_asked_and_the_next_is_answered(model_bundle):
-    asked = inference_thread.Judge(bundle.load(model_bundle))
+    asked = inference.Judge(bundle.load(model_bundle))
     with pytest.raises(ValueError, match="not enough values to unpack"):
-        asked.ask([inference_thread.Crop(np.zeros(7, np.uint8), (7, 1))])
+        asked.ask([inference.Crop(np.zeros(7, np.uint8), (7, 1))])
     assert 0 <= asked.ask([asked.crop(np.zeros((50, 50, 3), np.uint8))])[0].p_parasitized <= 1
 
 

@@ -14,7 +14,7 @@ from benchmarks import serving
 ROOT = Path(__file__).resolve().parents[2]
 
 # Where Gradio turns away values that none of its components could have sent.
-_GRADIO_REFUSES = re.compile(r" at (blocks|number)\.py:")
+_GRADIO_REFUSES = re.compile(r" at (blocks|radio)\.py:")
 
 
 class Server(serving.Server):

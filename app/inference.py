@@ -1,7 +1,8 @@
-"""Many ask, one network answers: whoever waits while it is busy is answered together."""
+"""Many ask, one network answers: those who wait while it is busy are answered together."""
 
-import queue
+import itertools
 import threading
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -30,25 +31,25 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """Crops that somebody waits for, and where he waits for their answers."""
+    """Crops that a thread waits for, and where their answers arrive."""
 
     crops: Sequence[Crop]
     answer: "Future[list[Answer]]"
 
 
 class Judge:
-    """Answers from several threads at once, at most `most` cells in a call of the bundle.
+    """Answers several threads at once, at most `most` cells in a call of the bundle.
 
     That bounds how long a single cell waits while a large batch is judged: for no more than so many cells
-    of each who asks. A bundle must not be used by two threads at a time; one thread of this class alone
-    uses it.
+    of each who asks. Two threads must not use a bundle at a time: the one that holds the lock answers all
+    that wait, in their order, until its own turn has come.
     """
 
     def __init__(self, bundle: Bundle, most: int = 32) -> None:
         self.bundle = bundle
         self._most = most
-        self._waiting: queue.SimpleQueue[Asked] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="network", daemon=True).start()
+        self._waiting: deque[Asked] = deque()
+        self._lock = threading.Lock()
 
     def crop(self, pixels: images.Pixels) -> Crop:
         """A crop of any size, uint8 (h, w, 3), as `ask` takes it: what waits must be small."""
@@ -60,45 +61,30 @@ class Judge:
         answers: list[Answer] = []
         for start in range(0, len(crops), self._most):
             asked = Asked(crops[start : start + self._most], Future())
-            self._waiting.put(asked)
+            self._waiting.append(asked)
+            with self._lock:
+                while not asked.answer.done():
+                    self._answer(together(self._waiting, self._most))
             answers += asked.answer.result()
         return answers
-
-    def _work(self) -> None:
-        first = None
-        while True:
-            asked, first = together(first or self._waiting.get(), self._waiting, self._most)
-            self._answer(asked)
 
     def _answer(self, asked: Sequence[Asked]) -> None:
         crops = [crop for one in asked for crop in one.crops]
         try:
             said = self.bundle.run([crop.pixels for crop in crops], [crop.shape for crop in crops])
-        except Exception as error:  # whoever asked must hear of it, and the next be answered
+        except Exception as error:  # each that asked must hear of it, and the next be answered
             for one in asked:
                 one.answer.set_exception(error)
             return
-        answers = [
-            Answer(float(p), reason) for p, reason in zip(said.p_parasitized, said.rejected, strict=True)
-        ]
+        answers = map(Answer, said.p_parasitized.tolist(), said.rejected)
         for one in asked:
-            one.answer.set_result(answers[: len(one.crops)])
-            answers = answers[len(one.crops) :]
+            one.answer.set_result(list(itertools.islice(answers, len(one.crops))))
 
 
-def together(
-    first: Asked, waiting: "queue.SimpleQueue[Asked]", most: int
-) -> tuple[list[Asked], Asked | None]:
-    """`first` and who waits behind it, while all their crops are at most `most`; and who is first then,
-    where he was taken from those `waiting` and has no room.
-    """
-    asked, room = [first], most - len(first.crops)
-    while True:
-        try:
-            one = waiting.get_nowait()
-        except queue.Empty:
-            return asked, None
-        room -= len(one.crops)
-        if room < 0:
-            return asked, one
-        asked.append(one)
+def together(waiting: deque[Asked], most: int) -> list[Asked]:
+    """Take the first of those `waiting`, and those behind it while all their crops are at most `most`."""
+    asked = []
+    while waiting and len(waiting[0].crops) <= most:
+        asked.append(waiting.popleft())
+        most -= len(asked[-1].crops)
+    return asked

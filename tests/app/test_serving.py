@@ -1,0 +1,254 @@
+"""The server itself: who may ask, how much it keeps, and who cannot keep it from others."""
+
+import csv
+import io
+import logging
+import os
+import zipfile
+
+import anyio
+import anyio.to_thread
+import httpx
+import pytest
+import requests
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+
+from app import api, batches, logs, page, plain, serving, uploads, verdict
+from app.inference import Answer
+from app.model import open_model
+from tests.support import app_server
+
+
+@pytest.fixture(scope="module")
+def model(model_bundle):
+    return open_model(model_bundle)
+
+
+def test_uploads_have_so_much_room_and_the_oldest_go_first(tmp_path):
+    for number in range(4):
+        file = tmp_path / str(number) / "cell.png"
+        file.parent.mkdir()
+        file.write_bytes(bytes(100))
+        os.utime(file, (10**9 + number, 10**9 + number))
+    uploads.make_room(tmp_path, most=250, seconds=10**12)
+    assert sorted(file.parent.name for file in tmp_path.glob("*/*")) == ["2", "3"]
+    uploads.make_room(tmp_path, most=250, seconds=60)
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_the_running_app_keeps_no_more_uploads_than_it_has_room_for(model_bundle, tmp_path, pngs):
+    arguments = ("--model", str(model_bundle), "--room", "1")
+    with app_server.start(*arguments, log=tmp_path / "log") as server:
+        paths = [server.upload((f"{number}.png", os.urandom(400_000)))[0] for number in range(3)]
+        assert [os.path.exists(path) for path in paths] == [False, True, True]
+        over = {"files": ("large.png", bytes(600_000))}
+        assert requests.post(f"{server.url}/gradio_api/upload", files=over).status_code == 503
+        assert requests.post(f"{server.url}/classify", data=pngs[0]).status_code == 200
+
+
+def test_what_a_killed_server_left_is_swept_and_what_a_running_one_has_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = tmp_path / "malaria-app-left"
+    left.mkdir()
+    (left / "patient.png").write_bytes(b"x")
+    with serving.upload_folder() as running, serving.upload_folder() as other:
+        assert not left.exists()
+        assert running.is_dir()
+        assert other.is_dir()
+    assert not list(tmp_path.iterdir())
+
+
+class Hasty(serving.Connection):
+    head_seconds = 0.2
+
+
+def test_half_a_head_of_a_request_is_waited_for_no_longer_than_a_while():
+    async def hello(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def visit() -> list[bytes]:
+        config = serving.config(hello)
+        config.http, config.lifespan = Hasty, "off"
+        server = uvicorn.Server(config)
+        listening = serving.listen("127.0.0.1", 0)
+        said = []
+        async with anyio.create_task_group() as group:
+            group.start_soon(server.serve, [listening])
+            # The second has had an answer, and goes no further with what it asks then.
+            for sent in (
+                b"GET / HTTP/1.1\r\nHost: a",
+                b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHo",
+            ):
+                async with await anyio.connect_tcp(*listening.getsockname()) as connection:
+                    await connection.send(sent)
+                    received = b""
+                    with anyio.fail_after(30):
+                        while part := await received_part(connection):
+                            received += part
+                    said.append(received)
+            server.should_exit = True
+        return said
+
+    first, second = anyio.run(visit)
+    assert first == b""
+    assert second.startswith(b"HTTP/1.1 200")
+    assert second.endswith(b"ok")
+
+
+async def received_part(connection) -> bytes:
+    try:
+        return await connection.receive()
+    except anyio.EndOfStream:
+        return b""
+
+
+def record(created: float, **fields: object) -> logging.LogRecord:
+    content = {"name": "app", "levelno": logging.INFO, "msg": "request", "created": created, "fields": fields}
+    return logging.makeLogRecord(content)
+
+
+def test_a_kind_of_refusal_is_logged_once_a_minute_with_how_many_there_were():
+    sparing = logs.OncePerMinute()
+    refused = [record(1000.0 + second, route="/classify", status=422) for second in (0, 1, 59, 61)]
+    assert [sparing.filter(one) for one in refused] == [True, False, False, True]
+    assert refused[-1].fields["held_back"] == 2
+    assert sparing.filter(record(1000.0, route="/classify", status=413))
+    assert all(sparing.filter(record(1000.0, route="/classify", status=200)) for _ in range(5))
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:7860", "", "[::1", "evil.local"])
+def test_a_name_that_is_not_this_servers_is_refused(live, host):
+    assert requests.get(f"{live.url}/version", headers={"Host": host}).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["localhost:7860", "192.168.1.7", "[fd00::7]:7860", "app:7860"])
+def test_addresses_and_names_without_a_dot_are_answered(live, host):
+    assert requests.get(f"{live.url}/version", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+def test_a_page_of_another_site_can_send_nothing(live, origin, pngs):
+    for route in ("/classify", "/gradio_api/upload", "/gradio_api/call/classify"):
+        answer = requests.post(f"{live.url}{route}", data=pngs[0], headers={"Origin": origin})
+        assert answer.status_code == 403
+        assert set(answer.json()) == {"error"}
+    own = requests.post(f"{live.url}/classify", data=pngs[0], headers={"Origin": live.url})
+    assert own.status_code == 200
+
+
+def test_no_other_page_may_show_this_one_in_a_frame(live):
+    assert "frame-ancestors 'none'" in requests.get(live.url).headers["content-security-policy"]
+
+
+def test_a_password_is_asked_for_on_every_route_and_an_open_address_is_said(model_bundle, tmp_path, pngs):
+    options = ("--host", "0.0.0.0", "--allow-host", "cells.example.org", "--root-path", "/cells")
+    arguments = ("--model", str(model_bundle), "--auth", "lab:violet:é", *options)
+    with app_server.start(*arguments, log=tmp_path / "log") as server:
+        routes = ("/", "/classify", "/healthz", "/version", "/config", "/gradio_api/info", "/nothing")
+        for route in (*routes, f"/gradio_api/file={tmp_path}", "/assets/x", "/gradio_api/queue/data"):
+            for method in ("GET", "POST"):
+                answer = requests.request(method, server.url + route)
+                assert answer.status_code == 401
+                assert answer.headers["www-authenticate"].startswith("Basic")
+        wrong = requests.get(f"{server.url}/version", auth=("lab", "red"))
+        assert wrong.status_code == 401
+        known = {"auth": ("lab", "violet:é".encode()), "headers": {"Host": "cells.example.org"}}
+        assert requests.post(f"{server.url}/classify", data=pngs[0], **known).status_code == 200
+        # Behind a proxy that strips the path which it shows the page at.
+        assert requests.get(f"{server.url}/config", **known).json()["root"].endswith("/cells")
+        said = server.log.read_text()
+        assert "open to anyone who knows name and password" in said
+        assert "violet" not in said
+
+
+def test_a_csv_holds_no_formula():
+    names = ("=cmd()", "+1", "-1", "@x", "\tx", "a=b.png")
+    judged = [batches.Judged(name, "", (Answer(0.4),)) for name in names]
+    text = batches.as_csv(judged, [verdict.of(Answer(0.4), verdict.HALF, False)] * len(names))
+    paths = [row["path"] for row in csv.DictReader(io.StringIO(text))]
+    assert paths == [*(f"'{name}" for name in names[:-1]), "a=b.png"]
+
+
+def test_a_parameter_that_does_not_exist_is_refused(live, pngs):
+    for route in ("classify", "classify_batch"):
+        answer = requests.post(f"{live.url}/{route}?thresold=0.9", data=pngs[0])
+        assert answer.status_code == 422
+        assert "thresold is no parameter" in answer.json()["error"]
+
+
+def test_a_form_is_told_to_send_the_file_itself(live, pngs):
+    answer = requests.post(f"{live.url}/classify", files={"file": ("cell.png", pngs[0])})
+    assert answer.status_code == 415
+    assert "curl --data-binary @cell.png" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "route"),
+    [
+        ("POST", "/classify"),
+        ("GET", "/classify"),
+        ("GET", "/nothing"),
+        ("POST", "/gradio_api/call/classify"),
+        ("POST", "/gradio_api/upload"),
+        ("POST", "/gradio_api/queue/join"),
+        ("GET", "/gradio_api/queue/data"),
+        ("GET", "/gradio_api/file=/etc/passwd"),
+    ],
+)
+def test_every_refusal_is_a_sentence_under_error(live, method, route):
+    answer = requests.request(method, f"{live.url}{route}", json={"data": 5, "fn_index": 0})
+    assert 400 <= answer.status_code < 500
+    assert list(answer.json()) == ["error"]
+    assert isinstance(answer.json()["error"], str)
+
+
+@pytest.mark.parametrize("kind", ["socks5://127.0.0.1:1", "http://127.0.0.1:1"])
+def test_a_proxy_of_the_environment_is_no_matter(model_bundle, tmp_path, monkeypatch, kind, pngs):
+    monkeypatch.setenv("ALL_PROXY", kind)
+    started = app_server.start("--model", str(model_bundle), log=tmp_path / "log")
+    with started as server, requests.Session() as session:
+        session.trust_env = False
+        assert session.post(f"{server.url}/classify", data=pngs[0]).status_code == 200
+
+
+def test_cells_that_nobody_waits_for_any_more_are_not_judged(model, tmp_path, pngs):
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
+        for number in range(100):
+            pack.writestr(f"{number}.png", pngs[0])
+    asked = iter([False] * 10 + [True])
+    said = api.many_cells([model], [("a", tmp_path / "cells.zip")], verdict.HALF, lambda: next(asked))
+    assert said["totals"]["images"] == 10
+
+
+def test_a_client_that_leaves_while_it_waits_loses_its_place_in_the_queue():
+    async def left() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def visit() -> None:
+        door = plain.Door(page.Limits(), anyio.CapacityLimiter(1))
+        async with door.places:
+            with pytest.raises(ClientDisconnect):
+                await door._turn(Request({"type": "http"}, left), lambda _: pytest.fail("it was judged"))
+
+    anyio.run(visit)
+
+
+def test_a_probe_is_told_no_while_nobody_could_be_served(model, tmp_path, pngs):
+    limits = page.Limits(at_once=1, probe_seconds=0.05)
+
+    async def visit() -> list[int]:
+        app = Starlette(routes=plain.routes([model], tmp_path, limits))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
+            model.judge._lock.acquire()
+            async with anyio.create_task_group() as group:
+                group.start_soon(lambda: client.post("/classify", content=pngs[0]))
+                while not model.judge._waiting:
+                    await anyio.sleep(0)
+                stuck = await client.get("/healthz")
+                model.judge._lock.release()
+            return [stuck.status_code, (await client.get("/healthz")).status_code]
+
+    assert anyio.run(visit) == [503, 200]
