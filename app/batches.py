@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from malaria import predict
 from malaria.labels import PARASITIZED
@@ -139,5 +139,5 @@ def as_text(cell: str) -> str:
 def as_csv(judged: Sequence[Judged], verdicts: Sequence[verdict.Verdict]) -> str:
     """The table of `rows`, as `predict` writes it."""
     out = io.StringIO()
-    predict.write([replace(row, path=as_text(row.path)) for row in rows(judged, verdicts)], out)
+    predict.write(rows(judged, verdicts), out)
     return out.getvalue()
