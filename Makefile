@@ -81,9 +81,11 @@ else
 endif
 	touch $@
 
-# A file's tests stay together: what they share is made once. In order of names long ones are spread.
-test: env  ## run the whole test suite, two files of tests at a time (JOBS=4 for more)
-	pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+test: env  ## run the tests, two at a time (JOBS=4 for more): 5 minutes on 2 cores
+	pytest -m "not long" -n $(JOBS) --dist worksteal
+
+test-all: test  ## run the tests, then those of browsers, servers, Airflow, releases and kills: 20 minutes
+	pytest -m long -n $(JOBS) --dist worksteal
 
 lint: env node_modules/.installed  ## check style, format, types and workflows
 	ruff check .

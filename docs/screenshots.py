@@ -71,7 +71,7 @@ def many_cells(page: Any, files: list[Path], picture: Path) -> None:
     page.get_by_role("tab", name="Many cells").click()
     page.set_input_files("input[type=file][multiple]", files)
     page.get_by_role("button", name="Judge these cells").click()
-    page.wait_for_selector("#table tbody tr")
+    page.locator("#table [role=gridcell] img").first.wait_for()
     take(page, picture)
 
 
