@@ -134,6 +134,7 @@ def info(model: Model) -> dict[str, Any]:
             for point in model.points
         ],
         "hashes": record.hashes,
+        "manifest": model.judge.bundle.manifest,
         "figures": None if model.figures is None else judged(model.figures),
         "note": verdict.RESEARCH,
     }

@@ -117,7 +117,10 @@ def routes(models: Sequence[Model], folder: Path, limits: page.Limits) -> list[R
     def version(_: Request) -> JSONResponse:
         known = info(models[0])
         return JSONResponse(
-            {name: known[name] for name in ("app", "name", "version", "revision", "date", "hashes")}
+            {
+                name: known[name]
+                for name in ("app", "name", "version", "revision", "date", "hashes", "manifest")
+            }
         )
 
     def model_info(_: Request) -> JSONResponse:

@@ -41,10 +41,10 @@ def main() -> int:
     tag = check_version(arguments.version, last)
     check_clean()
     check_up_to_date()
-    record = check_real()
+    released = check_real()
     check_pushed()
     verdict = check_gate(last, *gate(last), arguments.override)
-    text = notes(tag, record, last, verdict)
+    text = notes(tag, released, last, verdict)
     print(text)
     if arguments.dry:
         print(f"{tag} could be released.")
@@ -90,15 +90,15 @@ def check_up_to_date() -> None:
         )
 
 
-def check_real() -> bundle.Record:
-    """The record of the bundle, which must be whole and of real cells."""
-    record = bundle.load(paths.BUNDLE).record
-    if record.synthetic:
+def check_real() -> bundle.Bundle:
+    """The bundle, which must be whole and of real cells."""
+    released = bundle.load(paths.BUNDLE)
+    if released.record.synthetic:
         raise UserError(
             f"{paths.BUNDLE} was made of synthetic cells and says nothing about real ones: set data.source "
             "in params.yaml (nlm brings the real set), run `dvc repro`, commit, and release that."
         )
-    return record
+    return released
 
 
 def check_pushed() -> None:
@@ -144,7 +144,7 @@ def check_gate(last: str, passed: bool, found: str, override: str | None) -> str
     return f"{found}\nReleased all the same: {override}"
 
 
-def notes(tag: str, record: bundle.Record, last: str, verdict: str) -> str:
+def notes(tag: str, released: bundle.Bundle, last: str, verdict: str) -> str:
     """The release notes, as Markdown, after the gate has compared the work tree with `last`, if any."""
     figures, audit, found = (
         json.loads(file.read_text(encoding="utf-8"))
@@ -156,8 +156,9 @@ def notes(tag: str, record: bundle.Record, last: str, verdict: str) -> str:
         f"# {tag}",
         "Research use only. This is no medical device, and nothing it says is a diagnosis.",
         f"Trained, tuned and tested on {audit['accepted']:,} cells of {patients:,} patients (data.source: "
-        f"{record.data_source}). To fetch the bundle:",
+        f"{released.record.data_source}). To fetch the bundle:",
         f"    dvc artifacts get URL-OF-THIS-REPOSITORY {ARTIFACT} --rev {tag.rpartition('@')[2]}",
+        f"The SHA-256 of its {bundle.MANIFEST}, which has those of all its files: `{released.manifest}`",
         f"## Figures on {test['cells']:,} test cells of {test['patients']:,} patients",
         "\n".join(["| figure (95 % interval over patients) | |", "|---|---|", *rows]),
     ]

@@ -108,6 +108,8 @@ def main() -> int:
         labels=_LABELS.format(how=settings.train.noisy_labels) if listed else "",
     )
     with files.atomic_folder(arguments.out) as folder:
+        shutil.copyfile(paths.PARAMS, folder / paths.PARAMS.name)
+        files.write_text(folder / paths.LOCK.name, lock_of_cells(paths.LOCK.read_text(encoding="utf-8")))
         build.write(
             folder,
             exported,
@@ -118,9 +120,7 @@ def main() -> int:
             origin,
             judged.by_patient,
         )
-        shutil.copyfile(paths.PARAMS, folder / paths.PARAMS.name)
-        files.write_text(folder / paths.LOCK.name, lock_of_cells(paths.LOCK.read_text(encoding="utf-8")))
-        # Another cross-validation's, which this one neither makes nor outdates.
+        # Another cross-validation's, which this one neither makes nor outdates: no part of the bundle.
         ranking = arguments.out / paths.LABEL_AUDIT.name
         if ranking.is_file():
             shutil.copyfile(ranking, folder / ranking.name)

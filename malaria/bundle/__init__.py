@@ -2,6 +2,7 @@
 
 from malaria.bundle.bundle import (
     CARD,
+    MANIFEST,
     NETWORK,
     PARTS,
     RECORD,
@@ -9,15 +10,18 @@ from malaria.bundle.bundle import (
     OperatingPoint,
     Predictions,
     Record,
+    check_manifest,
     default_folder,
     load,
     opened,
     part,
     read_record,
+    write_manifest,
 )
 
 __all__ = [
     "CARD",
+    "MANIFEST",
     "NETWORK",
     "PARTS",
     "RECORD",
@@ -25,9 +29,11 @@ __all__ = [
     "OperatingPoint",
     "Predictions",
     "Record",
+    "check_manifest",
     "default_folder",
     "load",
     "opened",
     "part",
     "read_record",
+    "write_manifest",
 ]

@@ -91,7 +91,7 @@ def write(
     origin: str = "",
     by_patient: bool = True,
 ) -> None:
-    """Write the bundle into `folder`.
+    """Write the bundle into `folder`; its manifest lists what lies there already, too.
 
     Args:
         fitted_ood: the out-of-distribution check, its limits set.
@@ -134,6 +134,7 @@ def write(
     files.write_json(folder / bundle.RECORD, record.model_dump(mode="json"))
     told = card.render(record, exported.parameters, scores, origin, by_patient=by_patient)
     files.write_text(folder / bundle.CARD, told)
+    bundle.write_manifest(folder)
 
 
 def code_hash() -> str:

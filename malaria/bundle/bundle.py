@@ -6,6 +6,7 @@ MODEL_CARD.md    what it is for, how good it is, and what it must not be used fo
 figures.json     every figure on val and test with its interval, and the curves of the plots
 trained_on.npy   fingerprints of the cells it was made with (`malaria.bundle.fingerprints`)
 gate.npz         the out-of-distribution check: is this a stained red cell? (`malaria.bundle.ood`)
+SHA256SUMS       the manifest: the hash of each of them, as `sha256sum -c` reads it
 
 Nothing in it changes from one run to the next: version and date belong to the commit that carries it.
 """
@@ -13,7 +14,7 @@ Nothing in it changes from one run to the next: version and date belong to the c
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from malaria.cells import images
 from malaria.errors import UserError
 from malaria.evaluate import calibration
 
-NETWORK, RECORD, CARD = "network.tflite", "bundle.json", "MODEL_CARD.md"
+NETWORK, RECORD, CARD, MANIFEST = "network.tflite", "bundle.json", "MODEL_CARD.md", "SHA256SUMS"
 
 # What goes with the network, by the name of its hash in the record. Bundles that are in use have these names.
 PARTS = {"figures": "figures.json", "trained_on": "trained_on.npy", "gate": "gate.npz"}
@@ -96,7 +97,7 @@ class Bundle:
 
     `network` is LiteRT's interpreter; `tensors` are its numbers for the cell, float32 (1, size, size, 3), for
     P(parasitised) and for the features. `fitted_ood` is None where the bundle was written without an
-    out-of-distribution check: it then takes everything for a cell.
+    out-of-distribution check: it then takes everything for a cell. `manifest` as `check_manifest` gives it.
     """
 
     folder: Path
@@ -104,6 +105,7 @@ class Bundle:
     network: Any
     tensors: tuple[int, int, int]
     fitted_ood: ood.Check | None
+    manifest: str = ""
 
     @property
     def limits(self) -> images.Limits:
@@ -171,6 +173,7 @@ def load(folder: Path | str, threads: int | None = None) -> Bundle:
             f"{folder} is no model bundle: run `dvc repro`, or name a folder that holds {RECORD}."
         )
     record = read_record(folder)
+    manifest = check_manifest(folder)
     network = folder / NETWORK
     if not network.is_file():
         raise UserError(f"{folder} is incomplete, without {NETWORK}: fetch or export the bundle again.")
@@ -181,7 +184,7 @@ def load(folder: Path | str, threads: int | None = None) -> Bundle:
         )
     check = part(folder, record, "gate")
     fitted_ood = None if check is None else ood.from_bytes(check)
-    return opened(record, network.read_bytes(), fitted_ood, threads, folder)
+    return replace(opened(record, network.read_bytes(), fitted_ood, threads, folder), manifest=manifest)
 
 
 def opened(
@@ -221,6 +224,36 @@ def read_record(folder: Path) -> Record:
     if record.labels != labels.LABELS or record.positive != labels.POSITIVE or record.resize != images.RESIZE:
         raise UserError(f"{path} names other labels or another resize than this version knows: update it.")
     return record
+
+
+def write_manifest(folder: Path) -> None:
+    """List the hashes of all files that are in `folder` now, a bundle's, in its manifest."""
+    lines = [f"{files.sha256(file)}  {file.name}\n" for file in sorted(folder.iterdir())]
+    files.write_text(folder / MANIFEST, "".join(lines))
+
+
+def check_manifest(folder: Path) -> str:
+    """The manifest's own SHA-256, which stands for all of the bundle; empty where it was written without one.
+
+    Raises:
+        UserError: a file that the manifest lists is missing or another, or it leaves one out.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return ""
+    content = path.read_bytes()
+    lines = [line.partition("  ") for line in content.decode(errors="replace").splitlines()]
+    listed = {name: digest for digest, _, name in lines if Path(name).name == name}
+    if len(listed) < len(lines) or not {NETWORK, RECORD, CARD} <= listed.keys():
+        raise UserError(f"{path} is damaged: fetch or export the bundle again.")
+    for name, digest in listed.items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is incomplete, without {name}: fetch or export the bundle again.")
+        if files.sha256(folder / name) != digest:
+            raise UserError(
+                f"{folder / name} is not the file that {MANIFEST} lists (its hash differs): fetch the bundle again."
+            )
+    return hashlib.sha256(content).hexdigest()
 
 
 def part(folder: Path, record: Record, name: str) -> bytes | None:

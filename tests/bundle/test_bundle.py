@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from malaria import bundle, predict
+from malaria import bundle, files, paths, predict
 from malaria.cells import audit, images
 from malaria.errors import UserError
 from malaria.predict import inputs, labelled
@@ -57,6 +57,7 @@ def test_a_rejected_picture_has_no_probability(gated, cells):
 def test_a_bundle_without_a_gate_takes_everything(model_bundle, gated, cells):
     without = bundle.load(model_bundle)
     assert (without.record.schema_version, gated.record.schema_version) == (1, 2)
+    assert without.manifest == ""
     said = without.run([*cells, WHITE])
     assert said.rejected == (None,) * 13
     assert (said.p_network == gated.run([*cells, WHITE]).p_network).all()
@@ -95,6 +96,43 @@ def test_a_gate_that_is_not_the_exported_one_is_refused(gated_bundle, tmp_path, 
     spoil(copy / bundle.PARTS["gate"])
     with pytest.raises(UserError, match=sentence):
         bundle.load(copy)
+    # Also where the bundle was written before there were manifests.
+    (copy / bundle.MANIFEST).unlink()
+    with pytest.raises(UserError, match=sentence):
+        bundle.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        (bundle.RECORD, '"temperature": 1.0', '"temperature": 9.0'),
+        (bundle.RECORD, '"threshold": 0.8', '"threshold": 0.1'),
+        (bundle.CARD, "# Model card", "Approved for diagnosis"),
+        (bundle.MANIFEST, bundle.CARD, "card.md"),
+        (bundle.MANIFEST, bundle.CARD, f"../bundle/{bundle.CARD}"),
+        (bundle.MANIFEST, "  ", " "),
+    ],
+)
+def test_a_change_to_any_file_of_a_bundle_is_refused(gated_bundle, tmp_path, file, old, new):
+    changed = shutil.copytree(gated_bundle, tmp_path / "bundle") / file
+    content = changed.read_text()
+    assert old in content
+    changed.write_text(content.replace(old, new))
+    with pytest.raises(UserError, match=rf"{file} is (damaged|not the file that {bundle.MANIFEST} lists)"):
+        bundle.load(changed.parent)
+
+
+def test_the_manifest_is_one_that_sha256sum_reads_and_its_hash_stands_for_the_bundle(gated_bundle):
+    subprocess.run(["sha256sum", "--check", "--strict", bundle.MANIFEST], cwd=gated_bundle, check=True)
+    assert bundle.load(gated_bundle).manifest == files.sha256(gated_bundle / bundle.MANIFEST)
+
+
+def test_the_pretrained_bundles_manifest_lists_all_but_the_ranking_of_labels():
+    folder = ROOT / paths.PRETRAINED
+    assert bundle.load(folder).manifest
+    listed = {line.split("  ")[1] for line in (folder / bundle.MANIFEST).read_text().splitlines()}
+    beside = {bundle.MANIFEST, paths.LABEL_AUDIT.name}
+    assert listed == {file.name for file in folder.iterdir()} - beside
 
 
 def test_judging_needs_neither_tensorflow_nor_what_only_the_pipeline_has(gated_bundle, tmp_path):

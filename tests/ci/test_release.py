@@ -12,6 +12,7 @@ import yaml
 from app import revisions
 from ci import release
 from experiments import pretrained
+from malaria import bundle, files
 from malaria.errors import UserError
 from tests.support import project
 from tests.support.project import git, run
@@ -143,6 +144,7 @@ def test_a_release_is_an_annotated_tag_whose_message_are_the_notes(real, release
     auc = json.loads((real / "reports/metrics.json").read_text())["test"]["auc"]["value"]
     assert f"| AUC | {auc:.4f} (" in said
     assert "on 240 cells of 12 patients (data.source: folder)" in said
+    assert f"`{files.sha256(real / BUNDLE / bundle.MANIFEST)}`" in said
     assert "    The gate passes." in said
     assert "[again]" not in said
 

@@ -56,6 +56,7 @@ def test_the_outputs_are_what_dvc_yaml_promises(finished, tmp_path):
         assert {row["split"] for row in csv.DictReader(table)} == {"train", "val", "test"}
     record = json.loads((finished / "models/malaria-cells/bundle.json").read_text())
     assert record["synthetic"] is True
+    assert bundle.load(finished / "models/malaria-cells").manifest
     card = (finished / "models/malaria-cells/MODEL_CARD.md").read_text()
     assert "synthetic sample" in card
     assert "No patient was both learned from and judged" in card

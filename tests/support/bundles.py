@@ -28,7 +28,7 @@ def violet(folder: Path, gated: bool = False) -> Path:
     """Write a bundle whose network looks for violet: P grows with the most violet spot of the cell.
 
     Args:
-        gated: with a gate, fitted on 400 synthetic cells; else as bundles of schema 1 are.
+        gated: with a gate, fitted on 400 synthetic cells, and a manifest; else as bundles of schema 1 are.
     """
     folder.mkdir(parents=True)
     (folder / bundle.NETWORK).write_bytes(NETWORK.read_bytes())
@@ -64,6 +64,8 @@ def violet(folder: Path, gated: bool = False) -> Path:
         libraries={},
     )
     files.write_json(folder / bundle.RECORD, record.model_dump(mode="json"))
+    if gated:
+        bundle.write_manifest(folder)
     return folder
 
 
