@@ -115,7 +115,7 @@ def main() -> int:
     try:
         from malaria import bundle
 
-        from . import cells, logs, page, serving
+        from . import cells, current, logs, page, serving
         from .model import Model, open_model, told_apart
         from .revisions import fetch
     except ModuleNotFoundError as error:
@@ -125,12 +125,14 @@ def main() -> int:
         return open_model(*fetch(named, arguments.repo), batch=arguments.batch)
 
     logs.start()
-    if arguments.rev is not None:
-        models = [of_revision(arguments.rev)]
-    else:
-        models = [open_model(arguments.model or bundle.default_folder(), batch=arguments.batch)]
-    if arguments.compare is not None:
-        models = told_apart(models[0], of_revision(arguments.compare))
+    # What a revision has never changes; a folder may.
+    watched = None if arguments.rev else arguments.model or bundle.default_folder()
+    compared = of_revision(arguments.compare) if arguments.compare else None
+
+    def opened() -> list[Model]:
+        first = open_model(watched, batch=arguments.batch) if watched else of_revision(arguments.rev)
+        return told_apart(first, compared) if compared else [first]
+
     source = cells.find(arguments.cells)
     limits = page.Limits(
         arguments.concurrency,
@@ -142,7 +144,8 @@ def main() -> int:
         root_path=arguments.root_path,
     )
     with serving.listen(arguments.host, arguments.port) as listening, serving.upload_folder() as folder:
-        serving.serve(serving.make(models, source, folder, limits), listening, arguments.auth)
+        served = current.Current(opened, lambda models: serving.make(models, source, folder, limits), watched)
+        serving.serve(served.asgi, listening, arguments.auth)
     # A thread that still judges what nobody waits for must not hold up the end.
     sys.stdout.flush()
     os._exit(0)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,11 @@ from .inference import Answer, Crop, Judge
 
 @dataclass(frozen=True)
 class Model:
-    """`trained_on` and `figures` are None where the bundle was written without them; `card` is Markdown."""
+    """`trained_on` and `figures` are None where the bundle was written without them; `card` is Markdown.
+
+    since: when it was opened, ISO 8601. newer_is_damaged: whether it is served because what has come in its
+    place cannot be.
+    """
 
     judge: Judge
     points: tuple[verdict.Point, ...]
@@ -26,10 +31,16 @@ class Model:
     card: str
     figures: dict[str, Any] | None
     trained_on: fingerprints.Fingerprints | None
+    since: str
+    newer_is_damaged: bool = False
 
     @property
     def record(self) -> bundle.Record:
         return self.judge.bundle.record
+
+    @property
+    def manifest(self) -> str:
+        return self.judge.bundle.manifest
 
     @property
     def limits(self) -> images.Limits:
@@ -98,6 +109,7 @@ def open_model(folder: Path, carried_by: git_origin.Origin | None = None, *, bat
         card=card.read_text(encoding="utf-8"),
         figures=None if figures is None else json.loads(figures),
         trained_on=None if known is None else fingerprints.from_bytes(known),
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
@@ -134,7 +146,9 @@ def info(model: Model) -> dict[str, Any]:
             for point in model.points
         ],
         "hashes": record.hashes,
-        "manifest": model.judge.bundle.manifest,
+        "manifest": model.manifest,
+        "since": model.since,
+        "newer_is_damaged": model.newer_is_damaged,
         "figures": None if model.figures is None else judged(model.figures),
         "note": verdict.RESEARCH,
     }

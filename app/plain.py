@@ -116,12 +116,18 @@ def routes(models: Sequence[Model], folder: Path, limits: page.Limits) -> list[R
 
     def version(_: Request) -> JSONResponse:
         known = info(models[0])
-        return JSONResponse(
-            {
-                name: known[name]
-                for name in ("app", "name", "version", "revision", "date", "hashes", "manifest")
-            }
+        names = (
+            "app",
+            "name",
+            "version",
+            "revision",
+            "date",
+            "hashes",
+            "manifest",
+            "since",
+            "newer_is_damaged",
         )
+        return JSONResponse({name: known[name] for name in names})
 
     def model_info(_: Request) -> JSONResponse:
         return JSONResponse(api.model_info(models))

@@ -10,13 +10,14 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.routing import Router
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from malaria import __version__
@@ -62,6 +63,16 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: pa
         pwa=False,
         root_path=limits.root_path,
     )
+    mounted = asgi.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def live(_: Starlette) -> AsyncIterator[None]:
+        async with mounted(asgi):
+            yield
+        # Gradio's queue would go on, and keep all of this in memory.
+        blocks.close(verbose=False)
+
+    asgi.router.lifespan_context = live
     # Mounted, Gradio believes that it has not started, and then skips its checks of the files that a
     # request names.
     blocks.has_launched = True
@@ -95,7 +106,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def serve(asgi: Starlette, listening: socket.socket, account: str = "") -> None:
+def serve(asgi: Router, listening: socket.socket, account: str = "") -> None:
     """Serve until SIGTERM or SIGINT; `account` as Firewall has it."""
     host, port = listening.getsockname()[:2]
     event("ready", host=host, port=port)
@@ -110,7 +121,7 @@ def serve(asgi: Starlette, listening: socket.socket, account: str = "") -> None:
     event("ended", version=__version__)
 
 
-def config(asgi: Starlette) -> Any:
+def config(asgi: Router) -> Any:
     """How uvicorn serves, and how it ends."""
     return uvicorn.Config(
         asgi,

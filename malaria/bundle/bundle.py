@@ -251,7 +251,8 @@ def check_manifest(folder: Path) -> str:
             raise UserError(f"{folder} is incomplete, without {name}: fetch or export the bundle again.")
         if files.sha256(folder / name) != digest:
             raise UserError(
-                f"{folder / name} is not the file that {MANIFEST} lists (its hash differs): fetch the bundle again."
+                f"{folder / name} is not the file that {MANIFEST} lists (its hash differs): "
+                "fetch the bundle again."
             )
     return hashlib.sha256(content).hexdigest()
 

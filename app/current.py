@@ -1,0 +1,125 @@
+"""The application of the newest bundle: a folder is watched, and what comes to lie there is taken up.
+
+A bundle is opened and checked beside the one that is served, and requests that come from then on go to it. A
+page that is open stays with the model that it shows; one that is loaded anew shows the new one.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.routing import Router
+
+from malaria.errors import UserError
+
+from .firewall import Message, Receive, Send
+from .logs import event, log, where
+from .model import Model
+
+_COOKIE = "malaria_page"
+
+# Also the one before the newest, for pages that are open.
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Application:
+    """An application that runs; `end` ends it."""
+
+    asgi: Starlette
+    end: contextlib.AsyncExitStack
+
+
+@dataclass
+class Current:
+    """ASGI application (`asgi`) of the models that `opened` gives, also once `folder` holds another bundle.
+
+    make: the application of models.
+    folder: a bundle's, looked at every so many seconds; None for one that never changes.
+    """
+
+    opened: Callable[[], list[Model]]
+    make: Callable[[list[Model]], Starlette]
+    folder: Path | None = None
+    seconds: float = 5
+    _kept: dict[str, Application] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Before it is opened: one that comes meanwhile is another.
+        self._tried = _state(self.folder)
+        self._models = self.opened()
+        self._first = self.make(self._models)
+        self.asgi = Router(default=self._answer, lifespan=self._live, redirect_slashes=False)
+
+    @contextlib.asynccontextmanager
+    async def _live(self, _: object) -> AsyncIterator[None]:
+        await self._take(self._first)
+        watching = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            for application in self._kept.values():
+                await application.end.aclose()
+
+    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
+        newest = list(self._kept)[-1]
+        path = scope["path"]
+        asked = Request(scope).cookies.get(_COOKIE) if path.startswith("/gradio_api/") else None
+
+        async def marked(message: Message) -> None:
+            if path == "/" and message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=message["headers"])
+                headers.append("set-cookie", f"{_COOKIE}={newest}; HttpOnly; SameSite=Strict; Path=/")
+            await send(message)
+
+        await self._kept.get(asked or newest, self._kept[newest]).asgi(scope, receive, marked)
+
+    async def _take(self, asgi: Starlette) -> None:
+        """Have requests answered by this application from now on."""
+        end = contextlib.AsyncExitStack()
+        await end.enter_async_context(asgi.router.lifespan_context(asgi))
+        self._kept[secrets.token_hex(8)] = Application(asgi, end)
+        if len(self._kept) > _KEPT:
+            await self._kept.pop(next(iter(self._kept))).end.aclose()
+
+    async def _watch(self) -> None:
+        before = self._tried
+        while self.folder:
+            await asyncio.sleep(self.seconds)
+            now = await anyio.to_thread.run_sync(_state, self.folder)
+            # While it is written, it changes from one look to the next, or is not there.
+            if now == before and now not in (self._tried, ()):
+                self._tried = now
+                await self._renew()
+            before = now
+
+    async def _renew(self) -> None:
+        served = self._models[0]
+        try:
+            models = await anyio.to_thread.run_sync(self.opened)
+        except Exception as error:  # whatever is wrong with it, the one that is served is not
+            said = str(error) if isinstance(error, UserError) else where(error)
+            log.warning("a newer bundle is refused, the old one served", extra={"fields": {"error": said}})
+            models = [replace(served, newer_is_damaged=True), *self._models[1:]]
+        same = models[0].manifest and models[0].manifest == served.manifest
+        if not same or models[0].newer_is_damaged != served.newer_is_damaged:
+            await self._take(await anyio.to_thread.run_sync(self.make, models))
+            self._models = models
+            event("model", version=models[0].title, manifest=models[0].manifest, since=models[0].since)
+
+
+def _state(folder: Path | None) -> tuple[tuple[str, int, int], ...]:
+    """What tells a folder's files from others without reading them; empty where there are none."""
+    try:
+        states = [(file.name, file.stat()) for file in sorted(folder.iterdir())] if folder else []
+    except OSError:
+        return ()
+    return tuple((name, state.st_mtime_ns, state.st_ino) for name, state in states)
