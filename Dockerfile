@@ -15,14 +15,16 @@ COPY requirements-app.lock ./
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=ca_certificates \
     python3 -m venv /opt/venv \
     && pip install --no-cache-dir --no-deps --require-hashes -r requirements-app.lock \
-    && pip uninstall --yes pip
+    && pip uninstall --yes pip \
+    && rm -r /opt/venv/lib/python3*/site-packages/pandas/tests
 
 FROM base AS train-environment
 COPY requirements-train.lock ./
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=ca_certificates \
     python3 -m venv /opt/venv \
     && pip install --no-cache-dir --no-deps --require-hashes -r requirements-train.lock \
-    && pip uninstall --yes pip
+    && pip uninstall --yes pip \
+    && rm -r /opt/venv/lib/python3*/site-packages/tensorflow/include /opt/venv/lib/python3*/site-packages/pandas/tests
 
 FROM base AS airflow-environment
 COPY orchestration/airflow/requirements.lock ./
@@ -36,7 +38,8 @@ COPY --from=train-environment /opt/venv /opt/venv
 COPY . ./
 # There is no git repository here, nor the folder beside it that a checkout pushes to.
 RUN dvc config --system core.no_scm true && dvc remote remove storage
-ENV DVC_SITE_CACHE_DIR=/tmp/dvc MALARIA_CACHE=/data/.downloads
+# DVC asks for the user's name, and most numbers have none here.
+ENV DVC_SITE_CACHE_DIR=/tmp/dvc MALARIA_CACHE=/data/.downloads USER=malaria
 USER 1000:1000
 ENTRYPOINT ["python", "-m", "orchestration.workspace", "/data"]
 CMD ["dvc", "repro"]

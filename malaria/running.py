@@ -6,6 +6,7 @@ whole or not at all, but for training's log, reports/train, which the next run b
 """
 
 import os
+import platform
 import signal
 import sys
 import threading
@@ -94,7 +95,8 @@ def locked(path: Path, work: str, patience: float = -1) -> Iterator[None]:
                 f"{other}, and both would write the same files: wait for it, or end it."
             ) from None
     try:
-        path.write_text(f"{os.getpid()}\n")
+        # Its number alone means nothing in another container, or on another machine.
+        path.write_text(f"{os.getpid()} on {platform.node()}\n")
         yield
     finally:
         lock.release()

@@ -6,6 +6,8 @@ yours once they are there.
 """
 
 import argparse
+import contextlib
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -20,11 +22,12 @@ CODE = (
     *("ci", "experiments", "malaria", "orchestration", "remote", "stages"),
     *("dvc.yaml", ".dvc/config", ".dvcignore"),
 )
-YOURS = ("params.yaml", "data/doubtful.csv", "data/folder", "data/split.csv")
+# Tables without rows: those of the work tree that an image is built from may name its patients.
+TABLES = {"data/doubtful.csv": "given_label,file\n", "data/split.csv": "patient,split\n"}
 
 
 def lay(source: Path, folder: Path) -> None:
-    """Bring `folder` to the code of `source`, and add what is missing of `YOURS`.
+    """Bring `folder` to the code of `source`, and add what is missing of what is yours.
 
     Raises:
         UserError: the folder is not there, or cannot be written.
@@ -39,9 +42,28 @@ def lay(source: Path, folder: Path) -> None:
     for name in CODE:
         if (source / name).exists():
             _copy(source / name, folder / name)
-    for name in YOURS:
+    if not (folder / "params.yaml").exists():
+        _copy(source / "params.yaml", folder / "params.yaml")
+    for name, header in TABLES.items():
         if not (folder / name).exists():
-            _copy(source / name, folder / name)
+            files.write_text(folder / name, header)
+    (folder / "data/folder").mkdir(exist_ok=True)
+
+
+def hold(folder: Path) -> None:
+    """Hold `folder` beside others, for as long as this process lives, and what it becomes.
+
+    DVC's lock file names processes by their numbers, which mean nothing in another container: where nobody
+    else holds the folder, those that it names have ended, and it goes.
+    """
+    locks = folder / ".dvc/tmp"
+    locks.mkdir(parents=True, exist_ok=True)
+    held = os.open(locks / "containers", os.O_RDWR | os.O_CREAT, 0o666)
+    os.set_inheritable(held, True)
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (locks / "rwlock").unlink(missing_ok=True)
+    fcntl.flock(held, fcntl.LOCK_SH)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -62,6 +84,7 @@ def main() -> int:
     if not arguments.command:
         parser.error("which command is to run there?")
     lay(SOURCE, arguments.folder)
+    hold(arguments.folder)
     os.chdir(arguments.folder)
     program = arguments.command[0]
     try:

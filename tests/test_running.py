@@ -1,6 +1,7 @@
 """A stage ends with the DVC that runs it, its workers end with it, and two never run at once."""
 
 import os
+import platform
 import select
 import signal
 import subprocess
@@ -161,15 +162,16 @@ def holder(tmp_path):
 
 
 def test_a_stage_refuses_beside_one_that_still_runs_and_names_it(holder, tmp_path, capsys):
-    with pytest.raises(UserError, match=rf"Process {holder.pid} still runs train here, and both"):
+    other = f"Process {holder.pid} on {platform.node()} still runs train here"
+    with pytest.raises(UserError, match=f"{other}, and both"):
         running.locked(tmp_path / "train.lock", "still runs train here", patience=0.1).__enter__()
-    assert f"Process {holder.pid} still runs train here: waiting for it" in capsys.readouterr().err
+    assert f"{other}: waiting for it" in capsys.readouterr().err
 
 
 def test_a_stage_goes_on_once_the_one_before_is_killed(holder, tmp_path):
     holder.kill()
     with running.locked(tmp_path / "train.lock", "runs", patience=LONG):
-        assert (tmp_path / "train.lock").read_text() == f"{os.getpid()}\n"
+        assert (tmp_path / "train.lock").read_text() == f"{os.getpid()} on {platform.node()}\n"
 
 
 def test_different_stages_run_side_by_side(holder, tmp_path):

@@ -486,7 +486,13 @@ def test_an_answer_leaves_at_once_and_does_not_wait_for_more():
 
 
 @pytest.mark.parametrize(
-    ("host", "address"), [("127.0.0.1", "http://127.0.0.1:7860/"), ("::1", "http://[::1]:7860/")]
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:7860/"),
+        ("::1", "http://[::1]:7860/"),
+        ("0.0.0.0", "http://127.0.0.1:7860/"),
+        ("::", "http://[::1]:7860/"),
+    ],
 )
 def test_the_address_to_open_is_one_that_browsers_take(host, address):
     assert serving.address(host, 7860) == address

@@ -15,6 +15,8 @@ targets=("$@")
 
 folder=${FOLDER:-$(mktemp -d)}
 data=$folder/data
+# Whom no image has a name for, as DATA_UID and DATA_GID may be.
+owner=12345:12345
 export TMPDIR=$folder/tmp
 mkdir -p "$TMPDIR" "$data"
 builder=(buildah --root "$folder/storage" --runroot "$folder/run" --storage-driver "${STORAGE:-overlay}")
@@ -74,7 +76,7 @@ start() { # image, then what takes the place of its CMD
     container=$("${builder[@]}" from --pull-never "localhost/malaria-cells-$image")
     mapfile -t entry < <("${builder[@]}" inspect --type image --format \
         '{{range .Docker.Config.Entrypoint}}{{println .}}{{end}}' "localhost/malaria-cells-$image" | sed '/^$/d')
-    exec "${builder[@]}" run --isolation=chroot --network=host --user 1000:1000 --volume "$data:/data:rw" \
+    exec "${builder[@]}" run --isolation=chroot --network=host --user "$owner" --volume "$data:/data:rw" \
         "$container" -- "${entry[@]}" "$@"
 }
 
@@ -85,7 +87,7 @@ if [[ " ${targets[*]} " == *" train "* ]]; then
     sed -E -e 's/^( +patients:) [0-9]+/\1 12/' -e 's/^( +cells:) [0-9]+/\1 240/' \
         -e 's/^( +tolerance:) [0-9.]+/\1 0.2/' -e 's/^( +epochs:) [0-9]+/\1 2/' \
         -e 's/^( +resamples:) [0-9]+/\1 100/' params.yaml >"$data/params.yaml"
-    chown -R 1000:1000 "$data"
+    chown -R "$owner" "$data"
     (start train dvc repro)
     echo "a second start of the same:"
     (start train dvc repro) | tail -1
@@ -129,7 +131,7 @@ if [[ " ${targets[*]} " == *" app "* ]]; then
 fi
 
 if [[ " ${targets[*]} " == *" airflow "* ]]; then
-    chown -R 1000:1000 "$data"
+    chown -R "$owner" "$data"
     serve /api/v2/monitor/health "$port" airflow \
         /opt/airflow/bin/python orchestration/airflow/standalone.py --port "$port"
 fi

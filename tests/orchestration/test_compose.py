@@ -1,33 +1,36 @@
 """compose.yaml as a Compose implementation reads it, the Dockerfile's promises, what images start with."""
 
+import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 
 from malaria.errors import UserError
 from orchestration import workspace
-from tests.support import storage_servers
+from tests.support import app_server, storage_servers
 from tests.support.project import ROOT, run
 
 SETTINGS = {"DATA_DIR": "/somewhere", "MALARIA_IMAGES": "a.example/owner/cells", "MALARIA_VERSION": "1.2.3"}
 
 
-def compose(*profiles: str, settings: dict[str, str] = SETTINGS) -> subprocess.CompletedProcess[str]:
-    chosen = [part for profile in profiles for part in ("--profile", profile)]
-    command = [Path(sys.executable).parent / "podman-compose", "--dry-run", *chosen, "config"]
+def compose(*options: str, settings: dict[str, str] = SETTINGS) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).parent / "podman-compose", "--dry-run", *options, "config"]
     environment = {"PATH": os.environ["PATH"], **settings}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, dict]:
-    done = compose("store", "airflow")
+    done = compose("--profile", "store", "--profile", "airflow")
     assert done.returncode == 0, done.stderr
     return yaml.safe_load(done.stdout)["services"]
 
@@ -41,7 +44,7 @@ def test_the_pipeline_runs_to_its_end_and_then_the_app_serves():
 
 
 def test_images_have_the_version_that_is_asked_for_and_are_pulled(services):
-    ours = {name: service for name, service in services.items() if name != "store"}
+    ours = {name: service for name, service in services.items() if name not in ("store", "front")}
     assert {service["pull_policy"] for service in ours.values()} == {"always"}
     assert {service["image"] for service in ours.values()} == {
         f"a.example/owner/cells-{name}:1.2.3" for name in ("train", "app", "airflow")
@@ -51,20 +54,59 @@ def test_images_have_the_version_that_is_asked_for_and_are_pulled(services):
 def test_data_lie_in_the_folder_that_is_named_and_the_app_cannot_write_there(services):
     for name in ("pipeline", "app", "push", "airflow"):
         (mounted,) = services[name]["volumes"]
-        assert (mounted["type"], mounted["source"], mounted["target"]) == ("bind", "/somewhere", "/data")
+        # The app sees models alone, no password of Airflow's and no cell.
+        below = "/models" if name == "app" else ""
+        assert (mounted["source"], mounted["target"]) == (f"/somewhere{below}", f"/data{below}")
+        assert mounted["type"] == "bind"
         assert mounted.get("read_only", False) is (name == "app")
 
 
 def test_nothing_of_ours_is_root_or_writes_into_its_image(services):
-    for name in ("pipeline", "app", "push", "airflow"):
+    for name in ("pipeline", "app", "front", "push", "airflow"):
         assert services[name]["read_only"] is True
         assert services[name]["user"] == "1000:1000"
         assert services[name]["cap_drop"] == ["ALL"]
 
 
+def test_every_service_has_bounds_on_its_memory_and_what_lies_in_it(services):
+    for service in services.values():
+        assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
+        for mounted in service.get("tmpfs", []):
+            assert re.search(r":size=\d+[mg],", mounted)
+
+
+def test_what_runs_stages_is_told_to_stop_as_on_a_terminal_and_has_time_to(services):
+    for name in ("pipeline", "push", "airflow"):
+        service = services[name]
+        assert (service["stop_signal"], service["stop_grace_period"]) == ("SIGINT", "1m")
+        # The container's first process passes the signal on to the stage, too.
+        assert service["environment"]["TINI_KILL_PROCESS_GROUP"] == "1"
+        # A checkpoint of training is for the machine that wrote it, and a container is another each time.
+        assert service["hostname"] == name
+    assert all(service["init"] for service in services.values())
+
+
+def test_containers_go_by_the_name_of_the_folder_that_they_are_started_in():
+    assert "name" not in yaml.safe_load((ROOT / "compose.yaml").read_text())
+
+
+def test_all_images_are_built_without_any_setting_and_with_pips_as_secrets():
+    file = yaml.safe_load((ROOT / "compose.build.yaml").read_text())
+    targets = re.findall(
+        r"^FROM \w+ AS (train|app|airflow)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE
+    )
+    built = {service["build"]["target"]: service for service in file["services"].values()}
+    assert set(built) == set(targets) == {"train", "app", "airflow"}
+    for target, service in built.items():
+        assert service["image"].startswith("${MALARIA_IMAGES:-localhost/malaria-cells}-" + target)
+        assert service["build"]["secrets"] == ["pip_conf", "ca_certificates"]
+    asked = compose("-f", "compose.build.yaml", settings={})
+    assert asked.returncode == 0, asked.stderr
+
+
 def test_pages_are_for_this_machine_alone_unless_said_otherwise(services):
-    published = [port for service in services.values() for port in service.get("ports", [])]
-    assert published == ["127.0.0.1:8080:8080", "127.0.0.1:7860:7860"]
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert published == {"airflow": ["127.0.0.1:8080:8080"], "front": ["127.0.0.1:7860:8080"]}
 
 
 def test_no_credential_is_an_environment_variable_and_git_ignores_their_files(services):
@@ -104,6 +146,8 @@ def test_only_the_files_that_an_image_runs_get_near_a_build():
         "git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT
     ).stdout.splitlines()
     released = "reports/ci/release/bundle/"  # what ci.released_bundle makes
+    cells = ("data/folder/patient.png", "data/split.csv", "data/doubtful.csv", "data/patients.csv", ".env")
+    assert not [name for name in cells for line in let_in if name.startswith(line.removeprefix("!"))]
     for line in let_in:
         assert any(name.startswith(line.removeprefix("!")) for name in [*tracked, released]), line
     # COPY of a name that is not let in fails only where an engine is.
@@ -111,6 +155,56 @@ def test_only_the_files_that_an_image_runs_get_near_a_build():
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
     for name in {name for names in copied for name in names.split() if name != "."}:
         assert any(f"!{name}".startswith(line.rstrip("/")) for line in let_in), name
+
+
+@contextlib.contextmanager
+def front(app: str, folder: Path) -> Iterator[str]:
+    """The address of Debian's nginx with compose.yaml's settings, in front of an app; it gives up soon."""
+    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if nginx is None:
+        pytest.skip("needs nginx: apt-get install nginx-light")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        host, port = free.getsockname()
+    settings = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["front"]["environment"][
+        "SETTINGS"
+    ]
+    here = {"$$": "$", "/tmp/": f"{folder}/", "listen 8080": f"listen {host}:{port}", "http://app:7860": app}
+    sooner = {f"client_{part}_timeout 10s": f"client_{part}_timeout 1s" for part in ("header", "body")}
+    for written, instead in (here | sooner).items():
+        assert written in settings
+        settings = settings.replace(written, instead)
+    # As root it would become another user, who may not write below the test's folder.
+    (folder / "nginx.conf").write_text(settings if os.getuid() else f"user root;\n{settings}")
+    command = [nginx, "-e", "stderr", "-c", str(folder / "nginx.conf")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(OSError), socket.create_connection((host, port)):
+                    break
+            yield f"http://{host}:{port}"
+        finally:
+            process.terminate()
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
+
+
+def test_the_front_hands_on_what_page_and_programs_ask_and_cuts_off_who_sends_slowly(live, tmp_path, pngs):
+    with front(live.url, tmp_path) as url:
+        assert requests.post(f"{url}/classify", data=pngs[0]).json()["status"] == "ok"
+        visitor = app_server.Server(url, live.process, live.log)
+        (path,) = visitor.upload(("cell.png", pngs[0]))
+        kind, said = visitor.answer("classify", {"path": path}, 0.5)
+        assert (kind, said[0]["status"]) == ("complete", "ok")
+        assert requests.post(f"{url}/classify", data=bytes(22 * 2**20)).status_code == 413
+        assert requests.post(f"{url}/gradio_api/upload", headers={"Origin": "http://a.b"}).status_code == 403
+        host, port = url.removeprefix("http://").split(":")
+        head = b"POST /classify HTTP/1.1\r\nHost: a\r\n"
+        for begun in (head, head + b"Content-Length: 9\r\n\r\n1"):
+            with socket.create_connection((host, int(port)), timeout=30) as slow:
+                slow.sendall(begun)
+                with contextlib.suppress(ConnectionResetError):
+                    assert not slow.recv(100).startswith(b"HTTP/1.1 200")
 
 
 @pytest.fixture
@@ -124,6 +218,45 @@ def test_what_is_laid_is_a_pipeline_that_dvc_can_run(folder):
     run("git", "init", "-q", ".", cwd=folder)
     assert "fetch" in run("dvc", "stage", "list", cwd=folder).stdout
     assert "fetch" in run("dvc", "status", cwd=folder).stdout
+
+
+def test_the_tables_that_are_laid_are_those_without_rows(folder):
+    for name in workspace.TABLES:
+        assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
+    assert not list((folder / "data/folder").iterdir())
+
+
+def test_dvc_runs_as_a_user_whom_the_system_has_no_name_for(tmp_path):
+    foreign = ("unshare", "--user", "--map-user=12345", "--map-group=12345")
+    if subprocess.run([*foreign, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs user namespaces, to become another user")
+    (set_up,) = re.findall(r"^ENV (DVC_SITE_CACHE_DIR.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    nameless = {
+        name: value for name, value in os.environ.items() if name not in ("LOGNAME", "USERNAME", "LNAME")
+    }
+    environment = nameless | dict(one.split("=") for one in set_up.split())
+    environment |= {"HOME": str(tmp_path), "DVC_SITE_CACHE_DIR": str(tmp_path / "site")}
+    run("git", "init", "-q", ".", cwd=tmp_path)
+    command = (sys.executable, "-m", "orchestration.workspace", str(tmp_path), "dvc", "status")
+    assert "fetch" in run(*foreign, *command, cwd=ROOT, environment=environment).stdout
+
+
+def test_locks_of_a_container_that_ended_are_gone_and_those_of_one_that_lives_are_not(folder):
+    def start() -> subprocess.Popen[str]:
+        look = ("sh", "-c", f"ls {lock.parent}; read line")
+        program = [sys.executable, "-m", "orchestration.workspace", str(folder), *look]
+        return subprocess.Popen(program, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    lock = folder / ".dvc/tmp/rwlock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_text("of one that ended")
+    with start() as first:
+        assert first.stdout.readline() == "containers\n"
+        lock.write_text("of the first")
+        with start() as second:
+            assert [second.stdout.readline() for _ in range(2)] == ["containers\n", "rwlock\n"]
+            second.communicate()
+        first.communicate()
 
 
 def test_code_is_replaced_and_yours_is_kept(folder):
