@@ -306,7 +306,8 @@ class Responses:
 
     def row(self, shown: Shown | None, place: object, row: gr.SelectData) -> tuple[Any, Any]:
         """The cell of a row of the table, which begins with its number."""
-        number = row.row_value[0] if isinstance(row.row_value, list) and row.row_value else None
+        values = getattr(row, "row_value", None)
+        number = values[0] if isinstance(values, list) and values else None
         if shown is None or not isinstance(number, int) or not 1 <= number <= len(shown.judged):
             return gr.skip(), gr.skip()
         return self.look(shown, number - 1, place)
