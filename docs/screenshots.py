@@ -19,7 +19,7 @@ from malaria.command import end_with
 from malaria.errors import UserError
 
 DOCS = Path("docs")
-DESK, PHONE = (1100, 1180), (390, 1500)
+DESK, PHONE = (1400, 1150), (390, 1500)
 EXAMPLE = "Ring form"
 CELLS = 24
 
