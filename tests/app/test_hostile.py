@@ -540,7 +540,7 @@ def test_a_name_cannot_become_markup(model_bundle):
     assert evil not in totals
     assert [
         kind
-        for value, kind in zip(rows[0], rendering.columns(models).values(), strict=True)
+        for value, (kind, _) in zip(rows[0], rendering.columns(models).values(), strict=True)
         if evil in str(value)
     ] == ["str"]
 
