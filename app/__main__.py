@@ -52,42 +52,15 @@ def parser() -> argparse.ArgumentParser:
     known.add_argument(
         "--port", type=int, default=7860, help="port (default: %(default)s; 0 takes a free one)"
     )
-    known.add_argument(
-        "--concurrency",
-        type=how_many,
-        default=4,
-        metavar="N",
-        help="requests judged side by side (default: %(default)s)",
-    )
-    known.add_argument(
-        "--queue",
-        type=how_many,
-        default=100,
-        metavar="N",
-        help="requests that may wait; more are refused (default: %(default)s)",
-    )
-    known.add_argument(
-        "--batch",
-        type=how_many,
-        default=32,
-        metavar="N",
-        help="cells judged in one go, at most, before the next who wait have their turn: fewer let a single "
-        "cell wait less while others judge many (default: %(default)s)",
-    )
-    known.add_argument(
-        "--keep",
-        type=how_many,
-        default=3600,
-        metavar="SECONDS",
-        help="how long uploads are kept (default: %(default)s)",
-    )
-    known.add_argument(
-        "--room",
-        type=how_many,
-        default=1024,
-        metavar="MB",
-        help="of all uploads that are kept: the oldest go first (default: %(default)s)",
-    )
+    for name, default, unit, what in (
+        ("--concurrency", 4, "N", "requests judged side by side"),
+        ("--queue", 100, "N", "requests that may wait; more are refused"),
+        ("--batch", 32, "N", "cells judged in one go, at most, before the next who wait have their turn"),
+        ("--keep", 3600, "SECONDS", "how long uploads are kept"),
+        ("--room", 1024, "MB", "of all uploads that are kept: the oldest go first"),
+    ):
+        told = f"{what} (default: %(default)s)"
+        known.add_argument(name, type=how_many, default=default, metavar=unit, help=told)
     known.add_argument(
         "--auth",
         default=os.environ.get("MALARIA_AUTH", ""),

@@ -10,7 +10,6 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from malaria import predict
 from malaria.cells import images
 
 from . import batches, uploads, verdict
@@ -109,9 +108,9 @@ def as_batch(
     verdicts = batches.verdicts(model, number, judged, point)
     totals = asdict(batches.totals(verdicts))
     return {
-        "rows": [as_row(row) for row in batches.rows(judged, verdicts)],
+        "rows": [as_row(row) for row in batches.rows(model, judged, verdicts, point)],
         "totals": totals if totals["judged"] else totals | {"share": None},
-        "threshold": point.threshold,
+        "threshold": model.at(point).threshold,
         "model": model.title,
         "note": verdict.RESEARCH,
     }
@@ -120,20 +119,12 @@ def as_batch(
 def as_json(model: Model, pixels: images.Pixels, point: verdict.Point) -> dict[str, Any]:
     """One model's answer on one cell."""
     said = model.says(model.answer(pixels), point)
-    return {
-        "status": said.status,
-        "category": said.category,
-        "p_parasitized": said.p,
-        "threshold": point.threshold,
-        "second_look": said.second_look,
-        "meaning": " ".join(said.sentences),
-        "reason": said.reason,
-        "model": model.title,
-        "note": verdict.RESEARCH,
-    }
+    content = as_row(batches.row(model, "", said, model.at(point)))
+    del content["file"]
+    return {**content, "meaning": " ".join(said.sentences), "note": verdict.RESEARCH}
 
 
-def as_row(row: predict.Row) -> dict[str, Any]:
+def as_row(row: batches.Row) -> dict[str, Any]:
     """A row for programs. Its path is called `file`: gradio_client would fetch whatever has a `path`."""
     content = asdict(row)
     return {"file": content.pop("path"), **content}

@@ -4,8 +4,10 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from malaria import predict
+from malaria.cells import images
 from malaria.labels import PARASITIZED
 
 from . import pictures, uploads, verdict
@@ -28,7 +30,9 @@ class Judged:
 
 @dataclass(frozen=True)
 class Totals:
-    """Counts of a batch; `share` of the judged that were called parasitised, with a 95 % interval."""
+    """Counts of a batch; `share` of the judged that were called parasitised, with a 95 % interval; from
+    `least` to `most` of the cells were it, were all that the model turned away of one kind or the other.
+    """
 
     images: int
     judged: int
@@ -39,6 +43,22 @@ class Totals:
     share: float
     low: float
     high: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Row(predict.Row):
+    """A row of a table that tells by itself by what it came about: `network` is the SHA-256 of the model's
+    network, `date` the day (UTC).
+    """
+
+    second_look: bool
+    threshold: float
+    operating_point: str
+    model: str
+    network: str
+    date: str
 
 
 @dataclass(frozen=True)
@@ -68,10 +88,12 @@ def judge(models: Sequence[Model], batch: Iterable[uploads.Upload]) -> Iterator[
 
 def _small(models: Sequence[Model], upload: uploads.Upload) -> _Waiting:
     """What is needed of an upload: a chunk of large pictures would take hundreds of megabytes."""
-    if upload.pixels is None:
-        return _Waiting(upload.name, "", (), upload.reason)
-    thumbnail = pictures.data_uri(upload.pixels, pictures.THUMBNAIL)
-    return _Waiting(upload.name, thumbnail, tuple(model.judge.crop(upload.pixels) for model in models), "")
+    try:
+        pixels = upload.read()
+    except images.Unreadable as error:
+        return _Waiting(upload.name, "", (), error.reason)
+    thumbnail = pictures.data_uri(pixels, pictures.THUMBNAIL)
+    return _Waiting(upload.name, thumbnail, tuple(model.judge.crop(pixels) for model in models), "")
 
 
 def _answered(models: Sequence[Model], batch: Sequence[_Waiting]) -> Iterator[Judged]:
@@ -92,21 +114,43 @@ def verdicts(
     ]
 
 
+def differ(verdicts: Sequence[verdict.Verdict]) -> bool:
+    """Whether versions of the model call a cell differently."""
+    return len({said.category for said in verdicts}) > 1
+
+
+def worth_a_look(verdicts: Sequence[verdict.Verdict]) -> bool:
+    """Whether a person should look at a cell, by what each version says of it."""
+    return differ(verdicts) or any(one.second_look for one in verdicts)
+
+
+def to_look_at(models: Sequence[Model], batch: Sequence[Judged], point: verdict.Point) -> list[int]:
+    """Numbers of the cells that are worth a look, those nearest to the threshold first."""
+    said = zip(*(verdicts(model, number, batch, point) for number, model in enumerate(models)), strict=True)
+    found = [number for number, one in enumerate(said) if worth_a_look(one)]
+    threshold = models[0].at(point).threshold
+    return sorted(found, key=lambda number: abs(batch[number].answers[0].p_parasitized - threshold))
+
+
 def totals(verdicts: Sequence[verdict.Verdict]) -> Totals:
     """Count a batch."""
     judged = [one for one in verdicts if one.status == predict.PREDICTED]
     positive = sum(one.category == PARASITIZED for one in judged)
+    rejected = sum(one.status == predict.REJECTED for one in verdicts)
+    cells = len(judged) + rejected
     low, high = wilson(positive, len(judged))
     return Totals(
         images=len(verdicts),
         judged=len(judged),
         parasitized=positive,
         second_look=sum(one.second_look for one in judged),
-        rejected=sum(one.status == predict.REJECTED for one in verdicts),
-        unreadable=sum(one.status == predict.UNREADABLE for one in verdicts),
+        rejected=rejected,
+        unreadable=len(verdicts) - cells,
         share=positive / len(judged) if judged else math.nan,
         low=low,
         high=high,
+        least=positive / cells if cells else 0.0,
+        most=(positive + rejected) / cells if cells else 1.0,
     )
 
 
@@ -123,21 +167,33 @@ def wilson(hits: int, cells: int) -> tuple[float, float]:
     return max(0.0, (share + room / 2 - half) / (1 + room)), min(1.0, (share + room / 2 + half) / (1 + room))
 
 
-def rows(judged: Sequence[Judged], verdicts: Sequence[verdict.Verdict]) -> list[predict.Row]:
-    """The batch as `python -m malaria predict` has it."""
-    return [
-        predict.Row(one.name, said.p, said.category, said.status, said.reason)
-        for one, said in zip(judged, verdicts, strict=True)
-    ]
+def row(model: Model, name: str, said: verdict.Verdict, point: verdict.Point) -> Row:
+    """One image's verdict by a model at an operating point of its own."""
+    return Row(
+        path=name,
+        p_parasitized=said.p,
+        category=said.category,
+        status=said.status,
+        reason=said.reason,
+        second_look=said.second_look,
+        threshold=point.threshold,
+        operating_point=point.name,
+        model=model.title,
+        network=model.record.hashes["network"],
+        date=datetime.now(UTC).date().isoformat(),
+    )
 
 
-def as_text(cell: str) -> str:
-    """A cell of a CSV that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+def rows(
+    model: Model, judged: Sequence[Judged], verdicts: Sequence[verdict.Verdict], point: verdict.Point
+) -> list[Row]:
+    """A row for each image of a batch, as a model sees it."""
+    at = model.at(point)
+    return [row(model, one.name, said, at) for one, said in zip(judged, verdicts, strict=True)]
 
 
-def as_csv(judged: Sequence[Judged], verdicts: Sequence[verdict.Verdict]) -> str:
-    """The table of `rows`, as `predict` writes it."""
+def as_csv(rows: Iterable[Row]) -> str:
+    """A table for spreadsheets, as `predict` writes it."""
     out = io.StringIO()
-    predict.write(rows(judged, verdicts), out)
+    predict.write(rows, out, Row)
     return out.getvalue()

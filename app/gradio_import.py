@@ -2,13 +2,24 @@
 
 import os
 
+import jinja2
+
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Gradio makes HTTP clients at its import, and fails where a proxy's kind (SOCKS) needs another library.
 _PROXIES = {name: os.environ.pop(name) for name in list(os.environ) if name.lower().endswith("_proxy")}
 
 import gradio as gr  # noqa: E402
+from gradio.routes import templates as _templates  # noqa: E402
 
 os.environ.update(_PROXIES)
+
+# The page is in English. Gradio's own words would be in the browser's language, which it asks for before it
+# runs what `head` holds.
+_ENGLISH = "<head><script>Object.defineProperty(navigator, 'language', {get: () => 'en'})</script>"
+_PAGES = _templates.env.loader
+_templates.env.loader = jinja2.FunctionLoader(
+    lambda name: _PAGES.get_source(_templates.env, name)[0].replace("<head>", _ENGLISH, 1)
+)
 
 __all__ = ["gr"]

@@ -5,7 +5,10 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
 
 from malaria.bundle import Bundle
 from malaria.cells import images
@@ -21,12 +24,13 @@ class Crop:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the bundle says of one crop: calibrated P(parasitised), and why it is no cell to judge, or
-    None. P of what is no cell means nothing.
+    """What the bundle says of one crop: calibrated P(parasitised), why it is no cell to judge, or None, and
+    the map of `Bundle.explain`, where it has one. P of what is no cell means nothing.
     """
 
     p_parasitized: float
     rejected: str | None = None
+    map: npt.NDArray[np.float32] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class Judge:
             for one in asked:
                 one.answer.set_exception(error)
             return
-        answers = map(Answer, said.p_parasitized.tolist(), said.rejected)
+        maps = itertools.repeat(None) if said.maps is None else said.maps
+        answers = map(Answer, said.p_parasitized.tolist(), said.rejected, maps)
         for one in asked:
             one.answer.set_result(list(itertools.islice(answers, len(one.crops))))
 

@@ -6,15 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from malaria import __version__, bundle
 from malaria.bundle import fingerprints
 from malaria.cells import images
 from malaria.errors import UserError
 
-from . import git_origin, heatmap, verdict
-from .inference import Answer, Crop, Judge
+from . import git_origin, verdict
+from .inference import Answer, Judge
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,11 @@ class Model:
             return f"commit {self.origin.revision[:8]}"
         return f"network {self.record.hashes['network'][:8]}"
 
+    @property
+    def scores(self) -> dict[str, Any] | None:
+        """The scores to go by, where the bundle has figures."""
+        return None if self.figures is None else judged(self.figures)
+
     def at(self, point: verdict.Point) -> verdict.Point:
         """Its own operating point for one of a model that it is compared with."""
         return verdict.matching(point, self.points)
@@ -68,15 +71,6 @@ class Model:
     def answer(self, pixels: images.Pixels) -> Answer:
         """What the model says of one crop, uint8 (h, w, 3)."""
         return self.judge.ask([self.judge.crop(pixels)])[0]
-
-    def heat(self, pixels: images.Pixels) -> images.Pixels:
-        """The crop with what the decision hangs on laid over it."""
-
-        def ask(cells: images.Pixels) -> heatmap.Floats:
-            crops = [Crop(cell, pixels.shape[:2]) for cell in cells]
-            return np.array([answer.p_parasitized for answer in self.judge.ask(crops)])
-
-        return heatmap.overlay(pixels, heatmap.importance(self.judge.crop(pixels).pixels, ask))
 
     def met(self, pixels: images.Pixels) -> bool | None:
         """Whether the model was made with this cell; None where the bundle does not say."""
@@ -99,12 +93,13 @@ def open_model(folder: Path, carried_by: git_origin.Origin | None = None, *, bat
     record = opened.record
     figures = bundle.part(folder, record, "figures")
     known = bundle.part(folder, record, "trained_on")
+    scores = None if figures is None else judged(json.loads(figures))
     card = folder / bundle.CARD
     if not card.is_file():
         raise UserError(f"{folder} is incomplete, without {bundle.CARD}: fetch or export the bundle again.")
     return Model(
         judge=Judge(opened, batch),
-        points=verdict.points(record),
+        points=verdict.points(record, scores),
         origin=carried_by or git_origin.of(folder),
         card=card.read_text(encoding="utf-8"),
         figures=None if figures is None else json.loads(figures),

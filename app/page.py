@@ -1,7 +1,7 @@
 """The page: what stands where, and which function answers what."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,22 @@ from malaria.cells import images
 
 from . import api, batches, cells, pictures, rendering, uploads, verdict
 from .gradio_import import gr
-from .inference import Answer
-from .model import Model
+from .model import Model, judged
 
-# Drawn by turns with and without a parasite. The seed is one whose cells look much as real ones do, also to
-# a gate fitted on those.
-EXAMPLES = pictures.drawn(6, seed=30)
+# By what they show. The seeds are of cells that look much as real ones do, also to a check fitted on those.
+EXAMPLES = {
+    "Ring form": pictures.cell(34, 4),
+    "Gametocyte": pictures.cell(62, 10),
+    "Healthy": pictures.cell(31, 7),
+    "Platelet on top": pictures.cell(36, 5),
+    "Stain on top": pictures.cell(58, 5),
+    "Out of focus": pictures.cell(59, 0),
+}
 
 # What a visitor's session keeps (thumbnails and answers) goes with his uploads.
 _KEPT_SECONDS = 3600
 
-# The curves of `figures.json`: a name there, a title, and the columns from left to right and upwards.
-_CURVES = (
-    ("roc", "ROC curve", "one_minus_specificity", "sensitivity"),
-    ("precision_recall", "Precision and recall", "sensitivity", "precision"),
-    ("reliability", "Calibration", "mean_probability", "share_parasitized"),
-)
+_ESTIMATE, _LOW, _HIGH = "measured", "95 % from", "95 % to"
 
 # Gradio knows by a parameter's default that a function wants to report how far it is.
 _PROGRESS = gr.Progress()
@@ -55,16 +55,18 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The cell in view: its picture, and answers and maps of each model; `refused` in place of them.
-
-    Picture and maps are data URIs: a session keeps no pixels.
+class Shown:
+    """The cells in view, the `files` that they lie in (none for an example), and the number of the one that
+    is looked at. Of pixels a session keeps no more than thumbnails.
     """
 
-    picture: str = ""
-    answers: tuple[Answer, ...] = ()
-    heats: tuple[str, ...] = ()
-    refused: str = ""
+    judged: tuple[batches.Judged, ...]
+    files: tuple[tuple[str, Path], ...] = ()
+    number: int | None = None
+
+
+# A round of labelled cells, and where they were drawn from.
+Round = tuple[cells.Source, tuple[cells.Card, ...]]
 
 
 def theme() -> Any:
@@ -75,18 +77,14 @@ def theme() -> Any:
     )
 
 
-def css() -> str:
-    """The page's style sheet, with the examples' pictures."""
+def head() -> str:
+    """The page's style, with the examples' pictures, and script (Gradio's `css` would rewrite selectors)."""
     pictured = [
         f"#example-{number} {{ background-image: url({pictures.data_uri(pixels, 72)}); }}"
-        for number, (pixels, _) in enumerate(EXAMPLES, start=1)
+        for number, pixels in enumerate(EXAMPLES.values(), start=1)
     ]
-    return rendering.text("page.css") + "\n".join(pictured)
-
-
-def head() -> str:
-    """The page's style, in the page itself (Gradio's `css` would rewrite the selectors)."""
-    return f"<style>{css()}</style>"
+    style = rendering.text("page.css") + "\n".join(pictured)
+    return f"<style>{style}</style><script>{rendering.text('page.js')}</script>"
 
 
 def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: Limits) -> Any:
@@ -99,44 +97,34 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
         analytics_enabled=False,
         delete_cache=(min(300, limits.kept_seconds), limits.kept_seconds),
     ) as page:
-        seen, batch, cards = (
-            gr.State(value, time_to_live=limits.kept_seconds) for value in (None, None, None)
-        )
+        shown, game = (gr.State(None, time_to_live=limits.kept_seconds) for _ in range(2))
         gr.HTML(rendering.header(models))
         with gr.Tabs():
-            with gr.Tab("One cell"), gr.Row():
-                # Two answers stand beside each other where there is room for them.
-                with gr.Column(scale=1 if compared else 2, min_width=280):
-                    image = gr.Image(
-                        sources=["upload", "clipboard"], height=260, buttons=[],
-                        label="One cell: drop, upload, paste", elem_id="cell",
-                    )  # fmt: skip
-                    gr.Markdown("Or try an example. **These are synthetic cells**, drawn by the program:")
-                    with gr.Row():
-                        examples = [
-                            gr.Button(
-                                f"Example {number}", elem_id=f"example-{number}", elem_classes="mc-example"
-                            )
-                            for number in range(1, len(EXAMPLES) + 1)
-                        ]
-                with gr.Column(scale=3, min_width=300):
-                    cell = gr.HTML("<p>The answer will stand here.</p>", elem_id="answer")
-            with gr.Tab("Many cells"):
-                files = gr.File(
-                    file_count="multiple",
-                    label=f"Images, or zips of them: up to {uploads.MOST_CELLS:,} cells, "
-                    f"{uploads.MOST_BYTES // 2**20} MB a file",
-                    height=160,
-                )
-                judge = gr.Button("Judge these cells", variant="primary")
+            with gr.Tab("Judge cells"):
+                with gr.Row(elem_id="bring"):
+                    files = gr.UploadButton(
+                        "Choose cells", file_count="multiple", variant="primary", elem_id="upload"
+                    )
+                    gr.HTML(rendering.limits())
+                with gr.Row(elem_id="examples"):
+                    examples = [
+                        gr.Button(name, elem_id=f"example-{number}", elem_classes="mc-example", min_width=90)
+                        for number, name in enumerate(EXAMPLES, 1)
+                    ]
+                totals = gr.HTML(elem_id="totals")
                 differ = ", or on which the versions differ" if compared else ""
-                unsure = gr.Checkbox(label=f"Show only cells that need a second look{differ}", value=False)
-                totals = gr.HTML("<p>Totals and a table will stand here.</p>", elem_id="totals")
+                unsure = gr.Checkbox(
+                    label=f"Show only cells that need a second look{differ}", visible=False, elem_id="unsure"
+                )
                 columns = rendering.columns(models)
+                kinds, widths = zip(*columns.values(), strict=True)
                 table = gr.Dataframe(
-                    headers=list(columns), datatype=list(columns.values()), interactive=False, wrap=True,
-                    label="Cells", elem_id="table", buttons=[], visible=False,
+                    headers=list(columns), datatype=list(kinds), column_widths=list(widths),
+                    label="Cells: press one to see it large", elem_id="table",
+                    interactive=False, buttons=[], visible=False,
                 )  # fmt: skip
+                further = gr.Button("Next to look at", visible=False, elem_id="next")
+                cell = gr.HTML(elem_id="answer")
             with gr.Tab("Test it"):
                 gr.Markdown(
                     "See how often the model is right, and how often you are. A cell's label is hidden until "
@@ -149,76 +137,100 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                     skip = gr.Button("Just show me")
                     everything = gr.Button("Show all")
                     new = gr.Button("Draw new cells", variant="primary")
+                    synthetic = gr.Button("Draw synthetic cells", visible=not source.synthetic)
                 board = gr.HTML("<p>Press “Draw new cells” to begin.</p>", elem_id="board")
             with gr.Tab("About"):
                 gr.HTML(rendering.about(models))
                 for one in models:
                     curves(one)
-                gr.Markdown(model.card, elem_id="card")
+                    gr.Markdown(one.card, elem_classes="mc-card")
         with gr.Accordion("Settings", open=False):
             point = gr.Radio(
                 [(verdict.cost(point, model.points), place) for place, point in enumerate(model.points)],
                 value=model.points.index(verdict.HALF), label="Operating point", elem_id="operating-point",
-                info="From which P on a cell is called Parasitized, in every tab. A higher one calls fewer "
-                "healthy cells so, and misses more parasites.",
+                info=rendering.operating_point(model),
             )  # fmt: skip
-        gr.HTML(f'<p class="mc-research">{verdict.RESEARCH}</p>', elem_id="research")
+        gr.HTML('<p class="mc-small"><a href="?view=api">For programs</a></p>')
 
-        shown = [cell, seen]
+        look = {"fn": None, "js": "look", "api_visibility": "private"}
+        views = [totals, unsure, table, further, cell, shown]
         # Gradio decodes no file: what it hands on is where uploads lie.
-        image.change(
-            respond.cell, [image, point], shown, api_name="show_cell", scroll_to_output=True,
+        files.upload(
+            respond.show, [files, point, unsure], views, api_name="show_cells",
             preprocess=False, **named,
-        )  # fmt: skip
-        for number, button in enumerate(examples):
+        ).then(**look)  # fmt: skip
+        for number, (name, button) in enumerate(zip(EXAMPLES, examples, strict=True), 1):
             button.click(
-                lambda number=number: EXAMPLES[number][0],
-                None,
-                image,
-                api_name=f"show_example_{number + 1}",
-                **named,
-            )
-        judge.click(
-            respond.batch, [files, point, unsure], [totals, table, batch], api_name="show_many",
-            preprocess=False, **named,
-        )  # fmt: skip
-        unsure.change(respond.table, [batch, point, unsure], [totals, table], api_name="show_table", **named)
-        played = [board, cards]
+                lambda place, name=name: respond.example(name, place),
+                point, views, api_name=f"show_example_{number}", **named,
+            ).then(**look)  # fmt: skip
+        unsure.change(respond.table, [shown, point, unsure], [totals, table], api_name="show_table", **named)
+        large = {"outputs": [cell, shown], "show_progress": "hidden", **named}
+        table.select(respond.row, [shown, point], api_name="show_row", **large).then(**look)
+        further.click(respond.next, [shown, point], api_name="show_next", **large).then(**look)
+        played = [board, game]
         new.click(respond.draw, point, played, api_name="draw_cells", **named)
+        synthetic.click(respond.draw_synthetic, point, played, api_name="draw_synthetic_cells", **named)
         for button, label in zip(say, (labels.PARASITIZED, labels.UNINFECTED), strict=True):
             button.click(
-                lambda cards, point, label=label: respond.guess(cards, point, label),
-                [cards, point], played, api_name=f"call_{label.lower()}", **named,
+                lambda game, point, label=label: respond.guess(game, point, label),
+                [game, point], played, api_name=f"call_{label.lower()}", **named,
             )  # fmt: skip
-        skip.click(respond.skip, [cards, point], played, api_name="show_label", **named)
-        everything.click(respond.reveal, [cards, point], played, api_name="show_labels", **named)
+        skip.click(respond.guess, [game, point], played, api_name="show_label", **named)
+        everything.click(respond.reveal, [game, point], played, api_name="show_labels", **named)
         point.change(
-            respond.point, [point, seen, batch, unsure, cards], [cell, totals, table, board],
+            respond.point, [point, shown, unsure, game], [*views, board],
             api_name="operating_point", show_progress="hidden", **named,
         )  # fmt: skip
 
         for name, answer in api.endpoints(models, folder).items():
             gr.api(answer, api_name=name, concurrency_id="judge")
     page.queue(max_size=limits.waiting, default_concurrency_limit=limits.at_once, api_open=False)
-    # A session keeps a batch's thumbnails, up to 2 MB, and an answer as large that nobody came to read.
-    page.state_session_capacity = 200
+    # A session keeps a batch's thumbnails and answers, up to 5 MB, and views that nobody came to read.
+    page.state_session_capacity = 100
     page._queue.pending_messages_per_session.max_size = 4 * (limits.waiting + limits.at_once)
     return page
 
 
 def curves(model: Model) -> None:
-    """The curves of a model's figures, where its bundle has them."""
+    """What the operating points cost and how true P is, with intervals, where the bundle has the figures."""
     if model.figures is None:
         return
+    scores, plots = judged(model.figures), model.figures["plots"]
+    points = [scores, *(at for name, at in scores.items() if name.startswith("at_"))]
+    costs = [(100 - 100 * at["specificity"]["value"], at["sensitivity"]) for at in points]
+    bins = list(zip(*plots["scores"].values(), strict=True)) if "scores" in plots else []
     with gr.Row():
-        for name, title, x, y in _CURVES:
-            # Vega draws from left to right, and cells of the same x as they come.
-            curve = pd.DataFrame({axis: model.figures["plots"][name][axis] for axis in (x, y)})
-            gr.LinePlot(
-                curve.sort_index(ascending=x != "sensitivity"), x, y, title=title,
-                x_title=x.replace("_", " "), y_title=y.replace("_", " "),
-                x_lim=[-0.02, 1.02], y_lim=[-0.02, 1.02], height=260, min_width=240,
-            )  # fmt: skip
+        _plot(
+            "What the operating points cost", "of 100 healthy cells, called Parasitized",
+            "of 100 parasitised cells, found",
+            [(x, *(100 * found[part] for part in ("value", "low", "high"))) for x, found in sorted(costs)],
+        )  # fmt: skip
+        _plot(
+            "How true P is", "P, of 100", "of 100 such cells, parasitised",
+            [
+                (100 * p, *(100 * share for share in (infected / (infected + healthy),
+                 *batches.wilson(infected, infected + healthy))))
+                for p, infected, healthy in bins if infected + healthy
+            ],
+        )  # fmt: skip
+
+
+def _plot(title: str, x: str, y: str, points: list[tuple[float, ...]]) -> None:
+    """A curve with its interval, through points (x, estimate, low, high), clear of the frame."""
+    if len(points) < 2:
+        return
+    lines = [
+        {x: at, y: value, "line": line}
+        for at, *values in points
+        for line, value in zip((_ESTIMATE, _LOW, _HIGH), values, strict=True)
+    ]
+    frame = pd.DataFrame(lines)
+    limits = [[frame[axis].min() - room, frame[axis].max() + room] for axis, room in ((x, 1), (y, 2))]
+    gr.LinePlot(
+        frame, x, y, title=title, x_lim=limits[0], y_lim=limits[1], height=280, min_width=280,
+        color="line", color_title=" ", color_map={_ESTIMATE: "#1d4ed8", _LOW: "#93a8d8", _HIGH: "#93a8d8"},
+    )  # fmt: skip
 
 
 class Responses:
@@ -234,88 +246,107 @@ class Responses:
             raise gr.Error("There is no such operating point.", print_exception=False)
         return self.model.points[int(place)]
 
-    def cell(self, file: object, place: object) -> tuple[str, Seen | None]:
-        """The answer on one uploaded cell."""
-        point = self.at(place)
-        if file is None:
-            return "<p>The answer will stand here.</p>", None
-        try:
-            pixels = images.read(uploads.sent(file, self.folder)[1], self.model.limits).pixels
-        except images.Unreadable as error:
-            seen = Seen(refused=error.reason)
-            return self.shown(seen, point), seen
-        answers = tuple(model.answer(pixels) for model in self.models)
-        heats = tuple(
-            "" if answer.rejected else pictures.data_uri(model.heat(pixels), pictures.SHOWN)
-            for model, answer in zip(self.models, answers, strict=True)
-        )
-        seen = Seen(pictures.data_uri(pixels, pictures.SHOWN), answers, heats)
-        return self.shown(seen, point), seen
-
-    def shown(self, seen: Seen, point: verdict.Point) -> str:
-        if seen.refused:
-            return rendering.refusal(verdict.unreadable(seen.refused))
-        return rendering.cell(self.models, seen.picture, seen.answers, seen.heats, point)
-
-    def batch(
+    def show(
         self, files: Sequence[object] | None, place: object, unsure: bool, progress: Any = _PROGRESS
     ) -> tuple[Any, ...]:
-        """The answers on many uploaded files."""
-        self.at(place)
-        if not files:
-            return "<p>Choose some files first.</p>", gr.skip(), None
+        """The answers on uploaded files."""
+        point = self.at(place)
         with api.in_gradio():
-            own = [uploads.sent(file, self.folder) for file in files]
-        total = uploads.count([file for _, file in own])
+            own = tuple(uploads.sent(file, self.folder) for file in files or ())
+        total = min(uploads.count([file for _, file in own]), uploads.MOST_CELLS)
         judged = []
         for one in batches.judge(self.models, uploads.many(own, self.model.limits)):
             judged.append(one)
             progress((len(judged), max(total, len(judged))), unit="cells")
-        return *self.table(judged, place, unsure), judged
+        return self.views(Shown(tuple(judged), own, 0 if len(judged) == 1 else None), point, unsure)
 
-    def table(self, batch: list[batches.Judged] | None, place: object, unsure: bool) -> tuple[Any, Any]:
+    def example(self, name: str, place: object) -> tuple[Any, ...]:
+        """The answer on an example."""
+        drawn = uploads.Upload(name, lambda: EXAMPLES[name])
+        return self.views(Shown(tuple(batches.judge(self.models, [drawn])), number=0), self.at(place), False)
+
+    def views(self, shown: Shown, point: verdict.Point, unsure: bool) -> tuple[Any, ...]:
+        """Everything that shows the cells in view: one alone needs neither totals nor a table."""
+        many = len(shown.judged) > 1
+        totals, rows = rendering.batch(self.models, shown.judged, point, unsure) if many else ("", [])
+        look = many and bool(batches.to_look_at(self.models, shown.judged, point))
+        return (
+            totals,
+            gr.Checkbox(visible=many),
+            gr.Dataframe(rows, visible=bool(rows)),
+            gr.Button(visible=look),
+            self.cell(shown, point),
+            shown,
+        )
+
+    def cell(self, shown: Shown, point: verdict.Point) -> str:
+        """The cell that is looked at, large."""
+        if shown.number is None:
+            return ""
+        one, many = shown.judged[shown.number], len(shown.judged)
+        place = f"Cell {shown.number + 1:,} of {many:,}" if many > 1 else ""
+        try:
+            if one.reason:
+                raise images.Unreadable(one.reason)
+            if one.name in EXAMPLES and not shown.files:
+                pixels = EXAMPLES[one.name]
+            else:
+                pixels = uploads.again(shown.files, self.model.limits, shown.number)
+        except images.Unreadable as error:
+            return rendering.refusal(verdict.unreadable(error.reason), place, one.name)
+        return rendering.cell(self.models, pixels, one, point, place)
+
+    def table(self, shown: Shown | None, place: object, unsure: bool) -> tuple[Any, Any]:
         """Totals and table again, after a change of what they should show."""
         point = self.at(place)
-        if batch is None:
+        if shown is None:
             return gr.skip(), gr.skip()
-        totals, rows = rendering.batch(self.models, batch, point, unsure)
-        return totals, gr.Dataframe(rows, visible=bool(rows))
+        totals, _, table, *_ = self.views(replace(shown, number=None), point, unsure)
+        return totals, table
 
-    def draw(self, place: object) -> tuple[str, tuple[cells.Card, ...]]:
+    def row(self, shown: Shown | None, place: object, row: gr.SelectData) -> tuple[Any, Any]:
+        """The cell of a row of the table, which begins with its number."""
+        values = getattr(row, "row_value", None)
+        number = values[0] if isinstance(values, list) and values else None
+        if shown is None or not isinstance(number, int) or not 1 <= number <= len(shown.judged):
+            return gr.skip(), gr.skip()
+        return self.look(shown, number - 1, place)
+
+    def next(self, shown: Shown | None, place: object) -> tuple[Any, Any]:
+        """The cell after the one in view of those that need a second look."""
+        order = batches.to_look_at(self.models, shown.judged, self.at(place)) if shown else []
+        if shown is None or not order:
+            return gr.skip(), gr.skip()
+        after = order.index(shown.number) + 1 if shown.number in order else 0
+        return self.look(shown, order[after % len(order)], place)
+
+    def look(self, shown: Shown, number: int, place: object) -> tuple[str, Shown]:
+        shown = replace(shown, number=number)
+        return self.cell(shown, self.at(place)), shown
+
+    def draw(self, place: object) -> tuple[str, Round]:
         """A new round of labelled cells."""
-        return self.board(cells.draw(self.source, self.model), place)
+        return self.board((self.source, cells.draw(self.source, self.model)), place)
 
-    def guess(
-        self, cards: tuple[cells.Card, ...] | None, place: object, label: str | None
-    ) -> tuple[str, tuple[cells.Card, ...]]:
-        """The current cell, opened with a guess."""
-        return self.board(cells.guess(cards, label), place) if cards else self.draw(place)
+    def draw_synthetic(self, place: object) -> tuple[str, Round]:
+        """A new round of synthetic cells, which no model was made with."""
+        return self.board((cells.Source(), cells.draw(cells.Source(), self.model)), place)
 
-    def skip(self, cards: tuple[cells.Card, ...] | None, place: object) -> tuple[str, tuple[cells.Card, ...]]:
-        """The current cell, opened without a guess."""
-        return self.guess(cards, place, None)
+    def guess(self, game: Round | None, place: object, label: str | None = None) -> tuple[str, Round]:
+        """The current cell, opened with a guess, or without one."""
+        return self.board((game[0], cells.guess(game[1], label)), place) if game else self.draw(place)
 
-    def reveal(
-        self, cards: tuple[cells.Card, ...] | None, place: object
-    ) -> tuple[str, tuple[cells.Card, ...]]:
+    def reveal(self, game: Round | None, place: object) -> tuple[str, Round]:
         """All cells, opened."""
-        return self.board(cells.reveal(cards), place) if cards else self.draw(place)
+        return self.board((game[0], cells.reveal(game[1])), place) if game else self.draw(place)
 
-    def board(self, cards: tuple[cells.Card, ...], place: object) -> tuple[str, tuple[cells.Card, ...]]:
-        return rendering.round_of(self.model, self.source, cards, self.at(place)), cards
+    def board(self, game: Round, place: object) -> tuple[str, Round]:
+        return rendering.round_of(self.model, *game, self.at(place)), game
 
-    def point(
-        self,
-        place: object,
-        seen: Seen | None,
-        batch: list[batches.Judged] | None,
-        unsure: bool,
-        cards: tuple[cells.Card, ...] | None,
-    ) -> tuple[Any, ...]:
+    def point(self, place: object, shown: Shown | None, unsure: bool, game: Round | None) -> tuple[Any, ...]:
         """Every view at another operating point; views that show nothing stay as they are."""
         point = self.at(place)
         return (
-            gr.skip() if seen is None else self.shown(seen, point),
-            *self.table(batch, place, unsure),
-            gr.skip() if cards is None else self.board(cards, place)[0],
+            *([gr.skip()] * 6 if shown is None else self.views(shown, point, unsure)),
+            gr.skip() if game is None else self.board(game, place)[0],
         )

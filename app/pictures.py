@@ -25,9 +25,10 @@ def data_uri(pixels: Pixels, side: int) -> str:
 
 def drawn(count: int, seed: int) -> list[tuple[Pixels, bool]]:
     """Synthetic cells of as many patients, and whether each is parasitised: by turns it is."""
-    cells = []
-    for number in range(count):
-        random = np.random.Generator(np.random.Philox(key=[seed, number]))
-        parasitized = number % 2 == 0
-        cells.append((synthetic.draw(random, synthetic.stain(random), parasitized), parasitized))
-    return cells
+    return [(cell(seed, number), number % 2 == 0) for number in range(count)]
+
+
+def cell(seed: int, number: int) -> Pixels:
+    """One of the cells of `drawn`."""
+    random = np.random.Generator(np.random.Philox(key=[seed, number]))
+    return synthetic.draw(random, synthetic.stain(random), number % 2 == 0)

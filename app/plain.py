@@ -110,7 +110,7 @@ def routes(models: Sequence[Model], folder: Path, limits: page.Limits) -> list[R
     async def healthz(_: Request) -> JSONResponse:
         # Where a probe waits in vain for its turn, others do, too.
         with anyio.move_on_after(limits.probe_seconds):
-            await anyio.to_thread.run_sync(models[0].answer, page.EXAMPLES[0][0], limiter=door.places)
+            await anyio.to_thread.run_sync(models[0].answer, page.EXAMPLES["Healthy"], limiter=door.places)
             return JSONResponse({"status": "ok"})
         raise HTTPException(503, f"Nothing was answered within {limits.probe_seconds:g} seconds.")
 

@@ -1,13 +1,15 @@
 """The page's own HTML, from the templates beside this module; everything put into them is escaped."""
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from malaria import templates
+from malaria.cells import images
 
-from . import batches, cells, verdict
+from . import batches, cells, heatmap, pictures, uploads, verdict
 from .inference import Answer
 from .model import Model
 
@@ -27,27 +29,45 @@ def text(name: str) -> str:
 
 def header(models: Sequence[Model]) -> str:
     """Title, what to do, and what a visitor must know of the models first."""
-    return _render("header.html.j2", models=models)
+    return _render("header.html.j2", models=models, research=verdict.RESEARCH)
 
 
 def cell(
     models: Sequence[Model],
-    picture: str,
-    answers: Sequence[Answer],
-    heats: Sequence[str],
+    pixels: images.Pixels,
+    judged: batches.Judged,
     point: verdict.Point,
+    place: str = "",
 ) -> str:
-    """The verdict of each model on one cell, side by side."""
+    """The verdict of each model on one cell, side by side; `place` says which of many it is."""
     columns = [
-        (model, model.says(answer, point), heat, model.at(point))
-        for model, answer, heat in zip(models, answers, heats, strict=True)
+        (model, model.says(answer, point), answer, model.at(point), _heat(pixels, answer))
+        for model, answer in zip(models, judged.answers, strict=True)
     ]
-    return _render("cell.html.j2", columns=columns, picture=picture)
+    picture = pictures.data_uri(pixels, pictures.SHOWN)
+    return _render("cell.html.j2", columns=columns, picture=picture, name=judged.name, place=place)
 
 
-def refusal(said: verdict.Verdict) -> str:
+def _heat(pixels: images.Pixels, answer: Answer) -> str:
+    """The map of an answer as a picture, empty where there is none to show."""
+    if answer.rejected or answer.map is None or not heatmap.decides(answer):
+        return ""
+    return pictures.data_uri(heatmap.overlay(pixels, answer.map), pictures.SHOWN)
+
+
+def refusal(said: verdict.Verdict, place: str = "", name: str = "") -> str:
     """Why a file cannot be judged."""
-    return _render("refusal.html.j2", said=said)
+    return _render("refusal.html.j2", said=said, place=place, name=name)
+
+
+def limits() -> str:
+    """What the page takes, said before anybody brings it."""
+    return _render("limits.html.j2", cells=uploads.MOST_CELLS, megabytes=uploads.MOST_BYTES // 2**20)
+
+
+def operating_point(model: Model) -> str:
+    """What the operating points are, and on what cells they were fixed."""
+    return _render("operating_point.html.j2", figures=model.figures)
 
 
 def batch(
@@ -58,46 +78,52 @@ def batch(
     """
     said = [batches.verdicts(model, number, judged, point) for number, model in enumerate(models)]
     points = [model.at(point) for model in models]
-    cells = list(zip(*said, strict=True))
+    together = list(zip(*said, strict=True))
     rows = [
-        _row(one, verdicts, points)
-        for one, verdicts in zip(judged, cells, strict=True)
-        if not unsure_only or _differ(verdicts) or any(one.second_look for one in verdicts)
+        _row(number, one, verdicts, points)
+        for number, (one, verdicts) in enumerate(zip(judged, together, strict=True), 1)
+        if not unsure_only or batches.worth_a_look(verdicts)
     ]
+    csv = batches.as_csv(
+        row
+        for model, verdicts in zip(models, said, strict=True)
+        for row in batches.rows(model, judged, verdicts, point)
+    )
     totals = _render(
         "many.html.j2",
         columns=list(zip(models, points, map(batches.totals, said), strict=True)),
+        left_out=Counter(one.reason for one in judged if one.reason).most_common(),
         rows=rows,
-        differing=sum(map(_differ, cells)),
-        csv=base64.b64encode(batches.as_csv(judged, said[0]).encode()).decode(),
+        differing=sum(map(batches.differ, together)),
+        csv=base64.b64encode(csv.encode()).decode(),
         unsure_only=unsure_only,
     )
     return totals, rows
 
 
-def columns(models: Sequence[Model]) -> dict[str, str]:
-    """The columns of the table of many cells, and Gradio's names for what they hold."""
-    answers: dict[str, str] = {}
+def columns(models: Sequence[Model]) -> dict[str, tuple[str, str]]:
+    """The columns of the table of many cells: Gradio's names for what they hold, and their widths."""
+    answers: dict[str, tuple[str, str]] = {}
     for model in models:
         version = f", {model.title}" if len(models) > 1 else ""
-        answers |= {f"P{version}": "number", f"Category{version}": "str"}
-    return {"Cell": "html", "File": "str", **answers, "Note": "str"}
+        answers |= {f"Category{version}": ("str", "128px"), f"P{version}": ("number", "90px")}
+    first = {"#": ("number", "70px"), "Cell": ("html", "76px")}
+    return {**first, **answers, "Note": ("str", "190px"), "File": ("str", "500px")}
 
 
 def _row(
-    one: batches.Judged, verdicts: Sequence[verdict.Verdict], points: Sequence[verdict.Point]
+    number: int,
+    one: batches.Judged,
+    verdicts: Sequence[verdict.Verdict],
+    points: Sequence[verdict.Point],
 ) -> list[object]:
-    row: list[object] = [f'<img src="{one.thumbnail}" alt="">' if one.thumbnail else "", one.name]
+    row: list[object] = [number, f'<img src="{one.thumbnail}" alt="">' if one.thumbnail else ""]
     for said, point in zip(verdicts, points, strict=True):
         p = None if said.p is None else float(verdict.number(said.p, point.threshold))
-        row += [p, said.category or ""]
-    notes = ["versions differ"] if _differ(verdicts) else []
+        row += [said.category or "", p]
+    notes = ["versions differ"] if batches.differ(verdicts) else []
     notes += ["second look"] if any(said.second_look for said in verdicts) else []
-    return [*row, "; ".join(notes or {said.reason for said in verdicts if said.reason})]
-
-
-def _differ(verdicts: Sequence[verdict.Verdict]) -> bool:
-    return len({said.category for said in verdicts}) > 1
+    return [*row, "; ".join(notes or {said.reason for said in verdicts if said.reason}), one.name]
 
 
 def round_of(model: Model, source: cells.Source, cards: tuple[cells.Card, ...], point: verdict.Point) -> str:

@@ -53,7 +53,7 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: pa
         path="/",
         theme=page.theme(),
         head=page.head(),
-        footer_links=["api"],
+        footer_links=[],
         run_history=False,
         max_file_size=uploads.MOST_BYTES,
         show_error=False,

@@ -1,13 +1,15 @@
 """From what a visitor sent to pixels, with bounds on everything."""
 
 import contextlib
+import itertools
 import os
 import stat
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from malaria.cells import images
 from malaria.errors import UserError
@@ -15,12 +17,15 @@ from malaria.fetch import archives
 from malaria.predict import inputs
 
 MOST_BYTES = 20 * 2**20  # a file; zips too
-MOST_CELLS = 1000  # a batch, zips unpacked
-_ZIP = archives.Limits(members=MOST_CELLS, size=256 * 2**20, ratio=100)
+# A batch, zips unpacked: judged in ten seconds, and kept for its page in 5 MB.
+MOST_CELLS = 2500
+# A zip that lists more members than the directory below has room for is not even listed.
+_ZIP = archives.Limits(size=256 * 2**20, ratio=100)
 
-TOO_MANY = f"more than {MOST_CELLS:,} cells at once"
+TOO_MANY = f"more than the {MOST_CELLS:,} cells that are judged at once"
 NOT_UPLOADED = "not a file that was uploaded here"
 DAMAGED_ZIP = "a zip that is damaged, encrypted, or packed by another method than deflate"
+LISTED = "a zip of far more cells than are judged at once"
 ZIP64 = "a zip64, which is for more than is taken here: send a plain zip"
 
 # Bytes of a zip's list of members that are read at all: a file of 20 MB might list half a million.
@@ -33,11 +38,10 @@ _BROKEN = (*archives.DAMAGED_ZIP, OSError, ValueError)
 
 @dataclass(frozen=True)
 class Upload:
-    """One image of a batch: its pixels, or why there are none."""
+    """One image of a batch; `read` gives its pixels, uint8 (h, w, 3), or raises images.Unreadable."""
 
     name: str
-    pixels: images.Pixels | None
-    reason: str = ""
+    read: Callable[[], images.Pixels]
 
 
 def make_room(folder: Path, most: int, seconds: float) -> None:
@@ -88,19 +92,28 @@ def sent(file: object, folder: Path) -> tuple[str, Path]:
 
 
 def many(files: Sequence[tuple[str, Path]], limits: images.Limits) -> Iterator[Upload]:
-    """Every image of named files, zips opened, one after the other; bad ones never stop the rest.
+    """Every image of named files, zips opened, each to be read before the next is asked for; bad ones never
+    stop the rest, and one more at the end says how many are over the limit.
 
-    Only one image is held at a time. A zip in a zip is no image. A zip that is unsafe as a whole
-    (links, paths outside it, a bomb) or empty gives one row that says so.
+    A zip in a zip is no image. A zip that is unsafe as a whole (links, paths outside it, a bomb) or empty
+    gives one image that says so.
     """
-    given = 0
-    for name, file in files:
-        for upload in _zipped(name, file, limits) if is_zip(file) else [_plain(name, file, limits)]:
-            if given == MOST_CELLS:
-                yield Upload(name, None, TOO_MANY)
-                return
-            given += 1
-            yield upload
+
+    def found() -> Iterator[Upload]:
+        for name, file in files:
+            yield from _zipped(name, file, limits) if is_zip(file) else [_image(name, file, limits)]
+
+    yield from itertools.islice(found(), MOST_CELLS)
+    if (left := count([file for _, file in files]) - MOST_CELLS) > 0:
+        yield _refused("", f"{left:,} {TOO_MANY}")
+
+
+def again(files: Sequence[tuple[str, Path]], limits: images.Limits, number: int) -> images.Pixels:
+    """The pixels of the image of that number among `many`; images.Unreadable where it is no longer there."""
+    batch = many(files, limits)
+    for upload in itertools.islice(batch, number, None):
+        return upload.read()
+    raise images.Unreadable(NOT_UPLOADED)
 
 
 def is_zip(file: Path) -> bool:
@@ -112,16 +125,26 @@ def is_zip(file: Path) -> bool:
         return False
 
 
-def _plain(name: str, file: Path, limits: images.Limits) -> Upload:
-    try:
-        return Upload(name, images.read(file, limits).pixels)
-    except images.Unreadable as error:
-        return Upload(name, None, error.reason)
+def _image(name: str, source: Path | IO[bytes], limits: images.Limits) -> Upload:
+    def read() -> images.Pixels:
+        try:
+            return images.read(source, limits).pixels  # type: ignore[arg-type]
+        except _BROKEN:
+            raise images.Unreadable(images.DAMAGED) from None
+
+    return Upload(name, read)
+
+
+def _refused(name: str, reason: str) -> Upload:
+    def read() -> images.Pixels:
+        raise images.Unreadable(reason)
+
+    return Upload(name, read)
 
 
 def _zipped(name: str, file: Path, limits: images.Limits) -> Iterator[Upload]:
     if refused := _unlisted(file):
-        yield Upload(name, None, refused)
+        yield _refused(name, refused)
         return
     given = False
     try:
@@ -129,36 +152,28 @@ def _zipped(name: str, file: Path, limits: images.Limits) -> Iterator[Upload]:
             if inputs.is_litter(member.path.name):
                 continue
             given = True
-            yield _member(f"{name}/{member.path}", member, limits)
+            yield _image(f"{name}/{member.path}", member.stream, limits)
     except UserError as error:
         # The sentence names the file where it lies here, which is nobody's business.
-        yield Upload(name, None, str(error).replace(str(file), "the zip"))
+        yield _refused(name, str(error).replace(str(file), "the zip"))
     except _BROKEN:
-        yield Upload(name, None, DAMAGED_ZIP)
+        yield _refused(name, DAMAGED_ZIP)
     else:
         if not given:
-            yield Upload(name, None, "zip without a file")
-
-
-def _member(path: str, member: archives.Member, limits: images.Limits) -> Upload:
-    try:
-        return Upload(path, images.read(member.stream, limits).pixels)  # type: ignore[arg-type]
-    except images.Unreadable as error:
-        return Upload(path, None, error.reason)
-    except _BROKEN:
-        return Upload(path, None, images.DAMAGED)
+            yield _refused(name, "zip without a file")
 
 
 def count(files: Sequence[Path]) -> int:
-    """About how many images `many` will give: for a progress bar."""
+    """How many images there are in files, zips opened, as far as their lists tell."""
     total = 0
     for file in files:
         if is_zip(file) and not _unlisted(file):
             with contextlib.suppress(*_BROKEN), zipfile.ZipFile(file) as pack:
-                total += sum(not info.is_dir() for info in pack.infolist())
+                names = (info.filename for info in pack.infolist() if not info.is_dir())
+                total += sum(not inputs.is_litter(name) for name in names)
         else:
             total += 1
-    return min(total, MOST_CELLS)
+    return total
 
 
 def _unlisted(file: Path) -> str:
@@ -172,4 +187,4 @@ def _unlisted(file: Path) -> str:
     # A zip64's own record, which this one in front of the end points to, may tell of a longer list.
     if tail[max(at - 20, 0) : at].startswith(_END64):
         return ZIP64
-    return TOO_MANY if int.from_bytes(tail[at + 12 : at + 16], "little") > _MOST_DIRECTORY else ""
+    return LISTED if int.from_bytes(tail[at + 12 : at + 16], "little") > _MOST_DIRECTORY else ""

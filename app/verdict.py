@@ -1,7 +1,8 @@
 """What the model's number means, in words that a laboratory uses."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from malaria import labels, predict
 from malaria.bundle import Record
@@ -17,15 +18,19 @@ _UNSURE = (0.1, 0.9)
 
 @dataclass(frozen=True)
 class Point:
-    """An operating point: from `threshold` on a cell is called Parasitized."""
+    """An operating point: from `threshold` on a cell is called Parasitized. `missed` of 100 parasitised
+    cells, and `alarms` of 100 healthy ones, are called wrongly, as far as the bundle's figures tell.
+    """
 
     name: str
     threshold: float
     specificity: float | None = None
+    missed: float | None = field(default=None, compare=False)
+    alarms: float | None = field(default=None, compare=False)
 
     @property
     def band(self) -> tuple[float, float]:
-        """P from where to where the model asks for a second look; the divide lies in it always."""
+        """P from where to where the model asks for a second look; the threshold lies in it always."""
         return min(_UNSURE[0], self.threshold), max(_UNSURE[1], min(self.threshold, 1.0))
 
 
@@ -45,22 +50,36 @@ class Verdict:
 HALF = Point("0.5", 0.5)
 
 
-def points(record: Record) -> tuple[Point, ...]:
-    """0.5, as the original page has it, and the bundle's own, by their thresholds."""
+def points(record: Record, scores: dict[str, Any] | None) -> tuple[Point, ...]:
+    """0.5, as the original page has it, and the bundle's own, by their thresholds, with their cost by the
+    bundle's `scores`.
+    """
     fitted = [
         Point(f"{point.specificity * 100:g} % specificity", point.threshold, point.specificity)
         for point in record.operating_points
     ]
-    return tuple(sorted([HALF, *fitted], key=lambda point: point.threshold))
+    known = sorted([HALF, *fitted], key=lambda point: point.threshold)
+    return tuple(known if scores is None else [_measured(point, scores) for point in known])
+
+
+def _measured(point: Point, scores: dict[str, Any]) -> Point:
+    at = (
+        scores if point.specificity is None else scores.get(f"at_{point.specificity * 100:g}_specificity", {})
+    )
+    rates = (at.get(name, {}).get("value") for name in ("sensitivity", "specificity"))
+    missed, alarms = (None if rate is None else 100 * (1 - rate) for rate in rates)
+    return replace(point, missed=missed, alarms=alarms)
 
 
 def cost(point: Point, known: Sequence[Point]) -> str:
     """What an operating point, one of those known, does, for people who choose one."""
-    ends = {known[0]: "fewest misses, ", known[-1]: "fewest false alarms, "}
-    wrongly = "the middle of the scale"
-    if point.specificity is not None:
-        wrongly = f"of 100 healthy cells about {100 * (1 - point.specificity):g} are called Parasitized"
-    return f"{point.threshold:.3f}: {ends.get(point, '')}{wrongly}"
+    ends = {known[0]: ", fewest misses", known[-1]: ", fewest false alarms"}
+    costs = [
+        f"of 100 parasitised cells {point.missed:.1f} missed" if point.missed is not None else "",
+        f"of 100 healthy ones {point.alarms:.1f} called Parasitized" if point.alarms is not None else "",
+    ]
+    told = ", ".join(filter(None, costs)) or point.name
+    return f"{point.threshold:.3f}{ends.get(point, '')}: {told}"
 
 
 def matching(point: Point, known: Sequence[Point]) -> Point:
@@ -89,7 +108,7 @@ def of(answer: Answer, point: Point, synthetic: bool) -> Verdict:
     if second_look:
         sentences += (
             "The model is not sure of this cell. Look at it yourself: at least one in ten such cells is of "
-            "the other kind, or its P and the divide lie near the same end of the scale.",
+            "the other kind, or its P and the threshold lie near the same end of the scale.",
         )
     return Verdict(predict.PREDICTED, p, category, second_look, category, sentences)
 
@@ -122,8 +141,7 @@ def _meaning(p: float, synthetic: bool) -> tuple[str, ...]:
 
 def _side(p: float, point: Point) -> str:
     if p == point.threshold:
-        return f"P lies exactly on the divide at {number(p)}; the divide itself counts as Parasitized."
+        return f"P lies exactly on the threshold, {number(p)}, which itself counts as Parasitized."
     side = "above" if p > point.threshold else "below"
     named = f" ({point.name})" if point.specificity else ""
-    divide = number(point.threshold, p)
-    return f"P is {side} the divide at {divide}{named}; the divide itself counts as Parasitized."
+    return f"P is {side} the threshold, {number(point.threshold, p)}{named}."

@@ -29,8 +29,8 @@ those of {folds} networks of the same recipe, each trained on the other folds' {
 {what} that it never saw. Beside this card lie the parameters, in `params.yaml`, and the hashes of cells and
 code, in `dvc.lock`; with these, and the files that the parameters name, `make crossval` and `make
 pretrained` make the bundle again.{labels}"""
-_LABELS = """ Of the training labels those that `train.labels_file` lists were dealt with as
-`train.noisy_labels: {how}` says; no fold's test labels were touched."""
+_LABELS = " Of the training labels those in doubt were {how}; no fold's test labels were touched."
+_HOW = {"keep": "kept", "drop": "left out", "soften": "softened"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def main() -> int:
         named=f" ({arguments.cells})" if arguments.cells else "",
         folds=judged.cells.fold.nunique(),
         what="patients" if judged.by_patient else "cells",
-        labels=_LABELS.format(how=settings.train.noisy_labels) if listed else "",
+        labels=_LABELS.format(how=_HOW[settings.train.noisy_labels]) if listed else "",
     )
     with files.atomic_folder(arguments.out) as folder:
         shutil.copyfile(paths.PARAMS, folder / paths.PARAMS.name)

@@ -101,6 +101,12 @@ def model_bundle(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mapped_bundle(tmp_path_factory) -> Path:
+    """`model_bundle` with a network that has a map. Shared too."""
+    return bundles.violet(tmp_path_factory.mktemp("mapped") / "malaria-cells", mapped=True)
+
+
+@pytest.fixture(scope="session")
 def pngs() -> list[bytes]:
     """The PNG files of `bundles.drawn_cells`."""
     found = []

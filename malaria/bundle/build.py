@@ -56,7 +56,7 @@ def export(model: keras.Model, learnt: images.Pixels, settings: params.Params, s
     content = convert.convert(network.fused(model), settings.export.precision, learnt)
     convert.check_size(content, model.count_params())
     record = bundle.Record(
-        schema_version=2,
+        schema_version=3,
         name="malaria-cells",
         research_use_only=True,
         synthetic=settings.data.source == "sample",

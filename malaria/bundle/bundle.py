@@ -1,6 +1,6 @@
 """The model bundle: a folder with all that an app needs to judge cells, and no TensorFlow.
 
-network.tflite   the network: float32 (n, size, size, 3) in [0, 255] to P(parasitised) and features
+network.tflite   the network: float32 (n, size, size, 3) in [0, 255] to P(parasitised), features and map
 bundle.json      how to feed it and read it, and what it was made of (`Record`)
 MODEL_CARD.md    what it is for, how good it is, and what it must not be used for
 figures.json     every figure on val and test with its interval, and the curves of the plots
@@ -54,13 +54,14 @@ class Record(BaseModel):
     """`bundle.json`, whole.
 
     `schema_version` is 2 where the bundle may have an out-of-distribution check, which readers of version 1
-    know nothing of. `hashes` are SHA-256: of the network's file, of the packed index (every cell's hash), of
-    the split, and of the code that shaped the network; `data_source` is params.yaml's data.source.
+    know nothing of, and 3 where its network may have a map. `hashes` are SHA-256: of the network's file, of
+    the packed index (every cell's hash), of the split, and of the code that shaped the network;
+    `data_source` is params.yaml's data.source.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1, 2]
+    schema_version: Literal[1, 2, 3]
     name: str
     research_use_only: Literal[True]
     synthetic: bool
@@ -82,13 +83,14 @@ class Record(BaseModel):
 class Predictions:
     """`p_parasitized` and `p_network` (before calibration): float64 (n,); `features`: float32 (n, d);
     `rejected`: for each cell why the out-of-distribution check turns it away, in words for people, or None.
-    The probability of a rejected one means nothing.
+    The probability of a rejected one means nothing. `maps`: as `Bundle.explain` has them, float32 (n, h, w).
     """
 
     p_parasitized: npt.NDArray[np.float64]
     p_network: npt.NDArray[np.float64]
     features: npt.NDArray[np.float32]
     rejected: tuple[str | None, ...]
+    maps: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,15 @@ class Bundle:
     """A loaded bundle. Not for use by several threads at once.
 
     `network` is LiteRT's interpreter; `tensors` are its numbers for the cell, float32 (1, size, size, 3), for
-    P(parasitised) and for the features. `fitted_ood` is None where the bundle was written without an
-    out-of-distribution check: it then takes everything for a cell. `manifest` as `check_manifest` gives it.
+    P(parasitised), for the features and, where it has one, for the map. `fitted_ood` is None where the
+    bundle was written without an out-of-distribution check: it then takes everything for a cell. `manifest`
+    as `check_manifest` gives it.
     """
 
     folder: Path
     record: Record
     network: Any
-    tensors: tuple[int, int, int]
+    tensors: tuple[int, ...]
     fitted_ood: ood.Check | None
     manifest: str = ""
 
@@ -121,19 +124,31 @@ class Bundle:
         taken = [reason is None for reason in predictions.rejected]
         return np.where(taken, predictions.p_parasitized, np.nan)
 
+    def explain(self, cell: images.Pixels) -> npt.NDArray[np.float32] | None:
+        """How much each place of a crop, uint8 (h, w, 3), adds to the logit of the network's P (before
+        calibration), float32 of the last feature map's size; the sum is that logit without its bias.
+
+        None where the bundle was written without a map.
+        """
+        maps = self.run([cell]).maps
+        return None if maps is None else maps[0]
+
     def run(
         self,
         cells: Sequence[images.Pixels] | images.Pixels,
         shapes: Sequence[tuple[int, int]] | None = None,
     ) -> Predictions:
-        """Probabilities, features and rejections of crops of any size: each uint8 (h, w, 3).
+        """Probabilities, features, rejections and maps of crops of any size: each uint8 (h, w, 3).
 
         Args:
             shapes: height and width that the crops had, where they have been resized already.
         """
-        cell_in, p_out, features_out = self.tensors
+        cell_in, p_out, features_out, *map_out = self.tensors
         p = np.zeros(len(cells))
         features = np.zeros((len(cells), self.network.get_tensor(features_out).shape[-1]), dtype=np.float32)
+        maps = [
+            np.zeros((len(cells), *self.network.get_tensor(out).shape[1:]), np.float32) for out in map_out
+        ]
         rejected: list[str | None] = []
         for start in range(0, len(cells), _BATCH):
             crops = cells[start : start + _BATCH]
@@ -143,9 +158,12 @@ class Bundle:
                 self.network.invoke()
                 p[row] = self.network.get_tensor(p_out)[0, 0]
                 features[row] = self.network.get_tensor(features_out)[0]
+                for found, out in zip(maps, map_out, strict=True):
+                    found[row] = self.network.get_tensor(out)[0]
             had = [cell.shape for cell in crops] if shapes is None else shapes[start : start + _BATCH]
             rejected += self._reasons(batch, features[start : start + len(batch)], had)
-        return Predictions(calibration.apply(p, self.record.temperature), p, features, tuple(rejected))
+        calibrated = calibration.apply(p, self.record.temperature)
+        return Predictions(calibrated, p, features, tuple(rejected), *maps)
 
     def _reasons(
         self, cells: images.Pixels, features: npt.NDArray[np.float32], shapes: Sequence[tuple[int, ...]]
@@ -204,8 +222,8 @@ def opened(
         # By the names that export gave; calls through the signature itself take a tenth longer.
         signature = interpreter.get_signature_runner()
     cell_in = signature.get_input_details()["cell"]["index"]
-    p_out, features_out = (tensor["index"] for _, tensor in sorted(signature.get_output_details().items()))
-    return Bundle(folder, record, interpreter, (cell_in, p_out, features_out), fitted_ood)
+    outputs = (tensor["index"] for _, tensor in sorted(signature.get_output_details().items()))
+    return Bundle(folder, record, interpreter, (cell_in, *outputs), fitted_ood)
 
 
 def read_record(folder: Path) -> Record:

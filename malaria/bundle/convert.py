@@ -28,12 +28,13 @@ MOST_PARAMETERS, MOST_BYTES = 300_000, 2**20
 # Train cells that show the quantisation how large activations get; more change nothing.
 _REPRESENTATIVE = 500
 
-# Left in float by int8, so that features and probability have more than 256 values: they take no time.
-_HEAD = ["MEAN", "FULLY_CONNECTED", "LOGISTIC"]
+# Left in float by int8, so that features, probability and map have more than 256 values: they take no time.
+_HEAD = ["MEAN", "FULLY_CONNECTED", "LOGISTIC", "MUL", "SUM"]
 
 
 def convert(model: Any, precision: str, train: images.Pixels) -> bytes:
-    """The network as a LiteRT flatbuffer with two outputs: P(parasitised) and the last features.
+    """The network as a LiteRT flatbuffer: P(parasitised), the last features and, where these are means over
+    places, the map of how much each place adds to the logit, float32 (n, h, w).
 
     Args:
         model: of `network.fused`, or another with a layer of the features.
@@ -45,7 +46,7 @@ def convert(model: Any, precision: str, train: images.Pixels) -> bytes:
     from malaria.train import network
     from malaria.train.backend import keras, tf
 
-    outputs = [model.output, model.get_layer(network.FEATURES).output]
+    outputs = [model.output, model.get_layer(network.FEATURES).output, *_maps(model)]
     # Named, since Keras numbers nameless models, and the name is written into the file.
     whole = keras.Model(model.inputs, outputs, name="cells")
     converter = tf.lite.TFLiteConverter.from_keras_model(whole)
@@ -73,6 +74,21 @@ def convert(model: Any, precision: str, train: images.Pixels) -> bytes:
             debug_options=tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=_HEAD),
         )
         return bytes(quantised.get_nondebug_quantized_model())
+
+
+def _maps(model: Any) -> list[Any]:
+    """The class-activation map, with whose sum and its bias the last unit gives the logit (Zhou et al. 2016,
+    arXiv:1512.04150); none where the features are no means.
+    """
+    from malaria.train import network
+    from malaria.train.backend import keras
+
+    features = model.get_layer(network.FEATURES)
+    if not isinstance(features, keras.layers.GlobalAveragePooling2D):
+        return []
+    _, height, width, _ = features.input.shape
+    weights = model.get_layer(network.LOGIT).get_weights()[0][:, 0]
+    return [keras.ops.sum(features.input * (weights / (height * width)), axis=-1)]
 
 
 def check_size(flatbuffer: bytes, parameters: int) -> None:

@@ -86,8 +86,8 @@ def predict(
             yield from _rows(bundle, current, decoded, threshold)
 
 
-def write(rows: Iterable[Row], out: TextIO) -> Counter[str]:
-    """Write rows as CSV, probabilities to six places, and count them by status and by category.
+def write(rows: Iterable[Row], out: TextIO, kind: type[Row] = Row) -> Counter[str]:
+    """Write rows of a `kind` as CSV, numbers to six places, and count them by status and by category.
 
     A path or reason that a spreadsheet would take for a formula gets an apostrophe before it, and so does
     one that begins with apostrophes before such a mark, so that taking one off gives it back.
@@ -95,13 +95,17 @@ def write(rows: Iterable[Row], out: TextIO) -> Counter[str]:
     # csv quotes a carriage return only where lines end with one; without quotes it would end the row.
     lines = SimpleNamespace(write=lambda line: out.write(line.removesuffix("\r\n") + "\n"))
     writer = csv.writer(lines, lineterminator="\r\n")
-    writer.writerow([field.name for field in fields(Row)])
+    names = [field.name for field in fields(kind)]
+    writer.writerow(names)
     counts = Counter[str]()
     for row in rows:
         counts.update([row.status, *filter(None, [row.category])])
-        p = "" if row.p_parasitized is None else f"{row.p_parasitized:.6f}"
-        writer.writerow([shown(row.path), p, row.category or "", row.status, shown(row.reason)])
+        writer.writerow([_text(getattr(row, name)) for name in names])
     return counts
+
+
+def _text(value: object) -> str:
+    return f"{value:.6f}" if isinstance(value, float) else "" if value is None else shown(str(value))
 
 
 def save(rows: Iterable[Row], out: str) -> Counter[str]:

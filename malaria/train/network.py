@@ -20,6 +20,7 @@ from malaria.train.backend import keras
 
 WIDTHS = (16, 32, 64, 128)
 FEATURES = "features"
+LOGIT = "logit"
 PROBABILITY = "p_parasitized"
 
 # The oldest moment a zip member can carry.
@@ -46,7 +47,7 @@ def build(size: int, *, synchronized: bool = False) -> keras.Model:
         x = norm(x)
         x = keras.layers.ReLU(name=f"relu{depth}")(x)
     x = keras.layers.GlobalAveragePooling2D(name=FEATURES)(x)
-    x = keras.layers.Dense(1, name="logit")(x)
+    x = keras.layers.Dense(1, name=LOGIT)(x)
     return keras.Model(cell, keras.layers.Activation("sigmoid", name=PROBABILITY)(x), name="malaria_cells")
 
 
@@ -74,9 +75,9 @@ def fused(model: keras.Model) -> keras.Model:
         if depth < len(WIDTHS):
             x = keras.layers.MaxPooling2D(2, name=f"pool{depth}")(x)
     x = keras.layers.GlobalAveragePooling2D(name=FEATURES)(x)
-    logit = keras.layers.Dense(1, name="logit")
+    logit = keras.layers.Dense(1, name=LOGIT)
     x = logit(x)
-    logit.set_weights(model.get_layer("logit").get_weights())
+    logit.set_weights(model.get_layer(LOGIT).get_weights())
     return keras.Model(cell, keras.layers.Activation("sigmoid", name=PROBABILITY)(x), name=model.name)
 
 

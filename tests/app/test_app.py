@@ -23,7 +23,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from app import batches, cells, git_origin, heatmap, inference, page, serving, uploads, verdict
+from app import batches, cells, git_origin, heatmap, inference, page, rendering, serving, uploads, verdict
 from app.inference import Answer
 from app.model import open_model
 from malaria import bundle, paths, predict
@@ -34,11 +34,22 @@ from tests.support.project import commit, git
 
 LIMITS = images.Limits(16, 4_000_000)
 
+# Of the table that leaves as CSV: those of `predict`, and by what a row came about.
+COLUMNS = [
+    "path", "p_parasitized", "category", "status", "reason",
+    "second_look", "threshold", "operating_point", "model", "network", "date",
+]  # fmt: skip
+
 
 def png(pixels) -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
     return out.getvalue()
+
+
+def upload(name: str, pixels: images.Pixels) -> uploads.Upload:
+    left = [pixels]
+    return uploads.Upload(name, left.pop)
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +86,15 @@ def test_classify_takes_another_threshold_and_refuses_one_that_is_none(client, d
         client.predict(handle_file(str(file)), 7, api_name="/classify")
 
 
-def test_classify_batch_gives_the_rows_of_predict_and_totals(client, drawn, tmp_path):
+def test_classify_batch_gives_the_rows_of_predict_and_totals(client, drawn, model, tmp_path):
     with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
         for number, (pixels, _) in enumerate(drawn):
             pack.writestr(f"deep/{number:02}.png", png(pixels))
         pack.writestr("deep/note.png", "no image")
     said = client.predict([handle_file(str(tmp_path / "cells.zip"))], api_name="/classify_batch")
     assert [row["file"] for row in said["rows"]][:2] == ["cells.zip/deep/00.png", "cells.zip/deep/01.png"]
-    assert list(said["rows"][0]) == ["file", "p_parasitized", "category", "status", "reason"]
+    assert list(said["rows"][0]) == ["file", *COLUMNS[1:]]
+    assert said["rows"][0]["network"] == model.record.hashes["network"]
     assert said["rows"][-1]["status"] == predict.UNREADABLE
     assert (said["totals"]["images"], said["totals"]["judged"]) == (13, 12)
     assert said["totals"]["low"] < said["totals"]["share"] < said["totals"]["high"]
@@ -97,21 +109,20 @@ def test_what_is_no_cell_gets_a_reason_and_no_category_anywhere(live, drawn):
 
     path, cell = live.upload(("strip.png", png(strip)), ("cell.png", png(drawn[0][0])))
     _, batch = live.answer("classify_batch", [{"path": path}, {"path": cell}], 0.5)
-    assert batch[0]["rows"][0] == {
-        "file": "strip.png", "p_parasitized": None, "category": None, "status": "rejected", "reason": why
-    }  # fmt: skip
+    row = batch[0]["rows"][0]
+    assert [row[name] for name in ("file", *COLUMNS[1:5])] == ["strip.png", None, None, "rejected", why]
     assert [batch[0]["totals"][name] for name in ("images", "judged", "rejected")] == [2, 1, 1]
+    # Had the strip been a parasite, or had it not.
+    assert batch[0]["totals"]["most"] - batch[0]["totals"]["least"] == 0.5
 
-    _, shown = live.answer("show_cell", {"path": path}, 0)
-    assert "This does not look like a stained red cell." in shown[0]
-    assert "More than 2.5 times as long as wide: not one cell." in shown[0]
-    assert "mc-scale" not in shown[0]
-    assert "mc-key-orange" not in shown[0]
-    assert "The map shows" not in shown[0]
+    strip, cell = ({"path": one, "meta": {"_type": "gradio.FileData"}} for one in (path, cell))
+    _, shown = live.answer("show_cells", [strip], 0, False)
+    assert "This does not look like a stained red cell." in shown[4]
+    assert "More than 2.5 times as long as wide: not one cell." in shown[4]
+    assert not {"mc-scale", "mc-map", "mc-nomap"} & set(re.findall(r"mc-\w+", shown[4]))
 
-    files = [{"path": one, "meta": {"_type": "gradio.FileData"}} for one in (path, cell)]
-    _, table = live.answer("show_many", files, 0, False)
-    assert "1 does not look like a stained red cell" in table[0]
+    _, table = live.answer("show_cells", [strip, cell], 0, False)
+    assert "1 of 2 turned away" in table[0]
     encoded = re.search(r"base64,([^\"]+)\">Download", table[0])
     rows = list(csv.DictReader(io.StringIO(base64.b64decode(encoded[1]).decode())))
     assert [(row["path"], row["status"], row["reason"]) for row in rows] == [
@@ -131,7 +142,7 @@ def test_model_info_and_version_name_what_is_served(client, live, gated_bundle):
 
 def test_every_function_of_the_page_has_a_name(live):
     config = requests.get(f"{live.url}/config").json()
-    assert all(dependency["api_name"] for dependency in config["dependencies"])
+    assert all(function["api_name"] for function in config["dependencies"] if function["backend_fn"])
     public = requests.get(f"{live.url}/gradio_api/info").json()["named_endpoints"]
     assert set(public) == {"/classify", "/classify_batch", "/model_info"}
     required = [
@@ -294,13 +305,13 @@ def test_wrong_options_end_with_one_sentence(model_bundle, tmp_path):
         assert sentence in said[0]
 
 
-def test_the_divide_itself_counts_as_parasitized_and_is_said():
+def test_the_threshold_itself_counts_as_parasitized_and_is_said():
     exact = verdict.of(Answer(0.5), verdict.HALF, synthetic=False)
     assert exact.category == "Parasitized"
-    assert "exactly on the divide at 0.500" in " ".join(exact.sentences)
+    assert "exactly on the threshold, 0.500" in " ".join(exact.sentences)
     just_below = verdict.of(Answer(0.4999999), verdict.HALF, synthetic=False)
     assert just_below.category == "Uninfected"
-    assert "below the divide" in " ".join(just_below.sentences)
+    assert "below the threshold" in " ".join(just_below.sentences)
 
 
 @pytest.mark.parametrize(
@@ -324,22 +335,96 @@ def test_no_cell_gets_no_category():
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.5, 0.95, 1.0])
-def test_the_second_look_always_holds_the_divide(threshold):
+def test_the_second_look_always_holds_the_threshold(threshold):
     low, high = verdict.Point("", threshold).band
     assert low <= threshold <= high
     assert verdict.of(Answer(threshold), verdict.Point("", threshold), False).second_look
 
 
-def test_the_map_marks_what_the_answer_hangs_on():
-    cell = np.full((50, 50, 3), 200, dtype=np.uint8)
-    cell[10:16, 30:36] = 90
-    importance = heatmap.importance(
-        cell, lambda cells: np.where((cells.reshape(len(cells), -1) < 100).any(1), 0.9, 0.1)
+def spotted(*spots: tuple[int, int], violet: tuple[int, int, int] = (120, 60, 140)) -> images.Pixels:
+    """A grey disc on black, 50 px, with violet spots of 4 px."""
+    y, x = np.mgrid[:50, :50] - 24.5
+    cell = np.where(np.hypot(x, y)[:, :, None] < 24, 200, 0).repeat(3, axis=2).astype(np.uint8)
+    for row, column in spots:
+        cell[row : row + 4, column : column + 4] = violet
+    return cell
+
+
+@pytest.mark.parametrize("spots", [[(20, 30)], [(10, 20), (35, 28)]], ids=["one parasite", "two parasites"])
+def test_the_map_is_orange_at_every_parasite(mapped_bundle, spots):
+    cell = spotted(*spots)
+    answer = open_model(mapped_bundle).answer(cell)
+    assert answer.p_parasitized > 0.9
+    assert heatmap.decides(answer)
+    picture = heatmap.overlay(cell, answer.map).astype(int)
+    for row, column in spots:
+        red, _, blue = picture[row + 2, column + 2]
+        assert red > blue + 40, "what speaks for Parasitized is orange"
+    red, _, blue = picture[25, 5]
+    assert abs(red - blue) < 10
+
+
+def test_a_cell_in_which_no_place_decides_gets_no_map_and_is_told_so(mapped_bundle, model_bundle):
+    for folder, sentence in ((mapped_bundle, "no single place decides"), (model_bundle, "does not tell")):
+        model = open_model(folder)
+        judged = next(iter(batches.judge([model], [upload("a.png", spotted())])))
+        shown = rendering.cell([model], spotted(), judged, verdict.HALF)
+        assert "mc-map" not in shown
+        assert sentence in shown
+
+
+@pytest.mark.parametrize(
+    ("places", "decides"),
+    [([1.0, -0.2], True), ([0.5, -1.0], False), ([0.1, -0.05], False), ([-0.2, -0.2], False)],
+    ids=["a parasite", "more speaks against it", "too little", "nothing"],
+)
+def test_a_map_is_shown_where_its_strongest_place_speaks_for_a_parasite(places, decides):
+    assert heatmap.decides(Answer(0.5, map=np.array([places], np.float32))) is decides
+
+
+def test_of_a_zip_with_too_many_cells_the_rest_is_counted_and_said(model, tmp_path, drawn):
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
+        for number in range(uploads.MOST_CELLS + 7):
+            pack.writestr(f"{number}.png", b"")
+        pack.writestr("__MACOSX/._1.png", b"")
+    found = list(uploads.many([("cells.zip", tmp_path / "cells.zip")], LIMITS))
+    assert len(found) == uploads.MOST_CELLS + 1
+    judged = list(batches.judge([model], [upload("a.png", drawn[0][0]), found[-1]]))
+    assert judged[-1].reason == "7 more than the 2,500 cells that are judged at once"
+    totals, _ = rendering.batch([model], judged, verdict.HALF, False)
+    assert totals.index(judged[-1].reason) < totals.index("are called Parasitized")
+
+
+def test_a_cell_of_a_batch_is_read_again_by_its_number(tmp_path, drawn):
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
+        for number, (pixels, _) in enumerate(drawn[1:3]):
+            pack.writestr(f"{number}.png", png(pixels))
+    (tmp_path / "cell.png").write_bytes(png(drawn[0][0]))
+    files = [(name, tmp_path / name) for name in ("cell.png", "cells.zip")]
+    for number in range(3):
+        assert (uploads.again(files, LIMITS, number) == drawn[number][0]).all()
+    (tmp_path / "cells.zip").unlink()
+    with pytest.raises(images.Unreadable):
+        uploads.again(files, LIMITS, 2)
+
+
+def test_the_next_to_look_at_are_those_worth_it_and_the_nearest_to_the_threshold_first(model):
+    judged = [batches.Judged("", "", (Answer(p),)) for p in (0.95, 0.2, 0.55, 0.01)]
+    assert batches.to_look_at([model], judged, verdict.HALF) == [2, 1]
+
+
+def test_an_operating_point_says_what_it_costs(model):
+    costs = [verdict.cost(point, model.points) for point in model.points]
+    assert costs[0].startswith("0.500, fewest misses: of 100 parasitised cells 10.0 missed, ")
+    assert costs[0].endswith("of 100 healthy ones 10.0 called Parasitized")
+    assert costs[-1].startswith("0.800, fewest false alarms: ")
+
+
+def test_a_round_of_cells_that_the_model_was_made_with_explains_that_there_is_no_score(model):
+    cards = cells.reveal((cells.Card("", "Parasitized", Answer(0.9), met=True),))
+    assert "made with every one of these cells" in rendering.round_of(
+        model, cells.Source(), cards, verdict.HALF
     )
-    row, column = np.unravel_index(importance.argmax(), importance.shape)
-    assert 8 <= row <= 18
-    assert 28 <= column <= 38
-    assert abs(importance[40, 10]) < 1e-9
 
 
 def test_many_threads_get_their_own_answers(model_bundle, drawn):
@@ -372,7 +457,7 @@ def test_an_error_of_the_network_reaches_who_asked_and_the_next_is_answered(mode
 
 def test_the_examples_are_cells_to_the_committed_bundle():
     committed = open_model(app_server.ROOT / paths.PRETRAINED)
-    assert [committed.answer(pixels).rejected for pixels, _ in page.EXAMPLES] == [None] * 6
+    assert [committed.answer(pixels).rejected for pixels in page.EXAMPLES.values()] == [None] * 6
 
 
 def test_cells_that_the_model_was_made_with_are_known_and_never_scored(model, drawn, tmp_path):
@@ -401,13 +486,18 @@ def test_a_round_keeps_the_score_of_both():
     assert cells.called(stranger, verdict.HALF) is None
 
 
-def test_the_csv_is_what_predict_writes(model, drawn):
-    batch = [uploads.Upload("a.png", drawn[0][0]), uploads.Upload("b.png", None, "empty file")]
+def test_the_csv_is_what_predict_writes_and_by_what_it_came_about(model, drawn, tmp_path):
+    (tmp_path / "b.png").touch()
+    batch = [upload("a.png", drawn[0][0]), *uploads.many([("b.png", tmp_path / "b.png")], LIMITS)]
     judged = list(batches.judge([model], batch))
-    text = batches.as_csv(judged, batches.verdicts(model, 0, judged, verdict.HALF))
-    rows = list(csv.DictReader(io.StringIO(text)))
-    assert list(rows[0]) == ["path", "p_parasitized", "category", "status", "reason"]
+    said = batches.verdicts(model, 0, judged, model.points[-1])
+    rows = list(
+        csv.DictReader(io.StringIO(batches.as_csv(batches.rows(model, judged, said, model.points[-1]))))
+    )
+    assert list(rows[0]) == COLUMNS
     assert (rows[1]["status"], rows[1]["p_parasitized"]) == ("unreadable", "")
+    assert (rows[0]["threshold"], rows[0]["operating_point"]) == ("0.800000", "99 % specificity")
+    assert (rows[0]["second_look"], rows[0]["model"]) == (str(said[0].second_look), model.title)
 
 
 def test_a_batch_holds_no_more_than_two_pictures_at_their_full_size(model):
@@ -419,7 +509,7 @@ def test_a_batch_holds_no_more_than_two_pictures_at_their_full_size(model):
             held.append(weakref.ref(pixels))
             # This one, and the one before, which was just made small.
             assert sum(one() is not None for one in held) <= 2
-            yield uploads.Upload(f"{number}.png", pixels)
+            yield upload(f"{number}.png", pixels)
             del pixels
 
     assert len(list(batches.judge([model], batch()))) == 40
@@ -428,7 +518,7 @@ def test_a_batch_holds_no_more_than_two_pictures_at_their_full_size(model):
 def test_a_batch_is_judged_as_each_of_its_cells_alone(gated_bundle, model, drawn):
     gated = open_model(gated_bundle)
     pictured = [*(pixels for pixels, _ in drawn), np.tile(drawn[0][0], (1, 3, 1))]
-    together = batches.judge([gated, model], [uploads.Upload("a.png", pixels) for pixels in pictured])
+    together = batches.judge([gated, model], [upload("a.png", pixels) for pixels in pictured])
     alone = [(gated.answer(pixels), model.answer(pixels)) for pixels in pictured]
     assert [one.answers for one in together] == alone
     assert alone[-1][0].rejected == "more than 2.5 times as long as wide: not one cell"

@@ -63,6 +63,13 @@ def test_a_bundle_without_a_gate_takes_everything(model_bundle, gated, cells):
     assert (said.p_network == gated.run([*cells, WHITE]).p_network).all()
 
 
+def test_a_bundle_explains_a_cell_by_a_map_where_it_has_one(mapped_bundle, model_bundle, cells):
+    explained = bundle.load(mapped_bundle).explain(cells[0])
+    assert (explained.shape, explained.dtype) == ((10, 10), np.float32)
+    assert bundle.load(model_bundle).explain(cells[0]) is None
+    assert bundle.load(model_bundle).run(cells).maps is None
+
+
 def test_a_crops_own_shape_counts_also_where_it_was_resized_before(gated, cells):
     size = gated.record.input_size
     strip = np.tile(cells[0], (1, 3, 1))

@@ -73,6 +73,22 @@ def test_the_bundle_agrees_with_keras_at_every_precision(model, cells, precision
     assert (outputs.features.shape, outputs.features.dtype) == ((64, width), np.float32)
 
 
+@pytest.mark.parametrize(("precision", "most"), [("float32", 1e-4), ("float16", 1e-3), ("int8", 1e-3)])
+def test_the_map_sums_to_the_logit_without_its_bias_at_every_precision(model, cells, precision, most):
+    from malaria import bundle
+    from malaria.bundle import convert
+    from malaria.evaluate import calibration
+    from malaria.train import network
+
+    bias = np.array([0.7], np.float32)
+    whole = as_if_trained(32, 0.5)
+    whole.get_layer(network.LOGIT).set_weights([model.get_layer(network.LOGIT).get_weights()[0], bias])
+    flatbuffer = convert.convert(network.fused(whole), precision, cells)
+    said = bundle.opened(record_of(flatbuffer), flatbuffer).run(cells)
+    assert (said.maps.shape, said.maps.dtype) == ((64, 4, 4), np.float32)
+    np.testing.assert_allclose(said.maps.sum((1, 2)) + bias, calibration.logit(said.p_network), atol=most)
+
+
 def as_if_trained(size: int, least: float):
     """A network whose normalisations have been at work, with scales from `least` to 1.5."""
     from malaria.train import network

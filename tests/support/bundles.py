@@ -1,6 +1,6 @@
 """A model bundle for tests, made without training and read without TensorFlow.
 
-Its network is in tests/support/violet.tflite; `python -m tests.support.bundles` makes that file anew.
+Its networks are in tests/support/*.tflite; `python -m tests.support.bundles` makes these files anew.
 """
 
 import functools
@@ -20,18 +20,20 @@ from malaria.cells import images
 from malaria.predict import inputs
 
 NETWORK = Path(__file__).parent / "violet.tflite"
+MAPPED = Path(__file__).parent / "violet_map.tflite"
 SIZE = 50
 POINTS = ((0.95, 0.6), (0.97, 0.7), (0.99, 0.8))
 
 
-def violet(folder: Path, gated: bool = False) -> Path:
+def violet(folder: Path, gated: bool = False, mapped: bool = False) -> Path:
     """Write a bundle whose network looks for violet: P grows with the most violet spot of the cell.
 
     Args:
         gated: with a gate, fitted on 400 synthetic cells, and a manifest; else as bundles of schema 1 are.
+        mapped: of schema 3, with a network that counts all violet there is, and has a map of it.
     """
     folder.mkdir(parents=True)
-    (folder / bundle.NETWORK).write_bytes(NETWORK.read_bytes())
+    (folder / bundle.NETWORK).write_bytes((MAPPED if mapped else NETWORK).read_bytes())
     (folder / bundle.PARTS["figures"]).write_text(json.dumps(_figures()), encoding="utf-8")
     seen = fingerprints.of(images.resize(pixels, SIZE) for pixels, _ in drawn_cells()[:4])
     (folder / bundle.PARTS["trained_on"]).write_bytes(fingerprints.to_bytes(seen))
@@ -41,7 +43,7 @@ def violet(folder: Path, gated: bool = False) -> Path:
     parts = {name: file for name, file in bundle.PARTS.items() if gated or name != "gate"}
     named = {"network": bundle.NETWORK, **parts}
     record = bundle.Record(
-        schema_version=2 if gated else 1,
+        schema_version=3 if mapped else 2 if gated else 1,
         name="malaria-cells",
         research_use_only=True,
         synthetic=True,
@@ -95,17 +97,29 @@ def _figures() -> dict[str, object]:
     """What the page shows of `figures.json`: a few figures, and curves of a few points."""
     figure = {"value": 0.9, "low": 0.8, "high": 0.95}
     keys = ("sensitivity", "specificity", "worst_decile_sensitivity", "auc", "accuracy", "ece")
-    scores = {"cells": 40, "patients": 8, **dict.fromkeys(keys, figure)}
+    points = {
+        f"at_{100 * specificity:g}_specificity": {
+            "sensitivity": figure,
+            "specificity": {"value": specificity, "low": 0.9, "high": 1.0},
+        }
+        for specificity, _ in POINTS
+    }
+    scores = {"cells": 40, "patients": 8, **dict.fromkeys(keys, figure), **points}
     curve = [0.0, 0.5, 1.0]
     plots = {
         "roc": {"one_minus_specificity": curve, "sensitivity": curve},
         "precision_recall": {"sensitivity": curve, "precision": curve},
         "reliability": {"mean_probability": curve, "share_parasitized": curve},
+        "scores": {
+            "p_parasitized": [0.25, 0.5, 0.75],
+            "parasitized_cells": [1, 5, 9],
+            "uninfected_cells": [9, 5, 1],
+        },
     }
     return {"judged": "test", "sides": {"val": scores, "test": scores}, "plots": plots}
 
 
-def _network() -> bytes:
+def _network(mapped: bool = False) -> bytes:
     from malaria.bundle import convert
     from malaria.train import network
     from malaria.train.backend import keras
@@ -113,15 +127,19 @@ def _network() -> bytes:
     layers = keras.layers
     cell = keras.Input((SIZE, SIZE, 3), name="cell")
     colour = layers.Conv2D(1, 1, activation="relu", name="violet")
-    spot = layers.GlobalMaxPooling2D(name=network.FEATURES)
-    logit = layers.Dense(1, name="logit")
-    x = layers.AveragePooling2D(3, strides=1)(colour(layers.Rescaling(1 / 255)(cell)))
-    model = keras.Model(cell, layers.Activation("sigmoid", name=network.PROBABILITY)(logit(spot(x))))
+    pooling = layers.GlobalAveragePooling2D if mapped else layers.GlobalMaxPooling2D
+    logit = layers.Dense(1, name=network.LOGIT)
+    x = layers.AveragePooling2D(*((5, 5) if mapped else (3, 1)))(colour(layers.Rescaling(1 / 255)(cell)))
+    x = logit(pooling(name=network.FEATURES)(x))
+    model = keras.Model(cell, layers.Activation("sigmoid", name=network.PROBABILITY)(x))
     # Blue above green: 0.06 in the cell, 0.27 in a parasite, 0 outside.
     colour.set_weights([np.array([0.0, -1.0, 1.0]).reshape(1, 1, 3, 1), np.array([-0.1])])
-    logit.set_weights([np.array([[60.0]]), np.array([-4.0])])
+    logit.set_weights(
+        [np.array([[8000.0]]), np.array([-3.0])] if mapped else [np.array([[60.0]]), np.array([-4.0])]
+    )
     return convert.convert(model, "float32", np.zeros((1, SIZE, SIZE, 3), np.uint8))
 
 
 if __name__ == "__main__":
     NETWORK.write_bytes(_network())
+    MAPPED.write_bytes(_network(mapped=True))
