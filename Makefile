@@ -163,6 +163,12 @@ space: package  #+ write the app as a Hugging Face Space, of OWNER, into build/s
 hub: env  #+ write the pretrained bundle as a Hugging Face model repository into build/hub
 	python -m remote.hub
 
+docs: env  #+ build the documentation as a site into build/docs; a warning is an error
+	python -m sphinx -q -W --keep-going docs build/docs
+
+notebook: env  #+ run docs/quickstart.ipynb again, and store its outputs
+	PYTHONPATH=$(CURDIR) jupyter execute --inplace docs/quickstart.ipynb
+
 repro-check: env  #+ run twice in fresh clones and compare every output's hash
 	python -m tests.campaigns.repro_check
 
