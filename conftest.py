@@ -1,7 +1,8 @@
 """README and docs as tests, by Sybil: `pytest -p no:randomly README.md docs`, in tests/test_documentation.py.
 
-Blocks of `sh`, `python` and `yaml` run, page by page and in order, in a copy of this repository with some drawn
-cells. What cannot run says why in a comment before it. A `console` block is the transcript of a longer run.
+Blocks of `sh`, `python` and `yaml` run, page by page and in order, in a copy of this repository with some
+drawn cells. What cannot run says why in a comment before it. A `console` block is the transcript of a longer
+run.
 """
 
 import os
@@ -62,7 +63,7 @@ pytest_collect_file = Sybil(
         CodeBlockParser("yaml", check_parameters),
         SkipParser(),
     ],
-    patterns=["README.md", "docs/*.md"],
+    patterns=["README.md", "CONTRIBUTING.md", "docs/*.md"],
     setup=start,
     teardown=stop,
 ).pytest()

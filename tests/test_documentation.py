@@ -13,7 +13,17 @@ NOTEBOOK = ROOT / "docs/quickstart.ipynb"
 
 @pytest.mark.long
 def test_the_code_of_readme_and_docs_runs_or_says_why_not():
-    command = ("-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", "README.md", "docs")
+    command = (
+        "-m",
+        "pytest",
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:cacheprovider",
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs",
+    )
     done = project.run("python", *command, cwd=ROOT)
     assert " passed" in done.stdout
 
