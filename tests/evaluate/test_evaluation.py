@@ -182,7 +182,7 @@ def test_plots_are_written_as_light_tables(cells, tmp_path):
     assert len(frames["patients"]) == 9
 
 
-def test_the_plots_show_operating_points_on_the_curve_and_intervals_round_each_patient(cells, tmp_path):
+def test_the_plots_show_operating_points_on_the_curve_and_intervals_round_each_patient(cells):
     drawn = plots.frames(cells.assign(p_parasitized=cells.p_network), 15, 5, {0.95: 0.7})
     (point,) = drawn["operating_points"].itertuples()
     curve = drawn["roc"]
