@@ -137,7 +137,7 @@ crop-size: env  #+ whether cells get the same verdict at another size, ONE=folde
 pull: env  #+ bring the results that dvc.lock names from the remote
 	python -m remote.pull
 
-push: env  ## send results and runs to the remote; VERIFY=1 also mends what is damaged there
+push: env  ## send results and runs to the remote; VERIFY=1 also repairs what is damaged there
 	python -m remote.push $(if $(VERIFY),--verify)
 
 release: env  ## check everything, then tag malaria-cells@vVERSION with notes; OVERRIDE="why" where the gate fails

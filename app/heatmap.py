@@ -1,4 +1,4 @@
-"""What a decision hangs on: cover the cell bit by bit, and see how the answer moves.
+"""What decided an answer: cover the cell bit by bit, and see how the answer moves.
 
 Occlusion as in Zeiler and Fergus 2014, arXiv:1311.2901.
 """

@@ -59,7 +59,7 @@ class Model:
         return self.judge.ask([self.judge.crop(pixels)])[0]
 
     def heat(self, pixels: images.Pixels) -> images.Pixels:
-        """The crop with what the decision hangs on laid over it."""
+        """The crop with what decided the answer laid over it."""
 
         def ask(cells: images.Pixels) -> heatmap.Floats:
             crops = [Crop(cell, pixels.shape[:2]) for cell in cells]
