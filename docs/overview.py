@@ -53,63 +53,45 @@ def _badge(name: str, value: str) -> str:
 
 
 def picture(model: bundle.Bundle, reliability: dict[str, list[float]]) -> Image.Image:
-    """The three panels beside each other; `reliability` has the columns of the diagram."""
+    """Cells framed by category, the first with its map, and the diagram with the columns of `reliability`."""
     cells = [pixels for pixels, _ in pictures.drawn(6, seed=30)]
-
-    def ask(covered: images.Pixels) -> heatmap.Floats:
-        return model.run(covered).p_parasitized
-
-    resized = images.resize(cells[0], model.record.input_size)
-    decided = heatmap.overlay(cells[0], heatmap.importance(resized, ask))
-    panels = [_judged(cells, model), _framed(cells[0], decided), _diagram(reliability)]
-    wide = Image.new(
-        "RGB", (sum(panel.width for panel in panels) + 4 * MARGIN, 2 * SIDE + 3 * MARGIN), "white"
+    importance = heatmap.importance(
+        images.resize(cells[0], model.record.input_size), lambda covered: model.run(covered).p_parasitized
     )
-    left = MARGIN
-    for panel in panels:
-        wide.paste(panel, (left, (wide.height - panel.height) // 2))
-        left += panel.width + MARGIN
+    tiles = [_tile(cell, p) for cell, p in zip(cells, model.predict(cells), strict=True)]
+    tiles[3:3] = [_tile(cells[0])]
+    tiles.append(_tile(heatmap.overlay(cells[0], importance)))
+    diagram = _diagram(reliability)
+    step = SIDE + MARGIN
+    wide = Image.new("RGB", (4 * step + 2 * MARGIN + diagram.width, 2 * step + MARGIN), "white")
+    for number, tile in enumerate(tiles):
+        wide.paste(tile, (MARGIN + step * (number % 4), MARGIN + step * (number // 4)))
+    wide.paste(diagram, (4 * step + MARGIN, (wide.height - diagram.height) // 2))
     return wide
 
 
-def _judged(cells: list[images.Pixels], model: bundle.Bundle) -> Image.Image:
-    """Cells in two rows, framed by category, with their probabilities."""
-    panel = Image.new("RGB", (3 * (SIDE + MARGIN) - MARGIN, 2 * SIDE + MARGIN), "white")
-    draw, font = ImageDraw.Draw(panel), ImageFont.load_default(15)
-    for number, (cell, p) in enumerate(zip(cells, model.predict(cells), strict=True)):
-        left, top = (SIDE + MARGIN) * (number % 3), (SIDE + MARGIN) * (number // 3)
-        panel.paste(Image.fromarray(cell).resize((SIDE, SIDE)), (left, top))
-        draw.rectangle((left, top, left + SIDE, top + SIDE), outline=ORANGE if p >= 0.5 else BLUE, width=4)
-        draw.text((left + 9, top + 6), f"P {p:.2f}", "white", font)
-    return panel
-
-
-def _framed(*sides: images.Pixels) -> Image.Image:
-    panel = Image.new("RGB", (SIDE, 2 * SIDE + MARGIN), "white")
-    for number, pixels in enumerate(sides):
-        panel.paste(Image.fromarray(pixels).resize((SIDE, SIDE)), (0, (SIDE + MARGIN) * number))
-    return panel
+def _tile(cell: images.Pixels, p: float | None = None) -> Image.Image:
+    """A cell, with a frame and its probability where there is one."""
+    tile = Image.fromarray(cell).resize((SIDE, SIDE))
+    if p is not None:
+        draw = ImageDraw.Draw(tile)
+        draw.rectangle((0, 0, SIDE - 1, SIDE - 1), outline=ORANGE if p >= 0.5 else BLUE, width=4)
+        draw.text((9, 6), f"P {p:.2f}", "white", ImageFont.load_default(15))
+    return tile
 
 
 def _diagram(reliability: dict[str, list[float]]) -> Image.Image:
     points = [dict(zip(reliability, row, strict=True)) for row in zip(*reliability.values(), strict=True)]
     x = {"field": "mean_probability", "type": "quantitative", "title": "mean calibrated probability"}
     y = {"type": "quantitative", "title": "share parasitised"}
+    marks = {"perfect": {"color": "grey"}, "share_parasitized": {"point": True, "color": BLUE}}
     layers = [
         {"mark": {"type": "line", **mark}, "encoding": {"x": x, "y": {**y, "field": field}}}
-        for field, mark in (
-            ("perfect", {"strokeDash": [4, 4], "color": "grey"}),
-            ("share_parasitized", {"point": True, "color": BLUE}),
-        )
+        for field, mark in marks.items()
     ]
-    specification = {
-        "title": "Reliability, real cells, out of fold",
-        "data": {"values": points},
-        "width": 260,
-        "height": 170,
-        "layer": layers,
-    }
-    return Image.open(io.BytesIO(vl_convert.vegalite_to_png(specification, scale=1))).convert("RGB")
+    title = {"title": "Reliability, real cells, out of fold", "width": 260, "height": 170}
+    drawn = vl_convert.vegalite_to_png({**title, "data": {"values": points}, "layer": layers}, scale=1)
+    return Image.open(io.BytesIO(drawn)).convert("RGB")
 
 
 if __name__ == "__main__":

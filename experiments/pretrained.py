@@ -118,6 +118,8 @@ def main() -> int:
             origin,
             judged.by_patient,
         )
+        # For who goes on from it: `make hub` uploads it, and no app reads it.
+        network.save(model, folder / paths.MODEL.name)
         shutil.copyfile(paths.PARAMS, folder / paths.PARAMS.name)
         files.write_text(folder / paths.LOCK.name, lock_of_cells(paths.LOCK.read_text(encoding="utf-8")))
         # Another cross-validation's, which this one neither makes nor outdates.

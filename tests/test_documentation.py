@@ -1,10 +1,12 @@
 """The pages run: their code, the notebook, and the site that is built of them."""
 
+import json
 import os
 
 import nbformat
 import pytest
 
+from docs import overview
 from tests.conftest import ROOT
 from tests.support import project
 
@@ -49,3 +51,8 @@ def test_the_site_is_built_without_a_warning_and_knows_every_page(tmp_path):
         assert page.name == "README.md" or (tmp_path / f"{page.stem}.html").is_file()
     assert "p_parasitized" in (tmp_path / "tables.html").read_text()
     assert "label_smoothing" in (tmp_path / "parameters.html").read_text()
+
+
+def test_the_readme_s_badges_are_those_that_the_command_prints():
+    figures = json.loads((ROOT / "models/pretrained/figures.json").read_text())
+    assert overview.badges(figures) in (ROOT / "README.md").read_text()

@@ -63,7 +63,7 @@ def test_docs_list_every_make_target():
 
 
 def test_pages_name_only_targets_and_pages_that_exist():
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
         text = page.read_text()
         assert (
             set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)\b(?=[` \n])", "\n".join(commands(text)))) <= TARGETS
