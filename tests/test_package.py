@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,9 @@ def test_a_shell_learns_to_complete_the_commands(shell, capsys, monkeypatch):
 def test_the_citation_and_the_changelog_name_the_version():
     assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"## {__version__} (" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_room_of_the_library_is_in_the_wheel():
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    rooms = {f"malaria.{file.parent.name}" for file in (ROOT / "malaria").glob("*/__init__.py")}
+    assert rooms <= set(packages)
