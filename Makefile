@@ -137,11 +137,37 @@ crop-size: env  #+ whether cells get the same verdict at another size, ONE=folde
 pull: env  #+ bring the results that dvc.lock names from the remote
 	python -m remote.pull
 
-push: env  ## send results and runs to the remote; VERIFY=1 also mends what is damaged there
+push: env  ## send results and runs to the remote; VERIFY=1 also repairs what is damaged there
 	python -m remote.push $(if $(VERIFY),--verify)
 
 release: env  ## check everything, then tag malaria-cells@vVERSION with notes; OVERRIDE="why" where the gate fails
 	python -m ci.release "$(VERSION)" $(if $(OVERRIDE),--override "$(OVERRIDE)") $(if $(DRY),--dry)
+
+package: env  #+ build the wheel and the source archive in dist/, and check them
+	rm -rf build dist *.egg-info
+	python -m build --no-isolation
+	twine check --strict dist/*
+	check-wheel-contents dist/*.whl
+
+# Who uploads to the Hugging Face Hub: make space hub OWNER=name
+OWNER ?= OWNER
+
+space: package  #+ write the app as a Hugging Face Space, of OWNER, into build/space
+	mkdir -p build/space
+	python -m zipfile -e dist/*.whl build/space
+	rm -r build/space/*.dist-info
+	cp app/space/* build/space
+	sed 's/OWNER/$(OWNER)/' app/space/README.md > build/space/README.md
+	cp docs/app.png build/space/thumbnail.png
+
+hub: env  #+ write the pretrained bundle as a Hugging Face model repository into build/hub
+	python -m remote.hub
+
+docs: env  #+ build the documentation as a site into build/docs; a warning is an error
+	python -m sphinx -q -W --keep-going docs build/docs
+
+notebook: env  #+ run docs/quickstart.ipynb again, and store its outputs
+	PYTHONPATH=$(CURDIR) jupyter execute --inplace docs/quickstart.ipynb
 
 repro-check: env  #+ run twice in fresh clones and compare every output's hash
 	python -m tests.campaigns.repro_check
@@ -176,6 +202,12 @@ lock:  #+ resolve pyproject.toml into requirements.lock, its parts for images, a
 	$(COMPILE) --extra app -c requirements.lock pyproject.toml -o requirements-app.lock
 	$(COMPILE) --extra pipeline --extra remote -c requirements.lock pyproject.toml \
 		-o requirements-train.lock
+	# Of a Space, which knows no overrides: the newest Pillow that Gradio admits.
+	sed '/^ /d; /^pillow/d; s/ \\$$//' requirements-app.lock > .space-constraints
+	uv --no-config pip compile --universal --python-version 3.11 --no-annotate --no-header \
+		--no-emit-index-url --no-emit-find-links --extra app -c .space-constraints pyproject.toml \
+		-o app/space/requirements.txt
+	rm .space-constraints
 	$(COMPILE) orchestration/airflow/requirements.in -o orchestration/airflow/requirements.lock
 
 # Folds, ablations and benchmarks took hours, and are taken up again where they fit.

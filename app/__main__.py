@@ -12,9 +12,11 @@ from malaria.errors import UserError
 NOTE = "Research use only: nothing here is a diagnosis."
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    known = argparse.ArgumentParser(prog=f"python -m {__package__}", description=__doc__, epilog=NOTE)
+def parser(add_help: bool = True) -> argparse.ArgumentParser:
+    """The command line; without `--help` as a part of another."""
+    known = argparse.ArgumentParser(
+        prog=f"python -m {__package__}", description=__doc__, epilog=NOTE, add_help=add_help
+    )
     known.add_argument("--version", action="version", version=__version__)
     served = known.add_mutually_exclusive_group()
     served.add_argument(
@@ -77,13 +79,24 @@ def parser() -> argparse.ArgumentParser:
         "always takes",
     )
     known.add_argument(
+        "--allow-frame",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="a site like https://example.org whose pages may show this one in a frame (default: none)",
+    )
+    known.add_argument(
         "--root-path", metavar="PATH", help="where a proxy in front shows the page, such as /cells"
     )
     return known
 
 
 def main() -> int:
-    arguments = parser().parse_args()
+    return serve(parser().parse_args())
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve until the process is ended."""
     # Gradio and the network take a second; --help and a wrong option should not wait for them.
     try:
         from malaria import bundle
@@ -92,7 +105,7 @@ def main() -> int:
         from .model import Model, open_model, told_apart
         from .revisions import fetch
     except ModuleNotFoundError as error:
-        raise UserError(f"The app needs {error.name}: pip install '.[app]'.") from None
+        raise UserError(f"The app needs {error.name}: pip install 'malaria-cells[app]'.") from None
 
     def of_revision(named: str) -> Model:
         return open_model(*fetch(named, arguments.repo), batch=arguments.batch)
@@ -113,6 +126,7 @@ def main() -> int:
         arguments.keep,
         room=arguments.room * 2**20,
         hosts=tuple(arguments.allow_host),
+        frames=tuple(arguments.allow_frame),
         account=arguments.auth,
         root_path=arguments.root_path,
     )
@@ -124,10 +138,5 @@ def main() -> int:
     os._exit(0)
 
 
-def run() -> None:
-    """The command `malaria-app`."""
-    end_with(main)
-
-
 if __name__ == "__main__":
-    run()
+    end_with(main)

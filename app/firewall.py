@@ -52,7 +52,7 @@ _ASK = re.compile(rf"{_API}/(queue/join|cancel|reset/?|call/(?P<name>[^/]+))")
 # The page must not ask any other host for anything, whatever Gradio or an uploaded file would have it do.
 _HEADERS = {
     "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
-    "frame-ancestors 'none'; form-action 'self'; base-uri 'self'",
+    "form-action 'self'; base-uri 'self'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
@@ -132,19 +132,21 @@ class Firewall:
 
     seconds: that a request's body may take to come.
     hosts: names with a dot that this server goes by.
+    frames: origins whose pages may show this one in a frame.
     account: `USER:PASSWORD` that every request must bring; empty where none is asked for.
     """
 
     app: Application
     seconds: float
     hosts: tuple[str, ...] = ()
+    frames: tuple[str, ...] = ()
     account: str = ""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, answer = time.perf_counter(), Answer(send)
+        began, answer = time.perf_counter(), Answer(send, " ".join(self.frames) or "'none'")
         try:
             self._check(scope["method"], Headers(scope=scope))
             await self.app(scope, bounded(receive, MOST_UPLOAD, self.seconds), answer)
@@ -186,9 +188,13 @@ def served_as(host: str, names: tuple[str, ...]) -> bool:
 
 @dataclass
 class Answer:
-    """ASGI's `send`, with the page's headers, and with every refusal as `{"error": sentence}`."""
+    """ASGI's `send`, with the page's headers, and with every refusal as `{"error": sentence}`.
+
+    frames: whose pages may show this one, as a content security policy names them.
+    """
 
     send: Send
+    frames: str
     status: int = 0
     said: bytes = b""
 
@@ -197,6 +203,7 @@ class Answer:
             self.status = message["status"]
             self.headers = MutableHeaders(raw=list(message.get("headers", ())))
             self.headers.update(_HEADERS)
+            self.headers["content-security-policy"] += f"; frame-ancestors {self.frames}"
             message["headers"] = self.headers.raw
             if self.status < 400:
                 await self.send(message)

@@ -38,8 +38,8 @@ class Limits:
     """How much at once: events judged side by side, and events that may wait; how long uploads are kept.
 
     A request's body has `body_seconds` to come; all plain ones that are held at a time have `bodies` bytes.
-    A probe waits `probe_seconds` for its turn. Uploads are kept in `room` bytes. `hosts` and `account` as
-    Firewall has them; `root_path` is the path at which a proxy in front shows the page.
+    A probe waits `probe_seconds` for its turn. Uploads are kept in `room` bytes. `hosts`, `frames` and
+    `account` as Firewall has them; `root_path` is the path at which a proxy in front shows the page.
     """
 
     at_once: int = 4
@@ -50,6 +50,7 @@ class Limits:
     probe_seconds: float = 5
     room: int = 2**30
     hosts: tuple[str, ...] = ()
+    frames: tuple[str, ...] = ()
     account: str = ""
     root_path: str | None = None
 

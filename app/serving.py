@@ -41,7 +41,11 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: pa
         routes=plain.routes(models, folder, limits),
         middleware=[
             Middleware(
-                firewall.Firewall, seconds=limits.body_seconds, hosts=limits.hosts, account=limits.account
+                firewall.Firewall,
+                seconds=limits.body_seconds,
+                hosts=limits.hosts,
+                frames=limits.frames,
+                account=limits.account,
             )
         ],
     )

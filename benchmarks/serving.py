@@ -19,9 +19,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -84,11 +85,17 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def start(*arguments: str, log: Path) -> Iterator[Server]:
+def start(
+    *arguments: str,
+    log: Path,
+    command: Sequence[str | Path] = (sys.executable, "-m", "app", "--port", "0"),
+    **process_options: Any,
+) -> Iterator[Server]:
     """Start the app on a free port, and end it with the block; UserError where it does not start."""
-    command = [sys.executable, "-m", "app", "--port", "0", *arguments]
     with log.open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen(
+            [*command, *arguments], stdout=subprocess.PIPE, stderr=errors, text=True, **process_options
+        )
     try:
         assert process.stdout is not None
         said = process.stdout.readline().split()

@@ -120,7 +120,9 @@ def main() -> int:
             origin,
             judged.by_patient,
         )
-        # Another cross-validation's, which this one neither makes nor outdates: no part of the bundle.
+        # No part of the bundle: the network for `make hub` and for who goes on from it, which no app reads; and a
+        # ranking that is another cross-validation's.
+        network.save(model, folder / paths.MODEL.name)
         ranking = arguments.out / paths.LABEL_AUDIT.name
         if ranking.is_file():
             shutil.copyfile(ranking, folder / ranking.name)

@@ -1,3 +1,3 @@
 """Malaria parasites in single red blood cells: the library that the stages and the app share."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

@@ -1,6 +1,7 @@
-"""Judge cells with a model bundle: `malaria predict` and `malaria evaluate`."""
+"""Judge cells with a model bundle."""
 
 import argparse
+import importlib.util
 import io
 import json
 import sys
@@ -8,7 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import shtab
 from tqdm import tqdm
 
 from malaria import __version__, bundle, labels, predict
@@ -19,13 +22,19 @@ from malaria.predict.rows import save
 
 NOTE = "Research use only: nothing here is a diagnosis."
 
+# The room app/, where it is installed with the package (pyproject.toml).
+_APP = "malaria.app"
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="malaria", description=__doc__, epilog=NOTE)
     parser.add_argument("--version", action="version", version=__version__)
+    shtab.add_argument_to(parser, "--print-completion", help="print a completion script for your shell")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    one = commands.add_parser("predict", help="a row of CSV for each image", epilog=NOTE)
+    one = commands.add_parser(
+        "predict", **_texts("a row of CSV for each image", "predict cell.png folder/ --out predictions.csv")
+    )
     one.add_argument(
         "paths",
         nargs="+",
@@ -54,7 +63,9 @@ def main() -> int:
     one.add_argument("--shard", type=how_many, default=batch.SIZE, help="images a task (%(default)s)")
     one.set_defaults(run=_predict)
 
-    two = commands.add_parser("evaluate", help="score a bundle on a labelled folder", epilog=NOTE)
+    two = commands.add_parser(
+        "evaluate", **_texts("score a bundle on a labelled folder", "evaluate labelled-folder/ --json")
+    )
     two.add_argument("folder", type=Path, help="a folder or archive with one sub-folder per class")
     _add_shared(two)
     two.add_argument(
@@ -67,6 +78,11 @@ def main() -> int:
     two.add_argument("--json", action="store_true", help="print every figure as JSON")
     two.set_defaults(run=_evaluate)
 
+    if importlib.util.find_spec(_APP):
+        app = importlib.import_module(f"{_APP}.__main__")
+        texts = _texts("serve a bundle as a web page on this machine", "app --port 8000")
+        commands.add_parser("app", parents=[app.parser(add_help=False)], **texts).set_defaults(run=app.serve)
+
     arguments = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file's name need not be UTF-8; a row gives back the bytes that it has.
@@ -78,6 +94,16 @@ def main() -> int:
 def command() -> None:
     """`malaria`, as it is installed."""
     end_with(main)
+
+
+def _texts(does: str, example: str) -> dict[str, Any]:
+    """What `--help` says of a command."""
+    return {
+        "help": does,
+        "description": f"{does[0].upper()}{does[1:]}.",
+        "epilog": f"example:\n  malaria {example}\n\n{NOTE}",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
@@ -193,7 +219,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     try:
         from malaria.predict import labelled
     except ModuleNotFoundError as error:
-        raise UserError(f"`evaluate` needs {error.name}: pip install '.[evaluate]'.") from None
+        raise UserError(f"`evaluate` needs {error.name}: pip install 'malaria-cells[evaluate]'.") from None
     model = bundle.load(arguments.model or bundle.default_folder())
     with _disk_in_words(arguments.out):
         scores = labelled.evaluate(model, arguments.folder, dict(arguments.classes or ()), arguments.out)

@@ -119,7 +119,7 @@ def local_path(text: str) -> Path:
 def needs(module: str, what: str, extra: str) -> None:
     """Raise UserError where `module`, without which there is no `what`, is not installed."""
     if importlib.util.find_spec(module) is None:
-        raise UserError(f"`{what}` needs {module}: pip install '.[{extra}]'.")
+        raise UserError(f"`{what}` needs {module}: pip install 'malaria-cells[{extra}]'.")
 
 
 @contextmanager

@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-# Where the files of this project may lie: the current folder, the checkout of this package, or inside it.
-ROOTS = (Path(), Path(__file__).parents[1], Path(__file__).parent)
-
 PARAMS = Path("params.yaml")
 LOCK = Path("dvc.lock")
 
@@ -37,6 +34,10 @@ PREDICTIONS = Path("reports/predictions.csv")
 
 BUNDLE = Path("models/malaria-cells")
 PRETRAINED = Path("models/pretrained")
+
+# Where the files of this project may lie: the current folder, the checkout of this package, or inside the
+# package, where an installed one has the pretrained bundle and its parameters.
+ROOTS = (Path(), Path(__file__).parents[1], Path(__file__).parent, Path(__file__).parent / PRETRAINED)
 LABEL_AUDIT = PRETRAINED / "label_audit.csv"  # the published ranking of labels
 
 # What cross-validation and ablation leave: no stage makes it.

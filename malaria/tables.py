@@ -8,10 +8,10 @@ import pandas as pd
 from malaria.errors import UserError
 from malaria.files import atomic_path
 
-# One row for each image below data/raw. `path` is relative to it, with forward slashes, and unique;
-# `label` is one of labels.LABELS; `patient` and `slide` are texts and empty where the name tells
-# none; `width`, `height` are px and empty where the file could not be read; `sha256` is of the
-# file's bytes; `status` is ok or quarantined, and `reason` says why. Sorted by path.
+#: One row for each image below data/raw. `path` is relative to it, with forward slashes, and unique;
+#: `label` is one of labels.LABELS; `patient` and `slide` are texts and empty where the name tells
+#: none; `width`, `height` are px and empty where the file could not be read; `sha256` is of the
+#: file's bytes; `status` is ok or quarantined, and `reason` says why. Sorted by path.
 CELLS = {
     "path": "str",
     "label": "str",
@@ -24,18 +24,18 @@ CELLS = {
     "reason": "str",
 }
 
-# Where the publisher tells the slide: one row a cell, sorted by path, which is as in CELLS.
+#: Where the publisher tells the slide: one row a cell, sorted by path, which is as in CELLS.
 SLIDES = {"path": "str", "slide": "str", "patient": "str"}
 
-# One row for each accepted cell, sorted by path; `patient` is never empty (a cell of no known patient is
-# its own); `split` is train, val or test.
+#: One row for each accepted cell, sorted by path; `patient` is never empty (a cell of no known patient is
+#: its own); `split` is train, val or test.
 SPLITS = {"path": "str", "label": "str", "patient": "str", "split": "str"}
 
-# Row i of the packed arrays is row i here; accepted cells alone, sorted by path.
+#: Row i of the packed arrays is row i here; accepted cells alone, sorted by path.
 INDEX = {"path": "str", "label": "str", "patient": "str", "sha256": "str"}
 
-# One row for each val or test cell, sorted by split and path. `p_network` is the network's probability of
-# Parasitized, `p_parasitized` the same after temperature scaling.
+#: One row for each val or test cell, sorted by split and path. `p_network` is the network's probability of
+#: Parasitized, `p_parasitized` the same after temperature scaling.
 PREDICTIONS = {
     "path": "str",
     "patient": "str",
@@ -45,7 +45,7 @@ PREDICTIONS = {
     "p_parasitized": "float64",
 }
 
-# One row for each cell, as the fold that tested it predicted it; sorted by path.
+#: One row for each cell, as the fold that tested it predicted it; sorted by path.
 OUT_OF_FOLD = {**{name: kind for name, kind in PREDICTIONS.items() if name != "split"}, "fold": "int64"}
 
 TRAIN, VAL, TEST = "train", "val", "test"

@@ -1,12 +1,17 @@
 """The tree and its arrows: what README and docs show is what there is."""
 
 import ast
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
+from app.__main__ import parser
 from tests.conftest import ROOT
 
 ROOMS = ("malaria", "stages", "app", "ci", "remote", "experiments", "benchmarks", "orchestration")
@@ -58,7 +63,7 @@ def test_docs_list_every_make_target():
 
 
 def test_pages_name_only_targets_and_pages_that_exist():
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
         text = page.read_text()
         assert (
             set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)\b(?=[` \n])", "\n".join(commands(text)))) <= TARGETS
@@ -74,3 +79,23 @@ def commands(text: str) -> list[str]:
 
 def test_make_help_shows_at_most_fifteen_targets():
     assert len(re.findall(r"^[a-z-]+:.*  ## ", MAKEFILE, re.MULTILINE)) <= 15
+
+
+def test_the_dev_container_has_the_python_that_makes_all_bytes_and_opens_the_app_s_port():
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    assert f"python:{(ROOT / '.python-version').read_text().strip()}-" in container["image"]
+    assert container["forwardPorts"] == [parser().get_default("port")]
+
+
+def test_pre_commit_runs_what_make_lint_runs():
+    config = ROOT / ".pre-commit-config.yaml"
+    command = [Path(sys.executable).with_name("pre-commit"), "validate-config", config]
+    assert subprocess.run(command, check=False).returncode == 0
+    hooks = {
+        hook["entry"].split()[0]
+        for repo in yaml.safe_load(config.read_text())["repos"]
+        for hook in repo["hooks"]
+    }
+    lint = MAKEFILE.partition("\nlint:")[2].partition("\n\n")[0]
+    tools = {line.split()[0] for line in lint.splitlines()[1:]}
+    assert {tool for tool in tools if not tool.startswith("node_modules/")} <= hooks

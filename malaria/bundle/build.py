@@ -109,7 +109,9 @@ def write(
     }
     judged = sides[list(sides)[-1]]
     p = calibration.apply(judged.p_network.to_numpy(), fitted.temperature)
-    curves = plots.frames(judged.assign(p_parasitized=p), settings.bins, settings.min_cells)
+    curves = plots.frames(
+        judged.assign(p_parasitized=p), settings.bins, settings.min_cells, fitted.thresholds
+    )
     parts = {
         "figures": _figures(scores, curves),
         "trained_on": fingerprints.to_bytes(made_with),

@@ -153,7 +153,7 @@ def brier(sample: Sample) -> Floats:
 
 
 def ece(sample: Sample, bins: int) -> Floats:
-    """Expected calibration error: over equal bins of p, |share parasitised - mean p| weighted by cells
+    """Expected calibration error: over equal bins of p, `|share parasitised - mean p|` weighted by cells
     (Naeini et al. 2015); nan where no cell is drawn.
     """
     bin_of = np.minimum((sample.p * bins).astype(np.int64), bins - 1)

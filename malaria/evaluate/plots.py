@@ -1,9 +1,11 @@
 """The data behind the plots of `dvc plots show`: one small CSV a plot, drawn by DVC's templates."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -14,24 +16,37 @@ from malaria.evaluate import metrics
 _POINTS = 400
 
 
-def write(cells: pd.DataFrame, folder: Path, bins: int, least: int) -> None:
+def write(
+    cells: pd.DataFrame, folder: Path, bins: int, least: int, thresholds: Mapping[float, float]
+) -> None:
     """Write the plots' data for one set of cells into `folder`; arguments as `frames` has them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in frames(cells, bins, least).items():
+    for name, frame in frames(cells, bins, least, thresholds).items():
         frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
 
 
-def frames(cells: pd.DataFrame, bins: int, least: int) -> dict[str, pd.DataFrame]:
+def frames(
+    cells: pd.DataFrame, bins: int, least: int, thresholds: Mapping[float, float]
+) -> dict[str, pd.DataFrame]:
     """The data of each plot, by its name, rounded to six places.
 
     Args:
         cells: columns patient, label and p_parasitized, as in tables.PREDICTIONS; both classes.
         bins: of the reliability diagram and the histogram.
         least: parasitised cells a patient needs to be drawn.
+        thresholds: by the specificity that each was fixed for, as `evaluation.Fitted` has them.
     """
     y, p = labels.values(cells.label), cells.p_parasitized.to_numpy(np.float64)
     drawn = {
         "roc": _roc(p, y),
+        "operating_points": pd.DataFrame(
+            {
+                "specificity": wanted,
+                "one_minus_specificity": np.mean(p[y == 0] >= threshold),
+                "sensitivity": np.mean(p[y == 1] >= threshold),
+            }
+            for wanted, threshold in thresholds.items()
+        ),
         "precision_recall": _precision_recall(p, y),
         "confusion": _confusion(p, cells),
         "reliability": _reliability(p, y, bins),
@@ -73,8 +88,18 @@ def _scores(p: metrics.Floats, y: metrics.Ints, bins: int = 20) -> pd.DataFrame:
 
 def _patients(cells: pd.DataFrame, least: int) -> pd.DataFrame:
     infected = cells[cells.label == labels.PARASITIZED]
-    found = (infected.p_parasitized >= 0.5).groupby(infected.patient).agg(["size", "mean"])
-    return found[found["size"] >= least]["mean"].rename("sensitivity").reset_index()
+    found = (infected.p_parasitized >= 0.5).groupby(infected.patient).agg(["size", "sum", "mean"])
+    drawn = found[found["size"] >= least]
+    tests = [binomtest(k, n) for k, n in zip(drawn["sum"], drawn["size"], strict=True)]
+    intervals = [test.proportion_ci(method="wilson") for test in tests]
+    return pd.DataFrame(
+        {
+            "patient": drawn.index,
+            "sensitivity": drawn["mean"].to_numpy(),
+            "low": [interval.low for interval in intervals],
+            "high": [interval.high for interval in intervals],
+        }
+    )
 
 
 def _thin(curve: pd.DataFrame) -> pd.DataFrame:

@@ -323,7 +323,7 @@ def test_the_plain_path_needs_neither_engine_nor_s3_client(cells, model_bundle):
             "distributed",
             "`dask` needs distributed: pip install",
         ),
-        (["s3://bucket/cells"], "s3fs", "`s3://` needs s3fs: pip install '.[engine]'."),
+        (["s3://bucket/cells"], "s3fs", "`s3://` needs s3fs: pip install 'malaria-cells[engine]'."),
         (["cells", "--engine", "dask"], "", "--engine needs --out FILE.csv"),
         (["cells", "--scheduler", "tcp://x:1"], "", "--scheduler needs --engine dask."),
     ],

@@ -104,7 +104,7 @@ def test_no_scheduler_and_no_library_are_told_in_a_sentence(monkeypatch):
     ):
         pass
     monkeypatch.setitem(sys.modules, "distributed", None)
-    missing = r"`dask` needs distributed: pip install '.\[engine\]'"
+    missing = r"`dask` needs distributed: pip install 'malaria-cells\[engine\]'"
     with pytest.raises(UserError, match=missing), engine.cluster(1):
         pass
 

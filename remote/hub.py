@@ -1,0 +1,87 @@
+"""Write a model repository for the Hugging Face Hub: the bundle, and its card with the hub's metadata.
+
+Nothing is uploaded: docs/releases.md has the command that does.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from malaria import bundle, files, paths
+from malaria.command import end_with
+from malaria.evaluate import evaluation, metrics
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m remote.hub", description=__doc__)
+    parser.add_argument("--model", type=Path, default=paths.PRETRAINED, help="a bundle folder (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("build/hub"), help="the folder (%(default)s)")
+    parser.add_argument(
+        "--cells", default="NIH/NLM malaria cells", help="what it was measured on (%(default)s)"
+    )
+    given = parser.parse_args()
+    write(given.model, given.out, given.cells)
+    print(f"{given.out} is written. To upload it: hf upload OWNER/malaria-cells {given.out} .")
+
+
+def write(source: Path, out: Path, cells: str) -> None:
+    """Write the repository of the bundle in `source` into `out`, whole or not at all.
+
+    Args:
+        cells: what it was measured on, in words.
+
+    Raises:
+        UserError: as `bundle.load`.
+    """
+    record = bundle.load(source).record
+    cells = "Synthetic sample" if record.synthetic else cells
+    figures = json.loads((source / bundle.PARTS["figures"]).read_text(encoding="utf-8"))
+    data = metadata(record.name, cells, figures)
+    text = (source / bundle.CARD).read_text(encoding="utf-8")
+    with files.atomic_folder(out) as folder:
+        left_out = shutil.ignore_patterns(bundle.CARD, paths.LABEL_AUDIT.name)
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=left_out)
+        files.write_text(folder / "README.md", str(ModelCard(f"---\n{data}\n---\n{text}")))
+
+
+def metadata(name: str, cells: str, figures: dict[str, Any]) -> ModelCardData:
+    """What the hub reads at the top of the card; `figures` is the content of `figures.json`."""
+    return ModelCardData(
+        model_name=name,
+        license="mit",
+        library_name="litert",
+        pipeline_tag="image-classification",
+        tags=["malaria", "microscopy", "biology"],
+        language="en",
+        eval_results=[
+            _result(cells, side, kind, metric, of_kind)
+            for side, scores in figures["sides"].items()
+            for kind, of_kind in scores.get("labels", {evaluation.AS_GIVEN: scores}).items()
+            if kind != "doubtful_cells"
+            for metric in evaluation.MAIN
+            if of_kind.get(metric, {}).get("value") is not None
+        ],
+    )
+
+
+def _result(cells: str, side: str, kind: str, metric: str, scores: dict[str, Any]) -> EvalResult:
+    """One figure; `kind` says what became of the labels in doubt."""
+    return EvalResult(
+        task_type="image-classification",
+        dataset_type="red-blood-cells",
+        dataset_name=f"{cells} ({scores['cells']:,} cells of {scores['patients']:,} patients)",
+        # By these the hub tells data sets of one type apart.
+        dataset_config=f"labels {kind.replace('_', ' ')}",
+        dataset_split=side,
+        metric_type=metric,
+        metric_name=f"{evaluation.MAIN[metric]}: {metrics.interval(**scores[metric])}",
+        metric_value=scores[metric]["value"],
+    )
+
+
+if __name__ == "__main__":
+    end_with(main)
