@@ -120,8 +120,8 @@ def main() -> int:
             origin,
             judged.by_patient,
         )
-        # No part of the bundle: the network for `make hub` and for who goes on from it, which no app reads; and a
-        # ranking that is another cross-validation's.
+        # No part of the bundle: the network, which `make hub` uploads and no app reads, and a ranking that is
+        # another cross-validation's.
         network.save(model, folder / paths.MODEL.name)
         ranking = arguments.out / paths.LABEL_AUDIT.name
         if ranking.is_file():
