@@ -9,6 +9,7 @@ without a dark or bright seam.
 import heapq
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from skimage import feature, filters, measure, segmentation
 
 from malaria.cells.images import Pixels
 
-Floats = npt.NDArray[np.floating]
+Floats = npt.NDArray[Any]  # float32 or float64
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int32]
 
@@ -45,7 +46,8 @@ LEAST, LEAST_CUT = 0.35, 0.5  # of the usual area; of a cell that the border cut
 
 _NUCLEUS = 2.2  # times the usual density: nuclei of white cells
 _FOCUSED = 4.0  # the least steepness of edges
-_LIKE_CELLS = 0.5  # the most that it costs, a pixel
+_WORST = 1.5  # the most that a cell costs, a pixel
+_LIKE_CELLS, _LEAST_LIKE = 0.5, 0.35  # the most that it costs, a pixel; share of the foreground
 _ROUGH = 0.04  # optical density: how uneven the bare ground of a thick film is
 _CONTRAST = 0.04  # optical density: the least that a stained cell has
 
@@ -133,7 +135,8 @@ def find(field: Pixels) -> Field:
     focus = _steepness(density, reach, usual) * size
     cells, many = [], np.bincount(clumps.ravel()[np.unique(labels.ravel(), return_index=True)[1]])
     for number, (part, where) in enumerate(zip(parts, ndimage.find_objects(labels), strict=True), 1):
-        if where is None or part.area < (LEAST_CUT if part.cut else LEAST) * area:
+        poor = part.cost(area) > _WORST * part.area
+        if where is None or poor or part.area < (LEAST_CUT if part.cut else LEAST) * area:
             continue
         mask = labels[where] == number
         if (white[where] & mask).sum() > 0.4 * part.area:
@@ -173,12 +176,11 @@ def _density(pixels: Pixels) -> tuple[Floats, Floats]:
     side = max(small.shape)
     bright = ndimage.percentile_filter(small, 92, size=(side // 3, side // 3, 1)).astype(np.float32)
     smooth = ndimage.gaussian_filter(bright, (side / 12, side / 12, 0))
-    background = np.dstack(
-        [
-            Image.fromarray(smooth[:, :, c]).resize((width, height), Image.Resampling.BILINEAR)
-            for c in range(3)
-        ]
+    planes = (
+        Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR)
+        for plane in np.moveaxis(smooth, 2, 0)
     )
+    background = np.dstack([np.asarray(plane) for plane in planes])
     return np.log(background + 4) - np.log(pixels.astype(np.float32) + 4), background
 
 
@@ -197,7 +199,7 @@ def _usual_diameter(density: Floats, usual: float) -> float:
         parts = _parts(labels, np.bincount(labels.ravel()) >= 40).values()
         areas += [part.area for part in parts if not part.cut and part.solidity > 0.93 and part.length < 1.33]
     if len(areas) >= 3:
-        return 2 * (_median_by_weight(np.array(areas), 1) / np.pi) ** 0.5
+        return float(2 * (_median_by_weight(np.array(areas), 1) / np.pi) ** 0.5)
     depth = ndimage.distance_transform_edt(_filled(density > _FOREGROUND * usual, 0.02 * density.size))
     middles = depth[(depth == ndimage.maximum_filter(depth, 9)) & (depth > 4)]
     return 2 * _median_by_weight(middles, 2) if len(middles) else 0.0
@@ -267,7 +269,7 @@ class _Part:
         """Area over that of the convex hull."""
         y, x = self.hull.T
         hull = 0.5 * abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))
-        return min(1.0, self.area / hull)
+        return float(min(1.0, self.area / hull))
 
     @cached_property
     def length(self) -> float:
@@ -374,7 +376,7 @@ def _joined(pieces: Labels, density: Floats, usual_area: float) -> tuple[Labels,
     parts = _parts(pieces)
     near = _seams(pieces, density, usual_area)
     alone = {k: part.cost(usual_area) for k, part in parts.items()}
-    best = {k: (alone[k], (part,)) for k, part in parts.items()}
+    best: dict[int, tuple[float, tuple[_Part, ...]]] = {k: (alone[k], (part,)) for k, part in parts.items()}
     seams = dict.fromkeys(parts, 0.0)
     stamp = dict.fromkeys(parts, 0)
     heap: list[tuple[float, int, int, int, int]] = []
@@ -418,7 +420,8 @@ def _white_cells(density: Floats, usual: float, usual_area: float) -> Mask:
     areas = np.bincount(labels.ravel())
     large = (areas > 0.85 * usual_area) & (areas < 6 * usual_area)
     large[0] = False
-    return large[labels]
+    nuclei: Mask = large[labels]
+    return nuclei
 
 
 def _steepness(density: Floats, reach: Mask, usual: float) -> float:
@@ -435,11 +438,10 @@ def _kind(
     like_cells = sum(part.area for part in parts if part.cost(usual_area) < _LIKE_CELLS * part.area)
     bare = density[~ndimage.binary_dilation(reach, iterations=4)]
     rough = float(np.median(np.abs(bare - np.median(bare)))) if len(bare) else 0.0
-    mottled = rough > _ROUGH and reach.mean() < 0.25
-    if mottled or (like_cells < 0.5 * reach.sum() and ndimage.label(white)[1] >= 3):
+    if like_cells < _LEAST_LIKE * reach.sum():
+        return THICK_FILM if ndimage.label(white)[1] >= 3 else NO_FIELD
+    if rough > _ROUGH and reach.mean() < 0.25:
         return THICK_FILM
-    if like_cells < 0.5 * reach.sum():
-        return NO_FIELD
     return THIN_FILM if focus >= _FOCUSED else BLURRED
 
 

@@ -63,7 +63,7 @@ def _red_cells(
 ) -> list[Mark]:
     height, width = passed.shape[:2]
     taken = np.empty((0, 2))
-    marks = []
+    marks: list[Mark] = []
     for _ in range(30 * cells):
         if len(marks) == cells:
             break

@@ -44,7 +44,8 @@ def test_cells_become_crops_with_their_field_and_box(given, tmp_path):
     table = pd.read_csv(raw / "fields.csv")
     assert known.cells == len(table) == len(list(raw.glob("*/*.png")))
     for row in table.itertuples():
-        assert Image.open(raw / row.path).size == (row.w, row.h)
+        with Image.open(raw / row.path) as crop:
+            assert crop.size == (row.w, row.h)
     assert set(table.field) == {"slide0_f.png", "slide1_f.png"}
 
 
