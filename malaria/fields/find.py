@@ -32,6 +32,7 @@ LEAST_SIDE = 100  # px, of a field
 
 _FIRST_LOOK = 200_000  # px, of the picture in which the cells' size is measured
 _DIAMETER = 44  # px, of a cell in the picture that is cut into cells
+_LARGEST = 6_000_000  # px, of that picture, which bounds memory
 _WINDOW = 48  # px, of the picture in which the background is measured
 
 # In shares of the usual cell's optical density: what is foreground, a bright line between cells, and, of the
@@ -117,7 +118,7 @@ def find(field: Pixels) -> Field:
     diameter = _usual_diameter(density, usual) / scale
     if not diameter:
         return Field(NO_FIELD, shape)
-    scale = min(1.0, _DIAMETER / diameter)
+    scale = min(1.0, _DIAMETER / diameter, (_LARGEST / (height * width)) ** 0.5)
     small = _resized(field, scale)
     colours, background = _density(small)
     size = diameter * scale
