@@ -131,6 +131,9 @@ compare: env  #+ after crossval: against another model's predictions, OTHER=file
 ood: env  #+ give the bundle pictures that are no cell, and count what it turns away
 	python -m experiments.ood
 
+fields: env  #+ find the cells of annotated fields, and compare, FIELDS=folder
+	python -m experiments.fields $(FIELDS)
+
 crop-size: env  #+ whether cells get the same verdict at another size, ONE=folder OTHER=folder
 	python -m experiments.crop_size $(ONE) $(OTHER)
 

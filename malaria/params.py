@@ -49,10 +49,16 @@ class KaggleData(Section):
     version: Annotated[int, Field(ge=1, le=10_000)]
 
 
+class FieldsData(Section):
+    complete: bool
+    patient: Annotated[str, Field(description="a regular expression, or empty")]
+
+
 class Data(Section):
-    source: Literal["sample", "nlm", "kaggle", "folder"]
+    source: Literal["sample", "nlm", "kaggle", "folder", "fields"]
     folder: Text
-    classes: dict[str, Literal["Parasitized", "Uninfected"]]
+    classes: dict[str, Literal["Parasitized", "Uninfected", "Unlabelled", "Other"]]
+    fields: FieldsData
     sample: SampleData
     nlm: NlmData
     kaggle: KaggleData

@@ -9,6 +9,8 @@ RAW = Path("data/raw")
 PROVENANCE = RAW / "provenance.json"
 PATIENTS = "patients.csv"  # optional, beside the class folders: file,patient
 SLIDES = "slides.csv"  # beside the class folders where the NLM's mapping files are: slides.Row
+FIELDS = "fields.csv"  # beside the class folders where cells were cut out of fields: tables.FIELDS
+FIELD_PICTURES = "fields"  # some of those fields with outlines
 
 CELLS = Path("data/cells.csv")
 AUDIT = Path("reports/audit.json")

@@ -27,6 +27,18 @@ CELLS = {
 #: Where the publisher tells the slide: one row a cell, sorted by path, which is as in CELLS.
 SLIDES = {"path": "str", "slide": "str", "patient": "str"}
 
+#: Where cells were cut out of fields: one row a cell, sorted by path; the field's file name, and the box in
+#: px of it.
+FIELDS = {
+    "path": "str",
+    "patient": "str",
+    "field": "str",
+    "x": "int64",
+    "y": "int64",
+    "w": "int64",
+    "h": "int64",
+}
+
 #: One row for each accepted cell, sorted by path; `patient` is never empty (a cell of no known patient is
 #: its own); `split` is train, val or test.
 SPLITS = {"path": "str", "label": "str", "patient": "str", "split": "str"}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from malaria import charts, tables, templates
+from malaria import charts, paths, tables, templates
 from malaria.cells import audit, images
 from malaria.cells.provenance import Provenance
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
@@ -84,10 +84,16 @@ def render(
         patients_left_out=max(known.patient.nunique() - MOST_BARS, 0),
         swatches=_swatches(raw, known, look),
         sheets={label: _sheet(raw, accepted, label, look) for label in reversed(LABELS)},
+        fields=[_picture(raw, path, look, lambda side: side) for path in _fields(raw)],
         aside=list(_thumbnails(raw, aside, look)),
         left_out=max(len(aside) - MOST_ROWS, 0),
         words=WORDS,
     )
+
+
+def _fields(raw: Path) -> list[str]:
+    """Pictures of fields with outlines, relative to `raw`, where cells were cut out of fields."""
+    return [path.relative_to(raw).as_posix() for path in sorted((raw / paths.FIELD_PICTURES).glob("*.jpg"))]
 
 
 def _sizes(accepted: pd.DataFrame) -> str:

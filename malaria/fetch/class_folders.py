@@ -33,7 +33,11 @@ def place(
     Raises:
         UserError: class folders are missing, doubled or empty.
     """
-    labels = {name.lower(): label for name, label in (*zip(LABELS, LABELS, strict=True), *own.items())}
+    labels = {
+        name.lower(): label
+        for name, label in (*zip(LABELS, LABELS, strict=True), *own.items())
+        if label in LABELS
+    }
     classes = _find(given, labels, origin)
     litter = astray = count = 0
     digest = hashlib.sha256()

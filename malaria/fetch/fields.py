@@ -1,0 +1,129 @@
+"""Your own annotated fields of view: their cells are found, cut out and labelled as the annotations say."""
+
+import functools
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from malaria import params, processes, tables
+from malaria.cells import images, patients
+from malaria.cells.provenance import Provenance
+from malaria.command import needs
+from malaria.errors import UserError
+from malaria.labels import LABELS, UNINFECTED
+from malaria.paths import FIELD_PICTURES, FIELDS, PATIENTS
+
+_MOST_PIXELS = 50_000_000
+_PICTURE = 900  # px, the longer side of a field on the audit page
+MOST_PICTURES = 12
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A field's cells, in the columns of tables.FIELDS, and how many things were left out, by reason."""
+
+    rows: tuple[dict[str, object], ...]
+    left_out: Counter[str]
+    digest: bytes
+
+
+def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Provenance:
+    """Cut the cells out of the fields that `data.folder` holds, and write fields.csv and patients.csv.
+
+    A cell without an annotation is uninfected where `data.fields.complete` says that all cells are
+    annotated, and left out elsewhere. Whatever is left out is counted.
+
+    Raises:
+        UserError: as `annotations.read`; a field that is no image; no cell of a class; scikit-image missing.
+    """
+    needs("skimage", "data.source: fields", "fields")
+    from malaria.fields import annotations
+
+    given = Path(data.folder)
+    if not given.exists():
+        raise UserError(
+            f"params.yaml: data.folder is {data.folder}, which is not there: name your annotations."
+        )
+    fields = annotations.read(given, data.classes)
+    whose = patients.read(given) if given.is_dir() else {}
+    (folder / FIELD_PICTURES).mkdir()
+    for label in LABELS:
+        (folder / label).mkdir()
+    orders = [
+        (number, field, _patient(field.image, given, data.fields, whose))
+        for number, field in enumerate(fields)
+    ]
+    work = functools.partial(_cut, folder, data.fields.complete)
+    cuts = list(processes.in_order(work, orders, "cutting", batch=1, unit="fields"))
+    rows = pd.DataFrame([row for cut in cuts for row in cut.rows], columns=list(tables.FIELDS))
+    for label in LABELS:
+        if not rows.path.str.startswith(f"{label}/").any():
+            raise UserError(
+                f"{data.folder} has no cell that is {label} on its {len(fields):,} fields: annotate some, "
+                "name your classes under data.classes, or set data.fields.complete where all are annotated."
+            )
+    tables.write(rows.sort_values("path"), folder / FIELDS, tables.FIELDS)
+    rows.rename(columns={"path": "file"}).sort_values("file").to_csv(
+        folder / PATIENTS, columns=["file", "patient"], index=False, lineterminator="\n"
+    )
+    left_out: Counter[str] = sum((cut.left_out for cut in cuts), Counter())
+    digest = hashlib.sha256(b"".join(cut.digest for cut in cuts)).hexdigest()
+    ignored = tuple(f"{many:,} {what}" for what, many in sorted(left_out.items()))
+    return Provenance("fields", data.folder, "", digest, "the owner's own", len(rows), ignored)
+
+
+def _patient(image: Path, given: Path, settings: params.FieldsData, whose: dict[str, str]) -> str:
+    """Whose the field is: by patients.csv, else by the pattern; a field of nobody known is its own."""
+    path = image.relative_to(given).as_posix() if image.is_relative_to(given) else image.name
+    found = re.search(settings.patient, path) if settings.patient else None
+    return patients.of(path, whose) or (found[found.re.groups] if found else "") or image.stem
+
+
+def _cut(folder: Path, complete: bool, order: tuple[int, "object", str]) -> Cut:
+    from malaria.fields import annotations, find, matching
+
+    number, annotated, patient = order
+    assert isinstance(annotated, annotations.Annotated)
+    try:
+        limits = images.Limits(find.LEAST_SIDE, _MOST_PIXELS)
+        pixels = images.read(annotated.image, limits).pixels
+    except images.Unreadable as refusal:
+        raise UserError(f"{annotated.image}: {refusal.reason}; export it again, or leave it out.") from None
+    field, marks = find.find(pixels), annotated.marks
+    matched = matching.match(field, marks)
+    labels = {i: marks[j].label for i, j in matched.pairs}
+    if complete:
+        labels |= dict.fromkeys(matched.extra, UNINFECTED)
+    left_out = Counter(
+        {
+            "annotated cells that were not found": len(matched.missed),
+            "cells that were found and are not annotated": 0 if complete else len(matched.extra),
+            "annotated things that are no labelled red cell": sum(
+                label not in LABELS for label in labels.values()
+            ),
+            f"fields that are no thin film in focus: {field.kind}": field.kind != find.THIN_FILM,
+        }
+    )
+    rows, digest = [], hashlib.sha256()
+    for i, label in sorted(labels.items()):
+        if label not in LABELS:
+            continue
+        cell = field.cells[i]
+        x, y, w, h = cell.box
+        path = f"{label}/{number:05}_{annotated.image.stem}_{x}_{y}_{w}_{h}.png"
+        crop = find.crop(pixels, cell)
+        Image.fromarray(crop).save(folder / path, compress_level=3)
+        digest.update(f"{path}\0".encode() + crop.tobytes())
+        rows.append(
+            {"path": path, "patient": patient, "field": annotated.image.name, "x": x, "y": y, "w": w, "h": h}
+        )
+    if number < MOST_PICTURES:
+        picture = matching.outlines(pixels, field, marks, matched)
+        picture.thumbnail((_PICTURE, _PICTURE))
+        picture.save(folder / FIELD_PICTURES / f"{number:05}_{annotated.image.stem}.jpg", quality=80)
+    return Cut(tuple(rows), +left_out, digest.digest())

@@ -1,0 +1,1 @@
+"""Whole fields of view: find the cells, read what laboratories have annotated."""

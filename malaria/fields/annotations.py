@@ -1,0 +1,292 @@
+"""What laboratories have annotated on whole fields: boxes, outlines or points, in the forms of common tools.
+
+COCO, Pascal VOC, YOLO, LabelMe, CVAT, tables of boxes or points, and a list of fields with their objects
+(`annotations.json` with `image_name`, `objects` or `points`, and `ignore`).
+"""
+
+import csv
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from malaria import files
+from malaria.errors import UserError
+from malaria.labels import PARASITIZED, UNINFECTED
+
+# What a class may stand for besides the two labels: a red cell that nobody called either, or no red cell.
+UNLABELLED, OTHER = "Unlabelled", "Other"
+_OF_LABEL = {
+    PARASITIZED: "parasitized parasitised infected malaria parasite ring trophozoite schizont gametocyte",
+    UNINFECTED: "uninfected healthy normal",
+    UNLABELLED: "difficult unlabelled unknown rbc cell erythrocyte",
+    OTHER: "other leukocyte leucocyte wbc platelet thrombocyte artefact artifact",
+}
+KNOWN = {name: label for label, names in _OF_LABEL.items() for name in names.split()} | {
+    "red blood cell": UNINFECTED,  # so BBBC041 and IML call the healthy ones, beside the parasites' stages
+    "white blood cell": OTHER,
+}
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+_COLUMNS = {  # of a table, in small letters
+    "image": ("image", "file", "filename", "image_name", "field"),
+    "name": ("label", "class", "type", "name"),
+    "x": ("x", "xmin", "x_min", "left"),
+    "y": ("y", "ymin", "y_min", "top"),
+    "w": ("w", "width", "box_width"),
+    "h": ("h", "height", "box_height"),
+    "x2": ("xmax", "x_max", "right"),
+    "y2": ("ymax", "y_max", "bottom"),
+}
+NO_CLASSES: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One annotated thing: `box` is x, y, width, height in px; a point has neither width nor height.
+
+    `name` is the class as the file has it and `label` what it stands for: a label, UNLABELLED or OTHER.
+    An ignored one stands where the annotation is known to be incomplete.
+    """
+
+    name: str
+    label: str
+    box: tuple[float, float, float, float]
+    ignore: bool = False
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """A field's image and what is annotated on it."""
+
+    image: Path
+    marks: tuple[Mark, ...]
+
+
+Raw = tuple[str, str, list[float], bool]  # image, class, box (none: only that there is the image), ignore
+Place = list[str]  # what is being read, for errors: the last one counts
+
+
+def read(path: Path, classes: Mapping[str, str] = NO_CLASSES, unknown: str = "") -> list[Annotated]:
+    """The annotated fields of a file, or of a folder of files, sorted by image.
+
+    Args:
+        classes: what class names stand for, before KNOWN, as data.classes; upper and lower case are one.
+        unknown: what all others stand for; empty refuses them.
+
+    Raises:
+        UserError: no annotation, a form that is none of these, a malformed one, an unknown class, or an
+            image that is not there; the sentence names the file, and the line or the entry.
+    """
+    known = KNOWN | {name.lower(): label for name, label in classes.items()}
+    fields: dict[Path, list[Mark]] = {}
+    for file in _annotation_files(path):
+        at: Place = ["its start"]
+        try:
+            for image, name, box, ignore in _entries(file, at):
+                marks = fields.setdefault(_image(file, image), [])
+                if box:
+                    marks.append(_mark(name, box, ignore, known.get(name.lower(), unknown)))
+        except (json.JSONDecodeError, yaml.MarkedYAMLError, ET.ParseError, csv.Error, UnicodeError) as error:
+            raise UserError(f"{file}: it is damaged ({error}); export it again.") from None
+        except KeyError as error:
+            raise UserError(f"{file}, {at[-1]}: {error} is missing; export it again.") from None
+        except (ValueError, TypeError, AttributeError, IndexError, OSError) as error:
+            raise UserError(f"{file}, {at[-1]}: {error}.") from None
+    if not fields:
+        raise UserError(
+            f"{path} holds no annotated field: name a file or folder of COCO, Pascal VOC, YOLO, "
+            "LabelMe, CVAT or CSV."
+        )
+    return [Annotated(image, tuple(fields[image])) for image in sorted(fields)]
+
+
+def _mark(name: str, box: list[float], ignore: bool, label: str) -> Mark:
+    x, y, w, h = box
+    if not all(abs(v) < 1e6 for v in box) or min(w, h) < 0:
+        raise ValueError(f"its box {box} is no x, y, width and height in px")
+    if not ignore and not label:
+        raise ValueError(f"the class {name!r} is unknown: name it under data.classes in params.yaml")
+    return Mark(name, OTHER if ignore else label, (x, y, w, h), ignore)
+
+
+def _annotation_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if (path / "annotations.json").is_file():
+        return [path / "annotations.json"]
+    found = sorted(Path(above, name) for above, _, names in files.walk(path) for name in names)
+    return [
+        file
+        for file in found
+        if file.suffix.lower() in (".json", ".xml", ".csv")
+        or (file.suffix.lower() == ".txt" and file.name != "classes.txt" and _beside(file, file.stem))
+    ]
+
+
+def _entries(file: Path, at: Place) -> Iterator[Raw]:
+    """What a file holds; `at` is told what comes next: `line 3`, `annotation 3`."""
+    suffix = file.suffix.lower()
+    if suffix == ".csv":
+        return _table(file, at)
+    if suffix == ".txt":
+        return _yolo(file, at)
+    if suffix == ".xml":
+        root = ET.fromstring(file.read_bytes())
+        return _cvat(root, at) if root.tag == "annotations" else _voc(root, at)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(content, list):
+        return _listed(content, at)
+    return _labelme(content, at) if "shapes" in content else _coco(content, at)
+
+
+def _listed(content: list[dict[str, Any]], at: Place) -> Iterator[Raw]:
+    for number, field in enumerate(content, 1):
+        at.append(f"entry {number}")
+        image = field["image_name"]
+        yield image, "", [], False
+        for thing in [*field.get("objects", []), *field.get("points", [])]:
+            box = thing.get("bbox") or {**thing, "w": 0, "h": 0}
+            yield image, thing["type"], [float(box[k]) for k in "xywh"], False
+        for box in field.get("ignore", []):
+            yield image, "", [float(box.get("bbox", box)[k]) for k in "xywh"], True
+
+
+def _coco(content: dict[str, Any], at: Place) -> Iterator[Raw]:
+    names = {kind["id"]: kind["name"] for kind in content["categories"]}
+    images = {image["id"]: image["file_name"] for image in content["images"]}
+    for image in images.values():
+        yield image, "", [], False
+    for number, thing in enumerate(content["annotations"], 1):
+        at.append(f"annotation {number}")
+        box, crowd = [float(v) for v in thing["bbox"]], bool(thing.get("iscrowd"))
+        yield images[thing["image_id"]], names[thing["category_id"]], box, crowd
+
+
+def _labelme(content: dict[str, Any], at: Place) -> Iterator[Raw]:
+    image = content["imagePath"].replace("\\", "/")
+    yield image, "", [], False
+    for number, shape in enumerate(content["shapes"], 1):
+        at.append(f"shape {number}")
+        points = [(float(x), float(y)) for x, y in shape["points"]]
+        if shape.get("shape_type") == "circle":
+            (x, y), (x2, y2) = points
+            radius = ((x2 - x) ** 2 + (y2 - y) ** 2) ** 0.5
+            points = [(x - radius, y - radius), (x + radius, y + radius)]
+        yield image, shape["label"], _around(points), False
+
+
+def _voc(root: ET.Element, at: Place) -> Iterator[Raw]:
+    image = _text(root, "filename")
+    yield image, "", [], False
+    for number, thing in enumerate(root.iter("object"), 1):
+        at.append(f"object {number}")
+        x, y, x2, y2 = (float(_text(thing, f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax"))
+        yield image, _text(thing, "name"), [x, y, x2 - x, y2 - y], False
+
+
+def _cvat(root: ET.Element, at: Place) -> Iterator[Raw]:
+    for image in root.iter("image"):
+        name = image.attrib["name"]
+        at.append(f"image {name}")
+        yield name, "", [], False
+        for shape in image:
+            given = shape.attrib
+            if shape.tag == "box":
+                x, y, x2, y2 = (float(given[k]) for k in ("xtl", "ytl", "xbr", "ybr"))
+                yield name, given["label"], [x, y, x2 - x, y2 - y], False
+            elif shape.tag == "ellipse":
+                x, y, rx, ry = (float(given[k]) for k in ("cx", "cy", "rx", "ry"))
+                yield name, given["label"], [x - rx, y - ry, 2 * rx, 2 * ry], False
+            elif "points" in given:
+                points = [[float(v) for v in point.split(",")] for point in given["points"].split(";")]
+                # Several points in one mark are as many cells; those of a polygon are its outline.
+                for group in [[point] for point in points] if shape.tag == "points" else [points]:
+                    yield name, given["label"], _around(group), False
+
+
+def _yolo(file: Path, at: Place) -> Iterator[Raw]:
+    image = _image(file, file.stem)
+    yield str(image), "", [], False
+    names = _yolo_names(file)
+    with Image.open(image) as opened:
+        width, height = opened.size
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        at.append(f"line {number}")
+        if not line.strip():
+            continue
+        kind, *shares = line.split()
+        values = [float(share) for share in shares]
+        if len(values) == 4:
+            x, y, w, h = values
+            values = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+        points = zip(values[::2], values[1::2], strict=True)
+        box = _around([(x * width, y * height) for x, y in points])
+        yield str(image), names[int(kind)], box, False
+
+
+def _yolo_names(file: Path) -> Mapping[int, str]:
+    """Names by number: classes.txt, or `names` of data.yaml, beside the file or above it."""
+    for folder in (file.parent, *list(file.parents)[1:4]):
+        if (folder / "classes.txt").is_file():
+            return dict(enumerate((folder / "classes.txt").read_text(encoding="utf-8").split("\n")))
+        if (folder / "data.yaml").is_file():
+            names = yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8"))["names"]
+            return names if isinstance(names, dict) else dict(enumerate(names))
+    raise ValueError("there is no classes.txt or data.yaml beside it that names its classes")
+
+
+def _table(file: Path, at: Place) -> Iterator[Raw]:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        rows = csv.DictReader(stream, strict=True)
+        given = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
+        found = {key: next((given[n] for n in names if n in given), None) for key, names in _COLUMNS.items()}
+        missing = [key for key in ("image", "name", "x", "y") if found[key] is None]
+        if missing:
+            accepted = "; ".join(" or ".join(_COLUMNS[key]) for key in missing)
+            raise ValueError(f"its columns are {', '.join(given)}, but it needs also {accepted}")
+
+        for row in rows:
+            at.append(f"line {rows.line_num}")
+            value = {key: (row[column] or "").strip() for key, column in found.items() if column is not None}
+            x, y = float(value["x"]), float(value["y"])
+            w = float(value["x2"]) - x if "x2" in value else float(value.get("w", 0))
+            h = float(value["y2"]) - y if "y2" in value else float(value.get("h", 0))
+            yield value["image"], value["name"], [x, y, w, h], False
+
+
+def _around(points: Iterable[Any]) -> list[float]:
+    """The box round points."""
+    xs, ys = zip(*points, strict=True)
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def _text(element: ET.Element, path: str) -> str:
+    text = (element.findtext(path) or "").strip()
+    if not text:
+        raise KeyError(path)
+    return text
+
+
+def _image(file: Path, name: str) -> Path:
+    image = _beside(file, name)
+    if image is None:
+        raise ValueError(f"the image {name} is neither beside it nor in a folder fields or images")
+    return image
+
+
+def _beside(file: Path, name: str) -> Path | None:
+    """The image `name`, with or without its suffix, beside `file` or in a folder of images."""
+    above = file.parent
+    for folder in (above, above / "fields", above / "images", above.parent / "images", above.parent):
+        for given in (name, Path(name).name):
+            for suffix in ("", *_IMAGES, *map(str.upper, _IMAGES)):
+                image = folder / f"{given}{suffix}"
+                if image.suffix.lower() in _IMAGES and image.is_file():
+                    return image
+    return None

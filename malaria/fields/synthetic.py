@@ -1,0 +1,149 @@
+"""Whole fields of view drawn from random numbers alone, with the truth about every cell on them."""
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from malaria.cells import synthetic
+from malaria.cells.images import Pixels
+from malaria.fields.annotations import OTHER, Mark
+from malaria.labels import PARASITIZED, UNINFECTED
+
+THIN, THICK, EMPTY, BLURRED = "thin film", "thick film", "empty", "blurred"
+_GLASS = np.array([226.0, 222.0, 224.0])  # RGB of light through the bare slide
+_NUCLEUS = np.array([96.0, 48.0, 140.0])
+_MOST_OVERLAP = 0.35  # of a cell's diameter
+
+
+def draw(
+    random: synthetic.Random,
+    kind: str = THIN,
+    size: tuple[int, int] = (1280, 960),
+    cells: int = 110,
+    infected: float = 0.06,
+    diameter: float = 72.0,
+) -> tuple[Pixels, tuple[Mark, ...]]:
+    """Draw a field: its pixels, uint8 (h, w, 3), RGB, and what lies on it.
+
+    Args:
+        size: width and height, px.
+        cells: how many red cells to lay; those that find no place are left out.
+        infected: share of them with parasites.
+        diameter: of a usual red cell, px, at least 50.
+    """
+    width, height = size
+    look = replace(synthetic.stain(random), side=diameter * 1.06)
+    passed = np.ones((height, width, 3))  # share of light that gets through
+    marks: list[Mark] = []
+    if kind in (THIN, BLURRED):
+        marks += _red_cells(random, passed, look, cells, infected, diameter)
+    if kind == THICK:
+        passed *= 1 - 0.25 * _clouds(random, size, 60)[:, :, None] * [0.5, 1.0, 0.6]
+        _specks(random, passed, 150, diameter * 0.04)
+    if kind != EMPTY:
+        count = int(random.integers(8, 16)) if kind == THICK else int(random.integers(0, 3))
+        marks += [_white_cell(random, passed, diameter, bare=kind == THICK) for _ in range(count)]
+        marks += [_platelet(random, passed, diameter) for _ in range(int(random.integers(2, 8)))]
+    light = _GLASS * (1 + 0.08 * (_clouds(random, size, 3)[:, :, None] - 0.5))
+    image = Image.fromarray(
+        np.clip(passed * light + random.normal(0, 2, passed.shape), 0, 255).astype(np.uint8)
+    )
+    blur = diameter * (0.17 if kind == BLURRED else 0.012)
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(blur))), tuple(marks)
+
+
+def _red_cells(
+    random: synthetic.Random,
+    passed: synthetic.Floats,
+    look: synthetic.Stain,
+    cells: int,
+    infected: float,
+    diameter: float,
+) -> list[Mark]:
+    height, width = passed.shape[:2]
+    taken = np.empty((0, 2))
+    marks: list[Mark] = []
+    for _ in range(30 * cells):
+        if len(marks) == cells:
+            break
+        at = random.uniform((0, 0), (width, height))
+        if len(taken) and np.hypot(*(taken - at).T).min() < diameter * (1 - random.uniform(0, _MOST_OVERLAP)):
+            continue
+        sick = random.random() < infected
+        crop = synthetic.draw(random, look, sick)
+        box = _lay(passed, crop / look.cell.max() / 1.02, crop.max(axis=2) > 16, at)
+        if box:
+            taken = np.vstack([taken, at])
+            name = PARASITIZED if sick else UNINFECTED
+            marks.append(Mark(name, name, box))
+    return marks
+
+
+def _white_cell(random: synthetic.Random, passed: synthetic.Floats, diameter: float, bare: bool) -> Mark:
+    """A leucocyte: lobes of a nucleus, and its pale body unless it is `bare`, as in thick films."""
+    radius = diameter * random.uniform(0.8, 1.1)
+    y, x = np.mgrid[-1 : 1 : 2 / (2 * radius), -1 : 1 : 2 / (2 * radius)]
+    nucleus = np.zeros_like(x)
+    for _ in range(int(random.integers(2, 5))):
+        dx, dy = random.normal(0, 0.2, 2)
+        nucleus = np.maximum(nucleus, np.hypot(x - dx, y - dy) < random.uniform(0.35, 0.5))
+    shape = nucleus > 0 if bare else np.hypot(x, y) < 0.97
+    colour = np.where(nucleus[:, :, None] > 0, _NUCLEUS, [196.0, 176.0, 206.0]) / 255
+    return _mark(random, passed, colour, shape, "leukocyte")
+
+
+def _platelet(random: synthetic.Random, passed: synthetic.Floats, diameter: float) -> Mark:
+    radius = diameter * random.uniform(0.1, 0.2)
+    y, x = np.mgrid[-1 : 1 : 1 / radius, -1 : 1 : 1 / radius]
+    return _mark(
+        random, passed, np.broadcast_to([0.66, 0.5, 0.72], (*x.shape, 3)), np.hypot(x, y) < 0.95, "platelet"
+    )
+
+
+def _mark(
+    random: synthetic.Random, passed: synthetic.Floats, colour: synthetic.Floats, shape: Pixels, name: str
+) -> Mark:
+    height, width = passed.shape[:2]
+    box = None
+    while box is None:
+        box = _lay(passed, colour, shape, random.uniform((0, 0), (width, height)))
+    return Mark(name, OTHER, box)
+
+
+def _lay(
+    passed: synthetic.Floats, colour: synthetic.Floats, shape: Pixels, at: synthetic.Floats
+) -> tuple[float, float, float, float] | None:
+    """Take light away where `shape` is, about `at`; the box of what is seen, None where nothing is."""
+    left, top = (int(v) for v in at - np.array(shape.shape[::-1]) / 2)
+    height, width = passed.shape[:2]
+    here = (slice(max(top, 0), top + shape.shape[0]), slice(max(left, 0), left + shape.shape[1]))
+    inside = (
+        slice(max(-top, 0), max(height - top, 0)),
+        slice(max(-left, 0), max(width - left, 0)),
+    )
+    seen = shape[inside]
+    if not seen.any():
+        return None
+    passed[here] *= np.where(seen[:, :, None], np.clip(colour[inside], 0.02, 1), 1)
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    return (
+        float(here[1].start + columns[0]),
+        float(here[0].start + rows[0]),
+        float(columns[-1] - columns[0] + 1),
+        float(rows[-1] - rows[0] + 1),
+    )
+
+
+def _specks(random: synthetic.Random, passed: synthetic.Floats, count: int, radius: float) -> None:
+    """Parasites and debris of a thick film: dark dots."""
+    y, x = np.mgrid[-1 : 1 : 1 / radius, -1 : 1 : 1 / radius]
+    shape = np.hypot(x, y) < 1
+    for at in random.uniform((0, 0), passed.shape[1::-1], (count, 2)):
+        _lay(passed, np.broadcast_to([0.5, 0.3, 0.6], (*x.shape, 3)), shape, at)
+
+
+def _clouds(random: synthetic.Random, size: tuple[int, int], grain: int) -> synthetic.Floats:
+    """Smooth noise in [0, 1], (h, w), of about `grain` hills across."""
+    coarse = Image.fromarray(random.uniform(0, 1, (grain, grain)).astype(np.float32))
+    return np.clip(np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.float64), 0, 1)

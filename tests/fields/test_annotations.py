@@ -1,0 +1,94 @@
+"""The same boxes come out of every form, and malformed files are refused with file and place."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from malaria.errors import UserError
+from malaria.fields import annotations
+from malaria.labels import PARASITIZED, UNINFECTED
+
+BOX = (10.0, 20.0, 30.0, 40.0)
+OWN = [{"image_name": "a.png", "objects": [{"type": "ring", "bbox": dict(zip("xywh", BOX, strict=True))}]}]
+COCO = {
+    "images": [{"id": 7, "file_name": "a.png"}],
+    "categories": [{"id": 1, "name": "ring"}],
+    "annotations": [{"image_id": 7, "category_id": 1, "bbox": list(BOX)}],
+}
+LABELME = {
+    "imagePath": "..\\images\\a.png",
+    "shapes": [{"label": "ring", "shape_type": "rectangle", "points": [[40, 60], [10, 20]]}],
+}
+VOC = (
+    "<annotation><filename>a.png</filename><object><name>ring</name><bndbox><xmin>10</xmin><ymin>20</ymin>"
+    "<xmax>40</xmax><ymax>60</ymax></bndbox></object></annotation>"
+)
+CVAT = (
+    '<annotations><image name="a.png"><box label="ring" xtl="10" ytl="20" xbr="40" ybr="60"/></image>'
+    "</annotations>"
+)
+FORMS = {
+    "annotations.json": json.dumps(OWN),
+    "coco.json": json.dumps(COCO),
+    "a.json": json.dumps(LABELME),
+    "a.xml": VOC,
+    "cvat.xml": CVAT,
+    "a.txt": "0 0.25 0.2 0.3 0.2\n",
+    "boxes.csv": "filename,xmin,ymin,xmax,ymax,class\na.png,10,20,40,60,ring\n",
+    "sides.csv": "image,label,x,y,w,h\na.png,ring,10,20,30,40\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    Image.new("RGB", (100, 200)).save(tmp_path / "a.png")
+    (tmp_path / "classes.txt").write_text("ring\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_gives_the_same_box(folder, name):
+    (folder / name).write_text(FORMS[name])
+    (field,) = annotations.read(folder)
+    (mark,) = field.marks
+    assert field.image == folder / "a.png"
+    assert (mark.name, mark.label) == ("ring", PARASITIZED)
+    assert mark.box == pytest.approx(BOX)
+
+
+def test_points_have_no_size(folder):
+    (folder / "points.csv").write_text("image,label,x,y\na.png,healthy,5,6\n")
+    assert annotations.read(folder)[0].marks[0].box == (5, 6, 0, 0)
+
+
+def test_class_names_are_mapped_before_the_known_ones(folder):
+    (folder / "boxes.csv").write_text("image,label,x,y\na.png,Ring,5,6\na.png,odd,7,8\n")
+    (field,) = annotations.read(folder, {"ring": UNINFECTED, "odd": annotations.OTHER})
+    assert [mark.label for mark in field.marks] == [UNINFECTED, annotations.OTHER]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.json", '{"shapes": [\n', r"a\.json.*line 2"),
+        ("coco.json", '{"images": []}', r"coco\.json, its start: 'categories' is missing"),
+        ("a.xml", "<annotation>", r"a\.xml.*line 1"),
+        ("a.txt", "0 0.5 0.5 0.1 0.1\n0 0.5 x 0.1 0.1\n", r"a\.txt, line 2: .*x"),
+        ("b.csv", "image,label,x,y\na.png,ring,1,2\na.png,ring,left,2\n", r"b\.csv, line 3: .*left"),
+        ("b.csv", "image,x,y\n", r"b\.csv, its start: .*label"),
+        ("b.csv", "image,label,x,y\na.png,alien,1,2\n", r"b\.csv, line 2: the class 'alien'.*data\.classes"),
+        ("b.csv", "image,label,x,y\nlost.png,ring,1,2\n", r"b\.csv, line 2: the image lost\.png"),
+        ("b.csv", "image,label,x,y,w,h\na.png,ring,1,2,-3,4\n", r"b\.csv, line 2: its box"),
+        ("annotations.json", "[3]", r"annotations\.json, entry 1"),
+    ],
+)
+def test_a_malformed_file_is_refused_with_its_place(folder, name, text, said):
+    (folder / name).write_text(text)
+    with pytest.raises(UserError, match=said):
+        annotations.read(folder)
+
+
+def test_a_folder_without_annotations_is_refused(folder):
+    with pytest.raises(UserError, match="holds no annotated field"):
+        annotations.read(folder)
