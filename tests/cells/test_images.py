@@ -1,5 +1,6 @@
 """Reading one image: every format and kind of pixels, every way a file can be no cell crop."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -144,6 +145,16 @@ def test_of_several_frames_the_first_counts():
 def test_what_is_no_cell_crop_says_why(content, reason):
     with pytest.raises(images.Unreadable, match=reason):
         images.read(content, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "taken"), [(16, 100, True), (15, 100, False), (40, 30, True), (40, 31, False)]
+)
+def test_a_crop_may_reach_its_limits(width, height, taken):
+    limits = images.Limits(min_side=16, max_pixels=1600 if height == 100 else 1200)
+    expected = contextlib.nullcontext() if taken else pytest.raises(images.Unreadable, match="under|larger")
+    with expected:
+        images.read(encoded(noise(width, height)), limits)
 
 
 def test_a_decompression_bomb_is_refused_without_decoding():
