@@ -152,7 +152,7 @@ def test_what_is_no_cell_crop_says_why(content, reason):
 )
 def test_a_crop_may_reach_its_limits(width, height, taken):
     limits = images.Limits(min_side=16, max_pixels=1600 if height == 100 else 1200)
-    expected = contextlib.nullcontext() if taken else pytest.raises(images.Unreadable, match="under|larger")
+    expected = contextlib.nullcontext() if taken else pytest.raises(images.Unreadable, match=r"under|larger")
     with expected:
         images.read(encoded(noise(width, height)), limits)
 

@@ -188,7 +188,7 @@ def test_a_torn_patient_is_noticed(cells):
     with pytest.raises(UserError, match="on two sides"):
         splits.check_disjoint(assigned)
     two = pd.DataFrame({"patient": ["P1", "P1", "P2"], "split": ["train", "val", "test"]})
-    with pytest.raises(UserError, match="^1 patients are on two sides, such as P1:"):
+    with pytest.raises(UserError, match=r"^1 patients are on two sides, such as P1:"):
         splits.check_disjoint(two)
     splits.check_disjoint(two[1:])
 
