@@ -3,9 +3,8 @@
 import math
 
 import pytest
-from starlette.exceptions import HTTPException
 
-from app import api, batches, cells, verdict
+from app import batches, cells, verdict
 from app.inference import Answer
 from app.verdict import HALF, Point
 
@@ -87,21 +86,8 @@ def test_a_round_is_scored_on_open_cells_that_are_new_to_the_model():
         return cells.Card("", label, Answer(p, rejected), met, guess="Parasitized", open=shown)
 
     cards = (
-        card(0.9, "Parasitized"), card(0.7, "Uninfected"), card(0.7, "Parasitized"),
+        card(0.9, "Parasitized"), card(0.7, "Uninfected"), card(0.7, "Uninfected"), card(0.7, "Parasitized"),
         card(0.9, "Parasitized", met=None), card(0.9, "Parasitized", met=True),
         card(0.9, "Parasitized", rejected="no cell"), card(0.9, "Parasitized", shown=False),
     )  # fmt: skip
-    assert cells.tally(cards, LATE) == cells.Tally(cells=4, model=3, guessed=4, person=3, rejected=1)
-
-
-@pytest.mark.parametrize(
-    ("threshold", "taken"),
-    [(0, True), ("1", True), (1.001, False), (-0.1, False), ("nan", False), (None, False)],
-)
-def test_a_threshold_is_a_number_from_zero_to_one(threshold, taken):
-    if taken:
-        assert api.chosen(threshold).threshold == float(threshold)
-        return
-    with pytest.raises(HTTPException) as refused:
-        api.chosen(threshold)
-    assert refused.value.status_code == 422
+    assert cells.tally(cards, LATE) == cells.Tally(cells=5, model=4, guessed=5, person=3, rejected=1)

@@ -80,7 +80,7 @@ def test_a_mark_is_what_85_of_100_cells_of_a_class_stay_under():
     assert found[101] == pytest.approx(15 / 20, abs=1e-6)
 
 
-def test_ten_healthy_cells_of_a_patient_shift_by_half_of_their_median():
+def test_ten_healthy_cells_shift_by_half_of_their_median():
     rows = [("stained", "Uninfected", -2.0)] * 10 + [("other", "Uninfected", -4.0)] * 90
     found = ranked_of([*rows, ("stained", "Parasitized", 4.0), *[("other", "Parasitized", 4.0)] * 9])
     # Two apart, of which half is taken for stain.
