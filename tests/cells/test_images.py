@@ -15,6 +15,8 @@ from malaria.cells import images
 
 LIMITS = images.Limits(min_side=16, max_pixels=4_000_000)
 RED = (200, 30, 40)
+# What a PNG, a JPEG, both kinds of TIFF, a GIF and a WebP begin with.
+HEADS = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF89a", b"RIFF"]
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -179,7 +181,7 @@ def test_a_path_that_cannot_be_opened_is_unreadable(tmp_path):
         images.read(tmp_path, LIMITS)
 
 
-@given(content=st.binary(max_size=300), head=st.sampled_from([b"", *images._SIGNATURES, blank_png(20, 20)]))
+@given(content=st.binary(max_size=300), head=st.sampled_from([*HEADS, blank_png(20, 20)]))
 def test_any_bytes_are_read_or_refused(content, head):
     try:
         crop = images.read(head + content, LIMITS)

@@ -28,36 +28,6 @@ def samples(draw):
     return sample(p, y, patient, drawn)
 
 
-@given(samples())
-@settings(deadline=None)
-def test_figures_agree_with_scikit_learn_on_repeated_cells(cells):
-    rows = np.repeat(np.arange(len(cells.p)), cells.resamples[0][cells.patient].astype(int))
-    p, y, called = cells.p[rows], cells.y[rows], cells.p[rows] >= 0.5
-    found = metrics.ranking(cells) | metrics.rates(cells) | {"brier": metrics.brier(cells)}
-    if len(set(y)) < 2:
-        assert np.isnan([found[name][0] for name in ("auc", "average_precision", "mcc")]).all()
-        return
-    expected = {
-        "auc": sk.roc_auc_score(y, p),
-        "average_precision": sk.average_precision_score(y, p),
-        "mcc": sk.matthews_corrcoef(y, called),
-        "f1": sk.f1_score(y, called, zero_division=0),
-        "sensitivity": sk.recall_score(y, called),
-        "specificity": sk.recall_score(y, called, pos_label=0),
-        "accuracy": sk.accuracy_score(y, called),
-        "brier": sk.brier_score_loss(y, p),
-    }
-    assert {name: values[0] for name, values in found.items()} == pytest.approx(expected)
-
-
-@given(samples(), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
-def test_a_threshold_keeps_the_specificity_it_was_fixed_for(cells, wanted):
-    p, y = cells.p, cells.y
-    threshold = metrics.threshold_at(p, y, wanted)
-    if (y == 0).any():
-        assert (p[y == 0] < threshold).mean() >= wanted - 1e-9
-
-
 def test_a_threshold_lies_between_cells_not_on_one():
     p, y = np.array([0.1, 0.2, 0.3, 0.5, 0.9]), np.array([0, 0, 0, 0, 1])
     assert metrics.threshold_at(p, y, 0.75) == pytest.approx(0.4)
@@ -222,3 +192,33 @@ def test_a_resample_without_a_cell_has_no_figure_and_gives_no_warning():
 )
 def test_a_figure_is_told_with_what_is_known_of_its_interval(figure, words):
     assert metrics.interval(*figure) == words
+
+
+@given(samples())
+@settings(deadline=None)
+def test_figures_agree_with_scikit_learn_on_repeated_cells(cells):
+    rows = np.repeat(np.arange(len(cells.p)), cells.resamples[0][cells.patient].astype(int))
+    p, y, called = cells.p[rows], cells.y[rows], cells.p[rows] >= 0.5
+    found = metrics.ranking(cells) | metrics.rates(cells) | {"brier": metrics.brier(cells)}
+    if len(set(y)) < 2:
+        assert np.isnan([found[name][0] for name in ("auc", "average_precision", "mcc")]).all()
+        return
+    expected = {
+        "auc": sk.roc_auc_score(y, p),
+        "average_precision": sk.average_precision_score(y, p),
+        "mcc": sk.matthews_corrcoef(y, called),
+        "f1": sk.f1_score(y, called, zero_division=0),
+        "sensitivity": sk.recall_score(y, called),
+        "specificity": sk.recall_score(y, called, pos_label=0),
+        "accuracy": sk.accuracy_score(y, called),
+        "brier": sk.brier_score_loss(y, p),
+    }
+    assert {name: values[0] for name, values in found.items()} == pytest.approx(expected)
+
+
+@given(samples(), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+def test_a_threshold_keeps_the_specificity_it_was_fixed_for(cells, wanted):
+    p, y = cells.p, cells.y
+    threshold = metrics.threshold_at(p, y, wanted)
+    if (y == 0).any():
+        assert (p[y == 0] < threshold).mean() >= wanted - 1e-9
