@@ -26,6 +26,7 @@ from malaria.command import end_with
 from malaria.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
+BEFORE = "HEAD~1"
 
 # Each run starts from a process that has these already: their import takes longer than most tests.
 LIBRARIES = [
@@ -580,7 +581,7 @@ def main() -> int:
         "--changed",
         metavar="BASE",
         nargs="?",
-        const="HEAD~1",
+        const=BEFORE,
         help="only rules whose file or guards differ from those of this revision (the commit before)",
     )
     base = parser.parse_args().changed
@@ -593,7 +594,12 @@ def main() -> int:
 
 
 def since(base: str) -> tuple[Rule, ...]:
-    """The rules whose file, or a file of whose guards, differs from that of the revision `base`."""
+    """The rules whose file, or a file of whose guards, differs from that of the revision `base`.
+
+    All of them in a first commit, or a clone that has no other.
+    """
+    if base == BEFORE and programs.git("rev-list", "--count", "HEAD", cwd=ROOT) == "1":
+        return RULES
     differing = set(programs.git("diff", "--name-only", base, cwd=ROOT).splitlines())
     files = {rule: {rule.file, *(guard.partition("::")[0] for guard in rule.guards)} for rule in RULES}
     return tuple(rule for rule in RULES if files[rule] & differing)
