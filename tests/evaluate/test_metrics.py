@@ -68,10 +68,27 @@ def test_cells_that_tie_are_ranked_alike():
     assert (found["auc"][0], found["average_precision"][0]) == (0.75, 0.5)
 
 
-@pytest.mark.parametrize(("specificity", "sensitivity"), [(0.75, 0.5), (0.6, 0.5), (0.76, 0.25), (0.2, 1.0)])
+@pytest.mark.parametrize(("specificity", "sensitivity"), [(0.75, 0.5), (0.6, 0.5), (0.76, 0.25), (0, 1.0)])
 def test_sensitivity_is_read_off_at_the_specificity_of_all_healthy_cells(specificity, sensitivity):
-    cells = sample([0.1, 0.2, 0.3, 0.4, 0.15, 0.25, 0.35, 0.5], [0] * 4 + [1] * 4)
+    cells = sample([0.1, 0.2, 0.3, 0.4, 0.05, 0.25, 0.35, 0.5], [0] * 4 + [1] * 4)
     assert metrics.sensitivity_at(cells, specificity)[0] == sensitivity
+
+
+def test_where_no_threshold_is_specific_enough_nothing_is_found():
+    assert metrics.sensitivity_at(sample([0.5, 0.5, 0.5], [0, 1, 1]), 0.9)[0] == 0
+
+
+@pytest.mark.parametrize("p", [0.2, 0.9])
+def test_one_class_alone_has_no_figure_that_needs_both(p):
+    cells = sample([p], [0])
+    found = metrics.rates(cells) | metrics.ranking(cells) | {"at": metrics.sensitivity_at(cells, 0.9)}
+    unknown = {name for name, values in found.items() if np.isnan(values[0])}
+    assert unknown == {"sensitivity", "f1", "mcc", "auc", "average_precision", "at"}
+
+
+def test_one_healthy_cell_is_enough_for_a_correlation():
+    # One rightly called, one missed, one rightly not called: 1 / sqrt(1 * 2 * 1 * 2).
+    assert metrics.rates(sample([0.9, 0.2, 0.1], [1, 1, 0]))["mcc"][0] == pytest.approx(0.5)
 
 
 def test_squared_errors_are_averaged():
@@ -96,6 +113,8 @@ def test_the_bootstrap_draws_as_many_patients_as_there_are():
     assert (drawn[0] == 1).all()
     assert (drawn.sum(axis=1) == 7).all()
     assert len(np.unique(drawn[1:], axis=0)) > 40
+    assert (drawn == metrics.resample(7, 50, 1)).all()
+    assert (drawn != metrics.resample(7, 50, 2)).any()
 
 
 def test_perfect_probabilities_have_no_calibration_error():
@@ -112,6 +131,7 @@ def test_errors_of_calibration_do_not_cancel_out_between_bins():
     # 0.6 too few parasites expected under one half, 0.6 too many above: of four cells.
     found = metrics.ece(sample([0.2, 0.2, 0.8, 0.8], [0, 1, 1, 0]), 2)
     assert found[0] == pytest.approx(0.3)
+    assert metrics.ece(sample([1.0, 1.0], [0, 1]), 2)[0] == 0.5
 
 
 def test_the_interval_widens_when_cells_are_of_fewer_patients():
@@ -139,9 +159,15 @@ def test_patients_count_alike_however_many_cells_they_have():
 
 
 def test_a_patients_cells_are_called_from_one_half_on():
-    cells = sample([0.5, 0.4, 0.5, 0.4], [1, 1, 0, 0], np.array([0, 0, 1, 1]))
-    assert metrics.hits_by_patient(cells, 1, least=1)[0] == 0.5
+    cells = sample([0.5, 0.4, 0.5, 0.4, 0.9], [1, 1, 0, 0, 1], np.array([0, 0, 1, 1, 2]))
+    assert metrics.hits_by_patient(cells, 1, least=1)[[0, 2]].tolist() == [0.5, 1.0]
     assert metrics.hits_by_patient(cells, 0, least=1)[1] == 0.5
+
+
+def test_a_patient_whose_cells_are_all_left_out_has_no_figure():
+    cells = sample([0.9, 0.1, 0.4, 0.9], [1, 0, 1, 0], np.array([0, 0, 1, 1])).only(np.arange(4) < 2)
+    for figures in (metrics.hits_by_patient(cells, 1, least=1), metrics.auc_by_patient(cells, least=1)):
+        assert figures.tolist() == pytest.approx([1, np.nan], nan_ok=True)
 
 
 def test_a_patients_auc_needs_so_many_cells_of_the_rarer_class():
@@ -160,6 +186,15 @@ def test_a_patients_auc_needs_so_many_cells_of_the_rarer_class():
 def test_the_worst_decile_is_the_mean_of_the_worst_tenth():
     figures = np.arange(20)[::-1] / 20
     assert metrics.worst_decile(figures, np.ones((1, 20)))[0] == pytest.approx(0.025)
+    # Of sixteen the worst two, of five the worst one, of a patient drawn twice both; without a patient none.
+    for of_patients, drawn, worst in (
+        (range(16), np.ones(16), 0.5),
+        ([0.5, 0.1, 0.9, 0.7, 0.8], np.ones(5), 0.1),
+        (range(10), [2] * 10, 0),
+        ([np.nan], [1], np.nan),
+    ):
+        found = metrics.worst_decile(np.array(of_patients, float), np.array([drawn], float))
+        assert found[0] == pytest.approx(worst, nan_ok=True)
 
 
 def test_ppv_falls_with_parasitaemia():
