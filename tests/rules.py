@@ -428,6 +428,12 @@ RULES = (
         ("sensitivity has its loss", "limits.sensitivity_loss", "limits.point_loss"),
     ),
     *of(
+        "ci/judge.py",
+        "tests/ci/test_verdict.py",
+        ("same inputs are inputs that are the same", "inputs(before[name]) == inputs(entry)", "True"),
+        ("other outputs are outputs that differ", "before[name] != entry", "before[name] == entry"),
+    ),
+    *of(
         "ci/comparison.py",
         "tests/ci/test_comparison.py::test_a_patient_that_moved_is_left_out_and_no_fault "
         "tests/ci/test_comparison.py::test_cells_are_judged_by_the_base_s_labels",

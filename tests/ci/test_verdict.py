@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from ci import verdict
+from ci import judge, verdict
 from ci.again import Output, Rerun
 from ci.comparison import Comparison, Data, Figure, Judged, Side
+from ci.revisions import Revision
 from malaria.params import load_params
 
 GATE = load_params(Path(__file__).parents[2] / "params.yaml").gate.model_copy(
@@ -131,6 +133,19 @@ def test_the_branch_judges_itself_only_where_there_is_no_base():
 
 def test_other_outputs_of_the_bases_inputs_fail():
     assert failed(comparison(), contradicted=["train"]) == ["dvc.lock"]
+
+
+def test_same_inputs_and_other_outputs_contradict_the_base(tmp_path):
+    def revision(name: str, **stages: tuple[str, str]) -> Revision:
+        lock = {stage: {"deps": [read], "outs": [made]} for stage, (read, made) in stages.items()}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dvc.lock").write_text(yaml.safe_dump({"stages": lock}))
+        return Revision(name, "", tmp_path / name)
+
+    base = revision("base", same=("a", "x"), changed=("b", "x"), doctored=("c", "x"))
+    branch = revision("branch", same=("a", "x"), changed=("d", "y"), doctored=("c", "z"), new=("e", "x"))
+    assert judge.contradicted(base, branch) == ["doctored"]
+    assert judge.contradicted(None, branch) == []
 
 
 @pytest.mark.parametrize(
