@@ -5,8 +5,6 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 # Plain `python` and `dvc` are those of .venv, also for DVC's stages.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# What `make report` and `make gate` compare with.
-BASE ?= main
 # Airflow's own: its requirements and the pipeline's do not go together.
 AIRFLOW := .venv-airflow
 # When `make airflow` runs the pipeline: a cron expression or @weekly; empty is as MALARIA_SCHEDULE says, or by hand.
@@ -86,6 +84,13 @@ test: env  ## run the tests, two at a time (JOBS=4 for more): 5 minutes on 2 cor
 
 test-all: test  ## run the tests, then those of browsers, servers, Airflow, releases and kills: 20 minutes
 	pytest -m long -n $(JOBS) --dist worksteal
+	python -m tests.rules --changed $(BASE)
+
+rules: env  #+ change each rule that decides, and see that its tests fail
+	python -m tests.rules
+
+test-repeat: env  #+ run the tests twenty times in random order, under load and on one core; goes on where it stopped
+	python -m tests.campaigns.repeat
 
 lint: env node_modules/.installed  ## check style, format, types and workflows
 	ruff check .
@@ -103,10 +108,10 @@ node_modules/.installed: package-lock.json
 	touch $@
 
 report: env  ## compare the model here with that of BASE (main): reports/ci/report.html
-	python -m ci.report --base $(BASE)
+	python -m ci.report --base $(or $(BASE),main)
 
 gate: env  ## whether the model here may replace that of BASE (main)
-	python -m ci.gate --base $(BASE)
+	python -m ci.gate --base $(or $(BASE),main)
 
 take-over: env  #+ take over what the retrain run RUN on GitHub made (needs gh)
 	python -m ci.github.artifact take $(RUN)

@@ -144,7 +144,7 @@ def run(side: str, folder: Path, cells: Path, given: argparse.Namespace) -> Run:
 def measure(side: str, folder: Path, file: Path, calls: int, batches: int) -> None:
     """What the process of one way does: answers, tells when the first is out, and prints the rest as JSON."""
     cells = np.load(file)
-    ask = _keras(folder, side) if side in THEIRS else _bundle(folder, gated=side != OURS[1])
+    ask = _keras(folder, side) if side in THEIRS else of_bundle(folder, gated=side != OURS[1])
     ask(cells[:1])
     print(_FIRST, time.process_time(), flush=True)
     for _ in range(10):
@@ -197,7 +197,7 @@ def _ratio(rounds: list[dict[str, Run]], side: str, *of: Callable[[Run], float])
     return f"{first:.1f}" + "".join(f" ({value:.1f})" for value in second)
 
 
-def _bundle(folder: Path, *, gated: bool) -> Callable[[Pixels], Any]:
+def of_bundle(folder: Path, *, gated: bool) -> Callable[[Pixels], Any]:
     from malaria import bundle
 
     loaded = bundle.load(folder, threads=1)
@@ -210,7 +210,7 @@ def _keras(folder: Path, side: str) -> Callable[[Pixels], Any]:
     from malaria.train import network
 
     model = network.build(bundle.read_record(folder).input_size)
-    _check_same(folder, model)
+    check_same(folder, model)
     if side == "predict":
         return lambda cells: model.predict(cells.astype(np.float32), batch_size=_BATCH, verbose=0)
     import tensorflow as tf
@@ -219,7 +219,7 @@ def _keras(folder: Path, side: str) -> Callable[[Pixels], Any]:
     return lambda cells: compiled(cells.astype(np.float32)).numpy()
 
 
-def _check_same(folder: Path, model: Any) -> None:
+def check_same(folder: Path, model: Any) -> None:
     """UserError unless the bundle has all kernels that the network of malaria/train/network.py has."""
     from ai_edge_litert.interpreter import Interpreter
 

@@ -85,10 +85,10 @@ def _judge(
         )
         labels = [*labels, *(pull.labels if (pull := event.pull()) else ())]
         rerun = None if report else ran.found
-        return found, verdict.judge(found, rerun, _contradicted(base, branch), own_code, labels)
+        return found, verdict.judge(found, rerun, contradicted(base, branch), own_code, labels)
 
 
-def _contradicted(base: Revision | None, branch: Revision) -> list[str]:
+def contradicted(base: Revision | None, branch: Revision) -> list[str]:
     """The stages with the inputs that the base's dvc.lock has, and other outputs."""
 
     def inputs(entry: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Variant:
 
 def wide(size: int) -> keras.Model:
     """The pipeline's network, half as wide again where it is narrow."""
-    return _network(size, (24, 48, 96, 128))
+    return plain(size, (24, 48, 96, 128))
 
 
 def excited(size: int) -> keras.Model:
@@ -41,7 +41,7 @@ def excited(size: int) -> keras.Model:
         narrow = layers.Conv2D(max(width // 4, 4), 1, activation="relu")(squeezed)
         return layers.Multiply()([x, layers.Conv2D(width, 1, activation="sigmoid")(narrow)])
 
-    return _network(size, network.WIDTHS, excite)
+    return plain(size, network.WIDTHS, excite)
 
 
 def residual(size: int) -> keras.Model:
@@ -50,7 +50,7 @@ def residual(size: int) -> keras.Model:
     def bypass(x: Any, width: int, depth: int) -> Any:
         return layers.Add()([x, _convolved(x, width, pooled=False)]) if depth > 2 else x
 
-    return _network(size, (16, 32, 64, 96), bypass)
+    return plain(size, (16, 32, 64, 96), bypass)
 
 
 ROWS: dict[str, Variant] = {
@@ -68,7 +68,7 @@ ROWS: dict[str, Variant] = {
 }
 
 
-def _network(
+def plain(
     size: int, widths: tuple[int, ...], after: Callable[[Any, int, int], Any] = lambda x, *_: x
 ) -> keras.Model:
     """Like `network.build`; `after` takes what each convolution gives, its width, and its depth from 1."""

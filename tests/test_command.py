@@ -9,7 +9,6 @@ import threading
 
 import pytest
 
-from malaria import command
 from malaria.command import end_with, how_many, without_native_logs
 from malaria.errors import UserError
 
@@ -88,9 +87,15 @@ def test_a_short_output_that_cannot_be_taken_is_told_as_any_other(where):
 
 
 def test_one_thread_at_a_time_keeps_the_terminal_quiet():
-    taken = []
-    other = threading.Thread(target=lambda: taken.append(command._TERMINAL.acquire(blocking=False)))
+    entered = threading.Event()
+
+    def enter() -> None:
+        with without_native_logs():
+            entered.set()
+
+    other = threading.Thread(target=enter)
     with without_native_logs(), without_native_logs():
         other.start()
-        other.join()
-    assert taken == [False]
+        assert not entered.wait(0.1)
+    other.join()
+    assert entered.is_set()

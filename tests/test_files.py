@@ -43,6 +43,12 @@ def test_a_new_folder_takes_the_place_of_the_old_with_all_its_files(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["cells", "new"]
 
 
+def test_a_new_folder_can_be_read_by_others(tmp_path):
+    with files.atomic_folder(tmp_path / "cells"):
+        pass
+    assert oct((tmp_path / "cells").stat().st_mode)[-3:] == "755"
+
+
 def test_the_next_write_removes_what_killed_ones_left_and_nothing_else(tmp_path):
     gone = [f".table.{GONE}.part.csv", f".table.{GONE}.part.raw.keras"]
     kept = [

@@ -328,12 +328,6 @@ def test_a_reason_is_told_once_and_as_a_sentence(reason, sentence):
     assert said.reason == reason
 
 
-def test_no_cell_gets_no_category():
-    said = verdict.of(Answer(0.7, "too far from any cell"), verdict.HALF, synthetic=False)
-    assert (said.status, said.p, said.category) == ("rejected", None, None)
-    assert said.headline == "This does not look like a stained red cell."
-
-
 @pytest.mark.parametrize("threshold", [0.05, 0.5, 0.95, 1.0])
 def test_the_second_look_always_holds_the_threshold(threshold):
     low, high = verdict.Point("", threshold).band

@@ -4,7 +4,9 @@ import csv
 import io
 import logging
 import os
+import threading
 import zipfile
+from dataclasses import replace
 
 import anyio
 import anyio.to_thread
@@ -13,10 +15,11 @@ import pytest
 import requests
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from app import api, batches, logs, page, plain, serving, uploads, verdict
-from app.inference import Answer
+from app.inference import Answer, Judge
 from app.model import open_model
 from tests.support import app_server
 
@@ -225,31 +228,49 @@ def test_cells_that_nobody_waits_for_any_more_are_not_judged(model, tmp_path, pn
 
 
 def test_a_client_that_leaves_while_it_waits_loses_its_place_in_the_queue():
-    async def left() -> dict[str, str]:
-        return {"type": "http.disconnect"}
+    messages = iter([{"type": "http.request", "body": b"a cell"}, {"type": "http.disconnect"}])
+
+    async def left() -> dict[str, object]:
+        return next(messages)
 
     async def visit() -> None:
         door = plain.Door(page.Limits(), anyio.CapacityLimiter(1))
+        request = Request({"type": "http", "headers": [], "query_string": b""}, left)
         async with door.places:
-            with pytest.raises(ClientDisconnect):
-                await door._turn(Request({"type": "http"}, left), lambda _: pytest.fail("it was judged"))
+            with pytest.raises(HTTPException, match=r"The client has gone\."):
+                await door.judged(request, lambda *_: pytest.fail("it was judged"))
 
     anyio.run(visit)
 
 
+class Stuck:
+    """LiteRT's interpreter, which does not answer before it is told to."""
+
+    def __init__(self, network):
+        self.network, self.asked, self.go = network, threading.Event(), threading.Event()
+
+    def __getattr__(self, name):
+        return getattr(self.network, name)
+
+    def invoke(self):
+        self.asked.set()
+        self.go.wait()
+        self.network.invoke()
+
+
 def test_a_probe_is_told_no_while_nobody_could_be_served(model, tmp_path, pngs):
+    network = Stuck(model.judge.bundle.network)
+    model = replace(model, judge=Judge(replace(model.judge.bundle, network=network)))
     limits = page.Limits(at_once=1, probe_seconds=0.05)
 
     async def visit() -> list[int]:
         app = Starlette(routes=plain.routes([model], tmp_path, limits))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
-            model.judge._lock.acquire()
             async with anyio.create_task_group() as group:
                 group.start_soon(lambda: client.post("/classify", content=pngs[0]))
-                while not model.judge._waiting:
-                    await anyio.sleep(0)
+                await anyio.to_thread.run_sync(network.asked.wait)
                 stuck = await client.get("/healthz")
-                model.judge._lock.release()
+                network.go.set()
             return [stuck.status_code, (await client.get("/healthz")).status_code]
 
     assert anyio.run(visit) == [503, 200]

@@ -42,10 +42,10 @@ def test_a_bundle_of_another_network_is_not_compared(model_bundle):
     keras = pytest.importorskip("keras")
     model = keras.Sequential([keras.Input((50, 50, 3)), keras.layers.Conv2D(7, 3)])
     with pytest.raises(UserError, match="is of another network"):
-        inference._check_same(model_bundle, model)
+        inference.check_same(model_bundle, model)
 
 
 def test_the_side_without_a_gate_turns_nothing_away(gated_bundle):
     blank = np.full((1, 50, 50, 3), 255, np.uint8)
-    assert inference._bundle(gated_bundle, gated=True)(blank).rejected[0] is not None
-    assert inference._bundle(gated_bundle, gated=False)(blank).rejected == (None,)
+    assert inference.of_bundle(gated_bundle, gated=True)(blank).rejected[0] is not None
+    assert inference.of_bundle(gated_bundle, gated=False)(blank).rejected == (None,)

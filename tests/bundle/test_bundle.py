@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import expit, logit
 
 from malaria import bundle, files, paths, predict
 from malaria.cells import audit, images
@@ -17,6 +18,7 @@ from malaria.errors import UserError
 from malaria.predict import inputs, labelled
 from tests.support import bundles
 from tests.support.project import ROOT, change
+from tests.support.revision_folders import edited
 
 WHITE = np.full((90, 90, 3), 255, np.uint8)
 
@@ -140,6 +142,27 @@ def test_the_pretrained_bundles_manifest_lists_all_but_the_ranking_of_labels():
     listed = {line.split("  ")[1] for line in (folder / bundle.MANIFEST).read_text().splitlines()}
     beside = {bundle.MANIFEST, paths.LABEL_AUDIT.name}
     assert listed == {file.name for file in folder.iterdir()} - beside
+
+
+@pytest.mark.parametrize(
+    "changed", [{"labels": ["Parasitized", "Uninfected"]}, {"positive": "Uninfected"}, {"resize": "bilinear"}]
+)
+def test_a_bundle_of_other_labels_or_another_resize_is_refused(model_bundle, tmp_path, changed):
+    other = edited(model_bundle, tmp_path / "other", **changed)
+    with pytest.raises(UserError, match="names other labels or another resize than this version knows"):
+        bundle.load(other)
+
+
+def test_another_network_than_the_described_one_is_refused(model_bundle, tmp_path):
+    copy = shutil.copytree(model_bundle, tmp_path / "bundle")
+    (copy / bundle.NETWORK).write_bytes((copy / bundle.NETWORK).read_bytes() + b"\0")
+    with pytest.raises(UserError, match=r"network\.tflite is not the network that .* describes"):
+        bundle.load(copy)
+
+
+def test_probabilities_are_those_of_the_network_at_its_temperature(model_bundle, tmp_path, cells):
+    warmer = bundle.load(edited(model_bundle, tmp_path / "warmer", temperature=2.0), threads=1).run(cells)
+    assert warmer.p_parasitized == pytest.approx(expit(logit(warmer.p_network) / 2), abs=1e-6)
 
 
 def test_judging_needs_neither_tensorflow_nor_what_only_the_pipeline_has(gated_bundle, tmp_path):

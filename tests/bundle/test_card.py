@@ -15,8 +15,12 @@ SETTINGS = load_params(ROOT / "params.yaml").evaluate.model_copy(
 )
 
 
-def rendered(folder, by_patient: bool) -> str:
-    """The card of a record with operating points, for 200 cells of 10 patients as val and test."""
+def rendered(folder, by_patient: bool, **of_test: float) -> str:
+    """The card of a record with operating points, for 200 cells of 10 patients as val and test.
+
+    Args:
+        of_test: figures that are others on test.
+    """
     random = np.random.default_rng(0)
     y = np.arange(200) % 2
     cells = pd.DataFrame(
@@ -35,7 +39,8 @@ def rendered(folder, by_patient: bool) -> str:
         for wanted, threshold in fitted.thresholds.items()
     )
     record = bundle.read_record(folder).model_copy(update={"operating_points": points})
-    return card.render(record, 98_000, {"val": scores, "test": scores}, by_patient=by_patient)
+    test = scores | {name: {"value": value, "low": None, "high": None} for name, value in of_test.items()}
+    return card.render(record, 98_000, {"val": scores, "test": test}, by_patient=by_patient)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +60,16 @@ def test_a_specificity_is_named_as_it_was_asked_for(model_bundle):
     text = rendered(model_bundle, True)
     assert "| 97 % specificity val |" in text
     assert "| 99.5 % specificity val |" in text
+
+
+def test_predictive_values_follow_from_sensitivity_specificity_and_parasitaemia(model_bundle):
+    text = rendered(model_bundle, True, sensitivity=0.9, specificity=0.8)
+    assert "| PPV at 0.1 % | PPV at 1 % | PPV at 5 % |" in text
+    # Of 100,000 cells: 90 of 20,070 called, 900 of 20,700, 4,500 of 23,500.
+    assert "| 0.5 | 0.500 | 0.900 | 0.800 | 0.004 | 0.043 | 0.191 |" in text
+
+
+def test_points_are_fitted_on_the_first_side_and_the_last_is_gone_by(model_bundle):
+    text = rendered(model_bundle, True, sensitivity=0.25)
+    assert "were fitted on val; the figures to go by are those on test." in text
+    assert "| 0.5 | 0.500 | 0.250 |" in text

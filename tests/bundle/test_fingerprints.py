@@ -38,6 +38,13 @@ def test_a_cell_is_known_by_its_pixels_and_no_other_is(record, drawn):
     assert known(record, drawn) == [True] * 40 + [False] * 20
 
 
+@pytest.mark.parametrize(("bits", "is_known"), [(10, True), (11, False)])
+def test_a_copy_differs_in_ten_bits_at_most(drawn, bits, is_known):
+    cell = images.resize(drawn[0], 50)
+    changed = fingerprints.of([cell]) ^ np.array([[2 ** (bits - 3) - 1, 0b111]], dtype=np.uint64)
+    assert known(changed, [cell]) == [is_known]
+
+
 def smaller(cell):
     return np.asarray(Image.fromarray(cell).resize((90, 90), Image.Resampling.BILINEAR))
 

@@ -84,6 +84,35 @@ def test_cells_out_of_range_count_towards_the_share_and_are_half_of_it_at_most(o
     assert (held_out > found).any(axis=1).sum() == pytest.approx(50, abs=2)
 
 
+def test_unless_it_is_said_otherwise_a_hundredth_of_held_out_cells_is_turned_away():
+    held_out = np.random.default_rng(0).gamma(9, size=(1000, 3))
+    held_out[:, 0] = -0.2
+    assert (held_out > ood.limits(held_out)).any(axis=1).sum() == pytest.approx(10, abs=2)
+
+
+def test_ranges_hold_all_training_cells_but_the_outermost(train):
+    found = ood.fit(train, features_of(train))
+    look = ood.quantities(train)
+    # 0.02 % of 400 cells is less than one.
+    assert (look < found.least).sum(axis=0).max() <= 1
+    assert (look > found.most).sum(axis=0).max() <= 1
+
+
+def test_beyond_its_limits_a_cell_is_turned_away(fitted):
+    cells = drawn(3, 400)
+    beyond = (ood.distances(fitted, cells, features_of(cells)) > fitted.limits).any(axis=1)
+    turned = [reason is not None for reason in ood.reasons(fitted, cells, features_of(cells))]
+    assert turned == beyond.tolist()
+    assert any(turned)
+
+
+def test_the_middle_is_a_disc_of_six_tenths_of_the_cell():
+    y, x = np.meshgrid(*[np.linspace(-1, 1, 101)] * 2, indexing="ij")
+    cell = (np.hypot(y, x) >= 0.3)[:, :, None] * np.uint8([180, 140, 160])
+    middle = ood.quantities(cell[None])[0, list(ood.REASONS).index("middle")]
+    assert middle == pytest.approx(0.3**2 / 0.6**2, abs=0.01)
+
+
 def test_a_cell_may_lie_a_little_outside_the_ranges():
     held_out = np.full((100, 3), -0.2)
     assert ood.limits(held_out)[0] == pytest.approx(0.1)
@@ -117,8 +146,11 @@ def test_what_is_no_stained_cell_is_turned_away_with_a_reason(fitted, make, reas
 
 @pytest.mark.parametrize(
     ("height", "width", "words"),
-    [(130, 125, None), (46, 100, None), (1200, 900, "a side over 1,000 px"), (50, 130, "as long as wide")],
-)
+    [
+        (130, 125, None), (1000, 900, None), (1001, 900, "a side over 1,000 px"), (900, 1001, "a side over"),
+        (46, 100, None), (50, 125, None), (50, 126, "as long as wide"), (126, 50, "as long as wide"),
+    ],
+)  # fmt: skip
 def test_the_shape_of_a_crop_is_judged_before_it_is_resized(height, width, words):
     found = ood.shape_reason(height, width)
     assert (found is None) if words is None else (words in found)

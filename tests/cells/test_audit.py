@@ -303,6 +303,17 @@ def test_the_summary_counts_cells_patients_and_sizes(raw):
     assert summary.side_px == {"smallest": 40, "median": 40.0, "largest": 40}
 
 
+def test_the_share_of_the_ten_patients_with_most_parasitised_cells():
+    # Twelve patients with 12, 11, ... 1 parasitised cells, and one whose name tells nothing.
+    patient = [f"P{number}" for number in range(12) for _ in range(12 - number)] + [""] * 2
+    cells = pd.DataFrame(
+        {"path": [f"{n}" for n in range(80)], "label": "Parasitized", "patient": patient, "status": tables.OK}
+    ).assign(width=50, height=60, reason="")
+    healthy = cells[:20].assign(label="Uninfected")
+    found = audit.summarise(pd.concat([cells, healthy], ignore_index=True))
+    assert found.top_ten_share_of_parasitized == round(75 / 80, 4)
+
+
 def test_provenance_is_read_as_written_and_is_empty_where_there_is_none(tmp_path):
     assert records.read(tmp_path) == Provenance()
     (tmp_path / "provenance.json").write_text('["no", "record"]')

@@ -1,5 +1,6 @@
 """Reading one image: every format and kind of pixels, every way a file can be no cell crop."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -14,6 +15,8 @@ from malaria.cells import images
 
 LIMITS = images.Limits(min_side=16, max_pixels=4_000_000)
 RED = (200, 30, 40)
+# What a PNG, a JPEG, both kinds of TIFF, a GIF and a WebP begin with.
+HEADS = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF89a", b"RIFF"]
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -146,6 +149,16 @@ def test_what_is_no_cell_crop_says_why(content, reason):
         images.read(content, LIMITS)
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "taken"), [(16, 100, True), (15, 100, False), (40, 30, True), (40, 31, False)]
+)
+def test_a_crop_may_reach_its_limits(width, height, taken):
+    limits = images.Limits(min_side=16, max_pixels=1600 if height == 100 else 1200)
+    expected = contextlib.nullcontext() if taken else pytest.raises(images.Unreadable, match=r"under|larger")
+    with expected:
+        images.read(encoded(noise(width, height)), limits)
+
+
 def test_a_decompression_bomb_is_refused_without_decoding():
     # Decoding would fail on the missing pixels and give another reason.
     with pytest.raises(images.Unreadable, match="larger than 4,000,000 pixels") as refusal:
@@ -168,7 +181,7 @@ def test_a_path_that_cannot_be_opened_is_unreadable(tmp_path):
         images.read(tmp_path, LIMITS)
 
 
-@given(content=st.binary(max_size=300), head=st.sampled_from([b"", *images._SIGNATURES, blank_png(20, 20)]))
+@given(content=st.binary(max_size=300), head=st.sampled_from([*HEADS, blank_png(20, 20)]))
 def test_any_bytes_are_read_or_refused(content, head):
     try:
         crop = images.read(head + content, LIMITS)

@@ -177,14 +177,15 @@ def test_renamed_files_are_the_same_cells(compare):
     assert compare(branch={"found": renamed}).judged.cells == 120
 
 
-def moved(found, some):
-    return found.assign(split=found.split.mask(some, "train"))
+def moved(found, some, side="train"):
+    return found.assign(split=found.split.mask(some, side))
 
 
-def test_a_patient_that_moved_to_train_is_left_out_and_no_fault(compare):
+@pytest.mark.parametrize("side", ["train", "val"])
+def test_a_patient_that_moved_is_left_out_and_no_fault(compare, side):
     found = made.cells()
     some = found.patient.isin([f"P{n}" for n in range(5)])
-    compared = compare(branch={"found": moved(found, some)}, limits={"min_cells": 50})
+    compared = compare(branch={"found": moved(found, some, side)}, limits={"min_cells": 50})
     assert (compared.judged.cells, compared.judged.patients, compared.judged.left_out) == (70, 7, 50)
     assert verdict.judge(compared, None).passed
 

@@ -52,6 +52,15 @@ def test_another_light_is_drift_of_brightness_and_no_gain_of_cells(data):
     assert "Drifted: brightness, grey levels." in drift.markdown(found, "HEAD", 0.1)
 
 
+def test_a_distance_at_the_limit_has_not_drifted():
+    none = {"Parasitized": 0, "Uninfected": 0}
+    looks = (drift.Quantity("size", 1, 1, 0.1), drift.Quantity("light", 1, 2, 0.1001))
+    found = drift.Drift(10, 10, none, none, 0.5, 0.5, looks)
+    text = drift.markdown(found, "HEAD", 0.1)
+    assert "Drifted: light." in text
+    assert text.count("**drifted**") == 1
+
+
 def test_larger_crops_are_drift_of_size(data):
     found = drift.drift(data("a", made.cells(120, 30)), data("b", made.cells(120, 30), width=80))
     assert found.quantities[0].distance == 1

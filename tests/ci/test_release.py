@@ -82,6 +82,32 @@ def test_a_version_is_three_numbers_above_the_last(version, last, sentence):
     assert release.check_version("1.10.1", "malaria-cells@v1.10.0") == "malaria-cells@v1.10.1"
 
 
+@pytest.mark.parametrize(
+    ("tags", "last"),
+    [
+        (["malaria-cells@v1.9.9", "malaria-cells@v1.10.0", "malaria-cells@v1.10", "other@v2.0.0"], "v1.10.0"),
+        (["v3.0.0"], ""),
+    ],
+)
+def test_the_last_release_is_the_highest_by_its_numbers(tmp_path, monkeypatch, tags, last):
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q", ".", cwd=tmp_path)
+    (tmp_path / "a").touch()
+    project.commit(tmp_path, "one")
+    for tag in tags:
+        git("tag", tag, cwd=tmp_path)
+    assert release.last_release() == (f"malaria-cells@{last}" if last else "")
+
+
+def test_a_gate_that_fails_needs_a_reason():
+    assert release.check_gate("v1", True, "all passed", None) == "all passed"
+    for reason in (None, ""):
+        with pytest.raises(UserError, match="does not pass against v1, as said above"):
+            release.check_gate("v1", False, "AUC failed", reason)
+    notes = release.check_gate("v1", False, "AUC failed", "a new stain")
+    assert notes == "AUC failed\nReleased all the same: a new stain"
+
+
 def test_a_change_without_a_commit_is_refused(here):
     release.check_clean()
     (here / "note.txt").write_text("x")

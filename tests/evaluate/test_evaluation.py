@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit, logit
 
 from malaria.cells import doubtful_labels
 from malaria.errors import UserError
-from malaria.evaluate import calibration, evaluation, plots
+from malaria.evaluate import calibration, evaluation
 from malaria.params import load_params
 
 SETTINGS = load_params(Path(__file__).parents[2] / "params.yaml").evaluate.model_copy(
@@ -63,6 +64,22 @@ def test_temperature_moves_no_cell_across_one_half():
     assert ((calibration.apply(p, 3.0) >= 0.5) == (p >= 0.5)).all()
 
 
+def test_a_temperature_divides_log_odds_and_zero_and_one_stay_finite():
+    p = np.array([0.01, 0.3, 0.9])
+    assert calibration.apply(p, 2.5) == pytest.approx(expit(logit(p) / 2.5))
+    assert calibration.apply(np.array([0.0, 1.0]), 1.0) == pytest.approx([1e-7, 1 - 1e-7], rel=1e-6)
+
+
+def test_thresholds_are_of_calibrated_probabilities(cells):
+    settings = SETTINGS.model_copy(update={"specificities": (0.9,)})
+    fitted = evaluation.fit(cells, settings)
+    assert fitted.temperature > 1.5
+    healthy = np.sort(logit(cells.p_network[cells.label == "Uninfected"]))
+    last = int(np.ceil(0.9 * len(healthy))) - 1
+    low, high = expit(healthy[last : last + 2] / fitted.temperature)
+    assert low < fitted.thresholds[0.9] <= high
+
+
 def test_one_class_alone_leaves_probabilities_as_they_are():
     assert calibration.fit_temperature(np.array([0.2, 0.9]), np.array([1, 1])) == 1.0
 
@@ -84,6 +101,51 @@ def test_controls_are_told_apart_by_name(cells):
     assert scores["specificity_infected_patients"]["value"] == 1
 
 
+def few(rows: list[tuple[str, str, str, float]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["path", "patient", "label", "p_network"])
+
+
+def test_without_such_names_a_patient_of_no_parasitised_cell_is_a_control():
+    found = few(
+        [
+            ("a.png", "ill", "Parasitized", 0.9),
+            ("b.png", "ill", "Uninfected", 0.1),
+            ("c.png", "well", "Uninfected", 0.9),
+            ("d.png", "well", "Uninfected", 0.9),
+        ]
+    )
+    scores = evaluation.score(found, evaluation.Fitted(1.0, {}), SETTINGS)
+    assert scores["specificity_controls"]["value"] == 0
+    assert scores["specificity_infected_patients"]["value"] == 1
+
+
+def test_an_operating_points_rates_are_those_at_its_threshold():
+    found = few(
+        [
+            ("a.png", "P1", "Parasitized", 0.95),
+            ("b.png", "P1", "Parasitized", 0.6),
+            ("c.png", "P1", "Uninfected", 0.92),
+            ("d.png", "P2", "Uninfected", 0.91),
+            ("e.png", "P2", "Uninfected", 0.7),
+            ("f.png", "P2", "Uninfected", 0.1),
+        ]
+    )
+    at = evaluation.score(found, evaluation.Fitted(1.0, {0.975: 0.9}), SETTINGS)["at_97.5_specificity"]
+    assert (at["threshold"], at["sensitivity"]["value"], at["specificity"]["value"]) == (0.9, 0.5, 0.5)
+
+
+def test_rejections_are_counted_by_class_and_reason():
+    cells = pd.DataFrame(
+        {
+            "label": ["Parasitized", "Uninfected", "Parasitized", "Parasitized", "Uninfected"],
+            "rejected": ["", "odd", "odd", "even", ""],
+        }
+    )
+    assert evaluation.rejections(cells) == {
+        "of": 5, "cells": 3, "parasitized": 2, "reasons": {"odd": 2, "even": 1}
+    }  # fmt: skip
+
+
 def test_doubtful_labels_are_left_out_and_flipped_side_by_side(cells):
     wrong = cells.iloc[:20].copy()
     cells["p_network"] = np.where(cells.label == "Parasitized", 0.9, 0.1)
@@ -100,9 +162,11 @@ def test_doubtful_labels_are_left_out_and_flipped_side_by_side(cells):
 
 
 def test_a_doubtful_label_that_was_mended_since_counts_again(cells):
-    mended = frozenset({("Parasitized" if cells.label[0] == "Uninfected" else "Uninfected", cells.path[0])})
-    labels = evaluation.score(cells, evaluation.Fitted(1.0, {}), SETTINGS, mended)["labels"]
-    assert labels["doubtful_cells"] == 0
+    then = "Parasitized" if cells.label[0] == "Uninfected" else "Uninfected"
+    for name in (cells.path[0], Path(cells.path[0]).name):
+        mended = frozenset({(then, name)})
+        labels = evaluation.score(cells, evaluation.Fitted(1.0, {}), SETTINGS, mended)["labels"]
+        assert labels["doubtful_cells"] == 0
 
 
 def test_the_text_has_a_column_for_each_version_of_the_labels(cells):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from scipy.special import expit, logit
 
 from experiments.label_audit import check_unseen
 from malaria import tables
@@ -58,6 +59,33 @@ def test_a_class_that_the_model_is_less_sure_of_does_not_crowd_out_the_other(cel
     cells.loc[right & parasitized, "p_parasitized"] = np.linspace(0.2, 0.6, (right & parasitized).sum())
     cells.loc[:5, "p_parasitized"] = np.where(parasitized[:6], 0.02, 0.6)
     assert set(label_audit.rank(cells).path[:6]) == set(cells.path[:6])
+
+
+def ranked_of(rows: list[tuple[str, str, float]]) -> pd.Series:
+    """How much speaks against each label of (patient, label, log-odds): log-odds of its score."""
+    table = pd.DataFrame(rows, columns=["patient", "label", "log_odds"])
+    table = table.assign(path=[f"{n:04}" for n in table.index], p_parasitized=expit(table.log_odds))
+    return pd.Series(logit(label_audit.rank(table).set_index("path").score.sort_index().to_numpy()))
+
+
+def test_a_mark_is_what_85_of_100_cells_of_a_class_stay_under():
+    found = ranked_of(
+        [("P1", "Uninfected", -6 + number / 20) for number in range(101)]
+        + [("P1", "Parasitized", 1 + number / 20) for number in range(101)]
+    )
+    # Against Uninfected speak high log-odds, against Parasitized low ones.
+    assert found[85] == pytest.approx(0, abs=1e-6)
+    assert found[100] == pytest.approx(15 / 20, abs=1e-6)
+    assert found[101 + 15] == pytest.approx(0, abs=1e-6)
+    assert found[101] == pytest.approx(15 / 20, abs=1e-6)
+
+
+def test_ten_healthy_cells_shift_by_half_of_their_median():
+    rows = [("stained", "Uninfected", -2.0)] * 10 + [("other", "Uninfected", -4.0)] * 90
+    found = ranked_of([*rows, ("stained", "Parasitized", 4.0), *[("other", "Parasitized", 4.0)] * 9])
+    # Two apart, of which half is taken for stain.
+    assert found[0] - found[10] == pytest.approx(1, abs=1e-6)
+    assert found[100] - found[101] == pytest.approx(1, abs=1e-6)
 
 
 def test_suspect_labels_are_counted_by_patient(cells):

@@ -8,7 +8,7 @@ import pytest
 
 from malaria import predict
 from malaria.errors import UserError
-from malaria.evaluate import evaluation, paired
+from malaria.evaluate import evaluation, metrics, paired
 from malaria.params import load_params
 
 SETTINGS = load_params(Path(__file__).parents[2] / "params.yaml").evaluate.model_copy(
@@ -64,6 +64,17 @@ def test_a_model_is_not_told_apart_from_itself(cells):
     assert {difference.difference.value for difference in found.values()} == {0.0}
 
 
+@pytest.mark.parametrize(
+    ("interval", "apart"),
+    [
+        ((0.1, 0.01, 0.2), True), ((-0.1, -0.2, -0.01), True), ((0.0, -0.1, 0.1), False),
+        ((0.1, 0.0, 0.2), False), ((-0.1, -0.2, 0.0), False), ((0.1, np.nan, np.nan), False),
+    ],
+)  # fmt: skip
+def test_an_interval_that_excludes_zero_tells_apart(interval, apart):
+    assert paired.Difference(0.9, 0.8, metrics.Estimate(*interval)).tells_apart == apart
+
+
 def test_labels_in_doubt_are_left_out_and_flipped(cells):
     doubtful = frozenset((row.label, Path(row.path).name) for row in cells.iloc[:20].itertuples())
     cells.loc[:19, "one"] = np.where(cells.label[:20] == "Parasitized", 0.1, 0.9)
@@ -94,8 +105,8 @@ def test_a_cell_that_stands_twice_is_refused(cells):
 
 
 def test_weak_patients_come_first_and_those_with_few_sure_cells_do_not_count(cells):
-    cells["one"] = np.where(cells.patient == "P3", 0.2, 0.9)
-    found = paired.patients(cells, least=20)
+    cells["one"] = np.where(cells.patient == "P3", 0.2, 0.5)
+    found = paired.patients(cells, least=25)
     assert (found.patient[0], found.cells[0], found.one[0], found.one[1]) == ("P3", 25, 0.0, 1.0)
     parasitised = cells[(cells.patient == "P3") & (cells.label == "Parasitized")]
     doubtful = frozenset(zip(parasitised.label[:6], parasitised.path[:6], strict=True))

@@ -22,7 +22,7 @@ def test_the_plain_shape_is_the_pipelines_network():
     from experiments import variants
     from malaria.train import network
 
-    shapes = [weight.shape for weight in variants._network(50, network.WIDTHS).weights]
+    shapes = [weight.shape for weight in variants.plain(50, network.WIDTHS).weights]
     assert shapes == [weight.shape for weight in network.build(50).weights]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -158,7 +159,7 @@ def test_a_folder_that_cannot_be_listed_is_no_folder_without_cells(own, tmp_path
         bound_by_permissions(),
         pytest.raises(UserError, match=r"patient7 cannot be read \(Permission denied\): check"),
     ):
-        class_folders._below(Path("parasitized"))
+        class_folders.place(Path(), Path("nowhere"), shutil.copy, "own", {})
     closed.chmod(0o755)
 
 

@@ -112,6 +112,26 @@ def test_a_member_that_holds_more_than_it_says_is_not_unpacked_whole(tmp_path):
     assert most < 2**21
 
 
+@pytest.mark.parametrize(("size", "is_read"), [(2**26, True), (2**26 + 1, False)])
+def test_a_file_may_have_64_mib(tmp_path, pngs, size, is_read):
+    (tmp_path / "a.png").write_bytes(pngs[0])
+    (item,) = inputs.items(inputs.Source("a.png", size, ""), tmp_path)
+    if is_read:
+        assert item.read() == pngs[0]
+        return
+    with pytest.raises(images.Unreadable, match="larger than 67,108,864 bytes"):
+        item.read()
+
+
+def test_a_zip_is_opened_in_a_zip_in_a_zip_and_no_deeper(tmp_path, pngs):
+    two = packed("2.zip", packed("a.png", pngs[0]))
+    (tmp_path / "three.zip").write_bytes(packed("1.zip", two))
+    (tmp_path / "four.zip").write_bytes(packed("0.zip", packed("1.zip", two)))
+    four, three = inputs.find([str(tmp_path)])
+    assert (three.path, three.read()) == (f"{tmp_path}/three.zip/1.zip/2.zip/a.png", pngs[0])
+    assert (four.path, four.read()) == (f"{tmp_path}/four.zip/0.zip/1.zip/2.zip", packed("a.png", pngs[0]))
+
+
 @pytest.fixture
 def locked(tmp_path, pngs, monkeypatch) -> Iterator[Path]:
     """A folder of a cell and a folder that nobody may list, relative to the current one."""

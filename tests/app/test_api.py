@@ -1,0 +1,19 @@
+"""What programs may ask of the app."""
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from app import api
+
+
+@pytest.mark.parametrize(
+    ("threshold", "taken"),
+    [(0, True), ("1", True), (1.001, False), (-0.1, False), ("nan", False), (None, False)],
+)
+def test_a_threshold_is_a_number_from_zero_to_one(threshold, taken):
+    if taken:
+        assert api.chosen(threshold).threshold == float(threshold)
+        return
+    with pytest.raises(HTTPException) as refused:
+        api.chosen(threshold)
+    assert refused.value.status_code == 422

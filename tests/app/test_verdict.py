@@ -1,0 +1,93 @@
+"""What the page says of a cell and of a batch: category, second look, totals, and a round's score."""
+
+import math
+
+import pytest
+
+from app import batches, cells, verdict
+from app.inference import Answer
+from app.verdict import HALF, Point
+
+LATE = Point("99 % specificity", 0.8, 0.99)
+
+
+def said(p: float, point: Point = HALF) -> verdict.Verdict:
+    return verdict.of(Answer(p), point, synthetic=False)
+
+
+@pytest.mark.parametrize(("p", "label"), [(0.8, "Parasitized"), (0.7999, "Uninfected")])
+def test_a_category_is_that_at_the_operating_point(p, label):
+    assert (said(p, LATE).category, said(p, LATE).headline) == (label, label)
+
+
+def test_no_cell_gets_no_category_and_no_second_look():
+    found = verdict.of(Answer(0.5, "too far from any cell"), HALF, synthetic=False)
+    assert (found.status, found.p, found.category, found.second_look) == ("rejected", None, None, False)
+    assert found.headline == "This does not look like a stained red cell."
+
+
+@pytest.mark.parametrize(
+    ("p", "point", "unsure"),
+    [
+        (0.0999, HALF, False), (0.1, HALF, True), (0.9, HALF, True), (0.9001, HALF, False),
+        (0.04, Point("", 0.05), False), (0.05, Point("", 0.05), True), (0.95, Point("", 0.95), True),
+        (0.96, Point("", 0.95), False), (1.0, Point("", 1.0000001), True),
+    ],
+)  # fmt: skip
+def test_a_person_looks_where_one_in_ten_is_of_the_other_kind_and_at_the_divide(p, point, unsure):
+    assert said(p, point).second_look == unsure
+
+
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [
+        (0.004, "fewer than 1 should"), (0.006, "about 1 should"), (0.37, "about 37 should"),
+        (0.994, "about 99 should"), (0.996, "more than 99 should"),
+    ],
+)  # fmt: skip
+def test_a_probability_is_told_as_so_many_of_a_hundred_cells(p, words):
+    assert words in said(p).sentences[0]
+
+
+def test_another_models_point_is_the_one_of_the_same_specificity():
+    known = (HALF, Point("97 % specificity", 0.8, 0.97), Point("99 % specificity", 0.9, 0.99))
+    assert verdict.matching(LATE, known).threshold == 0.9
+    assert verdict.matching(HALF, known) is HALF
+    odd = Point("98 % specificity", 0.7, 0.98)
+    assert verdict.matching(odd, known) is odd
+
+
+def test_a_points_cost_is_told_in_false_alarms():
+    known = (HALF, LATE)
+    assert verdict.cost(LATE, known) == (
+        "0.800: fewest false alarms, of 100 healthy cells about 1 are called Parasitized"
+    )
+    assert verdict.cost(HALF, known).startswith("0.500: fewest misses, ")
+
+
+def test_a_batch_is_counted_by_status_and_category():
+    found = [said(p) for p in (0.99, 0.95, 0.5, 0.3, 0.01)]
+    found += [verdict.of(Answer(0.99, "no cell"), HALF, synthetic=False)] * 2
+    found += [verdict.unreadable("empty file")]
+    totals = batches.totals(found)
+    assert (totals.images, totals.judged, totals.parasitized, totals.second_look) == (8, 5, 3, 2)
+    assert (totals.rejected, totals.unreadable, totals.share) == (2, 1, 0.6)
+    # scipy.stats.binomtest(3, 5).proportion_ci(method="wilson")
+    assert (totals.low, totals.high) == pytest.approx((0.2307, 0.8824), abs=1e-4)
+
+
+def test_a_batch_without_a_judged_cell_has_no_share():
+    totals = batches.totals([verdict.unreadable("empty file")])
+    assert (totals.low, totals.high, math.isnan(totals.share)) == (0.0, 1.0, True)
+
+
+def test_a_round_is_scored_on_open_cells_that_are_new_to_the_model():
+    def card(p: float, label: str, rejected: str | None = None, met: bool | None = False, shown=True):
+        return cells.Card("", label, Answer(p, rejected), met, guess="Parasitized", open=shown)
+
+    cards = (
+        card(0.9, "Parasitized"), card(0.7, "Uninfected"), card(0.7, "Uninfected"), card(0.7, "Parasitized"),
+        card(0.9, "Parasitized", met=None), card(0.9, "Parasitized", met=True),
+        card(0.9, "Parasitized", rejected="no cell"), card(0.9, "Parasitized", shown=False),
+    )  # fmt: skip
+    assert cells.tally(cards, LATE) == cells.Tally(cells=5, model=4, guessed=5, person=3, rejected=1)

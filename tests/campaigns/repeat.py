@@ -1,0 +1,60 @@
+"""Run the tests twenty times in random order, to show that none fails for nothing: `make test-repeat`.
+
+Ten runs have the machine to themselves if you leave it alone, six run beside four busy processes, four on one
+core. What each printed lies in the folder --log, beside runs.txt, with a line a run: commit, number, status,
+order's seed, seconds, condition. Started again, it goes on with the runs of this commit that are not there.
+Ends with status 1 where one failed.
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from malaria import programs
+from malaria.command import end_with
+
+RUNS = ("alone",) * 10 + ("busy",) * 6 + ("one core",) * 4
+# Ends with its parent, however that ends.
+BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.campaigns.repeat", description=__doc__)
+    parser.add_argument("--log", type=Path, default=Path("reports/repeat"), help="(reports/repeat)")
+    parser.add_argument("command", nargs="*", default=["make", "test"], help="what to run (make test)")
+    given = parser.parse_args()
+    given.log.mkdir(parents=True, exist_ok=True)
+    commit = programs.git("describe", "--always", "--dirty")
+    with (given.log / "runs.txt").open("a+", encoding="utf-8") as log:
+        log.seek(0)
+        lines = [line.split() for line in log]
+        statuses = {int(line[1]): int(line[2]) for line in lines if line[0] == commit}
+        for number, condition in enumerate(RUNS, start=1):
+            if number not in statuses:
+                statuses[number], *how = once(given.command, condition, given.log / f"{number}.txt")
+                for out in (log, sys.stdout):
+                    print(commit, number, statuses[number], *how, condition, file=out, flush=True)
+    failed = sum(status != 0 for status in statuses.values())
+    print(f"{failed} of {len(statuses)} runs of {commit} failed")
+    return 1 if failed else 0
+
+
+def once(command: list[str], condition: str, out: Path) -> tuple[int, int, int]:
+    """Run the tests under a condition: exit status, the order's seed, seconds."""
+    seed, begun = random.SystemRandom().randrange(2**31), time.monotonic()
+    pinned = ["taskset", "-c", "0"] if condition == "one core" else []
+    ordered = {**os.environ, "PYTEST_ADDOPTS": f"--randomly-seed={seed}"}
+    with ExitStack() as stack, out.open("w", encoding="utf-8") as file:
+        for _ in range(4 if condition == "busy" else 0):
+            stack.callback(stack.enter_context(subprocess.Popen([sys.executable, "-c", BUSY])).kill)
+        status = subprocess.call([*pinned, *command], env=ordered, stdout=file, stderr=subprocess.STDOUT)
+    return status, seed, round(time.monotonic() - begun)
+
+
+if __name__ == "__main__":
+    end_with(main)

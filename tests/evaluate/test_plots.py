@@ -1,0 +1,62 @@
+"""The plots' data, held against what a person counts in eight cells."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from malaria.evaluate import plots
+
+
+@pytest.fixture
+def cells() -> pd.DataFrame:
+    """Four cells of each class, of three patients."""
+    rows = [
+        ("P1", "Parasitized", 0.9), ("P1", "Parasitized", 0.5), ("P1", "Parasitized", 0.4),
+        ("P2", "Parasitized", 0.8), ("P2", "Uninfected", 0.55), ("C3", "Uninfected", 0.1),
+        ("C3", "Uninfected", 0.2), ("C3", "Uninfected", 0.3),
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["patient", "label", "p_parasitized"])
+
+
+def test_a_perfect_model_lies_on_the_diagonal_of_the_reliability_diagram(cells):
+    found = plots.frames(cells, bins=2, least=1)["reliability"]
+    # From 0.1 to 0.5 two of five are parasitised, above it two of three.
+    assert found.mean_probability.tolist() == [0.3, 0.75]
+    assert found.share_parasitized.tolist() == [0.4, 0.666667]
+    assert found.perfect.tolist() == [0.3, 0.75]
+
+
+def test_cells_are_called_as_the_app_calls_them(cells):
+    found = plots.frames(cells, bins=2, least=1)["confusion"]
+    assert found.actual.tolist() == cells.label.tolist()
+    assert (
+        found.predicted.tolist()
+        == ["Parasitized"] * 2 + ["Uninfected"] + ["Parasitized"] * 2 + ["Uninfected"] * 3
+    )
+
+
+def test_each_class_has_its_own_bars(cells):
+    found = plots.frames(cells, bins=2, least=1)["scores"].set_index("p_parasitized")
+    assert found.parasitized_cells[found.parasitized_cells > 0].to_dict() == {
+        0.425: 1, 0.525: 1, 0.825: 1, 0.925: 1
+    }  # fmt: skip
+    assert found.uninfected_cells.sum() == 4
+    assert found.uninfected_cells[0.125] == 1
+
+
+@pytest.mark.parametrize(("least", "expected"), [(1, {"P1": 2 / 3, "P2": 1}), (2, {"P1": 2 / 3}), (4, {})])
+def test_a_patient_is_drawn_with_so_many_parasitised_cells(cells, least, expected):
+    found = plots.frames(cells, bins=2, least=least)["patients"]
+    assert found.set_index("patient").sensitivity.to_dict() == pytest.approx(expected, abs=1e-6)
+
+
+def test_plots_are_written_as_light_tables(tmp_path):
+    random = np.random.default_rng(0)
+    many = pd.DataFrame({"patient": "P1", "label": random.choice(["Parasitized", "Uninfected"], 3000)})
+    plots.write(many.assign(p_parasitized=random.random(3000)), tmp_path, bins=15, least=5)
+    frames = {file.stem: pd.read_csv(file) for file in tmp_path.glob("*.csv")}
+    assert set(frames) == {"roc", "precision_recall", "confusion", "reliability", "scores", "patients"}
+    for name in ("roc", "precision_recall"):
+        assert 300 < len(frames[name]) <= 400
+    assert frames["roc"].iloc[[0, -1]].to_numpy().tolist() == [[0, 0], [1, 1]]
+    assert frames["scores"][["parasitized_cells", "uninfected_cells"]].to_numpy().sum() == 3000

@@ -1,0 +1,47 @@
+"""A row tells category, status and reason of an image, and is no formula to a spreadsheet."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from malaria import bundle, predict
+from malaria.predict import rows
+
+
+def png(pixels) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_a_category_is_that_at_the_threshold_that_was_asked_for(model_bundle, pngs):
+    model = bundle.load(model_bundle, threads=1)
+    items = [predict.Item("a.png", lambda: pngs[0])]
+    (found,) = predict.predict(model, items)
+    p = found.p_parasitized
+    assert (found.category, found.status, 0 < p < 0.5) == ("Uninfected", "ok", True)
+    for threshold, category in ((p, "Parasitized"), (np.nextafter(p, 1), "Uninfected")):
+        assert next(predict.predict(model, items, threshold=threshold)).category == category
+
+
+def test_what_is_no_cell_has_a_reason_and_no_probability(gated_bundle, pngs):
+    white = png(np.full((60, 60, 3), 255, np.uint8))
+    items = [
+        predict.Item(name, lambda held=held: held)
+        for name, held in (("w", white), ("c", pngs[0]), ("e", b""))
+    ]
+    found = list(predict.predict(bundle.load(gated_bundle, threads=1), items))
+    assert [row.status for row in found] == ["rejected", "ok", "unreadable"]
+    assert [row.p_parasitized is None for row in found] == [True, False, True]
+    assert [row.category is None for row in found] == [True, False, True]
+    assert found[0].reason.startswith("too little black")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("=1+1.png", "'=1+1.png"), ("'=1", "''=1"), ("-1", "'-1"), ("@a", "'@a"), ("a=1", "a=1"), ("'a", "'a")],
+)
+def test_what_a_spreadsheet_takes_for_a_formula_gets_an_apostrophe(text, shown):
+    assert rows.shown(text) == shown

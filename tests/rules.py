@@ -1,0 +1,713 @@
+"""The rules that decide: what a figure, a verdict or a refusal depends on, and the tests that guard each.
+
+`make rules` changes a rule at a time, in a copy of the working tree, and runs its guards: they have to fail.
+Prints a line a rule, and ends with status 1 where a change passes. A rule whose code has moved stops the
+command: give its new place here.
+"""
+
+import argparse
+import io
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from malaria import programs
+from malaria.command import end_with
+from malaria.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+BEFORE = "HEAD~1"
+
+# Each run starts from a process that has these already: their import takes longer than most tests.
+LIBRARIES = [
+    "ai_edge_litert.interpreter", "cleanlab.filter", "hypothesis", "jinja2", "pandas", "PIL.Image",
+    "pydantic", "requests", "scipy.optimize", "scipy.spatial", "scipy.special", "sklearn.calibration",
+    "sklearn.covariance", "sklearn.metrics", "splitfolders", "starlette.exceptions", "yaml",
+]  # fmt: skip
+# Plugins take their time, too; bytecode might outlive a change; threads would wait for each other.
+ENVIRONMENT = {
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`code` stands once in `file`; with `change` in its place, the tests `guards` (files, or nodes) fail."""
+
+    name: str
+    file: str
+    code: str
+    change: str
+    guards: tuple[str, ...]
+
+
+def of(file: str, guards: str, *rows: tuple[str, str, str]) -> tuple[Rule, ...]:
+    """The rules of a file with the same guards, tests of one file: a row has name, code, change."""
+    tests, *names = guards.split()
+    nodes = tuple(f"{tests}::{name}" for name in names) or (tests,)
+    return tuple(Rule(name, file, code, change, nodes) for name, code, change in rows)
+
+
+RULES = (
+    *of(
+        "malaria/labels.py",
+        "tests/test_labels.py",
+        ("the threshold itself is positive", "p_parasitized >= threshold", "p_parasitized > threshold"),
+        ("a cell is called from one half on", "threshold: float = 0.5", "threshold: float = 0.4"),
+        ("Parasitized has the value 1", "names == PARASITIZED, dtype", "names != PARASITIZED, dtype"),
+        ("a label's value is its position", "(UNINFECTED, PARASITIZED)", "(PARASITIZED, UNINFECTED)"),
+    ),
+    *of(
+        "malaria/evaluate/metrics.py",
+        "tests/evaluate/test_metrics.py",
+        ("intervals are of 95 %", "(2.5, 97.5)", "(5.0, 95.0)"),
+        (
+            "rates call from the threshold on",
+            "called = sample.p >= threshold",
+            "called = sample.p > threshold",
+        ),
+        (
+            "the bootstrap draws as many patients as there are",
+            "multinomial(patients, np",
+            "multinomial(2, np",
+        ),
+        ("ties share one threshold", "np.flatnonzero(np.diff(p, append=-np.inf))", "np.arange(len(p))"),
+        ("sensitivity at a specificity keeps that", "allowed = fp <= ", "allowed = fp < 1 + "),
+        (
+            "its false alarms are of all healthy cells",
+            "(1 - specificity) * fp[-1] + 1e-9",
+            "(1 - specificity)",
+        ),
+        ("a bin's gap has no sign", "np.abs(gaps).sum(axis=0)", "np.abs(np.sum(gaps, axis=0))"),
+        ("a calibration error is of all cells", ".sum(axis=0) / sample.cells()", ".sum(axis=0) / bins"),
+        ("the Brier score is squared", "(sample.p - sample.y) ** 2", "np.abs(sample.p - sample.y)"),
+        (
+            "a patient counts from the least cells on",
+            "np.where(cells >= least, hits",
+            "np.where(cells > least, hits",
+        ),
+        ("a patient's cells are called from 0.5 on", "(sample.p >= 0.5) == kind", "(sample.p > 0.5) == kind"),
+        ("a patient's AUC needs both classes", ">= max(least, 1)", "> max(least, 1)"),
+        ("the least cells are of the rarer class", "of_class.min(axis=1)", "of_class.max(axis=1)"),
+        ("the worst tenth", "round(len(values) / 10)", "round(len(values) / 5)"),
+        (
+            "the worst come first",
+            "np.sort(np.repeat(of_patients[known], drawn))",
+            "np.repeat(of_patients[known], drawn)",
+        ),
+        (
+            "at least the specificity is under the threshold",
+            "np.ceil(specificity *",
+            "np.floor(specificity *",
+        ),
+        ("a threshold lies between cells", "halfway if halfway > last else following", "following"),
+        ("where all must stay under, nothing is called", "if last >= 1:", "if last > 1:"),
+        ("without a healthy cell the threshold is 0.5", "        return 0.5", "        return 0.0"),
+        ("false alarms are of healthy cells", "(1 - specificity) * (1 - parasitaemia)", "(1 - specificity)"),
+        ("a share is from 0 to 1", "if not 0 <= value <= 1:", "if not 0 <= value <= 2:"),
+    ),
+    *of(
+        "malaria/evaluate/calibration.py",
+        "tests/evaluate/test_evaluation.py",
+        ("the temperature divides", "-logit(p) / temperature", "-logit(p) * temperature"),
+        ("temperatures up to 20", "(0.05, 20.0)", "(0.05, 1.5)"),
+        ("few cells ask for caution", ", minlength=2) + 1)", ", minlength=2) + 2)"),
+        ("one class alone fits nothing", "len(np.unique(y)) < 2", "len(np.unique(y)) < 1"),
+    ),
+    *of(
+        "malaria/evaluate/evaluation.py",
+        "tests/evaluate/test_evaluation.py",
+        (
+            "thresholds are of calibrated probabilities",
+            "p = calibration.apply(p_network, temperature)",
+            "p = p_network",
+        ),
+        ("a control is told by the name", "not name.infected if", "name.infected if"),
+        (
+            "without names, a patient of no parasite",
+            "else patient not in infected",
+            "else patient in infected",
+        ),
+        ("controls' specificity is of controls", "sample.only(controls))", "sample.only(~controls))"),
+        (
+            "doubtful labels are left out",
+            "given.only(~in_doubt), ~in_doubt",
+            "given.only(in_doubt), in_doubt",
+        ),
+        ("doubtful labels are flipped", "given.y ^ in_doubt", "given.y | in_doubt"),
+        ("an operating point's rates are at its threshold", "rates(sample, threshold)", "rates(sample)"),
+        (
+            "figures before calibration are the network's",
+            "metrics.ece(network, settings.bins)",
+            "metrics.ece(sample, settings.bins)",
+        ),
+        ("a reason is a rejection", 'cells[cells.rejected != ""]', 'cells[cells.rejected == ""]'),
+        ("rejected parasites are counted", "(turned.label == PARASITIZED)", "(turned.label != PARASITIZED)"),
+    ),
+    *of(
+        "malaria/evaluate/paired.py",
+        "tests/evaluate/test_paired.py",
+        ("an interval without zero tells apart", "low > 0 or", "low > -1 or"),
+        ("an interval below zero does, too", "self.difference.high < 0", "self.difference.high < -1"),
+        ("a difference is one minus other", "metrics.estimate(one - other)", "metrics.estimate(other - one)"),
+        (
+            "what either turned away is left out",
+            "joined.one.notna() & joined.other.notna()",
+            "joined.one.notna()",
+        ),
+        ("a patient's cells are called from 0.5 on", "one=sure.one >= 0.5", "one=sure.one > 0.5"),
+        ("a patient counts from the least cells on", "found.cells >= least", "found.cells > least"),
+        ("of sure labels alone", " & ~doubtful_labels.among(cells, doubtful)", ""),
+    ),
+    *of(
+        "malaria/evaluate/plots.py",
+        "tests/evaluate/test_plots.py",
+        ("a perfect reliability is the diagonal", '"perfect": mean', '"perfect": share'),
+        ("a patient's cells are called from 0.5 on", "p_parasitized >= 0.5", "p_parasitized > 0.5"),
+        ("a patient is drawn from the least cells on", '["size"] >= least', '["size"] > least'),
+        (
+            "parasitised cells are the parasitised ones",
+            '"parasitized_cells": np.histogram(p[y == 1]',
+            '"parasitized_cells": np.histogram(p[y == 0]',
+        ),
+        ("the plots call as the app does", "labels.category(value)", "labels.category(value, 0.6)"),
+    ),
+    *of(
+        "malaria/evaluate/label_audit.py",
+        "tests/evaluate/test_label_audit.py test_a_mark_is_what_85_of_100_cells_of_a_class_stay_under "
+        "test_ten_healthy_cells_shift_by_half_of_their_median "
+        "test_wrong_labels_come_first_and_are_called_suspect",
+        ("a class's mark", "_MARK, _HALF = 0.85, 10", "_MARK, _HALF = 0.5, 10"),
+        ("a patient's own median", "_MARK, _HALF = 0.85, 10", "_MARK, _HALF = 0.85, 20"),
+        (
+            "what speaks against a label",
+            "np.where(y == 1, -logits, logits)",
+            "np.where(y == 1, logits, -logits)",
+        ),
+        ("stain is seen on healthy cells", "[y == 0]\n", "[y == 1]\n"),
+    ),
+    *of(
+        "malaria/bundle/card.py",
+        "tests/bundle/test_card.py",
+        (
+            "predictive values of sensitivity and specificity",
+            "metrics.ppv(*rates,",
+            "metrics.ppv(*rates[::-1],",
+        ),
+        ("parasitaemias of the predictive values", "(0.001, 0.01, 0.05)", "(0.01, 0.01, 0.05)"),
+        ("the last side is judged by", "judged = list(sides)[-1]", "judged = list(sides)[0]"),
+        ("points were fitted on the first", "fitted_on=next(iter(sides))", "fitted_on=judged"),
+    ),
+    *of(
+        "malaria/bundle/ood.py",
+        "tests/bundle/test_ood.py "
+        "test_unless_it_is_said_otherwise_a_hundredth_of_held_out_cells_is_turned_away "
+        "test_cells_out_of_range_count_towards_the_share_and_are_half_of_it_at_most "
+        "test_a_cell_may_lie_a_little_outside_the_ranges "
+        "test_the_shape_of_a_crop_is_judged_before_it_is_resized test_quantities_are_what_they_say "
+        "test_the_middle_is_a_disc_of_six_tenths_of_the_cell",
+        ("one held-out cell in a hundred is turned away", "rejected: float = 0.01", "rejected: float = 0.05"),
+        ("ranges leave out half at most", "1 - rejected / 2", "1 - rejected"),
+        (
+            "a tenth of the range is allowed outside",
+            "_TAIL, _SLACK = 0.0002, 0.1",
+            "_TAIL, _SLACK = 0.0002, 0.5",
+        ),
+        ("what is brighter than black is cell", "_BLACK = 16", "_BLACK = 160"),
+        ("the largest side", "_LARGEST_ASPECT = 1000, 2.5", "_LARGEST_ASPECT = 1001, 2.5"),
+        ("the largest aspect", "_LARGEST_ASPECT = 1000, 2.5", "_LARGEST_ASPECT = 1000, 2.6"),
+        ("the inner disc", "_MIDDLE = 0.6", "_MIDDLE = 0.9"),
+    ),
+    *of(
+        "malaria/bundle/ood.py",
+        "tests/bundle/test_ood.py test_ranges_hold_all_training_cells_but_the_outermost "
+        "test_beyond_its_limits_a_cell_is_turned_away "
+        "test_what_is_no_stained_cell_is_turned_away_with_a_reason",
+        ("ranges hold all but the tails", "_TAIL, _SLACK = 0.0002, 0.1", "_TAIL, _SLACK = 0.05, 0.1"),
+        ("beyond the limits is turned away", "features) > check.limits", "features) > 2 * check.limits"),
+        ("too little and too much have reasons of their own", "words[int(sides[1])]", "words[int(sides[0])]"),
+    ),
+    *of(
+        "malaria/bundle/fingerprints.py",
+        "tests/bundle/test_fingerprints.py test_a_copy_differs_in_ten_bits_at_most",
+        ("the tolerance of a copy", "TOLERANCE = 10", "TOLERANCE = 30"),
+        ("bits up to the tolerance may differ", "bits <= TOLERANCE", "bits < TOLERANCE"),
+    ),
+    *of(
+        "malaria/bundle/bundle.py",
+        "tests/bundle/test_bundle.py test_a_bundle_of_other_labels_or_another_resize_is_refused "
+        "test_another_network_than_the_described_one_is_refused "
+        "test_probabilities_are_those_of_the_network_at_its_temperature",
+        ("probabilities are calibrated", "apply(p, self.record.temperature)", "apply(p, 1.0)"),
+        (
+            "another network is refused",
+            'sha256(network) != record.hashes.get("network")',
+            'sha256(network) == ""',
+        ),
+        ("other labels are refused", "record.labels != labels.LABELS or ", ""),
+        ("another positive class is refused", "record.positive != labels.POSITIVE or ", ""),
+        ("another resize is refused", " or record.resize != images.RESIZE", ""),
+    ),
+    *of(
+        "malaria/bundle/bundle.py",
+        "tests/bundle/test_bundle.py test_a_rejected_picture_has_no_probability "
+        "test_a_crops_own_shape_counts_also_where_it_was_resized_before "
+        "test_a_gate_that_is_not_the_exported_one_is_refused",
+        ("what is turned away has no probability", "taken = [reason is None for", "taken = [True for"),
+        ("a crop's own shape counts", "first or second for", "second for"),
+        ("another part is refused", "hexdigest() != record.hashes[name]", "hexdigest() == ''"),
+    ),
+    *of(
+        "malaria/cells/splits.py",
+        "tests/cells/test_splits.py",
+        (
+            "val's share is of all cells",
+            "settings.ratio[1] * len(accepted) / max(len(rest), 1)",
+            "settings.ratio[1]",
+        ),
+        ("val is half of the rest at most", "max(len(rest), 1), 0.5)", "max(len(rest), 1), 0.9)"),
+        ("shares fit within the tolerance", "distance <= settings.tolerance + 1e-9", "distance <= 0.5"),
+        ("of cells and of parasitised ones", ".abs().to_numpy().max()", ".abs().to_numpy().min()"),
+        ("a patient on two sides is torn", "sides[sides > 1]", "sides[sides > 2]"),
+        (
+            "split.fold is tested",
+            "table.fold == str(settings.fold), TEST, TRAIN",
+            "table.fold == str(settings.fold), TRAIN, TEST",
+        ),
+        ("infected patients are drawn apart", 'counts["sum"] > 0', 'counts["sum"] > -1'),
+        (
+            "each side needs both classes",
+            "(assigned.split == name) & (assigned.label == label)",
+            "(assigned.split == name)",
+        ),
+        (
+            "unknown patients are no split by patient",
+            ' and not assigned.patient.str.startswith("cell ").any()',
+            "",
+        ),
+        ("a cell of no known patient is its own", 'own = "cell " + accepted.path', 'own = "cell"'),
+        (
+            "accepted cells alone are split",
+            "cells[cells.status == tables.OK].reset_index",
+            "cells.reset_index",
+        ),
+    ),
+    *of(
+        "malaria/cells/audit.py",
+        "tests/cells/test_audit.py test_the_share_set_aside_may_reach_the_limit "
+        "test_a_class_without_a_readable_image_stops_the_pipeline "
+        "test_of_copies_under_one_label_the_first_by_path_stays "
+        "test_of_an_image_under_both_labels_no_copy_stays test_the_more_precise_row_of_patients_csv_wins "
+        "test_patients_csv_is_believed_over_the_name_and_the_page_says_so "
+        "test_slides_that_disagree_with_the_names_are_believed_counted_and_shown "
+        "test_the_summary_counts_cells_patients_and_sizes "
+        "test_the_share_of_the_ten_patients_with_most_parasitised_cells",
+        (
+            "how much may be set aside",
+            "if share > settings.max_quarantined:",
+            "if share >= settings.max_quarantined:",
+        ),
+        (
+            "each class needs an image",
+            "(cells.label == label) & (cells.status == tables.OK)",
+            "(cells.label == label)",
+        ),
+        ("the first of copies stays", "~both & (own != readable.path)", "~both"),
+        ("no copy under both labels stays", "firsts.notna().all(axis=1)", "firsts.isna().all(axis=1)"),
+        (
+            "patients.csv stands above the name",
+            'patients.of(path, given) or (known.patient if known else "")',
+            '(known.patient if known else "") or patients.of(path, given)',
+        ),
+        (
+            "slides.csv stands above the name",
+            'published.get(path) or names.parse(path.rpartition("/")[2])',
+            'names.parse(path.rpartition("/")[2]) or published.get(path)',
+        ),
+        (
+            "who has a parasitised cell is infected",
+            "known.patient[known.label == PARASITIZED]",
+            "known.patient[known.label != PARASITIZED]",
+        ),
+        ("the top ten patients", ".nlargest(10)", ".nlargest(9)"),
+        (
+            "their share is of parasitised cells",
+            "largest.sum() / max(len(parasitized), 1)",
+            "largest.sum() / max(len(accepted), 1)",
+        ),
+    ),
+    *of(
+        "malaria/cells/names.py",
+        "tests/cells/test_names.py",
+        (
+            "an infected patient is the P number",
+            'infected or match["person"], match',
+            'match["person"], match',
+        ),
+        ("who has a P number is infected", "infected is not None", "infected is None"),
+    ),
+    *of(
+        "malaria/cells/doubtful_labels.py",
+        "tests/evaluate/test_evaluation.py",
+        (
+            "a corrected label is in doubt no more",
+            "(label, Path(path).name) in doubtful",
+            "Path(path).name in {name for _, name in doubtful}",
+        ),
+        ("a doubtful label is one of the two", "~table.given_label.isin(LABELS)", "table.given_label.isna()"),
+    ),
+    *of(
+        "malaria/cells/images.py",
+        "tests/cells/test_images.py",
+        (
+            "the most pixels",
+            "image.width * image.height > limits.max_pixels",
+            "image.width * image.height >= limits.max_pixels",
+        ),
+        ("the smallest side", "min(image.size) < limits.min_side", "min(image.size) <= limits.min_side"),
+        (
+            "half-pixel centres",
+            "(np.arange(size) + 0.5) * (length / size) - 0.5",
+            "np.arange(size) * (length / size)",
+        ),
+        ("levels are rounded", "columns + np.float32(0.5)", "columns"),
+        ("what is transparent is black", 'image.size, "black")', 'image.size, "white")'),
+        ("of 16 bits the high byte", "np.asarray(image) >> 8", "np.asarray(image) >> 7"),
+    ),
+    *of(
+        "malaria/files.py",
+        "tests/test_files.py",
+        ("a new folder can be read by others", "part.chmod(0o755)", "pass"),
+        (
+            "a failed write takes no name",
+            "os.replace(part, path)\n    finally:",
+            "pass\n    finally:\n        os.replace(part, path)",
+        ),
+    ),
+    *of(
+        "ci/verdict.py",
+        "tests/ci/test_verdict.py",
+        (
+            "worse is who loses for sure",
+            "figure.high if figure.high is not None",
+            "figure.low if figure.low is not None",
+        ),
+        ("by more than is allowed", "or 0.0) < -loss", "or 0.0) < loss"),
+        ("without an interval by the difference", "else figure.difference or 0.0)", "else 0.0)"),
+        ("both rates of a point count", '("sensitivity", "specificity")]', '("sensitivity",)]'),
+        (
+            "the lower limit of AUC is enough",
+            "found.auc_low >= found.limits.min_auc",
+            "found.auc_low > found.limits.min_auc",
+        ),
+        ("a size or an error at its limit passes", "if value <= limit", "if value < limit"),
+        ("so many cells are needed", "cells.cells < limits.min_cells", "cells.cells <= limits.min_cells"),
+        ("a label overrides what fails alone", "in pull_labels and not passed", "in pull_labels"),
+        (
+            "a mergeable branch passes, or is overridden",
+            "self.passed or bool(self.overridden)",
+            "self.passed",
+        ),
+        (
+            "one failed check fails",
+            'passed = all(check.outcome != "failed"',
+            'passed = any(check.outcome != "failed"',
+        ),
+        (
+            "the branch's own code is no judge",
+            "if own_code and found.base:",
+            "if own_code and not found.base:",
+        ),
+        ("torn patients fail", 'not by patient": cells.torn', 'not by patient": 0'),
+        ("renamed cells fail", "another patient's name\": cells.renamed", "another patient's name\": 0"),
+        ("copies fail", 'in other files": cells.copies', 'in other files": 0'),
+        (
+            "another processor excuses what depends on it",
+            "all(output.stage in OF_PROCESSOR",
+            "any(output.stage in OF_PROCESSOR",
+        ),
+        ("a frozen stage fails", "    if rerun.frozen:", "    if not rerun:"),
+        ("blind training is the same", "same = all(output.same", "same = any(output.same"),
+        ("other outputs of the same inputs fail", "    if contradicted:", "    if not contradicted:"),
+        ("each figure of a point has its loss", "limits.point_loss", "limits.auc_loss"),
+        ("AUC has its loss", "limits.auc_loss", "limits.point_loss"),
+        ("sensitivity has its loss", "limits.sensitivity_loss", "limits.point_loss"),
+    ),
+    *of(
+        "ci/judge.py",
+        "tests/ci/test_verdict.py",
+        ("same inputs are inputs that are the same", "inputs(before[name]) == inputs(entry)", "True"),
+        ("other outputs are outputs that differ", "before[name] != entry", "before[name] == entry"),
+    ),
+    *of(
+        "ci/comparison.py",
+        "tests/ci/test_comparison.py test_a_patient_that_moved_is_left_out_and_no_fault "
+        "test_cells_are_judged_by_the_base_s_labels",
+        ("val counts as used", "now[now.split != tables.TEST]", "now[now.split == tables.TRAIN]"),
+        (
+            "cells of used patients are left out",
+            "~tested.patient.isin(used)",
+            "tested.patient.isin(used) | True",
+        ),
+        ("patients go by the base's names", "now.sha256.map(owner).fillna(now.patient)", "now.patient"),
+    ),
+    *of(
+        "ci/comparison.py",
+        "tests/ci/test_comparison.py test_a_cell_that_is_turned_away_counts_as_wrong",
+        (
+            "a cell that is turned away is wrong",
+            "asked.label != labels.PARASITIZED, asked",
+            "asked.label == labels.PARASITIZED, asked",
+        ),
+        ("a cell that one turned away is a flip", ' | (p["one"].isna() != p["other"].isna())', ""),
+    ),
+    *of(
+        "ci/comparison.py",
+        "tests/ci/test_comparison.py test_a_lower_limit_of_auc_under_the_floor_fails_a_first_revision_too",
+        ("the limit of AUC is the lower end", "else chance.difference.low", "else chance.difference.high"),
+        ("chance is an AUC of one half", "_plain(low + 0.5)", "_plain(low)"),
+    ),
+    *of(
+        "ci/comparison.py",
+        "tests/ci/test_comparison.py test_test_cells_trained_on_as_copies_in_other_files_fail",
+        ("copies that the base had, too, are none", "== expected", "== True"),
+    ),
+    *of(
+        "ci/release.py",
+        "tests/ci/test_release.py test_a_version_is_three_numbers_above_the_last "
+        "test_a_bundle_of_synthetic_cells_is_refused test_the_last_release_is_the_highest_by_its_numbers "
+        "test_a_gate_that_fails_needs_a_reason",
+        ("a version is above the last", "_numbers(version) <= _numbers", "_numbers(version) < _numbers"),
+        ("the last is the highest by numbers", "max(released, key=_numbers)", "max(released)"),
+        ("synthetic cells are not released", "    if record.synthetic:", "    if not record:"),
+        ("a gate that fails needs a reason", "    if not override:", "    if override is None:"),
+    ),
+    *of(
+        "ci/drift.py",
+        "tests/ci/test_drift.py test_a_distance_at_the_limit_has_not_drifted",
+        (
+            "beyond the limit is drift",
+            "for quantity in found.quantities if quantity.distance > limit",
+            "for quantity in found.quantities if quantity.distance >= limit",
+        ),
+    ),
+    *of(
+        "app/verdict.py",
+        "tests/app/test_verdict.py",
+        ("one in ten is unsure", "_UNSURE = (0.1, 0.9)", "_UNSURE = (0.2, 0.8)"),
+        ("the band goes down to the divide", "min(_UNSURE[0], self.threshold)", "_UNSURE[0]"),
+        ("the band goes up to the divide", "max(_UNSURE[1], min(self.threshold, 1.0))", "_UNSURE[1]"),
+        ("the band has its ends", "low <= p <= high", "low < p < high"),
+        (
+            "a category is at the point's threshold",
+            "labels.category(p, point.threshold)",
+            "labels.category(p)",
+        ),
+        ("fewer than 1", "if share < 1", "if share < 0"),
+        ("more than 99", "if share > 99", "if share > 100"),
+        (
+            "another model's point is of the same specificity",
+            "one.specificity == point.specificity",
+            "one.threshold == point.threshold",
+        ),
+        ("false alarms of a point", "100 * (1 - point.specificity)", "100 * point.specificity"),
+        ("a rejected cell has no category", "    if answer.rejected is not None:", "    if False:"),
+    ),
+    *of(
+        "app/batches.py",
+        "tests/app/test_verdict.py",
+        (
+            "what was turned away is not judged",
+            "one.status == predict.PREDICTED]",
+            "one.status != predict.UNREADABLE]",
+        ),
+        ("a share is of the judged", "share=positive / len(judged)", "share=positive / len(verdicts)"),
+        (
+            "second looks are counted",
+            "sum(one.second_look for one in judged)",
+            "sum(not one.second_look for one in judged)",
+        ),
+        (
+            "rejected and unreadable are apart",
+            "one.status == predict.REJECTED",
+            "one.status == predict.UNREADABLE",
+        ),
+        ("the interval of a share is of 95 %", "z = 1.959964", "z = 1.644854"),
+        ("an interval is of the judged", "wilson(positive, len(judged))", "wilson(positive, len(verdicts))"),
+    ),
+    *of(
+        "app/cells.py",
+        "tests/app/test_verdict.py",
+        ("known cells score nothing", "card.open and not card.met", "card.open"),
+        ("rejected cells score nothing", "card.answer.rejected is None]", "card.answer]"),
+        (
+            "the game calls at the chosen point",
+            "card.answer.p_parasitized, point.threshold",
+            "card.answer.p_parasitized",
+        ),
+    ),
+    *of(
+        "app/api.py",
+        "tests/app/test_api.py",
+        ("a threshold is from 0 to 1", "if not 0 <= value <= 1:", "if not 0 <= value:"),
+    ),
+    *of(
+        "malaria/predict/rows.py",
+        "tests/predict/test_rows.py",
+        ("a category is at the asked threshold", "labels.category(p, threshold)", "labels.category(p)"),
+        ("a rejected picture has no probability", "if reason is not None:", "if False:"),
+        ("what a spreadsheet takes for a formula", 'return f"\'{text}" if', "return text if"),
+    ),
+    *of(
+        "malaria/predict/labelled.py",
+        "tests/bundle/test_bundle.py test_evaluate_counts_what_is_turned_away_and_says_so "
+        "test_evaluate_tells_the_network_before_calibration_from_the_network_after",
+        (
+            "calibration is turned round",
+            "calibration.apply(p, 1 / temperature)",
+            "calibration.apply(p, temperature)",
+        ),
+        ("what is turned away counts in no figure", 'judged = cells[cells.rejected == ""]', "judged = cells"),
+    ),
+    *of(
+        "malaria/predict/inputs.py",
+        "tests/predict/test_inputs.py",
+        ("a file too large is no cell", "source.size <= _MOST_BYTES", "source.size <= 2 * _MOST_BYTES"),
+        ("zips in zips end somewhere", "_DEEPEST = 3", "_DEEPEST = 4"),
+    ),
+    *of(
+        "malaria/predict/batch.py",
+        "tests/predict/test_batch.py test_another_threshold_takes_over_nothing",
+        (
+            "rows of another threshold are others",
+            "job.bundle[bundle.RECORD], job.threshold)",
+            "job.bundle[bundle.RECORD])",
+        ),
+    ),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.rules", description=__doc__)
+    parser.add_argument(
+        "--changed",
+        metavar="BASE",
+        nargs="?",
+        const=BEFORE,
+        help="only rules whose file or guards differ from those of this revision (the commit before)",
+    )
+    base = parser.parse_args().changed
+    chosen = RULES if base is None else since(base)
+    check_places(RULES)
+    begun = time.monotonic()
+    noticed = sum(judged(chosen))
+    print(f"{noticed} of {len(chosen)} changes were noticed, in {time.monotonic() - begun:.0f} s")
+    return 0 if noticed == len(chosen) else 1
+
+
+def since(base: str) -> tuple[Rule, ...]:
+    """The rules whose file, or a file of whose guards, differs from that of the revision `base`.
+
+    All of them in a first commit, or a clone that has no other.
+    """
+    if base == BEFORE and programs.git("rev-list", "--count", "HEAD", cwd=ROOT) == "1":
+        return RULES
+    differing = set(programs.git("diff", "--name-only", base, cwd=ROOT).splitlines())
+    files = {rule: {rule.file, *(guard.partition("::")[0] for guard in rule.guards)} for rule in RULES}
+    return tuple(rule for rule in RULES if files[rule] & differing)
+
+
+def check_places(rules: Sequence[Rule]) -> None:
+    """UserError where the code of a rule does not stand once in its file."""
+    for rule in rules:
+        times = (ROOT / rule.file).read_text(encoding="utf-8").count(rule.code)
+        if times != 1:
+            raise UserError(
+                f"{rule.file} has {rule.code!r} {times} times, but the rule {rule.name!r} needs it once: "
+                "give tests/rules.py its new place."
+            )
+
+
+def judged(rules: Sequence[Rule]) -> list[bool]:
+    """Whether each rule's guards fail with the change, several at a time.
+
+    Raises:
+        UserError: guards fail without any change, or are no tests.
+    """
+    os.environ |= ENVIRONMENT
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LIBRARIES)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(os.cpu_count(), context, max_tasks_per_child=1) as pool,
+    ):
+        tree = copied(Path(folder, "tree"))
+        runs = [pool.submit(run_guards, tree, Path(folder, "as it is"), guards_of(rules), None)]
+        runs += [
+            pool.submit(run_guards, tree, Path(folder, str(number)), rule.guards, rule)
+            for number, rule in enumerate(rules)
+        ]
+        try:
+            for rule, run in zip(rules, runs[1:], strict=True):
+                status, said = run.result()
+                print(f"{'red' if status == 1 else 'PASSES':6} {rule.file}: {rule.name}", flush=True)
+                if status > 1:
+                    raise UserError(f"{rule.file}: with the change of {rule.name!r} no test runs: {said}")
+            status, said = runs[0].result()
+            if status:
+                raise UserError(f"Without any change guards fail, or are no tests: {said}")
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return [run.result()[0] == 1 for run in runs[1:]]
+
+
+def guards_of(rules: Sequence[Rule]) -> tuple[str, ...]:
+    """All guards, each test once."""
+    found = dict.fromkeys(guard for rule in rules for guard in rule.guards)
+    return tuple(guard for guard in found if "::" not in guard or guard.partition("::")[0] not in found)
+
+
+def copied(folder: Path) -> Path:
+    """The files of the working tree that git has, or would have, in `folder`."""
+    for name in programs.git("ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def run_guards(tree: Path, copy: Path, guards: Sequence[str], rule: Rule | None) -> tuple[int, str]:
+    """pytest's exit status (0 passed, 1 failed, else nothing was tested) and its last words.
+
+    Runs in a process of its own, in a `copy` of the tree with the change of `rule`.
+    """
+    shutil.copytree(tree, copy, copy_function=os.link)
+    if rule:
+        text = (copy / rule.file).read_text(encoding="utf-8")
+        (copy / rule.file).unlink()
+        (copy / rule.file).write_text(text.replace(rule.code, rule.change), encoding="utf-8")
+    # Of this project only what lies in the copy counts, not what brought this function here.
+    for name in [
+        name for name in sys.modules if name.partition(".")[0] in {one.name for one in tree.iterdir()}
+    ]:
+        del sys.modules[name]
+    sys.path[:] = [str(copy), *(path for path in sys.path if Path(path).resolve() != ROOT)]
+    os.chdir(copy)
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        status = pytest.main(["-x", "-p", "no:cacheprovider", "-p", "no:unraisableexception", *guards])
+    return int(status), said.getvalue().strip().rpartition("\n")[2]
+
+
+if __name__ == "__main__":
+    end_with(main)
