@@ -229,29 +229,3 @@ def test_a_doubtful_table_of_another_shape_is_refused(tmp_path, text, sentence):
         file.write_text(text)
     with pytest.raises(UserError, match=sentence):
         doubtful_labels.read(file, "evaluate.doubtful_labels")
-
-
-def test_plots_are_written_as_light_tables(cells, tmp_path):
-    plots.write(
-        cells.assign(p_parasitized=cells.p_network), tmp_path, bins=15, least=5, thresholds={0.95: 0.7}
-    )
-    frames = {file.stem: pd.read_csv(file) for file in tmp_path.glob("*.csv")}
-    assert set(frames) == {
-        *("roc", "operating_points", "precision_recall", "confusion"),
-        *("reliability", "scores", "patients"),
-    }
-    assert frames["roc"].sensitivity.iloc[-1] == 1
-    assert len(frames["roc"]) <= 400
-    assert frames["scores"][["parasitized_cells", "uninfected_cells"]].to_numpy().sum() == 400
-    assert len(frames["patients"]) == 9
-
-
-def test_the_plots_show_operating_points_on_the_curve_and_intervals_round_each_patient(cells):
-    drawn = plots.frames(cells.assign(p_parasitized=cells.p_network), 15, 5, {0.95: 0.7})
-    (point,) = drawn["operating_points"].itertuples()
-    curve = drawn["roc"]
-    found = np.interp(point.one_minus_specificity, curve.one_minus_specificity, curve.sensitivity)
-    assert point.sensitivity == pytest.approx(found, abs=0.02)
-    patients = drawn["patients"]
-    assert (patients.low <= patients.sensitivity).all()
-    assert (patients.sensitivity <= patients.high).all()
