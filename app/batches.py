@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from malaria import predict
+from malaria.cells.prepare import Prepared
 from malaria.labels import PARASITIZED
 
 from . import pictures, uploads, verdict
-from .inference import Answer, Crop
+from .inference import Answer
 from .model import Model
 
 
@@ -47,7 +48,7 @@ class _Waiting:
 
     name: str
     thumbnail: str
-    crops: tuple[Crop, ...]
+    crops: tuple[Prepared, ...]
     reason: str
 
 

@@ -13,7 +13,7 @@ from malaria.cells import images
 from malaria.errors import UserError
 
 from . import git_origin, heatmap, verdict
-from .inference import Answer, Crop, Judge
+from .inference import Answer, Judge
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,13 @@ class Model:
     def heat(self, pixels: images.Pixels) -> images.Pixels:
         """The crop with what the decision hangs on laid over it."""
 
+        whole = self.judge.crop(pixels)
+
         def ask(cells: images.Pixels) -> heatmap.Floats:
-            crops = [Crop(cell, pixels.shape[:2]) for cell in cells]
+            crops = [replace(whole, pixels=cell) for cell in cells]
             return np.array([answer.p_parasitized for answer in self.judge.ask(crops)])
 
-        return heatmap.overlay(pixels, heatmap.importance(self.judge.crop(pixels).pixels, ask))
+        return heatmap.overlay(pixels, heatmap.importance(whole.pixels, ask))
 
     def met(self, pixels: images.Pixels) -> bool | None:
         """Whether the model was made with this cell; None where the bundle does not say."""

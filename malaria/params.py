@@ -21,6 +21,8 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(gt=0, lt=1)]
+# How cells are prepared: as they are, or by their own colour.
+Colour = Literal["as-is", "own"]
 Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
 
 
@@ -85,7 +87,13 @@ class Split(Section):
 
 
 class Pack(Section):
+    colour: Colour
     size: Annotated[int, Field(ge=32, le=128)]
+
+
+class Laboratories(Section):
+    folder: Text
+    leave_out: tuple[str, ...]
 
 
 class Train(Section):
@@ -105,6 +113,11 @@ class Train(Section):
     flip: bool
     colour: Annotated[float, Field(ge=0, le=0.5)]
     brightness: Annotated[float, Field(ge=0, le=0.5)]
+    stain: Annotated[float, Field(ge=0, le=1)]
+    rim: Annotated[float, Field(ge=0, le=1)]
+    gradient: Annotated[float, Field(ge=0, le=0.5)]
+    focus: Annotated[float, Field(ge=0, le=2)]
+    noise: Annotated[float, Field(ge=0, le=50)]
     noisy_labels: Literal["keep", "drop", "soften"]
     labels_file: Text
     distribute: Literal["none", "mirrored"]
@@ -123,6 +136,10 @@ class Evaluate(Section):
 
 class Export(Section):
     precision: Literal["float32", "float16", "int8"]
+
+
+class External(Section):
+    folder: Text
 
 
 class Gate(Section):
@@ -144,9 +161,11 @@ class Params(Section):
     audit: Audit
     split: Split
     pack: Pack
+    laboratories: Laboratories
     train: Train
     evaluate: Evaluate
     export: Export
+    external: External
     gate: Gate
 
 

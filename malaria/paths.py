@@ -21,6 +21,7 @@ SPLITS = Path("data/splits.csv")
 SPLIT_SUMMARY = Path("reports/split.json")
 
 PACKED = Path("data/packed")
+LABORATORIES = Path("data/laboratories")  # packed, too
 
 MODEL = Path("models/model.keras")
 TRAINING = Path("reports/train")
@@ -36,6 +37,7 @@ PLOTS = Path("reports/plots")
 PREDICTIONS = Path("reports/predictions.csv")
 
 BUNDLE = Path("models/malaria-cells")
+EXTERNAL = Path("reports/external.json")
 PRETRAINED = Path("models/pretrained")
 LABEL_AUDIT = PRETRAINED / "label_audit.csv"  # the published ranking of labels
 
