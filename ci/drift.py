@@ -83,14 +83,14 @@ def drift(before: Path, now: Path) -> Drift:
     """Compare the audited and packed cells below two folders."""
     from scipy.stats import ks_2samp
 
-    (old, old_pixels), (new, new_pixels) = _cells(before), _cells(now)
-    if old_pixels.shape[1:] != new_pixels.shape[1:]:
+    (old, old_cells), (new, new_cells) = _cells(before), _cells(now)
+    if old_cells[0].pixels.shape != new_cells[0].pixels.shape:
         raise UserError("The two revisions pack cells at different sizes: compare two of the same pack.size.")
     gained, lost = (
         {label: int((one.label[~one.sha256.isin(other.sha256)] == label).sum()) for label in reversed(LABELS)}
         for one, other in ((new, old), (old, new))
     )
-    was, looks = _look(old, old_pixels), _look(new, new_pixels)
+    was, looks = _look(old, old_cells), _look(new, new_cells)
     return Drift(
         cells_before=len(old),
         cells_now=len(new),

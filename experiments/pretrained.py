@@ -167,7 +167,7 @@ def check_recipe(revision: str) -> None:
         yaml.safe_load(text)
         for text in (experiment.read(revision, paths.PARAMS), paths.PARAMS.read_text(encoding="utf-8"))
     )
-    for section in ("pack", "train", "export"):
+    for section in ("pack", "laboratories", "train", "export"):
         one, other = (
             {key: _absolute(key, value) for key, value in of[section].items()} for of in (then, now)
         )
@@ -180,7 +180,7 @@ def check_recipe(revision: str) -> None:
 
 def _absolute(key: str, value: object) -> object:
     """A fold names by its whole path what git does not hold."""
-    return str(Path(str(value)).resolve()) if key == "labels_file" else value
+    return str(Path(str(value)).resolve()) if key in ("labels_file", "folder") else value
 
 
 def _numbers(name: str) -> list[int]:
