@@ -100,7 +100,7 @@ def main() -> int:
         (learnt.labels > 0.5).astype(np.int64),
         settings.export.precision,
     )
-    fitted_ood = replace(ood.fit(asked, prediction.features), limits=judged.limits)
+    fitted_ood = replace(ood.fit(asked, prediction.features, settings.pack.colour), limits=judged.limits)
     origin = _ORIGIN.format(
         cells=len(judged.cells),
         patients=judged.cells.patient.nunique(),

@@ -35,7 +35,7 @@ def main() -> None:
         labels.values(judged.label),
         params.export.precision,
     )
-    fitted_ood = ood.fit(learnt, exported.model.run_prepared(learnt).features)
+    fitted_ood = ood.fit(learnt, exported.model.run_prepared(learnt).features, params.pack.colour)
     val = np.flatnonzero(judged.split == tables.VAL)
     far = ood.distances(fitted_ood, [asked[row] for row in val], prediction.features[val])
     limits = ood.limits_for(far, labels.values(judged.label)[val] == 1, judged.patient.to_numpy(str)[val])

@@ -12,14 +12,16 @@ import functools
 import io
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageFilter
 
 from malaria.cells.images import Pixels
-from malaria.cells.prepare import Prepared
+from malaria.cells.prepare import Prepared, prepare
 from malaria.errors import UserError
+from malaria.params import Colour
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
@@ -57,8 +59,15 @@ REASONS = {
 }
 # Those from here on are of the crop before it was prepared. They have a range and no part in the distances:
 # light and white balance, which the network does not see, may be others by so much, in logarithms.
-_EARLIER, _PREPARED, _BALANCE = 12, 13, 0.4
+_EARLIER, _PREPARED, _BALANCE = 12, 13, 0.15
+
+# One training cell in so many is looked at worn, too: blurred by so many px, or at this share of its
+# resolution.
+_WORN, _BLUR, _RESOLUTION = 4, 0.9, 0.64
 _FAR = (f"{_NO_CELL}: colour, texture and outline do not go together", _NO_CELL)
+
+# Grey levels in a unit of their logarithm, at a cell's brightness.
+_SCALE = np.float32(150)
 
 # Brighter than this in any channel counts as part of the cell; lossy copies are not quite black outside.
 _BLACK = 16
@@ -110,14 +119,15 @@ class Check:
     limits: Floats
 
 
-def fit(cells: Sequence[Prepared], features: Singles) -> Check:
+def fit(cells: Sequence[Prepared], features: Singles, colour: Colour) -> Check:
     """Learn how training cells look. Until `limits` gives better ones, only ranges have a limit.
 
     Args:
         cells: the n training cells.
         features: float32 (n, d), what the network says of them.
+        colour: how they were prepared.
     """
-    look = quantities(cells)
+    look = np.concatenate([quantities(cells), quantities(_worn(cells[::_WORN], colour))])
     least, most = np.quantile(look, [_TAIL, 1 - _TAIL], axis=0).astype(np.float32)
     least[_PREPARED:] -= _BALANCE
     most[_PREPARED:] += _BALANCE
@@ -242,6 +252,20 @@ def from_bytes(content: bytes) -> Check:
     return check
 
 
+def _worn(cells: Sequence[Prepared], colour: Colour) -> list[Prepared]:
+    """`cells` out of focus and at a lower resolution, in turns: the network judges such as well as others."""
+    worn = []
+    for place, cell in enumerate(cells):
+        picture = Image.fromarray(cell.pixels)
+        if place % 2:
+            less = picture.resize([round(_RESOLUTION * side) for side in picture.size], Image.Resampling.BOX)
+        else:
+            less = picture.filter(ImageFilter.GaussianBlur(_BLUR))
+        again = prepare(np.asarray(less), len(cell.pixels), colour)
+        worn.append(replace(cell, pixels=again.pixels))
+    return worn
+
+
 def _quantities(prepared: Sequence[Prepared]) -> Singles:
     cells = np.stack([cell.pixels for cell in prepared])
     own = np.log(np.array([cell.own for cell in prepared], dtype=np.float32))
@@ -290,7 +314,8 @@ def _quantities(prepared: Sequence[Prepared]) -> Singles:
 
 def _dyes(planes: Pixels, inside: Singles, pixels: Singles) -> Singles:
     """What red and blue have that does not follow from green: the residual's standard deviation, (n,)."""
-    values = planes.astype(np.float32)
+    # In logarithms, since preparing multiplied those: without colour each follows from green.
+    values = _SCALE * np.log(np.maximum(planes, 1), dtype=np.float32)
     values -= (np.einsum("anp,np->an", values, inside) / pixels)[:, :, None]
     values *= inside
     spread = np.einsum("anp,bnp->abn", values, values) / pixels
