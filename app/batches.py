@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from malaria import predict
-from malaria.cells.prepare import Prepared
+from malaria.cells.prepared import Prepared
 from malaria.labels import PARASITIZED
 
 from . import pictures, uploads, verdict

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from malaria.bundle import Bundle
 from malaria.cells import images
-from malaria.cells.prepare import Prepared
+from malaria.cells.prepared import Prepared
 
 
 @dataclass(frozen=True)

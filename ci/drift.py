@@ -19,7 +19,7 @@ from ci.github import event
 from malaria import files, paths, programs, tables
 from malaria.bundle import ood
 from malaria.cells import packed
-from malaria.cells.prepare import Prepared
+from malaria.cells.prepared import Prepared
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.labels import LABELS, PARASITIZED

@@ -19,7 +19,8 @@ import yaml
 from experiments import folds as experiment
 from malaria import bundle, files, labels, paths, tables
 from malaria.bundle import fingerprints, ood
-from malaria.cells import doubtful_labels, packed, prepare
+from malaria.cells import doubtful_labels, packed
+from malaria.cells.prepared import Prepared
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.params import load_params
@@ -53,7 +54,7 @@ class _Fold:
     """One fold's bundle on its test cells; `tested` has the columns path, patient and label."""
 
     tested: pd.DataFrame
-    cells: list[prepare.Prepared]
+    cells: list[Prepared]
     prediction: bundle.Predictions
     fitted_ood: ood.Check
 

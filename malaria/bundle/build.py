@@ -13,6 +13,7 @@ import pandas as pd
 from malaria import bundle, files, labels, params, paths
 from malaria.bundle import card, convert, fingerprints, ood
 from malaria.cells import doubtful_labels, images, packed, prepare
+from malaria.cells.prepared import Prepared
 from malaria.evaluate import calibration, evaluation, plots
 from malaria.train import network
 from malaria.train.backend import keras
@@ -45,9 +46,7 @@ class Exported:
     model: bundle.Bundle
 
 
-def export(
-    model: keras.Model, learnt: Sequence[prepare.Prepared], settings: params.Params, splits: Path
-) -> Exported:
+def export(model: keras.Model, learnt: Sequence[Prepared], settings: params.Params, splits: Path) -> Exported:
     """Convert a trained network at `settings.export.precision`.
 
     Args:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from malaria import command, files, labels, params, paths
 from malaria.bundle import ood
 from malaria.cells import images, prepare
-from malaria.cells.prepare import Prepared
+from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
 from malaria.evaluate import calibration
 

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from malaria.cells.images import Pixels
-from malaria.cells.prepare import Prepared, prepare
+from malaria.cells.prepare import prepare
+from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
 from malaria.params import Colour
 

@@ -9,6 +9,7 @@ import pandas as pd
 from malaria import files, processes, tables
 from malaria.cells import images, prepare
 from malaria.cells.packed import ARRAY, INDEX, OWN
+from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
 from malaria.params import Colour
 
@@ -63,9 +64,7 @@ def write(
     return len(accepted)
 
 
-def _prepared(
-    raw: Path, limits: images.Limits, size: int, colour: Colour, path: str
-) -> prepare.Prepared | str:
+def _prepared(raw: Path, limits: images.Limits, size: int, colour: Colour, path: str) -> Prepared | str:
     """The image `path` below `raw`, prepared, or why it could not be read."""
     try:
         return prepare.prepare(images.read(raw / path, limits).pixels, size, colour)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from malaria import labels, tables
-from malaria.cells.prepare import Prepared
+from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
 
 ARRAY = "cells.npy"

@@ -5,13 +5,12 @@ reference: a laboratory's stain, light and white balance are gone, and what stay
 differ from the rest of it. The cell alone decides, never another one of the same call.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from malaria.cells import images
 from malaria.cells.images import Pixels
+from malaria.cells.prepared import Prepared
 from malaria.params import Colour
 
 # What `pack.colour` and a bundle's record may name: the crop as it is, or by its own colour.
@@ -36,19 +35,6 @@ _EVEN = 14
 _CORNER = 3
 # Shares of a side: a margin that is less stays, and rows with less of the cell are margin.
 _MARGIN, _SPECK = 0.04, 0.03
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A cell as networks see it.
-
-    pixels: uint8 (size, size, 3); own: the red, green and blue that the cell had, in grey levels; shape: the
-    crop's height and width, or None where they are not to be judged.
-    """
-
-    pixels: Pixels
-    own: tuple[int, int, int]
-    shape: tuple[int, int] | None = None
 
 
 def prepare(crop: Pixels, size: int, colour: Colour) -> Prepared:

@@ -10,7 +10,7 @@ from malaria import params
 from malaria.bundle import Bundle, fingerprints
 from malaria.bundle import part as bundle_part
 from malaria.cells import images
-from malaria.cells.prepare import Prepared
+from malaria.cells.prepared import Prepared
 from malaria.evaluate import evaluation, metrics
 from malaria.fetch import laboratories
 

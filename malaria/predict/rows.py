@@ -14,7 +14,7 @@ from typing import TextIO
 from malaria import labels
 from malaria.bundle import Bundle
 from malaria.cells import images
-from malaria.cells.prepare import Prepared
+from malaria.cells.prepared import Prepared
 from malaria.predict import stores
 
 PREDICTED, UNREADABLE, REJECTED = "ok", "unreadable", "rejected"

@@ -28,7 +28,7 @@ from app.inference import Answer
 from app.model import open_model
 from malaria import bundle, paths, predict
 from malaria.cells import images
-from malaria.cells.prepare import Prepared
+from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
 from tests.support import app_server, bundles
 from tests.support.project import commit, git

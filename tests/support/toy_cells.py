@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from malaria.cells import prepare
+from malaria.cells.prepared import Prepared
 
 
 def toy_cells(doubtful: npt.NDArray[np.bool_] | None = None) -> Any:
@@ -19,6 +20,6 @@ def toy_cells(doubtful: npt.NDArray[np.bool_] | None = None) -> Any:
     return training.Cells(images, np.arange(48), labels, doubtful)
 
 
-def prepared(cells: npt.NDArray[np.uint8]) -> list[prepare.Prepared]:
+def prepared(cells: npt.NDArray[np.uint8]) -> list[Prepared]:
     """Cells of one size, uint8 (n, size, size, 3), as bundles are asked about them."""
     return [prepare.prepare(cell, len(cell), prepare.AS_IS) for cell in cells]
