@@ -21,6 +21,8 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(gt=0, lt=1)]
+# In their order, as dvc.yaml has them.
+Stage = Literal["fetch", "audit", "split", "pack", "laboratories", "train", "evaluate", "export", "external"]
 # How cells are prepared: as they are, or by their own colour.
 Colour = Literal["as-is", "own"]
 Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
@@ -151,7 +153,7 @@ class Gate(Section):
     point_loss: Share
     max_ece: Share
     max_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)]
-    rerun: tuple[Literal["fetch", "audit", "split", "pack", "train", "evaluate", "export"], ...]
+    rerun: tuple[Stage, ...]
     max_drift: Share
     override: Text
 
