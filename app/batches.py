@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 
 from malaria import predict
 from malaria.cells import images
+from malaria.cells.prepared import Prepared
 from malaria.labels import PARASITIZED
 
 from . import pictures, uploads, verdict
-from .inference import Answer, Crop
+from .inference import Answer
 from .model import Model
 
 
@@ -67,7 +68,7 @@ class _Waiting:
 
     name: str
     thumbnail: str
-    crops: tuple[Crop, ...]
+    crops: tuple[Prepared, ...]
     reason: str
 
 

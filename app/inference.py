@@ -12,14 +12,7 @@ import numpy.typing as npt
 
 from malaria.bundle import Bundle
 from malaria.cells import images
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A crop as the network takes it, uint8 (size, size, 3), and the height and width that it had."""
-
-    pixels: images.Pixels
-    shape: tuple[int, int]
+from malaria.cells.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -37,7 +30,7 @@ class Answer:
 class Asked:
     """Crops that a thread waits for, and where their answers arrive."""
 
-    crops: Sequence[Crop]
+    crops: Sequence[Prepared]
     answer: "Future[list[Answer]]"
 
 
@@ -55,12 +48,11 @@ class Judge:
         self._waiting: deque[Asked] = deque()
         self._lock = threading.Lock()
 
-    def crop(self, pixels: images.Pixels) -> Crop:
+    def crop(self, pixels: images.Pixels) -> Prepared:
         """A crop of any size, uint8 (h, w, 3), as `ask` takes it: what waits must be small."""
-        height, width = pixels.shape[:2]
-        return Crop(images.resize(pixels, self.bundle.record.input_size), (height, width))
+        return self.bundle.prepare(pixels)
 
-    def ask(self, crops: Sequence[Crop]) -> list[Answer]:
+    def ask(self, crops: Sequence[Prepared]) -> list[Answer]:
         """An answer for each crop; waits for the network."""
         answers: list[Answer] = []
         for start in range(0, len(crops), self._most):
@@ -75,7 +67,7 @@ class Judge:
     def _answer(self, asked: Sequence[Asked]) -> None:
         crops = [crop for one in asked for crop in one.crops]
         try:
-            said = self.bundle.run([crop.pixels for crop in crops], [crop.shape for crop in crops])
+            said = self.bundle.run_prepared(crops)
         except Exception as error:  # each that asked must hear of it, and the next be answered
             for one in asked:
                 one.answer.set_exception(error)

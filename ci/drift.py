@@ -17,8 +17,9 @@ import pandas as pd
 from ci import outputs
 from ci.github import event
 from malaria import files, paths, programs, tables
-from malaria.bundle import ood as stained
+from malaria.bundle import ood
 from malaria.cells import packed
+from malaria.cells.prepared import Prepared
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.labels import LABELS, PARASITIZED
@@ -26,9 +27,9 @@ from malaria.params import load_params
 
 # What `malaria.bundle.ood.quantities` measures of colour and stain, and in words.
 COLOURS = {
-    "brightness": "brightness, grey levels",
-    "red": "red over green, grey levels",
-    "blue": "blue over green, grey levels",
+    "own_light": "green, log grey levels",
+    "own_red": "red over green, log",
+    "own_blue": "blue over green, log",
     "contrast": "contrast, log grey levels",
 }
 
@@ -82,14 +83,14 @@ def drift(before: Path, now: Path) -> Drift:
     """Compare the audited and packed cells below two folders."""
     from scipy.stats import ks_2samp
 
-    (old, old_pixels), (new, new_pixels) = _cells(before), _cells(now)
-    if old_pixels.shape[1:] != new_pixels.shape[1:]:
+    (old, old_cells), (new, new_cells) = _cells(before), _cells(now)
+    if old_cells[0].pixels.shape != new_cells[0].pixels.shape:
         raise UserError("The two revisions pack cells at different sizes: compare two of the same pack.size.")
     gained, lost = (
         {label: int((one.label[~one.sha256.isin(other.sha256)] == label).sum()) for label in reversed(LABELS)}
         for one, other in ((new, old), (old, new))
     )
-    was, looks = _look(old, old_pixels), _look(new, new_pixels)
+    was, looks = _look(old, old_cells), _look(new, new_cells)
     return Drift(
         cells_before=len(old),
         cells_now=len(new),
@@ -130,22 +131,16 @@ def markdown(found: Drift, base: str, limit: float) -> str:
     return "\n".join(lines)
 
 
-def _cells(folder: Path) -> tuple[pd.DataFrame, npt.NDArray[np.uint8]]:
-    """The packed cells' rows of tables.CELLS, in the order of their pixels."""
+def _cells(folder: Path) -> tuple[pd.DataFrame, list[Prepared]]:
+    """The packed cells' rows of tables.CELLS, and the cells themselves in that order."""
     cells = packed.load(folder / paths.PACKED)
     table = tables.read(folder / paths.CELLS, tables.CELLS).set_index("path", drop=False)
-    return table.loc[cells.index.path], cells.images
+    return table.loc[cells.index.path], cells.prepared()
 
 
-def _look(table: pd.DataFrame, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float64]]:
-    step = 1000
-    measured = np.concatenate(
-        [
-            stained.quantities(np.asarray(pixels[start : start + step]))
-            for start in range(0, len(pixels), step)
-        ]
-    )
-    names = list(stained.REASONS)
+def _look(table: pd.DataFrame, cells: list[Prepared]) -> dict[str, npt.NDArray[np.float64]]:
+    measured = ood.quantities(cells)
+    names = list(ood.REASONS)
     return {
         "longer side, px": table[["width", "height"]].max(axis=1).to_numpy(np.float64),
         **{words: measured[:, names.index(name)].astype(np.float64) for name, words in COLOURS.items()},

@@ -3,11 +3,15 @@
 Each fold is an experiment `NAME-<fold>`; a fold that nothing has changed for comes from DVC's run
 cache. Prints every fold as it ends, mean and standard deviation, and the figures of all out-of-fold cells
 pooled, and writes these cells' predictions.
+
+With --leave-out laboratories it trains once without each of the sets that are learned from beside the train
+cells, and asks that network about the set: how the recipe does in a laboratory that it never saw.
 """
 
 import argparse
 import functools
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +22,15 @@ import pandas as pd
 
 from experiments import folds as experiment
 from experiments.parallel import add_options, spread
-from malaria import tables
+from malaria import bundle, files, params, tables
 from malaria.cells import doubtful_labels, splits
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.evaluate import evaluation
+from malaria.fetch import laboratories
 from malaria.params import load_params
-from malaria.paths import CROSSVAL, METRICS, PREDICTIONS
+from malaria.paths import BUNDLE, CROSSVAL, METRICS, PREDICTIONS
+from malaria.predict import external
 
 FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "macro_sensitivity")
 
@@ -40,6 +46,7 @@ def main() -> int:
         metavar="KEY=VALUE",
         help="a parameter, as dvc exp run -S has it",
     )
+    parser.add_argument("--leave-out", choices=["laboratories"], help="each of laboratories.folder in turn")
     add_options(parser)
     arguments = parser.parse_args()
     settings = load_params()
@@ -50,6 +57,8 @@ def main() -> int:
             raise UserError(f"--folds is {arguments.folds}, but must be at least 3.")
         folds = list(range(arguments.folds))
         sets.append(f"split.folds={arguments.folds}")
+    if arguments.leave_out:
+        return _without_each(arguments, settings, [*sets, f"split.fold={folds[0]}"])
     oof, rows = {}, {}
     print(f"{'fold':>6} " + " ".join(f"{name:>18}" for name in FIGURES))
     run = functools.partial(_run, arguments.name, sets)
@@ -78,6 +87,24 @@ def main() -> int:
 def figures_of(metrics: dict[str, Any]) -> npt.NDArray[np.float64]:
     """`FIGURES` of the test cells; nan where one cannot be given, for lack of a class say."""
     return np.array([metrics[tables.TEST][name]["value"] for name in FIGURES], dtype=np.float64)
+
+
+def _without_each(arguments: argparse.Namespace, settings: params.Params, sets: Sequence[str]) -> int:
+    """A network trained without each set of other laboratories, judged by it."""
+    given = laboratories.learned(settings.laboratories)
+    if not given:
+        raise UserError(f"{settings.laboratories.folder} holds no set of cells to leave out: put some there.")
+    scores = {}
+    for name, path in given.items():
+        revision = f"{arguments.name}-without-{name}"
+        left_out = [*settings.laboratories.leave_out, name]
+        experiment.run(revision, [*sets, f"laboratories.leave_out=[{','.join(left_out)}]"])
+        with tempfile.TemporaryDirectory() as folder:
+            experiment.get(revision, BUNDLE, Path(folder, "bundle"))
+            scores[name] = external.judge(bundle.load(Path(folder, "bundle")), path, settings)
+        print(external.as_text({name: scores[name]}), flush=True)
+    files.write_json(CROSSVAL / f"{arguments.name}-laboratories.json", scores)
+    return 0
 
 
 def _run(prefix: str, sets: Sequence[str], fold: int) -> str:

@@ -30,6 +30,8 @@ def outside_git(settings: Params) -> list[str]:
     given = {
         "data.folder": settings.data.folder,
         "split.file": settings.split.file,
+        "laboratories.folder": settings.laboratories.folder,
+        "external.folder": settings.external.folder,
         "train.labels_file": settings.train.labels_file,
         "evaluate.doubtful_labels": settings.evaluate.doubtful_labels,
     }

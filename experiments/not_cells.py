@@ -372,13 +372,6 @@ def _field(random: Random, take: Take) -> Pixels:
     return np.asarray(picture)
 
 
-def _uncut(random: Random, take: Take) -> Pixels:
-    """One cell on the ground of its smear, not cut out."""
-    cell = take(random)
-    ground = random.uniform([205, 190, 195], [250, 240, 245])
-    return np.where(_part_of(cell), cell, _pixels(ground + random.normal(0, 2, cell.shape)))
-
-
 def _cluster(random: Random, take: Take) -> Pixels:
     """Several cells on black."""
     side = int(random.integers(150, 300))
@@ -400,14 +393,6 @@ def _tiles(random: Random, take: Take) -> Pixels:
         for _ in range(rows)
     ]
     return np.concatenate([np.concatenate(row, axis=1) for row in cells])
-
-
-def _small(random: Random, take: Take) -> Pixels:
-    """One cell, small in a large black field."""
-    side = int(random.integers(200, 400))
-    picture = Image.new("RGB", (side, side))
-    _paste(random, picture, take(random), side / random.uniform(4, 8))
-    return np.asarray(picture)
 
 
 def _piece(random: Random, take: Take) -> Pixels:
@@ -507,10 +492,8 @@ DRAWN: dict[str, Callable[[Random], Pixels]] = {
 
 SPOILT: dict[str, Callable[[Random, Take], Pixels]] = {
     "smear fields": _field,
-    "cells not cut out": _uncut,
     "cell clusters": _cluster,
     "contact sheets": _tiles,
-    "small in the field": _small,
     "inside of a cell": _piece,
     "inverted cells": _inverted,
     "cells of another hue": _other_hue,

@@ -98,8 +98,8 @@ def _of_fold(revision: str, cells: packed.Packed) -> dict[str, Cost]:
     settings = load_params()
     splits = tables.read(paths.SPLITS, tables.SPLITS, content=experiment.read(revision, paths.SPLITS))
     tested = splits[splits.split == tables.TEST]
-    pixels = cells.images[packed.rows_of(cells, tested.path)]
-    learnt = cells.images[packed.rows_of(cells, splits.path[splits.split == tables.TRAIN])]
+    asked = cells.prepared(packed.rows_of(cells, tested.path))
+    learnt = cells.prepared(packed.rows_of(cells, splits.path[splits.split == tables.TRAIN]))
     y = labels.values(tested.label)
     listed = doubtful_labels.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
     sure = ~doubtful_labels.among(tested, listed)
@@ -108,13 +108,13 @@ def _of_fold(revision: str, cells: packed.Packed) -> dict[str, Cost]:
         file = Path(folder) / paths.MODEL.name
         experiment.get(revision, paths.MODEL, file)
         model = network.load(file)
-        p_trained = network.predict(model, pixels)
+        p_trained = network.predict(model, np.stack([cell.pixels for cell in asked]))
         for precision in PRECISIONS:
             changed = settings.model_copy(
                 update={"export": settings.export.model_copy(update={"precision": precision})}
             )
             exported = build.export(model, learnt, changed, paths.PARAMS)
-            p = exported.model.run(pixels).p_network
+            p = exported.model.run_prepared(asked).p_network
             found[precision] = cost(len(exported.network), p, p_trained, y, sure)
     return found
 

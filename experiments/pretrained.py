@@ -17,9 +17,10 @@ import pandas as pd
 import yaml
 
 from experiments import folds as experiment
-from malaria import bundle, files, paths, tables
+from malaria import bundle, files, labels, paths, tables
 from malaria.bundle import fingerprints, ood
-from malaria.cells import doubtful_labels, images, packed
+from malaria.cells import doubtful_labels, packed
+from malaria.cells.prepared import Prepared
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.params import load_params
@@ -53,7 +54,7 @@ class _Fold:
     """One fold's bundle on its test cells; `tested` has the columns path, patient and label."""
 
     tested: pd.DataFrame
-    pixels: images.Pixels
+    cells: list[Prepared]
     prediction: bundle.Predictions
     fitted_ood: ood.Check
 
@@ -83,22 +84,24 @@ def main() -> int:
     everyone = judged.cells.assign(split=tables.TRAIN)
 
     listed = doubtful_labels.read(Path(settings.train.labels_file), "train.labels_file")
-    learnt = training.side(cells, everyone, tables.TRAIN, listed)
+    others = packed.load(paths.LABORATORIES)
+    learnt = training.with_others(training.side(cells, everyone, tables.TRAIN, listed), others)
     # Nothing is held out; what is watched chooses nothing.
     recipe = settings.train.model_copy(update={"keep": "last", "patience": settings.train.epochs})
     watched = training.side(cells, everyone.iloc[::20], tables.TRAIN)
     with tempfile.TemporaryDirectory() as log:
         model = training.train(learnt, watched, recipe, Path(log)).model
-    pixels = cells.images[learnt.rows]
-    exported = build.export(model, pixels, settings, Path(settings.split.file))
-    prediction = exported.model.run(pixels)
+    pixels = learnt.images[learnt.rows]
+    asked = [*cells.prepared(packed.rows_of(cells, everyone.path)), *others.prepared()]
+    exported = build.export(model, asked, settings, Path(settings.split.file))
+    prediction = exported.model.run_prepared(asked)
     agreement = convert.check_agreement(
         prediction.p_network,
         network.predict(model, pixels),
         (learnt.labels > 0.5).astype(np.int64),
         settings.export.precision,
     )
-    fitted_ood = replace(ood.fit(pixels, prediction.features), limits=judged.limits)
+    fitted_ood = replace(ood.fit(asked, prediction.features, settings.pack.colour), limits=judged.limits)
     origin = _ORIGIN.format(
         cells=len(judged.cells),
         patients=judged.cells.patient.nunique(),
@@ -148,8 +151,11 @@ def out_of_fold(name: str, cells: packed.Packed) -> Judged:
         raise UserError(
             f"{name} is of other cells than data/packed: run `dvc repro pack` and `make crossval`."
         )
-    far = [ood.distances(fold.fitted_ood, fold.pixels, fold.prediction.features) for fold in folds.values()]
-    limits = ood.limits(np.concatenate(far))
+    far = [ood.distances(fold.fitted_ood, fold.cells, fold.prediction.features) for fold in folds.values()]
+    tested = pd.concat([fold.tested for fold in folds.values()])
+    limits = ood.limits_for(
+        np.concatenate(far), labels.values(tested.label) == 1, tested.patient.to_numpy(str)
+    )
     judged = pd.concat([_judged(fold, limits).assign(fold=number) for number, fold in folds.items()])
     summaries = [json.loads(experiment.read(f"{name}-{number}", paths.SPLIT_SUMMARY)) for number in folds]
     by_patient = all(summary["by_patient"] for summary in summaries)
@@ -164,7 +170,7 @@ def check_recipe(revision: str) -> None:
         yaml.safe_load(text)
         for text in (experiment.read(revision, paths.PARAMS), paths.PARAMS.read_text(encoding="utf-8"))
     )
-    for section in ("pack", "train", "export"):
+    for section in ("pack", "laboratories", "train", "export"):
         one, other = (
             {key: _absolute(key, value) for key, value in of[section].items()} for of in (then, now)
         )
@@ -177,7 +183,7 @@ def check_recipe(revision: str) -> None:
 
 def _absolute(key: str, value: object) -> object:
     """A fold names by its whole path what git does not hold."""
-    return str(Path(str(value)).resolve()) if key == "labels_file" else value
+    return str(Path(str(value)).resolve()) if key in ("labels_file", "folder") else value
 
 
 def _numbers(name: str) -> list[int]:
@@ -185,7 +191,7 @@ def _numbers(name: str) -> list[int]:
 
 
 def _judged(fold: _Fold, limits: ood.Floats) -> pd.DataFrame:
-    reasons = ood.reasons(replace(fold.fitted_ood, limits=limits), fold.pixels, fold.prediction.features)
+    reasons = ood.reasons(replace(fold.fitted_ood, limits=limits), fold.cells, fold.prediction.features)
     return fold.tested.assign(
         p_network=fold.prediction.p_network, rejected=[reason or "" for reason in reasons]
     )
@@ -194,7 +200,7 @@ def _judged(fold: _Fold, limits: ood.Floats) -> pd.DataFrame:
 def _of_fold(revision: str, cells: packed.Packed) -> _Fold:
     splits = tables.read(paths.SPLITS, tables.SPLITS, content=experiment.read(revision, paths.SPLITS))
     tested = splits[splits.split == tables.TEST]
-    pixels = cells.images[packed.rows_of(cells, tested.path)]
+    asked = cells.prepared(packed.rows_of(cells, tested.path))
     with tempfile.TemporaryDirectory() as folder:
         experiment.get(revision, paths.BUNDLE, Path(folder, "bundle"))
         fold = bundle.load(Path(folder, "bundle"))
@@ -202,7 +208,7 @@ def _of_fold(revision: str, cells: packed.Packed) -> _Fold:
             raise UserError(
                 f"The bundle of {revision} has no out-of-distribution check: run `make crossval` again."
             )
-        return _Fold(tested, pixels, fold.run(pixels), fold.fitted_ood)
+        return _Fold(tested, asked, fold.run_prepared(asked), fold.fitted_ood)
 
 
 if __name__ == "__main__":

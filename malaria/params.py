@@ -21,6 +21,10 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(gt=0, lt=1)]
+# In their order, as dvc.yaml has them.
+Stage = Literal["fetch", "audit", "split", "pack", "laboratories", "train", "evaluate", "export", "external"]
+# How cells are prepared: as they are, or by their own colour.
+Colour = Literal["as-is", "own"]
 Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
 
 
@@ -91,7 +95,13 @@ class Split(Section):
 
 
 class Pack(Section):
+    colour: Colour
     size: Annotated[int, Field(ge=32, le=128)]
+
+
+class Laboratories(Section):
+    folder: Text
+    leave_out: tuple[str, ...]
 
 
 class Train(Section):
@@ -111,6 +121,11 @@ class Train(Section):
     flip: bool
     colour: Annotated[float, Field(ge=0, le=0.5)]
     brightness: Annotated[float, Field(ge=0, le=0.5)]
+    stain: Annotated[float, Field(ge=0, le=1)]
+    rim: Annotated[float, Field(ge=0, le=1)]
+    gradient: Annotated[float, Field(ge=0, le=0.5)]
+    focus: Annotated[float, Field(ge=0, le=2)]
+    noise: Annotated[float, Field(ge=0, le=50)]
     noisy_labels: Literal["keep", "drop", "soften"]
     labels_file: Text
     distribute: Literal["none", "mirrored"]
@@ -131,6 +146,10 @@ class Export(Section):
     precision: Literal["float32", "float16", "int8"]
 
 
+class External(Section):
+    folder: Text
+
+
 class Gate(Section):
     min_cells: Annotated[int, Field(ge=1, le=1_000_000)]
     min_auc: Share
@@ -140,7 +159,7 @@ class Gate(Section):
     point_loss: Share
     max_ece: Share
     max_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)]
-    rerun: tuple[Literal["fetch", "audit", "split", "pack", "train", "evaluate", "export"], ...]
+    rerun: tuple[Stage, ...]
     max_drift: Share
     override: Text
 
@@ -150,9 +169,11 @@ class Params(Section):
     audit: Audit
     split: Split
     pack: Pack
+    laboratories: Laboratories
     train: Train
     evaluate: Evaluate
     export: Export
+    external: External
     gate: Gate
 
 

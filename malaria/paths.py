@@ -20,6 +20,7 @@ SPLITS = Path("data/splits.csv")
 SPLIT_SUMMARY = Path("reports/split.json")
 
 PACKED = Path("data/packed")
+LABORATORIES = Path("data/laboratories")  # packed, too
 
 MODEL = Path("models/model.keras")
 TRAINING = Path("reports/train")
@@ -35,6 +36,7 @@ PLOTS = Path("reports/plots")
 PREDICTIONS = Path("reports/predictions.csv")
 
 BUNDLE = Path("models/malaria-cells")
+EXTERNAL = Path("reports/external.json")
 PRETRAINED = Path("models/pretrained")
 
 # Where the files of this project may lie: the current folder, the checkout of this package, or inside the

@@ -43,8 +43,17 @@ FIELDS = {
 #: its own); `split` is train, val or test.
 SPLITS = {"path": "str", "label": "str", "patient": "str", "split": "str"}
 
-#: Row i of the packed arrays is row i here; accepted cells alone, sorted by path.
-INDEX = {"path": "str", "label": "str", "patient": "str", "sha256": "str"}
+#: Row i of the packed arrays is row i here; accepted cells alone, sorted by path. `red`, `green`, `blue`: the
+#: cell's own colour, in grey levels, before it is brought to the reference.
+INDEX = {
+    "path": "str",
+    "label": "str",
+    "patient": "str",
+    "sha256": "str",
+    "red": "int64",
+    "green": "int64",
+    "blue": "int64",
+}
 
 #: One row for each val or test cell, sorted by split and path. `p_network` is the network's probability of
 #: Parasitized, `p_parasitized` the same after temperature scaling.

@@ -3,9 +3,11 @@
 import json
 from dataclasses import replace
 
+import numpy as np
+
 from malaria.command import run_stage
 from malaria.params import load_params
-from malaria.paths import BUNDLE, MODEL, PACKED, PREDICTIONS, SPLIT_SUMMARY, SPLITS
+from malaria.paths import BUNDLE, LABORATORIES, MODEL, PACKED, PREDICTIONS, SPLIT_SUMMARY, SPLITS
 
 
 def main() -> None:
@@ -20,26 +22,28 @@ def main() -> None:
     splits = tables.read(SPLITS, tables.SPLITS)
     judged = tables.read(PREDICTIONS, tables.PREDICTIONS)
     by_patient = json.loads(SPLIT_SUMMARY.read_text(encoding="utf-8"))["by_patient"]
-    learnt = cells.images[packed.rows(cells, splits, tables.TRAIN)[0]]
-    pixels = cells.images[packed.rows_of(cells, judged.path)]
+    others = packed.load(LABORATORIES)
+    known = cells.prepared(packed.rows_of(cells, splits.path[splits.split != tables.TEST]))
+    learnt = [*cells.prepared(packed.rows(cells, splits, tables.TRAIN)[0]), *others.prepared()]
+    asked = cells.prepared(packed.rows_of(cells, judged.path))
 
     exported = build.export(network.load(MODEL), learnt, params, SPLITS)
-    prediction = exported.model.run(pixels)
+    prediction = exported.model.run_prepared(asked)
     agreement = convert.check_agreement(
         prediction.p_network,
         judged.p_network.to_numpy(),
         labels.values(judged.label),
         params.export.precision,
     )
-    fitted_ood = ood.fit(learnt, exported.model.run(learnt).features)
-    val = (judged.split == tables.VAL).to_numpy()
-    limits = ood.limits(ood.distances(fitted_ood, pixels[val], prediction.features[val]))
+    fitted_ood = ood.fit(learnt, exported.model.run_prepared(learnt).features, params.pack.colour)
+    val = np.flatnonzero(judged.split == tables.VAL)
+    far = ood.distances(fitted_ood, [asked[row] for row in val], prediction.features[val])
+    limits = ood.limits_for(far, labels.values(judged.label)[val] == 1, judged.patient.to_numpy(str)[val])
     fitted_ood = replace(fitted_ood, limits=limits)
     judged["p_network"] = prediction.p_network
-    judged["rejected"] = [reason or "" for reason in ood.reasons(fitted_ood, pixels, prediction.features)]
+    judged["rejected"] = [reason or "" for reason in ood.reasons(fitted_ood, asked, prediction.features)]
     sides = {name: judged[judged.split == name] for name in (tables.VAL, tables.TEST)}
-    made_with = packed.rows_of(cells, splits.path[splits.split != tables.TEST])
-    seen = fingerprints.of(cells.images[row] for row in made_with)
+    seen = fingerprints.of(cell.pixels for cell in [*known, *others.prepared()])
     with files.atomic_folder(BUNDLE) as folder:
         build.write(folder, exported, fitted_ood, sides, seen, params.evaluate, by_patient=by_patient)
     print(

@@ -1,4 +1,4 @@
-"""Resize every accepted cell once, and write all of them as one memory-mappable array."""
+"""Prepare every accepted cell once, and write all of them as one memory-mappable array."""
 
 from malaria import tables
 from malaria.cells import pack
@@ -8,9 +8,9 @@ from malaria.paths import CELLS, PACKED, RAW
 
 
 def main() -> None:
-    size = load_params().pack.size
-    count = pack.write(RAW, tables.read(CELLS, tables.CELLS), size, PACKED)
-    print(f"Packed {count:,} cells of {size} x {size} px.")
+    params = load_params().pack
+    count = pack.write(RAW, tables.read(CELLS, tables.CELLS), params.size, params.colour, PACKED)
+    print(f"Packed {count:,} cells of {params.size} x {params.size} px.")
 
 
 if __name__ == "__main__":

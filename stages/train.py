@@ -5,7 +5,7 @@ from pathlib import Path
 
 from malaria.command import run_stage
 from malaria.params import load_params
-from malaria.paths import CHECKPOINT, LOCK, MODEL, PACKED, PROCESSOR, SPLITS, TRAINING
+from malaria.paths import CHECKPOINT, LABORATORIES, LOCK, MODEL, PACKED, PROCESSOR, SPLITS, TRAINING
 
 
 def main() -> None:
@@ -20,6 +20,7 @@ def main() -> None:
     splits = tables.read(SPLITS, tables.SPLITS)
     listed = doubtful_labels.read(Path(params.labels_file), "train.labels_file")
     train, val = (training.side(cells, splits, name, listed) for name in (tables.TRAIN, tables.VAL))
+    train = training.with_others(train, packed.load(LABORATORIES))
     print(f"Training on {len(train.rows):,} cells, watching {len(val.rows):,}")
     # A training older than dvc.lock is recorded there, and another begins. One that is not recorded goes on.
     if LOCK.is_file() and CHECKPOINT.is_file() and LOCK.stat().st_mtime > CHECKPOINT.stat().st_mtime:

@@ -12,7 +12,7 @@ from typing import Any
 # Each word that may stand in a summary, and how it is shown.
 OUTCOMES = {"passed": "passed", "failed": "**failed**", "not judged": "not judged"}
 HOW = {"ran": "ran", "cache": "from the run cache", "unchanged": "unchanged", "changed": "differs from base"}
-STAGES = ("fetch", "audit", "split", "pack", "train", "evaluate", "export")
+STAGES = ("fetch", "audit", "split", "pack", "laboratories", "train", "evaluate", "export", "external")
 CHECKS = (
     *(
         "judge",

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 from malaria import bundle, files, labels, params, paths
 from malaria.bundle import card, convert, fingerprints, ood
 from malaria.cells import doubtful_labels, images, packed
+from malaria.cells.prepared import Prepared
 from malaria.evaluate import calibration, evaluation, plots
 from malaria.train import network
 from malaria.train.backend import keras
@@ -23,6 +25,7 @@ CODE = (
     "cells/doubtful_labels",
     "cells/images",
     "cells/packed",
+    "cells/prepare",
     "evaluate/calibration",
     "train/augmentation",
     "train/backend",
@@ -43,17 +46,19 @@ class Exported:
     model: bundle.Bundle
 
 
-def export(model: keras.Model, learnt: images.Pixels, settings: params.Params, splits: Path) -> Exported:
+def export(model: keras.Model, learnt: Sequence[Prepared], settings: params.Params, splits: Path) -> Exported:
     """Convert a trained network at `settings.export.precision`.
 
     Args:
-        learnt: uint8 (n, size, size, 3), the cells that it was trained on.
+        learnt: the cells that it was trained on.
         splits: the file that says which cells these were; its hash enters the bundle.
 
     Raises:
         UserError: the network is larger than an app may be asked to load.
     """
-    content = convert.convert(network.fused(model), settings.export.precision, learnt)
+    content = convert.convert(
+        network.fused(model), settings.export.precision, [cell.pixels for cell in learnt]
+    )
     convert.check_size(content, model.count_params())
     record = bundle.Record(
         schema_version=3,
@@ -65,6 +70,7 @@ def export(model: keras.Model, learnt: images.Pixels, settings: params.Params, s
         min_side=settings.audit.min_side,
         max_pixels=settings.audit.max_pixels,
         resize=images.RESIZE,
+        colour=settings.pack.colour,
         labels=labels.LABELS,
         positive=labels.POSITIVE,
         precision=settings.export.precision,

@@ -22,9 +22,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from malaria import command, files, labels, paths
+from malaria import command, files, labels, params, paths
 from malaria.bundle import ood
-from malaria.cells import images
+from malaria.cells import images, prepare
+from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
 from malaria.evaluate import calibration
 
@@ -32,11 +33,6 @@ NETWORK, RECORD, CARD, MANIFEST = "network.tflite", "bundle.json", "MODEL_CARD.m
 
 # What goes with the network, by the name of its hash in the record. Bundles that are in use have these names.
 PARTS = {"figures": "figures.json", "trained_on": "trained_on.npy", "gate": "gate.npz"}
-
-# Cells that are resized and looked at together. The network is given one at a time: on a CPU larger
-# batches gain nothing, take megabytes a cell, and a batch of another size than the last takes
-# milliseconds to prepare.
-_BATCH = 32
 
 
 class OperatingPoint(BaseModel):
@@ -54,9 +50,9 @@ class Record(BaseModel):
     """`bundle.json`, whole.
 
     `schema_version` is 2 where the bundle may have an out-of-distribution check, which readers of version 1
-    know nothing of, and 3 where its network may have a map. `hashes` are SHA-256: of the network's file, of
-    the packed index (every cell's hash), of the split, and of the code that shaped the network;
-    `data_source` is params.yaml's data.source.
+    know nothing of, and 3 where its network may have a map, and `colour`, which `prepare.prepare` takes, is
+    said. `hashes` are SHA-256: of the network's file, of the packed index (every cell's hash), of the split,
+    and of the code that shaped the network; `data_source` is params.yaml's data.source.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +66,7 @@ class Record(BaseModel):
     min_side: int
     max_pixels: int
     resize: str
+    colour: params.Colour = prepare.AS_IS
     labels: tuple[str, ...]
     positive: str
     precision: str
@@ -133,47 +130,35 @@ class Bundle:
         maps = self.run([cell]).maps
         return None if maps is None else maps[0]
 
-    def run(
-        self,
-        cells: Sequence[images.Pixels] | images.Pixels,
-        shapes: Sequence[tuple[int, int]] | None = None,
-    ) -> Predictions:
-        """Probabilities, features, rejections and maps of crops of any size: each uint8 (h, w, 3).
+    def prepare(self, cell: images.Pixels) -> Prepared:
+        """A crop of any size, uint8 (h, w, 3), as the network is given it."""
+        return prepare.prepare(cell, self.record.input_size, self.record.colour)
 
-        Args:
-            shapes: height and width that the crops had, where they have been resized already.
-        """
+    def run(self, cells: Sequence[images.Pixels] | images.Pixels) -> Predictions:
+        """Probabilities, features, rejections and maps of crops of any size: each uint8 (h, w, 3)."""
+        return self.run_prepared([self.prepare(cell) for cell in cells])
+
+    def run_prepared(self, cells: Sequence[Prepared]) -> Predictions:
+        """The same of cells that `prepare` gave, or the pack stage with the bundle's parameters."""
         cell_in, p_out, features_out, *map_out = self.tensors
+        # One at a time: on a CPU larger batches gain nothing, take megabytes a cell, and a batch of another
+        # size than the last takes milliseconds to prepare.
         p = np.zeros(len(cells))
         features = np.zeros((len(cells), self.network.get_tensor(features_out).shape[-1]), dtype=np.float32)
         maps = [
             np.zeros((len(cells), *self.network.get_tensor(out).shape[1:]), np.float32) for out in map_out
         ]
-        rejected: list[str | None] = []
-        for start in range(0, len(cells), _BATCH):
-            crops = cells[start : start + _BATCH]
-            batch = np.stack([images.resize(cell, self.record.input_size) for cell in crops])
-            for row, cell in enumerate(batch, start):
-                self.network.set_tensor(cell_in, cell[None].astype(np.float32))
-                self.network.invoke()
-                p[row] = self.network.get_tensor(p_out)[0, 0]
-                features[row] = self.network.get_tensor(features_out)[0]
-                for found, out in zip(maps, map_out, strict=True):
-                    found[row] = self.network.get_tensor(out)[0]
-            had = [cell.shape for cell in crops] if shapes is None else shapes[start : start + _BATCH]
-            rejected += self._reasons(batch, features[start : start + len(batch)], had)
-        calibrated = calibration.apply(p, self.record.temperature)
-        return Predictions(calibrated, p, features, tuple(rejected), *maps)
-
-    def _reasons(
-        self, cells: images.Pixels, features: npt.NDArray[np.float32], shapes: Sequence[tuple[int, ...]]
-    ) -> Sequence[str | None]:
-        """Why each of `cells`, uint8 (n, size, size, 3), which had `shapes`, is turned away, or None."""
-        if self.fitted_ood is None:
-            return (None,) * len(cells)
-        of_look = ood.reasons(self.fitted_ood, cells, features)
-        of_shape = [ood.shape_reason(height, width) for height, width, *_ in shapes]
-        return [first or second for first, second in zip(of_shape, of_look, strict=True)]
+        for row, cell in enumerate(cells):
+            self.network.set_tensor(cell_in, cell.pixels[None].astype(np.float32))
+            self.network.invoke()
+            p[row] = self.network.get_tensor(p_out)[0, 0]
+            features[row] = self.network.get_tensor(features_out)[0]
+            for found, out in zip(maps, map_out, strict=True):
+                found[row] = self.network.get_tensor(out)[0]
+        rejected: tuple[str | None, ...] = (None,) * len(cells)
+        if self.fitted_ood is not None:
+            rejected = ood.reasons(self.fitted_ood, cells, features)
+        return Predictions(calibration.apply(p, self.record.temperature), p, features, rejected, *maps)
 
 
 def load(folder: Path | str, threads: int | None = None) -> Bundle:

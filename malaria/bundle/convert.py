@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ _REPRESENTATIVE = 500
 _HEAD = ["MEAN", "FULLY_CONNECTED", "LOGISTIC", "MUL", "SUM"]
 
 
-def convert(model: Any, precision: str, train: images.Pixels) -> bytes:
+def convert(model: Any, precision: str, train: Sequence[images.Pixels]) -> bytes:
     """The network as a LiteRT flatbuffer: P(parasitised), the last features and, where these are means over
     places, the map of how much each place adds to the logit, float32 (n, h, w).
 
@@ -40,7 +40,7 @@ def convert(model: Any, precision: str, train: images.Pixels) -> bytes:
         model: of `network.fused`, or another with a layer of the features.
         precision: float32, float16 (weights alone) or int8 (weights and activations of all but the
             head); input and outputs are float32 whichever it is.
-        train: uint8 (n, size, size, 3), the cells that int8 ranges are measured on, evenly spaced ones of
+        train: uint8 (size, size, 3) each, the cells that int8 ranges are measured on, evenly spaced ones of
             them. The same cells give the same bytes.
     """
     from malaria.train import network
@@ -63,7 +63,7 @@ def convert(model: Any, precision: str, train: images.Pixels) -> bytes:
 
         def representative() -> Iterator[list[Any]]:
             for row in np.unique(np.linspace(0, len(train) - 1, _REPRESENTATIVE).astype(int)):
-                yield [train[row : row + 1].astype(np.float32)]
+                yield [train[row][None].astype(np.float32)]
 
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = representative

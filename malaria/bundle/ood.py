@@ -11,13 +11,18 @@ import dataclasses
 import functools
 import io
 import itertools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageFilter
 
 from malaria.cells.images import Pixels
+from malaria.cells.prepare import prepare
+from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
+from malaria.params import Colour
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
@@ -47,8 +52,23 @@ REASONS = {
     ),
     "roughness": ("blurred beyond what can be judged", "rougher than a stained red cell"),
     "grain": ("smoother than any photograph of a cell: a drawing?", "more grain than in a stained red cell"),
+    # Checks of earlier bundles know those above alone.
+    "dyes": ("no stain to be seen: a picture without colour?", ""),
+    "own_light": ("too dark: the picture is underexposed", "too bright: the picture is overexposed"),
+    "own_red": ("the colour is not that of a stained red cell",) * 2,
+    "own_blue": ("the colour is not that of a stained red cell",) * 2,
 }
+# Those from here on are of the crop before it was prepared. They have a range and no part in the distances:
+# light and white balance, which the network does not see, may be others by so much, in logarithms.
+_EARLIER, _PREPARED, _BALANCE = 12, 13, 0.15
+
+# One training cell in so many is looked at worn, too: blurred by so many px, or at this share of its
+# resolution.
+_WORN, _BLUR, _RESOLUTION = 4, 0.9, 0.64
 _FAR = (f"{_NO_CELL}: colour, texture and outline do not go together", _NO_CELL)
+
+# Grey levels in a unit of their logarithm, at a cell's brightness.
+_SCALE = np.float32(150)
 
 # Brighter than this in any channel counts as part of the cell; lossy copies are not quite black outside.
 _BLACK = 16
@@ -63,6 +83,10 @@ _TAIL, _SLACK = 0.0002, 0.1
 
 # A range has some width even where all training cells are alike, as with no colour outside the cell.
 _NARROWEST = 1e-3
+
+# What `limits_for` allows, and what it tries.
+_PARASITES, _OF_A_PATIENT, _APART, _FEWEST = 0.008, 0.03, 0.004, 50
+_SHARES = (0.01, 0.007, 0.005, 0.004, 0.003, 0.002, 0.001, 0.0005)
 
 # The inner disc, in halves of the cell's side.
 _MIDDLE = 0.6
@@ -96,19 +120,22 @@ class Check:
     limits: Floats
 
 
-def fit(cells: Pixels, features: Singles) -> Check:
+def fit(cells: Sequence[Prepared], features: Singles, colour: Colour) -> Check:
     """Learn how training cells look. Until `limits` gives better ones, only ranges have a limit.
 
     Args:
-        cells: uint8 (n, size, size, 3), the training cells.
+        cells: the n training cells.
         features: float32 (n, d), what the network says of them.
+        colour: how they were prepared.
     """
-    look = quantities(cells)
+    look = np.concatenate([quantities(cells), quantities(_worn(cells[::_WORN], colour))])
     least, most = np.quantile(look, [_TAIL, 1 - _TAIL], axis=0).astype(np.float32)
-    return Check(least, most, *_whiten(look), *_whiten(features), limits(np.zeros((0, 3))))
+    least[_PREPARED:] -= _BALANCE
+    most[_PREPARED:] += _BALANCE
+    return Check(least, most, *_whiten(look[:, :_PREPARED]), *_whiten(features), limits(np.zeros((0, 3))))
 
 
-def distances(check: Check, cells: Pixels, features: Singles) -> Floats:
+def distances(check: Check, cells: Sequence[Prepared], features: Singles) -> Floats:
     """How far cells lie from the training cells: float64 (n, 3).
 
     The first is by how much the plain quantity that fits worst is out of its range, in widths of the range
@@ -117,6 +144,31 @@ def distances(check: Check, cells: Pixels, features: Singles) -> Floats:
     """
     look = quantities(cells)
     return _distances(check, _outside(check, look), look, features)
+
+
+def limits_for(held_out: Floats, parasitized: npt.NDArray[np.bool_], patient: npt.NDArray[np.str_]) -> Floats:
+    """The narrowest limits, as `limits` gives them for one of `_SHARES`, that spare parasites.
+
+    They turn away at most `_PARASITES` of the parasitised cells, at most `_OF_A_PATIENT` of a patient's, and
+    a share of each class that differs by `_APART` at most. Of a patient means of new ones, too: the mean over
+    patients with 50 parasitised cells, and twice the standard deviation.
+
+    Args:
+        held_out: float64 (n, 3), distances of cells that neither network nor check was fitted on.
+        parasitized, patient: (n,), label and patient of each.
+    """
+    for share in _SHARES:
+        found = limits(held_out, share)
+        away = np.any(held_out > found, axis=1)
+        of_class = [
+            float(away[chosen].mean()) if chosen.any() else 0.0 for chosen in (~parasitized, parasitized)
+        ]
+        _, of, count = np.unique(patient[parasitized], return_inverse=True, return_counts=True)
+        patients = (np.bincount(of, away[parasitized], len(count)) / count)[count >= _FEWEST]
+        worst = patients.mean() + 2 * patients.std() if len(patients) else of_class[1]
+        if of_class[1] <= _PARASITES and abs(of_class[1] - of_class[0]) <= _APART and worst <= _OF_A_PATIENT:
+            break
+    return found
 
 
 def limits(held_out: Floats, rejected: float = 0.01) -> Floats:
@@ -140,14 +192,15 @@ def limits(held_out: Floats, rejected: float = 0.01) -> Floats:
     return np.array([widest, *np.sort(far, axis=0)[int(worst)]])
 
 
-def reasons(check: Check, cells: Pixels, features: Singles) -> tuple[str | None, ...]:
-    """For each cell why it is turned away, or None: uint8 (n, size, size, 3), float32 (n, d)."""
+def reasons(check: Check, cells: Sequence[Prepared], features: Singles) -> tuple[str | None, ...]:
+    """For each of n cells, with its features, float32 (n, d), why it is turned away, or None."""
     look = quantities(cells)
     outside = _outside(check, look)
     beyond = _distances(check, outside, look, features) > check.limits
     return tuple(
-        _reason(sides > check.limits[0]) if out_of_range else next(itertools.compress(_FAR, far), None)
-        for sides, (out_of_range, *far) in zip(outside, beyond, strict=True)
+        (shape_reason(*cell.shape) if cell.shape else None)
+        or (_reason(sides > check.limits[0]) if out_of_range else next(itertools.compress(_FAR, far), None))
+        for cell, sides, (out_of_range, *far) in zip(cells, outside, beyond, strict=True)
     )
 
 
@@ -160,15 +213,17 @@ def shape_reason(height: int, width: int) -> str | None:
     return None
 
 
-def quantities(cells: Pixels) -> Singles:
-    """Plain quantities of how cells look, float32 (n, len(REASONS)), of uint8 (n, size, size, 3).
+def quantities(cells: Sequence[Prepared]) -> Singles:
+    """Plain quantities of how n cells look, float32 (n, len(REASONS)).
 
     background: share that is black; corners: share of the four corners that is not; middle: share of the
     inner disc that is black; dents: black within the cell's convex hull, over the cell's area, square root;
     then of the pixels that are not black: brightness; red, blue: over green; contrast and spread: log of the
     standard deviation of brightness, of red over green and of blue over green; roughness, grain: log of the
     mean step between neighbours, and of how much it changes to the next. Brightness and colours in grey
-    levels.
+    levels. dyes: log of what red and blue have that does not follow from green, their standard deviation
+    about the line through them, in grey levels; own_light, own_red, own_blue: log of the green that the cell
+    had, and of its red and blue over that.
     """
     parts = [_quantities(cells[start : start + _BATCH]) for start in range(0, len(cells), _BATCH)]
     return np.concatenate(parts) if parts else np.zeros((0, len(REASONS)), np.float32)
@@ -191,14 +246,30 @@ def from_bytes(content: bytes) -> Check:
         raise UserError(
             "The bundle's out-of-distribution check is damaged: fetch or export the bundle again."
         ) from None
-    if check.least.shape != (len(REASONS),) or check.limits.shape != (3,):
+    if check.least.shape not in ((_EARLIER,), (len(REASONS),)) or check.limits.shape != (3,):
         raise UserError(
             "The bundle's out-of-distribution check is of another version: use the version that exported it."
         )
     return check
 
 
-def _quantities(cells: Pixels) -> Singles:
+def _worn(cells: Sequence[Prepared], colour: Colour) -> list[Prepared]:
+    """`cells` out of focus and at a lower resolution, in turns: the network judges such as well as others."""
+    worn = []
+    for place, cell in enumerate(cells):
+        picture = Image.fromarray(cell.pixels)
+        if place % 2:
+            less = picture.resize([round(_RESOLUTION * side) for side in picture.size], Image.Resampling.BOX)
+        else:
+            less = picture.filter(ImageFilter.GaussianBlur(_BLUR))
+        again = prepare(np.asarray(less), len(cell.pixels), colour)
+        worn.append(replace(cell, pixels=again.pixels))
+    return worn
+
+
+def _quantities(prepared: Sequence[Prepared]) -> Singles:
+    cells = np.stack([cell.pixels for cell in prepared])
+    own = np.log(np.array([cell.own for cell in prepared], dtype=np.float32))
     count, size = cells.shape[:2]
     corners, middle = _places(size)
     # A plane a colour: all of what follows runs along rows.
@@ -216,6 +287,7 @@ def _quantities(cells: Pixels) -> Singles:
     axes -= means[:, :, None]
     axes *= inside
     spreads = np.sqrt(np.einsum("anp,anp->an", axes, axes) / pixels)
+    dyes = _dyes(planes, inside, pixels)
 
     texture = np.zeros((2, count), dtype=np.float32)
     shape = (count, size, size)
@@ -233,9 +305,25 @@ def _quantities(cells: Pixels) -> Singles:
         np.sqrt((_hull_area(part.reshape(shape)) / pixels - 1).clip(0)),
         *means[[1, 0, 2]],
         # Logarithms, since the spread of what is never negative has a long tail.
-        *np.log(np.concatenate([spreads[[1, 0, 2]], texture / (2 * pixels)]) + 0.1),
+        *np.log(np.concatenate([spreads[[1, 0, 2]], texture / (2 * pixels), dyes[None]]) + 0.1),
+        own[:, 1],
+        own[:, 0] - own[:, 1],
+        own[:, 2] - own[:, 1],
     ]
     return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _dyes(planes: Pixels, inside: Singles, pixels: Singles) -> Singles:
+    """What red and blue have that does not follow from green: the residual's standard deviation, (n,)."""
+    # In logarithms, since preparing multiplied those: without colour each follows from green.
+    values = _SCALE * np.log(np.maximum(planes, 1), dtype=np.float32)
+    values -= (np.einsum("anp,np->an", values, inside) / pixels)[:, :, None]
+    values *= inside
+    spread = np.einsum("anp,bnp->abn", values, values) / pixels
+    green = np.maximum(spread[1, 1], 1e-6)
+    left = sum(spread[at, at] - spread[at, 1] ** 2 / green for at in (0, 2))
+    residual: Singles = np.sqrt(np.maximum(left, 0))
+    return residual
 
 
 @functools.lru_cache
@@ -272,7 +360,9 @@ def _distances(check: Check, outside: Singles, look: Singles, features: Singles)
     """`distances` of cells whose quantities are `look`, and lie `outside` their ranges as `_outside` says."""
     far = [
         outside.max(axis=(1, 2)),
-        np.linalg.norm((look - check.look_centre) @ check.look_whitening, axis=1),
+        np.linalg.norm(
+            (look[:, : len(check.look_centre)] - check.look_centre) @ check.look_whitening, axis=1
+        ),
         np.linalg.norm((features - check.features_centre) @ check.features_whitening, axis=1),
     ]
     return np.stack(far, axis=1).astype(np.float64)
@@ -283,15 +373,16 @@ def _outside(check: Check, look: Singles) -> Singles:
 
     Far below zero on a side that says nothing.
     """
+    known = len(check.least)
     width = np.maximum(check.most - check.least, _NARROWEST)
-    far = np.stack([check.least - look, look - check.most], axis=2) / width[:, None]
-    counts = np.array([[bool(words) for words in sides] for sides in REASONS.values()])
+    far = np.stack([check.least - look[:, :known], look[:, :known] - check.most], axis=2) / width[:, None]
+    counts = np.array([[bool(words) for words in sides] for sides in REASONS.values()])[:known]
     return np.where(counts, far, np.float32(-1))
 
 
 def _reason(outside: npt.NDArray[np.bool_]) -> str:
     """What to say of a cell with quantities `outside` their ranges, bool (q, 2): the reason of the first."""
-    said = zip(REASONS.values(), outside, strict=True)
+    said = zip(REASONS.values(), outside, strict=False)
     return next(words[int(sides[1])] for words, sides in said if sides.any())
 
 

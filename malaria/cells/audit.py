@@ -51,7 +51,9 @@ class Summary:
     slides: dict[str, Any]
 
 
-def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.DataFrame:
+def audit(
+    raw: Path, settings: params.Audit, workers: int | None = None, labels: Sequence[str] = LABELS
+) -> pd.DataFrame:
     """One row for each image below the class folders of `raw`, in the columns of tables.CELLS.
 
     An image is quarantined that cannot be read as a cell crop; that repeats the bytes of one before
@@ -60,11 +62,12 @@ def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.D
 
     Args:
         workers: processes to read with; None takes what the machine suggests.
+        labels: those that must be there.
 
     Raises:
         UserError: a class folder is missing or empty; patients.csv or slides.csv is no such table.
     """
-    found = sorted(path for label in LABELS for path in _files(raw, label))
+    found = sorted(path for label in labels for path in _files(raw, label))
     given = patients.read(raw)
     published = slides.read(raw)
     limits = images.Limits(settings.min_side, settings.max_pixels)
@@ -91,19 +94,24 @@ def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.D
 
 
 def check(
-    cells: pd.DataFrame, settings: params.Audit, folder: Path = paths.RAW, advice: str = _ADVICE
+    cells: pd.DataFrame,
+    settings: params.Audit,
+    folder: Path = paths.RAW,
+    advice: str = _ADVICE,
+    labels: Sequence[str] = LABELS,
 ) -> None:
     """Stop where too little is left to build on.
 
     Args:
         folder, advice: where the cells are from and what to do, for the sentence.
+        labels: those that must have a cell.
 
     Raises:
         UserError: a class has no accepted image, or more than `settings.max_quarantined` of all
             images are quarantined.
     """
     aside = cells[cells.status == tables.QUARANTINED]
-    for label in LABELS:
+    for label in labels:
         if not ((cells.label == label) & (cells.status == tables.OK)).any():
             reasons = _most_frequent(aside[aside.label == label])
             raise UserError(f"{folder} holds no {label} image that can be used ({reasons}): {advice}.")

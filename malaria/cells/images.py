@@ -153,14 +153,6 @@ def examine(raw: Path, limits: Limits, path: str) -> Finding:
     return Finding(sha256, image.width, image.height, "")
 
 
-def read_resized(raw: Path, limits: Limits, size: int, path: str) -> Pixels | str:
-    """The image `path` below `raw`, uint8 (size, size, 3), or why it could not be read."""
-    try:
-        return resize(read(raw / path, limits).pixels, size)
-    except Unreadable as refusal:
-        return refusal.reason
-
-
 def resize(pixels: Pixels, size: int) -> Pixels:
     """Stretch `pixels`, uint8 (h, w, 3), to uint8 (size, size, 3).
 

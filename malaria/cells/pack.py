@@ -1,4 +1,4 @@
-"""Writing the accepted cells as one array, resized once, so that no epoch decodes an image again."""
+"""Writing the accepted cells as one array, prepared once, so that no epoch decodes an image again."""
 
 import functools
 from pathlib import Path
@@ -7,13 +7,24 @@ import numpy as np
 import pandas as pd
 
 from malaria import files, processes, tables
-from malaria.cells import images
-from malaria.cells.packed import ARRAY, INDEX
+from malaria.cells import images, prepare
+from malaria.cells.packed import ARRAY, INDEX, OWN
+from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
+from malaria.params import Colour
 
 
-def write(raw: Path, cells: pd.DataFrame, size: int, folder: Path, workers: int | None = None) -> int:
-    """Resize the accepted of `cells` to `size` px and write them, with their index, as `folder`.
+def write(
+    raw: Path,
+    cells: pd.DataFrame,
+    size: int,
+    colour: Colour,
+    folder: Path,
+    workers: int | None = None,
+    *,
+    may_be_empty: bool = False,
+) -> int:
+    """Prepare the accepted of `cells` and write them, with their index, as `folder`.
 
     Memory holds a few images a process at a time, and the bytes do not depend on how many processes
     work on them.
@@ -21,6 +32,7 @@ def write(raw: Path, cells: pd.DataFrame, size: int, folder: Path, workers: int 
     Args:
         raw: the folder that the paths in `cells` start from.
         cells: rows as tables.CELLS.
+        size, colour: as `prepare.prepare` takes them.
 
     Returns:
         How many cells were written.
@@ -29,19 +41,32 @@ def write(raw: Path, cells: pd.DataFrame, size: int, folder: Path, workers: int 
         UserError: no cell is accepted, or an accepted one can no longer be read.
     """
     accepted = cells[cells.status == tables.OK].sort_values("path", ignore_index=True)
-    if accepted.empty:
+    if accepted.empty and not may_be_empty:
         raise UserError("data/cells.csv has no accepted cell: look at reports/audit.html, correct the data.")
     # The audit has set its limits already; this one only keeps out what has grown since.
-    limits = images.Limits(min_side=1, max_pixels=int((accepted.width * accepted.height).max()))
-    work = functools.partial(images.read_resized, raw, limits, size)
+    limits = images.Limits(
+        min_side=1, max_pixels=int((accepted.width * accepted.height).max() if len(accepted) else 0)
+    )
+    work = functools.partial(_prepared, raw, limits, size, colour)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(accepted), size, size, 3)}
     with files.atomic_folder(folder) as part:
         with (part / ARRAY).open("wb") as array:
             np.lib.format.write_array_header_1_0(array, header)
             paths = list(accepted.path)
-            for path, pixels in zip(paths, processes.in_order(work, paths, "pack", workers), strict=True):
-                if isinstance(pixels, str):
-                    raise UserError(f"{raw / path} is {pixels} since the audit: run `dvc repro -f audit`.")
-                array.write(pixels.data)
+            own = []
+            for path, cell in zip(paths, processes.in_order(work, paths, "pack", workers), strict=True):
+                if isinstance(cell, str):
+                    raise UserError(f"{raw / path} is {cell} since the audit: run `dvc repro -f audit`.")
+                array.write(cell.pixels.data)
+                own.append(cell.own)
+        accepted[list(OWN)] = np.reshape(own, (-1, 3)).astype(np.int64)
         tables.write(accepted, part / INDEX, tables.INDEX)
     return len(accepted)
+
+
+def _prepared(raw: Path, limits: images.Limits, size: int, colour: Colour, path: str) -> Prepared | str:
+    """The image `path` below `raw`, prepared, or why it could not be read."""
+    try:
+        return prepare.prepare(images.read(raw / path, limits).pixels, size, colour)
+    except images.Unreadable as refusal:
+        return refusal.reason

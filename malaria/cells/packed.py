@@ -8,10 +8,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from malaria import labels, tables
+from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
 
 ARRAY = "cells.npy"
 INDEX = "index.csv"
+# The columns of the index with the colour that each cell had.
+OWN = ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,12 @@ class Packed:
 
     images: npt.NDArray[np.uint8]
     index: pd.DataFrame
+
+    def prepared(self, rows: npt.NDArray[np.int64] | None = None) -> list[Prepared]:
+        """The cells in `rows`, int64 (n,), or all, as a bundle is asked about them."""
+        rows = np.arange(len(self.images)) if rows is None else rows
+        own = self.index[list(OWN)].to_numpy()[rows].tolist()
+        return [Prepared(self.images[row], (r, g, b)) for row, (r, g, b) in zip(rows, own, strict=True)]
 
     @property
     def size(self) -> int:

@@ -25,6 +25,9 @@ from malaria.tables import SPLIT_NAMES, TEST, TRAIN, VAL
 
 MOST_DRAWS = 1000
 
+# What the patient of a cell is called whose patient is not known: this, and its path.
+OWN = "cell "
+
 # Takes folders of units, a seed and the shares of the sides; gives the side of each unit, by its number.
 Draw = Callable[[Path, int, Sequence[float]], dict[int, str]]
 
@@ -53,7 +56,7 @@ class Summary:
 def with_patients(cells: pd.DataFrame) -> pd.DataFrame:
     """The accepted rows of `cells`; a cell of no known patient becomes a patient of its own."""
     accepted = cells[cells.status == tables.OK].reset_index(drop=True)
-    own = "cell " + accepted.path
+    own = OWN + accepted.path
     return accepted.assign(patient=accepted.patient.where(accepted.patient != "", own))
 
 

@@ -164,14 +164,14 @@ def _figures(
         "cells": len(sample.y),
         "parasitized": int(sample.y.sum()),
         "patients": len(np.unique(sample.patient)),
-        **{name: _plain(values) for name, values in figures.items()},
+        **{name: plain(values) for name, values in figures.items()},
     }
     for wanted, threshold in fitted.thresholds.items():
         at = metrics.rates(sample, threshold)
         content[f"at_{wanted * 100:g}_specificity"] = {
             "threshold": round(threshold, 6),
-            "sensitivity": _plain(at["sensitivity"]),
-            "specificity": _plain(at["specificity"]),
+            "sensitivity": plain(at["sensitivity"]),
+            "specificity": plain(at["specificity"]),
         }
     return content
 
@@ -209,6 +209,7 @@ def _controls(cells: pd.DataFrame) -> metrics.Bools:
     )
 
 
-def _plain(figures: metrics.Floats) -> dict[str, float | None]:
+def plain(figures: metrics.Floats) -> dict[str, float | None]:
+    """A figure with its interval, for JSON: rounded to six places, None where there is none."""
     estimate = asdict(metrics.estimate(figures))
     return {name: None if math.isnan(value) else round(value, 6) + 0.0 for name, value in estimate.items()}

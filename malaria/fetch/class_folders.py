@@ -15,7 +15,13 @@ _LITTER = {*files.LITTER, "__macosx"}
 
 
 def place(
-    given: Path, folder: Path, put: Callable[[Path, Path], object], origin: str, own: Mapping[str, str]
+    given: Path,
+    folder: Path,
+    put: Callable[[Path, Path], object],
+    origin: str,
+    own: Mapping[str, str],
+    *,
+    one_class: bool = False,
 ) -> tuple[Path, Provenance]:
     """Bring the cells below `given` into the class folders of `folder`.
 
@@ -25,6 +31,7 @@ def place(
         put: moves or copies one file.
         origin: what people call `given`.
         own: labels of class folders that have other names than these.
+        one_class: cells of one class alone will do.
 
     Returns:
         The folder in which the class folders lie, and what is known of the cells now: their number, a
@@ -38,7 +45,7 @@ def place(
         for name, label in (*zip(LABELS, LABELS, strict=True), *own.items())
         if label in LABELS
     }
-    classes = _find(given, labels, origin)
+    classes = _find(given, labels, origin, one_class)
     litter = astray = count = 0
     digest = hashlib.sha256()
     for label, source in classes.items():
@@ -70,7 +77,7 @@ def place(
     return source.parent, Provenance(cells=count, checksum=digest.hexdigest(), ignored=left_out)
 
 
-def _find(given: Path, labels: Mapping[str, str], origin: str) -> dict[str, Path]:
+def _find(given: Path, labels: Mapping[str, str], origin: str, one_class: bool) -> dict[str, Path]:
     """The folder of each label, in their order: on the shallowest level that has a folder for any."""
     below = [path for path in _below(given) if path.is_dir() and not path.is_symlink()]
     seen: list[str] = []
@@ -85,8 +92,8 @@ def _find(given: Path, labels: Mapping[str, str], origin: str) -> dict[str, Path
                 )
             if label:
                 found[label] = path
-        if len(found) == len(LABELS):
-            return {label: found[label] for label in LABELS}
+        if len(found) == len(LABELS) or (found and one_class):
+            return {label: found[label] for label in LABELS if label in found}
         if found:
             missing = next(label for label in LABELS if label not in found)
             raise UserError(

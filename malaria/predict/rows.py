@@ -14,6 +14,7 @@ from typing import TextIO
 from malaria import labels
 from malaria.bundle import Bundle
 from malaria.cells import images
+from malaria.cells.prepared import Prepared
 from malaria.predict import stores
 
 PREDICTED, UNREADABLE, REJECTED = "ok", "unreadable", "rejected"
@@ -40,14 +41,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """A decoded image: uint8 (size, size, 3), resized, and the height and width that it had."""
-
-    pixels: images.Pixels
-    shape: tuple[int, int]
-
-
-@dataclass(frozen=True)
 class Item:
     """An image yet to be read: `path` is what the row will say, `read` gives its bytes."""
 
@@ -65,7 +58,7 @@ def predict(
         threshold: P(parasitised) from which a cell is called parasitised, in [0, 1].
     """
 
-    def decode(item: Item) -> _Cell | str:
+    def decode(item: Item) -> Prepared | str:
         try:
             pixels = images.read(item.read(), bundle.limits).pixels
         except images.Unreadable as error:
@@ -73,7 +66,7 @@ def predict(
         except OSError as error:
             return f"{NOT_READ}{error.strerror or error}"
         # A chunk of large pictures would take gigabytes at their own size.
-        return _Cell(images.resize(pixels, bundle.record.input_size), pixels.shape[:2])
+        return bundle.prepare(pixels)
 
     stream = iter(items)
     with ThreadPoolExecutor(readers or os.cpu_count()) as pool:
@@ -126,9 +119,11 @@ def shown(text: str) -> str:
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def _rows(bundle: Bundle, items: list[Item], decoded: list[_Cell | str], threshold: float) -> Iterator[Row]:
-    cells = [cell for cell in decoded if isinstance(cell, _Cell)]
-    predictions = bundle.run([cell.pixels for cell in cells], [cell.shape for cell in cells])
+def _rows(
+    bundle: Bundle, items: list[Item], decoded: list[Prepared | str], threshold: float
+) -> Iterator[Row]:
+    cells = [cell for cell in decoded if isinstance(cell, Prepared)]
+    predictions = bundle.run_prepared(cells)
     answers = zip(predictions.p_parasitized, predictions.rejected, strict=True)
     for item, cell in zip(items, decoded, strict=True):
         if isinstance(cell, str):

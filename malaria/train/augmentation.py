@@ -1,16 +1,21 @@
-"""Augmentation of train cells: rotation, shear, zoom, flips, and stain and illumination jitter."""
+"""Augmentation of train cells: rotation, shear, zoom, flips; stain, light, a dark rim, focus and noise."""
 
 import math
 
 from malaria import params
 from malaria.train.backend import tf
 
-# Random numbers for each cell: rotation, shear, zoom, two flips, three channel gains, one common gain.
-NUMBERS = 9
+# Random numbers for each cell: rotation, shear, zoom, two flips; gain of each channel and of all; stain of
+# each channel; rim; focus; direction and strength of a gradient of light; two seeds of the noise, and its
+# strength.
+NUMBERS = 18
+
+# An empty background's grey level, from which optical densities are counted.
+_LIGHT = 235.0
+# Brighter than this in any channel counts as part of the cell.
+_BLACK = 16.0
 
 
-# XLA makes one loop of it all: a quarter of the time of TensorFlow's own projective transform.
-@tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
 def augment(images: tf.Tensor, numbers: tf.Tensor, settings: params.Train) -> tf.Tensor:
     """Augment a batch.
 
@@ -22,14 +27,59 @@ def augment(images: tf.Tensor, numbers: tf.Tensor, settings: params.Train) -> tf
         float32 (n, size, size, 3) in [0, 255]; what comes from outside an image is black, and black stays
         black.
     """
+    seen = _focused(_moved(images, numbers, settings), numbers, settings)
+    # XLA draws numbers slowly.
+    noise = tf.random.stateless_normal(tf.shape(seen), tf.cast(numbers[0, 16:18] * 2.0**31, tf.int32))
+    return _stained(seen, noise, numbers, settings)
+
+
+# XLA makes one loop of it all: a quarter of the time of TensorFlow's own projective transform.
+@tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
+def _moved(images: tf.Tensor, numbers: tf.Tensor, settings: params.Train) -> tf.Tensor:
+    """Turned, sheared, zoomed and mirrored."""
+    a, b, c, d = tf.unstack(_linear(2 * numbers - 1, settings)[..., None, None], axis=1)
+    centre, y, x = _places(images)
+    return _sampled(images, a * x + b * y + centre, c * x + d * y + centre)
+
+
+# Pooling is fast without XLA, and slow with it.
+@tf.function  # type: ignore[untyped-decorator]
+def _focused(images: tf.Tensor, numbers: tf.Tensor, settings: params.Train) -> tf.Tensor:
+    """Blurred or sharpened: towards or away from the mean of the cell's pixels around, so that the black
+    outside does not run into the cell.
+    """
+    strength = settings.focus * (2 * numbers[:, 13, None, None, None] - 1)
+    inside = tf.cast(tf.reduce_max(images, axis=-1, keepdims=True) > _BLACK, tf.float32)
+    around = tf.concat([images * inside, inside], axis=-1)
+    for _ in range(2):
+        around = tf.nn.avg_pool2d(around, 3, 1, "SAME")
+    mixed = images + strength * (around[..., :3] / tf.maximum(around[..., 3:], 1e-3) - images)
+    return tf.where(inside > 0, tf.maximum(mixed, 0.0), images)
+
+
+@tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
+def _stained(images: tf.Tensor, noise: tf.Tensor, numbers: tf.Tensor, settings: params.Train) -> tf.Tensor:
+    """In another stain, with a darker or paler rim, under another and uneven light, and with noise."""
     signed = 2 * numbers - 1
-    gains = (1 + settings.colour * signed[:, 5:8]) * (1 + settings.brightness * signed[:, 8:])
-    a, b, c, d = tf.unstack(_linear(signed, settings)[..., None, None], axis=1)
+    gains = (1 + settings.colour * signed[:, 5:8]) * (1 + settings.brightness * signed[:, 8:9])
+    centre, y, x = _places(images)
+    y, x = y / centre, x / centre
+    rim = 1 + settings.rim * signed[:, 12, None, None] * tf.minimum(x * x + y * y, 1.0) ** 2
+    density = -tf.math.log(tf.maximum(images, 1.0) / _LIGHT) * rim[..., None]
+    density *= tf.exp(settings.stain * signed[:, None, None, 9:12])
+    angle, strength = math.pi * signed[:, 14, None, None], settings.gradient * numbers[:, 15, None, None]
+    light = 1 + strength * (tf.cos(angle) * x + tf.sin(angle) * y)
+    seen = _LIGHT * tf.exp(-density) * light[..., None] * gains[:, None, None, :]
+    seen += settings.noise * numbers[:, 17, None, None, None] * noise
+    return tf.clip_by_value(tf.where(images > 1.0, seen, images), 0.0, 255.0)
+
+
+def _places(images: tf.Tensor) -> tuple[float, tf.Tensor, tf.Tensor]:
+    """The middle of a side, and how far below and right of it each pixel lies, float32 (size, size)."""
     centre = (images.shape[1] - 1) / 2
     places = tf.range(images.shape[1], dtype=tf.float32) - centre
     y, x = tf.meshgrid(places, places, indexing="ij")
-    moved = _sampled(images, a * x + b * y + centre, c * x + d * y + centre)
-    return tf.clip_by_value(moved * gains[:, None, None, :], 0.0, 255.0)
+    return centre, y, x
 
 
 def _linear(signed: tf.Tensor, settings: params.Train) -> tf.Tensor:

@@ -14,7 +14,7 @@ from dvclive.live import Live
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.utils.class_weight import compute_sample_weight
 
-from malaria import params
+from malaria import labels, params
 from malaria.cells import doubtful_labels, packed
 from malaria.errors import UserError
 from malaria.train import augmentation, checkpoint, devices, network
@@ -60,6 +60,20 @@ def side(
     rows, labels = packed.rows(cells, splits, name)
     doubtful = doubtful_labels.among(splits[splits.split == name], listed) if listed else None
     return Cells(cells.images, rows, labels, doubtful)
+
+
+def with_others(cells: Cells, others: packed.Packed) -> Cells:
+    """`cells`, and other laboratories' after them."""
+    if not len(others.images):
+        return cells
+    rows = np.arange(len(cells.images), len(cells.images) + len(others.images))
+    doubtful = None if cells.doubtful is None else np.append(cells.doubtful, np.zeros(len(rows), dtype=bool))
+    return Cells(
+        np.concatenate([cells.images, others.images]),
+        np.append(cells.rows, rows),
+        np.append(cells.labels, labels.values(others.index.label).astype(np.float32)),
+        doubtful,
+    )
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from app.inference import Answer
 from app.model import open_model
 from malaria import bundle, paths, predict
 from malaria.cells import images
+from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
 from tests.support import app_server, bundles
 from tests.support.project import commit, git
@@ -434,7 +435,7 @@ def test_many_threads_get_their_own_answers(model_bundle, drawn):
 
 
 def test_no_more_cells_are_judged_in_one_go_than_was_said_and_each_in_its_turn():
-    crop = inference.Crop(np.zeros((50, 50, 3), np.uint8), (50, 50))
+    crop = Prepared(np.zeros((50, 50, 3), np.uint8), (1, 1, 1))
     waiting = deque(inference.Asked([crop] * cells_, Future()) for cells_ in (31, 32, 1, 1, 30, 1))
     calls = []
     while waiting:
@@ -445,7 +446,7 @@ def test_no_more_cells_are_judged_in_one_go_than_was_said_and_each_in_its_turn()
 def test_an_error_of_the_network_reaches_who_asked_and_the_next_is_answered(model_bundle):
     asked = inference.Judge(bundle.load(model_bundle))
     with pytest.raises(ValueError, match="not enough values to unpack"):
-        asked.ask([inference.Crop(np.zeros(7, np.uint8), (7, 1))])
+        asked.ask([Prepared(np.zeros(7, np.uint8), (1, 1, 1))])
     assert 0 <= asked.ask([asked.crop(np.zeros((50, 50, 3), np.uint8))])[0].p_parasitized <= 1
 
 

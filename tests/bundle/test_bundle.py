@@ -73,11 +73,11 @@ def test_a_bundle_explains_a_cell_by_a_map_where_it_has_one(mapped_bundle, model
 
 
 def test_a_crops_own_shape_counts_also_where_it_was_resized_before(gated, cells):
-    size = gated.record.input_size
     strip = np.tile(cells[0], (1, 3, 1))
     reason = gated.run([strip]).rejected[0]
     assert "times as long as wide" in reason
-    assert gated.run([images.resize(cells[0], size)], shapes=[strip.shape[:2]]).rejected == (reason,)
+    whole = dataclasses.replace(gated.prepare(cells[0]), shape=strip.shape[:2])
+    assert gated.run_prepared([whole]).rejected == (reason,)
 
 
 def test_batches_of_many_cells_are_judged_as_each_alone(gated, cells):

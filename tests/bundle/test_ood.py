@@ -12,6 +12,7 @@ from scipy.spatial import ConvexHull
 from malaria.bundle import ood
 from malaria.cells import images, synthetic
 from malaria.errors import UserError
+from tests.support.toy_cells import prepared
 
 
 class Mark:
@@ -50,21 +51,21 @@ def train():
 
 @pytest.fixture(scope="module")
 def fitted(train):
-    found = ood.fit(train, features_of(train))
+    found = ood.fit(prepared(train), features_of(train), "as-is")
     held_out = drawn(2, 400)
     return dataclasses.replace(
-        found, limits=ood.limits(ood.distances(found, held_out, features_of(held_out)), 0.02)
+        found, limits=ood.limits(ood.distances(found, prepared(held_out), features_of(held_out)), 0.02)
     )
 
 
 def reasons(fitted, picture):
     cells = images.resize(picture, 50)[None]
-    return ood.reasons(fitted, cells, features_of(cells))[0]
+    return ood.reasons(fitted, prepared(cells), features_of(cells))[0]
 
 
 def test_new_cells_pass_but_for_about_the_share_that_was_asked_for(fitted):
     cells = drawn(3, 400)
-    turned = sum(reason is not None for reason in ood.reasons(fitted, cells, features_of(cells)))
+    turned = sum(reason is not None for reason in ood.reasons(fitted, prepared(cells), features_of(cells)))
     assert turned <= 24
 
 
@@ -162,14 +163,15 @@ def test_a_gate_is_the_same_after_saving_and_its_bytes_are_too(fitted):
     assert ood.to_bytes(again) == written
     cells = drawn(4, 20)
     assert (
-        ood.distances(again, cells, features_of(cells)) == ood.distances(fitted, cells, features_of(cells))
+        ood.distances(again, prepared(cells), features_of(cells))
+        == ood.distances(fitted, prepared(cells), features_of(cells))
     ).all()
 
 
 def test_a_cells_verdict_does_not_depend_on_the_cells_beside_it(fitted):
     cells = drawn(6, 30)
-    alone = [ood.distances(fitted, cell[None], features_of(cell[None]))[0] for cell in cells]
-    together = ood.distances(fitted, cells, features_of(cells))
+    alone = [ood.distances(fitted, prepared(cell[None]), features_of(cell[None]))[0] for cell in cells]
+    together = ood.distances(fitted, prepared(cells), features_of(cells))
     finite = np.isfinite(together)
     assert np.allclose(np.stack(alone)[finite], together[finite], rtol=1e-3)
 
@@ -193,7 +195,7 @@ def test_a_gate_of_other_quantities_is_refused(fitted):
 
 def test_no_cells_have_no_reasons(fitted):
     none = np.zeros((0, 50, 50, 3), np.uint8)
-    assert ood.reasons(fitted, none, np.zeros((0, 75), np.float32)) == ()
+    assert ood.reasons(fitted, prepared(none), np.zeros((0, 75), np.float32)) == ()
 
 
 @pytest.mark.parametrize("size", [32, 50, 101])
@@ -206,13 +208,13 @@ def test_dents_are_the_black_within_the_convex_hull(size):
         corners = np.argwhere(part)[:, None] + np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])
         hull = ConvexHull(corners.reshape(-1, 2)).volume
         cell = part[:, :, None] * np.uint8([180, 140, 160])
-        dents = ood.quantities(cell[None])[0, list(ood.REASONS).index("dents")]
+        dents = ood.quantities(prepared(cell[None]))[0, list(ood.REASONS).index("dents")]
         assert 0.995 <= (dents**2 + 1) / (hull / part.sum()) <= 1.1
 
 
 def test_quantities_of_many_cells_are_those_of_each(train):
-    together = ood.quantities(train[:70])
-    alone = np.concatenate([ood.quantities(cell[None]) for cell in train[:70]])
+    together = ood.quantities(prepared(train[:70]))
+    alone = np.concatenate([ood.quantities(prepared(cell[None])) for cell in train[:70]])
     assert np.allclose(together, alone, rtol=1e-4, atol=1e-4)
 
 
@@ -222,7 +224,7 @@ def test_quantities_are_what_they_say():
     cell[10:40, 10:40] = random.integers(100, 200, (30, 30, 3))
     inside = cell[10:40, 10:40].astype(float)
     grey, red, blue = inside.mean(axis=2), inside[..., 0] - inside[..., 1], inside[..., 2] - inside[..., 1]
-    found = dict(zip(ood.REASONS, ood.quantities(cell[None])[0], strict=True))
+    found = dict(zip(ood.REASONS, ood.quantities(prepared(cell[None]))[0], strict=True))
     assert found["background"] == pytest.approx(1 - 900 / 2500)
     assert (found["corners"], found["dents"]) == (0, pytest.approx(0, abs=0.2))
     for name, values, spread in (
@@ -237,8 +239,42 @@ def test_quantities_are_what_they_say():
         assert found[name] == pytest.approx(np.log(steps / (2 * 900) + 0.1), rel=1e-4)
 
 
+def test_the_colour_that_a_cell_had_is_looked_at_too(train, fitted):
+    cells = prepared(train[:20])
+    assert set(ood.reasons(fitted, cells, features_of(train[:20]))) == {None}
+    for own, said in (((20, 12, 15), "underexposed"), ((140, 200, 140), "colour is not that")):
+        others = [dataclasses.replace(cell, own=own) for cell in cells]
+        assert all(said in reason for reason in ood.reasons(fitted, others, features_of(train[:20])))
+
+
+def test_what_follows_from_one_grey_level_has_no_dyes():
+    grey = np.random.default_rng(0).integers(90, 200, (50, 50))
+    stained = np.stack([200 * (grey / 150) ** 0.4, grey, 165 * (grey / 150) ** 0.8], axis=2).astype(np.uint8)
+    dyes = list(ood.REASONS).index("dyes")
+    found = ood.quantities(prepared(np.stack([stained, np.roll(stained, 1, axis=0)])))[:, dyes]
+    assert (found < 0).all()
+    coloured = stained.copy()
+    coloured[20:30, 20:30, 0] //= 2
+    assert ood.quantities(prepared(coloured[None]))[0, dyes] > 2
+
+
+def test_limits_spare_parasites_first():
+    held_out = np.zeros((2000, 3))
+    held_out[:, 1] = np.linspace(1, 2, 2000)
+    parasitized = np.arange(2000) >= 1000
+    patient = np.array([f"{number % 10}" for number in range(2000)])
+    # The parasitised cells are the farthest: 1 % of all would be 2 % of them.
+    found = ood.limits_for(held_out, parasitized, patient)
+    away = held_out[:, 1] > found[1]
+    assert 0 < away[parasitized].mean() <= 0.008
+    # One patient's parasites alone are far: few in all, but many of his.
+    held_out[:, 1] = np.where(parasitized & (patient == "3"), held_out[:, 1], 1.0)
+    his = held_out[parasitized & (patient == "3"), 1]
+    assert 0 < (his > ood.limits_for(held_out, parasitized, patient)[1]).mean() <= 0.08
+
+
 def test_a_feature_that_never_fires_does_no_harm(train):
     features = features_of(train)
     features[:, 3] = 0
-    found = ood.fit(train, features)
-    assert np.isfinite(ood.distances(found, train, features)).any(axis=1).mean() > 0.9
+    found = ood.fit(prepared(train), features, "as-is")
+    assert np.isfinite(ood.distances(found, prepared(train), features)).any(axis=1).mean() > 0.9

@@ -41,7 +41,7 @@ def digests(folder):
 
 
 def test_row_by_row_the_array_holds_what_the_index_names(raw, cells, tmp_path):
-    pack.write(raw, cells, 32, tmp_path / "packed")
+    pack.write(raw, cells, 32, "as-is", tmp_path / "packed")
     written = packed.load(tmp_path / "packed")
     assert written.images.shape == (COUNT, 32, 32, 3)
     assert written.size == 32
@@ -50,24 +50,24 @@ def test_row_by_row_the_array_holds_what_the_index_names(raw, cells, tmp_path):
 
 
 def test_the_index_is_sorted_by_path(raw, cells, tmp_path):
-    pack.write(raw, cells.sample(frac=1, random_state=1), 32, tmp_path / "packed")
+    pack.write(raw, cells.sample(frac=1, random_state=1), 32, "as-is", tmp_path / "packed")
     assert packed.load(tmp_path / "packed").index.path.is_monotonic_increasing
 
 
 def test_what_is_quarantined_is_not_packed(raw, cells, tmp_path):
     cells.loc[3, "status"] = tables.QUARANTINED
-    pack.write(raw, cells, 32, tmp_path / "packed")
+    pack.write(raw, cells, 32, "as-is", tmp_path / "packed")
     assert path_of(3) not in set(packed.load(tmp_path / "packed").index.path)
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_processes(raw, cells, tmp_path):
-    pack.write(raw, cells, 32, tmp_path / "one", workers=1)
-    pack.write(raw, cells, 32, tmp_path / "two", workers=2)
+    pack.write(raw, cells, 32, "as-is", tmp_path / "one", workers=1)
+    pack.write(raw, cells, 32, "as-is", tmp_path / "two", workers=2)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
 def test_pixels_are_mapped_and_cannot_be_written(raw, cells, tmp_path):
-    pack.write(raw, cells, 32, tmp_path / "packed")
+    pack.write(raw, cells, 32, "as-is", tmp_path / "packed")
     pixels = packed.load(tmp_path / "packed").images
     assert isinstance(pixels, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
@@ -77,31 +77,31 @@ def test_pixels_are_mapped_and_cannot_be_written(raw, cells, tmp_path):
 def test_an_image_that_broke_since_the_audit_asks_for_another_audit(raw, cells, tmp_path):
     (raw / path_of(5)).write_bytes(b"gone")
     with pytest.raises(UserError, match=r"005\.png is no PNG.* since the audit: .*-f audit"):
-        pack.write(raw, cells, 32, tmp_path / "packed")
+        pack.write(raw, cells, 32, "as-is", tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
 
 
 def test_nothing_accepted_is_an_error(raw, cells, tmp_path):
     with pytest.raises(UserError, match="no accepted cell"):
-        pack.write(raw, cells.assign(status="quarantined"), 32, tmp_path / "packed")
+        pack.write(raw, cells.assign(status="quarantined"), 32, "as-is", tmp_path / "packed")
 
 
 def test_a_missing_array_is_named(raw, cells, tmp_path):
-    pack.write(raw, cells, 32, tmp_path / "packed")
+    pack.write(raw, cells, 32, "as-is", tmp_path / "packed")
     (tmp_path / "packed" / packed.ARRAY).unlink()
     with pytest.raises(UserError, match=r"cells\.npy is missing or damaged"):
         packed.load(tmp_path / "packed")
 
 
 def test_an_array_of_other_cells_is_refused(raw, cells, tmp_path):
-    pack.write(raw, cells, 32, tmp_path / "packed")
+    pack.write(raw, cells, 32, "as-is", tmp_path / "packed")
     np.save(tmp_path / "packed" / packed.ARRAY, np.zeros((3, 32, 32, 3), dtype=np.uint8))
     with pytest.raises(UserError, match="does not fit the 60 rows"):
         packed.load(tmp_path / "packed")
 
 
 def test_a_splits_rows_and_labels_are_found_in_the_splits_order(raw, cells, tmp_path):
-    pack.write(raw, cells, 32, tmp_path / "packed")
+    pack.write(raw, cells, 32, "as-is", tmp_path / "packed")
     written = packed.load(tmp_path / "packed")
     splits = cells.assign(split=["test", "train", "val"] * 20)[::-1]
     rows, positive = packed.rows(written, splits, "val")
@@ -111,7 +111,7 @@ def test_a_splits_rows_and_labels_are_found_in_the_splits_order(raw, cells, tmp_
 
 
 def test_a_cell_that_was_not_packed_is_named(raw, cells, tmp_path):
-    pack.write(raw, cells[1:], 32, tmp_path / "packed")
+    pack.write(raw, cells[1:], 32, "as-is", tmp_path / "packed")
     with pytest.raises(UserError, match=r"lacks 1 cells, such as Parasitized/000\.png"):
         packed.rows(packed.load(tmp_path / "packed"), cells.assign(split="train"), "train")
 
@@ -121,7 +121,7 @@ def test_a_write_that_the_disk_takes_only_in_part_is_an_error(raw, cells, tmp_pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (COUNT * 30 * 30 * 3 - 1, before[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            pack.write(raw, cells, 30, tmp_path / "packed", workers=1)
+            pack.write(raw, cells, 30, "as-is", tmp_path / "packed", workers=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not (tmp_path / "packed").exists()

@@ -28,7 +28,8 @@ def data(tmp_path):
         tables.write(cells.assign(width=width), folder / paths.CELLS, tables.CELLS)
         (folder / paths.PACKED).mkdir(parents=True)
         np.save(folder / paths.PACKED / packed.ARRAY, pixels)
-        tables.write(cells, folder / paths.PACKED / packed.INDEX, tables.INDEX)
+        own = dict.fromkeys(packed.OWN, int(150 + light))
+        tables.write(cells.assign(**own), folder / paths.PACKED / packed.INDEX, tables.INDEX)
         return folder
 
     return _data
@@ -44,12 +45,11 @@ def test_the_same_cells_have_not_drifted(data):
 def test_another_light_is_drift_of_brightness_and_no_gain_of_cells(data):
     found = drift.drift(data("a", made.cells(120, 30)), data("b", made.cells(120, 30), light=20))
     by_name = {quantity.words: quantity for quantity in found.quantities}
-    assert by_name["brightness, grey levels"].distance == 1
-    assert by_name["brightness, grey levels"].now - by_name[
-        "brightness, grey levels"
-    ].before == pytest.approx(20, abs=1)
+    green = by_name["green, log grey levels"]
+    assert green.distance == 1
+    assert green.now - green.before == pytest.approx(np.log(170 / 150))
     assert by_name["longer side, px"].distance == 0
-    assert "Drifted: brightness, grey levels." in drift.markdown(found, "HEAD", 0.1)
+    assert "Drifted: green, log grey levels." in drift.markdown(found, "HEAD", 0.1)
 
 
 def test_a_distance_at_the_limit_has_not_drifted():

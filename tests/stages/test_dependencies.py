@@ -5,13 +5,16 @@ import re
 from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
+from malaria import params
 from malaria.bundle.build import CODE
 from tests.support.project import ROOT
 
+SOURCES = get_args(params.Data.model_fields["source"].annotation)
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 # Code that stages run and do not depend on, with the reason. A change here that falsifies a result on purpose
@@ -41,15 +44,13 @@ def dependencies(stage: str, suffix: str) -> set[str]:
 def runs(stage: str) -> frozenset[str]:
     """The project's modules that a stage imports, by way of others too, wherever in them an import stands.
 
-    Where dvc.yaml names a folder, any of its modules may run: the parameters choose, as they choose a source.
+    Of the sources of cells any may run: the parameters choose.
     """
     finder = ModuleFinder([str(ROOT)])
     finder.import_hook(f"stages.{stage}")
-    for folder in (
-        dep for dep in STAGES[stage]["deps"] if dep.startswith("malaria/") and (ROOT / dep).is_dir()
-    ):
-        for file in (ROOT / folder).glob("*.py"):
-            finder.import_hook(f"{folder.replace('/', '.')}.{file.stem}")
+    if stage == "fetch":
+        for source in SOURCES:
+            finder.import_hook(f"malaria.fetch.{source}")
     files = {Path(module.__file__) for module in finder.modules.values() if module.__file__}
     return frozenset(str(file.relative_to(ROOT)) for file in files if does_something(file))
 
@@ -93,7 +94,7 @@ def test_templates_that_a_stage_fills_in_are_dependencies(stage):
     assert dependencies(stage, ".j2") == used
 
 
-def test_a_module_chosen_at_run_time_lies_in_a_folder_that_is_a_dependency():
+def test_sources_alone_are_chosen_at_run_time_and_each_is_a_dependency():
     choosing = {
         module
         for stage in STAGES
@@ -101,7 +102,7 @@ def test_a_module_chosen_at_run_time_lies_in_a_folder_that_is_a_dependency():
         if "import_module(" in (ROOT / module).read_text()
     }
     assert choosing == {"malaria/fetch/sources.py"}
-    assert "malaria/fetch" in STAGES["fetch"]["deps"]
+    assert {f"malaria/fetch/{source}.py" for source in SOURCES} <= set(STAGES["fetch"]["deps"])
 
 
 def test_an_import_inside_a_function_is_seen():

@@ -18,7 +18,7 @@ from malaria import bundle
 from malaria.paths import LABEL_AUDIT
 from tests.support.project import ROOT, change, run
 
-STAGES = ("fetch", "audit", "split", "pack", "train", "evaluate", "export")
+STAGES = ("fetch", "audit", "split", "pack", "laboratories", "train", "evaluate", "export", "external")
 
 
 def changed_stages(repository: Path) -> set[str]:

@@ -16,7 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 from app import pictures
 from malaria import bundle, files, labels, predict
 from malaria.bundle import fingerprints, ood
-from malaria.cells import images
+from malaria.cells import images, prepare
 from malaria.predict import inputs
 
 NETWORK = Path(__file__).parent / "violet.tflite"
@@ -89,8 +89,9 @@ def _gate() -> ood.Check:
     drawn = np.stack([images.resize(pixels, SIZE) for pixels, _ in pictures.drawn(400, seed=7)])
     network = Interpreter(model_path=str(NETWORK)).get_signature_runner()
     features = network(cell=drawn.astype(np.float32))[sorted(network.get_output_details())[1]]
-    fitted = ood.fit(drawn[:200], features[:200])
-    return replace(fitted, limits=ood.limits(ood.distances(fitted, drawn[200:], features[200:])))
+    cells = [prepare.prepare(cell, SIZE, prepare.AS_IS) for cell in drawn]
+    fitted = ood.fit(cells[:200], features[:200], prepare.AS_IS)
+    return replace(fitted, limits=ood.limits(ood.distances(fitted, cells[200:], features[200:])))
 
 
 def _figures() -> dict[str, object]:

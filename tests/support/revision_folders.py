@@ -85,7 +85,8 @@ def write(
     order = found.path.argsort()
     (folder / paths.PACKED).mkdir(parents=True)
     np.save(folder / paths.PACKED / packed.ARRAY, np.stack(pixels)[order])
-    tables.write(found.iloc[order], folder / paths.PACKED / packed.INDEX, tables.INDEX)
+    index = found.iloc[order].assign(**dict.fromkeys(packed.OWN, 150))
+    tables.write(index, folder / paths.PACKED / packed.INDEX, tables.INDEX)
     return Revision(name, name * 5, folder)
 
 

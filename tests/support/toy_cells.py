@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from malaria.cells import prepare
+from malaria.cells.prepared import Prepared
+
 
 def toy_cells(doubtful: npt.NDArray[np.bool_] | None = None) -> Any:
     """`training.Cells`: 48 cells of 32 px, of which every second is parasitised, with a dark square."""
@@ -15,3 +18,8 @@ def toy_cells(doubtful: npt.NDArray[np.bool_] | None = None) -> Any:
     images[1::2, 12:20, 12:20] //= 3
     labels = (np.arange(48) % 2).astype(np.float32)
     return training.Cells(images, np.arange(48), labels, doubtful)
+
+
+def prepared(cells: npt.NDArray[np.uint8]) -> list[Prepared]:
+    """Cells of one size, uint8 (n, size, size, 3), as bundles are asked about them."""
+    return [prepare.prepare(cell, len(cell), prepare.AS_IS) for cell in cells]

@@ -18,7 +18,7 @@ from pathlib import Path
 from malaria.bundle import convert, ood
 from malaria.params import load_params
 from malaria.train import backend, network, training
-from tests.support.toy_cells import toy_cells
+from tests.support.toy_cells import prepared, toy_cells
 
 settings = load_params(Path("params.yaml")).train.model_copy(update={"epochs": 2, "batch_size": 16})
 backend.use_threads(settings.threads)
@@ -32,7 +32,7 @@ parts = [
     written,
     network.predict(model, cells.images).tobytes(),
     convert.convert(network.fused(model), "int8", cells.images),
-    ood.to_bytes(ood.fit(cells.images, features.numpy())),
+    ood.to_bytes(ood.fit(prepared(cells.images), features.numpy(), "own")),
 ]
 print("hashes", *(hashlib.sha256(part).hexdigest()[:16] for part in parts))
 """

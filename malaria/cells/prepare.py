@@ -1,0 +1,101 @@
+"""From a crop of any size, background and colour to what a network is given.
+
+The margin around the cell comes off, what is left is resized, and the cell's own colour is brought to one
+reference: a laboratory's stain, light and white balance are gone, and what stays is how parts of the cell
+differ from the rest of it. The cell alone decides, never another one of the same call.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from malaria.cells import images
+from malaria.cells.images import Pixels
+from malaria.cells.prepared import Prepared
+from malaria.params import Colour
+
+# What `pack.colour` and a bundle's record may name: the crop as it is, or by its own colour.
+AS_IS: Colour = "as-is"
+OWN: Colour = "own"
+
+# An empty background's grey level, and what a cell's colour is brought to: about the median NIH/NLM cell.
+_LIGHT = 235.0
+_REFERENCE = (200.0, 150.0, 165.0)
+_LEVELS = np.arange(256)
+# A cell's colour is this percentile of its pixels: parasites are darker, and fewer.
+_PERCENTILE = 60
+# Optical densities are stretched within these bounds: what has no stain would be noise alone.
+_LEAST, _MOST = 0.4, 2.5
+
+# Brighter than this in any channel counts as part of the cell.
+BLACK = 16
+# A background is even if its corners differ by no more than this, in grey levels; the rest of it may differ
+# as much from them.
+_EVEN = 14
+# px from each corner along either side, whose median is the corner's colour.
+_CORNER = 3
+# Shares of a side: a margin that is less stays, and rows with less of the cell are margin.
+_MARGIN, _SPECK = 0.04, 0.03
+
+
+def prepare(crop: Pixels, size: int, colour: Colour) -> Prepared:
+    """A crop, uint8 (h, w, 3), for a network of `size` px."""
+    cell = images.resize(crop if colour == AS_IS else without_margin(crop), size)
+    part = cell.max(axis=2) > BLACK
+    own = _own(cell, part)
+    return Prepared(cell if colour == AS_IS else _stained(cell, part, own), own, crop.shape[:2])
+
+
+def without_margin(cell: Pixels) -> Pixels:
+    """The part of `cell`, uint8 (h, w, 3), that holds the cell, on black; all of it where that is unclear."""
+    cell = _on_black(cell)
+    part = cell.max(axis=2) > BLACK
+    height, width = part.shape
+    rows = np.flatnonzero(part.sum(axis=1) > _SPECK * width)
+    columns = np.flatnonzero(part.sum(axis=0) > _SPECK * height)
+    if not len(rows) or not len(columns):
+        return cell
+    top, low, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    if max(top, height - low) <= _MARGIN * height and max(left, width - right) <= _MARGIN * width:
+        return cell
+    return cell[top:low, left:right]
+
+
+def _own(cell: Pixels, part: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
+    """The colour of the `part` of `cell` that is not black: a percentile of each channel, from 1 to 255."""
+    red, green, blue = (
+        max(1, int(np.searchsorted(counts, counts[-1] * _PERCENTILE / 100)))
+        for counts in (np.bincount(cell[..., channel][part], minlength=256).cumsum() for channel in range(3))
+    )
+    return red, green, blue
+
+
+def _stained(cell: Pixels, part: npt.NDArray[np.bool_], own: tuple[int, int, int]) -> Pixels:
+    """`cell` with its `own` colour brought to the reference; black stays black.
+
+    Each channel's optical density, minus the logarithm of the light that passes (Beer and Lambert), is
+    multiplied so that the cell's colour becomes the reference. Where that would take too much, as in a
+    channel that is as bright as the background, it is shifted for the rest.
+    """
+    found = np.empty_like(cell)
+    for channel, (reference, level) in enumerate(zip(_REFERENCE, own, strict=True)):
+        density = -np.log(min(level, _LIGHT - 1) / _LIGHT)
+        stretch = min(_MOST, max(_LEAST, -np.log(reference / _LIGHT) / density))
+        table = reference * (_LEVELS / level) ** stretch + 0.5
+        found[..., channel] = table.clip(0, 255).astype(np.uint8)[cell[..., channel]] * part
+    return found
+
+
+def _on_black(cell: Pixels) -> Pixels:
+    """`cell` with an even background of another colour made black, where it reaches in from the border."""
+    ends = np.r_[:_CORNER, -_CORNER:0]
+    patches = cell[ends][:, ends].reshape(2, _CORNER, 2, _CORNER, 3).astype(np.int16)
+    corners = np.median(patches, axis=(1, 3)).reshape(4, 3)
+    colour = np.median(corners, axis=0).astype(np.int16)
+    if colour.max() <= BLACK or (np.abs(corners - colour) > _EVEN).any():
+        return cell
+    like = (np.abs(cell - colour) <= _EVEN).all(axis=2) | (cell.max(axis=2) <= BLACK)
+    reached = np.zeros_like(like)
+    for turns in range(4):
+        turned = np.rot90(like, turns)
+        reached |= np.rot90(np.logical_and.accumulate(turned, axis=0), -turns)
+    return np.where(reached[..., None], np.uint8(0), cell)

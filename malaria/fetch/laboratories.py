@@ -1,0 +1,73 @@
+"""Labelled cells of other laboratories, to learn from or to be judged by: a folder with a set of each.
+
+A set is a folder, zip or tar with class folders; cells of one class alone will do.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from malaria import params
+from malaria.cells import audit, splits
+from malaria.errors import UserError
+from malaria.fetch import archives, class_folders
+from malaria.labels import LABELS
+
+# FIELD__3.png is a cell of the field of view FIELD, as tools that cut cells out of fields name them.
+_FIELD = re.compile(r"(.+)__\d+$")
+
+
+def sets(folder: Path) -> dict[str, Path]:
+    """The sets in `folder`, by the name of folder or archive; UserError where `folder` is not there."""
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is not there: make the folder, and put a set of cells for each laboratory there."
+        )
+    found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return {path.name.partition(".")[0]: path for path in found if path.is_dir() or archives.is_archive(path)}
+
+
+def learned(settings: params.Laboratories) -> dict[str, Path]:
+    """The sets to learn from: those of the folder that are not left out.
+
+    Raises:
+        UserError: a set that is to be left out is not there.
+    """
+    found = sets(Path(settings.folder))
+    for name in settings.leave_out:
+        if found.pop(name, None) is None:
+            raise UserError(
+                f"params.yaml: laboratories.leave_out names {name}, but {settings.folder} has no such set."
+            )
+    return found
+
+
+def place(given: Path, raw: Path, settings: params.Params) -> pd.DataFrame:
+    """Bring the cells of one set into the new folder `raw`, and read each once.
+
+    Returns:
+        Accepted cells with the columns of tables.CELLS, paths below the folder that `raw` is in. `patient` is
+        never empty: where it is not known it is the field of view that the cell is cut out of, which the name
+        tells, else the cell is its own.
+
+    Raises:
+        UserError: there are no class folders, or too many images are set aside.
+    """
+    classes, limits = settings.data.classes, settings.audit
+    raw.mkdir()
+    if archives.is_archive(given):
+        with archives.unpacked(given, raw) as cells:
+            class_folders.place(cells, raw, os.replace, str(given), classes, one_class=True)
+    else:
+        class_folders.place(given, raw, shutil.copyfile, str(given), classes, one_class=True)
+    there = [label for label in LABELS if (raw / label).is_dir()]
+    found = audit.audit(raw, limits, labels=there)
+    audit.check(found, limits, given, "put the data right", there)
+    accepted = splits.with_patients(found)
+    fields = accepted.path.map(lambda path: Path(path).stem).str.extract(_FIELD, expand=False)
+    unknown = accepted.patient.str.startswith(splits.OWN) & fields.notna()
+    patient = accepted.patient.mask(unknown, fields)
+    return accepted.assign(path=f"{raw.name}/" + accepted.path, patient=f"{raw.name} " + patient)

@@ -1,0 +1,95 @@
+"""How a bundle does on other laboratories' cells, each set for itself."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from malaria import params
+from malaria.bundle import Bundle, fingerprints
+from malaria.bundle import part as bundle_part
+from malaria.cells import images
+from malaria.cells.prepared import Prepared
+from malaria.evaluate import evaluation, metrics
+from malaria.fetch import laboratories
+
+
+def judge(bundle: Bundle, given: Path, settings: params.Params) -> dict[str, Any]:
+    """What `bundle` says of one set, as plain values for JSON.
+
+    Args:
+        given: folder or archive of one laboratory, as `laboratories.place` takes it.
+
+    Returns:
+        How many cells and parasitised ones there are, of how many fields of view (or patients, where they
+        are known), and how many of the cells the bundle has learned from. Then figures, {value, low, high}
+        with the 95 % interval by bootstrap over fields: turned_away_parasitized and turned_away_uninfected,
+        shares; sensitivity and false_positives, healthy cells called parasitised per 1,000, at 0.5; auc;
+        false_positives_at_95, the same per 1,000 at a sensitivity of 0.95. All but the first two count what
+        the network says of every cell, whether the check turns it away or not. null is what the set cannot
+        give.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        raw = Path(temporary)
+        cells = laboratories.place(given, raw / "set", settings)
+        prepared = [bundle.prepare(images.read(raw / path, bundle.limits).pixels) for path in cells.path]
+    found = bundle.run_prepared(prepared)
+    sample = metrics.sample(cells, found.p_parasitized, settings.evaluate)
+    rejected = np.array([reason is not None for reason in found.rejected])
+    return {
+        "cells": len(cells),
+        "parasitized": int(sample.y.sum()),
+        "fields": sample.patients,
+        "known": _known(bundle, prepared),
+        **{name: evaluation.plain(values) for name, values in _figures(sample, rejected).items()},
+    }
+
+
+def as_text(scores: dict[str, dict[str, Any]]) -> str:
+    """`judge` of each set, for a terminal."""
+    lines = []
+    for name, of in scores.items():
+        learned = f", {of['known']:,} of them learned from" if of["known"] else ""
+        what = f"{of['cells']:,} cells, {of['parasitized']:,} parasitised, of {of['fields']:,} fields"
+        lines.append(f"{name}: {what}{learned}")
+        lines += [f"  {words:52}{metrics.interval(**of[key], form=form)}" for key, words, form in _WORDS]
+    return "\n".join(lines)
+
+
+_WORDS = (
+    ("turned_away_parasitized", "turned away, share of the parasitised cells", ".3f"),
+    ("turned_away_uninfected", "turned away, share of the healthy cells", ".3f"),
+    ("sensitivity", "sensitivity at 0.5", ".3f"),
+    ("false_positives", "false positives per 1,000 healthy cells at 0.5", ".0f"),
+    ("auc", "AUC", ".3f"),
+    ("false_positives_at_95", "false positives per 1,000 at a sensitivity of 0.95", ".0f"),
+)
+
+
+def _figures(sample: metrics.Sample, rejected: metrics.Bools) -> dict[str, metrics.Floats]:
+    rates = metrics.rates(sample)
+    # At a sensitivity of 0.95: with the classes changed round, as if at a specificity.
+    turned_round = metrics.Sample(1 - sample.p, 1 - sample.y, sample.patient, sample.resamples)
+    return {
+        "turned_away_parasitized": _share(sample, rejected, 1),
+        "turned_away_uninfected": _share(sample, rejected, 0),
+        "sensitivity": rates["sensitivity"],
+        "false_positives": 1000 * (1 - rates["specificity"]),
+        "auc": metrics.ranking(sample)["auc"],
+        "false_positives_at_95": 1000 * (1 - metrics.sensitivity_at(turned_round, 0.95)),
+    }
+
+
+def _share(sample: metrics.Sample, chosen: metrics.Bools, kind: int) -> metrics.Floats:
+    """The share of the cells of one class that are `chosen`, float64 (1 + resamples,)."""
+    of = sample.only(sample.y == kind)
+    with np.errstate(invalid="ignore"):
+        return of.cells(chosen[sample.y == kind]) / of.cells()
+
+
+def _known(bundle: Bundle, cells: list[Prepared]) -> int | None:
+    """How many of the prepared cells the bundle learned from; None where it does not say."""
+    content = bundle_part(bundle.folder, bundle.record, "trained_on")
+    seen = None if content is None else fingerprints.from_bytes(content)
+    return None if seen is None else int(fingerprints.known(seen, (cell.pixels for cell in cells)).sum())

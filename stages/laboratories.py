@@ -1,0 +1,28 @@
+"""Prepare other laboratories' cells, which the network learns from beside the train cells."""
+
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from malaria import tables
+from malaria.cells import pack
+from malaria.command import run_stage
+from malaria.fetch import laboratories
+from malaria.params import load_params
+from malaria.paths import LABORATORIES
+
+
+def main() -> None:
+    params = load_params()
+    given = laboratories.learned(params.laboratories)
+    with tempfile.TemporaryDirectory() as temporary:
+        raw = Path(temporary)
+        found = [laboratories.place(path, raw / name, params) for name, path in given.items()]
+        cells = pd.concat([pd.DataFrame(columns=list(tables.CELLS)).astype(tables.CELLS), *found])
+        count = pack.write(raw, cells, params.pack.size, params.pack.colour, LABORATORIES, may_be_empty=True)
+    print(f"{count:,} cells of {len(given)} other laboratories: {', '.join(given) or 'none'}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

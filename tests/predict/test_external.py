@@ -1,0 +1,79 @@
+"""How a bundle does elsewhere, in figures that scikit-learn and counting by hand confirm."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from malaria import bundle
+from malaria.params import load_params
+from malaria.predict import external
+from tests.support import bundles
+from tests.support.project import ROOT
+
+SETTINGS = load_params(ROOT / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """Forty drawn cells of eight fields, and one that is no cell."""
+    folder = tmp_path_factory.mktemp("laboratory")
+    from app import pictures
+
+    for number, (pixels, infected) in enumerate(pictures.drawn(40, seed=5)):
+        file = folder / ("Parasitized" if infected else "Uninfected") / f"field{number % 8}__{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    Image.fromarray(np.full((60, 60, 3), 255, np.uint8)).save(folder / "Uninfected/field0__99.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return bundle.load(bundles.violet(tmp_path_factory.mktemp("bundle") / "violet", gated=True))
+
+
+def test_figures_are_those_of_the_set(given, model):
+    found = external.judge(model, given, SETTINGS)
+    files = sorted(given.rglob("*.png"))
+    said = model.run([np.asarray(Image.open(file)) for file in files])
+    infected = np.array([file.parent.name == "Parasitized" for file in files])
+    p, away = said.p_parasitized, np.array([reason is not None for reason in said.rejected])
+    assert (found["cells"], found["parasitized"], found["fields"]) == (41, infected.sum(), 8)
+    assert found["auc"]["value"] == pytest.approx(roc_auc_score(infected, p), abs=1e-6)
+    assert found["sensitivity"]["value"] == pytest.approx((p[infected] >= 0.5).mean(), abs=1e-6)
+    assert found["false_positives"]["value"] == pytest.approx(1000 * (p[~infected] >= 0.5).mean(), abs=1e-3)
+    assert found["turned_away_uninfected"]["value"] == pytest.approx(away[~infected].mean(), abs=1e-6)
+    assert away.any()
+    threshold = np.sort(p[infected])[int(np.floor(0.05 * infected.sum()))]
+    expected = 1000 * (p[~infected] >= threshold).mean()
+    assert found["false_positives_at_95"]["value"] == pytest.approx(expected, abs=1e-3)
+    assert found["auc"]["low"] <= found["auc"]["value"] <= found["auc"]["high"]
+
+
+def test_cells_that_were_learned_from_are_counted(given, model):
+    seen = external.judge(model, given, SETTINGS)["known"]
+    assert seen == 0
+    assert f"{model.folder.name}: 41 cells" in external.as_text(
+        {model.folder.name: external.judge(model, given, SETTINGS)}
+    )
+
+
+def test_a_set_of_one_class_gives_what_it_can(given, model, tmp_path):
+    healthy = tmp_path / "healthy"
+    healthy.mkdir()
+    (healthy / "Uninfected").symlink_to(given / "Uninfected")
+    found = external.judge(model, healthy, SETTINGS)
+    assert found["parasitized"] == 0
+    assert found["auc"] == {"value": None, "low": None, "high": None}
+    assert found["false_positives"]["value"] is not None
+    assert "AUC" in external.as_text({"healthy": found})
+
+
+def test_what_a_network_says_counts_whether_or_not_the_check_turns_the_cell_away(given, model):
+    without = dataclasses.replace(model, fitted_ood=None)
+    one, other = (external.judge(asked, given, SETTINGS) for asked in (model, without))
+    assert one["auc"] == other["auc"]
+    assert other["turned_away_uninfected"]["value"] == 0
