@@ -92,8 +92,8 @@ def test_unless_it_is_said_otherwise_a_hundredth_of_held_out_cells_is_turned_awa
 
 
 def test_ranges_hold_all_training_cells_but_the_outermost(train):
-    found = ood.fit(train, features_of(train))
-    look = ood.quantities(train)
+    found = ood.fit(prepared(train), features_of(train), "as-is")
+    look = ood.quantities(prepared(train))
     # 0.02 % of 400 cells is less than one.
     assert (look < found.least).sum(axis=0).max() <= 1
     assert (look > found.most).sum(axis=0).max() <= 1
@@ -101,8 +101,8 @@ def test_ranges_hold_all_training_cells_but_the_outermost(train):
 
 def test_beyond_its_limits_a_cell_is_turned_away(fitted):
     cells = drawn(3, 400)
-    beyond = (ood.distances(fitted, cells, features_of(cells)) > fitted.limits).any(axis=1)
-    turned = [reason is not None for reason in ood.reasons(fitted, cells, features_of(cells))]
+    beyond = (ood.distances(fitted, prepared(cells), features_of(cells)) > fitted.limits).any(axis=1)
+    turned = [reason is not None for reason in ood.reasons(fitted, prepared(cells), features_of(cells))]
     assert turned == beyond.tolist()
     assert any(turned)
 
@@ -110,7 +110,7 @@ def test_beyond_its_limits_a_cell_is_turned_away(fitted):
 def test_the_middle_is_a_disc_of_six_tenths_of_the_cell():
     y, x = np.meshgrid(*[np.linspace(-1, 1, 101)] * 2, indexing="ij")
     cell = (np.hypot(y, x) >= 0.3)[:, :, None] * np.uint8([180, 140, 160])
-    middle = ood.quantities(cell[None])[0, list(ood.REASONS).index("middle")]
+    middle = ood.quantities(prepared(cell[None]))[0, list(ood.REASONS).index("middle")]
     assert middle == pytest.approx(0.3**2 / 0.6**2, abs=0.01)
 
 

@@ -105,4 +105,8 @@ def test_what_may_follow_is_what_takes_in_the_results_of_these_stages(what):
 def test_a_threshold_or_a_plot_retrains_nothing(repository):
     change(repository, {"evaluate.specificities": [0.9], "evaluate.bins": 10})
     said = run("dvc", "repro", "--dry", cwd=repository).stdout
-    assert [name for name in STAGES if f"Running stage '{name}'" in said] == ["evaluate", "export"]
+    assert [name for name in STAGES if f"Running stage '{name}'" in said] == [
+        "evaluate",
+        "export",
+        "external",
+    ]

@@ -148,7 +148,7 @@ def test_labels_in_doubt_do_not_choose_the_epoch(cells, tmp_path):
     assert trained.val_auc > 0.9
 
 
-@pytest.mark.parametrize(("keep", "kept"), [("last", 5), ("best", 2)])
+@pytest.mark.parametrize(("keep", "kept"), [("last", 5), ("best", 1)])
 def test_the_last_epoch_or_the_best_on_val_is_kept(cells, tmp_path, keep, kept):
     from malaria.train import training
 
