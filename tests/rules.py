@@ -489,7 +489,7 @@ RULES = (
         "test_a_gate_that_fails_needs_a_reason",
         ("a version is above the last", "_numbers(version) <= _numbers", "_numbers(version) < _numbers"),
         ("the last is the highest by numbers", "max(released, key=_numbers)", "max(released)"),
-        ("synthetic cells are not released", "    if record.synthetic:", "    if not record:"),
+        ("synthetic cells are not released", "    if released.record.synthetic:", "    if not released:"),
         ("a gate that fails needs a reason", "    if not override:", "    if override is None:"),
     ),
     *of(
@@ -520,7 +520,12 @@ RULES = (
             "one.specificity == point.specificity",
             "one.threshold == point.threshold",
         ),
-        ("false alarms of a point", "100 * (1 - point.specificity)", "100 * point.specificity"),
+        ("a point's cost is what it calls wrongly", "100 * (1 - rate)", "100 * rate"),
+        (
+            "a point's cost is of its own rates",
+            "scores if point.specificity is None else",
+            "scores if True else",
+        ),
         ("a rejected cell has no category", "    if answer.rejected is not None:", "    if False:"),
     ),
     *of(

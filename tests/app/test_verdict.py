@@ -7,6 +7,7 @@ import pytest
 from app import batches, cells, verdict
 from app.inference import Answer
 from app.verdict import HALF, Point
+from malaria import bundle
 
 LATE = Point("99 % specificity", 0.8, 0.99)
 
@@ -57,12 +58,19 @@ def test_another_models_point_is_the_one_of_the_same_specificity():
     assert verdict.matching(odd, known) is odd
 
 
-def test_a_points_cost_is_told_in_false_alarms():
-    known = (HALF, LATE)
-    assert verdict.cost(LATE, known) == (
-        "0.800: fewest false alarms, of 100 healthy cells about 1 are called Parasitized"
-    )
-    assert verdict.cost(HALF, known).startswith("0.500: fewest misses, ")
+def test_a_points_cost_is_what_the_bundles_figures_have_at_it(model_bundle):
+    def rates(sensitivity: float, specificity: float) -> dict[str, dict[str, float]]:
+        return {"sensitivity": {"value": sensitivity}, "specificity": {"value": specificity}}
+
+    scores = rates(0.9, 0.75) | {"at_95_specificity": rates(0.8, 0.96), "at_97_specificity": rates(0.7, 0.98)}
+    found = verdict.points(bundle.read_record(model_bundle), scores)
+    assert [point.missed for point in found] == pytest.approx([10, 20, 30, None])
+    assert [point.alarms for point in found] == pytest.approx([25, 4, 2, None])
+    told = verdict.cost(found[0], found)
+    assert "100 parasitised cells 10.0 missed" in told
+    assert "100 healthy ones 25.0 called" in told
+    assert "fewest misses" in told
+    assert "fewest false alarms" in verdict.cost(found[-1], found)
 
 
 def test_a_batch_is_counted_by_status_and_category():

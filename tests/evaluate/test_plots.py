@@ -19,7 +19,7 @@ def cells() -> pd.DataFrame:
 
 
 def test_a_perfect_model_lies_on_the_diagonal_of_the_reliability_diagram(cells):
-    found = plots.frames(cells, 2, 1, {0.95: 0.7})["reliability"]
+    found = plots.frames(cells, 2, 1, {})["reliability"]
     # From 0.1 to 0.5 two of five are parasitised, above it two of three.
     assert found.mean_probability.tolist() == [0.3, 0.75]
     assert found.share_parasitized.tolist() == [0.4, 0.666667]
@@ -27,7 +27,7 @@ def test_a_perfect_model_lies_on_the_diagonal_of_the_reliability_diagram(cells):
 
 
 def test_cells_are_called_as_the_app_calls_them(cells):
-    found = plots.frames(cells, 2, 1, {0.95: 0.7})["confusion"]
+    found = plots.frames(cells, 2, 1, {})["confusion"]
     assert found.actual.tolist() == cells.label.tolist()
     assert (
         found.predicted.tolist()
@@ -36,7 +36,7 @@ def test_cells_are_called_as_the_app_calls_them(cells):
 
 
 def test_each_class_has_its_own_bars(cells):
-    found = plots.frames(cells, 2, 1, {0.95: 0.7})["scores"].set_index("p_parasitized")
+    found = plots.frames(cells, 2, 1, {})["scores"].set_index("p_parasitized")
     assert found.parasitized_cells[found.parasitized_cells > 0].to_dict() == {
         0.425: 1, 0.525: 1, 0.825: 1, 0.925: 1
     }  # fmt: skip
@@ -46,8 +46,22 @@ def test_each_class_has_its_own_bars(cells):
 
 @pytest.mark.parametrize(("least", "expected"), [(1, {"P1": 2 / 3, "P2": 1}), (2, {"P1": 2 / 3}), (4, {})])
 def test_a_patient_is_drawn_with_so_many_parasitised_cells(cells, least, expected):
-    found = plots.frames(cells, 2, least, {0.95: 0.7})["patients"]
+    found = plots.frames(cells, 2, least, {})["patients"]
     assert found.set_index("patient").sensitivity.to_dict() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_patients_interval_is_wilsons(cells):
+    found = plots.frames(cells, 2, 2, {})["patients"]
+    # Two hits of three, by Wilson's formula.
+    assert found[["low", "high"]].to_numpy().tolist() == [pytest.approx([0.207660, 0.938510], abs=1e-5)]
+
+
+def test_operating_points_are_those_of_their_thresholds(cells):
+    found = plots.frames(cells, 2, 1, {0.75: 0.55, 0.95: 0.9})["operating_points"]
+    assert found.specificity.tolist() == [0.75, 0.95]
+    # From 0.55 on two of the four parasitised cells and one healthy one; from 0.9 on one and none.
+    assert found.sensitivity.tolist() == [0.5, 0.25]
+    assert found.one_minus_specificity.tolist() == [0.25, 0]
 
 
 def test_plots_are_written_as_light_tables(tmp_path):
@@ -56,25 +70,9 @@ def test_plots_are_written_as_light_tables(tmp_path):
     plots.write(many.assign(p_parasitized=random.random(3000)), tmp_path, 15, 5, {0.95: 0.7})
     frames = {file.stem: pd.read_csv(file) for file in tmp_path.glob("*.csv")}
     assert set(frames) == {
-        *("roc", "operating_points", "precision_recall", "confusion"),
-        *("reliability", "scores", "patients"),
-    }
+        "roc", "operating_points", "precision_recall", "confusion", "reliability", "scores", "patients"
+    }  # fmt: skip
     for name in ("roc", "precision_recall"):
         assert 300 < len(frames[name]) <= 400
     assert frames["roc"].iloc[[0, -1]].to_numpy().tolist() == [[0, 0], [1, 1]]
     assert frames["scores"][["parasitized_cells", "uninfected_cells"]].to_numpy().sum() == 3000
-
-
-def test_operating_points_lie_on_the_curve_and_intervals_round_each_patient():
-    random = np.random.default_rng(0)
-    labels = random.choice(["Parasitized", "Uninfected"], 3000)
-    p = np.clip(random.normal(np.where(labels == "Parasitized", 0.7, 0.4), 0.2), 0, 1)
-    patients = random.choice(["P1", "P2", "P3"], 3000)
-    many = pd.DataFrame({"patient": patients, "label": labels, "p_parasitized": p})
-    drawn = plots.frames(many, 15, 5, {0.95: 0.7})
-    (point,) = drawn["operating_points"].itertuples()
-    curve = drawn["roc"]
-    found = np.interp(point.one_minus_specificity, curve.one_minus_specificity, curve.sensitivity)
-    assert point.sensitivity == pytest.approx(found, abs=0.02)
-    assert (drawn["patients"].low <= drawn["patients"].sensitivity).all()
-    assert (drawn["patients"].sensitivity <= drawn["patients"].high).all()
