@@ -70,6 +70,7 @@ class Judged(Plain):
     `left_out` are the others. The rest counts what must not be: base's patients `torn` between the branch's
     test and its other sides, test cells trained on under another patient's name (`renamed`), or as a copy in
     another file (`copies`). Cells are matched by the SHA-256 of their files, copies by their looks.
+    Of the branch's test patients `came` are not the base's; of the base's, `gone` are not in the branch's.
     """
 
     cells: int
@@ -80,6 +81,8 @@ class Judged(Plain):
     torn: int
     renamed: int
     copies: int
+    came: int = 0
+    gone: int = 0
 
 
 class Flip(Plain):
@@ -186,6 +189,8 @@ def judged_cells(base: Revision | None, branch: Revision) -> tuple[pd.DataFrame,
         torn=len(used & kept),
         renamed=int(under_another_name.sum()),
         copies=_copies(base, branch, judged) if base else 0,
+        came=len(kept - set(known.patient)),
+        gone=len(set(tested.patient) - used - kept),
     )
 
 

@@ -7,7 +7,7 @@ from malaria import paths
 LOCK = paths.LOCK
 
 # The files that a run changes and git keeps, in the order of the stages.
-KEPT = (LOCK, paths.SUMMARY)
+KEPT = (LOCK, paths.SIDES, paths.SUMMARY)
 
 # What is made for a report lies here, and is never committed.
 REPORTS = Path("reports/ci")

@@ -139,7 +139,9 @@ def _by_patient(found: Comparison) -> Found:
 def _comparable(found: Comparison) -> Found:
     if why := not_comparable(found):
         return "failed", why
-    return "passed", f"{found.judged.cells:,} test cells of {found.judged.patients} patients"
+    cells = found.judged
+    changed = f"; of the test patients {cells.came} are new and {cells.gone} gone" if found.base else ""
+    return "passed", f"{cells.cells:,} of the base's test cells, of {cells.patients} patients{changed}"
 
 
 def _points(found: Comparison) -> list[Figure | None]:

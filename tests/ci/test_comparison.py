@@ -386,3 +386,12 @@ def test_an_entry_whose_outputs_are_nowhere_is_dropped_and_the_rest_stays(finish
     assert (clone / "data/splits.csv").is_file()
     assert "train" not in revisions.lock_of(clone)
     assert "split" in revisions.lock_of(clone)
+
+
+def test_it_is_said_how_many_test_patients_are_new_and_gone(compare):
+    before = made.cells(240, patients=24)
+    stay = before[~before.patient.isin(["P0", "P1", "P23"])]
+    newer = made.cells(48, patients=12, first=1200).assign(patient=lambda rows: "N" + rows.patient)
+    found = compare(branch={"found": pd.concat([stay, newer], ignore_index=True)})
+    assert (found.judged.cells, found.judged.came, found.judged.gone) == (120, 6, 2)
+    assert "of the test patients 6 are new and 2 gone" in said(verdict.judge(found, None), "comparable")
