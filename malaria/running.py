@@ -28,17 +28,20 @@ def end_with_dvc() -> None:
     A stage that you start by hand may outlive its terminal, and is left alone.
     """
     if "DVC_STAGE" in os.environ:
-        _end_with(_dvc)
+        _end_with(_dvc, _dvc())
 
 
-def end_with_parent() -> None:
-    """In a worker process: end it, and what it has started, when the process that it works for has ended."""
-    _end_with(os.getppid)
+def end_with_parent(parent: int = 0) -> None:
+    """In a worker process: end it, and what it has started, when the process that it works for has ended.
+
+    Args:
+        parent: that process; where it may have ended by now, getppid() tells another.
+    """
+    _end_with(os.getppid, parent or os.getppid())
 
 
-def _end_with(above: Callable[[], int | None]) -> None:
-    """End this process once `above` gives another process than it gives now, or none."""
-    first = above()
+def _end_with(above: Callable[[], int | None], first: int | None) -> None:
+    """End this process once `above` gives another process than `first`, or none."""
 
     def end_after() -> None:
         while first is not None and above() == first:

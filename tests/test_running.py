@@ -69,6 +69,21 @@ def test_a_stage_ends_when_dvc_alone_is_killed(way):
         assert ends(dvc)
 
 
+ORPHAN = """
+import subprocess, sys
+dead = subprocess.Popen(["true"])
+dead.wait()
+from malaria import running
+running.end_with_parent(dead.pid)
+sys.stdin.readline()
+"""
+
+
+def test_a_worker_whose_parent_died_before_it_had_started_ends_too():
+    with start(sys.executable, "-c", ORPHAN) as process:
+        assert ends(process)
+
+
 COMMAND = """
 import os, sys
 from malaria.command import end_with

@@ -1,7 +1,9 @@
 """Your own cells grow: the next run trains on old and new, and nobody changes sides."""
 
 import json
+import os
 import shutil
+import sys
 
 import pandas as pd
 import pytest
@@ -60,3 +62,21 @@ def test_a_fresh_clone_of_what_was_added_makes_the_same_bytes(lab, raw, tmp_path
     assert git("status", "--porcelain", cwd=clone) == ""
     for file in (paths.SPLITS, paths.SPLIT_SUMMARY, paths.SIDES):
         assert (clone / file).read_bytes() == (lab / file).read_bytes()
+
+
+def test_cells_that_were_given_to_dvc_reach_a_fresh_clone(lab, tmp_path):
+    folders = ("data/folder/Parasitized", "data/folder/Uninfected")
+    git("rm", "-q", "-r", "--cached", *folders, cwd=lab)
+    run("dvc", "add", "-q", *folders, cwd=lab)
+    run("dvc", "remote", "add", "-q", "--force", "storage", str(tmp_path / "store"), cwd=lab)
+    run("dvc", "repro", "split", cwd=lab)
+    commit(lab, "cells in DVC")
+    run("dvc", "push", "-q", cwd=lab)
+    clone = tmp_path / "clone"
+    git("clone", "-q", str(lab), str(clone), cwd=lab)
+    store = os.environ | {"DVC_REMOTE_URL": str(tmp_path / "store")}
+    run(sys.executable, "-m", "ci.storage", "pull", cwd=clone, environment=store)
+    assert sides(clone).to_dict() == sides(lab).to_dict()
+    for folder in folders:
+        assert len(list((clone / folder).iterdir())) > 50
+    assert "Running stage" not in run("dvc", "repro", "split", cwd=clone).stdout
