@@ -1,4 +1,5 @@
-# `train` runs the pipeline, `airflow` schedules it, `app` serves a bundle: docs/docker.md.
+# `train` runs the pipeline, `airflow` schedules it, `app` serves a bundle: docs/docker.md. `engine` is for clusters:
+# docs/scale.md.
 # Any base image with Python 3.11 to 3.13 and its venv module will do.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
@@ -32,6 +33,20 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=
     python3 -m venv /opt/airflow \
     && /opt/airflow/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock \
     && /opt/airflow/bin/pip uninstall --yes pip
+
+FROM base AS engine-environment
+COPY requirements-engine.lock ./
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=ca_certificates \
+    python3 -m venv /opt/venv \
+    && pip install --no-cache-dir --no-deps --require-hashes -r requirements-engine.lock \
+    && pip uninstall --yes pip
+
+FROM base AS engine
+COPY --from=engine-environment /opt/venv /opt/venv
+COPY malaria malaria
+COPY models/pretrained models/pretrained
+ENV PYTHONPATH=/opt/malaria-cells DASK_CONFIG=/etc/dask
+USER 1000:1000
 
 FROM base AS train
 COPY --from=train-environment /opt/venv /opt/venv

@@ -208,6 +208,7 @@ COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --
 lock:  #+ resolve pyproject.toml into requirements.lock, its parts for images, and Airflow's (needs uv)
 	$(COMPILE) --all-extras pyproject.toml -o requirements.lock
 	$(COMPILE) --extra app -c requirements.lock pyproject.toml -o requirements-app.lock
+	$(COMPILE) --extra engine -c requirements.lock pyproject.toml -o requirements-engine.lock
 	$(COMPILE) --extra pipeline --extra remote -c requirements.lock pyproject.toml \
 		-o requirements-train.lock
 	# Of a Space, which knows no overrides: the newest Pillow that Gradio admits.

@@ -1,8 +1,10 @@
-"""Run a branch's stages again, in a copy of its work tree, and its training once more without the test cells.
+"""Run a branch's stages again, in a copy of its work tree, and what makes the bundle without the test cells.
 
 Nothing of the branch is imported here: its stages run as processes of their own, as dvc.yaml has them.
 """
 
+import hashlib
+import json
 import shutil
 import tempfile
 import time
@@ -18,6 +20,7 @@ import yaml
 from ci import outputs, revisions
 from ci.comparison import Plain
 from ci.revisions import Revision
+from malaria import bundle as bundle_format
 from malaria import files, labels, paths, programs, tables
 from malaria.cells import packed
 
@@ -43,8 +46,8 @@ class Rerun(Plain):
     """What running stages again gave.
 
     frozen: stages of dvc.yaml that DVC does not run, so that nothing was run. elsewhere: dvc.lock's results
-    were made on another kind of processor than this machine's. blind: the outputs of training beside those
-    of a training that could not see the test cells; empty where none was needed.
+    were made on another kind of processor than this machine's. blind: what training gave and what apps read
+    of the bundle, beside the same of a run that could not see the test cells; empty where none was needed.
     """
 
     stages: tuple[str, ...]
@@ -64,15 +67,16 @@ class Again:
 
 
 @contextmanager
-def run(branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame) -> Iterator[Again]:
+def run(branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame, blind: bool) -> Iterator[Again]:
     """Run `stages` of the branch again.
 
     Args:
-        stages: in their order; with `train` among them, training is also run blind.
+        stages: in their order; with `train` among them, a blind run trains too.
         judged: the cells that no training may look at, with their sha256.
+        blind: also make the bundle without a look at them.
     """
     frozen = _frozen(branch.folder)
-    if frozen or not stages:
+    if frozen or not (stages or blind):
         nothing = Rerun(stages=stages, outputs=(), frozen=frozen, elsewhere=False, blind=(), seconds=0)
         yield Again(nothing, branch.folder / paths.BUNDLE)
         return
@@ -99,16 +103,32 @@ def run(branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame) -> Iter
         if elsewhere and "train" in stages:
             for stage in [stage for stage in OF_PROCESSOR if stage not in stages]:
                 _once_more(copy, stage)
-        blind = _blind(branch, judged, compared, Path(temporary, "blind")) if "train" in stages else ()
+        bundle = (copy if elsewhere else branch.folder) / paths.BUNDLE
+        trained = [output for output in compared if output.stage == "train"]
+        seen = {output.path: output.again for output in trained} | _read_by_apps(bundle)
+        unseen = _unseen(branch, judged, bool(trained), Path(temporary, "blind")) if blind else {}
         told = Rerun(
             stages=stages,
             outputs=tuple(compared),
             frozen=(),
             elsewhere=elsewhere,
-            blind=blind,
+            blind=tuple(
+                Output(stage="blind", path=path, first=seen.get(path, "none"), again=unseen.get(path, "none"))
+                for path in (seen | unseen if blind else ())
+            ),
             seconds=round(time.monotonic() - begun, 1),
         )
-        yield Again(told, (copy if elsewhere else branch.folder) / paths.BUNDLE)
+        yield Again(told, bundle)
+
+
+def _read_by_apps(bundle: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a bundle, but for what only tells of the test cells, by its path."""
+    own = (bundle_format.PARTS["figures"], bundle_format.CARD, bundle_format.RECORD)
+    kept = {file.name: files.sha256(file) for file in bundle.iterdir() if file.name not in own}
+    record = json.loads((bundle / bundle_format.RECORD).read_text(encoding="utf-8"))
+    told = json.dumps({key: value for key, value in record.items() if key != "hashes"}, sort_keys=True)
+    kept[bundle_format.RECORD] = hashlib.sha256(told.encode()).hexdigest()
+    return {f"{paths.BUNDLE}/{name}": found for name, found in kept.items()}
 
 
 def _made_elsewhere(branch: Revision, copy: Path, trained: bool) -> bool:
@@ -138,32 +158,33 @@ def _hashes(lock: dict[str, dict[str, list[dict[str, str]]]], stage: str) -> dic
     return {out["path"]: out["md5"] for out in lock[stage]["outs"]}
 
 
-def _blind(branch: Revision, judged: pd.DataFrame, seen: list[Output], folder: Path) -> tuple[Output, ...]:
-    """Train in `folder`, where every cell that is not to be trained on is black and uninfected."""
+def _unseen(branch: Revision, judged: pd.DataFrame, train: bool, folder: Path) -> dict[str, str]:
+    """The hashes of what is made in `folder`, where cells that are not to be trained on show others."""
     revisions.copy_of_work_tree(branch.folder, folder)
-    programs.dvc("checkout", "--force", "--quiet", str(paths.PACKED), str(paths.SPLITS), cwd=folder)
+    needed = [paths.PACKED, paths.SPLITS, paths.SPLIT_SUMMARY, *([] if train else [paths.MODEL])]
+    programs.dvc("checkout", "--force", "--quiet", *map(str, needed), cwd=folder)
     # Nor is there a way back to the cells by DVC's cache.
     programs.dvc("config", "--local", "--unset", "cache.dir", cwd=folder)
     splits = tables.read(folder / paths.SPLITS, tables.SPLITS)
     held = packed.load(folder / paths.PACKED)
     used = splits.path[splits.split != tables.TEST]
-    hidden = ~held.index.path.isin(used) | held.index.sha256.isin(judged.sha256)
+    hidden = (~held.index.path.isin(used) | held.index.sha256.isin(judged.sha256)).to_numpy()
+    shown = np.flatnonzero(~hidden)
     pixels = np.array(held.images)
-    pixels[hidden.to_numpy()] = 0
-    index = held.index.assign(label=held.index.label.mask(hidden, labels.UNINFECTED))
-    splits = splits.assign(
-        label=splits.label.mask(splits.path.isin(held.index.path[hidden]), labels.UNINFECTED)
-    )
+    # Whole cells of both classes, or what scores and judges them would have nothing to do.
+    pixels[hidden] = pixels[np.resize(shown, hidden.sum())]
+    label = held.index.label.to_numpy(dtype=object)
+    label[hidden] = np.resize(labels.LABELS, hidden.sum())
+    index = held.index.assign(label=label)
+    splits = splits.assign(label=splits.path.map(index.set_index("path").label).fillna(splits.label))
     with files.atomic_folder(folder / paths.PACKED) as part:
         np.save(part / packed.ARRAY, pixels)
         tables.write(index, part / packed.INDEX, tables.INDEX)
     tables.write(splits, folder / paths.SPLITS, tables.SPLITS)
-    blind = _once_more(folder, "train")
-    return tuple(
-        Output(stage="train", path=output.path, first=output.again, again=blind[output.path])
-        for output in seen
-        if output.stage == "train"
-    )
+    made = _once_more(folder, "train") if train else {}
+    for stage in OF_PROCESSOR[1:]:
+        _once_more(folder, stage)
+    return made | _read_by_apps(folder / paths.BUNDLE)
 
 
 def _frozen(folder: Path) -> tuple[str, ...]:

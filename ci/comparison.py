@@ -70,6 +70,8 @@ class Judged(Plain):
     `left_out` are the others. The rest counts what must not be: base's patients `torn` between the branch's
     test and its other sides, test cells trained on under another patient's name (`renamed`), or as a copy in
     another file (`copies`). Cells are matched by the SHA-256 of their files, copies by their looks.
+    Of the branch's test patients `came` are not the base's; of the base's `tested` ones, `gone` are not in
+    the branch's data.
     """
 
     cells: int
@@ -80,6 +82,9 @@ class Judged(Plain):
     torn: int
     renamed: int
     copies: int
+    came: int
+    gone: int
+    tested: int
 
 
 class Flip(Plain):
@@ -137,6 +142,7 @@ class Stage(Plain):
 class Comparison(Plain):
     """All of it. `base` is None for a first revision; `unreadable` says why the branch's bundle could not be
     asked, and then there are no figures. `auc_low` is the lower end of the interval of the branch's AUC.
+    `turned_away`: the shares of pictures that are no cells which base and branch turn away.
     """
 
     base: Side | None
@@ -150,6 +156,7 @@ class Comparison(Plain):
     unreadable: str
     figures: tuple[Figure, ...]
     auc_low: float | None
+    turned_away: tuple[float, float]
     claims: dict[str, float | None]
     flips: tuple[Flip, ...]
     flipped: int
@@ -186,6 +193,9 @@ def judged_cells(base: Revision | None, branch: Revision) -> tuple[pd.DataFrame,
         torn=len(used & kept),
         renamed=int(under_another_name.sum()),
         copies=_copies(base, branch, judged) if base else 0,
+        came=len(kept - set(known.patient)),
+        gone=len(set(tested.patient) - used - kept),
+        tested=int(tested.patient.nunique()),
     )
 
 
@@ -215,7 +225,7 @@ def compare(
     crops = _crops((base or branch).folder / paths.RAW, judged, settings)
     before = None if base is None else bundle.load(base.folder / paths.BUNDLE, threads=1)
     figures: tuple[Figure, ...] = ()
-    unreadable, auc_low, flips, speed = "", None, [], None
+    unreadable, auc_low, flips, speed, turned_away = "", None, [], None, (0.0, 0.0)
     try:
         now = bundle.load(exported, threads=1)
         here = now.run(crops)
@@ -226,6 +236,10 @@ def compare(
         there = here if before is None else before.run(crops)
         asked = judged.assign(one=here.p_parasitized, other=there.p_parasitized)
         turned = {"one": _rejected(here), "other": _rejected(there)}
+        # Colours and black turned round: no cell, whatever the stain.
+        strange = [(255 - crop).astype(np.uint8) for crop in crops[:_TIMED_CELLS]]
+        of_branch = _share_rejected(now, strange)
+        turned_away = (of_branch if before is None else _share_rejected(before, strange), of_branch)
         figures, auc_low = _figures(asked, turned, (now, before or now), settings, first=base is None)
         flips = [] if base is None else _flips(asked, turned)
         speed = _speed(before, now, crops[:_TIMED_CELLS])
@@ -241,6 +255,7 @@ def compare(
         unreadable=unreadable,
         figures=figures,
         auc_low=auc_low,
+        turned_away=turned_away,
         claims=json.loads((branch.folder / paths.SUMMARY).read_text(encoding="utf-8")),
         flips=tuple(flips[:MOST_FLIPS]),
         flipped=len(flips),
@@ -252,7 +267,12 @@ def compare(
 
 def changes(base: Mapping[str, Any], branch: Mapping[str, Any]) -> tuple[Change, ...]:
     """Parameters whose value differs, by their dotted names."""
-    one, other = _flat(base), _flat(branch)
+    from dvc.utils.flatten import flatten
+
+    one, other = (
+        {key: json.dumps(value, default=str).strip('"') for key, value in flatten(dict(side)).items()}
+        for side in (base, branch)
+    )
     return tuple(
         Change(key=key, base=one.get(key, ""), branch=other.get(key, ""))
         for key in [*one, *(key for key in other if key not in one)]
@@ -279,7 +299,8 @@ def _side(revision: Revision, exported: Path) -> Side:
     )
 
 
-def _accepted(revision: Revision) -> pd.DataFrame:
+def accepted(revision: Revision) -> pd.DataFrame:
+    """The cells that the audit accepted: rows of tables.CELLS."""
     cells = tables.read(revision.folder / paths.CELLS, tables.CELLS)
     return cells[cells.status == tables.OK]
 
@@ -287,7 +308,7 @@ def _accepted(revision: Revision) -> pd.DataFrame:
 def _cells(revision: Revision) -> pd.DataFrame:
     """The split cells, each file's content once: columns of tables.SPLITS, and sha256."""
     splits = tables.read(revision.folder / paths.SPLITS, tables.SPLITS)
-    hashes = _accepted(revision).set_index("path").sha256
+    hashes = accepted(revision).set_index("path").sha256
     return splits.assign(sha256=splits.path.map(hashes)).dropna().drop_duplicates("sha256")
 
 
@@ -312,6 +333,10 @@ def _crops(raw: Path, judged: pd.DataFrame, settings: params.Params) -> list[ima
 
 def _rejected(predictions: bundle.Predictions) -> npt.NDArray[np.bool_]:
     return np.array([reason is not None for reason in predictions.rejected], dtype=bool)
+
+
+def _share_rejected(one: bundle.Bundle, crops: list[images.Pixels]) -> float:
+    return float(_rejected(one.run(crops)).mean()) if crops else 0.0
 
 
 def _figures(
@@ -385,8 +410,8 @@ def _flips(asked: pd.DataFrame, turned: dict[str, npt.NDArray[np.bool_]]) -> lis
 
 
 def _data(base: Revision | None, branch: Revision) -> Data:
-    now = _accepted(branch)
-    before = now.iloc[:0] if base is None else _accepted(base)
+    now = accepted(branch)
+    before = now.iloc[:0] if base is None else accepted(base)
     of_before = before.drop_duplicates("sha256").set_index("sha256").label
     was = now.sha256.map(of_before)
     gone = before[~before.sha256.isin(now.sha256)]
@@ -421,12 +446,3 @@ def _speed(before: bundle.Bundle | None, now: bundle.Bundle, crops: list[images.
             times[name].append(time.perf_counter() - begun)
     ms = {name: round(float(np.median(found)) / len(crops) * 1000, 4) for name, found in times.items()}
     return Speed(base_ms=ms.get("base"), branch_ms=ms["branch"], cells=len(crops))
-
-
-def _flat(content: Any, above: str = "") -> dict[str, str]:
-    if not isinstance(content, Mapping) or not content:
-        return {above: json.dumps(content, default=str).strip('"')}
-    found: dict[str, str] = {}
-    for key, value in content.items():
-        found |= _flat(value, f"{above}.{key}" if above else str(key))
-    return found

@@ -13,20 +13,11 @@ from typing import Any
 from ci import again, comparison, outputs, rendering, retrain, revisions, verdict
 from ci.github import event, summary
 from ci.revisions import Revision
-from malaria import files, programs
+from malaria import files, paths, programs
 from malaria.command import end_with
 from malaria.params import load_params
 
-# A change of these files, or of these sections of params.yaml, changes how later branches are judged.
-RULES = (
-    ".github",
-    "Makefile",
-    "ci",
-    "malaria/bundle",
-    "malaria/evaluate",
-    "malaria/cells/images.py",
-    "malaria/tables.py",
-)
+# As `outputs.RULES`, of params.yaml.
 RULING_SECTIONS = ("evaluate", "gate")
 
 
@@ -68,9 +59,11 @@ def _judge(
     record = retrain.recorded(branch)
     cells, counted = comparison.judged_cells(base, branch)
     stages = () if report else settings.gate.rerun
-    if not report and (base is None or base.lock["train"] != branch.lock["train"]):
+    if not report and _differ(base, branch, "train"):
         stages = tuple(name for name in branch.lock if name in (*stages, "train"))
-    with again.run(branch, stages, cells) as ran:
+    # From training on everything could look at the test cells, and write what it saw into the bundle.
+    blind = not report and _differ(base, branch, *again.OF_PROCESSOR)
+    with again.run(branch, stages, cells, blind) as ran:
         found = comparison.compare(
             base,
             branch,
@@ -85,7 +78,23 @@ def _judge(
         )
         labels = [*labels, *(pull.labels if (pull := event.pull()) else ())]
         rerun = None if report else ran.found
-        return found, verdict.judge(found, rerun, contradicted(base, branch), own_code, labels)
+        return found, verdict.judge(
+            found, rerun, contradicted(base, branch), own_code, labels, forged=_forged(branch)
+        )
+
+
+def _differ(base: Revision | None, branch: Revision, *stages: str) -> bool:
+    return base is None or any(base.lock.get(stage) != branch.lock.get(stage) for stage in stages)
+
+
+def _forged(branch: Revision) -> int:
+    """How many accepted cells have other bytes than the hash says by which they are told apart."""
+    cells = comparison.accepted(branch)
+    files_ = (branch.folder / paths.RAW / path for path in cells.path)
+    return sum(
+        not file.is_file() or files.sha256(file) != told
+        for file, told in zip(files_, cells.sha256, strict=True)
+    )
 
 
 def contradicted(base: Revision | None, branch: Revision) -> list[str]:
@@ -109,15 +118,15 @@ def _behind(base: Revision | None, branch: Revision) -> int:
 
 
 def _rules(base: Revision | None, branch: Revision) -> tuple[str, ...]:
-    """What of `RULES` and `RULING_SECTIONS` the branch has changed since it left the base's line.
+    """What of `outputs.RULES` and `RULING_SECTIONS` the branch has changed since it left the base's line.
 
     A section that was not there yet loosens nothing.
     """
     if base is None:
         return ()
     start = revisions.fork_point(base.commit, branch.folder)
-    changed = programs.git("diff", "--name-only", start, "--", *RULES, cwd=branch.folder).splitlines()
-    touched = [rule for rule in RULES if any(Path(name).is_relative_to(rule) for name in changed)]
+    changed = programs.git("diff", "--name-only", start, "--", *outputs.RULES, cwd=branch.folder).splitlines()
+    touched = [rule for rule in outputs.RULES if any(Path(name).is_relative_to(rule) for name in changed)]
     before = revisions.params_at(start, branch.folder)
     sections = [
         f"params.yaml: {name}"

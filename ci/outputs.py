@@ -1,4 +1,4 @@
-"""Where the modules of `ci` keep what they make, and what git keeps of a run."""
+"""Where the modules of `ci` keep what they make, what git keeps of a run, and which files judge."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from malaria import paths
 LOCK = paths.LOCK
 
 # The files that a run changes and git keeps, in the order of the stages.
-KEPT = (LOCK, paths.SUMMARY)
+KEPT = (LOCK, paths.SIDES, paths.SUMMARY)
 
 # What is made for a report lies here, and is never committed.
 REPORTS = Path("reports/ci")
@@ -21,3 +21,12 @@ PLOTS = REPORTS / "plots"
 DRIFT = REPORTS / "drift.md"
 RETRAINED = REPORTS / "retrained"
 RELEASE = REPORTS / "release"
+
+# A change of these files changes how later branches are judged.
+RULES = (
+    *(".github", "Makefile", "ci", "remote", "requirements.lock"),
+    *("malaria/bundle", "malaria/evaluate", "malaria/cells/images.py"),
+    # What starts the base's code, too.
+    *(f"malaria/{name}.py" for name in ("command", "errors", "files", "params", "paths", "programs")),
+    *(f"malaria/{name}.py" for name in ("running", "tables", "templates")),
+)

@@ -7,7 +7,7 @@ from typing import Any
 from ci import outputs
 from ci.comparison import Comparison
 from ci.github import summary
-from ci.verdict import Verdict, difference, not_comparable
+from ci.verdict import Verdict, not_comparable
 from malaria import files, labels, paths, programs, templates
 from malaria.errors import UserError
 
@@ -48,8 +48,8 @@ def page(found: Comparison, verdict: Verdict, folder: Path) -> str:
     """The report as HTML in one file, with pictures of the cells whose verdict changed."""
     environment = templates.environment(Path(__file__).parent, autoescape=True)
     environment.filters |= {
-        "side": _side,
-        "spread": difference,
+        "side": summary.number,
+        "spread": lambda figure: summary.difference(figure.model_dump()),
         "category": labels.category,
         "how": lambda stage: summary.HOW[stage.how],
         "picture": lambda flip: _picture(folder / paths.RAW / flip.path),
@@ -62,10 +62,6 @@ def page(found: Comparison, verdict: Verdict, folder: Path) -> str:
         words=summary.FIGURES,
         plots=outputs.PLOTS.name if (folder / outputs.PLOTS / "index.html").is_file() else "",
     )
-
-
-def _side(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}"
 
 
 def _picture(file: Path) -> str:

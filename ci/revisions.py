@@ -203,17 +203,8 @@ def _missing(folder: Path) -> dict[str, list[str]]:
 
 def use_sample(file: Path) -> bool:
     """Set data.source to `sample` in a params.yaml; whether it was anything else before."""
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    in_data = False
-    for number, line in enumerate(lines):
-        if not line.startswith((" ", "#", "\n")):
-            in_data = line.startswith("data:")
-        key, _, rest = line.partition(":")
-        if in_data and key == "  source":
-            value, mark, comment = rest.partition("#")
-            if value.strip() == "sample":
-                return False
-            lines[number] = f"  source: sample  {mark}{comment}".rstrip() + "\n"
-            files.write_text(file, "".join(lines))
-            return True
-    raise UserError(f"{file} has no data.source: mend it.")
+    from dvc.utils.serialize import modify_yaml
+
+    with modify_yaml(str(file)) as content:
+        before, content["data"]["source"] = content["data"]["source"], "sample"
+    return bool(before != "sample")

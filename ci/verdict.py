@@ -5,6 +5,7 @@ from typing import Literal
 
 from ci.again import OF_PROCESSOR, Output, Rerun
 from ci.comparison import Comparison, Figure, Plain
+from ci.github import summary
 
 Outcome = Literal["passed", "failed", "not judged"]
 Found = tuple[Outcome, str]
@@ -46,6 +47,7 @@ def judge(
     contradicted: Sequence[str] = (),
     own_code: bool = False,
     pull_labels: Sequence[str] = (),
+    forged: int = 0,
 ) -> Verdict:
     """Judge a comparison by the limits it carries.
 
@@ -54,18 +56,20 @@ def judge(
         contradicted: stages whose inputs are those of the base's dvc.lock, and whose outputs are not.
         own_code: the branch was judged by its own code, since the base has none that could.
         pull_labels: the labels on the pull request.
+        forged: the branch's cells whose bytes are not those of their hash.
     """
     limits = found.limits
     made: dict[str, Found] = {
         "judge": _judge(found, own_code),
         "format": _format(found),
-        "by patient": _by_patient(found),
+        "by patient": _by_patient(found, forged),
         "comparable": _comparable(found),
         "AUC": _not_worse(found, [found.figure("auc")], limits.auc_loss),
         "AUC at least": _at_least(found),
         "sensitivity": _not_worse(found, [found.figure("sensitivity_at")], limits.sensitivity_loss),
         "operating points": _not_worse(found, _points(found), limits.point_loss),
         "calibration": _calibrated(found),
+        "not cells": _turned_away(found),
         "size": _at_most("bytes", found.branch.bundle_bytes, limits.max_bytes),
         "dvc.lock": _lock(contradicted),
         "reproducible": _reproducible(rerun),
@@ -92,6 +96,11 @@ def not_comparable(found: Comparison) -> str:
             f"not comparable: {cells.cells:,} of the base's test cells are of patients that the branch "
             f"neither trained nor tuned on{also}; {limits.min_cells:,} are needed"
         )
+    if found.base and cells.patients < limits.min_patients * cells.tested:
+        return (
+            f"not comparable: of the base's {cells.tested} test patients {cells.patients} are left, and the "
+            f"interval of so few hides a loss; a share of {limits.min_patients:g} is needed"
+        )
     for name in ("auc", "sensitivity_at"):
         figure = found.figure(name)
         if figure is None or figure.branch is None:
@@ -99,15 +108,6 @@ def not_comparable(found: Comparison) -> str:
         if figure.difference and figure.low is None:
             return f"not comparable: {name} has no interval over {cells.patients} patients"
     return ""
-
-
-def difference(figure: Figure) -> str:
-    """`+0.0123 (-0.0020 to +0.0250)`: branch minus base."""
-    if figure.difference is None:
-        return "none"
-    if figure.low is None or figure.high is None:
-        return f"{figure.difference:+.4f}"
-    return f"{figure.difference:+.4f} ({figure.low:+.4f} to {figure.high:+.4f})"
 
 
 def _judge(found: Comparison, own_code: bool) -> Found:
@@ -125,9 +125,10 @@ def _format(found: Comparison) -> Found:
     return "passed", "the bundle is one that this code reads"
 
 
-def _by_patient(found: Comparison) -> Found:
+def _by_patient(found: Comparison, forged: int) -> Found:
     cells = found.judged
     wrong = {
+        "cells have other bytes than their hash in data/cells.csv says": forged,
         "patients have cells on both sides: the split is not by patient": cells.torn,
         "test cells are trained on under another patient's name": cells.renamed,
         "test cells are trained on as copies in other files": cells.copies,
@@ -139,7 +140,9 @@ def _by_patient(found: Comparison) -> Found:
 def _comparable(found: Comparison) -> Found:
     if why := not_comparable(found):
         return "failed", why
-    return "passed", f"{found.judged.cells:,} test cells of {found.judged.patients} patients"
+    cells = found.judged
+    changed = f"; of the test patients {cells.came} are new and {cells.gone} gone" if found.base else ""
+    return "passed", f"{cells.cells:,} of the base's test cells, of {cells.patients} patients{changed}"
 
 
 def _points(found: Comparison) -> list[Figure | None]:
@@ -156,7 +159,9 @@ def _not_worse(found: Comparison, figures: Iterable[Figure | None], loss: float)
         worse = (figure.high if figure.high is not None else figure.difference or 0.0) < -loss
         outcome = "failed" if worse else outcome
         at = "" if figure.at is None else f" at {figure.at:g}"
-        said.append(f"{figure.name}{at} {difference(figure)}{' is worse' if worse else ''}")
+        said.append(
+            f"{figure.name}{at} {summary.difference(figure.model_dump())}{' is worse' if worse else ''}"
+        )
     return outcome, f"{'; '.join(said)}; a loss of {loss:g} is allowed"
 
 
@@ -173,6 +178,14 @@ def _calibrated(found: Comparison) -> Found:
     if figure is None or figure.branch is None:
         return "not judged", "no figures"
     return _at_most("calibration error", figure.branch, found.limits.max_ece)
+
+
+def _turned_away(found: Comparison) -> Found:
+    if found.base is None or not_comparable(found):
+        return "not judged", "nothing to compare with"
+    base, branch = found.turned_away
+    said = f"of pictures that are no cells {branch:.1%} are turned away, by the base {base:.1%}"
+    return "passed" if branch >= base - found.limits.point_loss else "failed", said
 
 
 def _at_most(what: str, value: float, limit: float) -> Found:
@@ -200,9 +213,9 @@ def _reproducible(rerun: Rerun | None) -> Found:
 
 def _blind(rerun: Rerun | None) -> Found:
     if rerun is None or not rerun.blind:
-        return "not judged", "training is the base's" if rerun and not rerun.frozen else "nothing was trained"
+        return "not judged", "the bundle is the base's" if rerun and not rerun.frozen else "nothing was made"
     same = all(output.same for output in rerun.blind)
-    return "passed" if same else "failed", f"without the test cells training gives {_count(rerun.blind)}"
+    return "passed" if same else "failed", f"without the test cells there are {_count(rerun.blind)}"
 
 
 def _count(made: tuple[Output, ...]) -> str:

@@ -54,7 +54,9 @@ def _apart(function: Callable[[Item], Result], item: Item) -> Result:
 
     call = cloudpickle.dumps(functools.partial(function, item))
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=running.end_with_parent) as process:
+    # By number: the worker may be killed while the process starts.
+    ends = functools.partial(running.end_with_parent, os.getpid())
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=ends) as process:
         try:
             result: Result = process.submit(_call, call).result()
         except BrokenProcessPool:

@@ -12,11 +12,15 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from malaria import running
-from malaria.errors import UserError
+from malaria.errors import UnavailableError, UserError
 from malaria.paths import PARAMS, RUNNING
 
 # A quota counts as a disk.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+# The exit status of a failure that may pass, and the variable by which commands end with their parents.
+TEMPORARY = 75
+WITH_PARENT = "MALARIA_END_WITH_PARENT"
 
 _PATIENCE = 60.0  # s for a run of the same stage that was told to end
 
@@ -51,6 +55,7 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
         lock = running.locked(RUNNING / f"{stage}.lock", f"still runs {stage} in this repository", _PATIENCE)
         with lock if PARAMS.is_file() else nullcontext():
             main(**given)
+        running.check_room_in_cache(stage)
 
     end_with(run)
 
@@ -59,15 +64,18 @@ def end_with(main: Callable[[], int | None]) -> None:
     """Call `main` and exit with its status.
 
     One line and status 1 are what becomes of a UserError, of a full disk, and of a file or folder that the
-    system refuses.
+    system refuses; status TEMPORARY of what may pass. Under a scheduler, which sets WITH_PARENT, the process
+    ends with the one that started it.
     """
+    if os.environ.get(WITH_PARENT):
+        running.end_with_parent()
     try:
         status = main()
         # A short output has not left the process yet.
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        status = 1
+        status = TEMPORARY if isinstance(error, UnavailableError) else 1
     except BrokenPipeError:
         # The reader of our output (`head`, say) has gone; nothing is left to say to it.
         status = 1

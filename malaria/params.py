@@ -152,6 +152,7 @@ class External(Section):
 
 class Gate(Section):
     min_cells: Annotated[int, Field(ge=1, le=1_000_000)]
+    min_patients: Share
     min_auc: Share
     specificity: Part
     auc_loss: Share

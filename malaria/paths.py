@@ -17,6 +17,7 @@ AUDIT = Path("reports/audit.json")
 AUDIT_PAGE = Path("reports/audit.html")
 
 SPLITS = Path("data/splits.csv")
+SIDES = Path("data/sides.json")  # who of your own patients was put where: git keeps it
 SPLIT_SUMMARY = Path("reports/split.json")
 
 PACKED = Path("data/packed")

@@ -7,6 +7,7 @@ whole or not at all, but for training's log, reports/train, which the next run b
 
 import os
 import platform
+import shutil
 import signal
 import sys
 import threading
@@ -27,17 +28,20 @@ def end_with_dvc() -> None:
     A stage that you start by hand may outlive its terminal, and is left alone.
     """
     if "DVC_STAGE" in os.environ:
-        _end_with(_dvc)
+        _end_with(_dvc, _dvc())
 
 
-def end_with_parent() -> None:
-    """In a worker process: end it, and what it has started, when the process that it works for has ended."""
-    _end_with(os.getppid)
+def end_with_parent(parent: int = 0) -> None:
+    """In a worker process: end it, and what it has started, when the process that it works for has ended.
+
+    Args:
+        parent: that process; where it may have ended by now, getppid() tells another.
+    """
+    _end_with(os.getppid, parent or os.getppid())
 
 
-def _end_with(above: Callable[[], int | None]) -> None:
-    """End this process once `above` gives another process than it gives now, or none."""
-    first = above()
+def _end_with(above: Callable[[], int | None], first: int | None) -> None:
+    """End this process once `above` gives another process than `first`, or none."""
 
     def end_after() -> None:
         while first is not None and above() == first:
@@ -65,6 +69,36 @@ def _dvc() -> int | None:
         if os.getpgid(above) == os.getpgrp():
             return above
     return None
+
+
+def check_room_in_cache(stage: str) -> None:
+    """Where DVC runs this stage: its results fit into DVC's cache, where they are copied next.
+
+    DVC itself says of each file that it does not fit, and goes on to the next stage.
+
+    Raises:
+        UserError: the cache's disk has less room than the results take.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return
+    import yaml
+    from dvc.config import Config
+
+    config = Config.from_cwd(validate=False)
+    cache = Path(config["cache"].get("dir") or Path(config.dvc_dir, "cache"))
+    while not cache.exists():
+        cache = cache.parent
+    outs = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["outs"]
+    made = [Path(out if isinstance(out, str) else next(iter(out))) for out in outs]
+    files = (file for out in made for file in (out.rglob("*") if out.is_dir() else [out]))
+    # In blocks, as a disk counts.
+    needed, free = sum(file.stat().st_blocks for file in files) * 512, shutil.disk_usage(cache).free
+    if needed > free:
+        raise UserError(
+            f"The disk of DVC's cache is full: {cache} has {free / 1e6:,.0f} MB left, and the results of "
+            f"{stage} take {needed / 1e6:,.0f}: free some space (`dvc gc --workspace` drops old results), "
+            "and run this again."
+        )
 
 
 @contextmanager

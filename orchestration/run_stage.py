@@ -1,18 +1,22 @@
 """Run one stage as `dvc repro --single-item` does, and keep its metrics and plots.
 
-Ends with status 99 where nothing has changed and nothing was run, as schedulers mark a task skipped; the
-status is DVC's where the stage fails. Waits while another DVC command holds the repository.
+Ends with status 99 where nothing has changed and nothing was run, as schedulers mark a task skipped; with 75
+where the stage failed of something that may pass, as a network or a kill; and with 1 where a person has to
+put something right first. Waits while another DVC command holds the repository.
 """
 
 import argparse
+import re
 from pathlib import Path
 
-import dvc.cli
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.ui import ui
 
 from malaria import files
-from malaria.command import end_with
+from malaria.command import TEMPORARY, end_with
 from malaria.errors import UserError
+from malaria.params import load_params
 from orchestration import figures, stage_graph
 
 SKIPPED = 99
@@ -26,6 +30,8 @@ def main() -> int:
         "--figures", type=Path, metavar="FILE", help="where its metrics and plots go, as a page"
     )
     arguments = parser.parse_args()
+    # Before DVC looks: nothing is gained by another try with these.
+    load_params()
     stages = {stage.name: stage for stage in stage_graph.read()}
     if arguments.stage not in stages:
         raise UserError(f"dvc.yaml has no stage {arguments.stage}: its stages are {', '.join(stages)}.")
@@ -37,15 +43,21 @@ def main() -> int:
 
 
 def run(stage: str, force: bool) -> int:
-    """DVC's exit status, or SKIPPED."""
+    """0, SKIPPED, or the status of a failure."""
+    ui.enable()
     with Repo(_wait_for_lock=True) as repo:
         if not force and not repo.status(targets=[stage]):
             print(f"Nothing that {stage} depends on has changed: it is not run.")
             return SKIPPED
-    command = ["--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage]
-    print(f"dvc {' '.join(command)}", flush=True)
-    status: int = dvc.cli.main(command)
-    return status
+        try:
+            repo.reproduce(stage, single_item=True, force=force)
+        except DvcException as error:
+            said = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+            ended = re.search(r"exited with (-?\d+)$", said)
+            print(f"error: {said}", flush=True)
+            # A stage says in a sentence what a person has to do, and ends with status 1.
+            return 1 if ended and ended[1] == "1" else TEMPORARY
+    return 0
 
 
 if __name__ == "__main__":

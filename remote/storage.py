@@ -20,14 +20,16 @@ from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.tree import Tree
 from dvc_objects.errors import ObjectFormatError
 
-from malaria.errors import UserError
+from malaria.errors import UnavailableError, UserError
+
+_AWAY = r"onnect|resolve|timed out|unreachable"
 
 # What each kind of store says, in its own words, and what that means.
 _MEANINGS = {
     r"Forbidden|Denied|InvalidAccessKeyId|SignatureDoesNotMatch|[Cc]redentials|Permission": "refuses the "
     "credentials: see docs/remote.md for where they go",
     r"NoSuchBucket|bucket does not exist": "has no such bucket: make it, or check the URL",
-    r"onnect|resolve|timed out|unreachable": "cannot be reached: check its address, or try again later",
+    _AWAY: "cannot be reached: check its address, or try again later",
 }
 
 
@@ -144,5 +146,6 @@ def one_sentence(name: str, url: str) -> Iterator[None]:
     except Exception as error:
         # Each kind of store has exceptions of its own; DVC has none above them.
         said = " ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__
-        meaning = next((words for sign, words in _MEANINGS.items() if re.search(sign, said)), "fails")
-        raise UserError(f"The remote {name} ({url}) {meaning} ({said}).") from None
+        sign = next((sign for sign in _MEANINGS if re.search(sign, said)), "")
+        kind = UnavailableError if sign == _AWAY else UserError
+        raise kind(f"The remote {name} ({url}) {_MEANINGS.get(sign, 'fails')} ({said}).") from None

@@ -1,4 +1,7 @@
-"""Draw train, val and test by patient, or take the split that a file gives."""
+"""Draw train, val and test by patient, or take the split that a file gives.
+
+Your own patients (data.source: folder) keep the side that data/sides.json says; new ones are drawn and added.
+"""
 
 from dataclasses import asdict
 
@@ -6,13 +9,19 @@ from malaria import files, tables
 from malaria.cells import splits
 from malaria.command import run_stage
 from malaria.params import load_params
-from malaria.paths import CELLS, SPLIT_SUMMARY, SPLITS
+from malaria.paths import CELLS, SIDES, SPLIT_SUMMARY, SPLITS
 
 
 def main() -> None:
-    params = load_params().split
+    params = load_params()
     cells = tables.read(CELLS, tables.CELLS)
-    assigned, summary = splits.split(cells, params)
+    kept = splits.read_kept(SIDES)
+    if params.data.source == "folder":
+        assigned, summary, kept = splits.extend(cells, params.split, kept)
+    else:
+        # The other sources never change.
+        assigned, summary = splits.split(cells, params.split)
+    splits.write_kept(kept, SIDES)
     tables.write(assigned, SPLITS, tables.SPLITS)
     files.write_json(SPLIT_SUMMARY, asdict(summary))
     for name, side in summary.sides.items():
@@ -20,6 +29,8 @@ def main() -> None:
             f"{name}: {side.patients} patients, {side.cells} cells ({side.share:.1%}), "
             f"{side.parasitized} of them parasitised"
         )
+    if summary.came or summary.gone:
+        print(f"{len(summary.came)} patients came last, {len(summary.gone)} are gone; the others stay.")
     if not summary.by_patient:
         print("This split is not by patient: figures on it say nothing of new patients.")
 

@@ -3,6 +3,7 @@
 import os
 import platform
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,38 @@ def test_a_stage_ends_when_dvc_alone_is_killed(way):
         assert not guarded or dvc.stdout.readline() == "guarded\n"
         dvc.kill()
         assert ends(dvc)
+
+
+ORPHAN = """
+import subprocess, sys
+dead = subprocess.Popen(["true"])
+dead.wait()
+from malaria import running
+running.end_with_parent(dead.pid)
+sys.stdin.readline()
+"""
+
+
+def test_a_worker_whose_parent_died_before_it_had_started_ends_too():
+    with start(sys.executable, "-c", ORPHAN) as process:
+        assert ends(process)
+
+
+COMMAND = """
+import os, sys
+from malaria.command import end_with
+def main():
+    print("begun", flush=True)
+    sys.stdin.readline()
+end_with(main)
+"""
+
+
+def test_a_command_ends_with_the_scheduler_s_task_that_started_it():
+    with start(sys.executable, "-c", COMMAND, MALARIA_END_WITH_PARENT="1") as task:
+        assert task.stdout.readline() == "begun\n"
+        task.kill()
+        assert ends(task)
 
 
 def test_a_stage_started_by_hand_may_outlive_its_terminal():
@@ -177,3 +210,32 @@ def test_a_stage_goes_on_once_the_one_before_is_killed(holder, tmp_path):
 def test_different_stages_run_side_by_side(holder, tmp_path):
     with running.locked(tmp_path / "evaluate.lock", "runs", patience=0.1):
         assert holder.poll() is None
+
+
+@pytest.fixture
+def _results(tmp_path, monkeypatch):
+    """A repository whose stage `draw` has made 2 MB, on a disk that has 1 MB left."""
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "dvc.yaml").write_text("stages: {draw: {cmd: x, outs: [made, figures: {cache: false}]}}")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/cells").write_bytes(os.urandom(2_000_000))
+    (tmp_path / "figures").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9_000_000, 8_000_000, 1_000_000)
+    )
+
+
+@pytest.mark.usefixtures("_results")
+def test_results_that_dvc_s_cache_has_no_room_for_end_the_stage(monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "draw")
+    with pytest.raises(
+        UserError, match=r"The disk of DVC's cache is full: .*\.dvc has 1 MB left.* draw take 2:"
+    ):
+        running.check_room_in_cache("draw")
+
+
+@pytest.mark.usefixtures("_results")
+def test_results_of_a_stage_that_you_run_by_hand_go_into_no_cache(monkeypatch):
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    running.check_room_in_cache("draw")

@@ -11,8 +11,10 @@ import json
 import re
 import zipfile
 from dataclasses import dataclass
+from pathlib import PurePath
 from urllib.parse import quote
 
+from ci import outputs
 from ci.github import event, summary
 from ci.github.gh import ask, first_bytes, gh, send
 from malaria.command import end_with
@@ -23,10 +25,7 @@ ARTIFACT, FILE = "report", "summary.json"
 MOST_ZIPPED = 20_000_000
 
 # What `retrain` commits on top of what it judged.
-HANDED_BACK = {"dvc.lock", "reports/summary.json"}
-
-# What decides how a pull request is judged: a change there is named whatever the run says.
-JUDGES = (".github/", "ci/", "Makefile")
+HANDED_BACK = set(map(str, outputs.KEPT))
 
 _SAYS = {
     "success": "the check passes",
@@ -125,11 +124,13 @@ def comment(run: Run, number: int, text: str | None) -> str:
     says = _SAYS.get(run.conclusion, "the run did not end as it should")
     head = run.head[:8] if re.fullmatch("[0-9a-f]{40}", run.head) else "an odd commit"
     files = ask(f"repos/{event.repository()}/pulls/{number}/files?per_page=100")
-    judges = sum(file["filename"].startswith(JUDGES) for file in files)
+    # Named whatever the run says.
+    judges = sum(PurePath(file["filename"]).is_relative_to(rule) for file in files for rule in outputs.RULES)
     lines = [MARK, f"**Retrained at {head}: {says}.** [The run]({run.page}) has all of it."]
     if judges or len(files) == 100:
         lines.append(
-            f"**It changes {judges} files of those that judge it** ({', '.join(JUDGES)}): read them first."
+            f"**It changes {judges} files of those that judge it** ({', '.join(outputs.RULES)}): "
+            "read them first."
         )
     return "\n".join([*lines, "", text or "It left no summary that can be read: its log says why."])
 

@@ -24,7 +24,7 @@ CHECKS = (
         "sensitivity",
         "operating points",
     ),
-    *("calibration", "size", "dvc.lock", "reproducible", "blind training"),
+    *("calibration", "not cells", "size", "dvc.lock", "reproducible", "blind training"),
 )
 FIGURES = {
     "auc": "AUC",
@@ -117,8 +117,8 @@ def figures(found: dict[str, Any]) -> str:
     rows = ["| figure | base | branch | difference |", "|---|--:|--:|--:|"]
     for figure in found["figures"]:
         at = "" if figure["at"] is None else f" {figure['at']:g}"
-        base, branch = _number(figure["base"]), _number(figure["branch"])
-        rows.append(f"| {FIGURES[figure['name']]}{at} | {base} | {branch} | {_difference(figure)} |")
+        base, branch = number(figure["base"]), number(figure["branch"])
+        rows.append(f"| {FIGURES[figure['name']]}{at} | {base} | {branch} | {difference(figure)} |")
     return "\n".join(rows)
 
 
@@ -128,12 +128,14 @@ def _known(word: str, words: tuple[str, ...]) -> str:
     return word
 
 
-def _number(value: float | None, sign: str = "") -> str:
+def number(value: float | None, sign: str = "") -> str:
+    """A figure to four places."""
     return "none" if value is None else f"{value:{sign}.4f}"
 
 
-def _difference(figure: dict[str, Any]) -> str:
+def difference(figure: dict[str, Any]) -> str:
+    """`+0.0123 (-0.0020 to +0.0250)`: branch minus base."""
     if figure["low"] is None or figure["high"] is None:
-        return _number(figure["difference"], "+")
-    low, high = _number(figure["low"], "+"), _number(figure["high"], "+")
-    return f"{_number(figure['difference'], '+')} ({low} to {high})"
+        return number(figure["difference"], "+")
+    low, high = number(figure["low"], "+"), number(figure["high"], "+")
+    return f"{number(figure['difference'], '+')} ({low} to {high})"

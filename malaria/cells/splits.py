@@ -4,21 +4,26 @@ A patient's cells resemble each other (one stain, one microscope, one illuminati
 patient on two sides let a model recognise the patient. Whole patients are drawn instead, infected
 ones and controls apart. An infected patient has cells of both classes: drawing class by class would
 put one patient on two sides again.
+
+Of your own cells, which grow, `Kept` remembers who was put where: patients keep their side when others come
+or go, and only who is new is drawn.
 """
 
+import functools
 import io
 import itertools
+import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import splitfolders
 
-from malaria import params, tables
+from malaria import files, params, tables
 from malaria.errors import UserError
 from malaria.labels import LABELS, PARASITIZED
 from malaria.tables import SPLIT_NAMES, TEST, TRAIN, VAL
@@ -45,12 +50,69 @@ class Side:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a split came about: by `draw` number so and so (0 for a file), in whole patients or not."""
+    """How a split came about: by `draw` number so and so (0 for a file), in whole patients or not.
+
+    Of a split that is kept, `came` are the patients of the last addition, whom `draw` is of, and `gone` those
+    that were there once and are no more; both are sorted.
+    """
 
     unit: str
     by_patient: bool
     draw: int
     sides: dict[str, Side]
+    came: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Round:
+    """The patients who came together, by the side that `draw` put them on; each side's are sorted."""
+
+    draw: int
+    sides: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Everybody who was ever put on a side, by a draw of `ratio` and `seed`. Who goes is not forgotten."""
+
+    ratio: tuple[float, ...] = ()
+    seed: int = 0
+    rounds: tuple[Round, ...] = ()
+
+    @property
+    def side_of(self) -> dict[str, str]:
+        """The side of each patient."""
+        return {
+            patient: side for drawn in self.rounds for side, there in drawn.sides.items() for patient in there
+        }
+
+
+def read_kept(file: Path) -> Kept:
+    """What a file that `write_kept` wrote remembers; nothing where it is missing.
+
+    Raises:
+        UserError: it is no such file, or has a patient twice.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        rounds = tuple(Round(int(drawn["draw"]), dict(drawn["sides"])) for drawn in content["rounds"])
+        kept = Kept(tuple(content["ratio"]), int(content["seed"]), rounds)
+        count = sum(len(there) for drawn in rounds for there in drawn.sides.values())
+        if len(kept.side_of) != count or not set(kept.side_of.values()) <= set(SPLIT_NAMES):
+            raise ValueError("a patient is there twice, or on no side")
+    except FileNotFoundError:
+        return Kept()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file} is damaged ({error}): take git's (`git checkout {file}`), or remove it to have all "
+            "patients drawn anew."
+        ) from None
+    return kept
+
+
+def write_kept(kept: Kept, file: Path) -> None:
+    files.write_json(file, asdict(kept))
 
 
 def with_patients(cells: pd.DataFrame) -> pd.DataFrame:
@@ -60,11 +122,44 @@ def with_patients(cells: pd.DataFrame) -> pd.DataFrame:
     return accepted.assign(patient=accepted.patient.where(accepted.patient != "", own))
 
 
-def split(cells: pd.DataFrame, settings: params.Split) -> tuple[pd.DataFrame, Summary]:
+def extend(cells: pd.DataFrame, settings: params.Split, kept: Kept) -> tuple[pd.DataFrame, Summary, Kept]:
+    """As `split`, but who is in `kept` stays where they are; and `kept` with who is new.
+
+    A draw by image, of folds, or by a file keeps nobody, and leaves `kept` as it is. Another ratio or seed
+    is another draw, and begins anew.
+    """
+    if settings.unit == "image" or settings.folds or not _read(Path(settings.file)).empty:
+        return *split(cells, settings), kept
+    if (kept.ratio, kept.seed) != (settings.ratio, settings.seed):
+        kept = Kept(settings.ratio, settings.seed)
+    assigned, summary = split(cells, settings, kept.side_of)
+    sides = assigned.drop_duplicates("patient").set_index("patient").split
+    new = sides[~sides.index.isin(kept.side_of)]
+    if len(new):
+        drawn = {name: sorted(new.index[new == name]) for name in SPLIT_NAMES}
+        kept = replace(kept, rounds=(*kept.rounds, Round(summary.draw, drawn)))
+    last = kept.rounds[-1]
+    # So that a run on the same cells says the same again.
+    return (
+        assigned,
+        replace(
+            summary,
+            draw=last.draw,
+            came=tuple(sorted(itertools.chain(*last.sides.values()))) if len(kept.rounds) > 1 else (),
+            gone=tuple(sorted(set(kept.side_of) - set(sides.index))),
+        ),
+        kept,
+    )
+
+
+def split(
+    cells: pd.DataFrame, settings: params.Split, side_of: Mapping[str, str] | None = None
+) -> tuple[pd.DataFrame, Summary]:
     """Assign every accepted cell to train, val or test.
 
     Args:
         cells: rows as tables.CELLS.
+        side_of: the side of patients who are not to be drawn; there may be more than `cells` has.
 
     Returns:
         Rows as tables.SPLITS, and how they came about.
@@ -85,7 +180,7 @@ def split(cells: pd.DataFrame, settings: params.Split) -> tuple[pd.DataFrame, Su
         if VAL not in set(sides):
             draw, sides = _hold_out_val(accepted, sides, settings)
     else:
-        draw, sides = _draw(accepted, settings)
+        draw, sides = _draw(accepted, settings, side_of or {})
     assigned = accepted.assign(split=sides)[list(tables.SPLITS)]
     _check_classes(assigned)
     if settings.unit == "patient":
@@ -150,10 +245,13 @@ def read_assignment(file: Path, settings: params.Split) -> dict[str, str] | None
     return dict(zip(table.patient, sides, strict=True))
 
 
-def _draw(accepted: pd.DataFrame, settings: params.Split) -> tuple[int, pd.Series]:
+def _draw(
+    accepted: pd.DataFrame, settings: params.Split, side_of: Mapping[str, str]
+) -> tuple[int, pd.Series]:
     """The first draw whose shares fit `settings.ratio` (or, with folds, equal folds)."""
     if not settings.folds:
-        return _first_fit(accepted, settings, dict(zip(SPLIT_NAMES, settings.ratio, strict=True)), _by_ratio)
+        shares = dict(zip(SPLIT_NAMES, settings.ratio, strict=True))
+        return _first_fit(accepted, settings, shares, _by_ratio, side_of)
     # Every fold must fit, since a run of another fold makes the same draw.
     equal = {str(fold): 1 / settings.folds for fold in range(settings.folds)}
     draw, folds = _first_fit(accepted, settings, equal, _by_folds)
@@ -170,9 +268,16 @@ def _hold_out_val(accepted: pd.DataFrame, sides: pd.Series, settings: params.Spl
 
 
 def _first_fit(
-    accepted: pd.DataFrame, settings: params.Split, shares: dict[str, float], draw_units: Draw
+    accepted: pd.DataFrame,
+    settings: params.Split,
+    shares: dict[str, float],
+    draw_units: Draw,
+    side_of: Mapping[str, str] | None = None,
 ) -> tuple[int, "pd.Series[str]"]:
     """Draw until cells and parasitised cells both have `shares`, within the tolerance.
+
+    Args:
+        side_of: units that are not drawn; the others are drawn by the shares that those leave to them.
 
     Returns:
         The number of the draw, from 1, and the drawn side of each row of `accepted`.
@@ -181,21 +286,35 @@ def _first_fit(
     units = accepted.patient if settings.unit == "patient" else accepted.path
     counts = parasitized.groupby(units.to_numpy()).agg(["size", "sum"])
     wanted = pd.Series(shares)
-    if len(counts) < len(wanted):
+    kept = pd.Series(side_of or {}, dtype="str").reindex(counts.index).dropna()
+    new = counts.drop(kept.index)
+    if len(kept):
+        had = counts["size"].groupby(kept).sum().reindex(wanted.index, fill_value=0)
+        left = (wanted * counts["size"].sum() - had).clip(lower=0)
+        shares = dict(zip(shares, left / left.sum(), strict=True)) if left.sum() else shares
+        draw_units = functools.partial(_by_ratio, by_chance=True)
+    if not len(kept) and len(counts) < len(wanted):
         raise UserError(
             f"The data has {len(counts)} {settings.unit}s, too few for {len(wanted)} sides: bring more "
             "patients, or set split.unit to image in params.yaml."
         )
     nearest = np.inf
-    with _unit_folders(counts["sum"] > 0) as folders:
-        for draw in range(1, MOST_DRAWS + 1):
+    with _unit_folders(new["sum"] > 0) as folders:
+        for draw in range(1, MOST_DRAWS + 1 if len(new) else 2):
             drawn = draw_units(folders, settings.seed * MOST_DRAWS + draw - 1, list(shares.values()))
-            side = pd.Series(drawn).sort_index().set_axis(counts.index)
+            side = pd.concat([kept, pd.Series(drawn, dtype="str").sort_index().set_axis(new.index)])
             got = counts.groupby(side).sum().reindex(wanted.index, fill_value=0) / counts.sum().clip(lower=1)
             distance = got.sub(wanted, axis=0).abs().to_numpy().max()
             if distance <= settings.tolerance + 1e-9:
                 return draw, units.map(side)
             nearest = min(nearest, distance)
+    if len(kept):
+        raise UserError(
+            f"params.yaml: with {len(kept)} patients on the sides that they had, no draw of the {len(new)} "
+            "new ones gives the shares of cells and of parasitised cells within split.tolerance, "
+            f"{settings.tolerance:g} (the nearest is off by {nearest:.3f}): raise it, bring more patients, "
+            "or give split.seed another number to have all of them drawn anew."
+        )
     raise UserError(
         f"params.yaml: none of {MOST_DRAWS:,} draws gave the shares of cells and of parasitised cells within "
         f"split.tolerance, {settings.tolerance:g} (the nearest was off by {nearest:.3f}): raise it, change "
@@ -214,13 +333,21 @@ def _unit_folders(infected: "pd.Series[bool]") -> Iterator[Path]:
         yield Path(folder)
 
 
-def _by_ratio(folders: Path, seed: int, shares: Sequence[float]) -> dict[int, str]:
-    """The side that split-folders draws for each unit: train, val or, of three shares, test."""
+def _by_ratio(folders: Path, seed: int, shares: Sequence[float], by_chance: bool = False) -> dict[int, str]:
+    """The side that split-folders draws for each unit: train, val or, of three shares, test.
+
+    Args:
+        by_chance: shares of units are rounded up or down by chance, so that of one unit alone too any side
+            may come out; else to the nearest.
+    """
+    chance = np.random.default_rng(seed).uniform(-0.5, 0.5) if by_chance else 0.0
     with tempfile.TemporaryDirectory() as drawn, redirect_stderr(io.StringIO()):
         for kind in folders.iterdir():
             # Of a few units split-folders would round two shares down, and give all the rest to the last.
             count = max(len(list(kind.iterdir())), 1)
-            whole = np.diff(np.rint(np.cumsum(shares) * count), prepend=0) / count
+            upto = np.rint(np.cumsum(shares) * count + chance).clip(0, count)
+            upto[-1] = count
+            whole = np.diff(upto, prepend=0) / count
             splitfolders.ratio(kind, drawn, seed, tuple(whole + 1e-9), move="symlink")
         return {int(file.name): file.parent.name for file in Path(drawn).glob("*/*")}
 

@@ -19,7 +19,7 @@ from urllib3.exceptions import InvalidHeader, MaxRetryError, ReadTimeoutError
 from urllib3.util import Retry
 
 from malaria import files, running
-from malaria.errors import UserError
+from malaria.errors import UnavailableError, UserError
 
 CACHE_VARIABLE = "MALARIA_CACHE"
 
@@ -148,10 +148,10 @@ def _complete(remote: Remote, target: Path, part: Path, retries: Retry, silence:
             left = left.increment()
         except MaxRetryError:
             times = f"{len(left.history) + 1} times in a row"
-            raise UserError(f"{reason}, {times}: run again later{kept}.") from None
+            raise UnavailableError(f"{reason}, {times}: run again later{kept}.") from None
         wait = _wait(left, asked)
         if wait > left.backoff_max:
-            raise UserError(f"{reason} and asks to wait for {wait:.0f} s: run again after that{kept}.")
+            raise UnavailableError(f"{reason} and asks to wait for {wait:.0f} s: run again after that{kept}.")
         tqdm.write(f"{reason}; trying again in {wait:.0f} s", file=sys.stderr)
         sleep(wait)
 

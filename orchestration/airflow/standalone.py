@@ -8,6 +8,8 @@ import argparse
 import os
 import signal
 import sys
+import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +56,33 @@ def main() -> None:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Airflow reads its configuration as it is imported.
     os.environ |= settings(home, arguments.host, arguments.port)
+    # What was due before is not made up.
+    os.environ["MALARIA_START"] = datetime.now(UTC).isoformat()
     if arguments.schedule is not None:
         os.environ["MALARIA_SCHEDULE"] = arguments.schedule
     from airflow.__main__ import main as airflow
     from airflow.cli.commands import standalone_command
 
     class Component(standalone_command.SubCommand):  # type: ignore[misc] # mypy does not see Airflow
-        """Without the servers that hand logs to other machines: they listen on every address."""
+        """Without the servers that hand logs to other machines: they listen on every address.
+
+        The scheduler starts once the API server answers: tasks die that cannot reach it.
+        """
 
         def __init__(self, parent: Any, name: str, command: list[str], env: dict[str, str]) -> None:
             quiet = ["--skip-serve-logs"] if name in ("scheduler", "triggerer") else []
             super().__init__(parent, name, [*command, *quiet], env)
+            self.stopped = threading.Event()
+
+        def run(self) -> None:
+            while self.name == "scheduler" and not self.parent.port_open(arguments.port):
+                if self.stopped.wait(0.5):
+                    return
+            super().run()
+
+        def stop(self) -> None:
+            self.stopped.set()
+            super().stop()
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -207,3 +207,106 @@ def test_a_file_of_folds_that_cannot_be_read_is_said_in_a_sentence(tmp_path, con
         file.write_bytes(content)
     with pytest.raises(UserError, match=sentence):
         splits.folds_in(file)
+
+
+@pytest.fixture(scope="module")
+def sides_file(tmp_path_factory) -> Path:
+    """What the stage keeps between the runs of `history`."""
+    return tmp_path_factory.mktemp("kept") / "sides.json"
+
+
+@pytest.fixture(scope="module")
+def history(sides_file) -> list[tuple[pd.DataFrame, pd.DataFrame, splits.Summary]]:
+    """Cells, split and summary of a first draw and five additions, during which some patients go."""
+    random = np.random.default_rng(3)
+    everybody = table([(int(n), 20) for n in random.integers(5, 40, 60)] + [(0, 25)] * 20)
+    order = random.permutation(everybody.patient.unique())
+    found = []
+    for addition in range(6):
+        here = order[2 * addition : 50 + 6 * addition]
+        lot = everybody[everybody.patient.isin(here)]
+        assigned, summary, kept = splits.extend(lot, SETTINGS, splits.read_kept(sides_file))
+        splits.write_kept(kept, sides_file)
+        found.append((lot, assigned, summary))
+    return found
+
+
+def test_patients_keep_their_side_when_others_come_and_go(history):
+    sides: dict[str, str] = {}
+    for _, assigned, _ in history:
+        now = assigned.drop_duplicates("patient").set_index("patient").split.to_dict()
+        assert all(sides.get(patient, side) == side for patient, side in now.items())
+        sides |= now
+    assert len(sides) == 80
+
+
+def test_the_shares_fit_after_each_addition(history):
+    for _, _, summary in history:
+        for name, wanted in zip(tables.SPLIT_NAMES, SETTINGS.ratio, strict=True):
+            assert summary.sides[name].share == pytest.approx(wanted, abs=SETTINGS.tolerance)
+            assert summary.sides[name].share_of_parasitized == pytest.approx(wanted, abs=SETTINGS.tolerance)
+
+
+def test_new_patients_come_onto_every_side(history):
+    came = [patient for _, _, summary in history for patient in summary.came]
+    _, assigned, _ = history[-1]
+    assert set(assigned.split[assigned.patient.isin(came)]) == set(tables.SPLIT_NAMES)
+
+
+def test_the_summary_says_who_came_last_and_who_is_gone(history):
+    before = set(history[0][0].patient)
+    for number, (lot, _, summary) in enumerate(history):
+        assert set(summary.came) == (set(lot.patient) - before if number else set())
+        before |= set(lot.patient)
+        assert set(summary.gone) == before - set(lot.patient)
+
+
+def test_the_same_cells_again_give_the_same_split_and_the_same_words(history, sides_file):
+    lot, assigned, summary = history[-1]
+    kept = splits.read_kept(sides_file)
+    once_more, words, unchanged = splits.extend(lot.sample(frac=1, random_state=1), SETTINGS, kept)
+    pd.testing.assert_frame_equal(once_more.sort_values("path", ignore_index=True), assigned)
+    assert (words, unchanged) == (summary, kept)
+
+
+def test_who_comes_back_finds_the_old_side(history, sides_file):
+    first, assigned, _ = history[0]
+    again, _, _ = splits.extend(first, SETTINGS, splits.read_kept(sides_file))
+    pd.testing.assert_frame_equal(again, assigned)
+
+
+def test_another_seed_is_another_draw_of_everybody(cells):
+    _, _, kept = splits.extend(cells, SETTINGS, splits.Kept())
+    assigned, summary, anew = splits.extend(cells, changed(seed=2), kept)
+    pd.testing.assert_frame_equal(assigned, splits.split(cells, changed(seed=2))[0])
+    assert (summary.came, summary.gone, len(anew.rounds)) == ((), (), 1)
+
+
+@pytest.mark.parametrize("changes", [{"unit": "image"}, {"folds": 4}])
+def test_a_draw_that_is_no_draw_of_patients_keeps_nobody(cells, changes):
+    _, _, kept = splits.extend(cells, SETTINGS, splits.Kept())
+    assigned, _, unchanged = splits.extend(cells, changed(**changes), kept)
+    pd.testing.assert_frame_equal(assigned, splits.split(cells, changed(**changes))[0])
+    assert unchanged == kept
+
+
+def test_sides_that_no_addition_can_bring_into_tolerance_are_said_in_a_sentence(cells, monkeypatch):
+    monkeypatch.setattr(splits, "MOST_DRAWS", 5)
+    few = splits.Kept(SETTINGS.ratio, SETTINGS.seed, (splits.Round(1, {"test": list(cells.patient[:900])}),))
+    with pytest.raises(UserError, match=r"on the sides that they had, no draw of the \d+ new ones gives"):
+        splits.extend(cells, SETTINGS, few)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<<<<<<< HEAD",
+        "[]",
+        '{"ratio": [1], "seed": 1, "rounds": [{"draw": 1, "sides": {"train": ["P1"], "test": ["P1"]}}]}',
+        '{"ratio": [1], "seed": 1, "rounds": [{"draw": 1, "sides": {"holdout": ["P1"]}}]}',
+    ],
+)
+def test_a_damaged_record_of_sides_is_refused(tmp_path, content):
+    (tmp_path / "sides.json").write_text(content)
+    with pytest.raises(UserError, match=r"sides\.json is damaged"):
+        splits.read_kept(tmp_path / "sides.json")

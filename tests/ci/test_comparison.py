@@ -386,3 +386,27 @@ def test_an_entry_whose_outputs_are_nowhere_is_dropped_and_the_rest_stays(finish
     assert (clone / "data/splits.csv").is_file()
     assert "train" not in revisions.lock_of(clone)
     assert "split" in revisions.lock_of(clone)
+
+
+def test_too_few_of_the_base_s_test_patients_are_not_comparable(compare):
+    found = made.cells()
+    some = found.patient.isin([f"P{n}" for n in range(7)])
+    judged = verdict.judge(compare(branch={"found": moved(found, some)}, limits={"min_cells": 10}), None)
+    assert outcomes(judged) == ["comparable"]
+    assert "of the base's 12 test patients 5 are left" in said(judged, "comparable")
+
+
+def test_a_bundle_that_turns_away_less_of_what_is_no_cell_fails(compare, gated_bundle):
+    judged = verdict.judge(compare(base={"bundle": gated_bundle}), None)
+    assert "not cells" in outcomes(judged)
+    assert "0.0% are turned away, by the base 100.0%" in said(judged, "not cells")
+    assert "not cells" not in outcomes(verdict.judge(compare(base={}, branch={}, first=True), None))
+
+
+def test_it_is_said_how_many_test_patients_are_new_and_gone(compare):
+    before = made.cells(240, patients=24)
+    stay = before[~before.patient.isin(["P0", "P1", "P23"])]
+    newer = made.cells(48, patients=12, first=1200).assign(patient=lambda rows: "N" + rows.patient)
+    found = compare(branch={"found": pd.concat([stay, newer], ignore_index=True)})
+    assert (found.judged.cells, found.judged.came, found.judged.gone) == (120, 6, 2)
+    assert "of the test patients 6 are new and 2 gone" in said(verdict.judge(found, None), "comparable")

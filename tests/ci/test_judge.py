@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from modulefinder import ModuleFinder
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,46 @@ def test_a_leaky_model_made_elsewhere_fails_as_same_inputs_and_other_outputs(bra
     module(branch, "report", "--base", "main")
     assert failed(branch) == ["dvc.lock"]
     assert said(branch, "dvc.lock") == "same inputs as the base's, other outputs: train"
+
+
+def test_an_export_that_fits_its_thresholds_on_test_cells_fails(branch):
+    edit(
+        branch / "stages/export.py",
+        "for name in (tables.VAL, tables.TEST)}",
+        "for name in (tables.TEST, tables.VAL)}",
+    )
+    run("dvc", "repro", "export", cwd=branch)
+    commit(branch, "thresholds that fit")
+    module(branch, "gate", "--base", "main", ok=False)
+    assert failed(branch) == ["blind training"]
+    assert "another models/malaria-cells/bundle.json" in said(branch, "blind training")
+
+
+def test_an_export_that_was_changed_and_is_honest_passes(branch):
+    change(branch, {"export.precision": "float16"})
+    run("dvc", "repro", "export", cwd=branch)
+    commit(branch, "half the space")
+    module(branch, "gate", "--base", "main")
+    assert "the same" in said(branch, "blind training")
+
+
+def test_cells_that_go_by_another_file_s_hash_fail(branch):
+    cells = tables.read(branch / paths.CELLS, tables.CELLS)
+    cells.loc[0, "sha256"] = "0" * 64
+    tables.write(cells, branch / paths.CELLS, tables.CELLS)
+    take_for_granted(branch, "audit", "split", "pack", "train", "evaluate", "export")
+    module(branch, "report", "--base", "main")
+    assert "by patient" in failed(branch)
+    assert "1 cells have other bytes than their hash" in said(branch, "by patient")
+
+
+def test_all_code_that_starts_the_base_s_is_named_where_a_branch_changes_it():
+    finder = ModuleFinder([str(ROOT)])
+    finder.import_hook("ci.gate")
+    code = {str(Path(one.__file__).relative_to(ROOT)) for one in finder.modules.values() if one.__file__}
+    starts = {name for name in code if name.startswith(("ci/", "remote/")) or name.count("/") == 1}
+    rules = [*outputs.RULES, "malaria/__init__.py", "malaria/labels.py"]
+    assert {name for name in starts if not any(Path(name).is_relative_to(rule) for rule in rules)} == set()
 
 
 def test_what_dvc_lock_claims_of_a_training_has_to_come_out_again(branch, leaky):
@@ -282,6 +323,16 @@ def test_a_stage_that_gives_other_bytes_when_run_again_fails_the_gate(branch):
     module(branch, "gate", "--base", "again", ok=False)
     assert failed(branch) == ["reproducible"]
     assert "another reports/split.json" in said(branch, "reproducible")
+
+
+def test_report_and_gate_work_right_after_a_run_in_a_fresh_clone(history, tmp_path):
+    clone = tmp_path / "clone"
+    git("clone", "-q", "--branch", "main", str(history), str(clone), cwd=tmp_path)
+    run("dvc", "repro", cwd=clone)
+    for name in ("report", "gate"):
+        said = module(clone, name, "--base", "main").stdout
+        assert "The gate passes." in said
+        assert "made anew" not in said
 
 
 def test_results_that_are_behind_the_parameters_are_not_reported(branch):

@@ -17,11 +17,18 @@ from uuid import uuid4
 import pytest
 import yaml
 
-from tests.support.project import ROOT, change, git, run
+from tests.support.project import ROOT, change, copy, git, run
 
 pytestmark = pytest.mark.long
 
 HERE = ROOT / "orchestration/airflow"
+
+# A hook of yours: docs/airflow.md.
+NOTIFY = """
+import pathlib, sys
+def tell(context):
+    pathlib.Path(__file__).with_name("told").write_text(context["dag_run"].run_id)
+"""
 
 
 def module(path: Path) -> ModuleType:
@@ -108,8 +115,12 @@ def airflow(binaries, repository, tmp_path_factory) -> Airflow:
         "MALARIA_PROJECT": str(repository),
         "MALARIA_ENVIRONMENT": str(ROOT / ".venv"),
         "MALARIA_SCHEDULE": "0 3 * * 1",
-        "MALARIA_RETRIES": "0",
+        "MALARIA_START": "2100-01-05T12:00:00+00:00",
+        "MALARIA_TIMEOUT_HOURS": "3",
+        "MALARIA_ON_FAILURE": "notify.tell",
+        "PYTHONPATH": str(home),
     }
+    (home / "notify.py").write_text(NOTIFY)
     started = Airflow(environment, binaries, home)
     started.call("airflow", "db", "migrate")
     return started
@@ -154,6 +165,10 @@ print("\\n" + json.dumps({
     "after": {task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks},
     "schedule": dag.schedule,
     "backoff": sorted({task.retry_exponential_backoff for task in dag.tasks}),
+    "hours": sorted({task.execution_timeout.total_seconds() / 3600 for task in dag.tasks}),
+    "told": dag.on_failure_callback.__module__,
+    "start": dag.start_date.isoformat(),
+    "catchup": dag.catchup,
 }))
 """
     told = json.loads(airflow.call("python", "-c", script).splitlines()[-1])
@@ -162,6 +177,9 @@ print("\\n" + json.dumps({
     assert after == {**arrows(), "gate": {"export"}, "push": {"gate"}}
     assert told["schedule"] == "0 3 * * 1"
     assert told["backoff"] == [2.0]
+    assert (told["hours"], told["told"]) == ([3.0], "notify")
+    # What was due before is not made up.
+    assert (told["start"], told["catchup"]) == ("2100-01-05T12:00:00+00:00", False)
 
 
 def all_are(state: str) -> dict[str, str]:
@@ -207,3 +225,39 @@ def test_a_stage_that_dvc_yaml_does_not_have_is_named_with_those_it_has():
     done = run(sys.executable, "-m", "orchestration.run_stage", "tran", cwd=ROOT, ok=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: dvc.yaml has no stage tran: its stages are fetch, audit, ")
+
+
+def test_a_wrong_parameter_is_no_matter_for_another_try(finished, tmp_path):
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(finished / name, tmp_path)
+    change(tmp_path, {"train.epochs": -3})
+    command = (sys.executable, "-m", "orchestration.run_stage", "train")
+    done = run(*command, cwd=tmp_path, ok=False, environment={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 1
+    assert done.stderr == "error: params.yaml: train.epochs is -3, but must be an integer from 1 to 1000.\n"
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"), [("sys.exit(1)", 1), ("sys.exit(75)", 75), ("os.kill(os.getpid(), 9)", 75)]
+)
+def test_what_a_person_must_put_right_ends_with_another_status_than_what_may_pass(
+    finished, tmp_path, ends, status
+):
+    copied = copy(finished, tmp_path / "repository")
+    (copied / "stages/audit.py").write_text(f"import os, sys\n{ends}\n")
+    command = (sys.executable, "-m", "orchestration.run_stage", "audit")
+    assert run(*command, cwd=copied, ok=False).returncode == status
+
+
+@pytest.mark.parametrize(("status", "raises"), [(1, "AirflowFailException"), (75, "AirflowException")])
+def test_a_task_is_tried_again_only_where_that_may_help(airflow, status, raises):
+    script = f"""
+from airflow.dag_processing.dagbag import DagBag
+task = DagBag().dags["malaria_cells"].get_task("gate")
+task.bash_command, task.cwd = "exit {status}", None
+try:
+    task.execute({{}})
+except Exception as error:
+    print("\\n" + type(error).__name__)
+"""
+    assert airflow.call("python", "-c", script).split()[-1] == raises

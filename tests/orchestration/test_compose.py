@@ -305,3 +305,21 @@ def test_results_go_to_a_store_whose_bucket_is_made_and_a_second_time_no_result_
         assert again.strip() == f"{len(records)} files pushed to s3://new."
         config = (repository / ".dvc/config.local").read_text()
         assert store.options["secret_access_key"] not in config
+
+
+def test_the_cluster_s_workers_are_two_and_everything_talks_over_tls():
+    named = {"MALARIA_IMAGES": "a.example/owner/cells", "TLS_DIR": "/tls", "CELLS_DIR": "/cells"}
+    command = [Path(sys.executable).parent / "podman-compose", "--file", "orchestration/cluster.yaml"]
+    done = subprocess.run(
+        [*command, "--dry-run", "--profile", "driver", "config"],
+        cwd=ROOT, env={"PATH": os.environ["PATH"], **named}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(done.stdout)["services"]
+    assert set(services) == {"scheduler", "worker", "predict"}
+    assert services["worker"]["deploy"]["replicas"] == 2
+    for service in services.values():
+        assert service["image"] == "a.example/owner/cells-engine:latest"
+        assert any(re.search("/tls:/etc/dask:ro", str(mounted)) for mounted in service["volumes"])
+        assert re.search("tls", str(service.get("command") or service["entrypoint"]))
+        assert (service["read_only"], service["mem_limit"]) == (True, "1g")

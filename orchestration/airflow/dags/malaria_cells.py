@@ -5,11 +5,13 @@ own environment, so a new stage of dvc.yaml is a new task. docs/airflow.md tells
 """
 
 import hashlib
+import importlib
 import json
 import os
 import re
 import subprocess
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +19,30 @@ from airflow.configuration import AIRFLOW_HOME
 from airflow.exceptions import AirflowException
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, Param, TriggerRule
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from stage_figures_page import FIGURES, FiguresLink
 
 PROJECT = Path(os.environ.get("MALARIA_PROJECT", Path(__file__).resolve().parents[3]))
 ENVIRONMENT = Path(os.environ.get("MALARIA_ENVIRONMENT", PROJECT / ".venv"))
 # A cron expression, @daily and the like; empty: only by hand.
 SCHEDULE = os.environ.get("MALARIA_SCHEDULE") or None
+# A run that was due before is not made up: the start of `make airflow`, or the day the DAG was put here.
+START = (
+    os.environ.get("MALARIA_START") or datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC).isoformat()
+)
+TIMEOUT_HOURS = float(os.environ.get("MALARIA_TIMEOUT_HOURS", "12"))
+# `module.function` of yours, called with Airflow's context where a run has failed.
+ON_FAILURE = os.environ.get("MALARIA_ON_FAILURE", "")
 RETRIES = int(os.environ.get("MALARIA_RETRIES", "2"))
 RETRY_SECONDS = int(os.environ.get("MALARIA_RETRY_SECONDS", "30"))
 
 # In the command, not in the task's environment: bash reads ~/.bashrc first, as it does where its input is a
 # socket, and many put another Python at the front there.
-ENTER = f'set -eu\nexport PATH="{ENVIRONMENT}/bin:$PATH"\n'
+# With MALARIA_END_WITH_PARENT no process outlives its task, whatever ended that.
+ENTER = f'set -eu\nexport PATH="{ENVIRONMENT}/bin:$PATH" MALARIA_END_WITH_PARENT=1\n'
+
+# Of a command that failed of something that may pass (malaria.errors.UnavailableError).
+TEMPORARY = 75
 
 # `run_stage` is `dvc repro --single-item`, which ends with status 99, Airflow's for "skipped", where nothing
 # has changed.
@@ -57,7 +71,22 @@ exec python -m remote.push
 """
 
 
-class DvcStage(BashOperator):  # type: ignore[misc] # Airflow is not in the environment mypy sees
+class Command(BashOperator):  # type: ignore[misc] # Airflow is not in the environment mypy sees
+    """A command that is tried again where that may help: it was killed, or says that its failure may pass."""
+
+    def execute(self, context: Any) -> Any:
+        try:
+            return super().execute(context)
+        except AirflowSkipException:
+            raise
+        except AirflowException as error:
+            process = self.subprocess_hook.sub_process
+            if process is None or process.returncode == TEMPORARY or not 0 < process.returncode < 128:
+                raise
+            raise AirflowFailException(f"{error} Another try would fail alike: see above.") from None
+
+
+class DvcStage(Command):
     """A stage of dvc.yaml: run where something has changed, skipped where nothing has."""
 
     ui_color = "#e6f1ef"
@@ -88,6 +117,12 @@ def stage_graph() -> list[dict[str, Any]]:
     return stages
 
 
+def on_failure() -> Callable[[Any], object] | None:
+    """The function that ON_FAILURE names; it has to be importable where Airflow runs."""
+    module, _, name = ON_FAILURE.rpartition(".")
+    return getattr(importlib.import_module(module), name) if module else None
+
+
 def about(stage: dict[str, Any]) -> str:
     """What the task's page says of the stage, as Markdown."""
     outs = "\n".join(f"- `{out}`{' (metrics)' if out in stage['metrics'] else ''}" for out in stage["outs"])
@@ -99,11 +134,12 @@ with DAG(
     description="The DVC pipeline: cells to an evaluated, exported model",
     doc_md=__doc__,
     schedule=SCHEDULE,
-    start_date=datetime(2025, 1, 1),
+    start_date=datetime.fromisoformat(START),
     catchup=False,
     # All runs share one working tree.
     max_active_runs=1,
     is_paused_upon_creation=False,
+    on_failure_callback=on_failure(),
     params={
         "force": Param(False, type="boolean", description="Run every stage, also where nothing has changed"),
     },
@@ -111,6 +147,7 @@ with DAG(
         "cwd": str(PROJECT),
         # A skipped stage upstream is no obstacle, a failed one is.
         "trigger_rule": TriggerRule.NONE_FAILED,
+        "execution_timeout": timedelta(hours=TIMEOUT_HOURS),
         "retries": RETRIES,
         "retry_delay": timedelta(seconds=RETRY_SECONDS),
         "retry_exponential_backoff": 2.0,
@@ -129,10 +166,8 @@ with DAG(
     }
     for stage in stages:
         tasks[stage["name"]].set_upstream([tasks[name] for name in stage["after"]])
-    gate = BashOperator(
-        task_id="gate", bash_command=ENTER + GATE, retries=0, doc_md="Is the model good enough?"
-    )
-    push = BashOperator(
+    gate = Command(task_id="gate", bash_command=ENTER + GATE, retries=0, doc_md="Is the model good enough?")
+    push = Command(
         task_id="push", bash_command=ENTER + PUSH, doc_md="To DVC's default remote, what it lacks."
     )
     gate.set_upstream([task for task in tasks.values() if not task.downstream_list])
