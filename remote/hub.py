@@ -43,7 +43,7 @@ def write(source: Path, out: Path, cells: str) -> None:
     data = metadata(record.name, cells, figures)
     text = (source / bundle.CARD).read_text(encoding="utf-8")
     with files.atomic_folder(out) as folder:
-        left_out = shutil.ignore_patterns(bundle.CARD, paths.LABEL_AUDIT.name)
+        left_out = shutil.ignore_patterns(paths.LABEL_AUDIT.name)
         shutil.copytree(source, folder, dirs_exist_ok=True, ignore=left_out)
         files.write_text(folder / "README.md", str(ModelCard(f"---\n{data}\n---\n{text}")))
 
