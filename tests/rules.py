@@ -300,7 +300,7 @@ RULES = (
             "table.fold == str(settings.fold), TEST, TRAIN",
             "table.fold == str(settings.fold), TRAIN, TEST",
         ),
-        ("infected patients are drawn apart", 'counts["sum"] > 0', 'counts["sum"] > -1'),
+        ("infected patients are drawn apart", 'new["sum"] > 0', 'new["sum"] > -1'),
         (
             "each side needs both classes",
             "(assigned.split == name) & (assigned.label == label)",
@@ -446,6 +446,17 @@ RULES = (
         ),
         ("torn patients fail", 'not by patient": cells.torn', 'not by patient": 0'),
         ("renamed cells fail", "another patient's name\": cells.renamed", "another patient's name\": 0"),
+        ("forged cells fail", 'data/cells.csv says": forged', 'data/cells.csv says": 0'),
+        (
+            "so many patients are needed",
+            "< limits.min_patients * cells.tested",
+            "<= limits.min_patients * cells.tested",
+        ),
+        (
+            "the check of what is no cell keeps up",
+            "branch >= base - found.limits.point_loss",
+            "branch >= base - 1",
+        ),
         ("copies fail", 'in other files": cells.copies', 'in other files": 0'),
         (
             "another processor excuses what depends on it",
@@ -455,7 +466,11 @@ RULES = (
         ("a frozen stage fails", "    if rerun.frozen:", "    if not rerun:"),
         ("blind training is the same", "same = all(output.same", "same = any(output.same"),
         ("other outputs of the same inputs fail", "    if contradicted:", "    if not contradicted:"),
-        ("each figure of a point has its loss", "limits.point_loss", "limits.auc_loss"),
+        (
+            "each rate of a point has its loss",
+            "_points(found), limits.point_loss",
+            "_points(found), limits.auc_loss",
+        ),
         ("AUC has its loss", "limits.auc_loss", "limits.point_loss"),
         ("sensitivity has its loss", "limits.sensitivity_loss", "limits.point_loss"),
     ),
