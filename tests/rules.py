@@ -215,7 +215,8 @@ RULES = (
         "test_cells_out_of_range_count_towards_the_share_and_are_half_of_it_at_most "
         "test_a_cell_may_lie_a_little_outside_the_ranges "
         "test_the_shape_of_a_crop_is_judged_before_it_is_resized test_quantities_are_what_they_say "
-        "test_the_middle_is_a_disc_of_six_tenths_of_the_cell",
+        "test_the_middle_is_a_disc_of_six_tenths_of_the_cell "
+        "test_limits_are_as_narrow_as_parasites_and_patients_allow",
         ("one held-out cell in a hundred is turned away", "rejected: float = 0.01", "rejected: float = 0.05"),
         ("ranges leave out half at most", "1 - rejected / 2", "1 - rejected"),
         (
@@ -226,6 +227,22 @@ RULES = (
         ("what is brighter than black is cell", "_BLACK = 16", "_BLACK = 160"),
         ("the largest side", "_LARGEST_ASPECT = 1000, 2.5", "_LARGEST_ASPECT = 1001, 2.5"),
         ("the largest aspect", "_LARGEST_ASPECT = 1000, 2.5", "_LARGEST_ASPECT = 1000, 2.6"),
+        (
+            "parasitised cells are spared",
+            "_FEWEST = 0.008, 0.03, 0.004, 50",
+            "_FEWEST = 0.02, 0.03, 0.004, 50",
+        ),
+        ("a patient's are spared", "_FEWEST = 0.008, 0.03, 0.004, 50", "_FEWEST = 0.008, 0.08, 0.004, 50"),
+        (
+            "classes are turned away alike",
+            "_FEWEST = 0.008, 0.03, 0.004, 50",
+            "_FEWEST = 0.008, 0.03, 0.01, 50",
+        ),
+        (
+            "patients of fifty cells count",
+            "_FEWEST = 0.008, 0.03, 0.004, 50",
+            "_FEWEST = 0.008, 0.03, 0.004, 51",
+        ),
         ("the inner disc", "_MIDDLE = 0.6", "_MIDDLE = 0.9"),
     ),
     *of(
@@ -264,7 +281,6 @@ RULES = (
         "test_a_crops_own_shape_counts_also_where_it_was_resized_before "
         "test_a_gate_that_is_not_the_exported_one_is_refused",
         ("what is turned away has no probability", "taken = [reason is None for", "taken = [True for"),
-        ("a crop's own shape counts", "first or second for", "second for"),
         ("another part is refused", "hexdigest() != record.hashes[name]", "hexdigest() == ''"),
     ),
     *of(
@@ -284,7 +300,7 @@ RULES = (
             "table.fold == str(settings.fold), TEST, TRAIN",
             "table.fold == str(settings.fold), TRAIN, TEST",
         ),
-        ("infected patients are drawn apart", 'counts["sum"] > 0', 'counts["sum"] > -1'),
+        ("infected patients are drawn apart", 'new["sum"] > 0', 'new["sum"] > -1'),
         (
             "each side needs both classes",
             "(assigned.split == name) & (assigned.label == label)",
@@ -295,7 +311,7 @@ RULES = (
             ' and not assigned.patient.str.startswith("cell ").any()',
             "",
         ),
-        ("a cell of no known patient is its own", 'own = "cell " + accepted.path', 'own = "cell"'),
+        ("a cell of no known patient is its own", "own = OWN + accepted.path", "own = OWN"),
         (
             "accepted cells alone are split",
             "cells[cells.status == tables.OK].reset_index",
@@ -430,6 +446,17 @@ RULES = (
         ),
         ("torn patients fail", 'not by patient": cells.torn', 'not by patient": 0'),
         ("renamed cells fail", "another patient's name\": cells.renamed", "another patient's name\": 0"),
+        ("forged cells fail", 'data/cells.csv says": forged', 'data/cells.csv says": 0'),
+        (
+            "so many patients are needed",
+            "< limits.min_patients * cells.tested",
+            "<= limits.min_patients * cells.tested",
+        ),
+        (
+            "the check of what is no cell keeps up",
+            "branch >= base - found.limits.point_loss",
+            "branch >= base - 1",
+        ),
         ("copies fail", 'in other files": cells.copies', 'in other files": 0'),
         (
             "another processor excuses what depends on it",
@@ -439,7 +466,11 @@ RULES = (
         ("a frozen stage fails", "    if rerun.frozen:", "    if not rerun:"),
         ("blind training is the same", "same = all(output.same", "same = any(output.same"),
         ("other outputs of the same inputs fail", "    if contradicted:", "    if not contradicted:"),
-        ("each figure of a point has its loss", "limits.point_loss", "limits.auc_loss"),
+        (
+            "each rate of a point has its loss",
+            "_points(found), limits.point_loss",
+            "_points(found), limits.auc_loss",
+        ),
         ("AUC has its loss", "limits.auc_loss", "limits.point_loss"),
         ("sensitivity has its loss", "limits.sensitivity_loss", "limits.point_loss"),
     ),

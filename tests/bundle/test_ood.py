@@ -273,6 +273,34 @@ def test_limits_spare_parasites_first():
     assert 0 < (his > ood.limits_for(held_out, parasitized, patient)[1]).mean() <= 0.08
 
 
+@pytest.mark.parametrize(
+    ("healthy", "parasitised", "top", "away"),
+    [
+        # 0.7 % of each class, not 1 %: of parasitised cells 0.8 % at most.
+        (5000, [50] * 100, (1, 1), 70),
+        # Of 6,000 healthy cells 20, not 30, with no parasitised one: the classes differ by 0.4 % at most.
+        (6000, [50] * 80, (0, 1), 20),
+        # Ten of a patient's hundred, not 15: of 99 patients 0.1 % and twice 1 %, not 0.15 % and twice 1.5 %.
+        (5000, [100] + [50] * 98, (1, 1), 20),
+    ],
+)
+def test_limits_are_as_narrow_as_parasites_and_patients_allow(healthy, parasitised, top, away):
+    """The farthest cells are in turns healthy and of the first patient, or of all, or healthy alone."""
+    of_patient = np.repeat(np.arange(len(parasitised)), parasitised)
+    if len(set(parasitised)) == 1:
+        of_patient = np.arange(sum(parasitised)) % len(parasitised)
+    patient = np.array(["healthy"] * healthy + [f"P{number}" for number in of_patient])
+    parasitized = np.arange(len(patient)) >= healthy
+    far = np.empty(len(patient))
+    far[parasitized], far[~parasitized] = (
+        np.arange(count, 0, -1) * step for count, step in ((parasitized.sum(), top[0]), (healthy, top[1]))
+    )
+    far[parasitized] += 0.5  # no two alike
+    held_out = np.stack([np.full(len(far), -0.2), far, far], axis=1)
+    found = ood.limits_for(held_out, parasitized, patient)
+    assert (held_out > found).any(axis=1).sum() == pytest.approx(away, abs=1)
+
+
 def test_a_feature_that_never_fires_does_no_harm(train):
     features = features_of(train)
     features[:, 3] = 0

@@ -14,11 +14,12 @@ from malaria.params import load_params
 GATE = load_params(Path(__file__).parents[2] / "params.yaml").gate.model_copy(
     update={
         "min_cells": 100, "min_auc": 0.9, "auc_loss": 0.01, "sensitivity_loss": 0.02, "point_loss": 0.03,
-        "max_ece": 0.1, "max_bytes": 1000, "override": "let-it-through",
+        "max_ece": 0.1, "max_bytes": 1000, "override": "let-it-through", "min_patients": 0.5,
     }
 )  # fmt: skip
 CELLS = Judged(
-    cells=100, parasitized=50, patients=10, relabelled=0, left_out=0, torn=0, renamed=0, copies=0
+    cells=100, parasitized=50, patients=10, relabelled=0, left_out=0, torn=0, renamed=0, copies=0, came=0,
+    gone=0, tested=20,
 )  # fmt: skip
 SIDE = Side(name="branch", commit="", source="nlm", bundle_bytes=1000)
 
@@ -42,7 +43,7 @@ def comparison(*figures: Figure, **changed) -> Comparison:
     content = {
         "base": SIDE, "branch": SIDE, "behind": 0, "sample": False, "rules": (), "limits": GATE, "stages": (),
         "judged": CELLS, "unreadable": "", "figures": tuple(every.values()), "auc_low": 0.9, "claims": {},
-        "flips": (), "flipped": 0, "changes": (), "speed": None,
+        "flips": (), "flipped": 0, "changes": (), "speed": None, "turned_away": (0.5, 0.47),
         "data": Data(classes=(), patients_gained=0, patients_lost=0, patients=10),
     }  # fmt: skip
     return Comparison(**content | changed)
@@ -94,6 +95,8 @@ def test_without_an_interval_the_difference_itself_counts(difference, fails):
     [
         ({"auc_low": 0.899}, "AUC at least"),
         ({"judged": CELLS.model_copy(update={"cells": 99})}, "comparable"),
+        ({"judged": CELLS.model_copy(update={"patients": 9})}, "comparable"),
+        ({"turned_away": (0.5, 0.4699)}, "not cells"),
         ({"judged": CELLS.model_copy(update={"torn": 1})}, "by patient"),
         ({"judged": CELLS.model_copy(update={"renamed": 1})}, "by patient"),
         ({"judged": CELLS.model_copy(update={"copies": 1})}, "by patient"),
@@ -129,6 +132,14 @@ def test_a_label_overrides_a_gate_that_fails_and_no_other():
 def test_the_branch_judges_itself_only_where_there_is_no_base():
     assert failed(comparison(), own_code=True) == ["judge"]
     assert failed(comparison(base=None), own_code=True) == []
+
+
+def test_a_first_revision_has_no_patients_to_lose():
+    assert failed(comparison(base=None, judged=CELLS.model_copy(update={"patients": 9}))) == []
+
+
+def test_cells_with_other_bytes_than_their_hash_says_fail():
+    assert failed(comparison(), forged=1) == ["by patient"]
 
 
 def test_other_outputs_of_the_bases_inputs_fail():

@@ -89,6 +89,7 @@ def test_one_class_alone_has_no_figure_that_needs_both(p):
 def test_one_healthy_cell_is_enough_for_a_correlation():
     # One rightly called, one missed, one rightly not called: 1 / sqrt(1 * 2 * 1 * 2).
     assert metrics.rates(sample([0.9, 0.2, 0.1], [1, 1, 0]))["mcc"][0] == pytest.approx(0.5)
+    assert metrics.rates(sample([0.9, 0.1], [1, 0]))["mcc"][0] == 1
 
 
 def test_squared_errors_are_averaged():
