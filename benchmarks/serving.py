@@ -9,7 +9,6 @@ that a server of its own answers more.
 import argparse
 import contextlib
 import http.client
-import io
 import json
 import os
 import platform
@@ -27,7 +26,6 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import psutil
-from PIL import Image
 
 from app import pictures
 from malaria import bundle
@@ -109,12 +107,7 @@ def start(
 
 def encoded(count: int) -> list[bytes]:
     """Drawn cells as PNG files."""
-    files = []
-    for pixels, _ in pictures.drawn(count, seed=5):
-        out = io.BytesIO()
-        Image.fromarray(pixels).save(out, "PNG")
-        files.append(out.getvalue())
-    return files
+    return [pictures.encoded(pixels) for pixels, _ in pictures.drawn(count, seed=5)]
 
 
 def bare(model: str, cells: list[bytes], seconds: float) -> float:
