@@ -180,7 +180,7 @@ def _compare_slides(cells: pd.DataFrame, published: Mapping[str, slides.Row]) ->
 
 
 def bits_in_use(cells: pd.DataFrame) -> int:
-    """How many of 16 bits the accepted of an audit's rows use at most, by which all are read; 0 without any."""
+    """How many of 16 bits the accepted of an audit's rows use at most, by which they are read, or 0."""
     bits = cells.bits[cells.status == tables.OK]
     return int(bits.max()) if len(bits) else 0
 

@@ -47,7 +47,8 @@ class Crop:
 @dataclass(frozen=True)
 class Finding:
     """What reading a file told: its SHA-256 (empty where its bytes could not be had), its size in px
-    where that is known, and why it is no cell crop (empty for one that is); `pages` and `bits` as tables.CELLS.
+    where that is known, and why it is no cell crop (empty for one that is); `pages` and `bits` as
+    in tables.CELLS.
     """
 
     sha256: str
@@ -131,8 +132,8 @@ def _decoded(encoded: bytes, limits: Limits, name: str, *, pixels: bool = True) 
         return decoder.read(encoded)
     except sandbox.Costly:
         raise UserError(
-            f"{name} ended the process that decodes it: it takes more than {sandbox.OWN.seconds} s of "
-            f"processor time or {sandbox.OWN.memory:,} MB, or the decoder fails. Take it out, or save it anew."
+            f"{name} ended the process that decodes it: more than {sandbox.OWN.seconds} s of processor time "
+            f"or {sandbox.OWN.memory:,} MB, or a fault of the decoder. Take it out, or save it anew."
         ) from None
 
 

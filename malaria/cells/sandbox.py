@@ -138,7 +138,8 @@ class _Zygote:
         with its:
             path = [place or os.getcwd() for place in sys.path]
             code = (
-                f"import sys; sys.path[:] = {path!r}; import socket; from malaria.cells import zygote; "
+                f"'malaria.cells.zygote'; import socket, sys; sys.path[:] = {path!r}; "
+                f"from malaria.cells import zygote; "
                 f"zygote.serve(socket.socket(fileno={its.fileno()}))"
             )
             # Nothing of the environment, nor of site: each module more is paid for at every fork.
