@@ -19,7 +19,7 @@ import pytest
 import requests
 from PIL import Image
 
-from app import firewall, rendering, uploads, verdict
+from app import decoder, firewall, rendering, uploads, verdict
 from malaria.cells import images
 from tests.support import app_server, bundles
 
@@ -172,7 +172,26 @@ def test_what_costs_a_decoder_much_costs_the_server_little(live, made):
     assert requests.get(f"{live.url}/healthz").status_code == 200
 
 
-def test_a_client_that_leaves_takes_its_decoder_along(live):
+@pytest.mark.parametrize("version", ["12.3.0", "11.3.0"])
+def test_a_pillow_that_reads_tiff_unsafely_reads_none(version):
+    assert not decoder.reads_tiff(version)
+    assert decoder.reads_tiff()
+
+
+def leave_plain(live, slow: bytes) -> None:
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        requests.post(f"{live.url}/classify", data=slow, timeout=(30, 1))
+
+
+def leave_gradio(live, slow: bytes) -> None:
+    asked = live.call("classify", {"path": live.upload(("cell.png", slow))[0]}, 0.5)
+    address = f"{live.url}/gradio_api/call/classify/{asked.json()['event_id']}"
+    with contextlib.suppress(requests.exceptions.RequestException):
+        requests.get(address, timeout=(30, 1))
+
+
+@pytest.mark.parametrize("leave", [leave_plain, leave_gradio])
+def test_a_client_that_leaves_takes_its_decoder_along(live, leave):
     zygote = next(
         one for one in psutil.Process(live.process.pid).children() if "zygote" in " ".join(one.cmdline())
     )
@@ -181,8 +200,7 @@ def test_a_client_that_leaves_takes_its_decoder_along(live):
         return {one for one in zygote.children() if one.cpu_times().user > 0.2}
 
     slow = encoded(cell())[:-12] + chunk(b"aaAa", b"") * (uploads.MOST_BYTES // 13)
-    with pytest.raises(requests.exceptions.ReadTimeout):
-        requests.post(f"{live.url}/classify", data=slow, timeout=(30, 1))
+    leave(live, slow)
     psutil.wait_procs(decoding(), timeout=3)
     assert not decoding()
 
