@@ -192,6 +192,8 @@ def leave_gradio(live, slow: bytes) -> None:
 
 @pytest.mark.parametrize("leave", [leave_plain, leave_gradio])
 def test_a_client_that_leaves_takes_its_decoder_along(live, leave):
+    # Which starts the process that all others are forked from.
+    assert requests.get(f"{live.url}/healthz").status_code == 200
     zygote = next(
         one for one in psutil.Process(live.process.pid).children() if "zygote" in " ".join(one.cmdline())
     )
