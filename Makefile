@@ -203,9 +203,9 @@ precision: env  #+ after crossval: what float16 and int8 cost, beside the traine
 	python -m experiments.precision
 
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-	--no-emit-index-url --no-emit-find-links
+	--no-emit-index-url --no-emit-find-links $(if $(UPGRADE),--upgrade)
 
-lock:  #+ resolve pyproject.toml into requirements.lock, its parts for images, and Airflow's (needs uv)
+lock:  #+ resolve pyproject.toml into requirements.lock, its parts for images, and Airflow's (needs uv); UPGRADE=1
 	$(COMPILE) --all-extras pyproject.toml -o requirements.lock
 	$(COMPILE) --extra app -c requirements.lock pyproject.toml -o requirements-app.lock
 	$(COMPILE) --extra engine -c requirements.lock pyproject.toml -o requirements-engine.lock
@@ -218,6 +218,9 @@ lock:  #+ resolve pyproject.toml into requirements.lock, its parts for images, a
 		-o app/space/requirements.txt
 	rm .space-constraints
 	$(COMPILE) orchestration/airflow/requirements.in -o orchestration/airflow/requirements.lock
+
+advisories: env  #+ look up what is known against the packages of the lock files (needs network)
+	python -m ci.advisories
 
 # Folds, ablations and benchmarks took hours, and are taken up again where they fit.
 clean:  #+ remove what the pipeline and the tools made; .venv, DVC's cache and the results of long runs stay

@@ -101,7 +101,7 @@ def serve(arguments: argparse.Namespace) -> int:
     try:
         from malaria import bundle
 
-        from . import cells, current, logs, page, serving
+        from . import cells, current, decoder, logs, page, serving
         from .model import Model, open_model, told_apart
         from .revisions import fetch
     except ModuleNotFoundError as error:
@@ -111,6 +111,8 @@ def serve(arguments: argparse.Namespace) -> int:
         return open_model(*fetch(named, arguments.repo), batch=arguments.batch)
 
     logs.start()
+    if not decoder.reads_tiff():
+        print(f"note: no TIFF is taken ({decoder.UNSAFE_TIFF}): docs/app.md.", file=sys.stderr)
     # What a revision has never changes; a folder may.
     watched = None if arguments.rev else arguments.model or bundle.default_folder()
     compared = of_revision(arguments.compare) if arguments.compare else None

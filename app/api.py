@@ -12,8 +12,8 @@ from starlette.exceptions import HTTPException
 
 from malaria.cells import images
 
-from . import batches, uploads, verdict
-from .gradio_import import gr
+from . import batches, decoder, uploads, verdict
+from .gradio_import import LocalContext, gr
 from .model import Model, info
 
 
@@ -25,14 +25,15 @@ def endpoints(models: Sequence[Model], folder: Path) -> dict[str, Callable[..., 
     def classify(image: gr.FileData, threshold: float = 0.5) -> dict[str, Any]:
         """P(parasitised) and category of one cell. `threshold`: the P from which it is Parasitized."""
         with in_gradio():
-            return one_cell(models, uploads.sent(image, folder)[1], chosen(threshold))
+            return one_cell(models, uploads.sent(image, folder)[1], chosen(threshold), left())
 
     def classify_batch(files: list[gr.FileData], threshold: float = 0.5) -> dict[str, Any]:
         """A row for each image of `files` (images and zips of them), as `predict` has it, and totals."""
         with in_gradio():
             if not isinstance(files, list) or not files:
                 raise HTTPException(422, "files must be a list of uploaded files.")
-            return many_cells(models, [uploads.sent(file, folder) for file in files], chosen(threshold))
+            own = [uploads.sent(file, folder) for file in files]
+            return many_cells(models, own, chosen(threshold), left())
 
     def known() -> dict[str, Any]:
         """Version, data, operating points and test figures of the served model."""
@@ -52,6 +53,13 @@ def in_gradio() -> Iterator[None]:
         raise gr.Error(error.detail, print_exception=False) from None
 
 
+def left() -> Callable[[], bool]:
+    """Tells whether the client has left whom Gradio runs a function for, as it calls this."""
+    blocks, number = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    event = blocks._queue.event_ids_to_events.get(number) if blocks and number else None
+    return lambda: event is not None and not event.alive
+
+
 def chosen(threshold: object) -> verdict.Point:
     """An operating point at a threshold that a program named; HTTPException where it is no probability."""
     try:
@@ -63,30 +71,34 @@ def chosen(threshold: object) -> verdict.Point:
     return verdict.Point(f"threshold {value:g}", value)
 
 
-def one_cell(models: Sequence[Model], source: Path | bytes, point: verdict.Point) -> dict[str, Any]:
-    """The answer on one cell, the compared model's beside it.
+def one_cell(
+    models: Sequence[Model], source: Path | bytes, point: verdict.Point, gone: decoder.Gone = None
+) -> dict[str, Any]:
+    """The answer on one cell, the compared model's beside it; `gone` as `decoder.fresh` takes it.
 
     Raises:
         HTTPException: it is no image that can be read.
     """
     try:
-        pixels = images.read(source, models[0].limits).pixels
+        with decoder.fresh(models[0].limits, gone) as read:
+            crop = read(source)
     except images.Unreadable as error:
         raise HTTPException(422, verdict.unreadable(error.reason).headline) from None
-    return beside([as_json(model, pixels, point) for model in models])
+    return beside([as_json(model, crop, point) for model in models])
 
 
 def many_cells(
     models: Sequence[Model],
     files: Sequence[tuple[str, Path]],
     point: verdict.Point,
-    gone: Callable[[], bool] = lambda: False,
+    gone: decoder.Gone = None,
 ) -> dict[str, Any]:
     """The answer on many cells, in named files, the compared model's beside it; cells are judged until the
     client is `gone`.
     """
-    answers = batches.judge(models, uploads.many(files, models[0].limits))
-    judged = list(itertools.takewhile(lambda _: not gone(), answers))
+    with decoder.fresh(models[0].limits, gone) as read:
+        answers = batches.judge(models, uploads.many(files, read))
+        judged = list(itertools.takewhile(lambda _: not (gone and gone()), answers))
     return beside([as_batch(model, number, judged, point) for number, model in enumerate(models)])
 
 
@@ -116,10 +128,10 @@ def as_batch(
     }
 
 
-def as_json(model: Model, pixels: images.Pixels, point: verdict.Point) -> dict[str, Any]:
+def as_json(model: Model, crop: images.Crop, point: verdict.Point) -> dict[str, Any]:
     """One model's answer on one cell."""
-    said = model.says(model.answer(pixels), point)
-    content = as_row(batches.row(model, "", said, model.at(point)))
+    said = model.says(model.answer(crop.pixels), point)
+    content = as_row(batches.row(model, "", said, model.at(point), "; ".join(crop.notes)))
     del content["file"]
     return {**content, "meaning": " ".join(said.sentences), "note": verdict.RESEARCH}
 

@@ -20,7 +20,8 @@ from .model import Model
 class Judged:
     """One image of a batch as it is kept for the page: a thumbnail (data URI) instead of its pixels.
 
-    `answers`: of each model, in their order; none where the file cannot be read, for `reason`.
+    `answers`: of each model, in their order; none where the file cannot be read, for `reason`, which
+    else tells what to know of how it was read.
     """
 
     name: str
@@ -90,11 +91,12 @@ def judge(models: Sequence[Model], batch: Iterable[uploads.Upload]) -> Iterator[
 def _small(models: Sequence[Model], upload: uploads.Upload) -> _Waiting:
     """What is needed of an upload: a chunk of large pictures would take hundreds of megabytes."""
     try:
-        pixels = upload.read()
+        crop = upload.read()
     except images.Unreadable as error:
         return _Waiting(upload.name, "", (), error.reason)
-    thumbnail = pictures.data_uri(pixels, pictures.THUMBNAIL)
-    return _Waiting(upload.name, thumbnail, tuple(model.judge.crop(pixels) for model in models), "")
+    thumbnail = pictures.data_uri(crop.pixels, pictures.THUMBNAIL)
+    judged = tuple(model.judge.crop(crop.pixels) for model in models)
+    return _Waiting(upload.name, thumbnail, judged, "; ".join(crop.notes))
 
 
 def _answered(models: Sequence[Model], batch: Sequence[_Waiting]) -> Iterator[Judged]:
@@ -168,14 +170,14 @@ def wilson(hits: int, cells: int) -> tuple[float, float]:
     return max(0.0, (share + room / 2 - half) / (1 + room)), min(1.0, (share + room / 2 + half) / (1 + room))
 
 
-def row(model: Model, name: str, said: verdict.Verdict, point: verdict.Point) -> Row:
-    """One image's verdict by a model at an operating point of its own."""
+def row(model: Model, name: str, said: verdict.Verdict, point: verdict.Point, notes: str = "") -> Row:
+    """One image's verdict by a model at an operating point of its own; `notes` on how it was read."""
     return Row(
         path=name,
         p_parasitized=said.p,
         category=said.category,
         status=said.status,
-        reason=said.reason,
+        reason=said.reason or notes,
         second_look=said.second_look,
         threshold=point.threshold,
         operating_point=point.name,
@@ -190,7 +192,7 @@ def rows(
 ) -> list[Row]:
     """A row for each image of a batch, as a model sees it."""
     at = model.at(point)
-    return [row(model, one.name, said, at) for one, said in zip(judged, verdicts, strict=True)]
+    return [row(model, one.name, said, at, one.reason) for one, said in zip(judged, verdicts, strict=True)]
 
 
 def as_csv(rows: Iterable[Row]) -> str:

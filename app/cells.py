@@ -1,6 +1,7 @@
 """Labelled cells to test the model on: a folder's, or synthetic ones; and a round of them, as a game."""
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from malaria import labels
 from malaria.cells import images
 from malaria.errors import UserError
 
-from . import pictures, verdict
+from . import decoder, pictures, verdict
 from .inference import Answer
 from .model import Model
 
@@ -97,13 +98,12 @@ def _pixels(source: Source, limits: images.Limits, count: int) -> list[tuple[ima
         random.SystemRandom().shuffle(cells)
         return cells
     cells = []
-    for path, label in random.SystemRandom().sample(source.files, min(4 * count, len(source.files))):
-        try:
-            cells.append((images.read(path, limits).pixels, label))
-        except images.Unreadable:
-            continue
-        if len(cells) == count:
-            break
+    with decoder.fresh(limits) as read:
+        for path, label in random.SystemRandom().sample(source.files, min(4 * count, len(source.files))):
+            with suppress(images.Unreadable):
+                cells.append((read(path).pixels, label))
+            if len(cells) == count:
+                break
     return cells
 
 

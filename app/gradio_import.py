@@ -10,6 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 _PROXIES = {name: os.environ.pop(name) for name in list(os.environ) if name.lower().endswith("_proxy")}
 
 import gradio as gr  # noqa: E402
+from gradio.context import LocalContext  # noqa: E402
 from gradio.routes import templates as _templates  # noqa: E402
 
 os.environ.update(_PROXIES)
@@ -22,4 +23,4 @@ _templates.env.loader = jinja2.FunctionLoader(
     lambda name: _PAGES.get_source(_templates.env, name)[0].replace("<head>", _ENGLISH, 1)
 )
 
-__all__ = ["gr"]
+__all__ = ["LocalContext", "gr"]

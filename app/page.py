@@ -10,7 +10,7 @@ import pandas as pd
 from malaria import labels
 from malaria.cells import images
 
-from . import api, batches, cells, pictures, rendering, uploads, verdict
+from . import api, batches, cells, decoder, pictures, rendering, uploads, verdict
 from .gradio_import import gr
 from .model import Model, judged
 
@@ -255,15 +255,18 @@ class Responses:
         with api.in_gradio():
             own = tuple(uploads.sent(file, self.folder) for file in files or ())
         total = min(uploads.count([file for _, file in own]), uploads.MOST_CELLS)
-        judged = []
-        for one in batches.judge(self.models, uploads.many(own, self.model.limits)):
-            judged.append(one)
-            progress((len(judged), max(total, len(judged))), unit="cells")
+        judged, gone = [], api.left()
+        with decoder.fresh(self.model.limits, gone) as decode:
+            for one in batches.judge(self.models, uploads.many(own, decode)):
+                judged.append(one)
+                progress((len(judged), max(total, len(judged))), unit="cells")
+                if gone():
+                    break
         return self.views(Shown(tuple(judged), own, 0 if len(judged) == 1 else None), point, unsure)
 
     def example(self, name: str, place: object) -> tuple[Any, ...]:
         """The answer on an example."""
-        drawn = uploads.Upload(name, lambda: EXAMPLES[name])
+        drawn = uploads.Upload(name, lambda: images.Crop(EXAMPLES[name]))
         return self.views(Shown(tuple(batches.judge(self.models, [drawn])), number=0), self.at(place), False)
 
     def views(self, shown: Shown, point: verdict.Point, unsure: bool) -> tuple[Any, ...]:
@@ -287,12 +290,13 @@ class Responses:
         one, many = shown.judged[shown.number], len(shown.judged)
         place = f"Cell {shown.number + 1:,} of {many:,}" if many > 1 else ""
         try:
-            if one.reason:
+            if not one.answers:
                 raise images.Unreadable(one.reason)
             if one.name in EXAMPLES and not shown.files:
                 pixels = EXAMPLES[one.name]
             else:
-                pixels = uploads.again(shown.files, self.model.limits, shown.number)
+                with decoder.fresh(self.model.limits, api.left()) as decode:
+                    pixels = uploads.again(shown.files, decode, shown.number)
         except images.Unreadable as error:
             return rendering.refusal(verdict.unreadable(error.reason), place, one.name)
         return rendering.cell(self.models, pixels, one, point, place)

@@ -23,6 +23,13 @@ def data_uri(pixels: Pixels, side: int) -> str:
     return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
+def encoded(pixels: Pixels) -> bytes:
+    """`pixels`, uint8 (h, w, 3), as a PNG file."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
 def drawn(count: int, seed: int) -> list[tuple[Pixels, bool]]:
     """Synthetic cells of as many patients, and whether each is parasitised: by turns it is."""
     return [(cell(seed, number), number % 2 == 0) for number in range(count)]

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from . import api, page, uploads, verdict
+from . import api, page, pictures, uploads, verdict
 from .model import Model, info
 
 Judging = Callable[[bytes, verdict.Point, threading.Event], dict[str, Any]]
@@ -91,9 +91,10 @@ def _asked(request: Request) -> verdict.Point:
 def routes(models: Sequence[Model], folder: Path, limits: page.Limits) -> list[Route]:
     """The routes; bodies that are zips lie in `folder` while they are judged."""
     door = Door(limits, anyio.CapacityLimiter(limits.at_once))
+    probe = pictures.encoded(page.EXAMPLES["Healthy"])
 
-    def one_cell(body: bytes, point: verdict.Point, _: threading.Event) -> dict[str, Any]:
-        return api.one_cell(models, body, point)
+    def one_cell(body: bytes, point: verdict.Point, gone: threading.Event) -> dict[str, Any]:
+        return api.one_cell(models, body, point, gone.is_set)
 
     def many_cells(body: bytes, point: verdict.Point, gone: threading.Event) -> dict[str, Any]:
         with tempfile.NamedTemporaryFile(dir=folder) as file:
@@ -110,7 +111,9 @@ def routes(models: Sequence[Model], folder: Path, limits: page.Limits) -> list[R
     async def healthz(_: Request) -> JSONResponse:
         # Where a probe waits in vain for its turn, others do, too.
         with anyio.move_on_after(limits.probe_seconds):
-            await anyio.to_thread.run_sync(models[0].answer, page.EXAMPLES["Healthy"], limiter=door.places)
+            await anyio.to_thread.run_sync(
+                one_cell, probe, verdict.HALF, threading.Event(), limiter=door.places
+            )
             return JSONResponse({"status": "ok"})
         raise HTTPException(503, f"Nothing was answered within {limits.probe_seconds:g} seconds.")
 

@@ -92,7 +92,7 @@ def batch(
     totals = _render(
         "many.html.j2",
         columns=list(zip(models, points, map(batches.totals, said), strict=True)),
-        left_out=Counter(one.reason for one in judged if one.reason).most_common(),
+        left_out=Counter(one.reason for one in judged if not one.answers).most_common(),
         rows=rows,
         differing=sum(map(batches.differ, together)),
         csv=base64.b64encode(csv.encode()).decode(),
@@ -123,6 +123,7 @@ def _row(
         row += [said.category or "", p]
     notes = ["versions differ"] if batches.differ(verdicts) else []
     notes += ["second look"] if any(said.second_look for said in verdicts) else []
+    notes += [one.reason] if one.answers and one.reason else []
     return [*row, "; ".join(notes or {said.reason for said in verdicts if said.reason}), one.name]
 
 

@@ -16,6 +16,8 @@ from malaria.errors import UserError
 from malaria.fetch import archives
 from malaria.predict import inputs
 
+from . import decoder
+
 MOST_BYTES = 20 * 2**20  # a file; zips too
 # A batch, zips unpacked: judged in ten seconds, and kept for its page in 5 MB.
 MOST_CELLS = 2500
@@ -38,10 +40,10 @@ _BROKEN = (*archives.DAMAGED_ZIP, OSError, ValueError)
 
 @dataclass(frozen=True)
 class Upload:
-    """One image of a batch; `read` gives its pixels, uint8 (h, w, 3), or raises images.Unreadable."""
+    """One image of a batch; `read` decodes it, or raises images.Unreadable."""
 
     name: str
-    read: Callable[[], images.Pixels]
+    read: Callable[[], images.Crop]
 
 
 def make_room(folder: Path, most: int, seconds: float) -> None:
@@ -91,7 +93,7 @@ def sent(file: object, folder: Path) -> tuple[str, Path]:
     return Path(str(content.get("orig_name") or path)).name, path
 
 
-def many(files: Sequence[tuple[str, Path]], limits: images.Limits) -> Iterator[Upload]:
+def many(files: Sequence[tuple[str, Path]], decode: decoder.Read) -> Iterator[Upload]:
     """Every image of named files, zips opened, each to be read before the next is asked for; bad ones never
     stop the rest, and one more at the end says how many are over the limit.
 
@@ -101,18 +103,18 @@ def many(files: Sequence[tuple[str, Path]], limits: images.Limits) -> Iterator[U
 
     def found() -> Iterator[Upload]:
         for name, file in files:
-            yield from _zipped(name, file, limits) if is_zip(file) else [_image(name, file, limits)]
+            yield from _zipped(name, file, decode) if is_zip(file) else [_image(name, file, decode)]
 
     yield from itertools.islice(found(), MOST_CELLS)
     if (left := count([file for _, file in files]) - MOST_CELLS) > 0:
         yield _refused("", f"{left:,} {TOO_MANY}")
 
 
-def again(files: Sequence[tuple[str, Path]], limits: images.Limits, number: int) -> images.Pixels:
+def again(files: Sequence[tuple[str, Path]], decode: decoder.Read, number: int) -> images.Pixels:
     """The pixels of the image of that number among `many`; images.Unreadable where it is no longer there."""
-    batch = many(files, limits)
+    batch = many(files, decode)
     for upload in itertools.islice(batch, number, None):
-        return upload.read()
+        return upload.read().pixels
     raise images.Unreadable(NOT_UPLOADED)
 
 
@@ -125,10 +127,10 @@ def is_zip(file: Path) -> bool:
         return False
 
 
-def _image(name: str, source: Path | IO[bytes], limits: images.Limits) -> Upload:
-    def read() -> images.Pixels:
+def _image(name: str, source: Path | IO[bytes], decode: decoder.Read) -> Upload:
+    def read() -> images.Crop:
         try:
-            return images.read(source, limits).pixels  # type: ignore[arg-type]
+            return decode(source)  # type: ignore[arg-type]
         except _BROKEN:
             raise images.Unreadable(images.DAMAGED) from None
 
@@ -136,13 +138,13 @@ def _image(name: str, source: Path | IO[bytes], limits: images.Limits) -> Upload
 
 
 def _refused(name: str, reason: str) -> Upload:
-    def read() -> images.Pixels:
+    def read() -> images.Crop:
         raise images.Unreadable(reason)
 
     return Upload(name, read)
 
 
-def _zipped(name: str, file: Path, limits: images.Limits) -> Iterator[Upload]:
+def _zipped(name: str, file: Path, decode: decoder.Read) -> Iterator[Upload]:
     if refused := _unlisted(file):
         yield _refused(name, refused)
         return
@@ -152,7 +154,7 @@ def _zipped(name: str, file: Path, limits: images.Limits) -> Iterator[Upload]:
             if inputs.is_litter(member.path.name):
                 continue
             given = True
-            yield _image(f"{name}/{member.path}", member.stream, limits)
+            yield _image(f"{name}/{member.path}", member.stream, decode)
     except UserError as error:
         # The sentence names the file where it lies here, which is nobody's business.
         yield _refused(name, str(error).replace(str(file), "the zip"))

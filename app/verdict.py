@@ -115,7 +115,7 @@ def of(answer: Answer, point: Point, synthetic: bool) -> Verdict:
 
 def unreadable(reason: str) -> Verdict:
     """The verdict on a file that is no usable image."""
-    said = ("Upload a PNG, JPEG, BMP, TIFF, GIF or WebP image of one red cell.",)
+    said = ("Upload a PNG, JPEG, TIFF or BMP image of one red cell.",)
     return Verdict(
         predict.UNREADABLE, None, None, False, f"This file cannot be judged: {reason}.", said, reason
     )

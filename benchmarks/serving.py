@@ -4,12 +4,14 @@ Starts the app on loopback, and lets 1, 8 and 32 clients at once ask `/classify`
 over one connection that stays open, as fast as the answers come. In the same run a bare call of the bundle
 does the same work without a server: decode, resize, network, gate. Clients and server share the cores, so
 that a server of its own answers more.
+
+A second app decodes in its own process, as nobody should: by turns with the first it tells what a fork a
+request costs, and so does `predict` without the processes that it decodes in.
 """
 
 import argparse
 import contextlib
 import http.client
-import io
 import json
 import os
 import platform
@@ -22,16 +24,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import numpy as np
 import psutil
-from PIL import Image
 
 from app import pictures
-from malaria import bundle
-from malaria.cells import images
+from malaria import bundle, predict
+from malaria.cells import decoding, images
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
 
@@ -81,6 +82,13 @@ def main() -> int:
                 loads.append(load(server, cells, clients, given.seconds))
                 print(as_line(loads[-1], alone), flush=True)
             print(f"memory a second after the last answer: {settled(server):.0f} MB")
+            here = (sys.executable, "-m", "benchmarks.serving_here", "--port", "0")
+            with start("--model", given.model, log=Path(folder) / "here", command=here) as undivided:
+                for clients in given.clients:
+                    print(
+                        as_cost(f"/classify, {clients} clients", *by_turns(server, undivided, cells, clients))
+                    )
+        print(as_cost("predict", *predicted(given.model, cells)))
     return 1 if any(one.errors for one in loads) else 0
 
 
@@ -109,23 +117,18 @@ def start(
 
 def encoded(count: int) -> list[bytes]:
     """Drawn cells as PNG files."""
-    files = []
-    for pixels, _ in pictures.drawn(count, seed=5):
-        out = io.BytesIO()
-        Image.fromarray(pixels).save(out, "PNG")
-        files.append(out.getvalue())
-    return files
+    return [pictures.encoded(pixels) for pixels, _ in pictures.drawn(count, seed=5)]
 
 
 def bare(model: str, cells: list[bytes], seconds: float) -> float:
     """Seconds a cell takes without a server, decoded and judged one by one."""
     opened = bundle.load(model)
-    opened.run([images.read(cells[0], opened.limits).pixels])
+    opened.run([decode_here(cells[0], opened.limits).pixels])
     taken: list[float] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         begun = time.perf_counter()
-        opened.run([images.read(cells[len(taken) % len(cells)], opened.limits).pixels])
+        opened.run([decode_here(cells[len(taken) % len(cells)], opened.limits).pixels])
         taken.append(time.perf_counter() - begun)
     return statistics.fmean(taken)
 
@@ -164,6 +167,48 @@ def load(server: Server, cells: list[bytes], clients: int, seconds: float) -> Lo
             peak = max(peak, memory(server))
     taken = time.monotonic() - begun
     return Load(clients, taken, tuple(wait for one in waits for wait in one), sum(errors), peak)
+
+
+def by_turns(
+    server: Server, here: Server, cells: list[bytes], clients: int, rounds: int = 5, seconds: float = 3
+) -> tuple[list[float], list[float]]:
+    """Answers a second of the app, and of the one that decodes in its own process, in so many rounds."""
+    rates = [
+        [
+            len(one.waits) / one.seconds
+            for one in (load(each, cells, clients, seconds) for each in (server, here))
+        ]
+        for _ in range(rounds)
+    ]
+    ours, theirs = zip(*rates, strict=True)
+    return list(ours), list(theirs)
+
+
+def predicted(model: str, cells: list[bytes], rounds: int = 5) -> tuple[list[float], list[float]]:
+    """Cells a second of `predict`, and of the same where images are decoded in this process."""
+    opened = bundle.load(model)
+    items = [predict.Item(str(number), lambda cell=cell: cell) for number, cell in enumerate(cells * 5)]  # type: ignore[misc]
+    apart, rates = images.read, ([], [])  # type: ignore[var-annotated]
+    for _ in range(rounds):
+        for read, found in zip((apart, decode_here), rates, strict=True):
+            images.read = read
+            begun = time.perf_counter()
+            assert all(row.reason != predict.UNREADABLE for row in predict.predict(opened, items))
+            found.append(len(items) / (time.perf_counter() - begun))
+    images.read = apart
+    return rates
+
+
+def decode_here(source: Path | BinaryIO | bytes, limits: images.Limits, name: str = "") -> images.Crop:  # noqa: ARG001
+    """As `images.read`, in this process."""
+    encoded = source if isinstance(source, bytes) else images.content(source, limits)
+    return images.Crop(np.asarray(decoding.decode(encoded, limits).image))
+
+
+def as_cost(what: str, ours: list[float], theirs: list[float]) -> str:
+    """A line on what decoding in another process costs."""
+    ratio = statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+    return f"{what}: {ratio:.2f} of the rate of decoding in the same process, median of {len(ours)} rounds"
 
 
 def memory(server: Server) -> float:

@@ -10,8 +10,9 @@ from malaria.files import atomic_path
 
 #: One row for each image below data/raw. `path` is relative to it, with forward slashes, and unique;
 #: `label` is one of labels.LABELS; `patient` and `slide` are texts and empty where the name tells
-#: none; `width`, `height` are px and empty where the file could not be read; `sha256` is of the
-#: file's bytes; `status` is ok or quarantined, and `reason` says why. Sorted by path.
+#: none; `width`, `height` are px and empty where the file could not be read; of `pages` the first counts;
+#: `bits` of 16 are in use, 8 to 16, and 0 in a file of 8 bits a colour; `sha256` is of the file's bytes;
+#: `status` is ok or quarantined, and `reason` says why. Sorted by path.
 CELLS = {
     "path": "str",
     "label": "str",
@@ -19,6 +20,8 @@ CELLS = {
     "slide": "str",
     "width": "Int64",
     "height": "Int64",
+    "pages": "Int64",
+    "bits": "Int64",
     "sha256": "str",
     "status": "str",
     "reason": "str",

@@ -29,6 +29,12 @@ def shared_cells() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_cases(shared_cells) -> Path:
+    """The folder of real cells in the formats and layouts that people have; skipped as `shared_cells` is."""
+    return shared_cells.parent / "cases"
+
+
+@pytest.fixture(scope="session")
 def data() -> params.Data:
     """The `data` section of params.yaml for a small sample: 8 patients, 160 cells."""
     sample = params.SampleData(patients=8, cells=160, seed=1)

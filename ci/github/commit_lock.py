@@ -10,6 +10,7 @@ judged: an earlier run may have put another there. Runs in a checkout of that co
 import argparse
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from ci import outputs
@@ -66,19 +67,21 @@ def _stages(file: Path) -> str:
     return f"{TRAILER}: {', '.join(told)}"
 
 
-def commit_files(branch: str, parent: str, folder: Path, headline: str, body: str = "") -> str:
-    """Commit those of `KEPT` that lie below `folder` to a branch whose tip is `parent`; the new commit.
+def commit_files(
+    branch: str, parent: str, folder: Path, headline: str, body: str = "", files: Sequence[Path] = KEPT
+) -> str:
+    """Commit those of `files` that lie below `folder` to a branch whose tip is `parent`; the new commit.
 
     Raises:
         UserError: GitHub refuses: the branch has moved on, say, or the token may not write.
     """
     additions = [
         {"path": path.as_posix(), "contents": base64.b64encode((folder / path).read_bytes()).decode()}
-        for path in KEPT
+        for path in files
         if (folder / path).is_file()
     ]
     if not additions:
-        raise UserError(f"{folder} holds no {LOCK}: it is no artifact of retrain.")
+        raise UserError(f"{folder} holds no {files[0]}: it is no artifact of this run.")
     wanted = {
         "branch": {"repositoryNameWithOwner": event.repository(), "branchName": branch},
         "message": {"headline": headline, "body": body},

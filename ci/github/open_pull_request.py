@@ -6,6 +6,7 @@ Takes the artifacts of the run that retrained. Does nothing where the gate faile
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from ci import outputs
@@ -16,8 +17,6 @@ from malaria.command import end_with
 from malaria.errors import UserError
 
 BRANCH = "weekly-retrain"
-# Where the commit is made before `BRANCH` moves to it.
-_NEXT = f"{BRANCH}-next"
 TITLE = "The cells have changed: retrained"
 
 
@@ -33,19 +32,28 @@ def main() -> int:
         raise UserError(f"{file} is no verdict: name the folder that `make gate` filled.") from None
     if not verdict["passed"]:
         raise UserError(f"{verdict['headline']} No pull request is opened.")
-    parent = programs.git("rev-parse", "HEAD")
-    _move(_NEXT, parent)
-    commit = commit_lock.commit_files(_NEXT, parent, arguments.retrained, TITLE)
-    # In one step: GitHub closes a pull request whose branch has nothing that its base lacks.
-    _move(BRANCH, commit)
-    gh("api", "--method", "DELETE", f"repos/{event.repository()}/git/refs/heads/{_NEXT}")
     found = summary.read((arguments.report / outputs.SUMMARY.name).read_bytes())
     parts = [(arguments.report / outputs.DRIFT.name).read_text("utf-8"), summary.markdown(found)]
+    print(propose(BRANCH, TITLE, arguments.retrained, outputs.KEPT, "\n\n".join(parts)))
+    return 0
+
+
+def propose(branch: str, title: str, folder: Path, files: Sequence[Path], text: str) -> str:
+    """Open a pull request with those of `files` that lie below `folder`, or bring the open one up to date;
+    what was done.
+    """
+    parent = programs.git("rev-parse", "HEAD")
+    # Where the commit is made before `branch` moves to it.
+    following = f"{branch}-next"
+    _move(following, parent)
+    commit = commit_lock.commit_files(following, parent, folder, title, files=files)
+    # In one step: GitHub closes a pull request whose branch has nothing that its base lacks.
+    _move(branch, commit)
+    gh("api", "--method", "DELETE", f"repos/{event.repository()}/git/refs/heads/{following}")
     with tempfile.TemporaryDirectory() as temporary:
         body = Path(temporary, "body.md")
-        body.write_text("\n\n".join(parts), encoding="utf-8")
-        print(_open(body))
-    return 0
+        body.write_text(text, encoding="utf-8")
+        return _open(branch, title, body)
 
 
 def _move(branch: str, commit: str) -> None:
@@ -57,16 +65,16 @@ def _move(branch: str, commit: str) -> None:
         send(f"{refs}/refs", {"ref": f"refs/heads/{branch}", "sha": commit})
 
 
-def _open(body: Path) -> str:
+def _open(branch: str, title: str, body: Path) -> str:
     """Open the pull request, or write `body` into the open one; what was done."""
     there = ("--repo", event.repository())
-    named = ("--head", BRANCH, "--base", programs.git("rev-parse", "--abbrev-ref", "HEAD"))
+    named = ("--head", branch, "--base", programs.git("rev-parse", "--abbrev-ref", "HEAD"))
     found = json.loads(gh("pr", "list", *there, *named, "--state", "open", "--json", "number"))
     if found:
         number = str(found[0]["number"])
         gh("pr", "edit", number, *there, "--body-file", str(body))
         return f"Brought pull request {number} up to date."
-    opened = gh("pr", "create", *there, *named, "--title", TITLE, "--body-file", str(body))
+    opened = gh("pr", "create", *there, *named, "--title", title, "--body-file", str(body))
     return f"Opened {opened.strip()}"
 
 

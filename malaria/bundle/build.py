@@ -22,6 +22,7 @@ from malaria.train.backend import keras
 CODE = (
     "bundle/convert",
     "bundle/ood",
+    "cells/decoding",
     "cells/doubtful_labels",
     "cells/images",
     "cells/packed",

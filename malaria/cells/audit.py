@@ -179,6 +179,12 @@ def _compare_slides(cells: pd.DataFrame, published: Mapping[str, slides.Row]) ->
     }
 
 
+def bits_in_use(cells: pd.DataFrame) -> int:
+    """How many of 16 bits the accepted of an audit's rows use at most, by which they are read, or 0."""
+    bits = cells.bits[cells.status == tables.OK]
+    return int(bits.max()) if len(bits) else 0
+
+
 def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -> tuple[str, ...]:
     """What users of these cells should know and numbers do not say, a sentence each."""
     accepted = cells[cells.status == tables.OK]
@@ -186,6 +192,8 @@ def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -
     parsed = {path: names.parse(path.rpartition("/")[2]) for path in accepted.path.tolist()}
     named = {path: name for path, name in parsed.items() if name}
     differing = [p for p, name in named.items() if patients.of(p, given) not in ("", name.patient)]
+    paged = accepted[accepted.pages > 1]
+    deep = accepted[accepted.bits > 0]
     odd = [p for p, name in named.items() if not name.infected and p.startswith(PARASITIZED)]
     unused = set(given).difference(*map(patients.names, cells.path.tolist())) if given else set()
     told = summary.slides
@@ -210,6 +218,10 @@ def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -
     note(f"Images that {paths.SLIDES} does not know", told.get("missing", 0), "Their names were believed.")
     note(f"Rows of {paths.PATIENTS} that match no image", len(unused), such=sorted(unused)[:1])
     note("Parasitised cells with the name of an uninfected control", len(odd), such=odd[:1])
+    pages = [f"{row.path}: page 1 of {row.pages}" for row in paged.head(1).itertuples()]
+    note("Files of several pages, of which the first was read", len(paged), such=pages)
+    read_by = f"They use {bits_in_use(cells)} bits at most, and are read by these."
+    note("Files of 16 bits a colour", len(deep), read_by, list(deep.path.head(1)))
     return tuple(found)
 
 

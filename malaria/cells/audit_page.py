@@ -72,7 +72,7 @@ def render(
     kinds.loc["All"] = kinds.sum() - [UNKNOWN in kinds.index, 0, 0]
     aside = cells[cells.status == tables.QUARANTINED]
     known = accepted[accepted.kind != UNKNOWN]
-    look = images.Limits(min_side=1, max_pixels=max_pixels)
+    look = images.Limits(min_side=1, max_pixels=max_pixels, bits=audit.bits_in_use(cells))
     environment = templates.environment(Path(__file__).parent, autoescape=True)
     return environment.get_template("audit_page.html.j2").render(
         provenance=provenance,

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import io
-import warnings
+import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +11,17 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from malaria.cells import sandbox
+from malaria.cells.decoding import DAMAGED, NO_IMAGE, Limits, Unreadable
+from malaria.errors import UserError
+
+__all__ = ["DAMAGED", "NO_IMAGE", "Limits", "Unreadable"]
 
 Pixels = npt.NDArray[np.uint8]
 
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")
-# What their files start with (BMP's two letters might be any text's): Pillow calls a file that is cut
-# off in its header no image at all.
-_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF8", b"RIFF")
-
 # The name of `resize` in the model bundle, for apps that resize on their own.
 RESIZE = "bilinear-no-antialias"
-
-EMPTY = "empty file"
-NO_IMAGE = "no PNG, JPEG, BMP, TIFF, GIF or WebP image"
-DAMAGED = "damaged or cut short"
-NO_COLOUR = "pixels are no 8-bit or 16-bit colours"
 
 # Uncompressed 16-bit RGBA takes 8 bytes a pixel; the rest is left to metadata.
 _BYTES_A_PIXEL = 16
@@ -34,18 +29,11 @@ _BYTES_OF_METADATA = 2**24
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What is taken for a cell crop: no side under `min_side` px, at most `max_pixels` in all."""
-
-    min_side: int
-    max_pixels: int
-
-
-@dataclass(frozen=True)
 class Crop:
-    """A decoded image: `pixels` is uint8 (height, width, 3), RGB."""
+    """A decoded image: `pixels` is uint8 (height, width, 3), RGB; `notes` on how it was read."""
 
     pixels: Pixels
+    notes: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -59,27 +47,16 @@ class Crop:
 @dataclass(frozen=True)
 class Finding:
     """What reading a file told: its SHA-256 (empty where its bytes could not be had), its size in px
-    where that is known, and why it is no cell crop (empty for one that is).
+    where that is known, and why it is no cell crop (empty for one that is); `pages` and `bits` as
+    in tables.CELLS.
     """
 
     sha256: str
     width: int | None
     height: int | None
     reason: str
-
-
-class Unreadable(Exception):  # noqa: N818 - a finding about a file, not a fault of the program
-    """A file that is no cell crop, and why, in a few words.
-
-    The words are one of few, so that they can be counted; `width` and `height` (px) are known
-    where the size is what is wrong.
-    """
-
-    def __init__(self, reason: str, width: int | None = None, height: int | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.width = width
-        self.height = height
+    pages: int = 1
+    bits: int = 0
 
 
 def content(source: Path | BinaryIO, limits: Limits) -> bytes:
@@ -102,55 +79,65 @@ def content(source: Path | BinaryIO, limits: Limits) -> bytes:
     return found.getvalue()
 
 
-def read(source: Path | BinaryIO | bytes, limits: Limits) -> Crop:
-    """Decode one image to RGB as a person sees it.
+def read(source: Path | BinaryIO | bytes, limits: Limits, name: str = "") -> Crop:
+    """Decode one image to RGB as a person sees it, in another process.
 
     The format is told by content, never by name. EXIF rotation is applied; greyscale, palette, CMYK
-    and 16-bit images become 8-bit RGB (of 16 bits the high byte); what is transparent becomes black,
-    as the set has it outside the cell. Of several frames or pages the first counts. Sizes are checked
+    and 16-bit images become 8-bit RGB (of 16 bits the highest eight in use); what is transparent becomes
+    black, as the set has it outside the cell. Of several pages the first counts. Sizes are checked
     before a pixel is decoded.
+
+    Args:
+        name: of what is no path, for the sentence.
 
     Raises:
         Unreadable: no image, a damaged one, or one outside `limits`.
+        UserError: it takes more than an image may.
     """
-    encoded = source if isinstance(source, bytes) else content(source, limits)
-    return Crop(np.asarray(_decode(encoded, limits)))
+    if not isinstance(source, bytes):
+        name, source = name or str(source), content(source, limits)
+    return crop(_decoded(source, limits, name or "An image"))
 
 
-def _decode(encoded: bytes, limits: Limits) -> Image.Image:
-    """What `read` does, as an RGB image whose pixels are all decoded."""
-    if not encoded:
-        raise Unreadable(EMPTY)
-    try:
-        # Pillow warns of broken metadata and of large images; neither concerns readers of cells.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-                _check_size(image, limits)
-                return _rgb(image)
-    except Unreadable:
-        raise
-    except UnidentifiedImageError:
-        raise Unreadable(DAMAGED if encoded.startswith(_SIGNATURES) else NO_IMAGE) from None
-    except Image.DecompressionBombError:
-        raise Unreadable(_too_large(limits)) from None
-    except Exception:
-        # Pillow's parsers answer hostile bytes with nearly any exception (OSError, SyntaxError,
-        # struct.error, IndexError, ...), and one bad file must never stop the rest.
-        raise Unreadable(DAMAGED) from None
+def crop(answer: sandbox.Answer) -> Crop:
+    """What a decoder answered, as an array."""
+    pixels = np.frombuffer(answer.pixels, np.uint8).reshape(answer.height, answer.width, 3)
+    return Crop(pixels, answer.notes)
 
 
 def examine(raw: Path, limits: Limits, path: str) -> Finding:
-    """Decode the image `path` below `raw`, and say what was found; nothing is raised for any file."""
+    """Decode the image `path` below `raw`, and say what was found.
+
+    Raises:
+        UserError: as `read`.
+    """
     sha256 = ""
     try:
         encoded = content(raw / path, limits)
         sha256 = hashlib.sha256(encoded).hexdigest()
-        # Not by way of an array, which no caller would look at.
-        image = _decode(encoded, limits)
+        # No caller would look at the pixels.
+        found = _decoded(encoded, limits, str(raw / path), pixels=False)
     except Unreadable as refusal:
         return Finding(sha256, refusal.width, refusal.height, refusal.reason)
-    return Finding(sha256, image.width, image.height, "")
+    return Finding(sha256, found.width, found.height, "", found.pages, found.bits)
+
+
+def _decoded(encoded: bytes, limits: Limits, name: str, *, pixels: bool = True) -> sandbox.Answer:
+    """Decode in this thread's own process for such limits."""
+    kept: dict[object, sandbox.Decoder] = vars(_own).setdefault("decoders", {})
+    decoder = kept.get((limits, pixels))
+    if decoder is None:
+        kept[limits, pixels] = decoder = sandbox.Decoder(limits, pixels=pixels)
+    try:
+        return decoder.read(encoded)
+    except sandbox.Costly:
+        raise UserError(
+            f"{name} ended the process that decodes it: more than {sandbox.OWN.seconds} s of processor time "
+            f"or {sandbox.OWN.memory:,} MB, or a fault of the decoder. Take it out, or save it anew."
+        ) from None
+
+
+_own = threading.local()
 
 
 def resize(pixels: Pixels, size: int) -> Pixels:
@@ -171,33 +158,6 @@ def resize(pixels: Pixels, size: int) -> Pixels:
     first = rows.take(left, axis=1)
     columns = first + (rows.take(right, axis=1) - first) * across
     return (columns + np.float32(0.5)).astype(np.uint8)
-
-
-def _check_size(image: Image.Image, limits: Limits) -> None:
-    if image.width * image.height > limits.max_pixels:
-        raise Unreadable(_too_large(limits), image.width, image.height)
-    if min(image.size) < limits.min_side:
-        raise Unreadable(f"a side under {limits.min_side} px", image.width, image.height)
-
-
-def _too_large(limits: Limits) -> str:
-    return f"larger than {limits.max_pixels:,} pixels"
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Decode, to RGB."""
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith("I;16"):
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.mode in ("I", "F", "LAB", "HSV"):
-        raise Unreadable(NO_COLOUR)
-    if image.has_transparency_data:
-        black = Image.new("RGBA", image.size, "black")
-        return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
-    image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @functools.lru_cache(maxsize=2048)

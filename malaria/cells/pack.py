@@ -44,9 +44,8 @@ def write(
     if accepted.empty and not may_be_empty:
         raise UserError("data/cells.csv has no accepted cell: look at reports/audit.html, correct the data.")
     # The audit has set its limits already; this one only keeps out what has grown since.
-    limits = images.Limits(
-        min_side=1, max_pixels=int((accepted.width * accepted.height).max() if len(accepted) else 0)
-    )
+    most, bits = (accepted.width * accepted.height).max(), accepted.bits.max()
+    limits = images.Limits(1, *((int(most), int(bits)) if len(accepted) else (0, 0)))
     work = functools.partial(_prepared, raw, limits, size, colour)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(accepted), size, size, 3)}
     with files.atomic_folder(folder) as part:

@@ -53,7 +53,8 @@ def evaluate(
         found = audit.audit(raw, limits)
         audit.check(found, limits, folder, "put the data right")
         cells = splits.with_patients(found)
-        rows = list(predict.predict(bundle, (_item(raw, path) for path in cells.path)))
+        items = (_item(raw, path) for path in cells.path)
+        rows = list(predict.predict(bundle, items, bits=audit.bits_in_use(found)))
     if any(row.status == predict.UNREADABLE for row in rows):
         raise UserError(f"{folder}: an image changed while it was read; run again.")
     if out is not None:
@@ -63,7 +64,7 @@ def evaluate(
     cells = cells.assign(
         # Calibration turned round, so that the figures before it are those of the network.
         p_network=calibration.apply(p, 1 / temperature),
-        rejected=[row.reason for row in rows],
+        rejected=[row.reason if row.status == predict.REJECTED else "" for row in rows],
     )
     judged = cells[cells.rejected == ""]
     if judged.empty:

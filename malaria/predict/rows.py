@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
 from typing import TextIO
 
@@ -31,7 +31,10 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 @dataclass(frozen=True)
 class Row:
-    """One image's verdict; `p_parasitized` and `category` are None unless `status` is ok."""
+    """One image's verdict; `p_parasitized` and `category` are None unless `status` is ok.
+
+    `reason` tells why it is not; of one that is ok, what to know of how it was read.
+    """
 
     path: str
     p_parasitized: float | None
@@ -49,24 +52,33 @@ class Item:
 
 
 def predict(
-    bundle: Bundle, items: Iterable[Item], readers: int | None = None, threshold: float = 0.5
+    bundle: Bundle,
+    items: Iterable[Item],
+    readers: int | None = None,
+    threshold: float = 0.5,
+    bits: int = 0,
 ) -> Iterator[Row]:
     """A row for each item, in their order; one bad file never stops the rest.
 
     Args:
         readers: items read and decoded at once; None takes as many as there are cores.
         threshold: P(parasitised) from which a cell is called parasitised, in [0, 1].
-    """
+        bits: as `images.Limits` has it.
 
-    def decode(item: Item) -> Prepared | str:
+    Raises:
+        UserError: an image takes more than one may to decode.
+    """
+    limits = replace(bundle.limits, bits=bits)
+
+    def decode(item: Item) -> tuple[Prepared, tuple[str, ...]] | str:
         try:
-            pixels = images.read(item.read(), bundle.limits).pixels
+            crop = images.read(item.read(), limits, item.path)
         except images.Unreadable as error:
             return error.reason
         except OSError as error:
             return f"{NOT_READ}{error.strerror or error}"
         # A chunk of large pictures would take gigabytes at their own size.
-        return bundle.prepare(pixels)
+        return bundle.prepare(crop.pixels), crop.notes
 
     stream = iter(items)
     with ThreadPoolExecutor(readers or os.cpu_count()) as pool:
@@ -120,9 +132,9 @@ def shown(text: str) -> str:
 
 
 def _rows(
-    bundle: Bundle, items: list[Item], decoded: list[Prepared | str], threshold: float
+    bundle: Bundle, items: list[Item], decoded: list[tuple[Prepared, tuple[str, ...]] | str], threshold: float
 ) -> Iterator[Row]:
-    cells = [cell for cell in decoded if isinstance(cell, Prepared)]
+    cells = [cell[0] for cell in decoded if not isinstance(cell, str)]
     predictions = bundle.run_prepared(cells)
     answers = zip(predictions.p_parasitized, predictions.rejected, strict=True)
     for item, cell in zip(items, decoded, strict=True):
@@ -133,4 +145,4 @@ def _rows(
         if reason is not None:
             yield Row(item.path, None, None, REJECTED, reason)
         else:
-            yield Row(item.path, float(p), labels.category(p, threshold), PREDICTED, "")
+            yield Row(item.path, float(p), labels.category(p, threshold), PREDICTED, "; ".join(cell[1]))

@@ -48,8 +48,12 @@ def png(pixels) -> bytes:
     return out.getvalue()
 
 
+def in_bounds(source) -> images.Crop:
+    return images.read(source, LIMITS)
+
+
 def upload(name: str, pixels: images.Pixels) -> uploads.Upload:
-    left = [pixels]
+    left = [images.Crop(pixels)]
     return uploads.Upload(name, left.pop)
 
 
@@ -382,7 +386,7 @@ def test_of_a_zip_with_too_many_cells_the_rest_is_counted_and_said(model, tmp_pa
         for number in range(uploads.MOST_CELLS + 7):
             pack.writestr(f"{number}.png", b"")
         pack.writestr("__MACOSX/._1.png", b"")
-    found = list(uploads.many([("cells.zip", tmp_path / "cells.zip")], LIMITS))
+    found = list(uploads.many([("cells.zip", tmp_path / "cells.zip")], in_bounds))
     assert len(found) == uploads.MOST_CELLS + 1
     judged = list(batches.judge([model], [upload("a.png", drawn[0][0]), found[-1]]))
     assert judged[-1].reason == "7 more than the 2,500 cells that are judged at once"
@@ -397,10 +401,10 @@ def test_a_cell_of_a_batch_is_read_again_by_its_number(tmp_path, drawn):
     (tmp_path / "cell.png").write_bytes(png(drawn[0][0]))
     files = [(name, tmp_path / name) for name in ("cell.png", "cells.zip")]
     for number in range(3):
-        assert (uploads.again(files, LIMITS, number) == drawn[number][0]).all()
+        assert (uploads.again(files, in_bounds, number) == drawn[number][0]).all()
     (tmp_path / "cells.zip").unlink()
     with pytest.raises(images.Unreadable):
-        uploads.again(files, LIMITS, 2)
+        uploads.again(files, in_bounds, 2)
 
 
 def test_the_next_to_look_at_are_those_worth_it_and_the_nearest_to_the_threshold_first(model):
@@ -483,7 +487,7 @@ def test_a_round_keeps_the_score_of_both():
 
 def test_the_csv_is_what_predict_writes_and_by_what_it_came_about(model, drawn, tmp_path):
     (tmp_path / "b.png").touch()
-    batch = [upload("a.png", drawn[0][0]), *uploads.many([("b.png", tmp_path / "b.png")], LIMITS)]
+    batch = [upload("a.png", drawn[0][0]), *uploads.many([("b.png", tmp_path / "b.png")], in_bounds)]
     judged = list(batches.judge([model], batch))
     said = batches.verdicts(model, 0, judged, model.points[-1])
     rows = list(

@@ -9,15 +9,17 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 import pytest
 import requests
 from PIL import Image
 
-from app import firewall, rendering, uploads, verdict
+from app import decoder, firewall, rendering, uploads, verdict
 from malaria.cells import images
 from tests.support import app_server, bundles
 
@@ -37,14 +39,47 @@ def cell() -> Image.Image:
     return Image.fromarray(bundles.drawn_cells()[0][0])
 
 
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def short_strip() -> bytes:
+    """A TIFF of 64 x 64 pixels whose one JPEG strip has 16 x 16: the rest was whatever lay in memory."""
+    strip = encoded(Image.new("RGB", (16, 16), "red"), "JPEG")
+    tags = {256: 64, 257: 64, 258: 8, 259: 7, 262: 2, 273: 8, 277: 3, 278: 64, 279: len(strip)}
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    padded = strip + bytes(len(strip) % 2)
+    return struct.pack("<2sHI", b"II", 42, 8 + len(padded)) + padded + struct.pack("<H", 9) + table + bytes(4)
+
+
+def shared_block() -> bytes:
+    """A sound TIFF of 0.5 MB, with 8,000 more tags which all say that this block is theirs."""
+    tiff = encoded(cell(), "TIFF") + bytes(2**19)
+    (start,) = struct.unpack_from("<I", tiff, 4)
+    (count,) = struct.unpack_from("<H", tiff, start)
+    own = tiff[start + 2 : start + 2 + 12 * count]
+    more = b"".join(
+        struct.pack("<HHII", 40_000 + number, 7, 2**19, len(tiff) - 2**19) for number in range(8000)
+    )
+    table = struct.pack("<H", count + 8000) + own + more + bytes(4)
+    return tiff[:4] + struct.pack("<I", len(tiff)) + tiff[8:] + table
+
+
+def repeated_header() -> bytes:
+    """A sound PNG with an eXIf chunk of 2 MB, which is nothing but the header that readers take off."""
+    png = encoded(cell())
+    return png[:33] + chunk(b"eXIf", b"Exif\0\0" * 350_000) + png[33:]
+
+
+def endless_comments() -> bytes:
+    """A GIF with 2 MB of comment blocks, each of one byte."""
+    gif = encoded(cell(), "GIF")
+    end = 13 + 3 * 2 ** ((gif[10] & 7) + 1)
+    return gif[:end] + b"\x21\xfe" + b"\x01x" * 2**20 + b"\0" + gif[end:]
+
+
 def bomb() -> bytes:
     """A PNG of 60,000 x 60,000 pixels in a few hundred bytes."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
-
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -66,7 +101,11 @@ REFUSED = {
     "decompression bomb": (bomb(), "larger than 4,000,000 pixels"),
     "too many pixels": (encoded(np.zeros((2100, 2100, 3), np.uint8)), "larger than 4,000,000 pixels"),
     "too small": (encoded(np.zeros((8, 8, 3), np.uint8)), "a side under 16 px"),
-    "32-bit": (encoded(Image.fromarray(np.zeros((20, 20), np.float32)), "TIFF"), "no 8-bit or 16-bit"),
+    "32-bit": (encoded(Image.fromarray(np.zeros((20, 20), np.float32)), "TIFF"), "floating-point"),
+    "GIF": (encoded(cell(), "GIF"), "no PNG, JPEG"),
+    "WebP": (encoded(cell(), "WEBP"), "no PNG, JPEG"),
+    "GHSA-q45j-58j2-45rg: a short JPEG strip": (short_strip(), "damaged or cut short"),
+    "GIF comments without end": (endless_comments(), "no PNG, JPEG"),
     "a zip": (b"PK\x05\x06" + bytes(18), "no PNG, JPEG"),
 }
 
@@ -79,11 +118,13 @@ def rotated() -> bytes:
 
 TAKEN = {
     "16-bit grey": encoded(Image.fromarray(np.full((60, 60), 40_000, np.uint16))),
-    "animated": encoded(cell(), "GIF", save_all=True, append_images=[cell().rotate(90)]),
+    "pages": encoded(cell(), "TIFF", save_all=True, append_images=[cell().rotate(90)]),
+    "GHSA-wqgw-9xfh-qf2g: tags that share a block": shared_block(),
+    "CVE-2026-96643: an eXIf chunk that repeats its header": repeated_header(),
     "CMYK": encoded(cell().convert("CMYK"), "JPEG"),
     "EXIF rotation": rotated(),
     "palette": encoded(cell().quantize(256)),
-    "transparent": encoded(cell().convert("RGBA"), "WEBP", lossless=True),
+    "transparent": encoded(cell().convert("RGBA")),
     "a JPEG called PNG": encoded(cell(), "JPEG", quality=95),
     "polyglot: a PNG, then a zip": encoded(cell()) + b"PK\x05\x06" + bytes(18),
 }
@@ -118,6 +159,52 @@ def test_a_palette_stands_for_its_colours(live, painted):
     of_palette, of_colours = (requests.post(f"{live.url}/classify", data=one).json() for one in asked)
     assert of_palette["status"] in ("ok", "rejected")
     assert of_palette == of_colours
+
+
+@pytest.mark.parametrize("made", [shared_block, repeated_header, endless_comments, short_strip])
+def test_what_costs_a_decoder_much_costs_the_server_little(live, made):
+    server = psutil.Process(live.process.pid)
+    before = server.memory_info().rss
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(lambda _: requests.post(f"{live.url}/classify", data=made()), range(4)))
+    assert {answer.status_code for answer in said} <= {200, 422}
+    assert server.memory_info().rss - before < 200 * 2**20
+    assert requests.get(f"{live.url}/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("version", ["12.3.0", "11.3.0"])
+def test_a_pillow_that_reads_tiff_unsafely_reads_none(version):
+    assert not decoder.reads_tiff(version)
+    assert decoder.reads_tiff()
+
+
+def leave_plain(live, slow: bytes) -> None:
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        requests.post(f"{live.url}/classify", data=slow, timeout=(30, 1))
+
+
+def leave_gradio(live, slow: bytes) -> None:
+    asked = live.call("classify", {"path": live.upload(("cell.png", slow))[0]}, 0.5)
+    address = f"{live.url}/gradio_api/call/classify/{asked.json()['event_id']}"
+    with contextlib.suppress(requests.exceptions.RequestException):
+        requests.get(address, timeout=(30, 1))
+
+
+@pytest.mark.parametrize("leave", [leave_plain, leave_gradio])
+def test_a_client_that_leaves_takes_its_decoder_along(live, leave):
+    # Which starts the process that all others are forked from.
+    assert requests.get(f"{live.url}/healthz").status_code == 200
+    zygote = next(
+        one for one in psutil.Process(live.process.pid).children() if "zygote" in " ".join(one.cmdline())
+    )
+
+    def decoding() -> set[psutil.Process]:
+        return {one for one in zygote.children() if one.cpu_times().user > 0.2}
+
+    slow = encoded(cell())[:-12] + chunk(b"aaAa", b"") * (uploads.MOST_BYTES // 13)
+    leave(live, slow)
+    psutil.wait_procs(decoding(), timeout=3)
+    assert not decoding()
 
 
 def packed(*members: tuple[str, bytes], link: bool = False, method: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -299,6 +386,7 @@ def test_a_path_that_climbs_out_of_the_uploads_is_refused(live):
 
 UNGATED = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from fastapi.testclient import TestClient
 from app import cells, page, serving
@@ -431,6 +519,7 @@ def test_who_leaves_while_sending_is_no_fault_of_the_server(live):
 
 SLOW = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import anyio, httpx
 from app import cells, page, serving

@@ -21,6 +21,8 @@ from tests.support.project import ROOT, change
 from tests.support.revision_folders import edited
 
 WHITE = np.full((90, 90, 3), 255, np.uint8)
+# One of a single colour is set aside before.
+WHITE[0, 0] = 250
 
 
 @pytest.fixture(scope="module")

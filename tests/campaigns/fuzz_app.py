@@ -1,15 +1,18 @@
 """Send the app thousands of broken uploads, and show that it lives on: `make fuzz-app`.
 
 Starts the app, takes files that it accepts (each format and kind of image, and zips of them), breaks them
-at random, and sends each by one of the ways that a visitor has. Ends with status 1 where an answer is a
-server's fault (5xx), an answer fails to come, the log has a traceback, memory grows, the process ends, or
-a sound cell gets another answer than before. Every upload follows from the seed and its own number.
+at random (bytes anywhere, TIFF tags, PNG chunks, JPEG segments), and sends each by one of the ways that a
+visitor has. Ends with status 1 where an answer is a server's fault (5xx), an answer fails to come, the log
+has a traceback, memory grows, the process ends, or a sound cell gets another answer than before. Every
+upload follows from the seed and its own number.
 """
 
 import argparse
+import contextlib
 import io
 import random
 import statistics
+import struct
 import sys
 import tempfile
 import zipfile
@@ -43,7 +46,7 @@ _NAMES = (
     "cell.png.zip",
     "c\u00e9ll\u202e.png",
     ".png",
-    "\"'<b>.gif",
+    "\"'<b>.bmp",
     "con",
     "%00.png",
 )
@@ -194,17 +197,16 @@ def samples() -> dict[str, bytes]:
         "print.jpg": _encoded(cell.convert("CMYK"), "JPEG"),
         "waves.jpg": _encoded(cell, "JPEG", progressive=True),
         "cell.bmp": _encoded(cell, "BMP"),
-        "cell.gif": _encoded(cell, "GIF", save_all=True, append_images=[cell.rotate(90)]),
         "cell.tif": _encoded(cell, "TIFF"),
         "lzw.tif": _encoded(cell, "TIFF", compression="tiff_lzw"),
         "pages.tif": _encoded(cell, "TIFF", save_all=True, append_images=[cell.rotate(90)]),
-        "cell.webp": _encoded(cell, "WEBP"),
-        "exact.webp": _encoded(cell.convert("RGBA"), "WEBP", lossless=True),
+        "tiled.tif": _encoded(cell, "TIFF", tile=(16, 16)),
+        "photo.tif": _encoded(cell, "TIFF", compression="jpeg"),
     }
     for name, how in (("cells.zip", zipfile.ZIP_DEFLATED), ("stored.zip", zipfile.ZIP_STORED)):
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w", how) as pack:
-            for member in ("cell.png", "cell.jpg", "cell.gif"):
+            for member in ("cell.png", "cell.jpg", "cell.bmp"):
                 pack.writestr(f"cells/{member}", made[member])
         made[name] = out.getvalue()
     return made
@@ -260,7 +262,39 @@ def _splice(draw: random.Random, content: bytes) -> bytes:
     return content[: _place(draw, content)] + other[_place(draw, other) :]
 
 
-_BREAKS = (_flip, _overwrite, _cut, _remove, _insert, _repeat, _splice)
+def _field(draw: random.Random, content: bytes) -> bytes:
+    """Another value in a TIFF's table of tags, a PNG's chunk or a JPEG's segment, or one of these again."""
+    places = _fields(content)
+    if not places:
+        return content
+    start, end = draw.choice(places)
+    if draw.random() < 0.3:
+        return content[:end] + content[start:end] * draw.choice((1, 2, 100)) + content[end:]
+    at, odd = draw.randrange(start, max(end, start + 1)), bytes([draw.choice(_ODD_BYTES)])
+    return content[:at] + odd * draw.choice((1, 2, 4)) + content[at + draw.choice((1, 2, 4)) :]
+
+
+def _fields(content: bytes) -> list[tuple[int, int]]:
+    """Where tags, chunks or segments begin and end, where a file still has any."""
+    found, at = [], 8
+    with contextlib.suppress(struct.error):
+        if content.startswith(b"\x89PNG"):
+            while at + 8 <= len(content):
+                found.append((at, at + 12 + struct.unpack_from(">I", content, at)[0]))
+                at = found[-1][1]
+        elif content.startswith(b"\xff\xd8"):
+            at = 2
+            while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":
+                found.append((at, at + 2 + struct.unpack_from(">H", content, at + 2)[0]))
+                at = found[-1][1]
+        elif content.startswith(b"II*\0"):
+            start = struct.unpack_from("<I", content, 4)[0]
+            count = struct.unpack_from("<H", content, start)[0]
+            found = [(start + 2 + 12 * number, start + 14 + 12 * number) for number in range(min(count, 99))]
+    return found
+
+
+_BREAKS = (_field, _field, _flip, _overwrite, _cut, _remove, _insert, _repeat, _splice)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import zipfile
 from dataclasses import asdict
 from html.parser import HTMLParser
 
@@ -12,13 +13,13 @@ import pytest
 from PIL import Image
 
 from malaria import params, tables
-from malaria.cells import audit, audit_page, images, names, patients, slides
+from malaria.cells import audit, audit_page, images, names, pack, packed, patients, slides
 from malaria.cells import provenance as records
 from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
 from malaria.paths import PARAMS
 from stages import audit as stage
-from tests.cells.test_images import blank_png, encoded, noise
+from tests.cells.test_images import blank_png, deep_png, encoded, noise
 
 SETTINGS = params.Audit(max_quarantined=0.5, min_side=16, max_pixels=4_000_000)
 NOT_RECORDED = Provenance()
@@ -73,6 +74,8 @@ def test_a_cell_is_told_whole(raw):
         "slide": "C33P1thinF",
         "width": 40,
         "height": 33,
+        "pages": 1,
+        "bits": 0,
         "sha256": hashlib.sha256(cell(3)).hexdigest(),
         "status": "ok",
         "reason": "",
@@ -96,7 +99,7 @@ def test_the_rows_do_not_depend_on_the_number_of_processes(raw):
 @pytest.mark.parametrize(
     "content",
     [
-        encoded(Image.fromarray(np.full((20, 20), 40_000, dtype=np.uint16))),
+        encoded(Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 150)),
         encoded(noise().quantize(16)),
         encoded(noise().convert("L")),
         encoded(noise().convert("RGBA")),
@@ -117,6 +120,39 @@ def test_nested_folders_are_looked_into_and_other_folders_are_not(raw):
     assert "Unsure/cell.png" not in paths
 
 
+def test_a_set_of_sixteen_bits_is_read_by_the_range_that_it_uses(raw, tmp_path):
+    eight = [np.asarray(noise()), np.asarray(noise()) // 40]
+    for number, pixels in enumerate(eight):
+        put(raw, f"Uninfected/deep{number}.png", deep_png(pixels.astype(np.uint16) << 4))
+    cells = audit.audit(raw, SETTINGS)
+    assert [row(cells, f"Uninfected/deep{number}.png").bits for number in (0, 1)] == [12, 8]
+    *_, note = audit.notes(raw, cells, NOT_RECORDED, summarised(raw, cells))
+    assert note.startswith("Files of 16 bits a colour: 2")
+    assert "They use 12 bits at most" in note
+    pack.write(raw, cells, 40, tmp_path / "packed", workers=1)
+    written = packed.load(tmp_path / "packed")
+    for number, pixels in enumerate(eight):
+        at = written.index.path.tolist().index(f"Uninfected/deep{number}.png")
+        np.testing.assert_array_equal(written.images[at], images.resize(pixels, 40))
+
+
+def test_of_several_pages_the_audit_says_which_was_read(raw):
+    put(raw, "Uninfected/pages.tif", encoded(noise(), "TIFF", save_all=True, append_images=[noise()] * 4))
+    cells = audit.audit(raw, SETTINGS)
+    assert row(cells, "Uninfected/pages.tif").pages == 5
+    *_, note = audit.notes(raw, cells, NOT_RECORDED, summarised(raw, cells))
+    assert note.endswith("1 (such as Uninfected/pages.tif: page 1 of 5).")
+
+
+def test_real_cells_of_eight_bits_in_sixteen_are_read_as_their_eight(shared_cases, tmp_path):
+    with zipfile.ZipFile(shared_cases / "layouts/low8_in_16bit_tiff.zip") as packs:
+        name = next(name for name in packs.namelist() if name.endswith((".tif", ".tiff")))
+        put(tmp_path, "Uninfected/cell.tif", packs.read(name))
+    finding = images.examine(tmp_path, images.Limits(16, 4_000_000), "Uninfected/cell.tif")
+    assert (finding.reason, finding.bits) == ("", 8)
+    assert images.read(tmp_path / "Uninfected/cell.tif", images.Limits(16, 4_000_000)).pixels.max() > 128
+
+
 # What is set aside
 
 
@@ -128,8 +164,9 @@ def test_nested_folders_are_looked_into_and_other_folders_are_not(raw):
         (b"", "empty file"),
         (encoded(Image.new("RGB", (1, 1))), "a side under 16 px"),
         (blank_png(12_000, 12_000), "larger than 4,000,000 pixels"),
+        (encoded(Image.new("RGB", (40, 40), "violet")), "one colour throughout"),
     ],
-    ids=["truncated", "text", "empty", "1x1", "bomb"],
+    ids=["truncated", "text", "empty", "1x1", "bomb", "no content"],
 )
 def test_what_is_no_cell_is_quarantined_counted_and_shown(raw, content, reason):
     put(raw, "Uninfected/odd.png", content)

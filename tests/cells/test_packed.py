@@ -33,7 +33,9 @@ def path_of(number):
 def cells():
     frame = pd.DataFrame({"path": [path_of(number) for number in range(COUNT)]})
     frame["label"] = frame.path.str.split("/").str[0]
-    return frame.assign(patient="", slide="", width=46, height=50, sha256="0", status="ok", reason="")
+    return frame.assign(
+        patient="", slide="", width=46, height=50, pages=1, bits=0, sha256="0", status="ok", reason=""
+    )
 
 
 def digests(folder):

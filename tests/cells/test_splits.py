@@ -24,9 +24,9 @@ def table(per_patient: list[tuple[int, int]], known: bool = True) -> pd.DataFram
             patient = f"P{number}" if known else ""
             rows += [(f"{label}/p{number}_{i}.png", label, patient) for i in range(count)]
     cells = pd.DataFrame(rows, columns=["path", "label", "patient"])
-    return cells.assign(slide="", width=50, height=50, sha256="", status=tables.OK, reason="").sort_values(
-        "path"
-    )
+    return cells.assign(
+        slide="", width=50, height=50, pages=1, bits=0, sha256="", status=tables.OK, reason=""
+    ).sort_values("path")
 
 
 @pytest.fixture

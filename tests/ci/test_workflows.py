@@ -39,6 +39,7 @@ WRITING = {
     ("retrain", "hand-back"): {"contents", "statuses"},
     ("comment", "comment"): {"pull-requests"},
     ("schedule", "propose"): {"contents", "pull-requests"},
+    ("schedule", "propose-locks"): {"contents", "pull-requests"},
     ("release", "images"): {"packages"},
     ("release", "attach"): {"contents"},
     ("release", "publish"): {"id-token"},
@@ -103,7 +104,7 @@ def test_the_job_that_comments_runs_nothing_of_the_pull_request():
         assert "pull_request_target" not in load(name)["on"]
 
 
-@pytest.mark.parametrize("module", ["comment", "commit_lock", "open_pull_request"])
+@pytest.mark.parametrize("module", ["comment", "commit_lock", "open_pull_request", "propose_locks"])
 def test_what_runs_with_a_token_that_may_write_needs_no_package(module):
     """These run in the runner's own Python: nothing is installed that could read the token."""
     code = (

@@ -36,6 +36,8 @@ def cells(count: int = 240, patients: int = 24, first: int = 0) -> pd.DataFrame:
             "slide": "",
             "width": 50,
             "height": 50,
+            "pages": 1,
+            "bits": 0,
             "sha256": [f"{n:064x}" for n in number],
             "status": tables.OK,
             "reason": "",

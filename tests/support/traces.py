@@ -21,7 +21,7 @@ class Traces:
 # Set by pytest itself, or by TensorFlow and other libraries at their first import, always to the same.
 _EXPECTED = ("PYTEST_", "TF_", "TF2_", "TPU_", "KMP_", "GRADIO_", "HDF5_PLUGIN_PATH", "ENABLE_RUNTIME_UPTIME")
 # Pools that libraries keep for the next call: they end with this process.
-_POOLS = ("loky", "resource_tracker", "forkserver")
+_POOLS = ("loky", "resource_tracker", "forkserver", "malaria.cells.zygote")
 
 
 def now() -> Traces:

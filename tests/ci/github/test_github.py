@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ci import outputs
-from ci.github import comment, commit_lock, event, open_pull_request, summary
+from ci.github import comment, commit_lock, event, open_pull_request, propose_locks, summary
 from malaria.errors import UserError
 from tests.support import gh_stand_in, project
 
@@ -401,6 +401,20 @@ def test_nothing_is_proposed_where_the_gate_fails(proposal, retrained):
     with pytest.raises(UserError, match=r"The gate fails: AUC\. No pull request is opened"):
         open_pull_request.main()
     assert proposal.asked == []
+
+
+def test_newer_locks_are_proposed_and_the_same_are_not(proposal, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "locks"
+    for lock in propose_locks.LOCKS:
+        (folder / lock).parent.mkdir(parents=True, exist_ok=True)
+        (folder / lock).write_bytes(lock.read_bytes())
+    monkeypatch.setattr("sys.argv", ["propose", str(folder)])
+    assert propose_locks.main() == 0
+    assert proposal.asked == []
+    (folder / propose_locks.LOCKS[0]).write_text("numpy==9\n")
+    assert propose_locks.main() == 0
+    assert proposal.asked[-1][0].startswith("pr create --repo lab/cells --head weekly-locks --base ")
+    assert "Opened https://github.com/lab/cells/pull/13" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [None, "half of it {"])

@@ -1,0 +1,354 @@
+"""From the bytes of a file to RGB: what of a file is read, and what never reaches a parser.
+
+Needs Pillow alone: the process that `sandbox` forks for each who asks is the cheaper the less it holds.
+"""
+
+import io
+import struct
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    Image,
+    ImageChops,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+)
+
+# Pillow is not to look for plug-ins of other formats.
+FORMATS = tuple(
+    plugin.format
+    for plugin in (
+        PngImagePlugin.PngImageFile,
+        JpegImagePlugin.JpegImageFile,
+        TiffImagePlugin.TiffImageFile,
+        BmpImagePlugin.BmpImageFile,
+    )
+)
+# What their files start with (BMP's two letters might be any text's): Pillow calls a file that is cut
+# off in its header no image at all.
+PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+SIGNATURES = (PNG[:4], JPEG, *TIFF)
+
+EMPTY = "empty file"
+NO_IMAGE = "no PNG, JPEG, TIFF or BMP image"
+DAMAGED = "damaged or cut short"
+NO_COLOUR = "pixels are no 8-bit or 16-bit colours"
+FLOATING = "pixels are floating-point numbers: save it with 8 or 16 bits a colour"
+PLANES = "16-bit colours in compressed planes: save it without compression, or pixel by pixel"
+EMPTY_PICTURE = "one colour throughout"
+
+# Whatever else a file tells of its picture is not parsed, and neither is this where it is larger.
+_MOST_METADATA = 2**16
+_MOST_PAGES = 10_000
+
+# What describes the pixels of a TIFF, of which long lists may be; and what turns them.
+_PIXELS_OF_TIFF = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338,
+                   339, 347, *range(512, 522), 529, 530, 531, 532}  # fmt: skip
+_ORIENTATION, _BITS, _COMPRESSION, _PLANAR, _KIND = 274, 258, 259, 284, 339
+_READ_COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946}
+_OTHER_COMPRESSIONS = {33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000",
+                       34887: "LERC", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL",
+                       52546: "JPEG XL"}  # fmt: skip
+
+# Bytes of a value, by the number of its kind in a TIFF.
+_TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+
+# What undoes each turn that metadata may tell of.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# How many of 16 bits a picture may use: what cameras give.
+_RANGES = (8, 10, 12, 14, 16)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is taken for a cell crop: no side under `min_side` px, at most `max_pixels` in all.
+
+    bits: how many of 16 bits pictures use, where that is known of the set; else each tells it by itself.
+    """
+
+    min_side: int
+    max_pixels: int
+    bits: int = 0
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An RGB image, all of it; the pages of its file, and how many of 16 bits it uses, 0 where it has 8.
+
+    notes: what to know of how it was read.
+    """
+
+    image: Image.Image
+    pages: int = 1
+    bits: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class Unreadable(Exception):  # noqa: N818 - a finding about a file, not a fault of the program
+    """A file that is no cell crop, and why, in a few words.
+
+    The words are one of few, so that they can be counted; `width` and `height` (px) are known
+    where the size is what is wrong.
+    """
+
+    def __init__(self, reason: str, width: int | None = None, height: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.width = width
+        self.height = height
+
+
+@dataclass(frozen=True)
+class _Pruned:
+    """A file without what is not read of it; of a TIFF, how many pages it had, and `tags` of the first."""
+
+    content: bytes
+    pages: int = 1
+    tags: dict[int, int] = field(default_factory=dict)
+
+
+def decode(encoded: bytes, limits: Limits) -> Decoded:
+    """Decode one image to RGB as a person sees it, as `images.read` describes it.
+
+    Raises:
+        Unreadable: no image, a damaged one, or one outside `limits`.
+        MemoryError: this process may not have as much as it takes.
+    """
+    if not encoded:
+        raise Unreadable(EMPTY)
+    try:
+        # Pillow warns of broken metadata and of large images; neither concerns readers of cells.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pruned = _pruned(encoded)
+            _check_kind(pruned.tags)
+            decoded = _whole(pruned, limits)
+    except (Unreadable, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise Unreadable(DAMAGED if encoded.startswith(SIGNATURES) else NO_IMAGE) from None
+    except Image.DecompressionBombError:
+        raise Unreadable(_too_large(limits)) from None
+    except Exception:
+        # Pillow's parsers answer hostile bytes with nearly any exception (OSError, SyntaxError,
+        # struct.error, IndexError, ...), and one bad file must never stop the rest.
+        raise Unreadable(DAMAGED) from None
+    return decoded
+
+
+def _whole(pruned: _Pruned, limits: Limits) -> Decoded:
+    try:
+        return _rgb(pruned, limits)
+    except OSError:
+        # A JPEG may lack its last bytes and have all its pixels: then what stands there is no matter.
+        if not pruned.content.startswith(JPEG) or pruned.content.endswith(b"\xff\xd9"):
+            raise
+    cut = pruned.content.removesuffix(b"\xff")
+    one, other = (_rgb(_Pruned(cut + filler * 64 + b"\xff\xd9"), limits) for filler in (b"\0", b"\x55"))
+    if one.image.tobytes() != other.image.tobytes():
+        raise Unreadable(DAMAGED)
+    return one
+
+
+def _rgb(pruned: _Pruned, limits: Limits) -> Decoded:
+    notes: tuple[str, ...] = (f"page 1 of {pruned.pages:,}",) if pruned.pages > 1 else ()
+    with Image.open(io.BytesIO(pruned.content), formats=FORMATS) as opened:
+        _check_size(opened, limits)
+        if opened.mode in ("I", "F", "LAB", "HSV"):
+            raise Unreadable(NO_COLOUR)
+        image: Image.Image = opened
+        bits = 0
+        if opened.mode.startswith("I;16") or ";16" in _raw_mode(opened):
+            image, used, bits = _of_deep(opened, pruned, limits)
+            notes += (f"{used} of 16 bits are used",) if used < 16 else ()
+        image.load()
+        turn = _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
+        return Decoded(_opaque(image if turn is None else image.transpose(turn)), pruned.pages, bits, notes)
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        black = Image.new("RGBA", image.size, "black")
+        return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _check_size(image: Image.Image, limits: Limits) -> None:
+    if image.width * image.height > limits.max_pixels:
+        raise Unreadable(_too_large(limits), image.width, image.height)
+    if min(image.size) < limits.min_side:
+        raise Unreadable(f"a side under {limits.min_side} px", image.width, image.height)
+
+
+def _too_large(limits: Limits) -> str:
+    return f"larger than {limits.max_pixels:,} pixels"
+
+
+def _check_kind(tags: dict[int, int]) -> None:
+    """Refuse by its name what a TIFF may hold and is not read; Pillow calls it no image, or misreads it."""
+    how = tags.get(_COMPRESSION, 1)
+    if how not in _READ_COMPRESSIONS:
+        named = _OTHER_COMPRESSIONS.get(how, f"way {how}")
+        raise Unreadable(f"TIFF compressed by {named}: save it without compression, or by LZW")
+    if tags.get(_KIND, 1) == 3:
+        raise Unreadable(FLOATING)
+    if tags.get(_BITS, 1) > 16:
+        raise Unreadable(NO_COLOUR)
+    if tags.get(_BITS, 1) == 16 and tags.get(_PLANAR, 1) == 2 and how != 1:
+        raise Unreadable(PLANES)
+
+
+# 16 bits a colour, of which Pillow gives the high byte alone
+
+
+def _of_deep(opened: ImageFile.ImageFile, pruned: _Pruned, limits: Limits) -> tuple[Image.Image, int, int]:
+    """A picture of 16 bits a colour in 8: the high ones of those in use; how many were taken for that, and
+    how many it uses itself.
+    """
+    high, low = _bytes_of(opened, pruned)
+    colours = Image.merge("RGB", high.split()[:3]) if high.mode == "RGBA" else high
+    most = max(maximum for _, maximum in extrema(colours))
+    own = next(bits for bits in _RANGES if most < 2 ** (bits - 8))
+    # One picture may be dark: by itself it tells no finer than 8, 12 and 16.
+    used = max(own, limits.bits) if limits.bits else {10: 12, 14: 16}.get(own, own)
+    if used == 16 or low is None:
+        return high, 16, own
+    upper = high.point(lambda value: min(value << (16 - used), 255))
+    lower = low.point(lambda value: value >> (used - 8))
+    return ImageChops.add(upper, lower), used, own
+
+
+def extrema(image: Image.Image) -> tuple[tuple[int, int], ...]:
+    found = image.getextrema()
+    return found if isinstance(found[0], tuple) else (found,)  # type: ignore[return-value]
+
+
+def _bytes_of(opened: ImageFile.ImageFile, pruned: _Pruned) -> tuple[Image.Image, Image.Image | None]:
+    """The high bytes of all colours, and the low ones; None where Pillow cannot be had to give them."""
+    if opened.mode.startswith("I;16"):
+        first, second = (Image.frombytes("L", opened.size, opened.tobytes()[at::2]) for at in (0, 1))
+        return (first, second) if opened.mode.endswith("B") else (second, first)
+    if pruned.tags.get(_PLANAR, 1) == 2:
+        order = "L" if pruned.content.startswith(b"II") else "B"
+        _set_raw_mode(opened, lambda mode: f"{mode[0]};16{order}")
+    with Image.open(io.BytesIO(pruned.content), formats=FORMATS) as again:
+        again.tile = opened.tile
+        swapped = {"L": "B", "B": "L", "N": "B" if struct.pack("=H", 1)[0] else "L"}
+        _set_raw_mode(again, lambda mode: mode[:-1] + swapped[mode[-1]])
+        opened.load()
+        try:
+            return opened, again.copy()
+        except ValueError:
+            return opened, None
+
+
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    """How the samples lie in the file, in Pillow's words."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and 16 in image.tag_v2.get(_BITS, ()):
+        return ";16"
+    given = image.tile[0].args if image.tile else ""
+    return str(given if isinstance(given, str) else given[0] if given else "")
+
+
+def _set_raw_mode(image: ImageFile.ImageFile, to: Callable[[str], str]) -> None:
+    image.tile = [
+        tile._replace(
+            args=to(tile.args) if isinstance(tile.args, str) else (to(str(tile.args[0])), *tile.args[1:])  # type: ignore[index]
+        )
+        for tile in image.tile
+    ]
+
+
+# What reaches Pillow
+
+
+def _pruned(encoded: bytes) -> _Pruned:
+    if encoded.startswith(PNG):
+        return _Pruned(_pruned_png(encoded))
+    if encoded.startswith(JPEG):
+        return _Pruned(_pruned_jpeg(encoded))
+    return _pruned_tiff(encoded) if encoded.startswith(TIFF) else _Pruned(encoded)
+
+
+def _pruned_png(encoded: bytes) -> bytes:
+    """Only chunks that pixels need, and the first that may turn them."""
+    kept, at, turned = [encoded[:8]], 8, False
+    while at + 8 <= len(encoded):
+        size, kind = struct.unpack_from(">I4s", encoded, at)
+        turning = kind == b"eXIf" and size <= _MOST_METADATA and not turned
+        turned |= turning
+        # A capital letter begins the name of what no reader may leave out.
+        if kind[:1].isupper() or kind == b"tRNS" or turning:
+            kept.append(encoded[at : at + 12 + size])
+        at += 12 + size
+    return b"".join(kept)
+
+
+def _pruned_jpeg(encoded: bytes) -> bytes:
+    """Only segments that pixels need (two tell which colours they are), and the first that may turn them."""
+    kept, at, seen = [encoded[:2]], 2, set()
+    while (at := encoded.find(b"\xff", at)) >= 0 and at + 4 <= len(encoded):
+        marker, size = encoded[at + 1], int.from_bytes(encoded[at + 2 : at + 4], "big")
+        if marker == 0xDA:
+            break
+        if marker in (0, 1, 0xFF) or 0xD0 <= marker <= 0xD8:
+            at += 1
+            continue
+        segment = encoded[at : at + 2 + size]
+        told = marker in (0xE0, 0xEE) or (marker == 0xE1 and segment[4:8] == b"Exif")
+        if (told and marker not in seen) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            kept.append(segment)
+            seen.add(marker)
+        at += 2 + size
+    return b"".join([*kept, encoded[at:] if at >= 0 else b""])
+
+
+def _pruned_tiff(encoded: bytes) -> _Pruned:
+    """Only the first page, with the tags that its pixels need, each once, and the one that turns them."""
+    order, big = "<" if encoded[:2] == b"II" else ">", encoded[2:4] in (b"+\0", b"\0+")
+    count, pointer, size = ("Q", "Q", 20) if big else ("H", "I", 12)
+    room = struct.calcsize(pointer)
+
+    def at(kind: str, place: int) -> int:
+        return int(struct.unpack_from(order + kind, encoded, place)[0])
+
+    start = first = at(pointer, 8 if big else 4)
+    seen = set[int]()
+    try:
+        while start and start not in seen and len(seen) < _MOST_PAGES:
+            end = start + struct.calcsize(count) + size * at(count, start)
+            seen.add(start)
+            start = at(pointer, end)
+    except (struct.error, OverflowError):
+        # The list of pages leads out of the file; the first may be whole.
+        pass
+    kept, tags = dict[int, bytes](), dict[int, int]()
+    for number in range(at(count, first)):
+        place = first + struct.calcsize(count) + size * number
+        tag, kind = at("H", place), at("H", place + 2)
+        length = at(pointer, place + 4) * _TAG_BYTES.get(kind, 8)
+        wanted = tag in _PIXELS_OF_TIFF or (tag == _ORIENTATION and length <= _MOST_METADATA)
+        if not wanted or tag in kept or len(encoded) < place + size:
+            continue
+        kept[tag] = encoded[place : place + size]
+        value = place + 4 + room
+        if kind in (3, 4):
+            tags[tag] = at("H" if kind == 3 else "I", value if length <= room else at(pointer, value))
+    table = struct.pack(order + count, len(kept)) + b"".join(kept.values()) + bytes(room)
+    return _Pruned(encoded[:first] + table + encoded[first + len(table) :], max(len(seen), 1), tags)

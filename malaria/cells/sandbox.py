@@ -1,0 +1,172 @@
+"""Decoding in processes that can be killed, and that hold nothing of anybody else's."""
+
+import atexit
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from malaria.cells.decoding import Limits, Unreadable
+from malaria.cells.zygote import ORDER
+
+_PAUSE = 0.1  # s between two looks at whether anybody waits for the answer
+_MOST_HEAD = 2**16
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What decoding may take: processor seconds a picture and, of one process, in all; MB of memory;
+    seconds a picture on the clock. 0 is without end.
+    """
+
+    seconds: int
+    total: int
+    memory: int
+    wait: int
+
+
+# On the clock a busy machine takes as long as it takes.
+OWN = Bounds(seconds=60, total=0, memory=4096, wait=0)
+STRANGERS = Bounds(seconds=5, total=60, memory=1024, wait=30)
+
+
+class Costly(Exception):  # noqa: N818 - a finding about a file, not a fault of the program
+    """A file at which the process that decoded it ended: at a limit, or because the decoder crashed."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was decoded: width and height in px, `pixels` as RGB bytes, row by row; else as `Decoded`."""
+
+    width: int
+    height: int
+    pages: int
+    bits: int
+    notes: tuple[str, ...]
+    pixels: bytes
+
+
+class Decoder:
+    """Decodes for one who asks in a process of his own, which is forked anew after one that ended.
+
+    Args:
+        pixels: whether they are wanted; without, a picture of one colour is refused.
+        ahead: how many more are forked in advance, for those who ask with the same limits later.
+    """
+
+    def __init__(self, limits: Limits, bounds: Bounds = OWN, *, pixels: bool = True, ahead: int = 0) -> None:
+        numbers = (limits.min_side, limits.max_pixels, limits.bits, *vars(bounds).values(), pixels)
+        self._order = ORDER.pack(*(min(int(number), 2**32 - 1) for number in numbers))
+        self._most = 3 * limits.max_pixels + _MOST_HEAD
+        self._ahead, self._pixels = ahead, pixels
+        self._process: Connection | None = None
+        self._number = 0
+
+    def read(self, content: bytes, gone: Callable[[], bool] | None = None) -> Answer:
+        """Decode a file; where those who asked are `gone`, the process is killed.
+
+        Raises:
+            Unreadable: as `decoding.decode`.
+            Costly: the process ended, or was killed.
+        """
+        try:
+            if self._process is None:
+                self._process = _zygote.fork(self._order, self._ahead)
+                self._number = int(self._process.recv_bytes(_MOST_HEAD))
+            self._process.send_bytes(content)
+            while not self._process.poll(_PAUSE if gone else None):
+                if gone and gone():
+                    os.kill(self._number, signal.SIGKILL)
+            answer = self._process.recv_bytes(self._most)
+        except (OSError, EOFError):
+            self.close()
+            raise Costly from None
+        # Whoever sends a file that takes over the process must not get any further than this.
+        head, _, pixels = answer.partition(b"\n")
+        said = json.loads(head)
+        if "reason" in said:
+            raise Unreadable(str(said["reason"]), said["width"], said["height"])
+        width, height, pages, bits = (int(said[name]) for name in ("width", "height", "pages", "bits"))
+        found = Answer(width, height, pages, bits, tuple(map(str, said["notes"])), pixels)
+        if self._pixels and len(pixels) != 3 * found.width * found.height:
+            raise Costly
+        return found
+
+    def close(self) -> None:
+        """Let the process go, which ends by that."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+
+class _Zygote:
+    """The process that all of this one's are forked from; started when needed, and ended with this one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ready: dict[bytes, deque[Connection]] = defaultdict(deque)
+        self._control: socket.socket | None = None
+
+    def fork(self, order: bytes, ahead: int) -> Connection:
+        with self._lock:
+            ready = self._ready[order]
+            while len(ready) <= ahead:
+                ready.append(self._fork(order))
+            return ready.popleft()
+
+    def _fork(self, order: bytes) -> Connection:
+        ours, its = socket.socketpair()
+        with its:
+            for control in (self._control, None):
+                try:
+                    socket.send_fds(control or self._start(), [order], [its.fileno()])
+                except BrokenPipeError:
+                    continue
+                break
+        return Connection(ours.detach())
+
+    def _start(self) -> socket.socket:
+        self.end()
+        control, its = socket.socketpair()
+        with its:
+            path = [place or os.getcwd() for place in sys.path]
+            code = (
+                f"'malaria.cells.zygote'; import socket, sys; sys.path[:] = {path!r}; "
+                f"from malaria.cells import zygote; "
+                f"zygote.serve(socket.socket(fileno={its.fileno()}))"
+            )
+            # Nothing of the environment, nor of site: each module more is paid for at every fork.
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", code],
+                pass_fds=[its.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={},
+            )
+        self._control = control
+        return control
+
+    def end(self) -> None:
+        for waiting in self._ready.values():
+            while waiting:
+                waiting.popleft().close()
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+            self._process.wait()
+
+    def forget(self) -> None:
+        """In a fork of this process: what it had is not this one's, which has no child yet."""
+        self._lock, self._control = threading.Lock(), None
+        self._ready = defaultdict(deque)
+
+
+_zygote = _Zygote()
+atexit.register(_zygote.end)
+os.register_at_fork(after_in_child=_zygote.forget)

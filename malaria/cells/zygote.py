@@ -1,0 +1,127 @@
+"""A process that does nothing but fork others, each of which decodes pictures for one who asks.
+
+It has decoded none itself: what an uninitialised byte of a fork may show is nobody's. `sandbox` starts it,
+and tells it over a socket what each is bound to. multiprocessing's forkserver does the same, for three times
+the processor time a fork.
+"""
+
+import gc
+import io
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import time
+from contextlib import suppress
+
+from PIL import Image
+
+from malaria.cells import decoding
+
+# Of one fork: `decoding.Limits`, processor seconds a picture and in all (0: without end), memory in MB,
+# seconds a picture on the clock (0: without end), and whether pixels are wanted.
+ORDER = struct.Struct("!IIIIIIII")
+# As multiprocessing's connections have it.
+SIZE = struct.Struct("!i")
+
+
+def serve(control: socket.socket) -> None:
+    """Fork for each order that comes with a socket, until nobody can send any more."""
+    signal.signal(signal.SIGCHLD, _bury)
+    # Ctrl-C is for the process that asks.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    samples = [_sample(kind) for kind in decoding.FORMATS]
+    # Imported here is what Pillow imports as it goes, and not in each fork.
+    _touch(samples)
+    gc.disable()
+    gc.freeze()
+    while True:
+        order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, 1)
+        if not order:
+            return
+        if not os.fork():
+            try:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                control.close()
+                # A fork copies a page when it is written first: now, and not while somebody waits.
+                _touch(samples[:2])
+                _work(descriptors[0], *ORDER.unpack(order))
+            finally:
+                os._exit(0)
+        os.close(descriptors[0])
+
+
+def _bury(*_: object) -> None:
+    """Let the system forget forks that have ended, and count their time as this process's."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _sample(kind: str) -> bytes:
+    black = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(black, kind)
+    return black.getvalue()
+
+
+def _touch(samples: list[bytes]) -> None:
+    """Decode pictures of our own, so that all that it takes is in memory."""
+    for sample in (*samples, b"none"):
+        _answer(sample, decoding.Limits(16, 256), pixels=True)
+
+
+def _work(
+    asks: int, min_side: int, max_pixels: int, bits: int, seconds: int, total: int, memory: int, wait: int,
+    pixels: int,
+) -> None:  # fmt: skip
+    """Decode what comes, one picture after the other, in at most so much time and memory."""
+    limits = decoding.Limits(min_side, max_pixels, bits)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Darwin has no such limit.
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (memory * 2**20, memory * 2**20))
+    _send(asks, str(os.getpid()).encode())
+    while (content := _receive(asks)) is not None:
+        most = int(time.process_time()) + 1 + seconds
+        hard = total or resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_CPU, (min(most, total) if total else most, hard))
+        # Where both are reached the system ends the process.
+        signal.alarm(wait)
+        try:
+            head, said = _answer(content, limits, bool(pixels))
+        except MemoryError:
+            return
+        signal.alarm(0)
+        _send(asks, json.dumps(head).encode() + b"\n" + said)
+
+
+def _answer(content: bytes, limits: decoding.Limits, pixels: bool) -> tuple[dict[str, object], bytes]:
+    try:
+        found = decoding.decode(content, limits)
+    except decoding.Unreadable as refusal:
+        return vars(refusal), b""
+    image = found.image
+    size = {"width": image.width, "height": image.height}
+    if not pixels and all(low == high for low, high in decoding.extrema(image)):
+        return {"reason": decoding.EMPTY_PICTURE, **size}, b""
+    head = {**size, "pages": found.pages, "bits": found.bits, "notes": found.notes}
+    return head, image.tobytes() if pixels else b""
+
+
+def _receive(asks: int) -> bytes | None:
+    head = os.read(asks, SIZE.size)
+    if not head:
+        return None
+    content = bytearray(SIZE.unpack(head)[0])
+    view, got = memoryview(content), 0
+    while got < len(content) and (more := os.readv(asks, [view[got:]])):
+        got += more
+    return bytes(content)
+
+
+def _send(asks: int, content: bytes) -> None:
+    left = memoryview(SIZE.pack(len(content)) + content)
+    while left:
+        left = left[os.write(asks, left) :]
