@@ -129,7 +129,7 @@ def test_a_set_of_sixteen_bits_is_read_by_the_range_that_it_uses(raw, tmp_path):
     *_, note = audit.notes(raw, cells, NOT_RECORDED, summarised(raw, cells))
     assert note.startswith("Files of 16 bits a colour: 2")
     assert "They use 12 bits at most" in note
-    pack.write(raw, cells, 40, tmp_path / "packed", workers=1)
+    pack.write(raw, cells, 40, "as-is", tmp_path / "packed", workers=1)
     written = packed.load(tmp_path / "packed")
     for number, pixels in enumerate(eight):
         at = written.index.path.tolist().index(f"Uninfected/deep{number}.png")
