@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,30 +161,37 @@ def _hashes(lock: dict[str, dict[str, list[dict[str, str]]]], stage: str) -> dic
 def _unseen(branch: Revision, judged: pd.DataFrame, train: bool, folder: Path) -> dict[str, str]:
     """The hashes of what is made in `folder`, where cells that are not to be trained on show others."""
     revisions.copy_of_work_tree(branch.folder, folder)
-    needed = [paths.PACKED, paths.SPLITS, paths.SPLIT_SUMMARY, *([] if train else [paths.MODEL])]
+    needed = [paths.PACKED, paths.LABORATORIES, paths.SPLITS, paths.SPLIT_SUMMARY]
+    needed += [] if train else [paths.MODEL]
     programs.dvc("checkout", "--force", "--quiet", *map(str, needed), cwd=folder)
     # Nor is there a way back to the cells by DVC's cache.
     programs.dvc("config", "--local", "--unset", "cache.dir", cwd=folder)
     splits = tables.read(folder / paths.SPLITS, tables.SPLITS)
-    held = packed.load(folder / paths.PACKED)
     used = splits.path[splits.split != tables.TEST]
-    hidden = (~held.index.path.isin(used) | held.index.sha256.isin(judged.sha256)).to_numpy()
-    shown = np.flatnonzero(~hidden)
-    pixels = np.array(held.images)
-    # Whole cells of both classes, or what scores and judges them would have nothing to do.
-    pixels[hidden] = pixels[np.resize(shown, hidden.sum())]
-    label = held.index.label.to_numpy(dtype=object)
-    label[hidden] = np.resize(labels.LABELS, hidden.sum())
-    index = held.index.assign(label=label)
+    index = _hide(
+        folder / paths.PACKED, lambda cells: ~cells.path.isin(used) | cells.sha256.isin(judged.sha256)
+    )
+    _hide(folder / paths.LABORATORIES, lambda cells: cells.sha256.isin(judged.sha256))
     splits = splits.assign(label=splits.path.map(index.set_index("path").label).fillna(splits.label))
-    with files.atomic_folder(folder / paths.PACKED) as part:
-        np.save(part / packed.ARRAY, pixels)
-        tables.write(index, part / packed.INDEX, tables.INDEX)
     tables.write(splits, folder / paths.SPLITS, tables.SPLITS)
     made = _once_more(folder, "train") if train else {}
     for stage in OF_PROCESSOR[1:]:
         _once_more(folder, stage)
     return made | _read_by_apps(folder / paths.BUNDLE)
+
+
+def _hide(folder: Path, which: Callable[[pd.DataFrame], "pd.Series[bool]"]) -> pd.DataFrame:
+    """Let packed cells show others, with labels in turn: what scores them needs both classes."""
+    held = packed.load(folder)
+    hidden = which(held.index).to_numpy(dtype=bool)
+    pixels, label = np.array(held.images), held.index.label.to_numpy(dtype=object)
+    pixels[hidden] = pixels[np.resize(np.flatnonzero(~hidden), hidden.sum())] if not hidden.all() else 0
+    label[hidden] = np.resize(labels.LABELS, hidden.sum())
+    index = held.index.assign(label=label)
+    with files.atomic_folder(folder) as part:
+        np.save(part / packed.ARRAY, pixels)
+        tables.write(index, part / packed.INDEX, tables.INDEX)
+    return index
 
 
 def _frozen(folder: Path) -> tuple[str, ...]:

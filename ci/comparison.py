@@ -321,7 +321,10 @@ def _copies(base: Revision, branch: Revision, judged: pd.DataFrame) -> int:
         held = packed.load(revision.folder / paths.PACKED)
         splits = tables.read(revision.folder / paths.SPLITS, tables.SPLITS)
         rows = packed.rows_of(held, splits.path[splits.split != tables.TEST])
-        marks = fingerprints.of(held.images[row] for row in rows)
+        learnt = [held.images[row] for row in rows]
+        if (revision.folder / paths.LABORATORIES).is_dir():
+            learnt += list(packed.load(revision.folder / paths.LABORATORIES).images)
+        marks = fingerprints.of(learnt)
         met &= fingerprints.known(marks, cells) == expected
     return int(met.sum())
 

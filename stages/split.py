@@ -1,6 +1,7 @@
 """Draw train, val and test by patient, or take the split that a file gives.
 
-Your own patients (data.source: folder) keep the side that data/sides.json says; new ones are drawn and added.
+Your own patients (data.source: folder or fields) keep the side that data/sides.json says; new ones are drawn
+and added.
 """
 
 from dataclasses import asdict
@@ -16,7 +17,7 @@ def main() -> None:
     params = load_params()
     cells = tables.read(CELLS, tables.CELLS)
     kept = splits.read_kept(SIDES)
-    if params.data.source == "folder":
+    if params.data.source in ("folder", "fields"):
         assigned, summary, kept = splits.extend(cells, params.split, kept)
     else:
         # The other sources never change.
