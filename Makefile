@@ -34,6 +34,7 @@ endif
 	touch $@
 
 repro: env  ## run the pipeline on the synthetic sample, or on what params.yaml names
+	@test -e .git || { echo "This is no git clone, and DVC needs one: type git init, or clone the project"; exit 1; }
 	dvc repro
 	@python -m malaria.evaluate.summary
 

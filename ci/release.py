@@ -159,7 +159,7 @@ def notes(tag: str, released: bundle.Bundle, last: str, verdict: str) -> str:
         f"{released.record.data_source}). To fetch the bundle:",
         f"    dvc artifacts get URL-OF-THIS-REPOSITORY {ARTIFACT} --rev {tag.rpartition('@')[2]}",
         f"The SHA-256 of its {bundle.MANIFEST}, which has those of all its files: `{released.manifest}`",
-        f"## Figures on {test['cells']:,} test cells of {test['patients']:,} patients",
+        f"## Figures on {evaluation.cells_in_words(test, 'test cells')}",
         "\n".join(["| figure (95 % interval over patients) | |", "|---|---|", *rows]),
     ]
     if last:

@@ -214,7 +214,8 @@ def _sentence(error: ValidationError) -> str:
         return f"{key} is no parameter; {advice}"
     allowed = _allowed(_schema_at(fault["loc"]))
     if fault["type"] == "missing":
-        return f"{key} is missing; it must be {allowed}."
+        went = f" (`git diff {paths.PARAMS}` shows the lines that went)" if "section" in allowed else ""
+        return f"{key} is missing; it must be {allowed}{went}."
     return f"{key} is {json.dumps(fault['input'])}, but must be {allowed}."
 
 

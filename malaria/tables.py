@@ -42,6 +42,9 @@ FIELDS = {
     "h": "int64",
 }
 
+#: Where the owner tells the patient: a row for each file that has one, its path as in CELLS.
+PATIENTS = {"file": "str", "patient": "str"}
+
 #: One row for each accepted cell, sorted by path; `patient` is never empty (a cell of no known patient is
 #: its own); `split` is train, val or test.
 SPLITS = {"path": "str", "label": "str", "patient": "str", "split": "str"}
@@ -116,6 +119,10 @@ def read_given(file: Path, *choices: str, key: str = "") -> pd.DataFrame:
         table = _texts(file)
     except FileNotFoundError:
         raise UserError(f"params.yaml: {key} is {file}, but there is no such file.") from None
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{file} is not UTF-8: save it as such (in Excel as CSV UTF-8), and run again."
+        ) from None
     except (ValueError, OSError) as error:
         raise UserError(f"{file} is no CSV table with the columns {needed} ({error}): correct it.") from None
     if not any(set(choice.split(",")) <= set(table.columns) for choice in choices):

@@ -101,7 +101,7 @@ def reach(repo: Repo, name: str | None = None) -> HashFileDB:
     """
     try:
         odb: HashFileDB = repo.cloud.get_remote_odb(name, command="push")
-    except DvcException as error:
+    except (DvcException, ImportError) as error:
         raise UserError(f"{' '.join(str(error).split())}: see docs/remote.md.") from None
     with one_sentence(name or repo.config["core"]["remote"], url_of(odb)):
         if odb.fs.protocol == "s3":

@@ -27,11 +27,13 @@ def main() -> None:
     files.write_json(SPLIT_SUMMARY, asdict(summary))
     for name, side in summary.sides.items():
         print(
-            f"{name}: {side.patients} patients, {side.cells} cells ({side.share:.1%}), "
+            f"{name}: {side.patients} known patients, {side.cells} cells ({side.share:.1%}), "
             f"{side.parasitized} of them parasitised"
         )
     if summary.came or summary.gone:
         print(f"{len(summary.came)} patients came last, {len(summary.gone)} are gone; the others stay.")
+    if not summary.draw:
+        print("The split is the one that came with the cells, or with split.file.")
     if not summary.by_patient:
         print("This split is not by patient: figures on it say nothing of new patients.")
 

@@ -138,7 +138,11 @@ RULES = (
             "else patient not in infected",
             "else patient in infected",
         ),
-        ("controls' specificity is of controls", "sample.only(controls))", "sample.only(~controls))"),
+        (
+            "controls' specificity is of controls",
+            "sample.only(known & controls))",
+            "sample.only(known & ~controls))",
+        ),
         (
             "doubtful labels are left out",
             "given.only(~in_doubt), ~in_doubt",
@@ -311,10 +315,20 @@ RULES = (
         ),
         (
             "unknown patients are no split by patient",
-            ' and not assigned.patient.str.startswith("cell ").any()',
+            " and bool(patients.known(assigned.patient).all())",
             "",
         ),
-        ("a cell of no known patient is its own", "own = OWN + accepted.path", "own = OWN"),
+    ),
+    *of(
+        "malaria/cells/patients.py",
+        "tests/cells/test_patients.py",
+        ("a cell of no known patient is its own", "[_NOBODY + one for one in own]", "_NOBODY"),
+        ("the longest end of a path wins", "(*_ends(came), *_ends(path))", "(*_ends(path), *_ends(came))"),
+        ("rows of several patients name nothing", "given[first] != patient", "False"),
+    ),
+    *of(
+        "malaria/cells/patients.py",
+        "tests/cells/test_splits.py",
         (
             "accepted cells alone are split",
             "cells[cells.status == tables.OK].reset_index",
@@ -326,7 +340,7 @@ RULES = (
         "tests/cells/test_audit.py test_the_share_set_aside_may_reach_the_limit "
         "test_a_class_without_a_readable_image_stops_the_pipeline "
         "test_of_copies_under_one_label_the_first_by_path_stays "
-        "test_of_an_image_under_both_labels_no_copy_stays test_the_more_precise_row_of_patients_csv_wins "
+        "test_of_an_image_under_both_labels_no_copy_stays "
         "test_patients_csv_is_believed_over_the_name_and_the_page_says_so "
         "test_slides_that_disagree_with_the_names_are_believed_counted_and_shown "
         "test_the_summary_counts_cells_patients_and_sizes "
@@ -345,8 +359,8 @@ RULES = (
         ("no copy under both labels stays", "firsts.notna().all(axis=1)", "firsts.isna().all(axis=1)"),
         (
             "patients.csv stands above the name",
-            'patients.of(path, given) or (known.patient if known else "")',
-            '(known.patient if known else "") or patients.of(path, given)',
+            'given.get(path) or (known.patient if known else "")',
+            '(known.patient if known else "") or given.get(path, "")',
         ),
         (
             "slides.csv stands above the name",

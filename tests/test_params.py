@@ -59,6 +59,11 @@ def load(tmp_path):
             [],
             "evaluate.specificities is [], but must be a list that is not empty.",
         ),
+        (
+            "data.sample",
+            None,
+            "data.sample is missing; it must be a section with keys (`git diff params.yaml` shows",
+        ),
         ("train", 3, "train is 3, but must be a section with keys."),
         ("zzz", 3, "zzz is no parameter; known: data, audit, split"),
     ],

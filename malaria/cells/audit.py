@@ -83,7 +83,7 @@ def audit(
                 **vars(finding),
                 "path": shown,
                 "label": path.partition("/")[0],
-                "patient": patients.of(path, given) or (known.patient if known else ""),
+                "patient": given.get(path) or (known.patient if known else ""),
                 "slide": known.slide if known else "",
                 "status": tables.QUARANTINED if reason else tables.OK,
                 "reason": reason,
@@ -191,11 +191,10 @@ def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -
     given = patients.read(raw)
     parsed = {path: names.parse(path.rpartition("/")[2]) for path in accepted.path.tolist()}
     named = {path: name for path, name in parsed.items() if name}
-    differing = [p for p, name in named.items() if patients.of(p, given) not in ("", name.patient)]
+    differing = [p for p, name in named.items() if given.get(p, name.patient) != name.patient]
     paged = accepted[accepted.pages > 1]
     deep = accepted[accepted.bits > 0]
     odd = [p for p, name in named.items() if not name.infected and p.startswith(PARASITIZED)]
-    unused = set(given).difference(*map(patients.names, cells.path.tolist())) if given else set()
     told = summary.slides
     found = [f"Left out when the cells were fetched: {entry}." for entry in known.ignored]
 
@@ -216,7 +215,6 @@ def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -
     elsewhere = f"Cells that {paths.SLIDES} puts on another slide than their names do"
     note(elsewhere, told.get("disagreeing", 0), believed, told.get("examples", ()))
     note(f"Images that {paths.SLIDES} does not know", told.get("missing", 0), "Their names were believed.")
-    note(f"Rows of {paths.PATIENTS} that match no image", len(unused), such=sorted(unused)[:1])
     note("Parasitised cells with the name of an uninfected control", len(odd), such=odd[:1])
     pages = [f"{row.path}: page 1 of {row.pages}" for row in paged.head(1).itertuples()]
     note("Files of several pages, of which the first was read", len(paged), such=pages)

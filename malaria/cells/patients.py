@@ -1,9 +1,19 @@
-"""Your own word on whose cells are whose: patients.csv, beside the class folders."""
+"""Whose cells are whose where file names do not tell: patients.csv, and cells of no known patient."""
 
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import pandas as pd
+
 from malaria import paths, tables
+from malaria.cells import names
 from malaria.errors import UserError
+
+# A cell whose patient is not known is its own, under this and its path.
+_NOBODY = "cell "
+
+_EXTENSION = re.compile(r"\.(png|jpe?g|tiff?|bmp)$")
 
 
 def read(folder: Path) -> dict[str, str]:
@@ -26,11 +36,63 @@ def read(folder: Path) -> dict[str, str]:
     return dict(zip(table.file, table.patient, strict=True))
 
 
-def of(path: str, given: dict[str, str]) -> str:
-    """The patient that patients.csv gives to `path`, by its most precise name; empty where it gives none."""
-    return next((given[name] for name in names(path) if name in given), "")
+def match(given: Mapping[str, str], came_as: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Which patient `given`, as `read` gives it, names for each file.
+
+    A row names a file by its path, or by the end of it; the longest wins. Where no row is exact, case, the
+    composition of accents, the extension and what marks an altered copy do not count.
+
+    Args:
+        came_as: by the path that a file has now, the path that it came with.
+
+    Returns:
+        The patient by path of now, and the rows that name no file.
+    """
+    folded, stems = _keyed(given, names.folded), _keyed(given, _stem)
+    found: dict[str, str] = {}
+    for path, came in came_as.items():
+        for end in (*_ends(came), *_ends(path)):
+            stem = _stem(end)
+            rows = (end if end in given else "", folded.get(names.folded(end)), stems.get(stem))
+            if row := next(filter(None, (*rows, stems.get(names.original(stem)))), None):
+                found[path] = row
+                break
+    unused = sorted(set(given) - set(found.values()))
+    return {path: given[row] for path, row in found.items()}, unused
 
 
-def names(path: str) -> tuple[str, str, str]:
-    """How patients.csv may call a file: by its path below raw or its class folder, or by its name."""
-    return path, path.partition("/")[2], path.rpartition("/")[2]
+def with_own(cells: pd.DataFrame) -> pd.DataFrame:
+    """The accepted rows of `cells`; one of no known patient becomes its own, with its copies."""
+    accepted = cells[cells.status == tables.OK].reset_index(drop=True)
+    stems = accepted.path.map(_stem)
+    first = dict(zip(stems, accepted.path, strict=True))
+    own = [first.get(names.original(stem), path) for stem, path in zip(stems, accepted.path, strict=True)]
+    return accepted.assign(
+        patient=accepted.patient.where(accepted.patient != "", [_NOBODY + one for one in own])
+    )
+
+
+def known(patient: "pd.Series[str]") -> "pd.Series[bool]":
+    """Which of the patients, as `with_own` gives them, are known."""
+    return ~patient.str.startswith(_NOBODY)
+
+
+def _keyed(given: Mapping[str, str], key: Callable[[str], str]) -> dict[str, str]:
+    """The rows by the key of their file; empty where a key stands for files of several patients."""
+    rows: dict[str, str] = {}
+    for row, patient in given.items():
+        first = rows.setdefault(key(row), row)
+        if first and given[first] != patient:
+            rows[key(row)] = ""
+    return rows
+
+
+def _stem(name: str) -> str:
+    return _EXTENSION.sub("", names.folded(name))
+
+
+def _ends(path: str) -> Iterator[str]:
+    """A path, then what is left of it without its first folder, and so on."""
+    yield path
+    while path := path.partition("/")[2]:
+        yield path

@@ -21,17 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import splitfolders
 
 from malaria import files, params, tables
+from malaria.cells import patients
 from malaria.errors import UserError
 from malaria.labels import LABELS, PARASITIZED
 from malaria.tables import SPLIT_NAMES, TEST, TRAIN, VAL
 
 MOST_DRAWS = 1000
-
-# What the patient of a cell is called whose patient is not known: this, and its path.
-OWN = "cell "
 
 # Takes folders of units, a seed and the shares of the sides; gives the side of each unit, by its number.
 Draw = Callable[[Path, int, Sequence[float]], dict[int, str]]
@@ -39,7 +36,9 @@ Draw = Callable[[Path, int, Sequence[float]], dict[int, str]]
 
 @dataclass(frozen=True)
 class Side:
-    """What lies on one side of the split; shares are of all accepted cells, in [0, 1], to four places."""
+    """What lies on one side of the split; `patients` are the known ones, shares are of all accepted cells, in
+    [0, 1], to four places.
+    """
 
     patients: int
     cells: int
@@ -115,20 +114,14 @@ def write_kept(kept: Kept, file: Path) -> None:
     files.write_json(file, asdict(kept))
 
 
-def with_patients(cells: pd.DataFrame) -> pd.DataFrame:
-    """The accepted rows of `cells`; a cell of no known patient becomes a patient of its own."""
-    accepted = cells[cells.status == tables.OK].reset_index(drop=True)
-    own = OWN + accepted.path
-    return accepted.assign(patient=accepted.patient.where(accepted.patient != "", own))
-
-
 def extend(cells: pd.DataFrame, settings: params.Split, kept: Kept) -> tuple[pd.DataFrame, Summary, Kept]:
     """As `split`, but who is in `kept` stays where they are; and `kept` with who is new.
 
-    A draw by image, of folds, or by a file keeps nobody, and leaves `kept` as it is. Another ratio or seed
-    is another draw, and begins anew.
+    A draw by image, of folds, by a file or by the folders that cells come in keeps nobody, and leaves `kept`
+    as it is. Another ratio or seed is another draw, and begins anew.
     """
-    if settings.unit == "image" or settings.folds or not _read(Path(settings.file)).empty:
+    given = sides_of(cells) is not None or not _read(Path(settings.file)).empty
+    if settings.unit == "image" or settings.folds or given:
         return *split(cells, settings), kept
     if (kept.ratio, kept.seed) != (settings.ratio, settings.seed):
         kept = Kept(settings.ratio, settings.seed)
@@ -167,8 +160,9 @@ def split(
     Raises:
         UserError: too few patients; no draw fits; the given file does not; a side lacks a class.
     """
-    accepted = with_patients(cells)
+    accepted = patients.with_own(cells)
     given = read_assignment(Path(settings.file), settings)
+    came = sides_of(accepted)
     if given is not None:
         missing = sorted(set(accepted.patient) - set(given))
         if missing:
@@ -177,16 +171,41 @@ def split(
                 "them: add their rows, or empty split.file's table to have the split drawn."
             )
         draw, sides = 0, accepted.patient.map(given)
-        if VAL not in set(sides):
-            draw, sides = _hold_out_val(accepted, sides, settings)
+    elif came is not None and not settings.folds:
+        _check_kept(accepted, came, settings)
+        draw, sides = 0, came
     else:
         draw, sides = _draw(accepted, settings, side_of or {})
+    if not draw and VAL not in set(sides):
+        draw, sides = _hold_out_val(accepted, sides, settings)
     assigned = accepted.assign(split=sides)[list(tables.SPLITS)]
     _check_classes(assigned)
     if settings.unit == "patient":
         check_disjoint(assigned)
-    by_patient = settings.unit == "patient" and not assigned.patient.str.startswith("cell ").any()
+    by_patient = settings.unit == "patient" and bool(patients.known(assigned.patient).all())
     return assigned, Summary(settings.unit, by_patient, draw, _sides(assigned))
+
+
+def sides_of(cells: pd.DataFrame) -> "pd.Series[str] | None":
+    """The side that each of `cells` came in, a folder below its class; None where they came in one."""
+    parts = cells.path.str.split("/", n=2, expand=True).reindex(columns=range(3))
+    return parts[1] if (parts[1].isin(SPLIT_NAMES) & parts[2].notna()).all() else None
+
+
+def _check_kept(accepted: pd.DataFrame, came: "pd.Series[str]", settings: params.Split) -> None:
+    """Raise UserError where the split that cells came in cannot be kept."""
+    if TEST not in set(came):
+        raise UserError(
+            "The cells come in train and val alone: add a folder test, or put all cells into the same class "
+            "folders, to have the split drawn."
+        )
+    torn = accepted.patient[came.groupby(accepted.patient).transform("nunique") > 1]
+    if settings.unit == "patient" and len(torn):
+        raise UserError(
+            f"The folders train, val and test that the cells come in share {torn.nunique():,} patients, such "
+            f"as {torn.iloc[0]}: put all cells into the same class folders to have a split by patient drawn, "
+            "or set split.unit to image to keep this one, whose figures say nothing of new patients."
+        )
 
 
 def check_disjoint(assigned: pd.DataFrame) -> None:
@@ -341,6 +360,8 @@ def _by_ratio(folders: Path, seed: int, shares: Sequence[float], by_chance: bool
             may come out; else to the nearest.
     """
     chance = np.random.default_rng(seed).uniform(-0.5, 0.5) if by_chance else 0.0
+    import splitfolders
+
     with tempfile.TemporaryDirectory() as drawn, redirect_stderr(io.StringIO()):
         for kind in folders.iterdir():
             # Of a few units split-folders would round two shares down, and give all the rest to the last.
@@ -354,6 +375,8 @@ def _by_ratio(folders: Path, seed: int, shares: Sequence[float], by_chance: bool
 
 def _by_folds(folders: Path, seed: int, shares: Sequence[float]) -> dict[int, str]:
     """The fold that split-folders draws for each unit, from 0."""
+    import splitfolders
+
     with tempfile.TemporaryDirectory() as drawn, redirect_stderr(io.StringIO()):
         splitfolders.kfold(folders, drawn, seed, len(shares), move="symlink")
         names = Path(drawn).glob("fold_*/val/*/*")
@@ -371,12 +394,13 @@ def _check_classes(assigned: pd.DataFrame) -> None:
 
 def _sides(assigned: pd.DataFrame) -> dict[str, Side]:
     parasitized = assigned.label == PARASITIZED
+    known = assigned.patient.where(patients.known(assigned.patient))
     sides = {}
     for name in SPLIT_NAMES:
         here = assigned.split == name
         positive = int((here & parasitized).sum())
         sides[name] = Side(
-            patients=int(assigned.patient[here].nunique()),
+            patients=int(known[here].nunique()),
             cells=int(here.sum()),
             parasitized=positive,
             share=round(float(here.mean()), 4),

@@ -7,13 +7,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from malaria import labels, params
-from malaria.cells import doubtful_labels, names
+from malaria.cells import doubtful_labels, names, patients
 from malaria.evaluate import calibration, metrics
 from malaria.labels import PARASITIZED
 
@@ -55,10 +56,12 @@ MAIN = {
 }
 
 
-def as_text(scores: dict[str, Any]) -> str:
-    """The main figures of `score` for a terminal: a row each, a column a version of the labels."""
-    columns = {"": scores}
-    if "labels" in scores:
+def as_text(scores: dict[str, Any], versions: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> str:
+    """The main figures of `score` for a terminal: a row each, a column for each of the `versions` of the
+    cells, or else of the labels.
+    """
+    columns = dict(versions) or {"": scores}
+    if "labels" in scores and not versions:
         columns = {name.replace("_", " "): scores["labels"][name] for name in (AS_GIVEN, WITHOUT, FLIPPED)}
     rows = [["", *columns]] if len(columns) > 1 else []
     rows += [
@@ -67,10 +70,19 @@ def as_text(scores: dict[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"{scores['cells']:,} cells of {scores['patients']:,} patients (95 % intervals over patients)",
+            f"{cells_in_words(scores)} (95 % intervals over {'patients' if scores['patients'] else 'cells'})",
             *("".join([f"{first:34}", *(f"{cell:28}" for cell in cells)]).rstrip() for first, *cells in rows),
         ]
     )
+
+
+def cells_in_words(scores: dict[str, Any], kind: str = "cells") -> str:
+    """How many cells `score` counted, and of whom."""
+    unknown = scores.get("cells_without_patient", 0)
+    if not scores["patients"]:
+        return f"{scores['cells']:,} {kind}, patients not known"
+    rest = f", {unknown:,} of them of patients not known" if unknown else ""
+    return f"{scores['cells']:,} {kind} of {scores['patients']:,} patients{rest}"
 
 
 def summary(val: dict[str, Any], test: dict[str, Any]) -> dict[str, Any]:
@@ -97,15 +109,16 @@ def score(
 
     Returns:
         Plain values for JSON, rounded to six places; a figure is {value, low, high}, where null
-        means that these cells cannot give it. Under `labels`, if any are doubtful, the same figures
-        for each version of the labels.
+        means that these cells cannot give it. `patients` counts the known ones, and `cells_without_patient`,
+        if there are any, cells of unknown ones: each is its own patient, in the intervals alone. Under
+        `labels`, if any are doubtful, the same figures for each version of the labels.
     """
     given = metrics.sample(cells, cells.p_network, settings)
     # By the labels as given: who is a control does not depend on the verdicts on single cells.
-    controls = _controls(cells)
+    controls, known = _controls(cells), patients.known(cells.patient).to_numpy()
     in_doubt = doubtful_labels.among(cells, doubtful) if doubtful else None
     figures = {
-        name: _figures(sample, controls[kept], fitted, settings)
+        name: _figures(sample, controls[kept], known[kept], fitted, settings)
         for name, (sample, kept) in versions(given, in_doubt).items()
     }
     if in_doubt is None:
@@ -145,9 +158,16 @@ def rejections(cells: pd.DataFrame) -> dict[str, Any]:
 
 
 def _figures(
-    network: metrics.Sample, controls: metrics.Bools, fitted: Fitted, settings: params.Evaluate
+    network: metrics.Sample,
+    controls: metrics.Bools,
+    known: metrics.Bools,
+    fitted: Fitted,
+    settings: params.Evaluate,
 ) -> dict[str, Any]:
-    """All figures as plain values, of cells with the `network`'s probabilities, not yet calibrated."""
+    """All figures as plain values, of cells with the `network`'s probabilities, not yet calibrated.
+
+    Figures by patient and by kind of patient are of cells whose patient is `known`.
+    """
     sample = replace(network, p=calibration.apply(network.p, fitted.temperature))
     figures = {
         **metrics.ranking(sample),
@@ -156,14 +176,15 @@ def _figures(
         "brier": metrics.brier(sample),
         "ece_uncalibrated": metrics.ece(network, settings.bins),
         "ece": metrics.ece(sample, settings.bins),
-        **patient_figures(sample, settings.min_cells),
-        "specificity_controls": metrics.rates(sample.only(controls))["specificity"],
-        "specificity_infected_patients": metrics.rates(sample.only(~controls))["specificity"],
+        **patient_figures(sample.only(known), settings.min_cells),
+        "specificity_controls": metrics.rates(sample.only(known & controls))["specificity"],
+        "specificity_infected_patients": metrics.rates(sample.only(known & ~controls))["specificity"],
     }
     content: dict[str, Any] = {
         "cells": len(sample.y),
         "parasitized": int(sample.y.sum()),
-        "patients": len(np.unique(sample.patient)),
+        "patients": len(np.unique(sample.patient[known])),
+        **({} if known.all() else {"cells_without_patient": int((~known).sum())}),
         **{name: plain(values) for name, values in figures.items()},
     }
     for wanted, threshold in fitted.thresholds.items():

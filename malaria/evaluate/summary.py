@@ -1,6 +1,8 @@
 """What `make repro` closes with: the test metrics, and where to look next."""
 
 import json
+import os
+import sys
 
 from malaria import programs, tables
 from malaria.command import end_with
@@ -14,13 +16,17 @@ def main() -> int:
     if not METRICS.is_file():
         raise UserError(f"{METRICS} is missing: run `dvc repro`.")
     scores = json.loads(METRICS.read_text(encoding="utf-8"))[tables.TEST]
-    if load_params().data.source == "sample":
+    drawn = load_params().data.source == "sample"
+    if drawn:
         print("\nOn the synthetic sample: this shows that the pipeline works, and nothing about real cells.")
     print(f"\n{evaluation.as_text(scores)}\n")
     print(f"  {AUDIT_PAGE}               the data, as a page")
     print("  dvc plots show                   ROC, reliability and more (in the activated environment)")
     print(f"  {BUNDLE}/MODEL_CARD.md  the model card")
-    print(f"  python -m malaria predict CELL.png --model {BUNDLE}   what it says of your cell")
+    # What learned from drawn cells turns real ones away: without --model the pretrained bundle answers.
+    whose, model = ("the pretrained model", "") if drawn else ("it", f" --model {BUNDLE}")
+    python = os.path.relpath(sys.executable)
+    print(f"  {python} -m malaria predict CELL.png{model}   what {whose} says of your cell")
     if said := other_results():
         print(f"\n{said}")
     return 0

@@ -1,17 +1,55 @@
-"""Cells in one sub-folder for each class, at whatever depth: found, and put in their place."""
+"""Cells in folders for each class, at whatever depth, once or for train, val and test: found and placed."""
 
+import difflib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from malaria import files
+from malaria.cells import names
 from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
 from malaria.labels import LABELS
+from malaria.tables import TEST, TRAIN, VAL
 
 _LITTER = {*files.LITTER, "__macosx"}
+
+# How people, split-folders and Keras call the sides of a split.
+_SIDES = {
+    TRAIN: TRAIN,
+    "training": TRAIN,
+    VAL: VAL,
+    "valid": VAL,
+    "validation": VAL,
+    TEST: TEST,
+    "testing": TEST,
+}
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where the cells came from.
+
+    beside: the folders that hold the class folders, or hold train, val and test. came_as: by the path that a
+    cell has now, the path that it had below the first of `beside`. known: their number, a checksum of names
+    and contents, so that copies of a set compare, and what was left out.
+    """
+
+    beside: tuple[Path, ...]
+    came_as: dict[str, str]
+    known: Provenance
+
+
+@dataclass(frozen=True)
+class _Class:
+    """A class folder, and where below its label its files go."""
+
+    folder: Path
+    label: str
+    below: str
 
 
 def place(
@@ -22,10 +60,12 @@ def place(
     own: Mapping[str, str],
     *,
     one_class: bool = False,
-) -> tuple[Path, Provenance]:
+) -> Placed:
     """Bring the cells below `given` into the class folders of `folder`.
 
-    Links to files are followed: what is put in place is what they lead to.
+    Cells that come as train, val and test lie in folders of these names below their class afterwards, and
+    those of several folders for one class in folders of their own names. Links to files are followed: what is
+    put in place is what they lead to.
 
     Args:
         put: moves or copies one file.
@@ -33,79 +73,144 @@ def place(
         own: labels of class folders that have other names than these.
         one_class: cells of one class alone will do.
 
-    Returns:
-        The folder in which the class folders lie, and what is known of the cells now: their number, a
-        checksum of names and contents, so that copies of a set compare, and what was left out.
-
     Raises:
-        UserError: class folders are missing, doubled or empty.
+        UserError: class folders are missing, doubled, empty, or in several places that are no split.
     """
     labels = {
-        name.lower(): label
+        names.folded(name): label
         for name, label in (*zip(LABELS, LABELS, strict=True), *own.items())
         if label in LABELS
     }
-    classes = _find(given, labels, origin, one_class)
-    litter = astray = count = 0
+    folders = [Path(above, name) for above, inside, _ in files.walk(given) for name in inside]
+    named = [
+        path
+        for path in folders
+        if names.folded(path.name) in labels and not any(map(_is_litter, path.relative_to(given).parts))
+    ]
+    homes = _homes(given, folders, named, origin)
+    classes = [one for home, side in homes.items() for one in _classes(home, side, labels, origin, one_class)]
+    beside = (next(iter(homes)).parent, *homes) if len(homes) > 1 else tuple(homes)
+    strangers = _strangers(beside, {one.folder for one in classes} | set(homes), labels)
+    _check_mapping([name for name, label in own.items() if label in LABELS], classes, list(strangers), origin)
+    litter = astray = 0
+    came_as: dict[str, str] = {}
     digest = hashlib.sha256()
-    for label, source in classes.items():
-        for path in tqdm(_below(source), desc=label, unit=" files", disable=None):
-            inner = path.relative_to(source)
+    for one in sorted(classes, key=lambda one: (LABELS.index(one.label), one.folder)):
+        for path in tqdm(_below(one.folder), desc=one.label, unit=" files", disable=None):
+            inner = path.relative_to(one.folder)
             if not path.is_file():
                 astray += path.is_symlink()
-            elif any(part.startswith(".") or part.lower() in _LITTER for part in inner.parts):
+            elif any(_is_litter(part) for part in inner.parts):
                 litter += 1
             else:
-                target = folder / label / inner
+                target = folder / one.label / one.below / inner
                 target.parent.mkdir(parents=True, exist_ok=True)
                 put(path, target)
-                digest.update(f"{label}/{inner.as_posix()}\0{files.sha256(target)}\n".encode())
-                count += 1
-        if not (folder / label).is_dir():
-            raise UserError(f"{origin}: the class folder {source.name} holds no file: put images into it.")
-    taken = set(classes.values())
-    again = sum(
-        path.is_dir() and path.name.lower() in labels and path not in taken and not taken & set(path.parents)
-        for path in _below(given)
-    )
+                name = target.relative_to(folder).as_posix()
+                digest.update(f"{name}\0{files.sha256(target)}\n".encode())
+                came_as[name] = path.relative_to(beside[0]).as_posix()
+    for one in classes:
+        if not (folder / one.label).is_dir():
+            raise UserError(
+                f"{origin}: the class folder {one.folder.name} holds no file: put images into it."
+            )
+    taken = {one.folder for one in classes}
+    again = sum(path not in taken and not taken & set(path.parents) for path in named)
     ignored = (
         (litter, "files that file browsers leave behind"),
         (astray, "links to folders, or to nothing"),
         (again, "further folders with the names of the class folders, deeper down"),
+        *((count, f"files in {name}, which is no class folder") for name, count in strangers.items()),
     )
     left_out = tuple(f"{many:,} {what}" for many, what in ignored if many)
-    return source.parent, Provenance(cells=count, checksum=digest.hexdigest(), ignored=left_out)
-
-
-def _find(given: Path, labels: Mapping[str, str], origin: str, one_class: bool) -> dict[str, Path]:
-    """The folder of each label, in their order: on the shallowest level that has a folder for any."""
-    below = [path for path in _below(given) if path.is_dir() and not path.is_symlink()]
-    seen: list[str] = []
-    for level in sorted([given, *below], key=lambda path: (len(path.parts), path)):
-        inside = sorted(path for path in level.iterdir() if path.is_dir())
-        found: dict[str, Path] = {}
-        for path in inside:
-            label = labels.get(path.name.lower())
-            if label in found:
-                raise UserError(
-                    f"{origin} has two folders for {label}, {found[label].name} and {path.name}: merge them."
-                )
-            if label:
-                found[label] = path
-        if len(found) == len(LABELS) or (found and one_class):
-            return {label: found[label] for label in LABELS if label in found}
-        if found:
-            missing = next(label for label in LABELS if label not in found)
-            raise UserError(
-                f"{origin} has no folder for {missing} beside {next(iter(found.values())).name}: add it, or "
-                "name yours under data.classes in params.yaml."
-            )
-        seen += [path.name for path in inside]
-    raise UserError(
-        f"{origin} has no class folders Parasitized and Uninfected (folders found: "
-        f"{', '.join(sorted(set(seen))[:5]) or 'none'}): put one sub-folder per class there, or name yours "
-        "under data.classes in params.yaml."
+    return Placed(
+        beside, came_as, Provenance(cells=len(came_as), checksum=digest.hexdigest(), ignored=left_out)
     )
+
+
+def _homes(given: Path, folders: list[Path], named: list[Path], origin: str) -> dict[Path, str]:
+    """The folders that hold those `named` as classes, on the shallowest level of such: one, whose side is
+    empty, or one for each side of a split.
+    """
+    if not named:
+        seen = sorted({path.name for path in folders})
+        raise UserError(
+            f"{origin} has no class folders Parasitized and Uninfected (folders found: "
+            f"{', '.join(seen[:5]) or 'none'}): put one sub-folder per class there, or name yours under "
+            "data.classes in params.yaml."
+        )
+    depth = min(len(path.parts) for path in named)
+    homes = sorted({path.parent for path in named if len(path.parts) == depth})
+    if len(homes) == 1:
+        return {homes[0]: ""}
+    sides = {home: _SIDES.get(names.folded(home.name), "") for home in homes}
+    if (
+        len({home.parent for home in homes}) > 1
+        or "" in sides.values()
+        or len(set(sides.values())) < len(homes)
+    ):
+        found = " and in ".join(home.relative_to(given).as_posix() for home in homes[:3])
+        raise UserError(
+            f"{origin} has class folders in {found}: put them into one folder, or call these train, val and "
+            "test, which are kept as a split."
+        )
+    return sides
+
+
+def _classes(home: Path, side: str, labels: Mapping[str, str], origin: str, one_class: bool) -> list[_Class]:
+    """The class folders in `home`, of every label at least one, or of one."""
+    found: dict[str, list[Path]] = {label: [] for label in LABELS}
+    for path in _inside(home):
+        if label := labels.get(names.folded(path.name)):
+            if twin := next(
+                (one for one in found[label] if names.folded(one.name) == names.folded(path.name)), None
+            ):
+                raise UserError(
+                    f"{origin} has two folders for {label}, {twin.name} and {path.name}: merge them."
+                )
+            found[label].append(path)
+    for label, those in found.items():
+        if not those and not one_class:
+            there = ", ".join(path.name for path in _inside(home) if not _is_litter(path.name))
+            where = f"{origin}, {side}," if side else origin
+            raise UserError(
+                f"{where} has no folder for {label} (folders found: {there}): add it, or name yours under "
+                "data.classes in params.yaml."
+            )
+    return [
+        _Class(path, label, "/".join(filter(None, [side, path.name if len(those) > 1 else ""])))
+        for label, those in found.items()
+        for path in those
+    ]
+
+
+def _strangers(beside: Sequence[Path], known: set[Path], labels: Mapping[str, str]) -> dict[str, int]:
+    """How many files lie in each folder beside the class folders that is none, and holds none."""
+    counts: dict[str, int] = {}
+    for path in (path for home in beside for path in _inside(home) if path not in known):
+        inside = [] if _is_litter(path.name) or path.is_symlink() else _below(path)
+        if not any(one.is_dir() and names.folded(one.name) in labels for one in inside):
+            counts[path.name] = counts.get(path.name, 0) + sum(one.is_file() for one in inside)
+    return counts
+
+
+def _check_mapping(own: Sequence[str], classes: Sequence[_Class], strangers: list[str], origin: str) -> None:
+    """Raise UserError where a name in data.classes is that of no folder, and nearly that of one left out."""
+    taken = {names.folded(one.folder.name) for one in classes}
+    for name in own:
+        near = difflib.get_close_matches(name, strangers, n=1)
+        if near and names.folded(name) not in taken:
+            raise UserError(
+                f"data.classes names {name}, but {origin} has {near[0]}: correct the name in params.yaml."
+            )
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _LITTER
 
 
 def _below(folder: Path) -> list[Path]:

@@ -81,7 +81,11 @@ def _patient(image: Path, given: Path, settings: params.FieldsData, whose: dict[
     """Whose the field is: by patients.csv, else by the pattern; a field of nobody known is its own."""
     path = image.relative_to(given).as_posix() if image.is_relative_to(given) else image.name
     found = re.search(settings.patient, path) if settings.patient else None
-    return patients.of(path, whose) or (found[found.re.groups] if found else "") or image.stem
+    return (
+        patients.match(whose, {path: path})[0].get(path)
+        or (found[found.re.groups] if found else "")
+        or image.stem
+    )
 
 
 def _cut(folder: Path, complete: bool, order: tuple[int, "object", str]) -> Cut:

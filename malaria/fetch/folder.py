@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from malaria import params
+import pandas as pd
+
+from malaria import params, tables
 from malaria.cells import patients
 from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
@@ -22,21 +24,47 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
             `archives.unpack`.
     """
     given = Path(data.folder)
+    if "://" in data.folder:
+        raise UserError(
+            f"params.yaml: data.folder is {data.folder}: copy it to this machine and name it there."
+        )
+    if not given.is_absolute() and ".." in Path(os.path.normpath(given)).parts:
+        raise UserError(
+            f"params.yaml: data.folder is {data.folder}, outside of this repository, where DVC's experiments "
+            f"do not find it: name it by its whole path, {given.resolve()}."
+        )
     if archives.is_archive(given):
         with archives.unpacked(given, folder) as cells:
             return _place(cells, data, folder, os.replace)
     if not given.is_dir():
         what = "no zip or tar archive" if given.is_file() else "not there"
-        raise UserError(f"params.yaml: data.folder is {data.folder}, which is {what}: name a folder.")
+        raise UserError(
+            f"params.yaml: data.folder is {data.folder}, which is {what}: name a folder; experiments and "
+            "clones have one that `dvc add` has stored."
+        )
     return _place(given, data, folder, shutil.copyfile)
 
 
 def _place(given: Path, data: params.Data, folder: Path, put: Callable[[Path, Path], object]) -> Provenance:
-    beside, placed = class_folders.place(given, folder, put, data.folder, data.classes)
+    placed = class_folders.place(given, folder, put, data.folder, data.classes)
     try:
-        if patients.read(beside):
-            shutil.copyfile(beside / PATIENTS, folder / PATIENTS)
+        table = {name: patient for beside in placed.beside for name, patient in patients.read(beside).items()}
     except UserError as error:
         # An archive's content lies elsewhere for the moment.
         raise UserError(str(error).replace(str(given), data.folder)) from None
-    return replace(placed, source="folder", origin=data.folder, licence="the owner's own")
+    ignored = placed.known.ignored
+    if table:
+        of, unused = patients.match(table, placed.came_as)
+        if not of:
+            raise UserError(
+                f"{data.folder}: no row of {PATIENTS} names an image ({unused[0]} is one, "
+                f"{next(iter(placed.came_as.values()))} an image): correct its column file, or remove it."
+            )
+        # A path that is no text is set aside by the audit.
+        rows = [row for row in of.items() if row[0].isprintable()]
+        tables.write(pd.DataFrame(rows, columns=list(tables.PATIENTS)), folder / PATIENTS, tables.PATIENTS)
+        if unused:
+            ignored += (f"{len(unused):,} rows of {PATIENTS} that name no image (such as {unused[0]})",)
+    return replace(
+        placed.known, source="folder", origin=data.folder, licence="the owner's own", ignored=ignored
+    )

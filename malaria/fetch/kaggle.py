@@ -9,6 +9,7 @@ minutes; `download` sends this request again with a range, and asks the client f
 attempt.
 """
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +23,8 @@ from malaria.errors import UserError
 from malaria.fetch import archives, download, nih
 
 _HOW_TO_SIGN_IN = (
-    "create a token at kaggle.com/settings and put it into ~/.kaggle/access_token or KAGGLE_API_TOKEN (or a "
-    "key into ~/.kaggle/kaggle.json), or take data.source: nlm, which needs no account"
+    "create a token at kaggle.com/settings and put it into ~/.kaggle/access_token or KAGGLE_API_TOKEN, or "
+    "run `kaggle auth login`, or take data.source: nlm, which needs no account"
 )
 
 
@@ -67,18 +68,13 @@ def _request(asked: params.KaggleData) -> requests.PreparedRequest:
     # Here, since it takes a second, and other sources need none of it.
     from kagglesdk import KaggleClient
     from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
-    from kagglesdk.kaggle_env import get_access_token_from_env
 
     request = ApiDownloadDatasetRequest()
     request.owner_slug, request.dataset_slug = asked.slug.split("/")
     request.dataset_version_number = asked.version
-    key_file = Path.home() / ".kaggle" / "kaggle.json"
-    user, key = (os.environ.get(name) for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"))
     try:
-        if not (user and key) and get_access_token_from_env()[0] is None and not key_file.exists():
-            raise UserError(f"data.source is kaggle, but you are not signed in: {_HOW_TO_SIGN_IN}.")
         with (
-            KaggleClient(username=user, password=key) as client,
+            KaggleClient(**_credentials()) as client,
             client.datasets.dataset_api_client.download_dataset(request) as response,
         ):
             found: requests.PreparedRequest = response.request
@@ -104,3 +100,32 @@ def _request(asked: params.KaggleData) -> requests.PreparedRequest:
             f"Kaggle's client fails over data.kaggle or the credentials ({type(error).__name__}): "
             f"{_HOW_TO_SIGN_IN}."
         ) from None
+
+
+def _credentials() -> dict[str, str]:
+    """What Kaggle's own command signs in with, as `KaggleClient`'s arguments: that looks in fewer places.
+
+    Raises:
+        UserError: there is none.
+    """
+    from kagglesdk import KaggleClient
+    from kagglesdk.kaggle_creds import KaggleCredentials
+    from kagglesdk.kaggle_env import get_access_token_from_env
+
+    if token := get_access_token_from_env()[0]:
+        return {"api_token": token}
+    homes = [
+        Path.home() / ".kaggle",
+        Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "kaggle"),
+    ]
+    named = os.environ.get("KAGGLE_CONFIG_DIR")
+    file = Path(named or next(filter(Path.exists, homes), homes[0]), "kaggle.json")
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    user, key = (os.environ.get(f"KAGGLE_{name.upper()}") or kept.get(name) for name in ("username", "key"))
+    if user and key:
+        return {"username": user, "password": key}
+    with KaggleClient() as client:
+        signed_in = KaggleCredentials.load(client)
+        if token := signed_in and signed_in.get_access_token():
+            return {"api_token": token}
+    raise UserError(f"data.source is kaggle, but you are not signed in: {_HOW_TO_SIGN_IN}.")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from malaria import params
-from malaria.cells import audit, splits
+from malaria.cells import audit, patients
 from malaria.errors import UserError
 from malaria.fetch import archives, class_folders
 from malaria.labels import LABELS
@@ -66,8 +66,8 @@ def place(given: Path, raw: Path, settings: params.Params) -> pd.DataFrame:
     there = [label for label in LABELS if (raw / label).is_dir()]
     found = audit.audit(raw, limits, labels=there)
     audit.check(found, limits, given, "put the data right", there)
-    accepted = splits.with_patients(found)
+    accepted = patients.with_own(found)
     fields = accepted.path.map(lambda path: Path(path).stem).str.extract(_FIELD, expand=False)
-    unknown = accepted.patient.str.startswith(splits.OWN) & fields.notna()
+    unknown = ~patients.known(accepted.patient) & fields.notna()
     patient = accepted.patient.mask(unknown, fields)
     return accepted.assign(path=f"{raw.name}/" + accepted.path, patient=f"{raw.name} " + patient)

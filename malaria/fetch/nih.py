@@ -34,7 +34,7 @@ def unpack(archive: Path, folder: Path, census: Census = WHOLE) -> Provenance:
         UserError: as `archives.unpack` and `class_folders.place`; the counts are not those of `census`.
     """
     with archives.unpacked(archive, folder) as cells:
-        _, placed = class_folders.place(cells, folder, os.replace, str(archive), {})
+        placed = class_folders.place(cells, folder, os.replace, str(archive), {}).known
     parsed = {path: names.parse(path.name) for path in folder.glob("*/*")}
     cells_of = Counter(path.parent.name for path in parsed)
     patients = {(name.patient, name.infected) for name in parsed.values() if name}

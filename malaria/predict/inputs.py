@@ -102,6 +102,8 @@ def _open(path: str, base: Path) -> BinaryIO:
 
 
 def _is_folder(path: str) -> bool:
+    if "://" in path:
+        raise UserError(f"{path} is of a store that is not read: name files here, or s3://BUCKET/PREFIX.")
     try:
         folder = stat.S_ISDIR(os.stat(path).st_mode)
         if folder:

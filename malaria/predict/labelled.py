@@ -1,15 +1,18 @@
 """Score a bundle on a folder of labelled cells, with the pipeline's own audit, metrics and intervals."""
 
+import functools
+import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from malaria import params, predict, tables
-from malaria.bundle import Bundle
-from malaria.cells import audit, splits
+from malaria import params, predict, processes, tables
+from malaria.bundle import Bundle, fingerprints, part
+from malaria.cells import audit, images, patients, prepare, splits
 from malaria.errors import UserError
 from malaria.evaluate import calibration, evaluation
 from malaria.fetch import archives, sources
@@ -24,9 +27,11 @@ def evaluate(
     """`evaluation.score` on every accepted cell of `folder`, at the bundle's own operating points.
 
     Cells that the bundle turns away have no probability and count in no figure: `evaluation.rejections`
-    stands under `rejected`. What the audit sets aside is counted under `set_aside`. Bootstrap, bins and
-    least cells a patient come from params.yaml, as in the pipeline: the current folder's, else the one that
-    comes along.
+    stands under `rejected`. What the audit sets aside is counted under `set_aside`, what is no cell stands
+    under `left_out`, and how many came as train, val and test under `came_as`. `known` counts the judged
+    cells that the bundle was made with, and has the figures `without` them (None where none are left); it is
+    None where the bundle does not tell. Bootstrap, bins and least cells a patient come from the params.yaml
+    that comes along, as in the pipeline.
 
     Args:
         classes: label by name of a class folder, beside the labels' own names; data.classes where empty.
@@ -37,26 +42,30 @@ def evaluate(
             readable cell, or all turned away.
     """
     if not folder.is_dir() and not archives.is_archive(folder):
-        what = "no folder, zip or tar" if folder.exists() else "not there"
+        what = "no folder, zip or tar" if folder.exists() else "not there, on this machine"
         raise UserError(f"{folder} is {what}: name a folder or archive with one sub-folder per class.")
-    found_here = (root / PARAMS for root in ROOTS if (root / PARAMS).is_file())
-    settings = params.load_params(next(found_here, PARAMS))
+    settings = params.load_params(next(root / PARAMS for root in ROOTS[1:] if (root / PARAMS).is_file()))
     data = settings.data.model_copy(
-        update={"source": "folder", "folder": str(folder), "classes": classes or settings.data.classes}
+        update={
+            "source": "folder",
+            "folder": os.path.abspath(folder),
+            "classes": classes or settings.data.classes,
+        }
     )
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
-        sources.fetch(data, raw)
+        left_out = sources.fetch(data, raw).ignored
         limits = settings.audit.model_copy(
             update={"min_side": bundle.record.min_side, "max_pixels": bundle.record.max_pixels}
         )
         found = audit.audit(raw, limits)
         audit.check(found, limits, folder, "put the data right")
-        cells = splits.with_patients(found)
+        cells = patients.with_own(found)
         items = (_item(raw, path) for path in cells.path)
         rows = list(predict.predict(bundle, items, bits=audit.bits_in_use(found)))
-    if any(row.status == predict.UNREADABLE for row in rows):
-        raise UserError(f"{folder}: an image changed while it was read; run again.")
+        if any(row.status == predict.UNREADABLE for row in rows):
+            raise UserError(f"{folder}: an image changed while it was read; run again.")
+        known = _known(bundle, raw, list(cells.path))
     if out is not None:
         _write(cells, rows, out)
     p = np.array([row.p_parasitized for row in rows], dtype=np.float64)
@@ -66,7 +75,8 @@ def evaluate(
         p_network=calibration.apply(p, 1 / temperature),
         rejected=[row.reason if row.status == predict.REJECTED else "" for row in rows],
     )
-    judged = cells[cells.rejected == ""]
+    taken = cells.rejected == ""
+    judged = cells[taken]
     if judged.empty:
         raise UserError(
             f"{folder}: the model turns away all {len(cells):,} images ({rows[0].path}: {rows[0].reason}); "
@@ -75,7 +85,21 @@ def evaluate(
     points = {point.specificity: point.threshold for point in bundle.record.operating_points}
     fitted = evaluation.Fitted(temperature, points)
     scores = evaluation.score(judged, fitted, settings.evaluate)
-    return scores | {"rejected": evaluation.rejections(cells), "set_aside": _set_aside(found)}
+    came = splits.sides_of(cells)
+    return scores | {
+        "rejected": evaluation.rejections(cells),
+        "set_aside": _set_aside(found),
+        "left_out": list(left_out),
+        "came_as": {} if came is None else {side: int((came == side).sum()) for side in tables.SPLIT_NAMES},
+        "known": None
+        if known is None
+        else {
+            "cells": int(known[taken].sum()),
+            "without": None
+            if known[taken].all()
+            else evaluation.score(cells[taken & ~known], fitted, settings.evaluate),
+        },
+    }
 
 
 def _write(cells: pd.DataFrame, rows: list[predict.Row], out: str) -> None:
@@ -88,8 +112,15 @@ def _write(cells: pd.DataFrame, rows: list[predict.Row], out: str) -> None:
 
 def as_text(scores: dict[str, Any]) -> str:
     """What `evaluate` found, for a terminal."""
-    turned, aside = scores["rejected"], scores["set_aside"]
-    lines = [evaluation.as_text(scores)]
+    turned, aside, came = scores["rejected"], scores["set_aside"], scores["came_as"]
+    known = scores["known"] or {"cells": 0, "without": None}
+    beside = known["cells"] and known["without"]
+    lines = [evaluation.as_text(scores, {"all": scores, "without known cells": beside} if beside else {})]
+    if known["cells"]:
+        lines.append(
+            f"{known['cells']:,} of {scores['cells']:,} cells are among those that the model learned from, "
+            "or copies of them: no figure with them says how it does on new cells."
+        )
     if turned["cells"]:
         lines += [
             f"{turned['cells']:,} of {turned['of']:,} images were turned away and count in no figure above "
@@ -101,7 +132,26 @@ def as_text(scores: dict[str, Any]) -> str:
             f"{aside['images']:,} of {aside['of']:,} images were set aside before that and were not judged:",
             *_counted(aside["reasons"]),
         ]
-    return "\n".join(lines)
+    if came:
+        lines.append(
+            f"The cells come in {', '.join(f'{side} ({n:,})' for side, n in came.items())}: all count."
+        )
+    return "\n".join([*lines, *(f"Left out: {what}." for what in scores["left_out"])])
+
+
+def _known(bundle: Bundle, raw: Path, paths: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.bool_]] | None":
+    """Which images the bundle was made with, bool (n,); None where it does not tell."""
+    content = part(bundle.folder, bundle.record, "trained_on")
+    seen = fingerprints.from_bytes(content) if content else None
+    if seen is None:
+        return None
+    record = bundle.record
+    read = functools.partial(_prepared, raw, bundle.limits, record.input_size, record.colour)
+    return fingerprints.known(seen, processes.in_order(read, paths, "comparing"))
+
+
+def _prepared(raw: Path, limits: images.Limits, size: int, colour: params.Colour, path: str) -> images.Pixels:
+    return prepare.prepare(images.read(raw / path, limits).pixels, size, colour).pixels
 
 
 def _counted(reasons: dict[str, int]) -> list[str]:

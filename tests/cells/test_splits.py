@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from malaria import tables
 from malaria.cells import splits
 from malaria.errors import UserError
+from malaria.labels import LABELS
 from malaria.params import Split, load_params
 
 SETTINGS = load_params(Path(__file__).parents[2] / "params.yaml").split
@@ -198,7 +199,7 @@ def test_a_torn_patient_is_noticed(cells):
     [
         (None, r"split\.file is .*folds\.csv, but there is no such file"),
         (b"", "is no CSV table"),
-        (b"\xff\xfe\x00", "is no CSV table"),
+        (b"\xff\xfe\x00", "is not UTF-8: save it as such"),
     ],
 )
 def test_a_file_of_folds_that_cannot_be_read_is_said_in_a_sentence(tmp_path, content, sentence):
@@ -310,3 +311,49 @@ def test_a_damaged_record_of_sides_is_refused(tmp_path, content):
     (tmp_path / "sides.json").write_text(content)
     with pytest.raises(UserError, match=r"sides\.json is damaged"):
         splits.read_kept(tmp_path / "sides.json")
+
+
+def came_in(sides: dict[str, str], **settings: object) -> pd.DataFrame:
+    """The split of cells that came in train, val and test; `sides` by patient."""
+    rows = [
+        (f"{label}/{side}/{patient}.png", label, patient)
+        for patient, side in sides.items()
+        for label in ("Parasitized", "Uninfected")
+    ]
+    cells = pd.DataFrame(rows, columns=["path", "label", "patient"]).assign(status="ok")
+    return splits.split(cells, changed(**settings))[0]
+
+
+def test_the_split_that_cells_come_in_is_kept():
+    sides = {"P1": "train", "P2": "test", "P3": "val", "P4": "test"}
+    assigned = came_in(sides)
+    assert dict(zip(assigned.patient, assigned.split, strict=True)) == sides
+
+
+def test_val_is_drawn_where_cells_come_in_train_and_test_alone():
+    assigned = came_in({**{f"P{n}": "train" for n in range(9)}, "C1": "test"}, tolerance=0.2)
+    assert set(assigned.split[assigned.patient != "C1"]) == {"train", "val"}
+    assert set(assigned.split[assigned.patient == "C1"]) == {"test"}
+
+
+def test_a_split_without_a_test_side_is_refused():
+    with pytest.raises(UserError, match="come in train and val alone: add a folder test"):
+        came_in({"P1": "train", "P2": "val"})
+
+
+def test_a_split_that_tears_a_patient_is_kept_as_one_of_images_alone():
+    cells = pd.DataFrame(
+        {
+            "path": [f"{label}/{side}/{side}.png" for side in tables.SPLIT_NAMES for label in LABELS],
+            "label": [*LABELS] * 3,
+            "patient": "P1",
+            "status": "ok",
+        }
+    )
+    with pytest.raises(
+        UserError, match="share 1 patients, such as P1: put all cells into the same class folders"
+    ):
+        splits.split(cells, SETTINGS)
+    assigned, summary = splits.split(cells, changed(unit="image"))
+    assert [path.split("/")[1] for path in assigned.path] == list(assigned.split)
+    assert not summary.by_patient

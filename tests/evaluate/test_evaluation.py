@@ -146,6 +146,21 @@ def test_rejections_are_counted_by_class_and_reason():
     }  # fmt: skip
 
 
+def test_cells_of_no_known_patient_are_no_patients_and_no_controls(cells):
+    unknown = cells.assign(path=[f"{label}/{n}.png" for n, label in enumerate(cells.label)])
+    unknown["patient"] = "cell " + unknown.path
+    fitted = evaluation.fit(cells, SETTINGS)
+    scores = evaluation.score(unknown, fitted, SETTINGS)
+    assert (scores["patients"], scores["cells_without_patient"]) == (0, 400)
+    assert scores["auc"] != scores["specificity_controls"] == {"value": None, "low": None, "high": None}
+    assert evaluation.as_text(scores).startswith("400 cells, patients not known (95 % intervals over cells)")
+    some = evaluation.score(pd.concat([cells[:100], unknown[100:]]), fitted, SETTINGS)
+    alone = evaluation.score(cells[:100], fitted, SETTINGS)
+    assert (some["patients"], some["cells_without_patient"]) == (12, 300)
+    for name in ("worst_decile_sensitivity", "macro_sensitivity", "specificity_controls"):
+        assert some[name]["value"] == alone[name]["value"]
+
+
 def test_doubtful_labels_are_left_out_and_flipped_side_by_side(cells):
     wrong = cells.iloc[:20].copy()
     cells["p_network"] = np.where(cells.label == "Parasitized", 0.9, 0.1)

@@ -25,6 +25,7 @@ CENSUS = nih.Census(cells=12, infected=3, controls=2)
 # Where KAGGLE_API_ENVIRONMENT=TEST sends Kaggle's client.
 PORT = 7777
 RETRIES = download.PATIENT.new(total=1, backoff_factor=0)
+KEY = '{"username": "u", "key": "k"}'
 CANARY = "canary-5f0c1d"
 CALL = "/api/v1/datasets.DatasetApiService/DownloadDataset"
 
@@ -49,7 +50,14 @@ def server(archive):
 @pytest.fixture(autouse=True)
 def home(monkeypatch, tmp_path) -> Path:
     """A home without credentials, and no credentials in the environment."""
-    for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_KERNEL_RUN_TYPE"):
+    for name in (
+        "KAGGLE_API_TOKEN",
+        "KAGGLE_USERNAME",
+        "KAGGLE_KEY",
+        "KAGGLE_KERNEL_RUN_TYPE",
+        "KAGGLE_CONFIG_DIR",
+        "XDG_CONFIG_HOME",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -118,12 +126,27 @@ def test_a_broken_off_download_goes_on_at_a_newly_signed_address(fetch, server, 
 @pytest.mark.parametrize(
     ("name", "content", "sent"),
     [
-        ("access_token", "t", "Bearer t"),
-        ("kaggle.json", '{"username": "u", "key": "k"}', "Basic dTpr"),
+        (".kaggle/access_token", "t", "Bearer t"),
+        (".kaggle/kaggle.json", KEY, "Basic dTpr"),
+        (".config/kaggle/kaggle.json", KEY, "Basic dTpr"),
+        ("named/kaggle.json", KEY, "Basic dTpr"),
+        (
+            ".kaggle/credentials.json",
+            json.dumps(
+                {"refresh_token": "r", "access_token": "a", "access_token_expiration": "2999-01-01T00Z"}
+            ),
+            "Bearer a",
+        ),
     ],
 )
-def test_credentials_are_read_where_kaggles_client_keeps_them(fetch, server, home, name, content, sent):
-    (home / ".kaggle" / name).write_text(content)
+def test_credentials_are_read_where_kaggles_command_keeps_them(
+    fetch, server, home, monkeypatch, name, content, sent
+):
+    (home / ".kaggle").rmdir()
+    (home / name).parent.mkdir(parents=True)
+    (home / name).write_text(content)
+    if name.startswith("named"):
+        monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(home / "named"))
     fetch()
     assert server.asked[0].headers["authorization"] == sent
 

@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from malaria import params
-from malaria.cells import names
+from malaria.cells import names, patients
 from malaria.errors import UserError
 from malaria.fetch import archives, class_folders, sample, sources
 from malaria.files import sha256
@@ -180,7 +180,10 @@ def test_an_archive_gives_the_same_cells_as_its_folder(own, tmp_path, kind):
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda own: (own / "UNINFECTED").rename(own / "else"), "has no folder for Uninfected beside"),
+        (
+            lambda own: (own / "UNINFECTED").rename(own / "else"),
+            r"has no folder for Uninfected \(folders found: else, par",
+        ),
         (lambda own: (own / "parasitized/a.png").unlink(), "the class folder parasitized holds no file"),
         (lambda own: (own / "Parasitized").mkdir(), "has two folders for Parasitized"),
         (lambda own: own.rename(own.with_name("gone")), "which is not there"),
@@ -203,10 +206,85 @@ def test_a_folder_without_class_folders_names_what_it_found(tmp_path):
         sources.write(folder_data(tmp_path / "own"), tmp_path / "raw")
 
 
-def test_patients_csv_comes_along(own, tmp_path):
-    (own / "patients.csv").write_text("file,patient\na.png,anna\n")
-    sources.write(folder_data(own), tmp_path / "raw")
-    assert (tmp_path / "raw/patients.csv").read_text() == "file,patient\na.png,anna\n"
+def test_patients_csv_comes_along_with_the_paths_of_now_and_rows_that_name_no_image_are_said(own, tmp_path):
+    (own / "patients.csv").write_text("file,patient\nUNINFECTED/a,anna\nlost.png,ben\n")
+    provenance = sources.write(folder_data(own), tmp_path / "raw")
+    assert (tmp_path / "raw/patients.csv").read_text() == "file,patient\nUninfected/a.png,anna\n"
+    assert provenance.ignored == ("1 rows of patients.csv that name no image (such as lost.png)",)
+
+
+def test_a_patients_csv_of_other_cells_stops_the_fetch(own, tmp_path):
+    (own / "patients.csv").write_text("file,patient\nlost.png,ben\n")
+    with pytest.raises(UserError, match=r"no row of patients\.csv names an image \(lost\.png is one, UNI"):
+        sources.write(folder_data(own), tmp_path / "raw")
+
+
+def split_up(own: Path, *sides: str) -> Path:
+    """The class folders of `own` in a folder for each side."""
+    for side in sides:
+        shutil.copytree(own, own.with_name("split") / side)
+    return own.with_name("split")
+
+
+def test_cells_that_come_as_train_val_and_test_are_all_taken_each_below_its_side(own, tmp_path):
+    found = sources.write(folder_data(split_up(own, "Training", "valid", "test")), tmp_path / "raw")
+    assert (found.cells, found.ignored) == (6, ())
+    taken = {path.relative_to(tmp_path / "raw").as_posix() for path in tmp_path.glob("raw/*/*/*")}
+    sides = ("train", "val", "test")
+    assert taken == {f"{label}/{side}/a.png" for label in ("Parasitized", "Uninfected") for side in sides}
+
+
+@pytest.mark.real_cells
+@pytest.mark.parametrize("layout", ["train_val_test", "patients_nfd"])
+def test_layouts_that_people_have_are_read_whole(shared_cells, tmp_path, layout):
+    found = sources.write(folder_data(shared_cells.parent / f"cases/layouts/{layout}.zip"), tmp_path / "raw")
+    assert (found.cells, found.ignored) == (12, ())
+    if layout == "patients_nfd":
+        assert len(patients.read(tmp_path / "raw")) == 12
+
+
+def test_class_folders_in_a_waste_basket_are_none(own, tmp_path):
+    for name in ("parasitized", "UNINFECTED"):
+        shutil.copytree(own / name, own.parent / ".Trash" / name)
+    assert sources.write(folder_data(own.parent), tmp_path.with_name("raw")).cells == 2
+
+
+def test_class_folders_in_several_places_that_are_no_split_are_not_chosen_among(own, tmp_path):
+    with pytest.raises(UserError, match="has class folders in monday and in test: put them into one folder"):
+        sources.write(folder_data(split_up(own, "monday", "test")), tmp_path / "raw")
+
+
+def test_several_folders_for_a_class_keep_their_names_and_a_folder_of_no_class_is_named(own, tmp_path):
+    shutil.copytree(own / "parasitized", own / "ring")
+    shutil.copytree(own / "parasitized", own / "debris")
+    found = sources.write(folder_data(own, ring="Parasitized", parasitized="Parasitized"), tmp_path / "raw")
+    assert {path.parent.name for path in tmp_path.glob("raw/Parasitized/*/a.png")} == {"ring", "parasitized"}
+    assert (found.cells, found.ignored) == (3, ("1 files in debris, which is no class folder",))
+
+
+def test_a_misspelt_class_is_named_with_the_folder_that_was_meant(own, tmp_path):
+    shutil.copytree(own / "parasitized", own / "trophozoite")
+    with pytest.raises(UserError, match=r"data\.classes names trophozoit, but .* has trophozoite: correct"):
+        sources.write(folder_data(own, trophozoit="Parasitized"), tmp_path / "raw")
+
+
+@pytest.mark.parametrize(
+    ("folder", "sentence"),
+    [
+        (
+            "../cells",
+            r"is \.\./cells, outside of this repository, .*: name it by its whole path, /.*/cells\.",
+        ),
+        ("gs://bucket/cells", "is gs://bucket/cells: copy it to this machine and name it there"),
+    ],
+)
+def test_a_folder_that_dvc_would_not_find_again_is_refused(own, tmp_path, monkeypatch, folder, sentence):
+    own.rename(tmp_path / "cells")
+    (tmp_path / "checkout").mkdir()
+    monkeypatch.chdir(tmp_path / "checkout")
+    data = folder_data(own).model_copy(update={"folder": folder})
+    with pytest.raises(UserError, match=sentence):
+        sources.write(data, Path("raw"))
 
 
 @pytest.mark.parametrize("name", ["../out.png", "/out.png", "a/../../out.png", "C:/out.png"])

@@ -15,6 +15,13 @@ from malaria.errors import UserError
 from malaria.predict import batch, inputs
 from tests.support.permissions import bound_by_permissions
 
+
+@pytest.mark.parametrize("path", ["gs://bucket/cells", "azure://cells"])
+def test_a_store_of_another_kind_is_said_not_to_be_read(path):
+    with pytest.raises(UserError, match=f"{path} is of a store that is not read"):
+        list(inputs.listed([path]))
+
+
 LOCAL, CENTRAL = b"PK\3\4", b"PK\1\2"
 
 

@@ -38,6 +38,20 @@ def store(request, tmp_path_factory) -> Iterator[Store]:
         yield served
 
 
+@pytest.mark.parametrize("kind", ["gs", "azure"])
+def test_a_store_whose_plug_in_is_not_here_is_one_sentence(tmp_path, kind):
+    git("init", "-q", cwd=tmp_path)
+    run("dvc", "init", "-q", cwd=tmp_path)
+    run("dvc", "remote", "add", "-d", "far", f"{kind}://bucket/cells", cwd=tmp_path)
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    for command in ("push", "pull"):
+        done = run(sys.executable, "-m", f"remote.{command}", cwd=tmp_path, ok=False, environment=environment)
+        assert done.stderr.startswith(
+            f"error: {kind} is supported, but requires 'dvc-{kind}' to be installed"
+        )
+        assert done.stderr.count("\n") == 1
+
+
 @pytest.fixture(scope="module")
 def results(finished, tmp_path_factory) -> Path:
     """A clone of `finished` with its results committed, and its cache as its own. Read it only."""

@@ -29,6 +29,7 @@ PLUMBING = {
     "malaria/processes.py": "shares work among processes: any number of them gives the same results in order",
     "malaria/running.py": "ends a stage with the DVC that started it, and holds locks",
     "malaria/tables.py": "reads and writes tables, and refuses those with other columns",
+    "stages/__init__.py": "stops where `python` is another than the project's",
     "malaria/templates.py": "fills in templates, which are dependencies themselves",
 }
 

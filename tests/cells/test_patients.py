@@ -1,0 +1,65 @@
+"""Whose cells are whose: how rows of patients.csv find their files, and cells of no known patient."""
+
+import unicodedata
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from malaria import tables
+from malaria.cells import patients
+
+FILE = "Parasitized/sub/Zélle 1.png"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        FILE,
+        "sub/Zélle 1.png",
+        "Zélle 1.png",
+        "infected/sub/Zélle 1.png",
+        "ZÉLLE 1.PNG",
+        "Zélle 1",
+        "Zélle 1.tif",
+        unicodedata.normalize("NFD", FILE),
+    ],
+)
+def test_a_row_names_its_file_in_whatever_case_composition_and_extension(row):
+    for came in ("infected/sub/Zélle 1.png", unicodedata.normalize("NFD", "infected/sub/Zélle 1.png")):
+        assert patients.match({row: "Ada"}, {FILE: came}) == ({FILE: "Ada"}, [])
+
+
+def test_the_more_precise_row_wins_and_rows_that_name_nothing_are_told():
+    came_as = {"Parasitized/1.png": "ring/1.png", "Uninfected/1.png": "clean/1.png"}
+    rows = {"1.png": "Ada", "ring/1.png": "Ben", "2.png": "Cem"}
+    assert patients.match(rows, came_as) == (
+        {"Parasitized/1.png": "Ben", "Uninfected/1.png": "Ada"},
+        ["2.png"],
+    )
+
+
+def test_a_row_that_fits_by_halves_alone_and_not_to_one_patient_names_nothing():
+    assert patients.match({"a.jpg": "Ada", "a.tif": "Ben"}, {"Uninfected/a.png": "a.png"})[0] == {}
+
+
+def test_an_altered_copy_is_of_its_originals_patient():
+    came_as = {
+        f"Uninfected/{name}": name for name in ("cell_1_rot90.png", "cell_1-flip_2.png", "cell_11.png")
+    }
+    found, _ = patients.match({"cell_1.png": "Ada"}, came_as)
+    assert set(found) == {"Uninfected/cell_1_rot90.png", "Uninfected/cell_1-flip_2.png"}
+
+
+def test_cells_of_no_known_patient_stand_alone_but_for_their_copies():
+    names = ["a.png", "a_rot90.png", "b_rot90.png", "c.png"]
+    cells = pd.DataFrame({"path": names, "patient": ["", "", "", "Ada"], "status": tables.OK})
+    own = patients.with_own(cells).patient
+    assert own.nunique() == 3
+    assert own[0] == own[1]
+    assert list(patients.known(own)) == [False, False, False, True]
+
+
+def test_a_byte_order_mark_and_a_patient_called_na_are_read(tmp_path):
+    (tmp_path / "patients.csv").write_bytes(b"\xef\xbb\xbffile,patient\nmine.png,NA\n")
+    assert patients.read(Path(tmp_path)) == {"mine.png": "NA"}

@@ -1,0 +1,66 @@
+"""`malaria evaluate`: figures on labelled cells, and what is said of cells that the model knows."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from malaria import bundle
+from malaria.predict import labelled
+from tests.support import bundles
+from tests.support.project import ROOT, run
+
+
+@pytest.fixture
+def own(tmp_path, pngs) -> Path:
+    """The twelve drawn cells in class folders; a bundle of `model_bundle` was made with the first four."""
+    for number, (content, (_, infected)) in enumerate(zip(pngs, bundles.drawn_cells(), strict=True)):
+        file = tmp_path / "own" / ("Parasitized" if infected else "Uninfected") / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return tmp_path / "own"
+
+
+def test_cells_that_the_model_learned_from_are_counted_and_left_out_beside(own, model_bundle):
+    scores = labelled.evaluate(bundle.load(model_bundle), own)
+    assert scores["cells"] == 12
+    assert scores["known"]["cells"] == 4
+    assert scores["known"]["without"]["cells"] == 8
+    text = labelled.as_text(json.loads(json.dumps(scores)))
+    assert "without known cells" in text
+    assert "4 of 12 cells are among those that the model learned from" in text
+
+
+def test_where_all_cells_are_known_no_figures_are_left(own, model_bundle):
+    for file in own.glob("*/*.png"):
+        if int(file.stem) > 3:
+            file.unlink()
+    scores = labelled.evaluate(bundle.load(model_bundle), own)
+    assert scores["known"] == {"cells": 4, "without": None}
+    assert "4 of 4 cells are among those" in labelled.as_text(scores)
+
+
+def test_cells_that_come_as_a_split_are_all_judged(own, model_bundle):
+    for side, cells in (("train", range(8)), ("test", range(8, 12))):
+        for file in own.glob("*/*.png"):
+            if int(file.stem) in cells:
+                (own / side / file.parent.name).mkdir(parents=True, exist_ok=True)
+                file.rename(own / side / file.parent.name / file.name)
+    for label in ("Parasitized", "Uninfected"):
+        (own / label).rmdir()
+    scores = labelled.evaluate(bundle.load(model_bundle), own)
+    assert (scores["cells"], scores["came_as"]) == (12, {"train": 8, "val": 0, "test": 4})
+
+
+def test_evaluate_takes_a_folder_beside_this_one_and_needs_no_tensorflow(own, model_bundle):
+    (own.parent / "here").mkdir()
+    (own.parent / "here/params.yaml").write_text("of: another project")
+    program = (
+        "import sys; sys.argv = ['malaria', 'evaluate', '../own', '--model', sys.argv[1]]\n"
+        "sys.modules.update(dict.fromkeys(('tensorflow', 'keras', 'dvc', 'splitfolders', 'jinja2')))\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from malaria.__main__ import command; command()"
+    )
+    done = run(sys.executable, "-c", program, str(model_bundle), cwd=own.parent / "here")
+    assert "12 cells, patients not known" in done.stdout
