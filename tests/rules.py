@@ -306,7 +306,7 @@ RULES = (
         ),
         ("infected patients are drawn apart", 'new["sum"] > 0', 'new["sum"] > -1'),
         ("who was there keeps the side", "split(cells, settings, kept.side_of)", "split(cells, settings)"),
-        ("who goes is not forgotten", "rounds=(*kept.rounds, Round", "rounds=(Round"),
+        ("who goes is not forgotten", "rounds=(*kept.rounds, Round", "rounds=(*(), Round"),
         ("another ratio or seed begins anew", "!= (settings.ratio, settings.seed)", "== ((), -1)"),
         (
             "each side needs both classes",
