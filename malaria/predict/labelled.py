@@ -14,7 +14,7 @@ from malaria import params, predict, processes, tables
 from malaria.bundle import Bundle, fingerprints, part
 from malaria.cells import audit, images, patients, prepare, splits
 from malaria.errors import UserError
-from malaria.evaluate import calibration, evaluation
+from malaria.evaluate import calibration, evaluation, metrics
 from malaria.fetch import archives, sources
 from malaria.paths import PARAMS, ROOTS
 from malaria.predict import stores
@@ -75,8 +75,7 @@ def evaluate(
         p_network=calibration.apply(p, 1 / temperature),
         rejected=[row.reason if row.status == predict.REJECTED else "" for row in rows],
     )
-    taken = cells.rejected == ""
-    judged = cells[taken]
+    judged = cells[cells.rejected == ""]
     if judged.empty:
         raise UserError(
             f"{folder}: the model turns away all {len(cells):,} images ({rows[0].path}: {rows[0].reason}); "
@@ -91,14 +90,7 @@ def evaluate(
         "set_aside": _set_aside(found),
         "left_out": list(left_out),
         "came_as": {} if came is None else {side: int((came == side).sum()) for side in tables.SPLIT_NAMES},
-        "known": None
-        if known is None
-        else {
-            "cells": int(known[taken].sum()),
-            "without": None
-            if known[taken].all()
-            else evaluation.score(cells[taken & ~known], fitted, settings.evaluate),
-        },
+        "known": None if known is None else _without(judged, known[judged.index], fitted, settings),
     }
 
 
@@ -139,7 +131,7 @@ def as_text(scores: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"Left out: {what}." for what in scores["left_out"])])
 
 
-def _known(bundle: Bundle, raw: Path, paths: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.bool_]] | None":
+def _known(bundle: Bundle, raw: Path, paths: Sequence[str]) -> metrics.Bools | None:
     """Which images the bundle was made with, bool (n,); None where it does not tell."""
     content = part(bundle.folder, bundle.record, "trained_on")
     seen = fingerprints.from_bytes(content) if content else None
@@ -148,6 +140,15 @@ def _known(bundle: Bundle, raw: Path, paths: Sequence[str]) -> "np.ndarray[Any, 
     record = bundle.record
     read = functools.partial(_prepared, raw, bundle.limits, record.input_size, record.colour)
     return fingerprints.known(seen, processes.in_order(read, paths, "comparing"))
+
+
+def _without(
+    judged: pd.DataFrame, known: metrics.Bools, fitted: evaluation.Fitted, settings: params.Params
+) -> dict[str, Any]:
+    """How many of the `judged` are `known`, bool (n,), and the figures without them, for JSON."""
+    rest = judged[~known]
+    figures = None if rest.empty else evaluation.score(rest, fitted, settings.evaluate)
+    return {"cells": int(known.sum()), "without": figures}
 
 
 def _prepared(raw: Path, limits: images.Limits, size: int, colour: params.Colour, path: str) -> images.Pixels:
