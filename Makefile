@@ -140,6 +140,9 @@ ood: env  #+ give the bundle pictures that are no cell, and count what it turns 
 fields: env  #+ find the cells of annotated fields, and compare, FIELDS=folder
 	python -m experiments.fields $(FIELDS)
 
+external: env  #+ ask the pretrained bundle about other laboratories' cells, SETS="one.zip other/"
+	python -m experiments.external $(SETS)
+
 crop-size: env  #+ whether cells get the same verdict at another size, ONE=folder OTHER=folder
 	python -m experiments.crop_size $(ONE) $(OTHER)
 

@@ -1,0 +1,27 @@
+"""Ask a bundle about other laboratories' cells, one set after the other, as the external stage does.
+
+Each set is a folder or archive with class folders; cells of one class alone will do.
+"""
+
+import argparse
+from pathlib import Path
+
+from malaria import bundle
+from malaria.command import end_with
+from malaria.params import load_params
+from malaria.predict import external
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.external", description=__doc__)
+    parser.add_argument("sets", type=Path, nargs="+", help="a folder, zip or tar for each laboratory")
+    parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
+    given = parser.parse_args()
+    model, settings = bundle.load(given.model or bundle.default_folder(), threads=1), load_params()
+    for path in given.sets:
+        print(external.as_text({path.stem: external.judge(model, path, settings)}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    end_with(main)
