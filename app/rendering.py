@@ -41,7 +41,13 @@ def cell(
 ) -> str:
     """The verdict of each model on one cell, side by side; `place` says which of many it is."""
     columns = [
-        (model, model.says(answer, point), answer, model.at(point), _heat(pixels, answer))
+        (
+            model,
+            model.says(answer, point),
+            answer,
+            model.at(point),
+            _heat(model.judge.bundle.seen(pixels), answer),
+        )
         for model, answer in zip(models, judged.answers, strict=True)
     ]
     picture = pictures.data_uri(pixels, pictures.SHOWN)

@@ -55,12 +55,9 @@ def _badge(name: str, value: str) -> str:
 def picture(model: bundle.Bundle, reliability: dict[str, list[float]]) -> Image.Image:
     """Cells framed by category, the first with its map, and the diagram with the columns of `reliability`."""
     cells = [pixels for pixels, _ in pictures.drawn(6, seed=30)]
-    importance = heatmap.importance(
-        images.resize(cells[0], model.record.input_size), lambda covered: model.run(covered).p_parasitized
-    )
     tiles = [_tile(cell, p) for cell, p in zip(cells, model.predict(cells), strict=True)]
     tiles[3:3] = [_tile(cells[0])]
-    tiles.append(_tile(heatmap.overlay(cells[0], importance)))
+    tiles.append(_tile(heatmap.overlay(cells[0], model.explain(cells[0]))))
     diagram = _diagram(reliability)
     step = SIDE + MARGIN
     wide = Image.new("RGB", (4 * step + 2 * MARGIN + diagram.width, 2 * step + MARGIN), "white")

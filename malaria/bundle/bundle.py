@@ -130,6 +130,10 @@ class Bundle:
         maps = self.run([cell]).maps
         return None if maps is None else maps[0]
 
+    def seen(self, cell: images.Pixels) -> images.Pixels:
+        """The part of a crop, uint8 (h, w, 3), that the network looks at, and its map is of."""
+        return cell if self.record.colour == prepare.AS_IS else prepare.without_margin(cell)
+
     def prepare(self, cell: images.Pixels) -> Prepared:
         """A crop of any size, uint8 (h, w, 3), as the network is given it."""
         return prepare.prepare(cell, self.record.input_size, self.record.colour)
