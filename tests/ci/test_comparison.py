@@ -114,7 +114,7 @@ def test_a_worse_threshold_of_the_app_fails_though_the_network_is_the_same(compa
 def test_a_lower_limit_of_auc_under_the_floor_fails_a_first_revision_too(compare, bundle):
     found = compare(branch={"bundle": bundle(BADLY)}, first=True, limits={"min_auc": 0.7})
     assert outcomes(verdict.judge(found, None)) == ["AUC at least"]
-    assert found.auc_low < found.figure("auc").branch
+    assert found.figure("auc").branch - 0.2 < found.auc_low < found.figure("auc").branch
     assert found.figure("auc").difference is None
 
 
@@ -257,6 +257,7 @@ def test_a_cell_that_is_turned_away_counts_as_wrong(compare, gated_bundle):
     # Four times as wide as high: no red cell, to a bundle that has a gate.
     found = compare(base={"stretched": 60}, branch={"bundle": gated_bundle}, limits={"point_loss": 0.3})
     assert sum(flip.branch is None for flip in found.flips) == 10
+    assert found.flipped >= 60
     at_half = {figure.name: figure for figure in found.figures if figure.at == 0.5}
     assert at_half["sensitivity"].difference < -0.3
     assert at_half["specificity"].difference < -0.2
