@@ -11,6 +11,7 @@ LOCKS = tuple(
     for name in (
         "requirements.lock",
         "requirements-app.lock",
+        "requirements-engine.lock",
         "requirements-train.lock",
         "orchestration/airflow/requirements.lock",
     )

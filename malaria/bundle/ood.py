@@ -33,7 +33,7 @@ _NO_CELL = "this does not look like a stained red cell"
 REASONS = {
     "background": (
         "too little black around the cell: not one cell, cut out on black",
-        "nearly all black: no cell to be seen",
+        "no cell to be seen, or nearly none",
     ),
     "corners": ("", "the corners are not black: not one cell, cut out on black"),
     "middle": ("", "black in the middle: several cells, or no cell"),

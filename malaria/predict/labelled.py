@@ -1,5 +1,6 @@
 """Score a bundle on a folder of labelled cells, with the pipeline's own audit, metrics and intervals."""
 
+import contextlib
 import functools
 import os
 import tempfile
@@ -44,7 +45,7 @@ def evaluate(
     if not folder.is_dir() and not archives.is_archive(folder):
         what = "no folder, zip or tar" if folder.exists() else "not there, on this machine"
         raise UserError(f"{folder} is {what}: name a folder or archive with one sub-folder per class.")
-    settings = params.load_params(next(root / PARAMS for root in ROOTS[1:] if (root / PARAMS).is_file()))
+    settings = _settings()
     data = settings.data.model_copy(
         update={
             "source": "folder",
@@ -129,6 +130,15 @@ def as_text(scores: dict[str, Any]) -> str:
             f"The cells come in {', '.join(f'{side} ({n:,})' for side, n in came.items())}: all count."
         )
     return "\n".join([*lines, *(f"Left out: {what}." for what in scores["left_out"])])
+
+
+def _settings() -> params.Params:
+    """params.yaml of the current folder where it is one of this project, else the one that comes along."""
+    *here, last = [root / PARAMS for root in ROOTS if (root / PARAMS).is_file()]
+    for file in here:
+        with contextlib.suppress(UserError):
+            return params.load_params(file)
+    return params.load_params(last)
 
 
 def _known(bundle: Bundle, raw: Path, paths: Sequence[str]) -> metrics.Bools | None:

@@ -138,11 +138,11 @@ def test_the_manifest_is_one_that_sha256sum_reads_and_its_hash_stands_for_the_bu
     assert bundle.load(gated_bundle).manifest == files.sha256(gated_bundle / bundle.MANIFEST)
 
 
-def test_the_pretrained_bundles_manifest_lists_all_but_the_ranking_of_labels():
+def test_the_pretrained_bundles_manifest_lists_all_that_apps_read():
     folder = ROOT / paths.PRETRAINED
     assert bundle.load(folder).manifest
     listed = {line.split("  ")[1] for line in (folder / bundle.MANIFEST).read_text().splitlines()}
-    beside = {bundle.MANIFEST, paths.LABEL_AUDIT.name}
+    beside = {bundle.MANIFEST, paths.LABEL_AUDIT.name, paths.MODEL.name}
     assert listed == {file.name for file in folder.iterdir()} - beside
 
 
@@ -245,7 +245,9 @@ def test_evaluate_says_so_where_no_image_can_be_read(gated, labelled_folder):
         labelled.evaluate(gated, labelled_folder)
 
 
-@pytest.mark.parametrize(("name", "what"), [("none", "not there"), ("note.txt", "no folder, zip or tar")])
+@pytest.mark.parametrize(
+    ("name", "what"), [("none", "not there, on this machine"), ("note.txt", "no folder, zip or tar")]
+)
 def test_evaluate_blames_the_argument_that_was_wrong(gated, tmp_path, name, what):
     (tmp_path / "note.txt").write_text("no cells")
     with pytest.raises(UserError, match=f"^{tmp_path / name} is {what}: name a folder or archive"):

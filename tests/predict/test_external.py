@@ -26,7 +26,9 @@ def given(tmp_path_factory):
         file = folder / ("Parasitized" if infected else "Uninfected") / f"field{number % 8}__{number}.png"
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(file)
-    Image.fromarray(np.full((60, 60, 3), 255, np.uint8)).save(folder / "Uninfected/field0__99.png")
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (60, 60, 3)).astype(np.uint8)).save(
+        folder / "Uninfected/field0__99.png"
+    )
     return folder
 
 

@@ -92,7 +92,7 @@ def test_the_exported_bundle_turns_away_what_is_no_cell_and_few_cells(finished, 
     with out.open() as table:
         blank, *rows = csv.DictReader(table)
     assert (blank["p_parasitized"], blank["category"], blank["status"]) == ("", "", "rejected")
-    assert "cut out on black" in blank["reason"]
+    assert "no cell to be seen" in blank["reason"]
     assert sum(row["status"] == "rejected" for row in rows) < 24
 
 

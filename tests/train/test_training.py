@@ -11,7 +11,12 @@ from malaria.params import load_params
 from tests.support.toy_cells import toy_cells
 
 SETTINGS = load_params(Path(__file__).parents[2] / "params.yaml").train.model_copy(
-    update={"epochs": 2, "batch_size": 16}
+    # What varies for other laboratories would drown these few, small cells.
+    update={
+        "epochs": 2,
+        "batch_size": 16,
+        **dict.fromkeys(("stain", "rim", "gradient", "focus", "noise"), 0.0),
+    }
 )
 
 pytestmark = pytest.mark.filterwarnings(
@@ -148,7 +153,7 @@ def test_labels_in_doubt_do_not_choose_the_epoch(cells, tmp_path):
     assert trained.val_auc > 0.9
 
 
-@pytest.mark.parametrize(("keep", "kept"), [("last", 5), ("best", 1)])
+@pytest.mark.parametrize(("keep", "kept"), [("last", 5), ("best", 2)])
 def test_the_last_epoch_or_the_best_on_val_is_kept(cells, tmp_path, keep, kept):
     from malaria.train import training
 
