@@ -123,7 +123,7 @@ def run(branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame, blind: 
 
 def _read_by_apps(bundle: Path) -> dict[str, str]:
     """The SHA-256 of each file of a bundle, but for what only tells of the test cells, by its path."""
-    own = (bundle_format.PARTS["figures"], bundle_format.CARD, bundle_format.RECORD, bundle_format.MANIFEST)
+    own = {bundle_format.PARTS["figures"], bundle_format.CARD, bundle_format.MANIFEST, bundle_format.RECORD}
     kept = {file.name: files.sha256(file) for file in bundle.iterdir() if file.name not in own}
     record = json.loads((bundle / bundle_format.RECORD).read_text(encoding="utf-8"))
     told = json.dumps({key: value for key, value in record.items() if key != "hashes"}, sort_keys=True)

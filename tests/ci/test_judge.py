@@ -70,7 +70,7 @@ def edit(file: Path, before: str, after: str) -> None:
 
 def take_for_granted(repository: Path, *stages: str) -> None:
     """Commit to dvc.lock what lies here, whatever made it."""
-    run("dvc", "commit", "-f", "-q", *stages, cwd=repository)
+    run("dvc", "commit", "-f", "-q", *stages, "external", cwd=repository)
     commit(repository, "as it lies here")
 
 
@@ -131,7 +131,7 @@ def test_a_training_on_test_patients_fails_by_the_base_s_code(history, leaky):
 def test_a_leaky_model_made_elsewhere_fails_as_same_inputs_and_other_outputs(branch, leaky):
     shutil.copytree(leaky, branch, dirs_exist_ok=True)
     take_for_granted(branch, "train", "evaluate", "export")
-    assert set(git("diff", "--name-only", "main", cwd=branch).split()) == set(map(str, outputs.KEPT))
+    assert set(git("diff", "--name-only", "main", cwd=branch).split()) <= set(map(str, outputs.KEPT))
     module(branch, "report", "--base", "main")
     assert failed(branch) == ["dvc.lock"]
     assert said(branch, "dvc.lock") == "same inputs as the base's, other outputs: train"
@@ -143,7 +143,7 @@ def test_an_export_that_fits_its_thresholds_on_test_cells_fails(branch):
         "for name in (tables.VAL, tables.TEST)}",
         "for name in (tables.TEST, tables.VAL)}",
     )
-    run("dvc", "repro", "export", cwd=branch)
+    run("dvc", "repro", cwd=branch)
     commit(branch, "thresholds that fit")
     module(branch, "gate", "--base", "main", ok=False)
     assert failed(branch) == ["blind training"]
@@ -152,7 +152,7 @@ def test_an_export_that_fits_its_thresholds_on_test_cells_fails(branch):
 
 def test_an_export_that_was_changed_and_is_honest_passes(branch):
     change(branch, {"export.precision": "float16"})
-    run("dvc", "repro", "export", cwd=branch)
+    run("dvc", "repro", cwd=branch)
     commit(branch, "half the space")
     module(branch, "gate", "--base", "main")
     assert "the same" in said(branch, "blind training")

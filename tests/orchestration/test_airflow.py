@@ -174,7 +174,7 @@ print("\\n" + json.dumps({
     told = json.loads(airflow.call("python", "-c", script).splitlines()[-1])
     assert told["errors"] == {}
     after = {name: set(above) for name, above in told["after"].items()}
-    assert after == {**arrows(), "gate": {"export"}, "push": {"gate"}}
+    assert after == {**arrows(), "gate": {"external"}, "push": {"gate"}}
     assert told["schedule"] == "0 3 * * 1"
     assert told["backoff"] == [2.0]
     assert (told["hours"], told["told"]) == ([3.0], "notify")
