@@ -5,6 +5,7 @@ import functools
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,11 @@ def evaluate(
         audit.check(found, limits, folder, "put the data right")
         cells = patients.with_own(found)
         items = (_item(raw, path) for path in cells.path)
-        rows = list(predict.predict(bundle, items, bits=audit.bits_in_use(found)))
+        bits = audit.bits_in_use(found)
+        rows = list(predict.predict(bundle, items, bits=bits))
         if any(row.status == predict.UNREADABLE for row in rows):
             raise UserError(f"{folder}: an image changed while it was read; run again.")
-        known = _known(bundle, raw, list(cells.path))
+        known = _known(bundle, raw, list(cells.path), bits)
     if out is not None:
         _write(cells, rows, out)
     p = np.array([row.p_parasitized for row in rows], dtype=np.float64)
@@ -141,14 +143,14 @@ def _settings() -> params.Params:
     return params.load_params(last)
 
 
-def _known(bundle: Bundle, raw: Path, paths: Sequence[str]) -> metrics.Bools | None:
+def _known(bundle: Bundle, raw: Path, paths: Sequence[str], bits: int) -> metrics.Bools | None:
     """Which images the bundle was made with, bool (n,); None where it does not tell."""
     content = part(bundle.folder, bundle.record, "trained_on")
     seen = fingerprints.from_bytes(content) if content else None
     if seen is None:
         return None
-    record = bundle.record
-    read = functools.partial(_prepared, raw, bundle.limits, record.input_size, record.colour)
+    record, limits = bundle.record, replace(bundle.limits, bits=bits)
+    read = functools.partial(_prepared, raw, limits, record.input_size, record.colour)
     return fingerprints.known(seen, processes.in_order(read, paths, "comparing"))
 
 
