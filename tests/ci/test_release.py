@@ -41,7 +41,7 @@ def real(finished, tmp_path_factory) -> Path:
         shutil.copy(finished / made, clone / made)
     run("dvc", "cache", "dir", "--local", str(finished / ".dvc/cache"), cwd=clone)
     run("dvc", "checkout", "-q", cwd=clone)
-    project.change(clone, {"data.source": "folder", "data.folder": "../cells", **GATE})
+    project.change(clone, {"data.source": "folder", "data.folder": str(clone.parent / "cells"), **GATE})
     said = run("dvc", "repro", cwd=clone).stdout
     assert "Running stage 'train'" not in said
     git("add", "-A", cwd=clone)

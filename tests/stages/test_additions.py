@@ -10,7 +10,7 @@ import pytest
 
 from malaria import paths
 from malaria.cells import names
-from tests.support.project import SMALL, commit, git, run, start
+from tests.support.project import SMALL, change, commit, git, run, start
 
 pytestmark = pytest.mark.long
 
@@ -65,9 +65,10 @@ def test_a_fresh_clone_of_what_was_added_makes_the_same_bytes(lab, raw, tmp_path
 
 
 def test_cells_that_were_given_to_dvc_reach_a_fresh_clone(lab, tmp_path):
-    folders = ("data/folder/Parasitized", "data/folder/Uninfected")
-    git("rm", "-q", "-r", "--cached", *folders, cwd=lab)
-    run("dvc", "add", "-q", *folders, cwd=lab)
+    (lab / "data/folder").rename(lab / "data/mycells")
+    git("checkout", "-q", "data/folder", cwd=lab)
+    change(lab, {"data.folder": "data/mycells"})
+    run("dvc", "add", "-q", "data/mycells", cwd=lab)
     run("dvc", "remote", "add", "-q", "--force", "storage", str(tmp_path / "store"), cwd=lab)
     run("dvc", "repro", "split", cwd=lab)
     commit(lab, "cells in DVC")
@@ -77,6 +78,6 @@ def test_cells_that_were_given_to_dvc_reach_a_fresh_clone(lab, tmp_path):
     store = os.environ | {"DVC_REMOTE_URL": str(tmp_path / "store")}
     run(sys.executable, "-m", "ci.storage", "pull", cwd=clone, environment=store)
     assert sides(clone).to_dict() == sides(lab).to_dict()
-    for folder in folders:
-        assert len(list((clone / folder).iterdir())) > 50
+    for label in ("Parasitized", "Uninfected"):
+        assert len(list((clone / "data/mycells" / label).iterdir())) > 50
     assert "Running stage" not in run("dvc", "repro", "split", cwd=clone).stdout
