@@ -205,7 +205,10 @@ def curves(model: Model) -> None:
         _plot(
             "What the operating points cost", "of 100 healthy cells, called Parasitized",
             "of 100 parasitised cells, found",
-            [(x, *(100 * found[part] for part in ("value", "low", "high"))) for x, found in sorted(costs, key=lambda cost: cost[0]) if found["low"] is not None],
+            [
+                (x, *(100 * found[part] for part in ("value", "low", "high")))
+                for x, found in sorted(costs, key=lambda cost: cost[0]) if found["low"] is not None
+            ],
         )  # fmt: skip
         _plot(
             "How true P is", "P, of 100", "of 100 such cells, parasitised",
