@@ -671,6 +671,9 @@ def main() -> int:
     base = parser.parse_args().changed
     chosen = RULES if base is None else since(base)
     check_places(RULES)
+    if not chosen:
+        print(f"No file of a rule or of its guards differs from {base}.")
+        return 0
     begun = time.monotonic()
     noticed = sum(judged(chosen))
     print(f"{noticed} of {len(chosen)} changes were noticed, in {time.monotonic() - begun:.0f} s")
