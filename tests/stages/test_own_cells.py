@@ -37,7 +37,6 @@ def test_git_takes_no_picture_below_data_and_dvc_finds_what_stands_for_them(tmp_
         ] * 2
 
 
-@pytest.mark.xfail(strict=False, reason="split runs again, to the same bytes: under repair")
 @pytest.mark.long
 def test_cells_that_dvc_has_are_there_in_an_experiment_elsewhere(own):
     run("dvc", "add", "-q", "data/mycells", cwd=own)
