@@ -52,7 +52,7 @@ def looked_up(lock: Path) -> list[dict[str, Any]]:
 def known_against(package: dict[str, Any], lock: Path) -> list[str]:
     """A sentence for each advisory on a package."""
     return [
-        f"{lock}: {package['name']} {package['version']}: {one['id']}, mended in "
+        f"{lock}: {package['name']} {package['version']}: {one['id']}, fixed in "
         f"{', '.join(one['fix_versions']) or 'no version yet'}"
         for one in package["vulns"]
     ]

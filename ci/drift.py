@@ -2,7 +2,7 @@
 
 Writes reports/ci/drift.md. For each quantity of size and colour it gives the Kolmogorov-Smirnov distance of
 the two distributions, from 0 (alike) to 1; beyond gate.max_drift the quantity has drifted. Drift fails
-nothing: it is for whoever reads the pull request.
+nothing: it informs the reader of the pull request.
 """
 
 import argparse

@@ -22,7 +22,7 @@ ARTIFACT = "retrained"
 FOLDER = outputs.RETRAINED
 STORE = "store"
 
-# Cells are not carried: whoever takes over has them, or fetches and packs them again.
+# Cells are not carried: a reader who takes over has them, or fetches and packs them again.
 STAGES = ("audit", "split", "train", "evaluate", "export")
 
 

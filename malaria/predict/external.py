@@ -1,6 +1,7 @@
 """How a bundle does on other laboratories' cells, each set for itself."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from malaria import params
 from malaria.bundle import Bundle, fingerprints
 from malaria.bundle import part as bundle_part
-from malaria.cells import images
+from malaria.cells import audit, images
 from malaria.cells.prepared import Prepared
 from malaria.evaluate import evaluation, metrics
 from malaria.fetch import laboratories
@@ -33,7 +34,9 @@ def judge(bundle: Bundle, given: Path, settings: params.Params) -> dict[str, Any
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
         cells = laboratories.place(given, raw / "set", settings)
-        prepared = [bundle.prepare(images.read(raw / path, bundle.limits).pixels) for path in cells.path]
+        # 16-bit files are read by the range that the set uses.
+        limits = replace(bundle.limits, bits=audit.bits_in_use(cells))
+        prepared = [bundle.prepare(images.read(raw / path, limits).pixels) for path in cells.path]
     found = bundle.run_prepared(prepared)
     sample = metrics.sample(cells, found.p_parasitized, settings.evaluate)
     rejected = np.array([reason is not None for reason in found.rejected])

@@ -101,7 +101,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def store(repository, tmp_path):
-    """The remote's folder, to be spoilt; it is mended after the test."""
+    """The remote's folder, to be spoilt; it is repaired after the test."""
     shutil.copytree(repository.store, tmp_path / "sound")
     yield repository.store
     shutil.rmtree(repository.store, ignore_errors=True)

@@ -15,8 +15,8 @@ def test_each_advisory_is_a_sentence_that_names_what_mends_it():
         "vulns": [{"id": "GHSA-1", "fix_versions": ["13.0.0"]}, {"id": "GHSA-2", "fix_versions": []}],
     }
     assert advisories.known_against(package, Path("a.lock")) == [
-        "a.lock: pillow 12.3.0: GHSA-1, mended in 13.0.0",
-        "a.lock: pillow 12.3.0: GHSA-2, mended in no version yet",
+        "a.lock: pillow 12.3.0: GHSA-1, fixed in 13.0.0",
+        "a.lock: pillow 12.3.0: GHSA-2, fixed in no version yet",
     ]
 
 

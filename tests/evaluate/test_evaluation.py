@@ -176,11 +176,11 @@ def test_doubtful_labels_are_left_out_and_flipped_side_by_side(cells):
     assert labels["doubtful_flipped"]["accuracy"]["value"] == 1
 
 
-def test_a_doubtful_label_that_was_mended_since_counts_again(cells):
+def test_a_doubtful_label_that_was_corrected_since_counts_again(cells):
     then = "Parasitized" if cells.label[0] == "Uninfected" else "Uninfected"
     for name in (cells.path[0], Path(cells.path[0]).name):
-        mended = frozenset({(then, name)})
-        labels = evaluation.score(cells, evaluation.Fitted(1.0, {}), SETTINGS, mended)["labels"]
+        corrected = frozenset({(then, name)})
+        labels = evaluation.score(cells, evaluation.Fitted(1.0, {}), SETTINGS, corrected)["labels"]
         assert labels["doubtful_cells"] == 0
 
 
