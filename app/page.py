@@ -312,9 +312,10 @@ class Responses:
         totals, _, table, *_ = self.views(replace(shown, number=None), point, unsure)
         return totals, table
 
-    def row(self, shown: Shown | None, place: object, row: gr.SelectData) -> tuple[Any, Any]:
+    def row(self, shown: Shown | None, place: object, event: gr.EventData) -> tuple[Any, Any]:
         """The cell of a row of the table, which begins with its number."""
-        values = getattr(row, "row_value", None)
+        # Not gr.SelectData, which fails on a request that tells of no row.
+        values = event._data.get("row_value") if isinstance(event._data, dict) else None
         number = values[0] if isinstance(values, list) and values else None
         if shown is None or not isinstance(number, int) or not 1 <= number <= len(shown.judged):
             return gr.skip(), gr.skip()

@@ -205,7 +205,7 @@ def _reproducible(rerun: Rerun | None) -> Found:
         return "failed", f"dvc.yaml freezes {', '.join(rerun.frozen)}: DVC runs no such stage"
     differing = [output for output in rerun.outputs if not output.same]
     elsewhere = rerun.elsewhere and all(output.stage in OF_PROCESSOR for output in differing)
-    said = f"{', '.join(rerun.stages)} were run again in {rerun.seconds:.0f} s: {_count(rerun.outputs)}"
+    said = f"{', '.join(rerun.stages)} ran again in {rerun.seconds:.0f} s: {_count(rerun.outputs)}"
     if differing and elsewhere:
         return "passed", f"{said}; dvc.lock is of another kind of processor: what was made here is judged"
     return "failed" if differing else "passed", said

@@ -108,8 +108,11 @@ def _clone(name: str) -> Iterator[Path]:
         # Clones that killed runs left go first; one of these may still be at work in its own.
         with files.atomic_folder(_CLONES / name) as clone:
             _git("clone", "--quiet", "--shared", ".", str(clone))
-            if changed := _git("stash", "create"):
-                _git("-C", str(clone), "stash", "apply", "--quiet", changed)
+            # Not `git stash create`: it locks the index, and of two experiments at once one would fail.
+            changed = clone / ".git/changed"
+            plain = ("--binary", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
+            _git("diff", *plain, f"--output={changed.resolve()}", "HEAD")
+            _git("-C", str(clone), "apply", "--index", "--allow-empty", str(changed.resolve()))
             for key in ("user.name", "user.email"):
                 if value := _git("config", key, missing_is_fine=True):
                     _git("-C", str(clone), "config", key, value)

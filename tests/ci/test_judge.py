@@ -183,7 +183,7 @@ def test_what_dvc_lock_claims_of_a_training_has_to_come_out_again(branch, leaky)
     (branch / "stages/train.py").write_text((branch / "stages/train.py").read_text() + "# a word more\n")
     take_for_granted(branch, "train", "evaluate", "export")
     module(branch, "gate", "--base", "main", ok=False)
-    assert failed(branch) == ["reproducible"]
+    assert failed(branch) == ["reproducible", "blind training"]
     assert "another models/model.keras" in said(branch, "reproducible")
 
 
@@ -301,7 +301,8 @@ def test_a_changed_parameter_reruns_its_stage_and_the_report_says_so(branch, tmp
     )  # fmt: skip
     assert "::warning::The gate FAILS (comparable" in done.stdout
     assert "overridden by a label" in summary.read_text()
-    assert "the same 2 outputs" in said(branch, "reproducible")
+    assert "split ran again in" in said(branch, "reproducible")
+    assert "the same 3 outputs" in said(branch, "reproducible")
     facts = found(branch)
     changed = {one["key"] for one in facts["changes"]}
     assert changed == {"export.precision", "gate.rerun", "gate.min_cells"}
