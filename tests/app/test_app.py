@@ -193,8 +193,13 @@ def test_plain_requests_beyond_what_may_wait_are_refused(model_bundle, tmp_path,
         return requests.post(f"{server.url}/classify_batch", data=cells.getvalue()).status_code
 
     with app_server.start(*arguments, log=tmp_path / "log") as server, ThreadPoolExecutor(8) as pool:
-        asked = list(pool.map(ask, range(8)))
-        assert set(asked) == {200, 503}
+        # Under load the eight may come one after the other: some are sent until two have met.
+        said: set[int] = set()
+        for _ in range(10):
+            said |= set(pool.map(ask, range(8)))
+            if 503 in said:
+                break
+        assert said == {200, 503}
         assert requests.get(f"{server.url}/healthz").status_code == 200
 
 

@@ -323,6 +323,7 @@ def retrained(pull_request, tmp_path_factory) -> Retrained:
     return Retrained(clone, ran, stand.asked, (tmp_path / "summary.md").read_text())
 
 
+@pytest.mark.long
 def test_every_step_of_retrain_runs_in_order_outside_of_github(retrained):
     clone = retrained.clone
     assert retrained.ran == [
@@ -353,6 +354,7 @@ def test_every_step_of_retrain_runs_in_order_outside_of_github(retrained):
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_what_a_run_made_is_taken_over_without_training(retrained, tmp_path):
     clone = retrained.clone
     mine = tmp_path / "mine"
@@ -367,6 +369,7 @@ def test_what_a_run_made_is_taken_over_without_training(retrained, tmp_path):
     assert run(sys.executable, "-c", code, cwd=mine, ok=False).stderr.strip().endswith("commit or drop them.")
 
 
+@pytest.mark.long
 def test_the_runner_s_storage_can_be_read_only(pull_request):
     clone, _ = pull_request
     empty = {**os.environ, "DVC_READ_URL": str(clone.parent), "DVC_REMOTE_URL": ""}

@@ -276,6 +276,7 @@ def test_a_folder_that_is_not_mounted_is_named(tmp_path):
         workspace.lay(ROOT, tmp_path / "nowhere")
 
 
+@pytest.mark.long
 def test_results_go_to_a_store_whose_bucket_is_made_and_a_second_time_no_result_is_sent_again(
     finished, tmp_path
 ):
