@@ -27,9 +27,9 @@ from malaria.params import load_params
 
 # What `malaria.bundle.ood.quantities` measures of colour and stain, and in words.
 COLOURS = {
-    "own_light": "green, log grey levels",
-    "own_red": "red over green, log",
-    "own_blue": "blue over green, log",
+    "own_stain": "stain, log optical density",
+    "own_green": "green's optical density beyond its share",
+    "own_red": "red's optical density minus blue's",
     "contrast": "contrast, log grey levels",
 }
 

@@ -1,9 +1,10 @@
-"""How well a bundle's gate tells cells from other pictures.
+"""How well a bundle's out-of-distribution check tells cells from other pictures.
 
 Gives the bundle pictures that are no crop of one stained red cell (drawn ones, spoilt cells, cuts of the
-photographs that installed packages ship), and counts by kind how many it turns away. Counts also the cells
-that it should take and turns away: out of fold, where a cross-validation is there, and among files that
-are named with --cells. Writes the table.
+photographs that installed packages ship), and counts by kind how many it turns away. The check has learned
+from drawn and spoilt ones of another seed, and from no photograph. Counts also the cells that it should take
+and turns away: out of fold, where a cross-validation is there, and among files that are named with --cells.
+Writes the table.
 """
 
 import argparse
@@ -15,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments import not_cells
+from experiments import photographs
 from malaria import bundle, files, paths, predict
+from malaria.bundle import not_cells
 from malaria.cells import images, packed, synthetic
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
@@ -55,7 +57,8 @@ def main() -> int:
         raise UserError(f"{model.folder} has no gate: export it again, or name another with --model.")
 
     origin, cells = _cells(arguments.seed)
-    others = not_cells.all_kinds(cells, arguments.count, arguments.seed)
+    which = (cells, arguments.count, arguments.seed)
+    others = not_cells.all_kinds(*which) | photographs.all_kinds(*which)
     counts = [_count(model, kind, of_kind) for kind, of_kind in others.items()]
     print(f"{model.folder}; spoilt cells are made from {origin}")
     print("\n".join(_line(count) for count in counts))

@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from experiments import folds as experiment
-from malaria import bundle, files, labels, paths, tables
+from malaria import bundle, files, paths, tables
 from malaria.bundle import fingerprints, ood
 from malaria.cells import doubtful_labels, packed
 from malaria.cells.prepared import Prepared
@@ -40,7 +40,7 @@ class Judged:
     check's limits.
 
     cells: columns path, patient, label, fold, p_network and rejected, sorted by path; limits: float64
-    (3,), as `ood.limits` finds them on the distances from each fold's own check; by_patient: whether no
+    (2,), as `ood.limits` finds them on the distances from each fold's own check; by_patient: whether no
     patient, all of them known, was on both sides of a fold.
     """
 
@@ -101,7 +101,7 @@ def main() -> int:
         (learnt.labels > 0.5).astype(np.int64),
         settings.export.precision,
     )
-    fitted_ood = replace(ood.fit(asked, prediction.features, settings.pack.colour), limits=judged.limits)
+    fitted_ood = replace(build.fit_ood(exported.model, asked, settings), limits=judged.limits)
     origin = _ORIGIN.format(
         cells=len(judged.cells),
         patients=judged.cells.patient.nunique(),
@@ -152,10 +152,7 @@ def out_of_fold(name: str, cells: packed.Packed) -> Judged:
             f"{name} is of other cells than data/packed: run `dvc repro pack` and `make crossval`."
         )
     far = [ood.distances(fold.fitted_ood, fold.cells, fold.prediction.features) for fold in folds.values()]
-    tested = pd.concat([fold.tested for fold in folds.values()])
-    limits = ood.limits_for(
-        np.concatenate(far), labels.values(tested.label) == 1, tested.patient.to_numpy(str)
-    )
+    limits = ood.limits(np.concatenate(far))
     judged = pd.concat([_judged(fold, limits).assign(fold=number) for number, fold in folds.items()])
     summaries = [json.loads(experiment.read(f"{name}-{number}", paths.SPLIT_SUMMARY)) for number in folds]
     by_patient = all(summary["by_patient"] for summary in summaries)

@@ -35,11 +35,10 @@ def main() -> None:
         labels.values(judged.label),
         params.export.precision,
     )
-    fitted_ood = ood.fit(learnt, exported.model.run_prepared(learnt).features, params.pack.colour)
+    fitted_ood = build.fit_ood(exported.model, learnt, params)
     val = np.flatnonzero(judged.split == tables.VAL)
     far = ood.distances(fitted_ood, [asked[row] for row in val], prediction.features[val])
-    limits = ood.limits_for(far, labels.values(judged.label)[val] == 1, judged.patient.to_numpy(str)[val])
-    fitted_ood = replace(fitted_ood, limits=limits)
+    fitted_ood = replace(fitted_ood, limits=ood.limits(far))
     judged["p_network"] = prediction.p_network
     judged["rejected"] = [reason or "" for reason in ood.reasons(fitted_ood, asked, prediction.features)]
     sides = {name: judged[judged.split == name] for name in (tables.VAL, tables.TEST)}

@@ -215,38 +215,26 @@ RULES = (
     *of(
         "malaria/bundle/ood.py",
         "tests/bundle/test_ood.py "
-        "test_unless_it_is_said_otherwise_a_hundredth_of_held_out_cells_is_turned_away "
-        "test_cells_out_of_range_count_towards_the_share_and_are_half_of_it_at_most "
-        "test_a_cell_may_lie_a_little_outside_the_ranges "
+        "test_limits_are_wider_where_held_out_cells_lie_farther_out "
+        "test_limits_are_never_narrower_than_the_usual_ones "
+        "test_ranges_hold_all_training_cells_but_the_outermost test_a_stain_of_any_strength_has_one_colour "
         "test_the_shape_of_a_crop_is_judged_before_it_is_resized test_quantities_are_what_they_say "
-        "test_the_middle_is_a_disc_of_six_tenths_of_the_cell "
-        "test_limits_are_as_narrow_as_parasites_and_patients_allow",
-        ("one held-out cell in a hundred is turned away", "rejected: float = 0.01", "rejected: float = 0.05"),
-        ("ranges leave out half at most", "1 - rejected / 2", "1 - rejected"),
+        "test_the_middle_is_a_disc_of_six_tenths_of_the_cell",
+        ("one held-out cell in two hundred", "rejected: float = 0.005", "rejected: float = 0.01"),
         (
-            "a tenth of the range is allowed outside",
-            "_TAIL, _SLACK = 0.0002, 0.1",
-            "_TAIL, _SLACK = 0.0002, 0.5",
+            "a fifth of a range outside",
+            "_UNLIKE = 0.0002, 0.2, 1.0",
+            "_UNLIKE = 0.0002, 0.3, 1.0",
         ),
+        ("the log-odds of no cell", "_UNLIKE = 0.0002, 0.2, 1.0", "_UNLIKE = 0.0002, 0.2, 2.0"),
+        ("a stain's strength may be another", "[[1.5, 0.0, 0.2], [0.6,", "[[1.0, 0.0, 0.2], [0.6,"),
+        ("and the balance of red and blue", "[0.6, 0.0, 0.2]])", "[0.6, 0.0, 0.4]])"),
+        ("green is not", "[0.6, 0.0, 0.2]])", "[0.6, 0.1, 0.2]])"),
+        ("green's usual share", "_LIGHT, _GREEN = 235, 0.43", "_LIGHT, _GREEN = 235, 0.33"),
+        ("a strong stain is no colour", "over = np.maximum(stain, 1)", "over = np.maximum(stain, 3)"),
         ("what is brighter than black is cell", "_BLACK = 16", "_BLACK = 160"),
         ("the largest side", "_LARGEST_ASPECT = 1000, 2.5", "_LARGEST_ASPECT = 1001, 2.5"),
         ("the largest aspect", "_LARGEST_ASPECT = 1000, 2.5", "_LARGEST_ASPECT = 1000, 2.6"),
-        (
-            "parasitised cells are spared",
-            "_FEWEST = 0.008, 0.03, 0.004, 50",
-            "_FEWEST = 0.02, 0.03, 0.004, 50",
-        ),
-        ("a patient's are spared", "_FEWEST = 0.008, 0.03, 0.004, 50", "_FEWEST = 0.008, 0.08, 0.004, 50"),
-        (
-            "classes are turned away alike",
-            "_FEWEST = 0.008, 0.03, 0.004, 50",
-            "_FEWEST = 0.008, 0.03, 0.01, 50",
-        ),
-        (
-            "patients of fifty cells count",
-            "_FEWEST = 0.008, 0.03, 0.004, 50",
-            "_FEWEST = 0.008, 0.03, 0.004, 51",
-        ),
         ("the inner disc", "_MIDDLE = 0.6", "_MIDDLE = 0.9"),
     ),
     *of(
@@ -254,7 +242,7 @@ RULES = (
         "tests/bundle/test_ood.py test_ranges_hold_all_training_cells_but_the_outermost "
         "test_beyond_its_limits_a_cell_is_turned_away "
         "test_what_is_no_stained_cell_is_turned_away_with_a_reason",
-        ("ranges hold all but the tails", "_TAIL, _SLACK = 0.0002, 0.1", "_TAIL, _SLACK = 0.05, 0.1"),
+        ("ranges hold all but the tails", "_SLACK, _UNLIKE = 0.0002", "_SLACK, _UNLIKE = 0.05"),
         ("beyond the limits is turned away", "features) > check.limits", "features) > 2 * check.limits"),
         ("too little and too much have reasons of their own", "words[int(sides[1])]", "words[int(sides[0])]"),
     ),

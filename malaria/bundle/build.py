@@ -4,23 +4,25 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from malaria import bundle, files, labels, params, paths
-from malaria.bundle import card, convert, fingerprints, ood
-from malaria.cells import doubtful_labels, images, packed
+from malaria.bundle import card, convert, fingerprints, not_cells, ood
+from malaria.cells import doubtful_labels, images, packed, prepare
 from malaria.cells.prepared import Prepared
 from malaria.evaluate import calibration, evaluation, plots
-from malaria.train import network
+from malaria.train import augmentation, network
 from malaria.train.backend import keras
 
 # What shapes the network's answers; a change elsewhere leaves the bundle's code hash alone.
 CODE = (
     "bundle/convert",
+    "bundle/not_cells",
     "bundle/ood",
     "cells/decoding",
     "cells/doubtful_labels",
@@ -34,6 +36,11 @@ CODE = (
     "train/network",
     "train/training",
 )
+
+
+# For the out-of-distribution check: one learnt cell in so many is seen varied, too; drawn pictures of each
+# kind, their seed, and from how many cells the spoilt ones among them are made.
+_VARIED, _PICTURES, _SEED, _SPOILT = 2, 24, 0, 400
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,29 @@ def export(model: keras.Model, learnt: Sequence[Prepared], settings: params.Para
         libraries=library_versions(),
     )
     return Exported(content, model.count_params(), bundle.opened(record, content))
+
+
+def fit_ood(model: bundle.Bundle, learnt: Sequence[Prepared], settings: params.Params) -> ood.Check:
+    """The out-of-distribution check of what `export` gave.
+
+    It learns from the cells that the network did, from some of them varied as in training, and from drawn
+    pictures that are no cell.
+    """
+    some = learnt[::_VARIED]
+    pixels = augmentation.varied(np.stack([cell.pixels for cell in some]), settings.train)
+    size, colour = model.record.input_size, model.record.colour
+    varied = [
+        replace(cell, pixels=prepare.prepare(again, size, colour).pixels)
+        for cell, again in zip(some, pixels, strict=True)
+    ]
+    chosen = np.random.default_rng(_SEED).permutation(len(learnt))[:_SPOILT]
+    drawn = not_cells.all_kinds([learnt[row].pixels for row in chosen], _PICTURES, _SEED)
+    others = [model.prepare(picture) for of_kind in drawn.values() for picture in of_kind]
+    cells = [*learnt, *varied]
+    return ood.fit(
+        ood.Seen(cells, model.run_prepared(cells).features),
+        ood.Seen(others, model.run_prepared(others).features),
+    )
 
 
 def write(

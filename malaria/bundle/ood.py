@@ -1,10 +1,10 @@
 """Turn away pictures that are no stained red cell, which a network would answer just as confidently.
 
-Fitted on the training cells alone. The picture's shape is judged first, and then three distances: how far
-any plain quantity of its look (black around the cell, colour, texture) lies outside the range that
-training cells span, and two Mahalanobis distances from the training cells, of those quantities taken
-together and of the network's last features (Lee et al. 2018, arXiv:1807.03888, who use one Gaussian a
-class: one for all does here). The distances' limits are set on cells that the network did not train on.
+The picture's shape is judged first, and then two distances: how far any plain quantity of its look (black
+around the cell, colour, texture) lies outside the range that training cells span, and how much more it is
+like drawn pictures that are no cell than like a training cell. That is the log-odds of a logistic
+regression on the quantities, their products, the network's last features, and the Mahalanobis distances of
+both from the training cells (Lee et al. 2018, arXiv:1807.03888, who use one Gaussian a class).
 """
 
 import dataclasses
@@ -16,13 +16,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
 
 from malaria.cells.images import Pixels
-from malaria.cells.prepare import prepare
 from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
-from malaria.params import Colour
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
@@ -54,21 +51,21 @@ REASONS = {
     "grain": ("smoother than any photograph of a cell: a drawing?", "more grain than in a stained red cell"),
     # Checks of earlier bundles know those above alone.
     "dyes": ("no stain to be seen: a picture without colour?", ""),
-    "own_light": ("too dark: the picture is underexposed", "too bright: the picture is overexposed"),
+    "own_stain": ("too bright: the picture is overexposed", "too dark: the picture is underexposed"),
+    "own_green": ("the colour is not that of a stained red cell",) * 2,
     "own_red": ("the colour is not that of a stained red cell",) * 2,
-    "own_blue": ("the colour is not that of a stained red cell",) * 2,
 }
-# Those from here on are of the crop before it was prepared. They have a range and no part in the distances:
-# light and white balance, which the network does not see, may be others by so much, in logarithms.
-_EARLIER, _PREPARED, _BALANCE = 12, 13, 0.15
+# Those from here on are of the crop before it was prepared. The network does not see how strong stain and
+# light were, nor the white balance: they may differ by so much more below and above than in training cells.
+_EARLIER, _PREPARED, _BALANCE = 12, 13, np.array([[1.5, 0.0, 0.2], [0.6, 0.0, 0.2]])
 
-# One training cell in so many is looked at worn, too: blurred by so many px, or at this share of its
-# resolution.
-_WORN, _BLUR, _RESOLUTION = 4, 0.9, 0.64
 _FAR = (f"{_NO_CELL}: colour, texture and outline do not go together", _NO_CELL)
 
 # Grey levels in a unit of their logarithm, at a cell's brightness.
 _SCALE = np.float32(150)
+
+# An empty background's grey level, and the share of a NIH/NLM cell's optical density that is in green.
+_LIGHT, _GREEN = 235, 0.43
 
 # Brighter than this in any channel counts as part of the cell; lossy copies are not quite black outside.
 _BLACK = 16
@@ -77,16 +74,16 @@ _BLACK = 16
 # cannot teach what a crop's shape may be.
 _LARGEST_SIDE, _LARGEST_ASPECT = 1000, 2.5
 
-# Ranges are those of all training cells but this share at each end. A cell may lie outside by a tenth of
-# the range's width; by more where held-out cells do, as when the training cells are of few patients.
-_TAIL, _SLACK = 0.0002, 0.1
+# Ranges are those of all training cells but this share at each end. A cell may lie outside by a fifth of the
+# range's width, and may be more like drawn pictures than like a cell by these log-odds: with both, healthy
+# cells of a laboratory that was left out are kept (docs/model.md).
+_TAIL, _SLACK, _UNLIKE = 0.0002, 0.2, 1.0
 
 # A range has some width even where all training cells are alike, as with no colour outside the cell.
 _NARROWEST = 1e-3
 
-# What `limits_for` allows, and what it tries.
-_PARASITES, _OF_A_PATIENT, _APART, _FEWEST = 0.008, 0.03, 0.004, 50
-_SHARES = (0.01, 0.007, 0.005, 0.004, 0.003, 0.002, 0.001, 0.0005)
+# Of the logistic regression: standard deviations beyond which a value says no more; inverse of the penalty.
+_MOST_SPREAD, _PENALTY = 6.0, 0.01
 
 # The inner disc, in halves of the cell's side.
 _MIDDLE = 0.6
@@ -101,14 +98,22 @@ _UP, _ALONG = np.sin(_TURN * np.arange(_DIRECTIONS)), np.cos(_TURN * np.arange(_
 _BATCH = 32
 
 
+def _none() -> Singles:
+    return np.zeros(0, np.float32)
+
+
 @dataclass(frozen=True)
 class Check:
     """What tells cells from other pictures, as `fit` learned it.
 
-    least, most: float32 (q,), the range of each of `quantities`; look_centre (q,) and look_whitening
-    (q, q): where training cells lie, and what turns the difference from there into a Mahalanobis
-    distance; features_centre (d,), features_whitening (d, d): the same of the network's features;
-    limits: float64 (3,), the largest of each of a cell's `distances`.
+    least, most: float32 (q,), the range of each of `quantities`; look_centre (q,) and look_scale (q,), mean
+    and spread of each; features_centre, features_scale: float32 (d,), the same of the network's features;
+    look_whitening (p, p), features_whitening (d, d): what turns the difference from the centre into a
+    Mahalanobis distance; weights: float32 (k,) of the logistic regression, its constant last. limits: float64
+    (2,), the largest of each of a cell's `distances`.
+
+    The check of a bundle of an earlier version has neither scales nor weights, and limits of three distances:
+    of the ranges and of both Mahalanobis distances.
     """
 
     least: Singles
@@ -118,78 +123,80 @@ class Check:
     features_centre: Singles
     features_whitening: Singles
     limits: Floats
+    look_scale: Singles = dataclasses.field(default_factory=_none)
+    features_scale: Singles = dataclasses.field(default_factory=_none)
+    weights: Singles = dataclasses.field(default_factory=_none)
 
 
-def fit(cells: Sequence[Prepared], features: Singles, colour: Colour) -> Check:
-    """Learn how training cells look. Until `limits` gives better ones, only ranges have a limit.
+@dataclass(frozen=True)
+class Seen:
+    """`cells` as networks see them, and what a network says of them: `features`, float32 (n, d)."""
 
-    Args:
-        cells: the n training cells.
-        features: float32 (n, d), what the network says of them.
-        colour: how they were prepared.
-    """
-    look = np.concatenate([quantities(cells), quantities(_worn(cells[::_WORN], colour))])
+    cells: Sequence[Prepared]
+    features: Singles
+
+
+def fit(cells: Seen, others: Seen) -> Check:
+    """Learn what tells training cells, as they are and varied, from `others`, which are no cells."""
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    look = quantities(cells.cells)
     least, most = np.quantile(look, [_TAIL, 1 - _TAIL], axis=0).astype(np.float32)
-    least[_PREPARED:] -= _BALANCE
-    most[_PREPARED:] += _BALANCE
-    return Check(least, most, *_whiten(look[:, :_PREPARED]), *_whiten(features), limits(np.zeros((0, 3))))
+    least[_PREPARED:] -= _BALANCE[0]
+    most[_PREPARED:] += _BALANCE[1]
+    # In any light that they may be in.
+    random = np.random.default_rng(0)
+    look[:, _PREPARED:] += random.uniform(-_BALANCE[0], _BALANCE[1], (len(look), len(_BALANCE[0])))
+    centre, whitening = _whiten(look[:, :_PREPARED])
+    check = Check(
+        least,
+        most,
+        np.append(centre, look[:, _PREPARED:].mean(axis=0)),
+        whitening,
+        *_whiten(cells.features),
+        limits(np.zeros((0, 2))),
+        np.maximum(look.std(axis=0), _NARROWEST),
+        np.maximum(cells.features.std(axis=0), _NARROWEST),
+    )
+    terms = np.concatenate(
+        [_terms(check, look, cells.features), _terms(check, quantities(others.cells), others.features)]
+    )
+    is_cell = np.arange(len(terms)) < len(look)
+    centre, spread = terms.mean(axis=0), np.maximum(terms.std(axis=0), 1e-6)
+    # BLAS adds up in another order on another number of threads.
+    with threadpool_limits(1):
+        model = LogisticRegression(C=_PENALTY, class_weight="balanced", max_iter=200)
+        model.fit((terms - centre) / spread, is_cell)
+    weights = model.coef_[0] / spread
+    constant = model.intercept_[0] - (weights * centre).sum()
+    return replace(check, weights=np.append(weights, constant).astype(np.float32))
 
 
 def distances(check: Check, cells: Sequence[Prepared], features: Singles) -> Floats:
-    """How far cells lie from the training cells: float64 (n, 3).
+    """How far cells lie from the training cells: float64 (n, len(check.limits)).
 
     The first is by how much the plain quantity that fits worst is out of its range, in widths of the range
-    (below zero inside); then come the Mahalanobis distances of look and features. Comparable between
-    networks: each is in units of its own training cells' spread.
+    (below zero inside); the second the log-odds that the cell is no cell.
     """
     look = quantities(cells)
     return _distances(check, _outside(check, look), look, features)
 
 
-def limits_for(held_out: Floats, parasitized: npt.NDArray[np.bool_], patient: npt.NDArray[np.str_]) -> Floats:
-    """The narrowest limits, as `limits` gives them for one of `_SHARES`, that spare parasites.
+def limits(held_out: Floats, rejected: float = 0.005) -> Floats:
+    """The largest distances of a cell, float64 (2,).
 
-    They turn away at most `_PARASITES` of the parasitised cells, at most `_OF_A_PATIENT` of a patient's, and
-    a share of each class that differs by `_APART` at most. Of a patient means of new ones, too: the mean over
-    patients with 50 parasitised cells, and twice the standard deviation.
-
-    Args:
-        held_out: float64 (n, 3), distances of cells that neither network nor check was fitted on.
-        parasitized, patient: (n,), label and patient of each.
-    """
-    for share in _SHARES:
-        found = limits(held_out, share)
-        away = np.any(held_out > found, axis=1)
-        of_class = [
-            float(away[chosen].mean()) if chosen.any() else 0.0 for chosen in (~parasitized, parasitized)
-        ]
-        _, of, count = np.unique(patient[parasitized], return_inverse=True, return_counts=True)
-        patients = (np.bincount(of, away[parasitized], len(count)) / count)[count >= _FEWEST]
-        worst = patients.mean() + 2 * patients.std() if len(patients) else of_class[1]
-        if of_class[1] <= _PARASITES and abs(of_class[1] - of_class[0]) <= _APART and worst <= _OF_A_PATIENT:
-            break
-    return found
-
-
-def limits(held_out: Floats, rejected: float = 0.01) -> Floats:
-    """The limits that turn away a share `rejected` of held-out cells, as near as their number allows.
+    Larger than the usual ones where, as with training cells of few patients, one of those would turn away
+    more than a share `rejected` of held-out cells.
 
     Args:
-        held_out: float64 (n, 3), distances of cells that neither network nor check was fitted on.
-
-    Returns:
-        float64 (3,): ranges leave out half of `rejected` at most; both Mahalanobis distances leave out
-        the same share each, so that with the ranges `rejected` are left out. Without held-out cells these
-        two have no limit.
+        held_out: float64 (n, 2), distances of cells that neither network nor check was fitted on.
     """
+    least = np.array([_SLACK, _UNLIKE])
     if not len(held_out):
-        return np.array([_SLACK, np.inf, np.inf])
-    widest = max(_SLACK, float(np.quantile(held_out[:, 0], 1 - rejected / 2, method="higher")))
-    # Those out of range are left out whatever the other limits.
-    far = np.where(held_out[:, :1] > widest, np.inf, held_out[:, 1:])
-    ranks = far.argsort(axis=0, kind="stable").argsort(axis=0)
-    worst = np.quantile(ranks.max(axis=1), 1 - rejected, method="higher")
-    return np.array([widest, *np.sort(far, axis=0)[int(worst)]])
+        return least
+    found: Floats = np.maximum(least, np.quantile(held_out, 1 - rejected, axis=0, method="higher"))
+    return found
 
 
 def reasons(check: Check, cells: Sequence[Prepared], features: Singles) -> tuple[str | None, ...]:
@@ -222,8 +229,9 @@ def quantities(cells: Sequence[Prepared]) -> Singles:
     standard deviation of brightness, of red over green and of blue over green; roughness, grain: log of the
     mean step between neighbours, and of how much it changes to the next. Brightness and colours in grey
     levels. dyes: log of what red and blue have that does not follow from green, their standard deviation
-    about the line through them, in grey levels; own_light, own_red, own_blue: log of the green that the cell
-    had, and of its red and blue over that.
+    about the line through them, in grey levels. The last are of the optical densities that the cell's own
+    colour had: own_stain, the log of their sum; own_green, what green has of it beyond its usual share;
+    own_red, red minus blue; both over the sum where that is above 1, so that a strong stain changes neither.
     """
     parts = [_quantities(cells[start : start + _BATCH]) for start in range(0, len(cells), _BATCH)]
     return np.concatenate(parts) if parts else np.zeros((0, len(REASONS)), np.float32)
@@ -232,7 +240,8 @@ def quantities(cells: Sequence[Prepared]) -> Singles:
 def to_bytes(check: Check) -> bytes:
     """`check` as an .npz file, whose bytes depend on its values alone."""
     out = io.BytesIO()
-    np.savez(out, **{field.name: getattr(check, field.name) for field in dataclasses.fields(Check)})
+    arrays = {field.name: getattr(check, field.name) for field in dataclasses.fields(Check)}
+    np.savez(out, **{name: array for name, array in arrays.items() if len(array)})
     return out.getvalue()
 
 
@@ -240,36 +249,25 @@ def from_bytes(content: bytes) -> Check:
     """Read what `to_bytes` wrote, nothing of it unpickled; UserError where it is no check of this version."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            check = Check(**{field.name: arrays[field.name] for field in dataclasses.fields(Check)})
+            check = Check(**arrays)
     except Exception:
         # NumPy answers foreign bytes with several kinds of exception.
         raise UserError(
             "The bundle's out-of-distribution check is damaged: fetch or export the bundle again."
         ) from None
-    if check.least.shape not in ((_EARLIER,), (len(REASONS),)) or check.limits.shape != (3,):
+    shapes = check.least.shape, check.limits.shape
+    if shapes != (((len(REASONS),), (2,)) if len(check.weights) else ((_EARLIER,), (3,))):
         raise UserError(
             "The bundle's out-of-distribution check is of another version: use the version that exported it."
         )
     return check
 
 
-def _worn(cells: Sequence[Prepared], colour: Colour) -> list[Prepared]:
-    """`cells` out of focus and at a lower resolution, in turns: the network judges such as well as others."""
-    worn = []
-    for place, cell in enumerate(cells):
-        picture = Image.fromarray(cell.pixels)
-        if place % 2:
-            less = picture.resize([round(_RESOLUTION * side) for side in picture.size], Image.Resampling.BOX)
-        else:
-            less = picture.filter(ImageFilter.GaussianBlur(_BLUR))
-        again = prepare(np.asarray(less), len(cell.pixels), colour)
-        worn.append(replace(cell, pixels=again.pixels))
-    return worn
-
-
 def _quantities(prepared: Sequence[Prepared]) -> Singles:
     cells = np.stack([cell.pixels for cell in prepared])
-    own = np.log(np.array([cell.own for cell in prepared], dtype=np.float32))
+    density = -np.log(np.array([cell.own for cell in prepared], dtype=np.float32) / _LIGHT)
+    stain = density.sum(axis=1)
+    over = np.maximum(stain, 1)
     count, size = cells.shape[:2]
     corners, middle = _places(size)
     # A plane a colour: all of what follows runs along rows.
@@ -306,9 +304,9 @@ def _quantities(prepared: Sequence[Prepared]) -> Singles:
         *means[[1, 0, 2]],
         # Logarithms, since the spread of what is never negative has a long tail.
         *np.log(np.concatenate([spreads[[1, 0, 2]], texture / (2 * pixels), dyes[None]]) + 0.1),
-        own[:, 1],
-        own[:, 0] - own[:, 1],
-        own[:, 2] - own[:, 1],
+        np.log(np.maximum(stain, 0.1)),
+        (density[:, 1] - _GREEN * stain) / over,
+        (density[:, 0] - density[:, 2]) / over,
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 
@@ -358,14 +356,29 @@ def _hull_area(part: npt.NDArray[np.bool_]) -> Singles:
 
 def _distances(check: Check, outside: Singles, look: Singles, features: Singles) -> Floats:
     """`distances` of cells whose quantities are `look`, and lie `outside` their ranges as `_outside` says."""
-    far = [
-        outside.max(axis=(1, 2)),
-        np.linalg.norm(
-            (look[:, : len(check.look_centre)] - check.look_centre) @ check.look_whitening, axis=1
-        ),
+    far = [outside.max(axis=(1, 2))]
+    if len(check.weights):
+        far.append(-(_terms(check, look, features) @ check.weights[:-1] + check.weights[-1]))
+    else:
+        far += _mahalanobis(check, look, features)
+    return np.stack(far, axis=1).astype(np.float64)
+
+
+def _terms(check: Check, look: Singles, features: Singles) -> Singles:
+    """What the logistic regression adds up, float32 (n, k - 1)."""
+    seen = ((look - check.look_centre) / check.look_scale).clip(-_MOST_SPREAD, _MOST_SPREAD)
+    said = ((features - check.features_centre) / check.features_scale).clip(-_MOST_SPREAD, _MOST_SPREAD)
+    one, other = np.triu_indices(look.shape[1])
+    far = np.log(np.maximum(_mahalanobis(check, look, features), _NARROWEST))
+    return np.concatenate([seen, seen[:, one] * seen[:, other], said, far.T], axis=1)
+
+
+def _mahalanobis(check: Check, look: Singles, features: Singles) -> list[Singles]:
+    known = len(check.look_whitening)
+    return [
+        np.linalg.norm((look[:, :known] - check.look_centre[:known]) @ check.look_whitening, axis=1),
         np.linalg.norm((features - check.features_centre) @ check.features_whitening, axis=1),
     ]
-    return np.stack(far, axis=1).astype(np.float64)
 
 
 def _outside(check: Check, look: Singles) -> Singles:

@@ -2,6 +2,9 @@
 
 import math
 
+import numpy as np
+import numpy.typing as npt
+
 from malaria import params
 from malaria.train.backend import tf
 
@@ -9,6 +12,9 @@ from malaria.train.backend import tf
 # each channel; rim; focus; direction and strength of a gradient of light; two seeds of the noise, and its
 # strength.
 NUMBERS = 18
+
+# Images that `varied` augments together.
+_BATCH = 64
 
 # An empty background's grey level, from which optical densities are counted.
 _LIGHT = 235.0
@@ -31,6 +37,19 @@ def augment(images: tf.Tensor, numbers: tf.Tensor, settings: params.Train) -> tf
     # XLA draws numbers slowly.
     noise = tf.random.stateless_normal(tf.shape(seen), tf.cast(numbers[0, 16:18] * 2.0**31, tf.int32))
     return _stained(seen, noise, numbers, settings)
+
+
+def varied(images: npt.NDArray[np.uint8], settings: params.Train) -> npt.NDArray[np.uint8]:
+    """Images, uint8 (n, size, size, 3), each augmented once, the same way for the same settings."""
+    found = np.empty_like(images)
+    random = np.random.default_rng(settings.seed)
+    for start in range(0, len(images), _BATCH):
+        batch = images[start : start + _BATCH]
+        # Of one size, or XLA compiles again.
+        full = np.resize(batch, (_BATCH, *images.shape[1:]))
+        numbers = random.random((_BATCH, NUMBERS), dtype=np.float32)
+        found[start : start + _BATCH] = np.rint(augment(full, numbers, settings))[: len(batch)]
+    return found
 
 
 # XLA makes one loop of it all: a quarter of the time of TensorFlow's own projective transform.

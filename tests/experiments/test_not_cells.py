@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from experiments import not_cells
+from experiments import photographs
 from malaria import bundle
+from malaria.bundle import not_cells
 from tests.support import bundles
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +19,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def pictures():
-    return not_cells.all_kinds([pixels for pixels, _ in bundles.drawn_cells()], 3, seed=1)
+    return all_kinds(3)
+
+
+def all_kinds(count: int) -> dict[str, list[np.ndarray]]:
+    which = ([pixels for pixels, _ in bundles.drawn_cells()], count, 1)
+    return not_cells.all_kinds(*which) | photographs.all_kinds(*which)
 
 
 def test_pictures_that_are_no_cell_are_varied_and_of_a_crops_kind(pictures):
@@ -30,12 +36,12 @@ def test_pictures_that_are_no_cell_are_varied_and_of_a_crops_kind(pictures):
 
 
 def test_the_photographs_that_packages_ship_are_among_them():
-    assert {"scikit-image", "scikit-learn"} <= set(not_cells.shipped())
-    assert "chelsea.png" in {file.name for file in not_cells.shipped()["scikit-image"]}
+    assert {"scikit-image", "scikit-learn"} <= set(photographs.shipped())
+    assert "chelsea.png" in {file.name for file in photographs.shipped()["scikit-image"]}
 
 
 def test_the_same_seed_gives_the_same_pictures_and_more_of_them_change_none(pictures):
-    again = not_cells.all_kinds([pixels for pixels, _ in bundles.drawn_cells()], 1, seed=1)
+    again = all_kinds(1)
     assert list(again) == list(pictures)
     for kind, of_kind in again.items():
         for picture, before in zip(of_kind, pictures[kind], strict=False):

@@ -15,7 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from app import pictures
 from malaria import bundle, files, labels, predict
-from malaria.bundle import fingerprints, ood
+from malaria.bundle import fingerprints, not_cells, ood
 from malaria.cells import images, prepare
 from malaria.predict import inputs
 
@@ -86,12 +86,19 @@ def plain(model: Path, paths: list[str]) -> bytes:
 @functools.cache
 def _gate() -> ood.Check:
     """Fitted on synthetic cells and the violet network's one feature."""
-    drawn = np.stack([images.resize(pixels, SIZE) for pixels, _ in pictures.drawn(400, seed=7)])
+    drawn = [pixels for pixels, _ in pictures.drawn(400, seed=7)]
+    no_cells = not_cells.all_kinds(drawn[:20], 6, seed=7)
+    cells, others = seen(drawn), seen([picture for of_kind in no_cells.values() for picture in of_kind])
+    fitted = ood.fit(ood.Seen(cells.cells[:200], cells.features[:200]), others)
+    return replace(fitted, limits=ood.limits(ood.distances(fitted, cells.cells[200:], cells.features[200:])))
+
+
+def seen(crops: list[images.Pixels]) -> ood.Seen:
+    """Crops with what the violet network says of them."""
     network = Interpreter(model_path=str(NETWORK)).get_signature_runner()
-    features = network(cell=drawn.astype(np.float32))[sorted(network.get_output_details())[1]]
-    cells = [prepare.prepare(cell, SIZE, prepare.AS_IS) for cell in drawn]
-    fitted = ood.fit(cells[:200], features[:200], prepare.AS_IS)
-    return replace(fitted, limits=ood.limits(ood.distances(fitted, cells[200:], features[200:])))
+    cells = [prepare.prepare(crop, SIZE, prepare.AS_IS) for crop in crops]
+    pixels = np.stack([cell.pixels for cell in cells]).astype(np.float32)
+    return ood.Seen(cells, network(cell=pixels)[sorted(network.get_output_details())[1]])
 
 
 def _figures() -> dict[str, object]:

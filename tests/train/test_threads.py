@@ -27,12 +27,13 @@ with tempfile.TemporaryDirectory() as folder:
     model = training.train(cells, cells, settings, Path(folder, "log")).model
     network.save(model, Path(folder, "model.keras"))
     written = Path(folder, "model.keras").read_bytes()
+seen = prepared(cells.images)
 features = network.keras.Model(model.inputs, model.get_layer(network.FEATURES).output)(cells.images * 1.0)
 parts = [
     written,
     network.predict(model, cells.images).tobytes(),
     convert.convert(network.fused(model), "int8", cells.images),
-    ood.to_bytes(ood.fit(prepared(cells.images), features.numpy(), "own")),
+    ood.to_bytes(ood.fit(ood.Seen(seen, features.numpy()), ood.Seen(seen[::-1], 2 * features.numpy()))),
 ]
 print("hashes", *(hashlib.sha256(part).hexdigest()[:16] for part in parts))
 """

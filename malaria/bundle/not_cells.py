@@ -1,13 +1,11 @@
-"""Pictures that are no crop of one stained red cell: drawn ones, spoilt cells, and photographs.
+"""Pictures that are no crop of one stained red cell: drawn ones and spoilt cells.
 
-Each kind stands for something that people give to such a model, by mistake or to see what it says. All
-are drawn from a seed; photographs are cuts of pictures that installed packages carry.
+Each kind stands for something that people give to such a model, by mistake or to see what it says. The
+out-of-distribution check learns from some of them, and `make ood` asks it about others.
 """
 
-import importlib.util
 import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +15,6 @@ from malaria.cells.images import Pixels
 
 Random = np.random.Generator
 Floats = npt.NDArray[np.float64]
-
-# Where installed packages keep pictures. None is imported: only their files are read.
-SHIPPED = {
-    "scikit-image": ("skimage", "data"),
-    "scikit-learn": ("sklearn", "datasets/images"),
-    "Gradio": ("gradio", "media_assets/images"),
-}
 
 # What drawn pages and programs say.
 _WORDS = ["the", "of", "a", "red", "cell", "blood", "patient", "smear", "stain", "slide", "count", "method"]
@@ -41,59 +32,16 @@ def all_kinds(cells: Sequence[Pixels], count: int, seed: int) -> dict[str, list[
 
     found = {}
     for name, draw in DRAWN.items():
-        found[name] = [draw(_random(seed, name, number)) for number in range(count)]
+        found[name] = [draw(random_of(seed, name, number)) for number in range(count)]
     for name, spoil in SPOILT.items():
-        found[name] = [spoil(_random(seed, name, number), take) for number in range(count)]
-    for package, below in shipped().items():
-        pictures = [_read(file) for file in below]
-        found[f"photographs: {package}"] = [
-            _cut(random, pictures[int(random.integers(len(pictures)))])
-            for random in (_random(seed, package, number) for number in range(2 * count))
-        ]
+        found[name] = [spoil(random_of(seed, name, number), take) for number in range(count)]
     return found
 
 
-def shipped() -> dict[str, list[Path]]:
-    """The picture files of each package in `SHIPPED` that is installed."""
-    found = {}
-    for package, (module, folder) in SHIPPED.items():
-        spec = importlib.util.find_spec(module)
-        if spec is not None and spec.submodule_search_locations:
-            below = Path(spec.submodule_search_locations[0]) / folder
-            files = sorted(
-                file for file in below.glob("*") if file.suffix in (".png", ".jpg", ".jpeg", ".gif")
-            )
-            if files:
-                found[package] = files
-    return found
-
-
-def _random(seed: int, kind: str, number: int) -> Random:
+def random_of(seed: int, kind: str, number: int) -> Random:
     """Of the picture's own, so that a kind more changes none of the others."""
     key = np.array([seed, 2**32 * zlib.crc32(kind.encode()) + number], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
-
-
-def _read(file: Path) -> Pixels:
-    with Image.open(file) as image:
-        if image.has_transparency_data:
-            white = Image.new("RGBA", image.size, "white")
-            return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
-        return np.asarray(image.convert("RGB"))
-
-
-def _cut(random: Random, picture: Pixels) -> Pixels:
-    """The whole picture, made small, or a square of it."""
-    height, width = picture.shape[:2]
-    if random.random() < 0.2:
-        scale = random.uniform(100, 500) / max(height, width)
-        size = max(16, int(width * scale)), max(16, int(height * scale))
-        return np.asarray(Image.fromarray(picture).resize(size))
-    side = int(random.uniform(min(40, height, width), min(height, width) + 1))
-    top, left = int(random.integers(0, height - side + 1)), int(random.integers(0, width - side + 1))
-    cut = Image.fromarray(picture[top : top + side, left : left + side])
-    size = (int(random.uniform(50, 200)),) * 2
-    return np.asarray(cut.resize(size))
 
 
 def _side(random: Random) -> int:
@@ -439,15 +387,14 @@ def _noisy(random: Random, take: Take) -> Pixels:
     return np.where(inside, _pixels(cell[inside[:, :, 0]].mean(axis=0) + grains), 0)
 
 
-def _cut_photograph(random: Random, take: Take) -> Pixels:
-    """A piece of a photograph, or clouds of colour, cut out on black along the outline of a cell."""
-    cell = take(random)
-    height, width = cell.shape[:2]
-    files = [file for below in shipped().values() for file in below]
-    picture = _plasma(random)
-    if files and random.random() < 0.8:
-        picture = _cut(random, _read(files[int(random.integers(len(files)))]))
-    stretched = np.asarray(Image.fromarray(picture).resize((width, height)))
+def _clouded(random: Random, take: Take) -> Pixels:
+    """Clouds of colour, cut out on black along the outline of a cell."""
+    return in_outline(take(random), _plasma(random))
+
+
+def in_outline(cell: Pixels, picture: Pixels) -> Pixels:
+    """`picture`, cut out on black along the outline of `cell`."""
+    stretched = np.asarray(Image.fromarray(picture).resize(cell.shape[1::-1]))
     return np.where(_part_of(cell), stretched, 0)
 
 
@@ -499,6 +446,6 @@ SPOILT: dict[str, Callable[[Random, Take], Pixels]] = {
     "cells of another hue": _other_hue,
     "grey cells": _grey,
     "noise in a cell's outline": _noisy,
-    "photographs in a cell's outline": _cut_photograph,
+    "clouds in a cell's outline": _clouded,
     "shuffled cells": _shredded,
 }
