@@ -140,6 +140,9 @@ ood: env  #+ give the bundle pictures that are no cell, and count what it turns 
 fields: env  #+ find the cells of annotated fields, and compare, FIELDS=folder
 	python -m experiments.fields $(FIELDS)
 
+distortions: env  #+ what everyday distortions of labelled cells cost the pretrained bundle, CELLS=folder
+	python -m experiments.distortions $(CELLS) $(OPTIONS)
+
 external: env  #+ ask the pretrained bundle about other laboratories' cells, SETS="one.zip other/"
 	python -m experiments.external $(SETS)
 

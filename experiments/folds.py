@@ -32,6 +32,7 @@ def outside_git(settings: Params) -> list[str]:
         "split.file": settings.split.file,
         "laboratories.folder": settings.laboratories.folder,
         "external.folder": settings.external.folder,
+        "train.start": settings.train.start,
         "train.labels_file": settings.train.labels_file,
         "evaluate.doubtful_labels": settings.evaluate.doubtful_labels,
     }

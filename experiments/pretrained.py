@@ -101,7 +101,9 @@ def main() -> int:
         (learnt.labels > 0.5).astype(np.int64),
         settings.export.precision,
     )
-    fitted_ood = replace(build.fit_ood(exported.model, asked, settings), limits=judged.limits)
+    patient = everyone.patient.to_numpy(str)
+    fitted_ood = build.fit_ood(exported.model, asked, patient, settings)
+    fitted_ood = replace(fitted_ood, limits=judged.limits)
     origin = _ORIGIN.format(
         cells=len(judged.cells),
         patients=judged.cells.patient.nunique(),
@@ -180,7 +182,7 @@ def check_recipe(revision: str) -> None:
 
 def _absolute(key: str, value: object) -> object:
     """A fold names by its whole path what git does not hold."""
-    return str(Path(str(value)).resolve()) if key in ("labels_file", "folder") else value
+    return str(Path(str(value)).resolve()) if key in ("labels_file", "folder", "start") else value
 
 
 def _numbers(name: str) -> list[int]:

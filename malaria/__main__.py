@@ -15,6 +15,7 @@ import shtab
 from tqdm import tqdm
 
 from malaria import __version__, bundle, labels, predict
+from malaria.bundle.ood import FOREIGN, Looks
 from malaria.command import end_with, how_many, share_of_one
 from malaria.errors import UserError
 from malaria.predict import batch, engine, inputs, stores
@@ -121,8 +122,11 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise UserError("--engine needs --out FILE.csv: beside it lies what a killed run can go on from.")
     model = bundle.load(arguments.model or bundle.default_folder())
     threshold = _threshold(model.record, arguments.operating_point)
+    looks = Looks()
     with _disk_in_words(out):
-        counts = _judge(arguments, model, threshold)
+        counts = _judge(arguments, model, threshold, looks)
+    if model.foreign(looks):
+        print(FOREIGN, file=sys.stderr)
     _close(arguments, counts, model, threshold)
     return 0
 
@@ -137,7 +141,9 @@ def _threshold(record: bundle.Record, specificity: float | None) -> float:
     return points[specificity]
 
 
-def _judge(arguments: argparse.Namespace, model: bundle.Bundle, threshold: float) -> Counter[str]:
+def _judge(
+    arguments: argparse.Namespace, model: bundle.Bundle, threshold: float, looks: Looks
+) -> Counter[str]:
     """Write the rows, and count them."""
     if arguments.engine != "none":
         done = batch.run(
@@ -154,7 +160,7 @@ def _judge(arguments: argparse.Namespace, model: bundle.Bundle, threshold: float
         return done.counts
     bar = tqdm(inputs.find(arguments.paths), desc="predicting", unit=" images", disable=None)
     remote = any(stores.is_remote(path) for path in arguments.paths)
-    rows = predict.predict(model, bar, stores.READERS if remote else None, threshold)
+    rows = predict.predict(model, bar, stores.READERS if remote else None, threshold, looks=looks)
     return predict.write(rows, sys.stdout) if arguments.out is None else save(rows, arguments.out)
 
 

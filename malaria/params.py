@@ -105,6 +105,7 @@ class Laboratories(Section):
 
 
 class Train(Section):
+    start: Text
     seed: Seed
     epochs: Annotated[int, Field(ge=1, le=1000)]
     patience: Annotated[int, Field(ge=1, le=1000)]

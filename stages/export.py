@@ -24,6 +24,7 @@ def main() -> None:
     by_patient = json.loads(SPLIT_SUMMARY.read_text(encoding="utf-8"))["by_patient"]
     others = packed.load(LABORATORIES)
     known = cells.prepared(packed.rows_of(cells, splits.path[splits.split != tables.TEST]))
+    patient = splits.patient[splits.split == tables.TRAIN].to_numpy(str)
     learnt = [*cells.prepared(packed.rows(cells, splits, tables.TRAIN)[0]), *others.prepared()]
     asked = cells.prepared(packed.rows_of(cells, judged.path))
 
@@ -35,7 +36,7 @@ def main() -> None:
         labels.values(judged.label),
         params.export.precision,
     )
-    fitted_ood = build.fit_ood(exported.model, learnt, params)
+    fitted_ood = build.fit_ood(exported.model, learnt, patient, params)
     val = np.flatnonzero(judged.split == tables.VAL)
     far = ood.distances(fitted_ood, [asked[row] for row in val], prediction.features[val])
     fitted_ood = replace(fitted_ood, limits=ood.limits(far))

@@ -217,6 +217,8 @@ RULES = (
         "tests/bundle/test_ood.py "
         "test_limits_are_wider_where_held_out_cells_lie_farther_out "
         "test_limits_are_never_narrower_than_the_usual_ones "
+        "test_a_batch_that_looks_like_no_patient_is_foreign "
+        "test_few_patients_or_patients_of_few_cells_say_nothing_of_batches "
         "test_ranges_hold_all_training_cells_but_the_outermost test_a_stain_of_any_strength_has_one_colour "
         "test_the_shape_of_a_crop_is_judged_before_it_is_resized test_quantities_are_what_they_say "
         "test_the_middle_is_a_disc_of_six_tenths_of_the_cell",
@@ -232,6 +234,9 @@ RULES = (
         ("green is not", "[0.6, 0.0, 0.2]])", "[0.6, 0.1, 0.2]])"),
         ("green's usual share", "_LIGHT, _GREEN = 235, 0.43", "_LIGHT, _GREEN = 235, 0.33"),
         ("a strong stain is no colour", "over = np.maximum(stain, 1)", "over = np.maximum(stain, 3)"),
+        ("cells of a batch", "_BATCH_CELLS, _PATIENTS = 50, 10", "_BATCH_CELLS, _PATIENTS = 49, 10"),
+        ("patients to compare with", "_BATCH_CELLS, _PATIENTS = 50, 10", "_BATCH_CELLS, _PATIENTS = 50, 9"),
+        ("the farthest patient is no foreign one", "[max(alone)]", "[min(alone) / 2]"),
         ("what is brighter than black is cell", "_BLACK = 16", "_BLACK = 160"),
         ("the largest side", "_LARGEST_ASPECT = 1000, 2.5", "_LARGEST_ASPECT = 1001, 2.5"),
         ("the largest aspect", "_LARGEST_ASPECT = 1000, 2.5", "_LARGEST_ASPECT = 1000, 2.6"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from malaria import bundle, files, labels, params, paths
@@ -95,11 +96,20 @@ def export(model: keras.Model, learnt: Sequence[Prepared], settings: params.Para
     return Exported(content, model.count_params(), bundle.opened(record, content))
 
 
-def fit_ood(model: bundle.Bundle, learnt: Sequence[Prepared], settings: params.Params) -> ood.Check:
+def fit_ood(
+    model: bundle.Bundle,
+    learnt: Sequence[Prepared],
+    patient: npt.NDArray[np.str_],
+    settings: params.Params,
+) -> ood.Check:
     """The out-of-distribution check of what `export` gave.
 
     It learns from the cells that the network did, from some of them varied as in training, and from drawn
     pictures that are no cell.
+
+    Args:
+        learnt: the cells that the network was trained on.
+        patient: of the first of them; those after them are other laboratories'.
     """
     some = learnt[::_VARIED]
     pixels = augmentation.varied(np.stack([cell.pixels for cell in some]), settings.train)
@@ -112,10 +122,9 @@ def fit_ood(model: bundle.Bundle, learnt: Sequence[Prepared], settings: params.P
     drawn = not_cells.all_kinds([learnt[row].pixels for row in chosen], _PICTURES, _SEED)
     others = [model.prepare(picture) for of_kind in drawn.values() for picture in of_kind]
     cells = [*learnt, *varied]
-    return ood.fit(
-        ood.Seen(cells, model.run_prepared(cells).features),
-        ood.Seen(others, model.run_prepared(others).features),
-    )
+    seen = model.run_prepared(cells)
+    check = ood.fit(ood.Seen(cells, seen.features), ood.Seen(others, model.run_prepared(others).features))
+    return ood.with_patients(check, ood.quantities(learnt[: len(patient)]), patient)
 
 
 def write(

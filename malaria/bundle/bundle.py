@@ -80,13 +80,15 @@ class Record(BaseModel):
 class Predictions:
     """`p_parasitized` and `p_network` (before calibration): float64 (n,); `features`: float32 (n, d);
     `rejected`: for each cell why the out-of-distribution check turns it away, in words for people, or None.
-    The probability of a rejected one means nothing. `maps`: as `Bundle.explain` has them, float32 (n, h, w).
+    The probability of a rejected one means nothing. `look`: float32 (n, q), the check's quantities.
+    `maps`: as `Bundle.explain` has them, float32 (n, h, w).
     """
 
     p_parasitized: npt.NDArray[np.float64]
     p_network: npt.NDArray[np.float64]
     features: npt.NDArray[np.float32]
     rejected: tuple[str | None, ...]
+    look: npt.NDArray[np.float32]
     maps: npt.NDArray[np.float32] | None = None
 
 
@@ -160,9 +162,17 @@ class Bundle:
             for found, out in zip(maps, map_out, strict=True):
                 found[row] = self.network.get_tensor(out)[0]
         rejected: tuple[str | None, ...] = (None,) * len(cells)
+        look = np.zeros((len(cells), len(ood.REASONS)), np.float32)
         if self.fitted_ood is not None:
-            rejected = ood.reasons(self.fitted_ood, cells, features)
-        return Predictions(calibration.apply(p, self.record.temperature), p, features, rejected, *maps)
+            look = ood.quantities(cells)
+            rejected = ood.reasons(self.fitted_ood, cells, features, look)
+        return Predictions(calibration.apply(p, self.record.temperature), p, features, rejected, look, *maps)
+
+    def foreign(self, looks: ood.Looks) -> bool | None:
+        """Whether a batch of cells is of a stain that no patient learned from has; None where that is not
+        known: of fewer than 50 cells, or for a bundle of an earlier version.
+        """
+        return None if self.fitted_ood is None else ood.foreign(self.fitted_ood, looks)
 
 
 def load(folder: Path | str, threads: int | None = None) -> Bundle:

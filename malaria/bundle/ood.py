@@ -5,6 +5,9 @@ around the cell, colour, texture) lies outside the range that training cells spa
 like drawn pictures that are no cell than like a training cell. That is the log-odds of a logistic
 regression on the quantities, their products, the network's last features, and the Mahalanobis distances of
 both from the training cells (Lee et al. 2018, arXiv:1807.03888, who use one Gaussian a class).
+
+A batch of cells may be foreign though each of them passes: its mean quantities are compared with those of the
+patients that were learned from.
 """
 
 import dataclasses
@@ -82,6 +85,10 @@ _TAIL, _SLACK, _UNLIKE = 0.0002, 0.2, 1.0
 # A range has some width even where all training cells are alike, as with no colour outside the cell.
 _NARROWEST = 1e-3
 
+# Of how many cells the mean says whether a batch is foreign, and of how many patients with as many cells each
+# one learns that.
+_BATCH_CELLS, _PATIENTS = 50, 10
+
 # Of the logistic regression: standard deviations beyond which a value says no more; inverse of the penalty.
 _MOST_SPREAD, _PENALTY = 6.0, 0.01
 
@@ -112,6 +119,9 @@ class Check:
     Mahalanobis distance; weights: float32 (k,) of the logistic regression, its constant last. limits: float64
     (2,), the largest of each of a cell's `distances`.
 
+    patients_centre, patients_whitening, patients_limit: the same of the patients' mean quantities, float32
+    (p,), (p, p) and (1,); empty where there were too few patients.
+
     The check of a bundle of an earlier version has neither scales nor weights, and limits of three distances:
     of the ranges and of both Mahalanobis distances.
     """
@@ -126,6 +136,28 @@ class Check:
     look_scale: Singles = dataclasses.field(default_factory=_none)
     features_scale: Singles = dataclasses.field(default_factory=_none)
     weights: Singles = dataclasses.field(default_factory=_none)
+    patients_centre: Singles = dataclasses.field(default_factory=_none)
+    patients_whitening: Singles = dataclasses.field(default_factory=_none)
+    patients_limit: Singles = dataclasses.field(default_factory=_none)
+
+
+FOREIGN = (
+    "These cells look like those of no patient that the model learned from: their stain is foreign to it. "
+    "Its answers may be far off. Check it on labelled cells of yours first."
+)
+
+
+@dataclass
+class Looks:
+    """Adds up the quantities of the judged cells of a batch: `total`, float64 (p,), of `cells`."""
+
+    total: Floats = dataclasses.field(default_factory=lambda: np.zeros(_PREPARED))
+    cells: int = 0
+
+    def add(self, look: Singles) -> None:
+        """Add cells with these `quantities`, float32 (n, q)."""
+        self.total += look[:, :_PREPARED].sum(axis=0, dtype=np.float64)
+        self.cells += len(look)
 
 
 @dataclass(frozen=True)
@@ -173,6 +205,42 @@ def fit(cells: Seen, others: Seen) -> Check:
     return replace(check, weights=np.append(weights, constant).astype(np.float32))
 
 
+def with_patients(check: Check, look: Singles, patient: npt.NDArray[np.str_]) -> Check:
+    """`check` that also knows a batch of cells which looks like no patient's.
+
+    The limit is how far the farthest patient lies from the others, so that of n patients like these about one
+    in n + 1 is taken for foreign.
+
+    Args:
+        look, patient: `quantities` and patient of training cells, float32 (n, q) and (n,).
+    """
+    rows = [np.flatnonzero(patient == name) for name in np.unique(patient)]
+    rows = [
+        of[np.linspace(0, len(of) - 1, _BATCH_CELLS).astype(int)] for of in rows if len(of) >= _BATCH_CELLS
+    ]
+    if len(rows) < _PATIENTS:
+        return check
+    means = np.stack([look[of, :_PREPARED].mean(axis=0) for of in rows])
+    alone = [_far(means[number], *_whiten(np.delete(means, number, axis=0))) for number in range(len(means))]
+    centre, whitening = _whiten(means)
+    limit = np.array([max(alone)], dtype=np.float32)
+    return replace(check, patients_centre=centre, patients_whitening=whitening, patients_limit=limit)
+
+
+def foreign(check: Check, looks: Looks) -> bool | None:
+    """Whether a batch looks like no patient learned from; None where it is too small, or where the check does
+    not know.
+    """
+    if looks.cells < _BATCH_CELLS or not len(check.patients_limit):
+        return None
+    mean = (looks.total / looks.cells).astype(np.float32)
+    return _far(mean, check.patients_centre, check.patients_whitening) > float(check.patients_limit[0])
+
+
+def _far(point: Singles, centre: Singles, whitening: Singles) -> float:
+    return float(np.linalg.norm((point - centre) @ whitening))
+
+
 def distances(check: Check, cells: Sequence[Prepared], features: Singles) -> Floats:
     """How far cells lie from the training cells: float64 (n, len(check.limits)).
 
@@ -199,9 +267,13 @@ def limits(held_out: Floats, rejected: float = 0.005) -> Floats:
     return found
 
 
-def reasons(check: Check, cells: Sequence[Prepared], features: Singles) -> tuple[str | None, ...]:
-    """For each of n cells, with its features, float32 (n, d), why it is turned away, or None."""
-    look = quantities(cells)
+def reasons(
+    check: Check, cells: Sequence[Prepared], features: Singles, look: Singles | None = None
+) -> tuple[str | None, ...]:
+    """For each of n cells, with its features, float32 (n, d), why it is turned away, or None; `look`: their
+    `quantities`, where these are known already.
+    """
+    look = quantities(cells) if look is None else look
     outside = _outside(check, look)
     beyond = _distances(check, outside, look, features) > check.limits
     return tuple(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from malaria import params
-from malaria.bundle import Bundle, fingerprints
+from malaria.bundle import Bundle, fingerprints, ood
 from malaria.bundle import part as bundle_part
 from malaria.cells import audit, images
 from malaria.cells.prepared import Prepared
@@ -24,7 +24,8 @@ def judge(bundle: Bundle, given: Path, settings: params.Params) -> dict[str, Any
 
     Returns:
         How many cells and parasitised ones there are, of how many fields of view (or patients, where they
-        are known), and how many of the cells the bundle has learned from. Then figures, {value, low, high}
+        are known), how many of the cells the bundle has learned from, and whether they are foreign, as
+        `Bundle.foreign` has it. Then figures, {value, low, high}
         with the 95 % interval by bootstrap over fields: turned_away_parasitized and turned_away_uninfected,
         shares; sensitivity and false_positives, healthy cells called parasitised per 1,000, at 0.5; auc;
         false_positives_at_95, the same per 1,000 at a sensitivity of 0.95. All but the first two count what
@@ -40,11 +41,14 @@ def judge(bundle: Bundle, given: Path, settings: params.Params) -> dict[str, Any
     found = bundle.run_prepared(prepared)
     sample = metrics.sample(cells, found.p_parasitized, settings.evaluate)
     rejected = np.array([reason is not None for reason in found.rejected])
+    looks = ood.Looks()
+    looks.add(found.look[~rejected])
     return {
         "cells": len(cells),
         "parasitized": int(sample.y.sum()),
         "fields": sample.patients,
         "known": _known(bundle, prepared),
+        "foreign": bundle.foreign(looks),
         **{name: evaluation.plain(values) for name, values in _figures(sample, rejected).items()},
     }
 
@@ -54,8 +58,9 @@ def as_text(scores: dict[str, dict[str, Any]]) -> str:
     lines = []
     for name, of in scores.items():
         learned = f", {of['known']:,} of them learned from" if of["known"] else ""
+        stain = ", of a foreign stain" if of["foreign"] else ""
         what = f"{of['cells']:,} cells, {of['parasitized']:,} parasitised, of {of['fields']:,} fields"
-        lines.append(f"{name}: {what}{learned}")
+        lines.append(f"{name}: {what}{learned}{stain}")
         lines += [f"  {words:52}{metrics.interval(**of[key], form=form)}" for key, words, form in _WORDS]
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from malaria import params, predict, processes, tables
 from malaria.bundle import Bundle, fingerprints, part
+from malaria.bundle.ood import FOREIGN, Looks
 from malaria.cells import audit, images, patients, prepare, splits
 from malaria.errors import UserError
 from malaria.evaluate import calibration, evaluation, metrics
@@ -34,6 +35,8 @@ def evaluate(
     cells that the bundle was made with, and has the figures `without` them (None where none are left); it is
     None where the bundle does not tell. Bootstrap, bins and least cells a patient come from the params.yaml
     that comes along, as in the pipeline.
+
+    `foreign` as `Bundle.foreign` has it.
 
     Args:
         classes: label by name of a class folder, beside the labels' own names; data.classes where empty.
@@ -65,7 +68,7 @@ def evaluate(
         cells = patients.with_own(found)
         items = (_item(raw, path) for path in cells.path)
         bits = audit.bits_in_use(found)
-        rows = list(predict.predict(bundle, items, bits=bits))
+        rows = list(predict.predict(bundle, items, bits=bits, looks=(looks := Looks())))
         if any(row.status == predict.UNREADABLE for row in rows):
             raise UserError(f"{folder}: an image changed while it was read; run again.")
         known = _known(bundle, raw, list(cells.path), bits)
@@ -89,6 +92,7 @@ def evaluate(
     scores = evaluation.score(judged, fitted, settings.evaluate)
     came = splits.sides_of(cells)
     return scores | {
+        "foreign": bundle.foreign(looks),
         "rejected": evaluation.rejections(cells),
         "set_aside": _set_aside(found),
         "left_out": list(left_out),
@@ -110,7 +114,8 @@ def as_text(scores: dict[str, Any]) -> str:
     turned, aside, came = scores["rejected"], scores["set_aside"], scores["came_as"]
     known = scores["known"] or {"cells": 0, "without": None}
     beside = known["cells"] and known["without"]
-    lines = [evaluation.as_text(scores, {"all": scores, "without known cells": beside} if beside else {})]
+    lines = [FOREIGN] if scores["foreign"] else []
+    lines += [evaluation.as_text(scores, {"all": scores, "without known cells": beside} if beside else {})]
     if known["cells"]:
         lines.append(
             f"{known['cells']:,} of {scores['cells']:,} cells are among those that the model learned from, "

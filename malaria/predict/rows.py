@@ -13,6 +13,7 @@ from typing import TextIO
 
 from malaria import labels
 from malaria.bundle import Bundle
+from malaria.bundle.ood import Looks
 from malaria.cells import images
 from malaria.cells.prepared import Prepared
 from malaria.predict import stores
@@ -57,6 +58,7 @@ def predict(
     readers: int | None = None,
     threshold: float = 0.5,
     bits: int = 0,
+    looks: Looks | None = None,
 ) -> Iterator[Row]:
     """A row for each item, in their order; one bad file never stops the rest.
 
@@ -64,6 +66,7 @@ def predict(
         readers: items read and decoded at once; None takes as many as there are cores.
         threshold: P(parasitised) from which a cell is called parasitised, in [0, 1].
         bits: as `images.Limits` has it.
+        looks: adds up how the judged cells look, for `Bundle.foreign`.
 
     Raises:
         UserError: an image takes more than one may to decode.
@@ -88,7 +91,7 @@ def predict(
             current = chunk
             # The next images are decoded while the network sees these.
             decoding = pool.map(decode, chunk := list(itertools.islice(stream, _CHUNK)))
-            yield from _rows(bundle, current, decoded, threshold)
+            yield from _rows(bundle, current, decoded, threshold, looks or Looks())
 
 
 def write(rows: Iterable[Row], out: TextIO, kind: type[Row] = Row) -> Counter[str]:
@@ -132,10 +135,15 @@ def shown(text: str) -> str:
 
 
 def _rows(
-    bundle: Bundle, items: list[Item], decoded: list[tuple[Prepared, tuple[str, ...]] | str], threshold: float
+    bundle: Bundle,
+    items: list[Item],
+    decoded: list[tuple[Prepared, tuple[str, ...]] | str],
+    threshold: float,
+    looks: Looks,
 ) -> Iterator[Row]:
     cells = [cell[0] for cell in decoded if not isinstance(cell, str)]
     predictions = bundle.run_prepared(cells)
+    looks.add(predictions.look[[reason is None for reason in predictions.rejected]])
     answers = zip(predictions.p_parasitized, predictions.rejected, strict=True)
     for item, cell in zip(items, decoded, strict=True):
         if isinstance(cell, str):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from malaria.errors import UserError
 from malaria.files import atomic_path
+from malaria.paths import MODEL
 from malaria.train.backend import keras
 
 WIDTHS = (16, 32, 64, 128)
@@ -122,6 +123,25 @@ def load(path: Path) -> keras.Model:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except (ValueError, OSError, KeyError, zipfile.BadZipFile):
         raise UserError(f"{path} is damaged or no Keras model: run `dvc repro -f train`.") from None
+
+
+def start_from(model: keras.Model, folder: Path) -> bool:
+    """Give `model` the weights of the network in `folder`; whether there is one.
+
+    Raises:
+        UserError: it is damaged, or of another shape.
+    """
+    path = folder / MODEL.name
+    if not path.is_file():
+        return False
+    weights = load(path).get_weights()
+    if [of.shape for of in weights] != [of.shape for of in model.get_weights()]:
+        raise UserError(
+            f"params.yaml: train.start is {folder}, but {path.name} there is of another shape: name "
+            "a network of this version."
+        )
+    model.set_weights(weights)
+    return True
 
 
 def _timeless(name: str, content: bytes) -> bytes:

@@ -95,6 +95,8 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
         print(said, flush=True)
     with on.scope():
         model = network.build(size, synchronized=on.strategy.num_replicas_in_sync > 1)
+        if network.start_from(model, Path(settings.start)):
+            print(f"Starting from the weights in {settings.start}", flush=True)
     trained = fit(model, train, val, settings, log, resume)
     # On one device and in float32 wherever the other trained.
     plain = network.build(size)

@@ -280,6 +280,33 @@ def test_a_feature_that_never_fires_does_no_harm(train, others):
     assert np.isfinite(ood.distances(found, prepared(train), features)).all()
 
 
+def test_a_batch_that_looks_like_no_patient_is_foreign(train, others):
+    random = np.random.default_rng(1)
+    # Twelve patients with a look of their own, each of 60 cells that differ a little.
+    means = random.normal(size=(12, 13))
+    patient = np.repeat([f"P{number}" for number in range(12)], 60)
+    look = np.pad(np.repeat(means, 60, axis=0), ((0, 0), (0, 3))) + random.normal(0, 0.1, (720, 16))
+    check = ood.with_patients(ood.fit(seen(train), others), look.astype(np.float32), patient)
+
+    def foreign(mean: np.ndarray, cells: int = 50) -> bool | None:
+        looks = ood.Looks()
+        looks.add(np.pad(np.tile(mean, (cells, 1)), ((0, 0), (0, 3))).astype(np.float32))
+        return ood.foreign(check, looks)
+
+    assert not any(foreign(mean) for mean in means)
+    assert foreign(means[0] + 10)
+    assert foreign(means[0] + 10, cells=49) is None
+    assert ood.foreign(ood.from_bytes(ood.to_bytes(check)), ood.Looks(50 * (means[0] + 10), 50))
+
+
+@pytest.mark.parametrize(("patients", "cells"), [(9, 60), (12, 49)])
+def test_few_patients_or_patients_of_few_cells_say_nothing_of_batches(train, others, patients, cells):
+    look = np.random.default_rng(1).normal(size=(patients * cells, 16)).astype(np.float32)
+    patient = np.repeat(np.arange(patients).astype(str), cells)
+    check = ood.with_patients(ood.fit(seen(train), others), look, patient)
+    assert ood.foreign(check, ood.Looks(np.full(13, 1e6), 100)) is None
+
+
 def test_a_check_of_an_earlier_version_turns_away_by_three_distances(train):
     """Two cells that differ in one quantity and one feature: the distances follow by hand."""
     look = ood.quantities(prepared(train[:1]))[0]

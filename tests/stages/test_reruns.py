@@ -58,6 +58,7 @@ CHANGES = {
     "pack.*": parameter("pack.size", 40),
     "laboratories.*": parameter("laboratories.leave_out", ["chula"]),
     "data/others": line("data/others/new.txt", "x"),
+    "data/start": line("data/start/new.txt", "x"),
     "train.*": parameter("train.epochs", 3),
     "data/doubtful.csv": line("data/doubtful.csv", "Uninfected,cell.png\n"),
     "evaluate.specificities": parameter("evaluate.specificities", [0.9]),

@@ -196,3 +196,33 @@ def test_training_stops_once_val_has_not_risen_for_so_long_and_the_best_is_kept(
     patient = SETTINGS.model_copy(update=settings)
     trained = training.train(cells, opposite, patient, tmp_path / "log")
     assert (trained.epochs, trained.kept_epoch) == (4, 2)
+
+
+def test_training_may_start_from_a_networks_weights(cells, tmp_path):
+    from malaria.train import network, training
+
+    first = training.train(cells, cells, SETTINGS, tmp_path / "log").model
+    (tmp_path / "start").mkdir()
+    network.save(first, tmp_path / "start/model.keras")
+    started = network.build(32)
+    assert network.start_from(started, tmp_path / "start")
+    assert network.predict(started, cells.images).tolist() == network.predict(first, cells.images).tolist()
+    # Too small a step to leave them.
+    still = SETTINGS.model_copy(
+        update={"start": str(tmp_path / "start"), "epochs": 1, "learning_rate": 1e-9, "weight_decay": 0.0}
+    )
+    again = training.train(cells, cells, still, tmp_path / "again").model
+    pairs = zip(again.trainable_weights, first.trainable_weights, strict=True)
+    assert all(np.allclose(one, other, atol=1e-4) for one, other in pairs)
+
+
+def test_a_start_without_a_network_is_random_and_one_of_another_shape_is_refused(tmp_path):
+    from malaria.train import network
+    from malaria.train.backend import keras
+
+    model = network.build(32)
+    assert not network.start_from(model, tmp_path)
+    cell = keras.Input((32, 32, 3))
+    network.save(keras.Model(cell, keras.layers.Flatten()(cell)), tmp_path / "model.keras")
+    with pytest.raises(UserError, match="of another shape"):
+        network.start_from(model, tmp_path)

@@ -1,0 +1,160 @@
+"""What everyday distortions of labelled cells cost: cells turned away, and accuracy of the network's answers.
+
+Each cell is asked of one bundle, or with --name of the fold of a cross-validation that never saw its patient.
+The accuracy counts what the network says of every cell, turned away or not.
+"""
+
+import argparse
+import io
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image, ImageFilter, ImageOps
+
+from experiments import folds as experiment
+from malaria import bundle, labels, paths
+from malaria.bundle import Bundle
+from malaria.cells import images
+from malaria.command import end_with
+from malaria.fetch import laboratories
+from malaria.params import load_params
+
+Distort = Callable[[Image.Image], Image.Image]
+Bools = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.intp]
+
+# Darker than this in every channel is outside of the cell.
+_BLACK = 12
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.distortions", description=__doc__)
+    parser.add_argument("cells", type=Path, help="a folder, zip or tar with class folders, of crops on black")
+    parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
+    parser.add_argument("--name", help="of a cross-validation, whose folds answer instead")
+    given = parser.parse_args()
+    settings = load_params()
+    with tempfile.TemporaryDirectory() as temporary:
+        table = laboratories.place(given.cells, Path(temporary, "cells"), settings)
+        limits = images.Limits(settings.audit.min_side, settings.audit.max_pixels)
+        cells = [Image.fromarray(images.read(Path(temporary, path), limits).pixels) for path in table.path]
+    groups = _groups(table, given.name, given.model)
+    y = labels.values(table.label) == 1
+    judged = [_judged(distort, cells, y, groups) for distort in DISTORTIONS.values()]
+    found = pd.DataFrame(judged, index=list(DISTORTIONS))
+    found["points lost"] = 100 * (found.accuracy["none"] - found.accuracy)
+    print(f"{len(cells):,} cells of {given.cells}")
+    print(found.to_string(float_format="{:.3f}".format))
+    return 0
+
+
+def _judged(
+    distort: Distort, cells: list[Image.Image], y: Bools, groups: list[tuple[Bundle, Rows]]
+) -> dict[str, float]:
+    away, right = np.zeros_like(y), np.zeros_like(y)
+    for model, rows in groups:
+        said = model.run([np.asarray(distort(cells[row])) for row in rows])
+        away[rows] = [reason is not None for reason in said.rejected]
+        right[rows] = (said.p_parasitized >= 0.5) == y[rows]
+    shares = {"parasitised turned away": away[y], "uninfected turned away": away[~y], "accuracy": right}
+    return {name: float(of.mean()) if len(of) else np.nan for name, of in shares.items()}
+
+
+def _groups(table: pd.DataFrame, name: str | None, model: Path | None) -> list[tuple[Bundle, Rows]]:
+    """Bundles, and the rows of the cells that each is asked about."""
+    if name is None:
+        return [(bundle.load(model or bundle.default_folder(), threads=1), np.arange(len(table)))]
+    known = experiment.predictions(name)
+    fold = dict(zip(known.path.map(lambda path: Path(path).stem), known.fold, strict=True))
+    of = table.path.map(lambda path: fold.get(Path(path).stem, -1)).to_numpy()
+    found = []
+    for number in sorted(set(of) - {-1}):
+        with tempfile.TemporaryDirectory() as folder:
+            experiment.get(f"{name}-{number}", paths.BUNDLE, Path(folder, "bundle"))
+            found.append((bundle.load(Path(folder, "bundle"), threads=1), np.flatnonzero(of == number)))
+    return found
+
+
+def _margin(share: float, cell: Image.Image) -> Image.Image:
+    return ImageOps.expand(cell, round(share * max(cell.size)))
+
+
+def _canvas(side: int, cell: Image.Image) -> Image.Image:
+    room = (max(0, side - cell.width) // 2, max(0, side - cell.height) // 2)
+    return ImageOps.expand(cell, room)
+
+
+def _turned(degrees: float, cell: Image.Image) -> Image.Image:
+    return cell.rotate(degrees, Image.Resampling.BILINEAR, expand=True)
+
+
+def _gain(red: float, green: float, blue: float, cell: Image.Image) -> Image.Image:
+    return _clipped(np.asarray(cell) * np.array([red, green, blue]))
+
+
+def _blurred(by: float, cell: Image.Image) -> Image.Image:
+    return cell.filter(ImageFilter.GaussianBlur(by))
+
+
+def _noise(strength: float, cell: Image.Image) -> Image.Image:
+    pixels = np.asarray(cell)
+    return _clipped(pixels + np.random.default_rng(1).normal(0, strength, pixels.shape))
+
+
+def _sized(width: int, height: int, cell: Image.Image) -> Image.Image:
+    return cell.resize((width, height), Image.Resampling.BOX)
+
+
+def _jpeg(quality: int, cell: Image.Image) -> Image.Image:
+    stream = io.BytesIO()
+    cell.save(stream, "JPEG", quality=quality)
+    return Image.open(stream).convert("RGB")
+
+
+def _on(red: int, green: int, blue: int, cell: Image.Image) -> Image.Image:
+    pixels = np.asarray(cell)
+    outside = pixels.max(axis=2, keepdims=True) < _BLACK
+    return Image.fromarray(np.where(outside, np.array([red, green, blue], dtype=np.uint8), pixels))
+
+
+def _grey(cell: Image.Image) -> Image.Image:
+    return cell.convert("L").convert("RGB")
+
+
+def _twelve_bits(cell: Image.Image) -> Image.Image:
+    """12 bits of 16, read as 16."""
+    return Image.fromarray(np.asarray(cell) // 16)
+
+
+def _clipped(pixels: npt.NDArray[np.float64]) -> Image.Image:
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+DISTORTIONS: dict[str, Distort] = {
+    "none": lambda cell: cell,
+    **{f"black margin of {share:.0%}": partial(_margin, share) for share in (0.15, 0.2, 0.25)},
+    **{f"on a canvas of {side} px": partial(_canvas, side) for side in (160, 200)},
+    **{f"turned by {degrees} degrees": partial(_turned, degrees) for degrees in (30, 45, 90)},
+    **{f"light at {gain:.0%}": partial(_gain, gain, gain, gain) for gain in (1.2, 1.1, 0.8, 0.6)},
+    **{f"warmer by {by:.0%}": partial(_gain, 1 + by, 1, 1 - by) for by in (0.1, 0.2)},
+    **{f"colder by {by:.0%}": partial(_gain, 1 - by, 1, 1 + by) for by in (0.1, 0.2)},
+    **{f"blurred by {by:g} px": partial(_blurred, by) for by in (1, 1.5, 2)},
+    "noise of 10 grey levels": partial(_noise, 10),
+    **{f"crop of {side} px": partial(_sized, side, side) for side in (40, 36, 32, 224)},
+    "squeezed to 60 x 120 px": partial(_sized, 60, 120),
+    **{f"JPEG quality {quality}": partial(_jpeg, quality) for quality in (75, 30, 10)},
+    "on white": partial(_on, 255, 255, 255),
+    "on a field's colour": partial(_on, 225, 215, 220),
+    "on dark grey": partial(_on, 30, 30, 30),
+    "without colour": _grey,
+    "12 bits read as 16": _twelve_bits,
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    end_with(main)
