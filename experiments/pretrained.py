@@ -6,11 +6,13 @@ network is then trained on all cells, for the epochs of params.yaml, with nothin
 """
 
 import argparse
+import functools
 import json
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +25,9 @@ from malaria.cells import doubtful_labels, packed
 from malaria.cells.prepared import Prepared
 from malaria.command import end_with
 from malaria.errors import UserError
-from malaria.params import load_params
+from malaria.fetch import laboratories
+from malaria.params import Params, load_params
+from malaria.predict import external
 
 _ORIGIN = """The network was trained on all {cells:,} cells of {patients} patients{named}. The figures are
 those of {folds} networks of the same recipe, each trained on the other folds' {what} and asked about the
@@ -112,19 +116,23 @@ def main() -> int:
         what="patients" if judged.by_patient else "cells",
         labels=_LABELS.format(how=_HOW[settings.train.noisy_labels]) if listed else "",
     )
+    write = functools.partial(
+        build.write,
+        exported=exported,
+        fitted_ood=fitted_ood,
+        sides={"out of fold": judged.cells},
+        made_with=fingerprints.of(pixels),
+        settings=settings.evaluate,
+        origin=origin,
+        by_patient=judged.by_patient,
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        write(Path(temporary))
+        others_say = _laboratories(arguments.name, bundle.load(Path(temporary), threads=1), settings)
     with files.atomic_folder(arguments.out) as folder:
         shutil.copyfile(paths.PARAMS, folder / paths.PARAMS.name)
         files.write_text(folder / paths.LOCK.name, lock_of_cells(paths.LOCK.read_text(encoding="utf-8")))
-        build.write(
-            folder,
-            exported,
-            fitted_ood,
-            {"out of fold": judged.cells},
-            fingerprints.of(pixels),
-            settings.evaluate,
-            origin,
-            judged.by_patient,
-        )
+        write(folder, laboratories=others_say)
         # No part of the bundle: the network, which `make hub` uploads and no app reads, and a ranking that is
         # another cross-validation's.
         network.save(model, folder / paths.MODEL.name)
@@ -133,6 +141,20 @@ def main() -> int:
             shutil.copyfile(ranking, folder / ranking.name)
     print(f"{arguments.out}: {agreement.decisions} of {agreement.cells:,} decisions differ from Keras's")
     return 0
+
+
+def _laboratories(name: str, made: bundle.Bundle, settings: Params) -> dict[str, Any]:
+    """What networks say of laboratories that they did not learn from.
+
+    These are the networks of `make crossval OPTIONS="--leave-out laboratories"`, where they are there, and the
+    bundle that was `made`.
+    """
+    left_out = paths.CROSSVAL / f"{name}-laboratories.json"
+    found = json.loads(left_out.read_text(encoding="utf-8")) if left_out.is_file() else {}
+    found = {key: of | {"learned": True} for key, of in found.items()}
+    for key, given in laboratories.sets(Path(settings.external.folder)).items():
+        found[key] = external.judge(made, given, settings) | {"learned": False}
+    return found
 
 
 def lock_of_cells(lock: str) -> str:

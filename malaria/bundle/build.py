@@ -136,6 +136,7 @@ def write(
     settings: params.Evaluate,
     origin: str = "",
     by_patient: bool = True,
+    laboratories: dict[str, dict[str, Any]] | None = None,
 ) -> None:
     """Write the bundle into `folder`; its manifest lists what lies there already, too.
 
@@ -145,7 +146,7 @@ def write(
             label, p_network and rejected (why, or an empty text). Temperature and operating points are
             fitted on the first, the last is what the bundle is judged by.
         made_with: fingerprints of the cells that any choice was made with.
-        origin, by_patient: as `card.render` takes them.
+        origin, by_patient, laboratories: as `card.render` takes them.
     """
     fitted = evaluation.fit(next(iter(sides.values())), settings)
     listed = doubtful_labels.read(Path(settings.doubtful_labels), "evaluate.doubtful_labels")
@@ -159,7 +160,7 @@ def write(
         judged.assign(p_parasitized=p), settings.bins, settings.min_cells, fitted.thresholds
     )
     parts = {
-        "figures": _figures(scores, curves),
+        "figures": _figures(scores, curves, laboratories or {}),
         "trained_on": fingerprints.to_bytes(made_with),
         "gate": ood.to_bytes(fitted_ood),
     }
@@ -180,7 +181,7 @@ def write(
         (folder / bundle.PARTS[name]).write_bytes(content)
     (folder / bundle.NETWORK).write_bytes(exported.network)
     files.write_json(folder / bundle.RECORD, record.model_dump(mode="json"))
-    told = card.render(record, exported.parameters, scores, origin, by_patient=by_patient)
+    told = card.render(record, exported.parameters, scores, origin, laboratories, by_patient=by_patient)
     files.write_text(folder / bundle.CARD, told)
     bundle.write_manifest(folder)
 
@@ -200,9 +201,15 @@ def library_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
-def _figures(sides: dict[str, dict[str, Any]], curves: dict[str, pd.DataFrame]) -> bytes:
-    """`figures.json`: `evaluation.score` of each side, the judged one last, and the columns of its plots."""
+def _figures(
+    sides: dict[str, dict[str, Any]],
+    curves: dict[str, pd.DataFrame],
+    laboratories: dict[str, dict[str, Any]],
+) -> bytes:
+    """`figures.json`: `evaluation.score` of each side, the judged one last; the columns of its plots; and how
+    it does in other laboratories.
+    """
     # The confusion plot has a row for every cell; the rates say the same.
     plots = {name: curve.to_dict("list") for name, curve in curves.items() if name != "confusion"}
-    content = {"judged": list(sides)[-1], "sides": sides, "plots": plots}
+    content = {"judged": list(sides)[-1], "sides": sides, "plots": plots, "laboratories": laboratories}
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()

@@ -17,6 +17,7 @@ def render(
     parameters: int,
     sides: dict[str, dict[str, Any]],
     origin: str = "",
+    laboratories: dict[str, dict[str, Any]] | None = None,
     *,
     by_patient: bool,
 ) -> str:
@@ -27,6 +28,8 @@ def render(
             and operating points were fitted on the first, and the figures to go by are the last one's.
             One side alone is out of fold.
         origin: what else there is to say of the data and of how the bundle was made, as Markdown.
+        laboratories: `external.judge` of each set, with `learned`, whether the bundle has learned from it and
+            another network, which has not, was judged.
         by_patient: whether no patient, all of them known, was both learned from and judged.
     """
     environment = jinja2.Environment(
@@ -38,6 +41,7 @@ def render(
         autoescape=False,  # Markdown, not HTML
     )
     environment.filters["figure"] = _figure
+    environment.filters["count"] = lambda estimate: _figure(estimate, ".0f")
     judged = list(sides)[-1]
     return environment.get_template("model_card.md.j2").render(
         record=record,
@@ -49,6 +53,7 @@ def render(
         points=_points(record, sides[judged], next(iter(sides))),
         parasitaemias=PARASITAEMIAS,
         origin=origin,
+        laboratories=laboratories,
         by_patient=by_patient,
     )
 
@@ -70,10 +75,10 @@ def _points(record: bundle.Record, judged: dict[str, Any], fitted_on: str) -> li
     return rows
 
 
-def _figure(estimate: dict[str, float | None]) -> str:
+def _figure(estimate: dict[str, float | None], form: str = ".3f") -> str:
     """A figure with its interval, for people: `0.957 (0.944 to 0.966)`."""
     if estimate["value"] is None:
         return "not known"
     if estimate["low"] is None:
-        return f"{estimate['value']:.3f}"
-    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+        return f"{estimate['value']:{form}}"
+    return f"{estimate['value']:{form}} ({estimate['low']:{form}} to {estimate['high']:{form}})"
