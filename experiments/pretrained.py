@@ -146,8 +146,8 @@ def main() -> int:
 def _laboratories(name: str, made: bundle.Bundle, settings: Params) -> dict[str, Any]:
     """What networks say of laboratories that they did not learn from.
 
-    These are the networks of `make crossval OPTIONS="--leave-out laboratories"`, where they are there, and the
-    bundle that was `made`.
+    These are the networks of `make crossval OPTIONS="--leave-out laboratories"`, where there are some, and
+    the bundle that was `made`.
     """
     left_out = paths.CROSSVAL / f"{name}-laboratories.json"
     found = json.loads(left_out.read_text(encoding="utf-8")) if left_out.is_file() else {}
