@@ -140,6 +140,9 @@ ood: env  #+ give the bundle pictures that are no cell, and count what it turns 
 fields: env  #+ find the cells of annotated fields, and compare, FIELDS=folder
 	python -m experiments.fields $(FIELDS)
 
+adapt: env  #+ train on from the pretrained network with your cells of params.yaml, and compare before and after
+	python -m experiments.adapt $(OPTIONS)
+
 distortions: env  #+ what everyday distortions of labelled cells cost the pretrained bundle, CELLS=folder
 	python -m experiments.distortions $(CELLS) $(OPTIONS)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from malaria import params
 from malaria.bundle import Bundle, fingerprints, ood
@@ -17,10 +18,23 @@ from malaria.fetch import laboratories
 
 
 def judge(bundle: Bundle, given: Path, settings: params.Params) -> dict[str, Any]:
-    """What `bundle` says of one set, as plain values for JSON.
+    """`figures` of one set: a folder or archive of one laboratory, as `laboratories.place` takes it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        raw = Path(temporary)
+        cells = laboratories.place(given, raw / "set", settings)
+        # 16-bit files are read by the range that the set uses.
+        limits = replace(bundle.limits, bits=audit.bits_in_use(cells))
+        prepared = [bundle.prepare(images.read(raw / path, limits).pixels) for path in cells.path]
+    return figures(bundle, cells, prepared, settings)
+
+
+def figures(
+    bundle: Bundle, cells: pd.DataFrame, prepared: list[Prepared], settings: params.Params
+) -> dict[str, Any]:
+    """What `bundle` says of labelled cells, as plain values for JSON.
 
     Args:
-        given: folder or archive of one laboratory, as `laboratories.place` takes it.
+        cells: label and patient, or field of view, of each of the `prepared` cells.
 
     Returns:
         How many cells and parasitised ones there are, of how many fields of view (or patients, where they
@@ -32,12 +46,6 @@ def judge(bundle: Bundle, given: Path, settings: params.Params) -> dict[str, Any
         the network says of every cell, whether the check turns it away or not. null is what the set cannot
         give.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        raw = Path(temporary)
-        cells = laboratories.place(given, raw / "set", settings)
-        # 16-bit files are read by the range that the set uses.
-        limits = replace(bundle.limits, bits=audit.bits_in_use(cells))
-        prepared = [bundle.prepare(images.read(raw / path, limits).pixels) for path in cells.path]
     found = bundle.run_prepared(prepared)
     sample = metrics.sample(cells, found.p_parasitized, settings.evaluate)
     rejected = np.array([reason is not None for reason in found.rejected])
@@ -49,7 +57,7 @@ def judge(bundle: Bundle, given: Path, settings: params.Params) -> dict[str, Any
         "fields": sample.patients,
         "known": _known(bundle, prepared),
         "foreign": bundle.foreign(looks),
-        **{name: evaluation.plain(values) for name, values in _figures(sample, rejected).items()},
+        **{name: evaluation.plain(values) for name, values in _measured(sample, rejected).items()},
     }
 
 
@@ -75,7 +83,7 @@ _WORDS = (
 )
 
 
-def _figures(sample: metrics.Sample, rejected: metrics.Bools) -> dict[str, metrics.Floats]:
+def _measured(sample: metrics.Sample, rejected: metrics.Bools) -> dict[str, metrics.Floats]:
     rates = metrics.rates(sample)
     # At a sensitivity of 0.95: with the classes changed round, as if at a specificity.
     turned_round = metrics.Sample(1 - sample.p, 1 - sample.y, sample.patient, sample.resamples)

@@ -1,0 +1,71 @@
+"""Adapt a network to your cells: train on from its weights, beside cells of the set that it came from.
+
+Cells, split and all else come from params.yaml. Runs the experiment NAME, and asks the bundle that it starts
+from and the one that comes out about the test cells, and about sets that neither learned from.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from experiments import folds as experiment
+from malaria import bundle, paths, tables
+from malaria.cells import packed
+from malaria.command import end_with, how_many
+from malaria.errors import UserError
+from malaria.params import load_params
+from malaria.predict import external
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.adapt", description=__doc__)
+    parser.add_argument("--name", default="adapted", help="of the experiment (adapted)")
+    parser.add_argument(
+        "--start", type=Path, default=paths.PRETRAINED, help="a bundle with model.keras (models/pretrained)"
+    )
+    parser.add_argument(
+        "--rehearsal",
+        type=Path,
+        default=Path("data/others"),
+        help="a folder with the set that it came from, as laboratories.folder has them (data/others)",
+    )
+    parser.add_argument("--epochs", type=how_many, default=3, help="through your cells and the rehearsal (3)")
+    parser.add_argument("--rate", type=float, default=0.0005, help="of learning, at most (0.0005)")
+    parser.add_argument("--kept", type=Path, nargs="*", default=[], help="sets that neither learned from")
+    given = parser.parse_args()
+    settings = load_params()
+    started = bundle.load(given.start, threads=1)
+    if (started.record.input_size, started.record.colour) != (settings.pack.size, settings.pack.colour):
+        raise UserError(
+            f"{given.start} sees cells of {started.record.input_size} px, colour {started.record.colour}: set "
+            "pack.size and pack.colour in params.yaml to these."
+        )
+    changes = {
+        "train.start": given.start.resolve(),
+        "laboratories.folder": given.rehearsal.resolve(),
+        "train.epochs": given.epochs,
+        "train.learning_rate": given.rate,
+        "train.keep": "last",
+    }
+    elsewhere = [one for one in experiment.outside_git(settings) if one.partition("=")[0] not in changes]
+    experiment.run(given.name, [*elsewhere, *(f"{key}={value}" for key, value in changes.items())])
+    with tempfile.TemporaryDirectory() as temporary:
+        for path in (paths.BUNDLE, paths.PACKED):
+            experiment.get(given.name, path, Path(temporary, path.name))
+        models = {
+            "before": started,
+            "after": bundle.load(Path(temporary, paths.BUNDLE.name), threads=1),
+        }
+        cells = packed.load(Path(temporary, paths.PACKED.name))
+        splits = tables.read(paths.SPLITS, tables.SPLITS, content=experiment.read(given.name, paths.SPLITS))
+        test = splits[splits.split == tables.TEST]
+        asked = cells.prepared(packed.rows_of(cells, test.path))
+        for when, model in models.items():
+            scores = {f"test cells, {when}": external.figures(model, test, asked, settings)}
+            scores |= {f"{kept.stem}, {when}": external.judge(model, kept, settings) for kept in given.kept}
+            print(external.as_text(scores), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    end_with(main)
