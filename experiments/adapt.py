@@ -37,8 +37,8 @@ def main() -> int:
     started = bundle.load(given.start, threads=1)
     if (started.record.input_size, started.record.colour) != (settings.pack.size, settings.pack.colour):
         raise UserError(
-            f"{given.start} sees cells of {started.record.input_size} px, colour {started.record.colour}: set "
-            "pack.size and pack.colour in params.yaml to these."
+            f"{given.start} sees cells of {started.record.input_size} px, colour {started.record.colour}: "
+            "set pack.size and pack.colour in params.yaml to these."
         )
     changes = {
         "train.start": given.start.resolve(),

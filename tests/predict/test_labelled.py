@@ -1,12 +1,17 @@
 """`malaria evaluate`: figures on labelled cells, and what is said of cells that the model knows."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from app import pictures
 from malaria import bundle
+from malaria.bundle.ood import FOREIGN
 from malaria.predict import labelled
 from tests.support import bundles
 from tests.support.project import ROOT, run
@@ -51,6 +56,24 @@ def test_cells_that_come_as_a_split_are_all_judged(own, model_bundle):
         (own / label).rmdir()
     scores = labelled.evaluate(bundle.load(model_bundle), own)
     assert (scores["cells"], scores["came_as"]) == (12, {"train": 8, "val": 0, "test": 4})
+
+
+@pytest.mark.parametrize(("limit", "foreign"), [(0.0, True), (np.inf, False)])
+def test_a_batch_of_a_foreign_stain_is_said_before_any_figure(tmp_path, gated_bundle, limit, foreign):
+    for number, (pixels, infected) in enumerate(pictures.drawn(60, seed=5)):
+        file = tmp_path / ("Parasitized" if infected else "Uninfected") / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    model = bundle.load(gated_bundle)
+    patients = {
+        "patients_centre": np.zeros(13, np.float32),
+        "patients_whitening": np.eye(13, dtype=np.float32),
+        "patients_limit": np.array([limit], np.float32),
+    }
+    model = dataclasses.replace(model, fitted_ood=dataclasses.replace(model.fitted_ood, **patients))
+    scores = labelled.evaluate(model, tmp_path)
+    assert scores["foreign"] is foreign
+    assert labelled.as_text(scores).startswith(FOREIGN) is foreign
 
 
 def test_evaluate_takes_a_folder_beside_this_one_and_needs_no_tensorflow(own, model_bundle):
