@@ -313,7 +313,9 @@ def _cells(revision: Revision) -> pd.DataFrame:
 
 
 def _copies(base: Revision, branch: Revision, judged: pd.DataFrame) -> int:
-    """How many of the judged cells look like one that the branch trains on, and like none of the base's."""
+    """How many of the judged cells look like none that the base trains on, and like one that the branch does,
+    or that the network has learned from which its training starts from.
+    """
     theirs = packed.load(base.folder / paths.PACKED)
     met = np.ones(len(judged), dtype=bool)
     cells = theirs.images[packed.rows_of(theirs, judged.path)]
@@ -324,9 +326,21 @@ def _copies(base: Revision, branch: Revision, judged: pd.DataFrame) -> int:
         learnt = [held.images[row] for row in rows]
         if (revision.folder / paths.LABORATORIES).is_dir():
             learnt += list(packed.load(revision.folder / paths.LABORATORIES).images)
-        marks = fingerprints.of(learnt)
+        before = _started_with(revision)
+        if before is None:
+            return len(judged)
+        marks = np.concatenate([fingerprints.of(learnt), before])
         met &= fingerprints.known(marks, cells) == expected
     return int(met.sum())
+
+
+def _started_with(revision: Revision) -> fingerprints.Fingerprints | None:
+    """What the network has learned from that training starts from; None where that is not known."""
+    start = revision.folder / revision.params.get("train", {}).get("start", "data/start")
+    if not (start / paths.MODEL.name).is_file():
+        return fingerprints.of([])
+    file = start / bundle.PARTS["trained_on"]
+    return fingerprints.from_bytes(file.read_bytes()) if file.is_file() else None
 
 
 def _crops(raw: Path, judged: pd.DataFrame, settings: params.Params) -> list[images.Pixels]:

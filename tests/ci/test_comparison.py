@@ -13,6 +13,7 @@ from ci import comparison, rendering, revisions, verdict
 from ci.again import Output, Rerun
 from ci.comparison import Stage
 from ci.github import summary
+from malaria.bundle import fingerprints
 from malaria.params import load_params
 from tests.support import revision_folders as made
 
@@ -218,6 +219,19 @@ def test_test_cells_trained_on_as_copies_in_other_files_fail(compare):
     judged = verdict.judge(compare(branch={"found": both}), None)
     assert outcomes(judged) == ["by patient"]
     assert "10 test cells are trained on as copies" in said(judged, "by patient")
+
+
+@pytest.mark.parametrize("marks", ["none", "others", "test cells"])
+def test_a_network_to_start_from_may_know_no_test_cell(compare, tmp_path, marks):
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start/model.keras").write_bytes(b"a network")
+    # The first 24 cells are uninfected, of as many patients; the first twelve are tested.
+    known = {"others": range(1000, 1010), "test cells": range(12)}
+    if marks in known:
+        seen = fingerprints.of(made.drawn(number, False) for number in known[marks])
+        (tmp_path / "start/trained_on.npy").write_bytes(fingerprints.to_bytes(seen))
+    judged = verdict.judge(compare(branch={"changed": {"train.start": str(tmp_path / "start")}}), None)
+    assert outcomes(judged) == ([] if marks == "others" else ["by patient"])
 
 
 def test_cells_are_judged_by_the_base_s_labels(compare):
