@@ -11,6 +11,7 @@ from malaria import labels
 from malaria.cells import images
 
 from . import api, batches, cells, decoder, pictures, rendering, uploads, verdict
+from .firewall import Limits
 from .gradio_import import gr
 from .model import Model, judged
 
@@ -24,35 +25,10 @@ EXAMPLES = {
     "Out of focus": pictures.cell(59, 0),
 }
 
-# What a visitor's session keeps (thumbnails and answers) goes with his uploads.
-_KEPT_SECONDS = 3600
-
 _ESTIMATE, _LOW, _HIGH = "measured", "95 % from", "95 % to"
 
 # Gradio knows by a parameter's default that a function wants to report how far it is.
 _PROGRESS = gr.Progress()
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much at once: events judged side by side, and events that may wait; how long uploads are kept.
-
-    A request's body has `body_seconds` to come; all plain ones that are held at a time have `bodies` bytes.
-    A probe waits `probe_seconds` for its turn. Uploads are kept in `room` bytes. `hosts`, `frames` and
-    `account` as Firewall has them; `root_path` is the path at which a proxy in front shows the page.
-    """
-
-    at_once: int = 4
-    waiting: int = 100
-    kept_seconds: int = _KEPT_SECONDS
-    body_seconds: float = 60
-    bodies: int = 256 * 2**20
-    probe_seconds: float = 5
-    room: int = 2**30
-    hosts: tuple[str, ...] = ()
-    frames: tuple[str, ...] = ()
-    account: str = ""
-    root_path: str | None = None
 
 
 @dataclass(frozen=True)

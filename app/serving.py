@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.routing import Router
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -35,18 +36,13 @@ _MOST_FILES = 4096
 _DRAIN_SECONDS = 4
 
 
-def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: page.Limits) -> Starlette:
+def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: firewall.Limits) -> Starlette:
     """The application; uploads are kept in `folder`."""
     asgi = Starlette(
         routes=plain.routes(models, folder, limits),
         middleware=[
-            Middleware(
-                firewall.Firewall,
-                seconds=limits.body_seconds,
-                hosts=limits.hosts,
-                frames=limits.frames,
-                account=limits.account,
-            )
+            Middleware(firewall.Firewall, limits=limits),
+            Middleware(RequestBodyLimitMiddleware, max_body_size=firewall.MOST_UPLOAD),
         ],
     )
     asgi.router.redirect_slashes = False
@@ -63,7 +59,6 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: pa
         show_error=False,
         ssr_mode=False,
         mcp_server=False,
-        enable_monitoring=False,
         pwa=False,
         root_path=limits.root_path,
     )
@@ -83,7 +78,7 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: pa
     functions = frozenset([*blocks.fns, *(str(function.api_name) for function in blocks.fns.values())])
     # In place of the mount, which would answer at every path.
     gradio = asgi.routes.pop().app  # type: ignore[attr-defined]
-    asgi.mount("/", firewall.Gate(gradio, folder, functions, limits.room, limits.kept_seconds))
+    asgi.mount("/", firewall.Gate(gradio, folder, functions, limits))
     return asgi
 
 

@@ -554,8 +554,8 @@ RULES = (
         "tests/ci/test_drift.py test_a_distance_at_the_limit_has_not_drifted",
         (
             "beyond the limit is drift",
-            "for quantity in found.quantities if quantity.distance > limit",
-            "for quantity in found.quantities if quantity.distance >= limit",
+            "found.looks.distance > limit",
+            "found.looks.distance >= limit",
         ),
     ),
     *of(
