@@ -6,7 +6,6 @@ annotated tag malaria-cells@v1.2.0, whose message is the release notes: figures,
 last release. Nothing is published: the last line says how.
 """
 
-import argparse
 import json
 import re
 import sys
@@ -14,7 +13,7 @@ import sys
 from ci import outputs
 from ci.github import summary
 from malaria import bundle, paths, programs, tables
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 from malaria.evaluate import evaluation, metrics
 
@@ -25,11 +24,7 @@ _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m ci.release",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options("ci.release", __doc__)
     parser.add_argument("version", help="as 1.2.0: semantic versioning")
     parser.add_argument(
         "--override", metavar="REASON", help="release although the gate fails; the notes carry the reason"

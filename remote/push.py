@@ -7,18 +7,12 @@ With --verify every object in the remote is read first and compared with its has
 again. DVC itself takes what exists for good.
 """
 
-import argparse
-
-from malaria.command import end_with
+from malaria.command import end_with, options
 from remote import storage
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m remote.push",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options("remote.push", __doc__)
     parser.add_argument("--verify", action="store_true", help="as much traffic as a whole pull")
     push(verify=parser.parse_args().verify)
     return 0
