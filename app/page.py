@@ -82,7 +82,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                     files = gr.UploadButton(
                         "Choose cells", file_count="multiple", variant="primary", elem_id="upload"
                     )
-                    gr.HTML(rendering.limits())
+                    gr.HTML(rendering.render("limits.html.j2", uploads=uploads))
                 with gr.Row(elem_id="examples"):
                     examples = [
                         gr.Button(name, elem_id=f"example-{number}", elem_classes="mc-example", min_width=90)
@@ -117,15 +117,15 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                     synthetic = gr.Button("Draw synthetic cells", visible=not source.synthetic)
                 board = gr.HTML("<p>Press “Draw new cells” to begin.</p>", elem_id="board")
             with gr.Tab("About"):
-                gr.HTML(rendering.about(models))
                 for one in models:
+                    gr.Markdown(rendering.render("about.md.j2", model=one), elem_classes="mc-card mc-facts")
                     curves(one)
                     gr.Markdown(one.card, elem_classes="mc-card")
         with gr.Accordion("Settings", open=False):
             point = gr.Radio(
                 [(verdict.cost(point, model.points), place) for place, point in enumerate(model.points)],
                 value=model.points.index(verdict.HALF), label="Operating point", elem_id="operating-point",
-                info=rendering.operating_point(model),
+                info=rendering.render("operating_point.html.j2", figures=model.figures),
             )  # fmt: skip
         gr.HTML('<p class="mc-small"><a href="?view=api">For programs</a></p>')
 
@@ -277,7 +277,8 @@ class Responses:
                 with decoder.fresh(self.model.limits, api.left()) as decode:
                     pixels = uploads.again(shown.files, decode, shown.number)
         except images.Unreadable as error:
-            return rendering.refusal(verdict.unreadable(error.reason), place, one.name)
+            said = verdict.unreadable(error.reason)
+            return rendering.render("refusal.html.j2", said=said, place=place, name=one.name)
         return rendering.cell(self.models, pixels, one, point, place)
 
     def table(self, shown: Shown | None, place: object, unsure: bool) -> tuple[Any, Any]:
