@@ -1,11 +1,11 @@
 """Plain HTTP for programs and probes: a picture or a zip as the request's body, an answer in JSON."""
 
 import asyncio
-import functools
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Door:
             whole = bytes(body)
             # What waits for its turn is held once.
             body.clear()
-            return JSONResponse(await self._turn(request, functools.partial(judge, whole, point)))
+            return JSONResponse(await self._turn(request, partial(judge, whole, point)))
         except ClientDisconnect:
             raise HTTPException(400, "The client has gone.") from None
         finally:
@@ -101,12 +101,6 @@ def routes(models: Sequence[Model], folder: Path, limits: Limits) -> list[Route]
             file.flush()
             return api.many_cells(models, [("upload", Path(file.name))], point, gone.is_set)
 
-    async def classify(request: Request) -> JSONResponse:
-        return await door.judged(request, one_cell)
-
-    async def classify_batch(request: Request) -> JSONResponse:
-        return await door.judged(request, many_cells)
-
     async def healthz(_: Request) -> JSONResponse:
         # Where a probe waits in vain for its turn, others do, too.
         with anyio.move_on_after(limits.probe_seconds):
@@ -125,7 +119,9 @@ def routes(models: Sequence[Model], folder: Path, limits: Limits) -> list[Route]
         return JSONResponse(api.model_info(models))
 
     return [
-        Route("/classify", classify, methods=["POST"], max_body_size=uploads.MOST_BYTES),
-        Route("/classify_batch", classify_batch, methods=["POST"], max_body_size=uploads.MOST_BYTES),
+        *(
+            Route(path, partial(door.judged, judge=judge), methods=["POST"], max_body_size=uploads.MOST_BYTES)
+            for path, judge in (("/classify", one_cell), ("/classify_batch", many_cells))
+        ),
         *(Route(f"/{known.__name__}", known) for known in (healthz, version, model_info)),
     ]

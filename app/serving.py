@@ -38,15 +38,23 @@ _DRAIN_SECONDS = 4
 
 def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: firewall.Limits) -> Starlette:
     """The application; uploads are kept in `folder`."""
+    blocks = page.build(models, source, folder, limits)
+
+    @contextlib.asynccontextmanager
+    async def live(_: Starlette) -> AsyncIterator[None]:
+        yield
+        # Gradio's queue would go on, and keep all of this in memory.
+        blocks.close(verbose=False)
+
     asgi = Starlette(
         routes=plain.routes(models, folder, limits),
         middleware=[
             Middleware(firewall.Firewall, limits=limits),
             Middleware(RequestBodyLimitMiddleware, max_body_size=firewall.MOST_UPLOAD),
         ],
+        lifespan=live,
     )
     asgi.router.redirect_slashes = False
-    blocks = page.build(models, source, folder, limits)
     gr.mount_gradio_app(
         asgi,
         blocks,
@@ -62,16 +70,6 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
         pwa=False,
         root_path=limits.root_path,
     )
-    mounted = asgi.router.lifespan_context
-
-    @contextlib.asynccontextmanager
-    async def live(_: Starlette) -> AsyncIterator[None]:
-        async with mounted(asgi):
-            yield
-        # Gradio's queue would go on, and keep all of this in memory.
-        blocks.close(verbose=False)
-
-    asgi.router.lifespan_context = live
     # Mounted, Gradio believes that it has not started, and then skips its checks of the files that a
     # request names.
     blocks.has_launched = True
