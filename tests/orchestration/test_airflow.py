@@ -75,7 +75,9 @@ class Airflow:
         """Run the DAG to its end; each task's state."""
         known = self.runs()
         # No task of a run before the DAG's start is run.
-        self.call("airflow", "dags", "test", "malaria_cells", ok=False, MALARIA_START="2026-01-05T12:00:00+00:00")
+        self.call(
+            "airflow", "dags", "test", "malaria_cells", ok=False, MALARIA_START="2026-01-05T12:00:00+00:00"
+        )
         (latest,) = self.runs() - known
         with sqlite3.connect(self.home / "airflow.db") as database:
             rows = database.execute("select task_id, state from task_instance where run_id = ?", [latest])
