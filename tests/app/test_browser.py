@@ -337,7 +337,7 @@ def test_about_says_what_the_model_is_once_with_curves_clear_of_the_frame(visit,
     page.get_by_role("tab", name="About").click()
     page.wait_for_selector(".mc-card")
     page.locator("canvas, svg.marks").nth(1).wait_for()
-    assert page.locator(".mc-facts").count() == 1
+    assert page.locator(".mc-facts table").count() == 1
     text = page.locator("body").inner_text()
     assert not {"folder", "labels_file", "divide"} & set(re.findall(r"\w+", text))
 
