@@ -109,7 +109,7 @@ node_modules/.installed: package-lock.json
 	touch $@
 
 report: env  ## compare the model here with that of BASE (main): reports/ci/report.html
-	python -m ci.report --base $(or $(BASE),main)
+	python -m ci.gate --report --base $(or $(BASE),main)
 
 gate: env  ## whether the model here may replace that of BASE (main)
 	python -m ci.gate --base $(or $(BASE),main)
@@ -230,7 +230,8 @@ lock:  #+ resolve pyproject.toml into requirements.lock, its parts for images, a
 	$(COMPILE) orchestration/airflow/requirements.in -o orchestration/airflow/requirements.lock
 
 advisories: env  #+ look up what is known against the packages of the lock files (needs network)
-	python -m ci.advisories
+	python -m pip_audit --strict --disable-pip --require-hashes --progress-spinner off \
+		-r requirements.lock -r orchestration/airflow/requirements.lock
 
 # Folds, ablations and benchmarks took hours, and are taken up again where they fit.
 clean:  #+ remove what the pipeline and the tools made; .venv, DVC's cache and the results of long runs stay

@@ -101,7 +101,7 @@ def serve(arguments: argparse.Namespace) -> int:
     try:
         from malaria import bundle
 
-        from . import cells, current, decoder, logs, page, serving
+        from . import cells, current, decoder, firewall, logs, serving
         from .model import Model, open_model, told_apart
         from .revisions import fetch
     except ModuleNotFoundError as error:
@@ -122,7 +122,7 @@ def serve(arguments: argparse.Namespace) -> int:
         return told_apart(first, compared) if compared else [first]
 
     source = cells.find(arguments.cells)
-    limits = page.Limits(
+    limits = firewall.Limits(
         arguments.concurrency,
         arguments.queue,
         arguments.keep,

@@ -1,13 +1,14 @@
 """Many cells at once: judged one after the other, and counted with the caution that counts need."""
 
 import io
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from malaria import predict
-from malaria.cells import images
+from malaria.cells.images import Unreadable
 from malaria.cells.prepared import Prepared
 from malaria.labels import PARASITIZED
 
@@ -63,48 +64,32 @@ class Row(predict.Row):
     date: str
 
 
-@dataclass(frozen=True)
-class _Waiting:
-    """One image of a batch before it is judged; `crops`: for each model, none where it cannot be read."""
-
-    name: str
-    thumbnail: str
-    crops: tuple[Prepared, ...]
-    reason: str
-
-
 # Cells that wait for one call of the network.
 _CHUNK = 32
 
 
 def judge(models: Sequence[Model], batch: Iterable[uploads.Upload]) -> Iterator[Judged]:
     """The models' answers for each upload, in their order."""
-    waiting: list[_Waiting] = []
-    for upload in batch:
-        waiting.append(_small(models, upload))
-        if len(waiting) == _CHUNK:
-            yield from _answered(models, waiting)
-            waiting = []
-    yield from _answered(models, waiting)
+    images = (_small(models, upload) for upload in batch)
+    while waiting := list(itertools.islice(images, _CHUNK)):
+        cells = [crops for _, crops in waiting if crops]
+        asked = [model.judge.ask([crops[number] for crops in cells]) for number, model in enumerate(models)]
+        answers = zip(*asked, strict=True)
+        for one, crops in waiting:
+            yield replace(one, answers=next(answers)) if crops else one
 
 
-def _small(models: Sequence[Model], upload: uploads.Upload) -> _Waiting:
-    """What is needed of an upload: a chunk of large pictures would take hundreds of megabytes."""
+def _small(models: Sequence[Model], upload: uploads.Upload) -> tuple[Judged, list[Prepared]]:
+    """An upload without answers, and its crop as each model takes it, where it can be read: a chunk of large
+    pictures would take hundreds of megabytes.
+    """
     try:
         crop = upload.read()
-    except images.Unreadable as error:
-        return _Waiting(upload.name, "", (), error.reason)
+    except Unreadable as error:
+        return Judged(upload.name, "", (), error.reason), []
     thumbnail = pictures.data_uri(crop.pixels, pictures.THUMBNAIL)
-    judged = tuple(model.judge.crop(crop.pixels) for model in models)
-    return _Waiting(upload.name, thumbnail, judged, "; ".join(crop.notes))
-
-
-def _answered(models: Sequence[Model], batch: Sequence[_Waiting]) -> Iterator[Judged]:
-    cells = [one.crops for one in batch if one.crops]
-    asked = [model.judge.ask([crops[number] for crops in cells]) for number, model in enumerate(models)]
-    answers = zip(*asked, strict=True)
-    for one in batch:
-        yield Judged(one.name, one.thumbnail, next(answers) if one.crops else (), one.reason)
+    crops = [model.judge.crop(crop.pixels) for model in models]
+    return Judged(upload.name, thumbnail, (), "; ".join(crop.notes)), crops
 
 
 def verdicts(

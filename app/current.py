@@ -29,27 +29,20 @@ _COOKIE = "malaria_page"
 _KEPT = 2
 
 
-@dataclass(frozen=True)
-class Application:
-    """An application that runs; `end` ends it."""
-
-    asgi: Starlette
-    end: contextlib.AsyncExitStack
-
-
 @dataclass
 class Current:
     """ASGI application (`asgi`) of the models that `opened` gives, also once `folder` holds another bundle.
 
     make: the application of models.
     folder: a bundle's, looked at every so many seconds; None for one that never changes.
+    _kept: applications that run, each with what ends it, by what the cookie of their pages says.
     """
 
     opened: Callable[[], list[Model]]
     make: Callable[[list[Model]], Starlette]
     folder: Path | None = None
     seconds: float = 5
-    _kept: dict[str, Application] = field(default_factory=dict)
+    _kept: dict[str, tuple[Starlette, contextlib.AsyncExitStack]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Before it is opened: one that comes meanwhile is another.
@@ -66,8 +59,8 @@ class Current:
             yield
         finally:
             watching.cancel()
-            for application in self._kept.values():
-                await application.end.aclose()
+            for _, running in self._kept.values():
+                await running.aclose()
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
         newest = list(self._kept)[-1]
@@ -80,15 +73,17 @@ class Current:
                 headers.append("set-cookie", f"{_COOKIE}={newest}; HttpOnly; SameSite=Strict; Path=/")
             await send(message)
 
-        await self._kept.get(asked or newest, self._kept[newest]).asgi(scope, receive, marked)
+        application, _ = self._kept.get(asked or newest, self._kept[newest])
+        await application(scope, receive, marked)
 
     async def _take(self, asgi: Starlette) -> None:
         """Have requests answered by this application from now on."""
-        end = contextlib.AsyncExitStack()
-        await end.enter_async_context(asgi.router.lifespan_context(asgi))
-        self._kept[secrets.token_hex(8)] = Application(asgi, end)
+        running = contextlib.AsyncExitStack()
+        await running.enter_async_context(asgi.router.lifespan_context(asgi))
+        self._kept[secrets.token_hex(8)] = asgi, running
         if len(self._kept) > _KEPT:
-            await self._kept.pop(next(iter(self._kept))).end.aclose()
+            _, ended = self._kept.pop(next(iter(self._kept)))
+            await ended.aclose()
 
     async def _watch(self) -> None:
         before = self._tried

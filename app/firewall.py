@@ -23,6 +23,7 @@ import anyio
 import anyio.to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -47,7 +48,7 @@ _READ = re.compile(
     rf"|{_API}/(info/?|openapi\.json|startup-events|app_id/?|user/?|theme\.css|upload_progress)"
     rf"|{_API}/(heartbeat/[^/]+|queue/(data|status)|call/[^/]+/[^/]+)"
 )
-_ASK = re.compile(rf"{_API}/(queue/join|cancel|reset/?|call/(?P<name>[^/]+))")
+_ASK = re.compile(rf"{_API}/(queue/join|cancel|reset/?|call/[^/]+)")
 
 # The page must not ask any other host for anything, whatever Gradio or an uploaded file would have it do.
 _HEADERS = {
@@ -58,11 +59,37 @@ _HEADERS = {
 }
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Events judged side by side, and events that may wait; who may ask, and how much is kept.
+
+    A request's body has `body_seconds` to come; all plain ones that are held at a time have `bodies` bytes.
+    A probe waits `probe_seconds` for its turn. Uploads, and what a visitor's session keeps of them, are kept
+    for `kept_seconds`, uploads in `room` bytes. `root_path` is where a proxy in front shows the page.
+
+    hosts: names with a dot that this server goes by.
+    frames: origins whose pages may show this one in a frame.
+    account: `USER:PASSWORD` that every request must bring; empty where none is asked for.
+    """
+
+    at_once: int = 4
+    waiting: int = 100
+    kept_seconds: int = 3600
+    body_seconds: float = 60
+    bodies: int = 256 * 2**20
+    probe_seconds: float = 5
+    room: int = 2**30
+    hosts: tuple[str, ...] = ()
+    frames: tuple[str, ...] = ()
+    account: str = ""
+    root_path: str | None = None
+
+
 @dataclass
 class Gate:
     """ASGI application: Gradio's, asked only for what the page needs, with files that were uploaded here.
 
-    folder: where uploads lie, in all at most `room` bytes for at most `seconds`.
+    folder: where uploads lie.
     functions: the names of what can be asked, and Gradio's numbers for them.
     coming: bytes of uploads that are on their way.
     """
@@ -70,37 +97,35 @@ class Gate:
     gradio: Application
     folder: Path
     functions: frozenset[object]
-    room: int
-    seconds: float
+    limits: Limits
     coming: int = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         path, posted = scope["path"], scope["method"] == "POST"
         if posted and path == f"{_API}/upload":
             await self._upload(scope, receive, send)
-            return
-        if posted and (asked := _ASK.fullmatch(path)):
-            receive = await self._checked(scope, receive, asked)
+        elif posted and _ASK.fullmatch(path):
+            await RequestBodyLimitMiddleware(self._ask, MOST_JSON)(scope, receive, send)
         elif posted or not (_READ.fullmatch(path) or path.startswith(f"{_API}/file={self.folder}/")):
             raise HTTPException(404)
-        await self.gradio(scope, receive, send)
+        else:
+            await self.gradio(scope, receive, send)
 
     async def _upload(self, scope: Message, receive: Receive, send: Send) -> None:
         size = min(int(Headers(scope=scope).get("content-length", MOST_UPLOAD)), MOST_UPLOAD)
         self.coming += size
         try:
             # The other half is for what is here, and may be on its way no more.
-            if self.coming > self.room // 2:
+            room, seconds = self.limits.room, self.limits.kept_seconds
+            if self.coming > room // 2:
                 raise HTTPException(503, "Too much is being sent at once: ask again later.")
-            await anyio.to_thread.run_sync(
-                uploads.make_room, self.folder, self.room - self.coming, self.seconds
-            )
+            await anyio.to_thread.run_sync(uploads.make_room, self.folder, room - self.coming, seconds)
             await self.gradio(scope, receive, send)
         finally:
             self.coming -= size
 
-    async def _checked(self, scope: Message, receive: Receive, asked: re.Match[str]) -> Receive:
-        body = await Request(scope, bounded(receive, MOST_JSON)).body()
+    async def _ask(self, scope: Message, receive: Receive, send: Send) -> None:
+        body = await Request(scope, receive).body()
         try:
             content = json.loads(body, object_hook=self._own)
         except (ValueError, RecursionError):
@@ -109,15 +134,16 @@ class Gate:
             raise HTTPException(400, f"A file of this request is {error.reason}.") from None
         if not isinstance(content, dict):
             raise HTTPException(400, "The body must be a JSON object.")
-        function = content.get("fn_index") if asked[1] == "queue/join" else asked["name"]
-        if function not in self.functions and asked[1].startswith(("queue", "call")):
+        *_, route, name = scope["path"].split("/")
+        function = content.get("fn_index") if route == "queue" else name
+        if function not in self.functions and route in ("queue", "call"):
             raise HTTPException(400, "There is no such function here.")
         left = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def again() -> Message:
             return left.pop() if left else await receive()
 
-        return again
+        await self.gradio(scope, again, send)
 
     def _own(self, content: dict[str, Any]) -> dict[str, Any]:
         """An object of a request, whose `path` Gradio might take for a file's."""
@@ -128,28 +154,19 @@ class Gate:
 
 @dataclass(frozen=True)
 class Firewall:
-    """ASGI middleware: who may ask, bounds on what is sent, refusals in one shape, headers, a log.
-
-    seconds: that a request's body may take to come.
-    hosts: names with a dot that this server goes by.
-    frames: origins whose pages may show this one in a frame.
-    account: `USER:PASSWORD` that every request must bring; empty where none is asked for.
-    """
+    """ASGI middleware: who may ask, how long sending may take, refusals in one shape, headers, a log."""
 
     app: Application
-    seconds: float
-    hosts: tuple[str, ...] = ()
-    frames: tuple[str, ...] = ()
-    account: str = ""
+    limits: Limits
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, answer = time.perf_counter(), Answer(send, " ".join(self.frames) or "'none'")
+        began, answer = time.perf_counter(), Answer(send, " ".join(self.limits.frames) or "'none'")
         try:
             self._check(scope["method"], Headers(scope=scope))
-            await self.app(scope, bounded(receive, MOST_UPLOAD, self.seconds), answer)
+            await self.app(scope, in_time(receive, self.limits.body_seconds), answer)
         except HTTPException as error:
             refusal = JSONResponse({"error": error.detail}, error.status_code, error.headers)
             await refusal(scope, receive, answer)
@@ -160,13 +177,13 @@ class Firewall:
 
     def _check(self, method: str, headers: Headers) -> None:
         host = headers.get("host", "")
-        if not served_as(host, self.hosts):
+        if not served_as(host, self.limits.hosts):
             raise HTTPException(403, "This server goes by another name: start it with --allow-host NAME.")
         origin = headers.get("origin")
         if method not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
             raise HTTPException(403, "Pages of other sites may send nothing here.")
-        if self.account:
-            wanted = b"Basic " + base64.b64encode(self.account.encode())
+        if account := self.limits.account:
+            wanted = b"Basic " + base64.b64encode(account.encode())
             if not secrets.compare_digest(headers.get("authorization", "").encode(), wanted):
                 asking = {"www-authenticate": 'Basic realm="Malaria cells", charset="UTF-8"'}
                 raise HTTPException(401, "Name and password are needed here.", asking)
@@ -200,24 +217,20 @@ class Answer:
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.status, self.started = message["status"], message
             self.headers = MutableHeaders(raw=list(message.get("headers", ())))
             self.headers.update(_HEADERS)
             self.headers["content-security-policy"] += f"; frame-ancestors {self.frames}"
             message["headers"] = self.headers.raw
-            if self.status < 400:
-                await self.send(message)
-        elif self.status < 400:
+        if self.status < 400:
             await self.send(message)
-        else:
-            self.said += message.get("body", b"")
-            if not message.get("more_body"):
-                refusal = JSONResponse({"error": self._sentence()}, self.status)
-                self.headers.update(refusal.headers)
-                await self.send(
-                    {"type": "http.response.start", "status": self.status, "headers": self.headers.raw}
-                )
-                await self.send({"type": "http.response.body", "body": refusal.body})
+            return
+        self.said += message.get("body", b"")
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            refusal = JSONResponse({"error": self._sentence()})
+            self.headers.update(refusal.headers)
+            await self.send(self.started)
+            await self.send({**message, "body": refusal.body})
 
     def _sentence(self) -> str:
         """What was said, by Starlette in plain text, by Gradio and FastAPI in JSON of their own."""
@@ -230,12 +243,12 @@ class Answer:
         return content if isinstance(content, str) and content else HTTPStatus(self.status).phrase
 
 
-def bounded(receive: Receive, most: int, seconds: float = math.inf) -> Receive:
-    """ASGI's `receive`, for a body of `most` bytes that is here within so many seconds."""
-    taken, deadline = 0, anyio.current_time() + seconds
+def in_time(receive: Receive, seconds: float) -> Receive:
+    """ASGI's `receive`, for a body that is here within so many seconds."""
+    deadline = anyio.current_time() + seconds
 
-    async def receive_bounded() -> Message:
-        nonlocal taken, deadline
+    async def receive_in_time() -> Message:
+        nonlocal deadline
         try:
             with anyio.fail_after(deadline - anyio.current_time()):
                 message = await receive()
@@ -246,10 +259,6 @@ def bounded(receive: Receive, most: int, seconds: float = math.inf) -> Receive:
         if not message.get("more_body"):
             # What comes after the body is that the client has gone, whenever it does.
             deadline = math.inf
-        taken += len(message.get("body", b""))
-        if taken > most:
-            # Starlette turns this into an answer wherever the body is read.
-            raise HTTPException(413, f"More than {most // 2**20} MB at once.")
         return message
 
-    return receive_bounded
+    return receive_in_time

@@ -91,18 +91,18 @@ def open_model(folder: Path, carried_by: git_origin.Origin | None = None, *, bat
     """
     opened = bundle.load(folder)
     record = opened.record
-    figures = bundle.part(folder, record, "figures")
+    written = bundle.part(folder, record, "figures")
+    figures = None if written is None else json.loads(written)
     known = bundle.part(folder, record, "trained_on")
-    scores = None if figures is None else judged(json.loads(figures))
     card = folder / bundle.CARD
     if not card.is_file():
         raise UserError(f"{folder} is incomplete, without {bundle.CARD}: fetch or export the bundle again.")
     return Model(
         judge=Judge(opened, batch),
-        points=verdict.points(record, scores),
+        points=verdict.points(record, figures and judged(figures)),
         origin=carried_by or git_origin.of(folder),
         card=card.read_text(encoding="utf-8"),
-        figures=None if figures is None else json.loads(figures),
+        figures=figures,
         trained_on=None if known is None else fingerprints.from_bytes(known),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -112,11 +112,10 @@ def told_apart(model: Model, other: Model) -> list[Model]:
     """Both, to be shown beside each other; the network's hash tells what has the same name apart."""
     if model.title != other.title:
         return [model, other]
+    names = (f"{one.title} (network {one.record.hashes['network'][:8]})" for one in (model, other))
     return [
-        replace(
-            one, origin=replace(one.origin, named=f"{one.title} (network {one.record.hashes['network'][:8]})")
-        )
-        for one in (model, other)
+        replace(one, origin=replace(one.origin, named=name))
+        for one, name in zip((model, other), names, strict=True)
     ]
 
 
@@ -137,14 +136,14 @@ def info(model: Model) -> dict[str, Any]:
         "labels": list(record.labels),
         "positive": record.positive,
         "operating_points": [
-            {"name": point.name, "threshold": point.threshold, "specificity": point.specificity}
+            {name: getattr(point, name) for name in ("name", "threshold", "specificity")}
             for point in model.points
         ],
         "hashes": record.hashes,
         "manifest": model.manifest,
         "since": model.since,
         "newer_is_damaged": model.newer_is_damaged,
-        "figures": None if model.figures is None else judged(model.figures),
+        "figures": model.scores,
         "note": verdict.RESEARCH,
     }
 

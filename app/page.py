@@ -11,6 +11,7 @@ from malaria import labels
 from malaria.cells import images
 
 from . import api, batches, cells, decoder, pictures, rendering, uploads, verdict
+from .firewall import Limits
 from .gradio_import import gr
 from .model import Model, judged
 
@@ -24,35 +25,10 @@ EXAMPLES = {
     "Out of focus": pictures.cell(59, 0),
 }
 
-# What a visitor's session keeps (thumbnails and answers) goes with his uploads.
-_KEPT_SECONDS = 3600
-
 _ESTIMATE, _LOW, _HIGH = "measured", "95 % from", "95 % to"
 
 # Gradio knows by a parameter's default that a function wants to report how far it is.
 _PROGRESS = gr.Progress()
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much at once: events judged side by side, and events that may wait; how long uploads are kept.
-
-    A request's body has `body_seconds` to come; all plain ones that are held at a time have `bodies` bytes.
-    A probe waits `probe_seconds` for its turn. Uploads are kept in `room` bytes. `hosts`, `frames` and
-    `account` as Firewall has them; `root_path` is the path at which a proxy in front shows the page.
-    """
-
-    at_once: int = 4
-    waiting: int = 100
-    kept_seconds: int = _KEPT_SECONDS
-    body_seconds: float = 60
-    bodies: int = 256 * 2**20
-    probe_seconds: float = 5
-    room: int = 2**30
-    hosts: tuple[str, ...] = ()
-    frames: tuple[str, ...] = ()
-    account: str = ""
-    root_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +82,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                     files = gr.UploadButton(
                         "Choose cells", file_count="multiple", variant="primary", elem_id="upload"
                     )
-                    gr.HTML(rendering.limits())
+                    gr.HTML(rendering.render("limits.html.j2", uploads=uploads))
                 with gr.Row(elem_id="examples"):
                     examples = [
                         gr.Button(name, elem_id=f"example-{number}", elem_classes="mc-example", min_width=90)
@@ -141,15 +117,15 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                     synthetic = gr.Button("Draw synthetic cells", visible=not source.synthetic)
                 board = gr.HTML("<p>Press “Draw new cells” to begin.</p>", elem_id="board")
             with gr.Tab("About"):
-                gr.HTML(rendering.about(models))
                 for one in models:
+                    gr.Markdown(rendering.render("about.md.j2", model=one), elem_classes="mc-card mc-facts")
                     curves(one)
                     gr.Markdown(one.card, elem_classes="mc-card")
         with gr.Accordion("Settings", open=False):
             point = gr.Radio(
                 [(verdict.cost(point, model.points), place) for place, point in enumerate(model.points)],
                 value=model.points.index(verdict.HALF), label="Operating point", elem_id="operating-point",
-                info=rendering.operating_point(model),
+                info=rendering.render("operating_point.html.j2", figures=model.figures),
             )  # fmt: skip
         gr.HTML('<p class="mc-small"><a href="?view=api">For programs</a></p>')
 
@@ -301,7 +277,8 @@ class Responses:
                 with decoder.fresh(self.model.limits, api.left()) as decode:
                     pixels = uploads.again(shown.files, decode, shown.number)
         except images.Unreadable as error:
-            return rendering.refusal(verdict.unreadable(error.reason), place, one.name)
+            said = verdict.unreadable(error.reason)
+            return rendering.render("refusal.html.j2", said=said, place=place, name=one.name)
         return rendering.cell(self.models, pixels, one, point, place)
 
     def table(self, shown: Shown | None, place: object, unsure: bool) -> tuple[Any, Any]:

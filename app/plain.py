@@ -1,11 +1,11 @@
 """Plain HTTP for programs and probes: a picture or a zip as the request's body, an answer in JSON."""
 
 import asyncio
-import functools
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from . import api, page, pictures, uploads, verdict
+from .firewall import Limits
 from .model import Model, info
 
 Judging = Callable[[bytes, verdict.Point, threading.Event], dict[str, Any]]
@@ -26,7 +27,7 @@ Judging = Callable[[bytes, verdict.Point, threading.Event], dict[str, Any]]
 class Door:
     """Lets so many judge side by side, beside Gradio's queue, which counts what comes through the page."""
 
-    limits: page.Limits
+    limits: Limits
     places: anyio.CapacityLimiter
     held: int = 0  # bytes of bodies that are here, or on their way
 
@@ -41,8 +42,6 @@ class Door:
                 body += chunk
                 size += len(chunk)
                 self.held += len(chunk)
-                if size > uploads.MOST_BYTES:
-                    raise HTTPException(413, f"More than {uploads.MOST_BYTES // 2**20} MB at once.")
                 if self.held > self.limits.bodies:
                     raise HTTPException(503, "Too much is being sent at once: ask again later.")
             if self.places.statistics().tasks_waiting >= self.limits.waiting:
@@ -50,7 +49,7 @@ class Door:
             whole = bytes(body)
             # What waits for its turn is held once.
             body.clear()
-            return JSONResponse(await self._turn(request, functools.partial(judge, whole, point)))
+            return JSONResponse(await self._turn(request, partial(judge, whole, point)))
         except ClientDisconnect:
             raise HTTPException(400, "The client has gone.") from None
         finally:
@@ -88,7 +87,7 @@ def _asked(request: Request) -> verdict.Point:
     return api.chosen(request.query_params.get("threshold", 0.5))
 
 
-def routes(models: Sequence[Model], folder: Path, limits: page.Limits) -> list[Route]:
+def routes(models: Sequence[Model], folder: Path, limits: Limits) -> list[Route]:
     """The routes; bodies that are zips lie in `folder` while they are judged."""
     door = Door(limits, anyio.CapacityLimiter(limits.at_once))
     probe = pictures.encoded(page.EXAMPLES["Healthy"])
@@ -102,12 +101,6 @@ def routes(models: Sequence[Model], folder: Path, limits: page.Limits) -> list[R
             file.flush()
             return api.many_cells(models, [("upload", Path(file.name))], point, gone.is_set)
 
-    async def classify(request: Request) -> JSONResponse:
-        return await door.judged(request, one_cell)
-
-    async def classify_batch(request: Request) -> JSONResponse:
-        return await door.judged(request, many_cells)
-
     async def healthz(_: Request) -> JSONResponse:
         # Where a probe waits in vain for its turn, others do, too.
         with anyio.move_on_after(limits.probe_seconds):
@@ -119,24 +112,16 @@ def routes(models: Sequence[Model], folder: Path, limits: page.Limits) -> list[R
 
     def version(_: Request) -> JSONResponse:
         known = info(models[0])
-        names = (
-            "app",
-            "name",
-            "version",
-            "revision",
-            "date",
-            "hashes",
-            "manifest",
-            "since",
-            "newer_is_damaged",
-        )
-        return JSONResponse({name: known[name] for name in names})
+        names = "app name version revision date hashes manifest since newer_is_damaged"
+        return JSONResponse({name: known[name] for name in names.split()})
 
     def model_info(_: Request) -> JSONResponse:
         return JSONResponse(api.model_info(models))
 
     return [
-        Route("/classify", classify, methods=["POST"]),
-        Route("/classify_batch", classify_batch, methods=["POST"]),
+        *(
+            Route(path, partial(door.judged, judge=judge), methods=["POST"], max_body_size=uploads.MOST_BYTES)
+            for path, judge in (("/classify", one_cell), ("/classify_batch", many_cells))
+        ),
         *(Route(f"/{known.__name__}", known) for known in (healthz, version, model_info)),
     ]

@@ -9,7 +9,7 @@ from typing import Any
 from malaria import templates
 from malaria.cells import images
 
-from . import batches, cells, heatmap, pictures, uploads, verdict
+from . import batches, cells, heatmap, pictures, verdict
 from .inference import Answer
 from .model import Model
 
@@ -18,7 +18,8 @@ _ENVIRONMENT = templates.environment(_TEMPLATES, autoescape=True)
 _ENVIRONMENT.filters["p"] = verdict.number
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """A template, filled."""
     return _ENVIRONMENT.get_template(template).render(**values)
 
 
@@ -29,7 +30,7 @@ def text(name: str) -> str:
 
 def header(models: Sequence[Model]) -> str:
     """Title, what to do, and what a visitor must know of the models first."""
-    return _render("header.html.j2", models=models, research=verdict.RESEARCH)
+    return render("header.html.j2", models=models, research=verdict.RESEARCH)
 
 
 def cell(
@@ -51,7 +52,7 @@ def cell(
         for model, answer in zip(models, judged.answers, strict=True)
     ]
     picture = pictures.data_uri(pixels, pictures.SHOWN)
-    return _render("cell.html.j2", columns=columns, picture=picture, name=judged.name, place=place)
+    return render("cell.html.j2", columns=columns, picture=picture, name=judged.name, place=place)
 
 
 def _heat(pixels: images.Pixels, answer: Answer) -> str:
@@ -59,21 +60,6 @@ def _heat(pixels: images.Pixels, answer: Answer) -> str:
     if answer.rejected or answer.map is None or not heatmap.decides(answer):
         return ""
     return pictures.data_uri(heatmap.overlay(pixels, answer.map), pictures.SHOWN)
-
-
-def refusal(said: verdict.Verdict, place: str = "", name: str = "") -> str:
-    """Why a file cannot be judged."""
-    return _render("refusal.html.j2", said=said, place=place, name=name)
-
-
-def limits() -> str:
-    """What the page takes, said before anybody brings it."""
-    return _render("limits.html.j2", cells=uploads.MOST_CELLS, megabytes=uploads.MOST_BYTES // 2**20)
-
-
-def operating_point(model: Model) -> str:
-    """What the operating points are, and on what cells they were fixed."""
-    return _render("operating_point.html.j2", figures=model.figures)
 
 
 def batch(
@@ -95,7 +81,7 @@ def batch(
         for model, verdicts in zip(models, said, strict=True)
         for row in batches.rows(model, judged, verdicts, point)
     )
-    totals = _render(
+    totals = render(
         "many.html.j2",
         columns=list(zip(models, points, map(batches.totals, said), strict=True)),
         left_out=Counter(one.reason for one in judged if not one.answers).most_common(),
@@ -135,7 +121,7 @@ def _row(
 
 def round_of(model: Model, source: cells.Source, cards: tuple[cells.Card, ...], point: verdict.Point) -> str:
     """A round of labelled cells: the hidden one in front, the grid of all, the score."""
-    return _render(
+    return render(
         "round.html.j2",
         source=source,
         cards=cards,
@@ -146,8 +132,3 @@ def round_of(model: Model, source: cells.Source, cards: tuple[cells.Card, ...], 
         unknown=any(card.met is None for card in cards),
         model=model,
     )
-
-
-def about(models: Sequence[Model]) -> str:
-    """Where the served bundle comes from, its figures and plots."""
-    return _render("about.html.j2", models=models)

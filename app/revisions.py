@@ -193,7 +193,12 @@ def _copy(system: Any, place: PurePosixPath, target: Path) -> str:
     if bundle.RECORD not in names:
         raise Missing(f"{named} holds no bundle")
     target.mkdir()
-    lacking = [name for name in names if not _copied(system, place / name, target / name)]
+    lacking = []
+    for name in names:
+        try:
+            system.get_file(str(place / name), str(target / name))
+        except FileNotFoundError:
+            lacking.append(name)
     if lacking == names:
         raise Missing(nowhere)
     if lacking:
@@ -201,14 +206,6 @@ def _copy(system: Any, place: PurePosixPath, target: Path) -> str:
             f"The bundle is incomplete in DVC's cache and remote, without {lacking[0]}: run `dvc push` again."
         )
     return md5
-
-
-def _copied(system: Any, source: PurePosixPath, target: Path) -> bool:
-    try:
-        system.get_file(str(source), str(target))
-    except FileNotFoundError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

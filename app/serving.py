@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.routing import Router
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -35,22 +36,25 @@ _MOST_FILES = 4096
 _DRAIN_SECONDS = 4
 
 
-def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: page.Limits) -> Starlette:
+def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: firewall.Limits) -> Starlette:
     """The application; uploads are kept in `folder`."""
+    blocks = page.build(models, source, folder, limits)
+
+    @contextlib.asynccontextmanager
+    async def live(_: Starlette) -> AsyncIterator[None]:
+        yield
+        # Gradio's queue would go on, and keep all of this in memory.
+        blocks.close(verbose=False)
+
     asgi = Starlette(
         routes=plain.routes(models, folder, limits),
         middleware=[
-            Middleware(
-                firewall.Firewall,
-                seconds=limits.body_seconds,
-                hosts=limits.hosts,
-                frames=limits.frames,
-                account=limits.account,
-            )
+            Middleware(firewall.Firewall, limits=limits),
+            Middleware(RequestBodyLimitMiddleware, max_body_size=firewall.MOST_UPLOAD),
         ],
+        lifespan=live,
     )
     asgi.router.redirect_slashes = False
-    blocks = page.build(models, source, folder, limits)
     gr.mount_gradio_app(
         asgi,
         blocks,
@@ -63,27 +67,16 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: pa
         show_error=False,
         ssr_mode=False,
         mcp_server=False,
-        enable_monitoring=False,
         pwa=False,
         root_path=limits.root_path,
     )
-    mounted = asgi.router.lifespan_context
-
-    @contextlib.asynccontextmanager
-    async def live(_: Starlette) -> AsyncIterator[None]:
-        async with mounted(asgi):
-            yield
-        # Gradio's queue would go on, and keep all of this in memory.
-        blocks.close(verbose=False)
-
-    asgi.router.lifespan_context = live
     # Mounted, Gradio believes that it has not started, and then skips its checks of the files that a
     # request names.
     blocks.has_launched = True
     functions = frozenset([*blocks.fns, *(str(function.api_name) for function in blocks.fns.values())])
     # In place of the mount, which would answer at every path.
     gradio = asgi.routes.pop().app  # type: ignore[attr-defined]
-    asgi.mount("/", firewall.Gate(gradio, folder, functions, limits.room, limits.kept_seconds))
+    asgi.mount("/", firewall.Gate(gradio, folder, functions, limits))
     return asgi
 
 

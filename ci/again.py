@@ -51,11 +51,11 @@ class Rerun(Plain):
     """
 
     stages: tuple[str, ...]
-    outputs: tuple[Output, ...]
-    frozen: tuple[str, ...]
-    elsewhere: bool
-    blind: tuple[Output, ...]
-    seconds: float
+    outputs: tuple[Output, ...] = ()
+    frozen: tuple[str, ...] = ()
+    elsewhere: bool = False
+    blind: tuple[Output, ...] = ()
+    seconds: float = 0
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ def run(branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame, blind: 
     """
     frozen = _frozen(branch.folder)
     if frozen or not (stages or blind):
-        nothing = Rerun(stages=stages, outputs=(), frozen=frozen, elsewhere=False, blind=(), seconds=0)
-        yield Again(nothing, branch.folder / paths.BUNDLE)
+        yield Again(Rerun(stages=stages, frozen=frozen), branch.folder / paths.BUNDLE)
         return
     begun = time.monotonic()
     compared: list[Output] = []
@@ -107,17 +106,13 @@ def run(branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame, blind: 
         trained = [output for output in compared if output.stage == "train"]
         seen = {output.path: output.again for output in trained} | _read_by_apps(bundle)
         unseen = _unseen(branch, judged, bool(trained), Path(temporary, "blind")) if blind else {}
-        told = Rerun(
-            stages=stages,
-            outputs=tuple(compared),
-            frozen=(),
-            elsewhere=elsewhere,
-            blind=tuple(
-                Output(stage="blind", path=path, first=seen.get(path, "none"), again=unseen.get(path, "none"))
-                for path in (seen | unseen if blind else ())
-            ),
-            seconds=round(time.monotonic() - begun, 1),
+        both = tuple(
+            Output(stage="blind", path=path, first=seen.get(path, "none"), again=unseen.get(path, "none"))
+            for path in (seen | unseen if blind else ())
         )
+        seconds = round(time.monotonic() - begun, 1)
+        outs = tuple(compared)
+        told = Rerun(stages=stages, outputs=outs, elsewhere=elsewhere, blind=both, seconds=seconds)
         yield Again(told, bundle)
 
 

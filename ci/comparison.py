@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,11 +58,11 @@ class Figure(Plain):
 
     name: str
     at: float | None = None
-    base: float | None
     branch: float | None
-    difference: float | None
-    low: float | None
-    high: float | None
+    base: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 class Judged(Plain):
@@ -153,16 +154,16 @@ class Comparison(Plain):
     limits: params.Gate
     stages: tuple[Stage, ...]
     judged: Judged
-    unreadable: str
-    figures: tuple[Figure, ...]
-    auc_low: float | None
-    turned_away: tuple[float, float]
+    unreadable: str = ""
+    figures: tuple[Figure, ...] = ()
+    auc_low: float | None = None
+    turned_away: tuple[float, float] = (0.0, 0.0)
     claims: dict[str, float | None]
-    flips: tuple[Flip, ...]
-    flipped: int
+    flips: tuple[Flip, ...] = ()
+    flipped: int = 0
     data: Data
     changes: tuple[Change, ...]
-    speed: Speed | None
+    speed: Speed | None = None
 
     def figure(self, name: str) -> Figure | None:
         return next((figure for figure in self.figures if figure.name == name), None)
@@ -222,27 +223,18 @@ def compare(
         rules: what the branch changes of how models are judged.
         sample: whether both were made on the synthetic sample in place of params.yaml's source.
     """
-    crops = _crops((base or branch).folder / paths.RAW, judged, settings)
+    limits = images.Limits(settings.audit.min_side, settings.audit.max_pixels)
+    raw = (base or branch).folder / paths.RAW
+    crops = [images.read(raw / path, limits).pixels for path in judged.path]
     before = None if base is None else bundle.load(base.folder / paths.BUNDLE, threads=1)
-    figures: tuple[Figure, ...] = ()
-    unreadable, auc_low, flips, speed, turned_away = "", None, [], None, (0.0, 0.0)
     try:
         now = bundle.load(exported, threads=1)
         here = now.run(crops)
     except (UserError, ValueError, KeyError) as error:
         # A format that this code does not know fails anywhere in it.
-        unreadable = str(error)
+        answers: dict[str, Any] = {"unreadable": str(error)}
     else:
-        there = here if before is None else before.run(crops)
-        asked = judged.assign(one=here.p_parasitized, other=there.p_parasitized)
-        turned = {"one": _rejected(here), "other": _rejected(there)}
-        # Colours and black turned round: no cell, whatever the stain.
-        strange = [(255 - crop).astype(np.uint8) for crop in crops[:_TIMED_CELLS]]
-        of_branch = _share_rejected(now, strange)
-        turned_away = (of_branch if before is None else _share_rejected(before, strange), of_branch)
-        figures, auc_low = _figures(asked, turned, (now, before or now), settings, first=base is None)
-        flips = [] if base is None else _flips(asked, turned)
-        speed = _speed(before, now, crops[:_TIMED_CELLS])
+        answers = _answers(now, here, before, judged, crops, settings)
     return Comparison(
         base=None if base is None else _side(base, base.folder / paths.BUNDLE),
         branch=_side(branch, exported),
@@ -252,17 +244,38 @@ def compare(
         limits=settings.gate,
         stages=stages,
         judged=counted,
-        unreadable=unreadable,
-        figures=figures,
-        auc_low=auc_low,
-        turned_away=turned_away,
         claims=json.loads((branch.folder / paths.SUMMARY).read_text(encoding="utf-8")),
-        flips=tuple(flips[:MOST_FLIPS]),
-        flipped=len(flips),
         data=_data(base, branch),
         changes=() if base is None else changes(base.params, branch.params),
-        speed=speed,
+        **answers,
     )
+
+
+def _answers(
+    now: bundle.Bundle,
+    here: bundle.Predictions,
+    before: bundle.Bundle | None,
+    judged: pd.DataFrame,
+    crops: list[images.Pixels],
+    settings: params.Params,
+) -> dict[str, Any]:
+    """What a comparison has of both bundles' answers; `here` is what the branch's says of the `crops`."""
+    there = here if before is None else before.run(crops)
+    asked = judged.assign(one=here.p_parasitized, other=there.p_parasitized)
+    turned = {"one": _rejected(here), "other": _rejected(there)}
+    # Colours and black turned round: no cell, whatever the stain.
+    strange = [(255 - crop).astype(np.uint8) for crop in crops[:_TIMED_CELLS]]
+    sides = (before or now, now)
+    figures, auc_low = _figures(asked, turned, sides, settings, first=before is None)
+    flips = [] if before is None else _flips(asked, turned)
+    return {
+        "figures": figures,
+        "auc_low": auc_low,
+        "turned_away": [float(_rejected(one.run(strange)).sum() / max(len(strange), 1)) for one in sides],
+        "flips": flips[:MOST_FLIPS],
+        "flipped": len(flips),
+        "speed": _speed(before, now, crops[:_TIMED_CELLS]) if crops else None,
+    }
 
 
 def changes(base: Mapping[str, Any], branch: Mapping[str, Any]) -> tuple[Change, ...]:
@@ -343,17 +356,8 @@ def _started_with(revision: Revision) -> fingerprints.Fingerprints | None:
     return fingerprints.from_bytes(file.read_bytes()) if file.is_file() else None
 
 
-def _crops(raw: Path, judged: pd.DataFrame, settings: params.Params) -> list[images.Pixels]:
-    limits = images.Limits(settings.audit.min_side, settings.audit.max_pixels)
-    return [images.read(raw / path, limits).pixels for path in judged.path]
-
-
 def _rejected(predictions: bundle.Predictions) -> npt.NDArray[np.bool_]:
     return np.array([reason is not None for reason in predictions.rejected], dtype=bool)
-
-
-def _share_rejected(one: bundle.Bundle, crops: list[images.Pixels]) -> float:
-    return float(_rejected(one.run(crops)).mean()) if crops else 0.0
 
 
 def _figures(
@@ -362,46 +366,37 @@ def _figures(
     bundles: tuple[bundle.Bundle, bundle.Bundle],
     settings: params.Params,
     first: bool,
-) -> tuple[tuple[Figure, ...], float | None]:
+) -> tuple[list[Figure], float | None]:
     """All figures of branch and base, and the lower end of the interval of the branch's AUC."""
     if asked.label.nunique() < 2:
-        return (), None
+        return [], None
     specificity = settings.gate.specificity
     found = [
         ("auc", None, paired.differences(asked, settings.evaluate)[evaluation.AS_GIVEN]["auc"]),
         ("sensitivity_at", specificity, paired.at_specificity(asked, settings.evaluate, specificity)),
         ("ece", None, paired.calibration(asked, settings.evaluate)),
     ]
-    points = [
-        {point.specificity: point.threshold for point in one.record.operating_points} for one in bundles
-    ]
-    shared = [at for at in points[0] if at in points[1]]
-    for at, thresholds in (
-        (DEFAULT_POINT, (0.5, 0.5)),
-        *((at, (points[0][at], points[1][at])) for at in shared),
-    ):
+    theirs, ours = (
+        {DEFAULT_POINT: 0.5} | {point.specificity: point.threshold for point in one.record.operating_points}
+        for one in bundles
+    )
+    for at in [at for at in ours if at in theirs]:
         # A cell that is turned away is judged wrongly, whatever it is.
         called = {
             side: np.where(turned[side], asked.label != labels.PARASITIZED, asked[side] >= threshold)
-            for side, threshold in zip(("one", "other"), thresholds, strict=True)
+            for side, threshold in (("one", ours[at]), ("other", theirs[at]))
         }
         here = asked.assign(**{side: values.astype(np.float64) for side, values in called.items()})
         differences = paired.differences(here, settings.evaluate)[evaluation.AS_GIVEN]
         found += [(name, at, differences[name]) for name in ("sensitivity", "specificity")]
         if at == DEFAULT_POINT:
             found += [(name, None, differences[name]) for name in ("accuracy", "worst_decile_sensitivity")]
-    figures = tuple(
-        Figure(
-            name=name,
-            at=at,
-            base=None if first else _plain(both.other),
-            branch=_plain(both.one),
-            difference=None if first else _plain(both.difference.value),
-            low=None if first else _plain(both.difference.low),
-            high=None if first else _plain(both.difference.high),
-        )
-        for name, at, both in found
-    )
+    figures = []
+    for name, point, both in found:
+        against = {"base": both.other, **asdict(both.difference)}
+        against["difference"] = against.pop("value")
+        apart = {} if first else {word: _plain(value) for word, value in against.items()}
+        figures.append(Figure(name=name, at=point, branch=_plain(both.one), **apart))
     # A model that says the same of every cell has an AUC of 0.5 in every draw.
     chance = paired.differences(asked.assign(other=0.5), settings.evaluate)[evaluation.AS_GIVEN]["auc"]
     low = chance.difference.value if math.isnan(chance.difference.low) else chance.difference.low
@@ -420,9 +415,7 @@ def _flips(asked: pd.DataFrame, turned: dict[str, npt.NDArray[np.bool_]]) -> lis
     ordered = asked.assign(**p, step=step)[differ].sort_values(["step", "path"], ascending=[False, True])
     return [
         Flip(path=path, label=label, base=_plain(base), branch=_plain(branch))
-        for path, label, branch, base in zip(
-            *(ordered[name] for name in ("path", "label", "one", "other")), strict=True
-        )
+        for path, label, branch, base in ordered[["path", "label", "one", "other"]].itertuples(index=False)
     ]
 
 
@@ -450,10 +443,8 @@ def _data(base: Revision | None, branch: Revision) -> Data:
     )
 
 
-def _speed(before: bundle.Bundle | None, now: bundle.Bundle, crops: list[images.Pixels]) -> Speed | None:
+def _speed(before: bundle.Bundle | None, now: bundle.Bundle, crops: list[images.Pixels]) -> Speed:
     """Time both bundles in turns, so that whatever else the machine does slows both."""
-    if not crops:
-        return None
     sides = {"branch": now} if before is None else {"base": before, "branch": now}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(_ROUNDS):

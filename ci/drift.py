@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from ci import outputs
@@ -35,26 +34,18 @@ COLOURS = {
 
 
 @dataclass(frozen=True)
-class Quantity:
-    """A quantity's median in both and the Kolmogorov-Smirnov distance of its two distributions, in [0, 1]."""
-
-    words: str
-    before: float
-    now: float
-    distance: float
-
-
-@dataclass(frozen=True)
 class Drift:
-    """Cells are told apart by their files' hashes; `share_before` and `share_now` are of parasitised ones."""
+    """Cells are told apart by their files' hashes.
 
-    cells_before: int
-    cells_now: int
-    gained: dict[str, int]
-    lost: dict[str, int]
-    share_before: float
-    share_now: float
-    quantities: tuple[Quantity, ...]
+    cells, share: before and now; of `cells` that share is parasitised. classes: cells `gained` and `lost` by
+    label. looks: each quantity's median `before` and `now`, and the Kolmogorov-Smirnov `distance` of its two
+    distributions, in [0, 1].
+    """
+
+    cells: tuple[int, int]
+    share: tuple[float, float]
+    classes: pd.DataFrame
+    looks: pd.DataFrame
 
 
 def main() -> int:
@@ -86,49 +77,37 @@ def drift(before: Path, now: Path) -> Drift:
     (old, old_cells), (new, new_cells) = _cells(before), _cells(now)
     if old_cells[0].pixels.shape != new_cells[0].pixels.shape:
         raise UserError("The two revisions pack cells at different sizes: compare two of the same pack.size.")
-    gained, lost = (
-        {label: int((one.label[~one.sha256.isin(other.sha256)] == label).sum()) for label in reversed(LABELS)}
-        for one, other in ((new, old), (old, new))
-    )
+    classes = {
+        word: one.label[~one.sha256.isin(other.sha256)].value_counts()
+        for word, one, other in (("gained", new, old), ("lost", old, new))
+    }
     was, looks = _look(old, old_cells), _look(new, new_cells)
+    distances = [float(ks_2samp(was[words], looks[words]).statistic) for words in looks]
     return Drift(
-        cells_before=len(old),
-        cells_now=len(new),
-        gained=gained,
-        lost=lost,
-        share_before=float((old.label == PARASITIZED).mean()),
-        share_now=float((new.label == PARASITIZED).mean()),
-        quantities=tuple(
-            Quantity(
-                words,
-                float(np.median(was[words])),
-                float(np.median(looks[words])),
-                float(ks_2samp(was[words], looks[words]).statistic),
-            )
-            for words in looks
-        ),
+        cells=(len(old), len(new)),
+        share=(float((old.label == PARASITIZED).mean()), float((new.label == PARASITIZED).mean())),
+        classes=pd.DataFrame(classes, index=list(reversed(LABELS))).fillna(0).astype(int),
+        looks=pd.DataFrame({"before": was.median(), "now": looks.median()}).assign(distance=distances),
     )
 
 
 def markdown(found: Drift, base: str, limit: float) -> str:
     """The comparison as Markdown."""
-    drifted = [quantity.words for quantity in found.quantities if quantity.distance > limit]
-    rows = [
-        f"| {quantity.words} | {quantity.before:.2f} | {quantity.now:.2f} | {quantity.distance:.3f} "
-        f"{'**drifted**' if quantity.distance > limit else ''} |"
-        for quantity in found.quantities
-    ]
-    counts = [f"| {label} | {found.gained[label]:,} | {found.lost[label]:,} |" for label in reversed(LABELS)]
-    headline = f"Drifted: {', '.join(drifted)}." if drifted else "No quantity has drifted."
-    counted = f"{found.cells_before:,} cells before, {found.cells_now:,} now"
-    shares = f"parasitised {found.share_before:.1%} before, {found.share_now:.1%} now"
-    lines = [
-        *(f"### Data against {base}", "", f"{headline} {counted}; {shares}.", ""),
-        *("| class | gained | lost |", "|---|--:|--:|", *counts, ""),
-        *("| quantity | median before | now | distance |", "|---|--:|--:|--:|", *rows, ""),
+    drifted = found.looks.distance > limit
+    headline = (
+        f"Drifted: {', '.join(found.looks.index[drifted])}." if any(drifted) else "No quantity has drifted."
+    )
+    looks = found.looks.assign(drifted=drifted.map({True: "**drifted**", False: ""}))
+    (before, now), (share_before, share_now) = found.cells, found.share
+    parts = [
+        f"### Data against {base}",
+        f"{headline} {before:,} cells before, {now:,} now; parasitised {share_before:.1%} before, "
+        f"{share_now:.1%} now.",
+        found.classes.to_markdown(intfmt=","),
+        looks.rename_axis("median").to_markdown(floatfmt=("", ".2f", ".2f", ".3f", "")),
         f"Distances are Kolmogorov-Smirnov statistics; beyond {limit:g} a quantity has drifted.",
     ]
-    return "\n".join(lines)
+    return "\n\n".join(parts)
 
 
 def _cells(folder: Path) -> tuple[pd.DataFrame, list[Prepared]]:
@@ -138,13 +117,12 @@ def _cells(folder: Path) -> tuple[pd.DataFrame, list[Prepared]]:
     return table.loc[cells.index.path], cells.prepared()
 
 
-def _look(table: pd.DataFrame, cells: list[Prepared]) -> dict[str, npt.NDArray[np.float64]]:
-    measured = ood.quantities(cells)
-    names = list(ood.REASONS)
-    return {
-        "longer side, px": table[["width", "height"]].max(axis=1).to_numpy(np.float64),
-        **{words: measured[:, names.index(name)].astype(np.float64) for name, words in COLOURS.items()},
-    }
+def _look(table: pd.DataFrame, cells: list[Prepared]) -> pd.DataFrame:
+    """The quantities of each cell, by what they are in words."""
+    measured = pd.DataFrame(ood.quantities(cells), columns=list(ood.REASONS))
+    colours = measured[list(COLOURS)].rename(columns=COLOURS)
+    colours.insert(0, "longer side, px", table[["width", "height"]].max(axis=1).to_numpy(np.float64))
+    return colours
 
 
 if __name__ == "__main__":

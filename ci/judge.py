@@ -36,7 +36,7 @@ def main() -> int:
     if given.base:
         commit = programs.git("rev-parse", "HEAD", cwd=given.base)
         base = Revision(given.name or commit[:8], commit, given.base, given.note)
-    found, judged = _judge(base, branch, given.own_code, given.report, given.label)
+    found, judged = _judge(base, branch, given)
     rendering.write(found, judged, branch.folder)
     said = {"mergeable": judged.mergeable, "headline": judged.headline}
     files.write_json(branch.folder / outputs.VERDICT, said | judged.model_dump(mode="json"))
@@ -53,16 +53,16 @@ def main() -> int:
 
 
 def _judge(
-    base: Revision | None, branch: Revision, own_code: bool, report: bool, labels: list[str]
+    base: Revision | None, branch: Revision, given: argparse.Namespace
 ) -> tuple[comparison.Comparison, verdict.Verdict]:
     settings = load_params()
     record = retrain.recorded(branch)
     cells, counted = comparison.judged_cells(base, branch)
-    stages = () if report else settings.gate.rerun
-    if not report and _differ(base, branch, "train"):
+    stages = () if given.report else settings.gate.rerun
+    if not given.report and _differ(base, branch, "train"):
         stages = tuple(name for name in branch.lock if name in (*stages, "train"))
     # From training on everything could look at the test cells, and write what it saw into the bundle.
-    blind = not report and _differ(base, branch, *again.OF_PROCESSOR)
+    blind = not given.report and _differ(base, branch, *again.OF_PROCESSOR)
     with again.run(branch, stages, cells, blind) as ran:
         found = comparison.compare(
             base,
@@ -76,11 +76,10 @@ def _judge(
             rules=_rules(base, branch),
             sample=record is not None and record.sample,
         )
-        labels = [*labels, *(pull.labels if (pull := event.pull()) else ())]
-        rerun = None if report else ran.found
-        return found, verdict.judge(
-            found, rerun, contradicted(base, branch), own_code, labels, forged=_forged(branch)
-        )
+        labels = [*given.label, *(pull.labels if (pull := event.pull()) else ())]
+        rerun = None if given.report else ran.found
+        changed, forged = contradicted(base, branch), _forged(branch)
+        return found, verdict.judge(found, rerun, changed, given.own_code, labels, forged)
 
 
 def _differ(base: Revision | None, branch: Revision, *stages: str) -> bool:

@@ -12,7 +12,6 @@ KEPT = (LOCK, paths.SIDES, paths.SUMMARY)
 # What is made for a report lies here, and is never committed.
 REPORTS = Path("reports/ci")
 RUN = REPORTS / "run.json"
-RERUN = REPORTS / "rerun.json"
 COMPARISON = REPORTS / "comparison.json"
 VERDICT = REPORTS / "verdict.json"
 SUMMARY = REPORTS / "summary.json"

@@ -6,15 +6,14 @@ annotated tag malaria-cells@v1.2.0, whose message is the release notes: figures,
 last release. Nothing is published: the last line says how.
 """
 
-import argparse
 import json
 import re
-import sys
 
-from ci import outputs
+from ci import gate as ci_gate
+from ci import outputs, revisions
 from ci.github import summary
 from malaria import bundle, paths, programs, tables
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 from malaria.evaluate import evaluation, metrics
 
@@ -25,11 +24,7 @@ _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m ci.release",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options("ci.release", __doc__)
     parser.add_argument("version", help="as 1.2.0: semantic versioning")
     parser.add_argument(
         "--override", metavar="REASON", help="release although the gate fails; the notes carry the reason"
@@ -40,7 +35,7 @@ def main() -> int:
     last = last_release()
     tag = check_version(arguments.version, last)
     check_clean()
-    check_up_to_date()
+    revisions.check_up_to_date()
     released = check_real()
     check_pushed()
     verdict = check_gate(last, *gate(last), arguments.override)
@@ -81,15 +76,6 @@ def check_clean() -> None:
         raise UserError(f"The workspace has changes that no commit has ({first} is the first): commit them.")
 
 
-def check_up_to_date() -> None:
-    stale = json.loads(programs.dvc("status", "--json"))
-    if stale:
-        raise UserError(
-            f"dvc.lock is not up to date (dvc status: {', '.join(stale)}): run `dvc repro` (or `dvc pull`, "
-            "where results are only missing here), and commit what changed."
-        )
-
-
 def check_real() -> bundle.Bundle:
     """The bundle, which must be whole and of real cells."""
     released = bundle.load(paths.BUNDLE)
@@ -115,14 +101,9 @@ def gate(last: str) -> tuple[bool, str]:
     # A commit that holds nothing, and no branch: beside it the gate's absolute limits alone count.
     base = last or programs.git("commit-tree", "-m", "before the first release", programs.git("mktree"))
     outputs.VERDICT.unlink(missing_ok=True)
-    passed = True
-    try:
-        for line in programs.lines([sys.executable, "-m", "ci.gate", "--base", base]):
-            print(line, flush=True)
-    except UserError:
-        if not outputs.VERDICT.is_file():
-            raise
-        passed = False
+    passed = ci_gate.judge(base) == 0
+    if not outputs.VERDICT.is_file():
+        raise UserError("The gate did not run to its end, as said above.")
     verdict = json.loads(outputs.VERDICT.read_text(encoding="utf-8"))
     checks = [f"{check['outcome']:10} {check['name']:13} {check['said']}" for check in verdict["checks"]]
     return passed, "\n".join([*checks, verdict["headline"]])

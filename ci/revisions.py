@@ -30,7 +30,7 @@ class Revision:
     @property
     def lock(self) -> dict[str, Any]:
         """The stages of dvc.lock."""
-        return stages_of((self.folder / LOCK).read_text(encoding="utf-8"))
+        return lock_of(self.folder)
 
     @property
     def lock_hash(self) -> str:
@@ -54,15 +54,20 @@ def work_tree(folder: Path = Path()) -> Revision:
     Raises:
         UserError: its results are missing or not those of its parameters, data and code.
     """
-    stale = yaml.safe_load(programs.dvc("status", "--json", cwd=folder))
-    if stale:
-        raise UserError(
-            f"The work tree's results are not up to date (dvc status: {', '.join(stale)}): run `dvc repro`."
-        )
+    check_up_to_date(folder)
     commit = programs.git("rev-parse", "HEAD", cwd=folder)
     clean = not programs.git("status", "--porcelain", "--untracked-files=no", cwd=folder)
     name = programs.git("rev-parse", "--abbrev-ref", "HEAD", cwd=folder) if clean else "the work tree"
     return Revision(commit[:8] if name == "HEAD" else name, commit if clean else "", folder)
+
+
+def check_up_to_date(folder: Path = Path()) -> None:
+    """Raise UserError where the results in a folder are not those of its parameters, data and code."""
+    if stale := yaml.safe_load(programs.dvc("status", "--json", cwd=folder)):
+        raise UserError(
+            f"dvc.lock is not up to date (dvc status: {', '.join(stale)}): run `dvc repro` (or `dvc pull`, "
+            "where results are only missing here), and commit what changed."
+        )
 
 
 def resolve(rev: str) -> str:
@@ -85,20 +90,24 @@ def fork_point(commit: str, folder: Path) -> str:
 
 def has_model(commit: str) -> bool:
     """Whether the pipeline has been run to its end at a commit: its dvc.lock tells."""
-    try:
-        lock = programs.git("show", f"{commit}:{LOCK}")
-    except UserError:
-        return False
-    return "export" in stages_of(lock)
+    return "export" in stages_of(_text_at(commit, LOCK))
 
 
 def params_at(commit: str, folder: Path) -> dict[str, Any]:
     """params.yaml of a commit, unchecked; empty where it has none."""
     try:
-        content = yaml.safe_load(programs.git("show", f"{commit}:{paths.PARAMS}", cwd=folder))
-    except (UserError, yaml.YAMLError):
+        content = yaml.safe_load(_text_at(commit, paths.PARAMS, folder))
+    except yaml.YAMLError:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _text_at(commit: str, file: Path, folder: Path = Path()) -> str:
+    """A file of a commit; empty where it has none."""
+    try:
+        return programs.git("show", f"{commit}:{file.as_posix()}", cwd=folder)
+    except UserError:
+        return ""
 
 
 @contextmanager

@@ -9,12 +9,11 @@ The environment names the remote; it is set for this checkout alone, in .dvc/con
   neither          the folder .dvc/remote, which the workflow keeps in GitHub's cache
 """
 
-import argparse
 import os
 from pathlib import Path
 
 from malaria import programs
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 from remote import pull, push, storage
 
@@ -22,11 +21,7 @@ FOLDER = Path(".dvc/remote")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m ci.storage",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options("ci.storage", __doc__)
     parser.add_argument("what", choices=("pull", "push"))
     parser.add_argument("--store-needed", action="store_true", help="stop where no store is named")
     arguments = parser.parse_args()

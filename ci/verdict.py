@@ -87,11 +87,8 @@ def not_comparable(found: Comparison) -> str:
     if found.unreadable:
         return "not judged: the format changed"
     if cells.cells < limits.min_cells:
-        also = (
-            f" ({cells.left_out:,} more are of patients that the branch uses otherwise)"
-            if cells.left_out
-            else ""
-        )
+        left_out = f" ({cells.left_out:,} more are of patients that the branch uses otherwise)"
+        also = left_out if cells.left_out else ""
         return (
             f"not comparable: {cells.cells:,} of the base's test cells are of patients that the branch "
             f"neither trained nor tuned on{also}; {limits.min_cells:,} are needed"
@@ -118,10 +115,8 @@ def _judge(found: Comparison, own_code: bool) -> Found:
 
 def _format(found: Comparison) -> Found:
     if found.unreadable:
-        return (
-            "failed",
-            f"not judged: the format changed ({found.unreadable}); the figures are the branch's own",
-        )
+        why = f"not judged: the format changed ({found.unreadable})"
+        return "failed", f"{why}; the figures are the branch's own"
     return "passed", "the bundle is one that this code reads"
 
 

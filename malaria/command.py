@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from malaria import running
 from malaria.errors import UnavailableError, UserError
@@ -38,12 +39,8 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
     """
     module = sys.modules[main.__module__]
     assert module.__spec__ is not None
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {module.__spec__.name}",
-        description=module.__doc__,
-        epilog="Reads params.yaml in the current folder; `dvc repro` runs it when needed.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    given_by = "Reads params.yaml in the current folder; `dvc repro` runs it when needed."
+    parser = options(module.__spec__.name, module.__doc__, epilog=given_by)
     for name, meaning in folders.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="FOLDER", help=meaning)
     given = vars(parser.parse_args())
@@ -58,6 +55,16 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
         running.check_room_in_cache(stage)
 
     end_with(run)
+
+
+def options(module: str, description: str | None, **further: Any) -> argparse.ArgumentParser:
+    """The parser of `python -m module`; its `--help` has the description as it is written."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **further,
+    )
 
 
 def end_with(main: Callable[[], int | None]) -> None:

@@ -10,6 +10,7 @@ from dvc.repo import Repo
 from dvc.repo.plots import infer_data_sources
 
 from malaria import charts, templates
+from malaria.evaluate.metrics import interval
 from orchestration.stage_graph import Stage
 
 
@@ -33,17 +34,12 @@ def page(repo: Repo, stage: Stage) -> str:
 def rows(metrics: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Nested metrics as rows of a name and a value, `value (low to high)` where there is an interval."""
     if not isinstance(metrics, dict):
-        yield name, _text(metrics)
+        yield name, f"{metrics:.4f}" if isinstance(metrics, float) else str(metrics)
     elif "value" in metrics:
-        interval = f" ({_text(metrics['low'])} to {_text(metrics['high'])})" if "low" in metrics else ""
-        yield name, _text(metrics["value"]) + interval
+        yield name, interval(metrics["value"], metrics.get("low"), metrics.get("high"))
     else:
         for key, below in metrics.items():
             yield from rows(below, f"{name} {key}".strip())
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _plots(shown: dict[str, Any], outs: Iterable[str], folder: str | None) -> Iterator[tuple[str, Any]]:

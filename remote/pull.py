@@ -6,7 +6,6 @@ It is `dvc pull`, with one sentence where the remote does not answer or does not
 import argparse
 
 from dvc.exceptions import CheckoutError, FileTransferError
-from dvc.repo import Repo
 
 from malaria.command import end_with
 from malaria.errors import UserError
@@ -33,24 +32,20 @@ def pull(run_cache: bool = False) -> list[str]:
     Raises:
         UserError: the remote does not answer, or refuses.
     """
-    with Repo() as repo:
-        where = storage.url_of(storage.reach(repo))
-        with storage.one_sentence(repo.config["core"]["remote"], where):
-            try:
-                repo.pull(run_cache=run_cache, allow_missing=True, force=True)
-            except (CheckoutError, FileTransferError) as error:
-                if error.__cause__ is not None:
-                    raise
+    with storage.reached() as (repo, _):
+        try:
+            repo.pull(run_cache=run_cache, allow_missing=True, force=True)
+        except (CheckoutError, FileTransferError) as error:
+            if error.__cause__ is not None:
+                raise
         return sorted(str(out) for out in repo.index.outs if out.use_cache and not out.exists)
 
 
 def fetch(commit: str) -> None:
     """Bring what the default remote has of a commit into the cache; says so where it cannot be asked."""
     try:
-        with Repo() as repo:
-            where = storage.url_of(storage.reach(repo))
-            with storage.one_sentence(repo.config["core"]["remote"], where):
-                repo.fetch(revs=[commit], workspace=False)
+        with storage.reached() as (repo, _):
+            repo.fetch(revs=[commit], workspace=False)
     except UserError as error:
         print(f"Nothing was fetched. {error}", flush=True)
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 
 from dvc.config import Config
 from dvc.exceptions import DvcException
@@ -33,54 +32,6 @@ _MEANINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Remote:
-    """A remote and what the current revision needs of it.
-
-    objects: their MD5s. folders: those of them that list others, with what they list. `cache` is this
-    checkout's own store.
-    """
-
-    name: str
-    odb: HashFileDB
-    cache: HashFileDB
-    objects: frozenset[str]
-    folders: dict[str, frozenset[str]]
-
-    @property
-    def url(self) -> str:
-        return url_of(self.odb)
-
-    def there(self) -> set[str]:
-        """The MD5s of all objects that the remote holds, of any revision."""
-        with one_sentence(self.name, self.url):
-            try:
-                return set(self.odb.all())  # type: ignore[no-untyped-call]
-            except FileNotFoundError:
-                return set()
-
-    def damaged(self) -> set[str]:
-        """The objects of this revision whose content there is not what their name says; all are read."""
-        present = sorted(self.objects & self.there())
-        with one_sentence(self.name, self.url), ThreadPoolExecutor(self.odb.fs.jobs) as pool:
-            whole = pool.map(lambda md5: _is_whole(self.odb, md5), present)
-            return {md5 for md5, good in zip(present, whole, strict=True) if not good}
-
-    def replaceable(self, md5s: Iterable[str]) -> set[str]:
-        """Those that this checkout's cache has whole."""
-        return {md5 for md5 in md5s if self.cache.exists(md5) and _is_whole(self.cache, md5)}
-
-    def forget(self, md5s: Iterable[str]) -> None:
-        """Delete objects there, and the folders that list them, so that the next push brings them anew."""
-        gone = set(md5s)
-        gone |= {folder for folder, listed in self.folders.items() if listed & gone}
-        with one_sentence(self.name, self.url):
-            for md5 in gone & self.there():
-                self.odb.delete(md5)
-        # What DVC remembers of earlier pushes.
-        get_index(self.odb).clear()
-
-
 def use(name: str, **options: str | bool) -> None:
     """Make a remote, with its `url` and DVC's other options, the default of this checkout (config.local)."""
     with Config.from_cwd().edit("local") as local:
@@ -93,37 +44,65 @@ def url_of(odb: HashFileDB) -> str:
     return str(odb.fs.unstrip_protocol(odb.path)).removesuffix("/files/md5")
 
 
-def reach(repo: Repo, name: str | None = None) -> HashFileDB:
-    """The store of a remote, the default one unless named, after it has answered.
+@contextmanager
+def reached() -> Iterator[tuple[Repo, HashFileDB]]:
+    """The current folder's repository, and the store of its default remote, after it has answered.
 
     Raises:
-        UserError: there is no such remote, what its kind needs is not installed, or it does not answer.
+        UserError: there is no remote, what its kind needs is not installed, it does not answer, or the block
+            is told something else in its own way.
     """
-    try:
-        odb: HashFileDB = repo.cloud.get_remote_odb(name, command="push")
-    except (DvcException, ImportError) as error:
-        raise UserError(f"{' '.join(str(error).split())}: see docs/remote.md.") from None
-    with one_sentence(name or repo.config["core"]["remote"], url_of(odb)):
-        if odb.fs.protocol == "s3":
-            # Where asked whether something exists, it takes a refusal for a no.
-            odb.fs.fs.call_s3("list_objects_v2", Bucket=odb.path.split("/")[0], MaxKeys=1)
-        odb.fs.exists(odb.path)
-    return odb
+    with Repo() as repo:
+        try:
+            odb: HashFileDB = repo.cloud.get_remote_odb(command="push")
+        except (DvcException, ImportError) as error:
+            raise UserError(f"{' '.join(str(error).split())}: see docs/remote.md.") from None
+        with _one_sentence(repo.config["core"]["remote"], url_of(odb)):
+            if odb.fs.protocol == "s3":
+                # Where asked whether something exists, it takes a refusal for a no.
+                odb.fs.fs.call_s3("list_objects_v2", Bucket=odb.path.split("/")[0], MaxKeys=1)
+            odb.fs.exists(odb.path)
+            yield repo, odb
 
 
-def of(repo: Repo) -> Remote:
-    """The default remote of a repository, and the objects that its current revision needs; see `reach`."""
-    odb = reach(repo)
+def replace_damaged(repo: Repo, odb: HashFileDB) -> None:
+    """Delete what is damaged in the default remote and whole in the cache: the next push sends it again.
+
+    Raises:
+        UserError: something is damaged that this checkout's cache does not have.
+    """
+    name, cache = repo.config["core"]["remote"], repo.cache.local
     needed = {out.hash_info.value for out in repo.index.outs if out.use_cache and out.hash_info}
-    remote = Remote(repo.config["core"]["remote"], odb, repo.cache.local, frozenset(needed), {})
-    with one_sentence(remote.name, remote.url):
-        folders = {md5: _listed(remote, md5) for md5 in needed if md5.endswith(".dir")}
-    return replace(remote, objects=remote.objects.union(*folders.values()), folders=folders)
+    folders = {md5: _listed((cache, odb), md5) for md5 in needed if md5.endswith(".dir")}
+    objects = needed.union(*folders.values())
+    try:
+        there = sorted(objects.intersection(odb.all()))  # type: ignore[no-untyped-call]
+    except FileNotFoundError:
+        there = []
+    with ThreadPoolExecutor(odb.fs.jobs) as pool:
+        whole = pool.map(lambda md5: _is_whole(odb, md5), there)
+        damaged = {md5 for md5, good in zip(there, whole, strict=True) if not good}
+    replaceable = {md5 for md5 in damaged if cache.exists(md5) and _is_whole(cache, md5)}
+    # A push takes the files of a folder for present where the folder's own object is.
+    listing = {folder for folder, listed in folders.items() if listed & replaceable}
+    for md5 in (replaceable | listing).intersection(there):
+        odb.delete(md5)
+    # What DVC remembers of earlier pushes.
+    get_index(odb).clear()
+    for md5 in sorted(replaceable):
+        print(f"{md5} is damaged in the remote {name}, and is sent again.")
+    if lost := sorted(damaged - replaceable):
+        raise UserError(
+            f"{len(lost)} of {len(objects):,} objects are damaged in the remote {name}, and "
+            f"this checkout's cache does not have them ({lost[0]} is the first): run `make push VERIFY=1` "
+            "where they were made."
+        )
+    print(f"{len(objects):,} objects of this revision were read in the remote {name}.")
 
 
-def _listed(remote: Remote, md5: str) -> frozenset[str]:
-    """What a folder's object lists, by the cache or else the remote; nothing where neither can tell."""
-    for odb in (remote.cache, remote.odb):
+def _listed(stores: Iterable[HashFileDB], md5: str) -> frozenset[str]:
+    """What a folder's object lists, by the first store that can tell; nothing where none can."""
+    for odb in stores:
         try:
             return frozenset(info.value for _, _, info in Tree.load(odb, HashInfo("md5", md5)))
         except (FileNotFoundError, ObjectFormatError):
@@ -137,7 +116,7 @@ def _is_whole(odb: HashFileDB, md5: str) -> bool:
 
 
 @contextmanager
-def one_sentence(name: str, url: str) -> Iterator[None]:
+def _one_sentence(name: str, url: str) -> Iterator[None]:
     """What a store says in its own way, as a UserError."""
     try:
         yield

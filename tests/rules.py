@@ -472,7 +472,7 @@ RULES = (
             "branch >= base - found.limits.point_loss",
             "branch >= base - 1",
         ),
-        ("copies fail", 'in other files": cells.copies', 'in other files": 0'),
+        ("copies fail", 'to start from": cells.copies', 'in other files": 0'),
         (
             "another processor excuses what depends on it",
             "all(output.stage in OF_PROCESSOR",
@@ -547,8 +547,8 @@ RULES = (
         "tests/ci/test_drift.py test_a_distance_at_the_limit_has_not_drifted",
         (
             "beyond the limit is drift",
-            "for quantity in found.quantities if quantity.distance > limit",
-            "for quantity in found.quantities if quantity.distance >= limit",
+            "found.looks.distance > limit",
+            "found.looks.distance >= limit",
         ),
     ),
     *of(

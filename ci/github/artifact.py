@@ -5,7 +5,6 @@ take  take a run's artifact over, without training again: what git keeps goes in
       to look at and commit; results go into DVC's cache, every hash checked, and are checked out
 """
 
-import argparse
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from ci import outputs
 from ci.github.gh import gh
 from malaria import programs
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 
 ARTIFACT = "retrained"
@@ -27,11 +26,7 @@ STAGES = ("audit", "split", "train", "evaluate", "export")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m ci.github.artifact",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options("ci.github.artifact", __doc__)
     what = parser.add_subparsers(dest="what", required=True)
     what.add_parser("pack")
     what.add_parser("take").add_argument("run", type=int, help="the run's number, as its address ends in")

@@ -10,8 +10,8 @@ import io
 import json
 import re
 import zipfile
-from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 from urllib.parse import quote
 
 from ci import outputs
@@ -35,16 +35,8 @@ _SAYS = {
 }
 
 
-@dataclass(frozen=True)
-class Run:
-    """The run that the event is about: whose `head` commit it judged, and where that lies."""
-
-    number: int
-    head: str
-    owner: str
-    branch: str
-    conclusion: str
-    page: str
+# What GitHub tells of a run: whose commit `head_sha` it judged, and where that lies.
+Run = dict[str, Any]
 
 
 def main() -> int:
@@ -55,7 +47,7 @@ def main() -> int:
         return 0
     number = pull_number(run)
     if number is None:
-        print(f"No open pull request stands at {run.head}: the report is stale, and not shown.")
+        print(f"No open pull request stands at {run['head_sha']}: the report is stale, and not shown.")
         return 0
     body = {"body": comment(run, number, report(run))}
     issues = f"repos/{event.repository()}/issues"
@@ -68,19 +60,10 @@ def main() -> int:
 
 
 def _run() -> Run | None:
-    found = event.read().get("workflow_run")
+    found: Run | None = event.read().get("workflow_run")
     if found is None:
         raise UserError("There is no workflow_run in the event: this command is for comment.yml.")
-    if found["event"] != "pull_request" or found.get("head_repository") is None:
-        return None
-    return Run(
-        number=int(found["id"]),
-        head=found["head_sha"],
-        owner=found["head_repository"]["owner"]["login"],
-        branch=found["head_branch"],
-        conclusion=found["conclusion"] or "",
-        page=found["html_url"],
-    )
+    return found if found["event"] == "pull_request" and found.get("head_repository") else None
 
 
 def pull_number(run: Run) -> int | None:
@@ -88,9 +71,11 @@ def pull_number(run: Run) -> int | None:
 
     The event itself names none for a fork, so GitHub is asked.
     """
-    head = quote(f"{run.owner}:{run.branch}", safe="")
+    head = quote(f"{run['head_repository']['owner']['login']}:{run['head_branch']}", safe="")
     pulls = ask(f"repos/{event.repository()}/pulls?state=open&per_page=100&head={head}")
-    return next((int(pull["number"]) for pull in pulls if _stands(run.head, pull["head"]["sha"])), None)
+    return next(
+        (int(pull["number"]) for pull in pulls if _stands(run["head_sha"], pull["head"]["sha"])), None
+    )
 
 
 def _stands(judged: str, head: str) -> bool:
@@ -105,7 +90,7 @@ def _stands(judged: str, head: str) -> bool:
 def report(run: Run) -> str | None:
     """What the run found, as Markdown; None where it left no summary that can be read."""
     repository = event.repository()
-    found = ask(f"repos/{repository}/actions/runs/{run.number}/artifacts?name={ARTIFACT}")["artifacts"]
+    found = ask(f"repos/{repository}/actions/runs/{int(run['id'])}/artifacts?name={ARTIFACT}")["artifacts"]
     if not found or found[0]["size_in_bytes"] > MOST_ZIPPED:
         return None
     zipped = first_bytes(f"repos/{repository}/actions/artifacts/{int(found[0]['id'])}/zip", MOST_ZIPPED)
@@ -121,12 +106,12 @@ def report(run: Run) -> str | None:
 
 def comment(run: Run, number: int, text: str | None) -> str:
     """The comment's Markdown: what is known of the run from GitHub, then what the run found."""
-    says = _SAYS.get(run.conclusion, "the run did not end as it should")
-    head = run.head[:8] if re.fullmatch("[0-9a-f]{40}", run.head) else "an odd commit"
+    says = _SAYS.get(run["conclusion"] or "", "the run did not end as it should")
+    head = run["head_sha"][:8] if re.fullmatch("[0-9a-f]{40}", run["head_sha"]) else "an odd commit"
     files = ask(f"repos/{event.repository()}/pulls/{number}/files?per_page=100")
     # Named whatever the run says.
     judges = sum(PurePath(file["filename"]).is_relative_to(rule) for file in files for rule in outputs.RULES)
-    lines = [MARK, f"**Retrained at {head}: {says}.** [The run]({run.page}) has all of it."]
+    lines = [MARK, f"**Retrained at {head}: {says}.** [The run]({run['html_url']}) has all of it."]
     if judges or len(files) == 100:
         lines.append(
             f"**It changes {judges} files of those that judge it** ({', '.join(outputs.RULES)}): "

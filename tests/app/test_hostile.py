@@ -389,10 +389,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from fastapi.testclient import TestClient
-from app import cells, page, serving
+from app import cells, firewall, serving
 from app.model import open_model
 with serving.upload_folder() as folder:
-    app = serving.make([open_model(Path(sys.argv[1]))], cells.find(None), folder, page.Limits())
+    app = serving.make([open_model(Path(sys.argv[1]))], cells.find(None), folder, firewall.Limits())
     app.mount("/", app.routes[-1].app.gradio)
     app.routes[:] = app.routes[-1:]
     with TestClient(app) as ungated:
@@ -522,7 +522,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import anyio, httpx
-from app import cells, page, serving
+from app import cells, firewall, serving
 from app.model import open_model
 
 async def slowly(begun):
@@ -553,8 +553,8 @@ async def too_much(client):
 
 with serving.upload_folder() as folder:
     model = open_model(Path(sys.argv[1]))
-    anyio.run(visit, page.Limits(body_seconds=0.1), too_late)
-    anyio.run(visit, page.Limits(bodies=10), too_much)
+    anyio.run(visit, firewall.Limits(body_seconds=0.1), too_late)
+    anyio.run(visit, firewall.Limits(bodies=10), too_much)
 """
 
 

@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from app import api, batches, logs, page, plain, serving, uploads, verdict
+from app import api, batches, firewall, logs, plain, serving, uploads, verdict
 from app.inference import Answer, Judge
 from app.model import open_model
 from tests.support import app_server
@@ -234,7 +234,7 @@ def test_a_client_that_leaves_while_it_waits_loses_its_place_in_the_queue():
         return next(messages)
 
     async def visit() -> None:
-        door = plain.Door(page.Limits(), anyio.CapacityLimiter(1))
+        door = plain.Door(firewall.Limits(), anyio.CapacityLimiter(1))
         request = Request({"type": "http", "headers": [], "query_string": b""}, left)
         async with door.places:
             with pytest.raises(HTTPException, match=r"The client has gone\."):
@@ -261,7 +261,7 @@ class Stuck:
 def test_a_probe_is_told_no_while_nobody_could_be_served(model, tmp_path, pngs):
     network = Stuck(model.judge.bundle.network)
     model = replace(model, judge=Judge(replace(model.judge.bundle, network=network)))
-    limits = page.Limits(at_once=1, probe_seconds=0.05)
+    limits = firewall.Limits(at_once=1, probe_seconds=0.05)
 
     async def visit() -> list[int]:
         app = Starlette(routes=plain.routes([model], tmp_path, limits))

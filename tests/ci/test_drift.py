@@ -1,9 +1,11 @@
 """Drift is seen in what cells there are and how they look, and not where there is none."""
 
+import re
 import shutil
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ci import drift
@@ -37,25 +39,27 @@ def data(tmp_path):
 
 def test_the_same_cells_have_not_drifted(data):
     found = drift.drift(data("a", made.cells(120, 30)), data("b", made.cells(120, 30)))
-    assert found.gained == found.lost == {"Parasitized": 0, "Uninfected": 0}
-    assert all(quantity.distance == 0 for quantity in found.quantities)
+    assert (found.classes == 0).all(axis=None)
+    assert list(found.classes.index) == ["Parasitized", "Uninfected"]
+    assert (found.looks.distance == 0).all()
     assert "No quantity has drifted." in drift.markdown(found, "HEAD", 0.1)
 
 
 def test_another_light_is_drift_of_brightness_and_no_gain_of_cells(data):
     found = drift.drift(data("a", made.cells(120, 30)), data("b", made.cells(120, 30), light=20))
-    by_name = {quantity.words: quantity for quantity in found.quantities}
-    stain = by_name["stain, log optical density"]
+    stain = found.looks.loc["stain, log optical density"]
     assert stain.distance == 1
     assert stain.now < stain.before
-    assert by_name["longer side, px"].distance == 0
+    assert found.looks.distance["longer side, px"] == 0
     assert "stain, log optical density" in drift.markdown(found, "HEAD", 0.1)
 
 
 def test_a_distance_at_the_limit_has_not_drifted():
-    none = {"Parasitized": 0, "Uninfected": 0}
-    looks = (drift.Quantity("size", 1, 1, 0.1), drift.Quantity("light", 1, 2, 0.1001))
-    found = drift.Drift(10, 10, none, none, 0.5, 0.5, looks)
+    none = pd.DataFrame(0, index=["Parasitized", "Uninfected"], columns=["gained", "lost"])
+    looks = pd.DataFrame(
+        {"before": 1.0, "now": [1.0, 2.0], "distance": [0.1, 0.1001]}, index=["size", "light"]
+    )
+    found = drift.Drift((10, 10), (0.5, 0.5), none, looks)
     text = drift.markdown(found, "HEAD", 0.1)
     assert "Drifted: light." in text
     assert text.count("**drifted**") == 1
@@ -63,17 +67,18 @@ def test_a_distance_at_the_limit_has_not_drifted():
 
 def test_larger_crops_are_drift_of_size(data):
     found = drift.drift(data("a", made.cells(120, 30)), data("b", made.cells(120, 30), width=80))
-    assert found.quantities[0].distance == 1
-    assert (found.quantities[0].before, found.quantities[0].now) == (50, 80)
+    assert found.looks.loc["longer side, px"].to_list() == [50, 80, 1]
 
 
 def test_cells_that_came_and_went_and_the_share_of_parasitised_ones_are_counted(data):
     found = drift.drift(data("a", made.cells(120, 30)), data("b", made.cells(90, 30, first=60)))
-    assert (found.cells_before, found.cells_now) == (120, 90)
-    assert found.lost == {"Parasitized": 30, "Uninfected": 30}
-    assert found.gained == {"Parasitized": 0, "Uninfected": 30}
-    assert found.share_now == pytest.approx(1 / 3)
-    assert "parasitised 50.0% before, 33.3% now" in drift.markdown(found, "HEAD", 0.1)
+    assert found.cells == (120, 90)
+    assert found.classes.lost.to_dict() == {"Parasitized": 30, "Uninfected": 30}
+    assert found.classes.gained.to_dict() == {"Parasitized": 0, "Uninfected": 30}
+    assert found.share == pytest.approx((1 / 2, 1 / 3))
+    said = drift.markdown(found, "HEAD", 0.1)
+    assert "parasitised 50.0% before, 33.3% now" in said
+    assert re.search(r"\| Uninfected +\| +30 \| +30 \|", said)
 
 
 def test_cells_packed_at_another_size_cannot_be_compared(data):

@@ -132,7 +132,7 @@ def test_a_leaky_model_made_elsewhere_fails_as_same_inputs_and_other_outputs(bra
     shutil.copytree(leaky, branch, dirs_exist_ok=True)
     take_for_granted(branch, "train", "evaluate", "export")
     assert set(git("diff", "--name-only", "main", cwd=branch).split()) <= set(map(str, outputs.KEPT))
-    module(branch, "report", "--base", "main")
+    module(branch, "gate", "--report", "--base", "main")
     assert failed(branch) == ["dvc.lock"]
     assert said(branch, "dvc.lock") == "same inputs as the base's, other outputs: train"
 
@@ -163,7 +163,7 @@ def test_cells_that_go_by_another_file_s_hash_fail(branch):
     cells.loc[0, "sha256"] = "0" * 64
     tables.write(cells, branch / paths.CELLS, tables.CELLS)
     take_for_granted(branch, "audit", "split", "pack", "train", "evaluate", "export")
-    module(branch, "report", "--base", "main")
+    module(branch, "gate", "--report", "--base", "main")
     assert "by patient" in failed(branch)
     assert "1 cells have other bytes than their hash" in said(branch, "by patient")
 
@@ -205,7 +205,7 @@ def test_code_that_answers_with_the_labels_is_not_asked(branch):
     )
     run("dvc", "repro", "--force", "--single-item", "evaluate", cwd=branch)
     take_for_granted(branch, "audit", "split", "pack", "train", "evaluate", "export")
-    module(branch, "report", "--base", "main")
+    module(branch, "gate", "--report", "--base", "main")
     (auc,) = (figure for figure in found(branch)["figures"] if figure["name"] == "auc")
     assert found(branch)["claims"]["auc"] == 1.0
     assert auc["branch"] == auc["base"] < 0.99
@@ -249,7 +249,7 @@ def test_test_cells_trained_on_under_a_new_name_fail(branch):
     change(branch, {"data.source": "folder", "data.folder": str(branch.parent / "cells")})
     run("dvc", "repro", "split", "pack", cwd=branch)
     take_for_granted(branch, "train", "evaluate", "export")
-    module(branch, "report", "--base", "main")
+    module(branch, "gate", "--report", "--base", "main")
     assert "by patient" in failed(branch)
     assert "test cells are trained on under another patient's name" in said(branch, "by patient")
 
@@ -258,7 +258,7 @@ def test_a_split_by_image_fails_in_its_own_words(branch):
     change(branch, {"split.unit": "image"})
     run("dvc", "repro", "split", cwd=branch)
     take_for_granted(branch, "train", "evaluate", "export")
-    module(branch, "report", "--base", "main")
+    module(branch, "gate", "--report", "--base", "main")
     assert "by patient" in failed(branch)
     assert "the split is not by patient" in said(branch, "by patient")
 
@@ -267,7 +267,7 @@ def test_a_first_release_that_is_no_better_than_chance_fails(branch):
     change(branch, {"gate.min_auc": 0.9})
     commit(branch, "a floor")
     first = git("rev-list", "--max-parents=0", "HEAD", cwd=branch)
-    module(branch, "report", "--base", first)
+    module(branch, "gate", "--report", "--base", first)
     assert found(branch)["base"] is None
     assert failed(branch) == ["AUC at least"]
 
@@ -330,21 +330,21 @@ def test_report_and_gate_work_right_after_a_run_in_a_fresh_clone(history, tmp_pa
     clone = tmp_path / "clone"
     git("clone", "-q", "--branch", "main", str(history), str(clone), cwd=tmp_path)
     run("dvc", "repro", cwd=clone)
-    for name in ("report", "gate"):
-        said = module(clone, name, "--base", "main").stdout
+    for options in (("--report",), ()):
+        said = module(clone, "gate", *options, "--base", "main").stdout
         assert "The gate passes." in said
         assert "made anew" not in said
 
 
 def test_results_that_are_behind_the_parameters_are_not_reported(branch):
     change(branch, {"evaluate.bins": 10})
-    done = module(branch, "report", "--base", "main", ok=False)
+    done = module(branch, "gate", "--report", "--base", "main", ok=False)
     assert done.returncode == 1
-    assert "not up to date (dvc status: evaluate, export, external): run `dvc repro`." in done.stderr
+    assert "not up to date (dvc status: evaluate, export, external): run `dvc repro`" in done.stderr
 
 
 def test_an_unknown_base_is_named(history):
-    done = module(history, "report", "--base", "mian", ok=False)
+    done = module(history, "gate", "--report", "--base", "mian", ok=False)
     assert done.stderr.startswith("error: git knows no revision mian")
 
 
@@ -362,7 +362,7 @@ def test_a_base_whose_results_are_gone_is_made_anew_and_said_so(branch):
     runs = cache / "runs"
     runs.rename(cache / "runs-aside")
     try:
-        done = module(branch, "report", "--base", "main")
+        done = module(branch, "gate", "--report", "--base", "main")
         assert "export were in no store, and made anew" in done.stdout
         assert "made anew" in found(branch)["base"]["note"]
     finally:
@@ -376,7 +376,7 @@ def test_a_fork_is_compared_on_the_sample_whatever_the_source(branch, tmp_path):
     real = commit(branch, "the real set")
     variables = pull_of(real, "stranger/cells", tmp_path)
     module(branch, "retrain", **variables)
-    module(branch, "report", **variables)
+    module(branch, "gate", "--report", **variables)
     facts = found(branch)
     assert facts["sample"]
     assert facts["base"]["source"] == facts["branch"]["source"] == "sample"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app import revisions
-from ci import release
+from app import revisions as served
+from ci import release, revisions
 from experiments import pretrained
 from malaria import bundle, files
 from malaria.errors import UserError
@@ -122,7 +122,7 @@ def test_results_of_other_parameters_are_refused(here):
     with pytest.raises(
         UserError, match=r"dvc\.lock is not up to date \(dvc status: export\): run `dvc repro`"
     ):
-        release.check_up_to_date()
+        revisions.check_up_to_date()
 
 
 def test_a_bundle_of_synthetic_cells_is_refused(model_bundle, tmp_path, monkeypatch):
@@ -186,7 +186,7 @@ def test_a_released_bundle_comes_by_name_and_version_from_the_remote_and_the_app
     )
     assert got == made
     monkeypatch.setenv("MALARIA_CACHE", str(tmp_path / "cache"))
-    folder, origin = revisions.fetch("malaria-cells@v1.0.0", str(real))
+    folder, origin = served.fetch("malaria-cells@v1.0.0", str(real))
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == made
     assert origin.tags == ("malaria-cells@v1.0.0",)
 

@@ -89,7 +89,6 @@ class Command(BashOperator):  # type: ignore[misc] # Airflow is not in the envir
 class DvcStage(Command):
     """A stage of dvc.yaml: run where something has changed, skipped where nothing has."""
 
-    ui_color = "#e6f1ef"
     operator_extra_links = (FiguresLink(),)
 
 
