@@ -118,7 +118,7 @@ def as_batch(
 ) -> dict[str, Any]:
     """The answer on many cells of one model, the `number`-th of those asked."""
     verdicts = batches.verdicts(model, number, judged, point)
-    totals = asdict(batches.totals(verdicts))
+    totals = asdict(batches.totals(verdicts, batches.foreign(model, number, judged)))
     return {
         "rows": [as_row(row) for row in batches.rows(model, judged, verdicts, point)],
         "totals": totals if totals["judged"] else totals | {"share": None},

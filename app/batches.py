@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from malaria import predict
+from malaria.bundle.ood import Looks
 from malaria.cells.images import Unreadable
 from malaria.cells.prepared import Prepared
 from malaria.labels import PARASITIZED
@@ -35,6 +36,7 @@ class Judged:
 class Totals:
     """Counts of a batch; `share` of the judged that were called parasitised, with a 95 % interval; from
     `least` to `most` of the cells were it, were all that the model turned away of one kind or the other.
+    `foreign` as `Bundle.foreign` has it.
     """
 
     images: int
@@ -48,6 +50,7 @@ class Totals:
     high: float
     least: float
     most: float
+    foreign: bool | None
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def to_look_at(models: Sequence[Model], batch: Sequence[Judged], point: verdict.
     return sorted(found, key=lambda number: abs(batch[number].answers[0].p_parasitized - threshold))
 
 
-def totals(verdicts: Sequence[verdict.Verdict]) -> Totals:
+def totals(verdicts: Sequence[verdict.Verdict], foreign: bool | None = None) -> Totals:
     """Count a batch."""
     judged = [one for one in verdicts if one.status == predict.PREDICTED]
     positive = sum(one.category == PARASITIZED for one in judged)
@@ -139,7 +142,17 @@ def totals(verdicts: Sequence[verdict.Verdict]) -> Totals:
         high=high,
         least=positive / cells if cells else 0.0,
         most=(positive + rejected) / cells if cells else 1.0,
+        foreign=foreign,
     )
+
+
+def foreign(model: Model, number: int, batch: Sequence[Judged]) -> bool | None:
+    """Whether the cells of a batch are foreign to a model, the `number`-th of those asked."""
+    looks = Looks()
+    for answer in (one.answers[number] for one in batch if one.answers):
+        if answer.rejected is None and answer.look is not None:
+            looks.add(answer.look[None])
+    return model.judge.bundle.foreign(looks)
 
 
 def wilson(hits: int, cells: int) -> tuple[float, float]:

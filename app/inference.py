@@ -18,12 +18,14 @@ from malaria.cells.prepared import Prepared
 @dataclass(frozen=True)
 class Answer:
     """What the bundle says of one crop: calibrated P(parasitised), why it is no cell to judge, or None, and
-    the map of `Bundle.explain`, where it has one. P of what is no cell means nothing.
+    the map of `Bundle.explain`, where it has one. P of what is no cell means nothing. `look`: the check's
+    quantities, float32 (q,).
     """
 
     p_parasitized: float
     rejected: str | None = None
     map: npt.NDArray[np.float32] | None = field(default=None, compare=False)
+    look: npt.NDArray[np.float32] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Judge:
                 one.answer.set_exception(error)
             return
         maps = itertools.repeat(None) if said.maps is None else said.maps
-        answers = map(Answer, said.p_parasitized.tolist(), said.rejected, maps)
+        answers = map(Answer, said.p_parasitized.tolist(), said.rejected, maps, said.look)
         for one in asked:
             one.answer.set_result(list(itertools.islice(answers, len(one.crops))))
 

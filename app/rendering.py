@@ -81,9 +81,10 @@ def batch(
         for model, verdicts in zip(models, said, strict=True)
         for row in batches.rows(model, judged, verdicts, point)
     )
+    foreign = [batches.foreign(model, number, judged) for number, model in enumerate(models)]
     totals = render(
         "many.html.j2",
-        columns=list(zip(models, points, map(batches.totals, said), strict=True)),
+        columns=list(zip(models, points, map(batches.totals, said, foreign), strict=True)),
         left_out=Counter(one.reason for one in judged if not one.answers).most_common(),
         rows=rows,
         differing=sum(map(batches.differ, together)),

@@ -1,11 +1,13 @@
 """What the page says of a cell and of a batch: category, second look, totals, and a round's score."""
 
+import dataclasses
 import math
 
+import numpy as np
 import pytest
 
-from app import batches, cells, verdict
-from app.inference import Answer
+from app import batches, cells, model, verdict
+from app.inference import Answer, Judge
 from app.verdict import HALF, Point
 from malaria import bundle
 
@@ -82,6 +84,28 @@ def test_a_batch_is_counted_by_status_and_category():
     assert (totals.rejected, totals.unreadable, totals.share) == (2, 1, 0.6)
     # scipy.stats.binomtest(3, 5).proportion_ci(method="wilson")
     assert (totals.low, totals.high) == pytest.approx((0.2307, 0.8824), abs=1e-4)
+
+
+def test_a_batch_is_foreign_by_its_judged_cells(gated_bundle):
+    loaded = bundle.load(gated_bundle, threads=1)
+    patients = {
+        "patients_centre": np.zeros(13, np.float32),
+        "patients_whitening": np.eye(13, dtype=np.float32),
+        "patients_limit": np.ones(1, np.float32),
+    }
+    check = dataclasses.replace(loaded.fitted_ood, **patients)
+    served = dataclasses.replace(
+        model.open_model(gated_bundle), judge=Judge(dataclasses.replace(loaded, fitted_ood=check))
+    )
+
+    def judged(look: float, cells: int, rejected: str | None = None) -> list[batches.Judged]:
+        answer = Answer(0.5, rejected, look=np.full(16, look, np.float32))
+        return [batches.Judged(f"{number}.png", "", (answer,)) for number in range(cells)]
+
+    assert batches.foreign(served, 0, judged(0.0, 50)) is False
+    assert batches.foreign(served, 0, judged(1.0, 50)) is True
+    assert batches.foreign(served, 0, judged(1.0, 49)) is None
+    assert batches.foreign(served, 0, judged(0.0, 50) + judged(9.0, 50, "no cell")) is False
 
 
 def test_a_batch_without_a_judged_cell_has_no_share():
