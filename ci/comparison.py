@@ -140,6 +140,15 @@ class Stage(Plain):
     seconds: float | None = None
 
 
+class Elsewhere(Plain):
+    """A figure on another laboratory's set, as `predict.external` names both; both are claims."""
+
+    laboratory: str
+    name: str
+    base: float | None
+    branch: float | None
+
+
 class Comparison(Plain):
     """All of it. `base` is None for a first revision; `unreadable` says why the branch's bundle could not be
     asked, and then there are no figures. `auc_low` is the lower end of the interval of the branch's AUC.
@@ -159,6 +168,7 @@ class Comparison(Plain):
     auc_low: float | None = None
     turned_away: tuple[float, float] = (0.0, 0.0)
     claims: dict[str, float | None]
+    elsewhere: tuple[Elsewhere, ...] = ()
     flips: tuple[Flip, ...] = ()
     flipped: int = 0
     data: Data
@@ -245,10 +255,30 @@ def compare(
         stages=stages,
         judged=counted,
         claims=json.loads((branch.folder / paths.SUMMARY).read_text(encoding="utf-8")),
+        elsewhere=_elsewhere(base, branch),
         data=_data(base, branch),
         changes=() if base is None else changes(base.params, branch.params),
         **answers,
     )
+
+
+def _elsewhere(base: Revision | None, branch: Revision) -> tuple[Elsewhere, ...]:
+    there, here = ({} if revision is None else _external(revision) for revision in (base, branch))
+    return tuple(
+        Elsewhere(laboratory=laboratory, name=name, base=there.get(laboratory, {}).get(name), branch=value)
+        for laboratory, figures in here.items()
+        for name, value in figures.items()
+    )
+
+
+def _external(revision: Revision) -> dict[str, dict[str, float | None]]:
+    """What the stage external wrote: the figures' values by laboratory."""
+    file = revision.folder / paths.EXTERNAL
+    scores = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {
+        laboratory: {name: figure["value"] for name, figure in of.items() if isinstance(figure, dict)}
+        for laboratory, of in scores.items()
+    }
 
 
 def _answers(

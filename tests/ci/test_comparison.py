@@ -363,6 +363,19 @@ def test_the_report_says_everything_it_was_asked_for(compare, bundle, tmp_path):
         assert expected in text, expected
 
 
+def test_the_report_has_the_figures_on_other_laboratories_of_both(compare, tmp_path):
+    def external(auc: float | None) -> dict[str, dict[str, object]]:
+        return {"lahore": {"cells": 100, "foreign": True, "auc": {"value": auc, "low": None, "high": None}}}
+
+    found = compare(base={"external": external(0.9)}, branch={"external": external(None)})
+    assert [one.model_dump() for one in found.elsewhere] == [
+        {"laboratory": "lahore", "name": "auc", "base": 0.9, "branch": None}
+    ]
+    page = rendering.page(found, verdict.judge(found, None), tmp_path / "branch")
+    assert "lahore" in page
+    assert "0.9000" in page
+
+
 def test_names_of_files_cannot_break_out_of_the_report(compare, bundle, tmp_path):
     strange = made.cells()
     bad = "Uninfected/`|<img src=x onerror=alert(1)>@all.png"

@@ -60,11 +60,13 @@ def write(
     name: str = "branch",
     changed: dict[str, object] | None = None,
     stretched: int = 0,
+    external: dict[str, dict[str, object]] | None = None,
 ) -> Revision:
     """Write a revision of the cells `found` whose bundle is a copy of `bundle`.
 
     Args:
         changed: parameters that are others than in the repository, by section and key.
+        external: what the stage external wrote.
         stretched: how many of the test cells' files are wider than a cell is.
     """
     content = yaml.safe_load((ROOT / paths.PARAMS).read_text())
@@ -77,6 +79,8 @@ def write(
     tables.write(found, folder / paths.CELLS, tables.CELLS)
     tables.write(found, folder / paths.SPLITS, tables.SPLITS)
     files.write_json(folder / paths.SUMMARY, {"auc": 0.99})
+    if external:
+        files.write_json(folder / paths.EXTERNAL, external)
     shutil.copytree(bundle, folder / paths.BUNDLE)
     numbers = [int(hash_, 16) for hash_ in found.sha256]
     pixels = [drawn(number, "Para" in path) for number, path in zip(numbers, found.path, strict=True)]
