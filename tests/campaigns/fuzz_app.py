@@ -224,42 +224,21 @@ def _place(draw: random.Random, content: bytes) -> int:
     return draw.randrange(most + 1)
 
 
-def _flip(draw: random.Random, content: bytes) -> bytes:
+def _bytes(draw: random.Random, content: bytes) -> bytes:
+    """Some bytes become others (odd ones, any, themselves again and again, another file's) or go; and at
+    times whatever follows.
+    """
     at = _place(draw, content)
-    return (
-        content[:at]
-        + bytes(byte ^ 1 << draw.randrange(8) for byte in content[at : at + 1])
-        + content[at + 1 :]
-    )
-
-
-def _overwrite(draw: random.Random, content: bytes) -> bytes:
-    at, length = _place(draw, content), draw.choice((1, 2, 4, 8))
-    return content[:at] + bytes([draw.choice(_ODD_BYTES)]) * length + content[at + length :]
-
-
-def _cut(draw: random.Random, content: bytes) -> bytes:
-    return content[: _place(draw, content)]
-
-
-def _remove(draw: random.Random, content: bytes) -> bytes:
-    at = _place(draw, content)
-    return content[:at] + content[at + draw.randrange(1, 64) :]
-
-
-def _insert(draw: random.Random, content: bytes) -> bytes:
-    at = _place(draw, content)
-    return content[:at] + draw.randbytes(draw.randrange(1, 64)) + content[at:]
-
-
-def _repeat(draw: random.Random, content: bytes) -> bytes:
-    at, length = _place(draw, content), draw.randrange(1, 4096)
-    return content[:at] + content[at : at + length] * draw.randrange(2, 9) + content[at + length :]
-
-
-def _splice(draw: random.Random, content: bytes) -> bytes:
+    end = at + draw.randrange(draw.choice((2, 8, 64, 4096)))
     other = samples()[draw.choice(sorted(samples()))]
-    return content[: _place(draw, content)] + other[_place(draw, other) :]
+    others = (
+        b"",
+        bytes([draw.choice(_ODD_BYTES)]) * (end - at),
+        draw.randbytes(draw.randrange(64)),
+        content[at:end] * draw.randrange(2, 9),
+        other[_place(draw, other) :],
+    )
+    return content[:at] + draw.choice(others) + draw.choice((content[end:], content[end:], b""))
 
 
 def _field(draw: random.Random, content: bytes) -> bytes:
@@ -294,7 +273,7 @@ def _fields(content: bytes) -> list[tuple[int, int]]:
     return found
 
 
-_BREAKS = (_field, _field, _flip, _overwrite, _cut, _remove, _insert, _repeat, _splice)
+_BREAKS = (_field, _bytes, _bytes, _bytes)
 
 
 if __name__ == "__main__":
