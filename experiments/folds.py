@@ -6,15 +6,13 @@ workspace; the cache is shared, and with it DVC's run cache.
 """
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
-from malaria import files, tables
+from malaria import files, programs, tables
 from malaria.errors import UserError
 from malaria.params import Params
 from malaria.paths import CROSSVAL
@@ -40,7 +38,7 @@ def outside_git(settings: Params) -> list[str]:
         f"{key}={found}"
         for key, path in given.items()
         if not (found := Path(path).resolve()).is_relative_to(here)
-        or _git("ls-files", "--others", "--", str(found))
+        or programs.git("ls-files", "--others", "--", str(found))
     ]
 
 
@@ -92,14 +90,14 @@ def run(name: str, sets: Sequence[str]) -> None:
         sets: KEY=VALUE, as `dvc exp run -S` has it.
 
     Raises:
-        UserError: the experiment failed; the sentence has the last lines of what DVC said.
+        UserError: the experiment failed; the sentence has what DVC said.
     """
     changes = [part for change in sets for part in ("-S", change)]
     with _clone(name) as clone:
-        _dvc(name, "cache", "dir", "--local", _cache(), cwd=clone)
-        _dvc(name, "exp", "run", "-n", name, *changes, cwd=clone)
+        programs.dvc("cache", "dir", "--local", _cache(), cwd=clone)
+        programs.dvc("exp", "run", "-n", name, *changes, cwd=clone)
         # The figures come with Git; what they were made of lies in the cache already.
-        _dvc(name, "--wait-for-lock", "exp", "pull", "--no-cache", "--force", str(clone.resolve()), name)
+        programs.dvc("--wait-for-lock", "exp", "pull", "--no-cache", "--force", str(clone.resolve()), name)
 
 
 @contextmanager
@@ -107,15 +105,15 @@ def _clone(name: str) -> Iterator[Path]:
     try:
         # Clones that killed runs left go first; one of these may still be at work in its own.
         with files.atomic_folder(_CLONES / name) as clone:
-            _git("clone", "--quiet", "--shared", ".", str(clone))
+            programs.git("clone", "--quiet", "--shared", ".", str(clone))
             # Not `git stash create`: it locks the index, and of two experiments at once one would fail.
             changed = clone / ".git/changed"
             plain = ("--binary", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
-            _git("diff", *plain, f"--output={changed.resolve()}", "HEAD")
-            _git("-C", str(clone), "apply", "--index", "--allow-empty", str(changed.resolve()))
+            programs.git("diff", *plain, f"--output={changed.resolve()}", "HEAD")
+            programs.git("apply", "--index", "--allow-empty", str(changed.resolve()), cwd=clone)
             for key in ("user.name", "user.email"):
-                if value := _git("config", key, missing_is_fine=True):
-                    _git("-C", str(clone), "config", key, value)
+                if value := programs.git("config", "--default", "", key):
+                    programs.git("config", key, value, cwd=clone)
             if (local := Path(".dvc/config.local")).is_file():
                 shutil.copy(local, clone / local)
             yield clone
@@ -128,18 +126,3 @@ def _cache() -> str:
 
     with Repo() as repo:
         return str(Path(repo.cache.local_cache_dir).absolute())
-
-
-def _git(*arguments: str, missing_is_fine: bool = False) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode and not missing_is_fine:
-        raise UserError(f"`git {' '.join(arguments)}` failed: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
-def _dvc(name: str, *arguments: str, cwd: Path | None = None) -> None:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stdout + done.stderr).strip().splitlines()
-        raise UserError(f"Experiment {name} failed: {' '.join(said[-2:])}")

@@ -1,7 +1,8 @@
 """Pictures that are no crop of one stained red cell: drawn ones, spoilt cells, and photographs.
 
 Each kind stands for something that people give to such a model, by mistake or to see what it says. All
-are drawn from a seed; photographs are cuts of pictures that installed packages carry.
+are drawn from a seed; photographs are cuts of pictures that installed packages carry, of pages, tissue,
+landscapes and the night sky among others.
 """
 
 import importlib.util
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw
 
 from malaria.cells.images import Pixels
 
@@ -24,9 +25,6 @@ SHIPPED = {
     "scikit-learn": ("sklearn", "datasets/images"),
     "Gradio": ("gradio", "media_assets/images"),
 }
-
-# What drawn pages and programs say.
-_WORDS = ["the", "of", "a", "red", "cell", "blood", "patient", "smear", "stain", "slide", "count", "method"]
 
 
 def all_kinds(cells: Sequence[Pixels], count: int, seed: int) -> dict[str, list[Pixels]]:
@@ -146,9 +144,8 @@ def _noise(random: Random) -> Pixels:
     if kind == 0:
         return _pixels(random.uniform(0, 255, (side, side, 3)))
     if kind == 1:
-        return _pixels(
-            random.normal(random.uniform(60, 200), random.uniform(10, 60), (side, side, 1)) * np.ones(3)
-        )
+        grey = random.normal(random.uniform(60, 200), random.uniform(10, 60), (side, side, 1))
+        return _pixels(grey * np.ones(3))
     if kind == 2:
         return _pixels(255.0 * (random.random((side, side, 1)) < 0.5) * np.ones(3))
     return _pixels(_stain(random) + random.normal(0, random.uniform(5, 40), (side, side, 3)))
@@ -163,28 +160,6 @@ def _gradient(random: Random) -> Pixels:
     return _pixels(_mix(share, _colour(random), _colour(random)))
 
 
-def _text(random: Random) -> Pixels:
-    side = _side(random) + 60
-    paper = [(255, 255, 255), (245, 240, 220), (0, 0, 0), (230, 200, 215)][int(random.integers(4))]
-    page = Image.new("RGB", (side, side), paper)
-    draw = ImageDraw.Draw(page)
-    ink = (20, 20, 20) if sum(paper) > 300 else (230, 230, 230)
-    size = int(random.integers(8, 26))
-    font = ImageFont.load_default(size)
-    for top in range(4, side, int(size * 1.4)):
-        draw.text((4, top), " ".join(random.choice(_WORDS, 16)), fill=ink, font=font)
-    return np.asarray(page)
-
-
-def _stripes(random: Random) -> Pixels:
-    side = _side(random)
-    y, x = _grid(side)
-    angle, waves = random.uniform(0, np.pi), random.uniform(2, 25)
-    wave = np.sin(np.pi * waves * (np.cos(angle) * x + np.sin(angle) * y))
-    share = (wave > 0).astype(float) if random.random() < 0.5 else (wave + 1) / 2
-    return _pixels(_mix(share, _colour(random), _colour(random)))
-
-
 def _checkerboard(random: Random) -> Pixels:
     side, squares = _side(random), int(random.integers(2, 16))
     at = np.arange(side) * squares // side
@@ -193,14 +168,6 @@ def _checkerboard(random: Random) -> Pixels:
         (np.zeros(3), np.full(3, 255.0)) if random.random() < 0.5 else (_colour(random), _colour(random))
     )
     return _pixels(_mix(share, *colours))
-
-
-def _code(random: Random) -> Pixels:
-    """As a QR code looks, with a white margin."""
-    cells = int(random.integers(21, 40))
-    blocks = np.pad((random.random((cells, cells)) < 0.5) * np.uint8(255), 3, constant_values=255)
-    side = _side(random)
-    return np.asarray(Image.fromarray(blocks).resize((side, side), Image.Resampling.NEAREST).convert("RGB"))
 
 
 def _shapes(random: Random) -> Pixels:
@@ -242,17 +209,6 @@ def _planet(random: Random) -> Pixels:
     return _pixels(inside[:, :, None] * surface)
 
 
-def _night_sky(random: Random) -> Pixels:
-    side = _side(random)
-    sky = np.zeros((side, side, 3))
-    stars = random.integers(0, side, (int(random.integers(10, 150)), 2))
-    sky[stars[:, 0], stars[:, 1]] = random.uniform(120, 255, (len(stars), 1)) * random.uniform(
-        0.8, 1, (len(stars), 3)
-    )
-    blurred = Image.fromarray(_pixels(sky)).filter(ImageFilter.GaussianBlur(random.uniform(0.3, 1.2)))
-    return _pixels(np.asarray(blurred) * 2.0)
-
-
 def _fluorescence(random: Random) -> Pixels:
     """Bright blobs of one pure colour on black, as a fluorescence microscope shows nuclei."""
     side = _side(random)
@@ -265,29 +221,6 @@ def _fluorescence(random: Random) -> Pixels:
     return _pixels(light.clip(0, 1)[:, :, None] * colour)
 
 
-def _histology(random: Random) -> Pixels:
-    """Tissue: crowded nuclei in a fibrous ground, in eosin and haematoxylin or in grey, to every edge."""
-    side = _side(random)
-    y, x = _grid(side)
-    ground = _mix(
-        _smooth(random, side, random.uniform(0.03, 0.15)),
-        np.array([215, 140, 180]),
-        np.array([245, 215, 230]),
-    )
-    for _ in range(int(random.integers(15, 60))):
-        top, left = random.uniform(-1, 1, 2)
-        nucleus = np.hypot(y - top, (x - left) * random.uniform(0.6, 1.6)) < random.uniform(0.04, 0.12)
-        ground = np.where(
-            nucleus[:, :, None], np.array([95, 60, 140]) + random.normal(0, 12, (side, side, 1)), ground
-        )
-    blurred = np.asarray(
-        Image.fromarray(_pixels(ground)).filter(ImageFilter.GaussianBlur(side / 150)), dtype=float
-    )
-    if random.random() < 0.5:
-        blurred = blurred.mean(axis=2, keepdims=True) * np.ones(3)
-    return _pixels(blurred + random.normal(0, 4, (side, side, 1)))
-
-
 def _phase_contrast(random: Random) -> Pixels:
     """Grey rings on grey: cells as a microscope without stain shows them."""
     side = _side(random)
@@ -298,52 +231,6 @@ def _phase_contrast(random: Random) -> Pixels:
         away = np.hypot(y - top, x - left) / random.uniform(0.15, 0.6)
         light += 70 * np.exp(-(((away - 1) / 0.12) ** 2)) - 30 * np.exp(-((away / 0.5) ** 2))
     return _pixels((light + random.normal(0, 3, (side, side)))[:, :, None] * np.ones(3))
-
-
-def _chart(random: Random) -> Pixels:
-    side = _side(random) + 40
-    page = Image.new("RGB", (side, side), "white")
-    draw = ImageDraw.Draw(page)
-    low, left = int(side * 0.9), int(side * 0.1)
-    draw.line((left, 4, left, low, side - 4, low), fill="black", width=2)
-    bars = int(random.integers(3, 9))
-    for bar in range(bars):
-        start = left + 6 + bar * (side - left - 12) // bars
-        top = random.uniform(0.1, 0.85) * side
-        draw.rectangle(
-            (start, top, start + side // (2 * bars), low), fill=tuple(int(v) for v in _colour(random))
-        )
-    return np.asarray(page)
-
-
-def _screen(random: Random) -> Pixels:
-    """A window of some program."""
-    side = _side(random) + 60
-    dark = bool(random.integers(2))
-    page = Image.new("RGB", (int(side * 1.5), side), (32, 34, 40) if dark else (246, 246, 248))
-    draw = ImageDraw.Draw(page)
-    draw.rectangle((0, 0, int(side * 1.5), side // 10), fill=tuple(int(v) for v in _colour(random)))
-    for _ in range(int(random.integers(3, 8))):
-        left, top = random.uniform(0, side), random.uniform(side * 0.15, side * 0.9)
-        draw.rounded_rectangle(
-            (left, top, left + random.uniform(30, side / 2), top + side / 9),
-            radius=4,
-            fill=tuple(int(v) for v in _colour(random)),
-        )
-        draw.text((left + 4, top + 2), str(random.choice(_WORDS)), fill="white" if dark else "black")
-    return np.asarray(page)
-
-
-def _landscape(random: Random) -> Pixels:
-    """Sky above hills: what the simplest photograph is made of."""
-    side = _side(random)
-    y, x = _grid(side)
-    horizon = random.uniform(-0.3, 0.5) + 0.2 * np.sin(random.uniform(1, 4) * x + random.uniform(0, 6))
-    sky = _mix((y + 1) / 2, random.uniform([60, 110, 170], [150, 190, 255]), np.array([235.0, 225, 215]))
-    land = _mix(
-        _smooth(random, side, 0.06), random.uniform([30, 60, 10], [110, 120, 60]), np.array([150.0, 140, 90])
-    )
-    return _pixels(np.where((y > horizon)[:, :, None], land, sky) + random.normal(0, 4, (side, side, 3)))
 
 
 def _plasma(random: Random) -> Pixels:
@@ -473,20 +360,12 @@ DRAWN: dict[str, Callable[[Random], Pixels]] = {
     "blank": _blank,
     "noise": _noise,
     "gradients": _gradient,
-    "text pages": _text,
-    "stripes": _stripes,
     "checkerboards": _checkerboard,
-    "codes": _code,
     "flat shapes": _shapes,
     "even discs on black": _disc,
     "planets": _planet,
-    "night skies": _night_sky,
     "fluorescence": _fluorescence,
-    "tissue": _histology,
     "phase contrast": _phase_contrast,
-    "charts": _chart,
-    "screens": _screen,
-    "landscapes": _landscape,
     "clouds of colour": _plasma,
 }
 
