@@ -61,7 +61,7 @@ def together(costs: pd.DataFrame) -> pd.DataFrame:
     """All folds, by precision: cells and decisions summed, of the rest what is furthest from 0."""
 
     def furthest(column: "pd.Series[float]") -> float:
-        return float(column.loc[column.abs().idxmax()])
+        return float(max(column, key=abs))
 
     of = costs.drop(columns="fold").groupby("precision", sort=False)
     return of.agg(furthest).assign(cells=of.cells.sum(), decisions=of.decisions.sum())

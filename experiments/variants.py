@@ -28,29 +28,16 @@ class Variant:
     build: Callable[[int], keras.Model] = network.build
 
 
-def wide(size: int) -> keras.Model:
-    """The pipeline's network, half as wide again where it is narrow."""
-    return plain(size, (24, 48, 96, 128))
-
-
-def excited(size: int) -> keras.Model:
-    """Squeeze and excitation (Hu et al. 2018, arXiv:1709.01507) after each activation."""
-
-    def excite(x: Any, width: int, _: int) -> Any:
-        squeezed = layers.GlobalAveragePooling2D(keepdims=True)(x)
-        narrow = layers.Conv2D(max(width // 4, 4), 1, activation="relu")(squeezed)
-        return layers.Multiply()([x, layers.Conv2D(width, 1, activation="sigmoid")(narrow)])
-
-    return plain(size, network.WIDTHS, excite)
-
-
-def residual(size: int) -> keras.Model:
-    """A second, bypassed convolution at the two coarsest scales (He et al. 2016, arXiv:1512.03385)."""
-
-    def bypass(x: Any, width: int, depth: int) -> Any:
-        return layers.Add()([x, _convolved(x, width, pooled=False)]) if depth > 2 else x
-
-    return plain(size, (16, 32, 64, 96), bypass)
+def plain(size: int, widths: tuple[int, ...]) -> keras.Model:
+    """Like `network.build`, of other widths."""
+    cell = keras.Input((size, size, 3), name="cell")
+    x = layers.Rescaling(1 / 255)(cell)
+    for depth, width in enumerate(widths, start=1):
+        x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
+        x = layers.MaxPooling2D(2)(x) if depth < len(widths) else x
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.Dense(1, name="logit")(layers.GlobalAveragePooling2D(name=network.FEATURES)(x))
+    return keras.Model(cell, layers.Activation("sigmoid")(x))
 
 
 ROWS: dict[str, Variant] = {
@@ -62,25 +49,5 @@ ROWS: dict[str, Variant] = {
     "no_colour": Variant("no stain jitter", {"colour": 0.0, "brightness": 0.0}),
     "more_colour": Variant("twice the stain jitter", {"colour": 0.2, "brightness": 0.2}),
     "longer": Variant("twice the epochs", times=2),
-    "wide": Variant("wider: 24, 48, 96, 128", build=wide),
-    "excite": Variant("squeeze and excitation", build=excited),
-    "residual": Variant("two more convolutions, bypassed", build=residual),
+    "wide": Variant("wider: 24, 48, 96, 128", build=lambda size: plain(size, (24, 48, 96, 128))),
 }
-
-
-def plain(
-    size: int, widths: tuple[int, ...], after: Callable[[Any, int, int], Any] = lambda x, *_: x
-) -> keras.Model:
-    """Like `network.build`; `after` takes what each convolution gives, its width, and its depth from 1."""
-    cell = keras.Input((size, size, 3), name="cell")
-    x = layers.Rescaling(1 / 255)(cell)
-    for depth, width in enumerate(widths, start=1):
-        x = after(_convolved(x, width, pooled=depth < len(widths)), width, depth)
-    x = layers.Dense(1, name="logit")(layers.GlobalAveragePooling2D(name=network.FEATURES)(x))
-    return keras.Model(cell, layers.Activation("sigmoid")(x))
-
-
-def _convolved(x: Any, width: int, *, pooled: bool) -> Any:
-    x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
-    x = layers.MaxPooling2D(2)(x) if pooled else x
-    return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))

@@ -26,12 +26,11 @@ def test_the_plain_shape_is_the_pipelines_network():
     assert shapes == [weight.shape for weight in network.build(50).weights]
 
 
-@pytest.mark.parametrize("name", ["wide", "excite", "residual"])
-def test_every_shape_answers_with_a_probability_and_may_be_exported(name):
+def test_another_shape_answers_with_a_probability_and_may_be_exported():
     from experiments import variants
     from malaria.bundle import convert
 
-    model = variants.ROWS[name].build(50)
+    model = variants.ROWS["wide"].build(50)
     p = np.asarray(model(np.full((2, 50, 50, 3), 120, np.float32)))
     assert p.shape == (2, 1)
     assert ((p > 0) & (p < 1)).all()
