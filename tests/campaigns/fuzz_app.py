@@ -67,40 +67,34 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="what the uploads follow from (default 1)")
     parser.add_argument("--model", default="models/pretrained", help="a bundle folder")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        with app_server.start("--model", given.model, log=log) as server:
-            numbers = range(given.first, given.first + given.uploads)
-            found, memory = watched(server, given.seed, numbers)
-            alive = server.process.poll() is None
+    numbers = range(given.first, given.first + given.uploads)
+    step = max(1, given.uploads // 20)
+    answers, faults, memory = Counter[str](), 0, list[float]()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        app_server.start("--model", given.model, log=Path(folder, "log")) as server,
+    ):
+        process = psutil.Process(server.process.pid)
+        for start in range(0, given.uploads, step):
+            memory.append(process.memory_info().rss / 1e6)
+            found = send(server, given.seed, numbers[start : start + step])
+            answers += found.answers
+            faults += len(found.faults)
             # Told before the server is ended, which fails where it logged a fault.
             for fault in found.faults:
                 print(f"FAULT {fault}", flush=True)
-            for answer, count in sorted(found.answers.items()):
-                print(f"{count:6} {answer}", flush=True)
+            print(f"{min(start + step, given.uploads)} of {given.uploads}", file=sys.stderr, flush=True)
+        alive = server.process.poll() is None
+        memory.append(process.memory_info().rss / 1e6 if alive else 0.0)
+        for answer, count in sorted(answers.items()):
+            print(f"{count:6} {answer}", flush=True)
     print("memory of the server, MB, at each twentieth: " + " ".join(f"{size:.0f}" for size in memory))
     grown = statistics.median(memory[-3:]) / statistics.median(memory[2:5]) if len(memory) > 8 else 1.0
     print(
-        f"{given.uploads} uploads with seed {given.seed}: {len(found.faults)} faults, the process "
+        f"{given.uploads} uploads with seed {given.seed}: {faults} faults, the process "
         f"{'lives' if alive else 'HAS ENDED'}, memory at the end is {grown:.2f} of that after the first tenth"
     )
-    return 0 if alive and not found.faults and grown <= _MOST_GROWTH else 1
-
-
-def watched(server: app_server.Server, seed: int, numbers: range) -> tuple[Found, list[float]]:
-    """Send uploads; what came of them, and the server's memory (MB) before and after each twentieth."""
-    process = psutil.Process(server.process.pid)
-    step = max(1, len(numbers) // 20)
-    answers: Counter[str] = Counter()
-    faults: list[str] = []
-    memory = [process.memory_info().rss / 1e6]
-    for start in range(0, len(numbers), step):
-        found = send(server, seed, numbers[start : start + step])
-        answers += found.answers
-        faults += found.faults
-        memory.append(process.memory_info().rss / 1e6)
-        print(f"{min(start + step, len(numbers))} of {len(numbers)}", file=sys.stderr, flush=True)
-    return Found(answers, tuple(faults)), memory
+    return 0 if alive and not faults and grown <= _MOST_GROWTH else 1
 
 
 def send(server: app_server.Server, seed: int, numbers: range) -> Found:
