@@ -117,7 +117,7 @@ gate: env  ## whether the model here may replace that of BASE (main)
 take-over: env  #+ take over what the retrain run RUN on GitHub made (needs gh)
 	python -m ci.github.artifact take $(RUN)
 
-crossval: env  ## cross-validate by patient, a DVC experiment a fold; OPTIONS='--engine dask --workers 2'
+crossval: env  ## cross-validate by patient, a DVC experiment a fold; OPTIONS='--workers 2'
 	python -m experiments.crossval $(OPTIONS)
 
 ablate: env  #+ change one thing of the recipe at a time, and cross-validate each change

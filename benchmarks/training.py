@@ -7,14 +7,12 @@ before Keras is imported. Both are judged by AUC on the val cells of the split; 
 ours alone. The mark is `--mark`, or the original's best where it does not get there. Every run is a process
 of its own.
 
-Ours is told apart: start-up (imports, compilation, validation), and images per second after it; and these as
-a share of a bare training step: the same network, loss and optimizer as one compiled function, on one batch
-that lies in memory, with the recipe's augmentation and without. Needs `dvc repro pack split`.
+Ours is told apart: start-up (imports, compilation, validation), and images per second after it. Needs
+`dvc repro pack split`.
 """
 
 import argparse
 import contextlib
-import functools
 import io
 import multiprocessing
 import os
@@ -47,12 +45,8 @@ def main() -> int:
     parser.add_argument("--mark", type=float, default=0.985, help="val AUC to reach (0.985)")
     given = parser.parse_args()
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}")
-    rate, bare, plain = _alone(rates)
-    print(
-        f"ours, steady: {rate:,.0f} images/s: {rate / bare:.1%} of a bare step's {bare:,.0f}, and "
-        f"{rate / plain:.1%} of the {plain:,.0f} of one that does not augment",
-        flush=True,
-    )
+    rate = _alone(steady)
+    print(f"ours, steady: {rate:,.0f} images/s", flush=True)
     times = []
     for seed in range(1, given.seeds + 1):
         auc, seconds = _alone(original, seed, given.epochs, given.mark)
@@ -99,51 +93,24 @@ def pipeline(seed: int, epochs: int) -> tuple[float, float, int]:
     return auc, time.monotonic() - begun, epochs * len(train.rows)
 
 
-def rates() -> tuple[float, float, float]:
-    """Images per second of `fit` on the pipeline's batches, of a bare step, and of one that does not augment:
-    medians of rounds in turn.
-    """
-    from malaria.train import augmentation, network, training
-    from malaria.train.backend import keras, tf
+def steady() -> float:
+    """Images per second of `fit` on the pipeline's batches once it is under way, the median of rounds."""
+    from malaria.train import network, training
+    from malaria.train.backend import keras
 
     settings = _settings(seed=1, epochs=1000)
     cells, splits = packed.load(paths.PACKED), tables.read(paths.SPLITS, tables.SPLITS)
-    train = training.side(cells, splits, tables.TRAIN)
     training.begin(settings)
     model = network.build(cells.size)
     training.set_up(model, settings, _STEPS)
-    images, numbers, targets, _ = map(tf.constant, next(training.drawn(train, settings)))
-    batches = training.batches(train, settings)
-
-    def update(images: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            loss = model.loss(targets[:, None], model(images, training=True))
-        model.optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
-        return loss
-
-    bare = tf.function(lambda: update(augmentation.augment(images, numbers, settings)))
-    plain = tf.function(lambda: update(tf.cast(images, tf.float32)))
-
-    def fit(clock: Callable[..., None]) -> None:
-        callbacks = [keras.callbacks.LambdaCallback(on_train_batch_end=clock)]
-        model.fit(batches, steps_per_epoch=_STEPS, callbacks=callbacks, verbose=0, shuffle=False)
-
-    def repeated(step: Callable[[], tf.Tensor], clock: Callable[..., None]) -> None:
-        for _ in range(_STEPS):
-            float(step())
-            clock()
-
-    ways = fit, functools.partial(repeated, bare), functools.partial(repeated, plain)
-    found = [[_rate(way, len(images)) for way in ways] for _ in range(_ROUNDS)]
-    rate, of_bare, of_plain = (statistics.median(of) for of in zip(*found, strict=True))
-    return rate, of_bare, of_plain
-
-
-def _rate(way: Callable[[Callable[..., None]], None], batch: int) -> float:
-    """Images per second of `way`, which calls the clock that it is given after each step."""
+    batches = training.batches(training.side(cells, splits, tables.TRAIN), settings)
     times: list[float] = []
-    way(lambda *_, **__: times.append(time.perf_counter()))
-    return batch * (_STEPS - _BEFORE) / (times[-1] - times[_BEFORE - 1])
+    clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: times.append(time.perf_counter()))
+    for _ in range(_ROUNDS):
+        model.fit(batches, steps_per_epoch=_STEPS, callbacks=[clock], verbose=0, shuffle=False)
+    rounds = (times[at : at + _STEPS] for at in range(0, len(times), _STEPS))
+    images = settings.batch_size * (_STEPS - _BEFORE)
+    return statistics.median(images / (one[-1] - one[_BEFORE - 1]) for one in rounds)
 
 
 def _settings(seed: int, epochs: int) -> params.Train:

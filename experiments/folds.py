@@ -6,16 +6,21 @@ workspace; the cache is shared, and with it DVC's run cache.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
 from malaria import files, programs, tables
 from malaria.errors import UserError
 from malaria.params import Params
-from malaria.paths import CROSSVAL
+from malaria.paths import CROSSVAL, PREDICTIONS
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _CLONES = Path(".dvc/tmp/folds")
 
@@ -73,6 +78,12 @@ def predictions(name: str) -> pd.DataFrame:
     return tables.read(file, tables.OUT_OF_FOLD)
 
 
+def tested(name: str, fold: int) -> pd.DataFrame:
+    """What the network of a fold's experiment says of the cells that the fold tests: tables.OUT_OF_FOLD."""
+    found = tables.read(PREDICTIONS, tables.PREDICTIONS, content=read(name, PREDICTIONS))
+    return found[found.split == tables.TEST].assign(fold=fold)
+
+
 def _missing(name: str, path: Path) -> UserError:
     return UserError(
         f"{path} of the experiment {name} is not to be had here: run `make crossval` first, or name another "
@@ -80,7 +91,7 @@ def _missing(name: str, path: Path) -> UserError:
     )
 
 
-def run(name: str, sets: Sequence[str]) -> None:
+def run(name: str, sets: Sequence[str], *targets: str) -> None:
     """Run the workspace with changed parameters, as experiment `name` of this repository.
 
     What Git knows comes along, with its uncommitted changes; an experiment of that name from before gives
@@ -88,16 +99,33 @@ def run(name: str, sets: Sequence[str]) -> None:
 
     Args:
         sets: KEY=VALUE, as `dvc exp run -S` has it.
+        targets: stages, with all that they need; else all stages.
 
     Raises:
         UserError: the experiment failed; the sentence has what DVC said.
     """
     changes = [part for change in sets for part in ("-S", change)]
     with _clone(name) as clone:
-        programs.dvc("cache", "dir", "--local", _cache(), cwd=clone)
-        programs.dvc("exp", "run", "-n", name, *changes, cwd=clone)
+        programs.dvc("cache", "dir", "--local", programs.dvc("cache", "dir").strip(), cwd=clone)
+        programs.dvc("exp", "run", "-n", name, *changes, *targets, cwd=clone)
         # The figures come with Git; what they were made of lies in the cache already.
         programs.dvc("--wait-for-lock", "exp", "pull", "--no-cache", "--force", str(clone.resolve()), name)
+
+
+def spread(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with `function(item)`, as they end; so many at once, each of which waits for DVC's processes.
+
+    TensorFlow takes as many threads in each as it takes alone, and so gives the same bytes.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        running = {pool.submit(function, item): item for item in items}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
@@ -119,10 +147,3 @@ def _clone(name: str) -> Iterator[Path]:
             yield clone
     finally:
         shutil.rmtree(_CLONES / name, ignore_errors=True)
-
-
-def _cache() -> str:
-    from dvc.repo import Repo
-
-    with Repo() as repo:
-        return str(Path(repo.cache.local_cache_dir).absolute())
