@@ -190,7 +190,7 @@ kill-fetch: env  #+ kill the fetch 50 times and check what the next run leaves
 kill-pipeline: env  #+ kill `dvc repro` 100 times, in every stage, and check what comes of it
 	python -m tests.campaigns.crash
 
-bench-batch: env  #+ count rows and time predict's engine, with workers and drivers killed on the way
+bench-batch: env  #+ time predict's engine beside the plain path, and compare their bytes
 	python -m benchmarks.batch
 
 bench-data: env  #+ time fetch, audit, split and pack on a set of the real size
