@@ -105,7 +105,9 @@ def steady() -> float:
     training.set_up(model, settings, _STEPS)
     batches = training.batches(training.side(cells, splits, tables.TRAIN), settings)
     times: list[float] = []
-    clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: times.append(time.perf_counter()))
+    clock = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda *_, **__: times.append(time.perf_counter())
+    )
     for _ in range(_ROUNDS):
         model.fit(batches, steps_per_epoch=_STEPS, callbacks=[clock], verbose=0, shuffle=False)
     rounds = (times[at : at + _STEPS] for at in range(0, len(times), _STEPS))
