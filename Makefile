@@ -117,7 +117,7 @@ gate: env  ## whether the model here may replace that of BASE (main)
 take-over: env  #+ take over what the retrain run RUN on GitHub made (needs gh)
 	python -m ci.github.artifact take $(RUN)
 
-crossval: env  ## cross-validate by patient, a DVC experiment a fold; OPTIONS='--engine dask --workers 2'
+crossval: env  ## cross-validate by patient, a DVC experiment a fold; OPTIONS='--workers 2'
 	python -m experiments.crossval $(OPTIONS)
 
 ablate: env  #+ change one thing of the recipe at a time, and cross-validate each change
@@ -196,7 +196,7 @@ kill-fetch: env  #+ kill the fetch 50 times and check what the next run leaves
 kill-pipeline: env  #+ kill `dvc repro` 100 times, in every stage, and check what comes of it
 	python -m tests.campaigns.crash
 
-bench-batch: env  #+ count rows and time predict's engine, with workers and drivers killed on the way
+bench-batch: env  #+ time predict's engine beside the plain path, and compare their bytes
 	python -m benchmarks.batch
 
 bench-data: env  #+ time fetch, audit, split and pack on a set of the real size

@@ -10,23 +10,22 @@ Where they do, the ratio of processor time tells more than that of the clock.
 import argparse
 import contextlib
 import ctypes
+import functools
 import io
 import multiprocessing
 import os
 import platform
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
+import pandas as pd
 import yaml
 from PIL import Image
 
@@ -42,28 +41,16 @@ DRAWN = 400  # different pictures; the other files repeat them with another byte
 LOOPS = ("decode", "decode and resize")
 
 
-@dataclass(frozen=True)
-class Run:
-    """`seconds` on the clock, `processor` seconds of the process and all below it, and their `peak` of
-    memory, in MiB, 0 if not watched.
-    """
-
-    seconds: float
-    processor: float
-    peak: float
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
     parser.add_argument("--cells", type=how_many, default=27_558, help="in all (default: the real 27558)")
     parser.add_argument(
         "--rounds", type=how_many, default=5, help="of the compared runs, by turns (default 5)"
     )
-    parser.add_argument("--no-dvc", action="store_true", help="leave out the no-op `dvc repro`")
     parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.loop:
-        bare_loop(given.loop)
+        bare_loop(50 if given.loop == LOOPS[1] else 0)
         return 0
     adopt_orphans()
     census = nih.WHOLE if given.cells == 27_558 else nih.Census(given.cells // 2, 150, 50)
@@ -72,9 +59,6 @@ def main() -> int:
         work = Path(folder)
         prepare(work, census)
         time_stages(work, 2 * census.cells, given.rounds)
-        if not given.no_dvc:
-            time_noop(work)
-        show_memory(work)
     return 0
 
 
@@ -120,80 +104,37 @@ def pictures() -> Callable[[fake_archive.Cell], bytes]:
 
 def time_stages(work: Path, cells: int, rounds: int) -> None:
     """Print images/s of audit, split and pack, and of the bare loops, run by turns."""
+    stages = {name: [sys.executable, "-m", f"stages.{name}"] for name in ("audit", "split", "pack")}
     loops = {name: [sys.executable, "-m", "benchmarks.data", "--loop", name] for name in LOOPS}
-    commands = loops | {name: stage(name) for name in ("audit", "split", "pack")}
-    runs: dict[str, list[Run]] = {name: [] for name in commands}
-    for _ in range(rounds):
-        for name in ("decode", "audit", "split", "decode and resize", "pack"):
-            runs[name].append(last := run(commands[name], work))
-            print(
-                f"       {name:27}{last.seconds:6.1f} s, {last.processor:6.1f} s of processor time",
-                flush=True,
-            )
-    for name, found in runs.items():
-        rate = cells / statistics.median(run.seconds for run in found)
-        print(f"{'loop ' if name in loops else 'stage'}  {name:27}{rate:8,.0f} images/s, median of {rounds}")
-    for name, loop in (("audit", "decode"), ("pack", "decode and resize")):
-        pairs = list(zip(runs[loop], runs[name], strict=True))
-        clock = medians([bare.seconds / ours.seconds for bare, ours in pairs])
-        processor = medians([bare.processor / ours.processor for bare, ours in pairs])
+    commands = {**stages, **loops}
+    rows = []
+    for number in range(rounds):
+        for name in ("audit", "split", "pack", *LOOPS):
+            rows.append({"round": number, "name": name, **(taken := run(commands[name], work))})
+            print(f"{name}: {taken['seconds']:.1f} s, {taken['processor']:.1f} s processor time", flush=True)
+    runs = pd.DataFrame(rows).set_index(["round", "name"])
+    medians = runs.groupby("name", sort=False).median()
+    print(medians.assign(images_per_second=cells / medians.seconds).round(1))
+    for name, loop in zip(("audit", "pack"), LOOPS, strict=True):
+        shares = runs.xs(loop, level="name") / runs.xs(name, level="name")
+        clock, processor = (
+            f"{of.median():.0%} ({', '.join(map('{:.0%}'.format, of))})"
+            for of in (shares.seconds, shares.processor)
+        )
         print(f"{name} reaches {clock} of the loop `{loop}`, by processor time {processor}")
 
 
-def stage(name: str) -> list[str]:
-    return [sys.executable, "-m", f"stages.{name}"]
-
-
-def medians(shares: list[float]) -> str:
-    return f"{statistics.median(shares):.0%} ({', '.join(f'{share:.0%}' for share in shares)})"
-
-
-def time_noop(work: Path) -> None:
-    """Print how long `dvc repro` takes with nothing to do, beside commands of DVC alone."""
-    dvc = [sys.executable, "-m", "dvc"]
-    targets = ["pack", "split"]
-    run([*dvc, "init", "--no-scm", "-q"], work)
-    # What the stages have made is what DVC would have them make.
-    run([*dvc, "commit", "-f", "-q", *targets, "--with-deps"], work)
-    for command in (["version"], ["status", *targets], ["repro", *targets]):
-        seconds = statistics.median(run([*dvc, *command], work).seconds for _ in range(3))
-        print(f"nothing to do: dvc {command[0]} {seconds:.1f} s (median of 3)")
-
-
-def show_memory(work: Path) -> None:
-    """Print peak memory, of a stage and all its workers together."""
-    for name in ("audit", "pack"):
-        peak = run(stage(name), work, watch=True).peak
-        print(f"memory: {name}: {peak:.0f} MiB, workers included")
-
-
-def run(command: list[str], work: Path, *, watch: bool = False) -> Run:
-    before, begun = processor_time(), time.monotonic()
-    peak = 0.0
-    with tempfile.TemporaryFile() as told:
-        process = psutil.Popen(command, cwd=work, stdout=told, stderr=subprocess.STDOUT)
-        while watch and process.poll() is None:
-            peak = max(peak, memory(process))
-            time.sleep(0.05)
-        status = process.wait()
-        seconds = time.monotonic() - begun
-        if status:
-            told.seek(0)
-            raise SystemExit(
-                f"{' '.join(command)} ended with status {status}: {told.read().decode().strip()}"
-            )
+def run(command: list[str], work: Path) -> dict[str, float]:
+    """Of a command and all below it: seconds on the clock, and of processor time."""
+    begun, before = time.monotonic(), processor_time()
+    done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
+    seconds = time.monotonic() - begun
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}: {done.stderr.strip()}")
     with contextlib.suppress(ChildProcessError):
         while True:
             os.wait()
-    return Run(seconds, processor_time() - before, peak)
-
-
-def memory(process: psutil.Process) -> float:
-    """MiB of a process and all below it; shared pages count for each, so this is no less than true."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        family = (process, *process.children(recursive=True))
-        return float(sum(one.memory_info().rss for one in family)) / 2**20
-    return 0.0
+    return {"seconds": seconds, "processor": processor_time() - before}
 
 
 def adopt_orphans() -> None:
@@ -208,28 +149,20 @@ def processor_time() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def bare_loop(name: str) -> None:
+def bare_loop(size: int) -> None:
     """Read all cells below data/raw, in as many processes as there are cores, and keep nothing."""
-    paths = sorted(str(path) for path in RAW.glob("*/*.png"))
     with multiprocessing.Pool() as pool:
-        for _ in pool.imap_unordered(_WORK[name], paths, chunksize=50):
+        work = functools.partial(_read, size)
+        for _ in pool.imap_unordered(work, sorted(RAW.glob("*/*.png")), chunksize=50):
             pass
 
 
-def _decode(path: str) -> images.Pixels:
+def _read(size: int, path: Path) -> None:
+    """Decode a cell, and resize it unless `size` is 0."""
     with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def _only_decode(path: str) -> None:
-    _decode(path)
-
-
-def _decode_and_resize(path: str) -> None:
-    images.resize(_decode(path), 50)
-
-
-_WORK = dict(zip(LOOPS, (_only_decode, _decode_and_resize), strict=True))
+        pixels = np.asarray(image.convert("RGB"))
+    if size:
+        images.resize(pixels, size)
 
 
 if __name__ == "__main__":

@@ -2,37 +2,32 @@
 
 Starts the app on loopback, and lets 1, 8 and 32 clients at once ask `/classify` for single cells, each
 over one connection that stays open, as fast as the answers come. In the same run a bare call of the bundle
-does the same work without a server: decode, resize, network, gate. Clients and server share the cores, so
-that a server of its own answers more.
-
-A second app decodes in its own process, as nobody should: by turns with the first it tells what a fork a
-request costs, and so does `predict` without the processes that it decodes in.
+does the same work without a server, in one process: decode, resize, network, gate. Clients and server share
+the cores, so that a server of its own answers more.
 """
 
 import argparse
 import contextlib
-import http.client
-import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import psutil
+import urllib3
 
 from app import pictures
-from malaria import bundle, predict
-from malaria.cells import decoding, images
+from malaria import bundle
+from malaria.cells import decoding
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
 
@@ -81,14 +76,8 @@ def main() -> int:
             for clients in given.clients:
                 loads.append(load(server, cells, clients, given.seconds))
                 print(as_line(loads[-1], alone), flush=True)
-            print(f"memory a second after the last answer: {settled(server):.0f} MB")
-            here = (sys.executable, "-m", "benchmarks.serving_here", "--port", "0")
-            with start("--model", given.model, log=Path(folder) / "here", command=here) as undivided:
-                for clients in given.clients:
-                    print(
-                        as_cost(f"/classify, {clients} clients", *by_turns(server, undivided, cells, clients))
-                    )
-        print(as_cost("predict", *predicted(given.model, cells)))
+            time.sleep(1)
+            print(f"memory a second after the last answer: {memory(server):.0f} MB")
     return 1 if any(one.errors for one in loads) else 0
 
 
@@ -123,102 +112,57 @@ def encoded(count: int) -> list[bytes]:
 def bare(model: str, cells: list[bytes], seconds: float) -> float:
     """Seconds a cell takes without a server, decoded and judged one by one."""
     opened = bundle.load(model)
-    opened.run([decode_here(cells[0], opened.limits).pixels])
-    taken: list[float] = []
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        begun = time.perf_counter()
-        opened.run([decode_here(cells[len(taken) % len(cells)], opened.limits).pixels])
-        taken.append(time.perf_counter() - begun)
-    return statistics.fmean(taken)
+
+    def judge(number: int) -> None:
+        image = decoding.decode(cells[number % len(cells)], opened.limits).image
+        opened.run([np.asarray(image)])
+
+    judge(0)
+    judged, begun = 0, time.monotonic()
+    while time.monotonic() < begun + seconds:
+        judge(judged)
+        judged += 1
+    return (time.monotonic() - begun) / judged
 
 
 def load(server: Server, cells: list[bytes], clients: int, seconds: float) -> Load:
     """Let so many clients ask for so long."""
-    waits: list[list[float]] = [[] for _ in range(clients)]
-    errors = [0] * clients
+    address = urlsplit(server.url)
     end = time.monotonic() + seconds
 
-    def ask(number: int) -> None:
-        address = urlsplit(server.url)
-        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+    def ask(first: int) -> list[tuple[float, bool]]:
+        """How long each answer took, ms, and whether it was one."""
+        found: list[tuple[float, bool]] = []
         while time.monotonic() < end:
             begun = time.perf_counter()
             try:
-                cell = cells[(number + len(waits[number])) % len(cells)]
-                connection.request("POST", "/classify", body=cell)
-                answer = connection.getresponse()
-                said = json.loads(answer.read())
-                errors[number] += answer.status != 200 or said["status"] not in ("ok", "rejected")
-            except (OSError, http.client.HTTPException, ValueError):
-                errors[number] += 1
-                connection.close()
-            waits[number].append(1e3 * (time.perf_counter() - begun))
-        connection.close()
+                cell = cells[(first + len(found)) % len(cells)]
+                answer = pool.request("POST", "/classify", body=cell)
+                right = answer.status == 200 and answer.json()["status"] in ("ok", "rejected")
+            except (urllib3.exceptions.HTTPError, ValueError):
+                right = False
+            found.append((1e3 * (time.perf_counter() - begun), right))
+        return found
 
-    asking = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
     begun = time.monotonic()
-    for thread in asking:
-        thread.start()
-    peak = memory(server)
-    for thread in asking:
-        while thread.is_alive():
-            thread.join(0.2)
+    with (
+        urllib3.HTTPConnectionPool(
+            address.hostname or "", address.port, maxsize=clients, timeout=60, retries=False
+        ) as pool,
+        ThreadPoolExecutor(clients) as threads,
+    ):
+        asking = [threads.submit(ask, number) for number in range(clients)]
+        peak = memory(server)
+        while wait(asking, 0.2).not_done:
             peak = max(peak, memory(server))
     taken = time.monotonic() - begun
-    return Load(clients, taken, tuple(wait for one in waits for wait in one), sum(errors), peak)
-
-
-def by_turns(
-    server: Server, here: Server, cells: list[bytes], clients: int, rounds: int = 5, seconds: float = 3
-) -> tuple[list[float], list[float]]:
-    """Answers a second of the app, and of the one that decodes in its own process, in so many rounds."""
-    rates = [
-        [
-            len(one.waits) / one.seconds
-            for one in (load(each, cells, clients, seconds) for each in (server, here))
-        ]
-        for _ in range(rounds)
-    ]
-    ours, theirs = zip(*rates, strict=True)
-    return list(ours), list(theirs)
-
-
-def predicted(model: str, cells: list[bytes], rounds: int = 5) -> tuple[list[float], list[float]]:
-    """Cells a second of `predict`, and of the same where images are decoded in this process."""
-    opened = bundle.load(model)
-    items = [predict.Item(str(number), lambda cell=cell: cell) for number, cell in enumerate(cells * 5)]  # type: ignore[misc]
-    apart, rates = images.read, ([], [])  # type: ignore[var-annotated]
-    for _ in range(rounds):
-        for read, found in zip((apart, decode_here), rates, strict=True):
-            images.read = read
-            begun = time.perf_counter()
-            assert all(row.reason != predict.UNREADABLE for row in predict.predict(opened, items))
-            found.append(len(items) / (time.perf_counter() - begun))
-    images.read = apart
-    return rates
-
-
-def decode_here(source: Path | BinaryIO | bytes, limits: images.Limits, name: str = "") -> images.Crop:  # noqa: ARG001
-    """As `images.read`, in this process."""
-    encoded = source if isinstance(source, bytes) else images.content(source, limits)
-    return images.Crop(np.asarray(decoding.decode(encoded, limits).image))
-
-
-def as_cost(what: str, ours: list[float], theirs: list[float]) -> str:
-    """A line on what decoding in another process costs."""
-    ratio = statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
-    return f"{what}: {ratio:.2f} of the rate of decoding in the same process, median of {len(ours)} rounds"
+    answers = [answer for one in asking for answer in one.result()]
+    return Load(clients, taken, tuple(ms for ms, _ in answers), sum(not right for _, right in answers), peak)
 
 
 def memory(server: Server) -> float:
     """What the server holds in memory, MB."""
     return float(psutil.Process(server.process.pid).memory_info().rss) / 1e6
-
-
-def settled(server: Server) -> float:
-    time.sleep(1)
-    return memory(server)
 
 
 def as_line(one: Load, alone: float) -> str:

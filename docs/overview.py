@@ -10,6 +10,7 @@ import json
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import vl_convert
 from PIL import Image, ImageDraw, ImageFont
@@ -47,8 +48,7 @@ def badges(figures: dict[str, Any]) -> str:
 
 
 def _badge(name: str, value: str) -> str:
-    text = value.replace("-", "--").replace(" ", "_").replace(">", "%3E").replace("<", "%3C")
-    text = text.replace("/", "%2F").replace(",", "%2C").replace("=", "%3D")
+    text = quote(value.replace("-", "--").replace(" ", "_"), safe="")
     return f"![{name}: {value}](https://img.shields.io/badge/{name}-{text}-blue)"
 
 

@@ -38,47 +38,39 @@ def main() -> None:
         sync_playwright() as play,
     ):
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        one_cell(opened(browser, server.url, DESK), DOCS / "app.png")
-        many_cells(opened(browser, server.url, DESK), drawn(Path(folder)), DOCS / "app-many.png")
-        one_cell(opened(browser, server.url, PHONE, color_scheme="dark"), DOCS / "app-phone.png")
+        for (width, height), scheme, act, picture in PICTURES:
+            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+            page.goto(server.url)
+            act(page)
+            # Lets Gradio's spinners fade out of the picture.
+            page.wait_for_timeout(1000)
+            shown = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+            shown.save(DOCS / picture, optimize=True)
+            print(f"{DOCS / picture} is written")
         browser.close()
 
 
-def drawn(folder: Path) -> list[Path]:
-    """Synthetic cells as files."""
-    files = []
-    for number, (pixels, _) in enumerate(pictures.drawn(CELLS, seed=2), 1):
-        files.append(folder / f"cell-{number:02}.png")
-        Image.fromarray(pixels).save(files[-1])
-    return files
-
-
-def opened(browser: Any, url: str, size: tuple[int, int], **options: Any) -> Any:
-    width, height = size
-    page = browser.new_page(viewport={"width": width, "height": height}, **options)
-    page.goto(url)
-    return page
-
-
-def one_cell(page: Any, picture: Path) -> None:
+def one_cell(page: Any) -> None:
     page.get_by_role("button", name=EXAMPLE).click()
     page.wait_for_selector("#answer img")
     page.evaluate("window.scrollTo(0, 0)")
-    take(page, picture)
 
 
-def many_cells(page: Any, files: list[Path], picture: Path) -> None:
+def many_cells(page: Any) -> None:
+    cells = pictures.drawn(CELLS, seed=2)
+    files = [
+        {"name": f"cell-{number:02}.png", "mimeType": "image/png", "buffer": pictures.encoded(pixels)}
+        for number, (pixels, _) in enumerate(cells, 1)
+    ]
     page.set_input_files("#bring input[type=file]", files)
     page.locator("#table [role=gridcell] img").first.wait_for()
-    take(page, picture)
 
 
-def take(page: Any, picture: Path) -> None:
-    """Write what is in view."""
-    # Lets Gradio's spinners fade out of the picture.
-    page.wait_for_timeout(1000)
-    Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(picture, optimize=True)
-    print(f"{picture} is written")
+PICTURES = (
+    (DESK, "light", one_cell, "app.png"),
+    (DESK, "light", many_cells, "app-many.png"),
+    (PHONE, "dark", one_cell, "app-phone.png"),
+)
 
 
 if __name__ == "__main__":

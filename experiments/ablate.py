@@ -1,88 +1,90 @@
 """Change one thing of the recipe at a time, and cross-validate each change on the same folds.
 
-Trains on the packed cells, on a share of each fold's train cells and for fewer epochs than a final model, so
-that many changes can be compared; what is out of fold is judged whole. Each (row, fold) is kept in
-reports/ablation/folds as it is done, and a run goes on where the last one ended. `--full` trains as the
-pipeline does.
+Each fold of each row is a DVC experiment `ablation-ROW-FOLD`, as cross-validation's are, for fewer epochs
+than a final model, so that many changes can be compared. One that is done comes from DVC's run cache: a run
+goes on where the last one ended. `--full` trains as long as the pipeline does.
 """
 
 import argparse
-import hashlib
-import inspect
-import json
-import sys
-import tempfile
+import functools
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from experiments.parallel import add_options, spread
-from malaria import files, params, tables
-from malaria.cells import doubtful_labels, packed, splits
+from experiments import folds as experiment
+from malaria import params, tables
+from malaria.cells import doubtful_labels, splits
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
-from malaria.evaluate import calibration, evaluation, paired
+from malaria.evaluate import evaluation, paired
 from malaria.labels import POSITIVE
 from malaria.params import load_params
-from malaria.paths import ABLATION, CELLS, PACKED
+from malaria.paths import ABLATION
 
-EPOCHS, SHARE = 6, 0.5
+EPOCHS = 6
 
 
 @dataclass(frozen=True)
-class Task:
-    """One training: the row's name, the fold, the row's parameters, the share of train cells to take."""
+class Row:
+    """What a row is, in words; `settings` of section train that differ, and how many times the epochs."""
 
-    row: str
-    fold: int
-    settings: params.Params
-    share: float
+    words: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    times: int = 1
+
+
+# What helps is taken over into params.yaml or the library. Rows that ended in nothing are gone; docs/model.md
+# has their figures.
+RECIPE = "recipe"
+ROWS = {
+    RECIPE: Row("the recipe"),
+    "as_given": Row("labels in doubt kept", {"noisy_labels": "keep"}),
+    "soften": Row("labels in doubt softened", {"noisy_labels": "soften"}),
+    "no_average": Row("no averaging of weights", {"averaging": 0.0}),
+    "no_smoothing": Row("no label smoothing", {"label_smoothing": 0.0}),
+    "no_colour": Row("no stain jitter", {"colour": 0.0, "brightness": 0.0}),
+    "more_colour": Row("twice the stain jitter", {"colour": 0.2, "brightness": 0.2}),
+    "longer": Row("twice the epochs", times=2),
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.ablate", description=__doc__)
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help="these beside the recipe (all)")
-    parser.add_argument("--epochs", type=how_many, default=EPOCHS, help="of each training (%(default)s)")
     parser.add_argument(
-        "--share", type=float, default=SHARE, help="of the train cells that are used (%(default)s)"
+        "--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="these beside the recipe (all)"
     )
-    parser.add_argument("--full", action="store_true", help="all train cells, and the epochs of params.yaml")
-    add_options(parser)
+    parser.add_argument("--epochs", type=how_many, default=EPOCHS, help="of each training (%(default)s)")
+    parser.add_argument("--full", action="store_true", help="the epochs of params.yaml")
+    parser.add_argument("--workers", type=how_many, default=1, help="folds that run at once (1)")
     given = parser.parse_args()
-    # TensorFlow takes seconds to import; --help should not wait for it.
-    from experiments import variants
-
     settings = load_params()
-    unknown = sorted(set(given.rows or ()) - set(variants.ROWS))
-    if unknown:
-        raise UserError(f"--rows names {unknown[0]}, but there are: {', '.join(variants.ROWS)}.")
     folds = splits.folds_in(Path(settings.split.file)) or list(range(settings.split.folds))
     if not folds:
         raise UserError(
             "split.folds is 0 in params.yaml: set it to 5, or name a file of folds in split.file."
         )
-    epochs, share = (settings.train.epochs, 1.0) if given.full else (given.epochs, given.share)
-    wanted = [row for row in variants.ROWS if row in (variants.RECIPE, *(given.rows or variants.ROWS))]
-    tasks = [Task(row, fold, of_row(settings, epochs, row), share) for row in wanted for fold in folds]
+    epochs = settings.train.epochs if given.full else given.epochs
+    wanted = [row for row in ROWS if row in (RECIPE, *given.rows)]
+    tasks = [(row, fold) for row in wanted for fold in folds]
+    work = functools.partial(_run, experiment.outside_git(settings), epochs)
     found: dict[str, list[pd.DataFrame]] = defaultdict(list)
-    for task, judged in spread(out_of_fold, tasks, given.engine, given.workers):
-        found[task.row].append(judged)
-        print(f"{task.row}, fold {task.fold}: done", flush=True)
+    for (row, fold), name in experiment.spread(work, tasks, given.workers):
+        found[row].append(experiment.tested(name, fold))
+        print(f"{row}, fold {fold}: done", flush=True)
     done = {row: pd.concat(found[row]).sort_values("path", ignore_index=True) for row in wanted}
     for row, judged in done.items():
         tables.write(judged, ABLATION / f"{row}.csv", tables.OUT_OF_FOLD)
     doubted = doubtful_labels.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
-    words = {row: variants.ROWS[row].words for row in wanted}
-    print(f"\n{as_table(done, words, settings.evaluate, doubted)}")
+    print(f"\n{as_table(done, settings.evaluate, doubted)}")
     return 0
 
 
 def as_table(
     done: dict[str, pd.DataFrame],
-    words: dict[str, str],
     settings: params.Evaluate,
     doubted: frozenset[tuple[str, str]],
 ) -> str:
@@ -101,69 +103,26 @@ def as_table(
         gap = figures["accuracy"].difference
         apart = "" if judged is first else f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
         lines.append(
-            f"| {words[name]} | {figures['accuracy'].one:.4f} ({right.std():.4f}) "
+            f"| {ROWS[name].words} | {figures['accuracy'].one:.4f} ({right.std():.4f}) "
             f"| {figures['auc'].one:.5f} | {figures['macro_sensitivity'].one:.4f} "
             f"| {figures['worst_decile_sensitivity'].one:.3f} | {apart} |"
         )
     return "\n".join(lines)
 
 
-def of_row(settings: params.Params, epochs: int, row: str) -> params.Params:
-    """The parameters that a row trains with."""
-    from experiments import variants
-
-    variant = variants.ROWS[row]
-    epochs *= variant.times
-    train = {**settings.train.model_dump(), "epochs": epochs, "patience": epochs, **variant.settings}
-    return settings.model_copy(update={"train": params.Train(**train)})
+def sets_of(row: Row, epochs: int) -> list[str]:
+    """KEY=VALUE for each parameter that a row trains with and that params.yaml has otherwise."""
+    epochs *= row.times
+    changed = {"epochs": epochs, "patience": epochs, **row.settings}
+    return [f"train.{key}={value}" for key, value in changed.items()]
 
 
-def out_of_fold(task: Task) -> pd.DataFrame:
-    """What a network trained on the other folds says of this one's cells, as tables.OUT_OF_FOLD."""
-    file = kept_in(task)
-    if file.is_file():
-        return tables.read(file, tables.OUT_OF_FOLD)
-    from experiments import variants
-    from malaria.train import backend, network, training
-
-    settings, cells = task.settings.train, packed.load(PACKED)
-    backend.use_threads(settings.threads)
-    of_fold = task.settings.split.model_copy(update={"fold": task.fold})
-    assigned, _ = splits.split(tables.read(CELLS, tables.CELLS), of_fold)
-    listed = doubtful_labels.read(Path(settings.labels_file), "train.labels_file")
-    train, val = (training.side(cells, assigned, side, listed) for side in (tables.TRAIN, tables.VAL))
-    # The same of them in every row.
-    train = train.where(np.random.default_rng(0).random(len(train.rows)) < task.share)
-    training.begin(settings)
-    with tempfile.TemporaryDirectory() as log:
-        network_of_row = variants.ROWS[task.row].build(cells.size)
-        model = training.fit(network_of_row, train, val, settings, Path(log)).model
-    y = (val.labels > 0.5).astype(np.int64)
-    temperature = calibration.fit_temperature(network.predict(model, cells.images[val.rows]), y)
-    tested = assigned[assigned.split == tables.TEST].sort_values("path", ignore_index=True)
-    p = network.predict(model, cells.images[packed.rows_of(cells, tested.path)])
-    judged = tested.assign(p_network=p, p_parasitized=calibration.apply(p, temperature), fold=task.fold)
-    tables.write(judged, file, tables.OUT_OF_FOLD)
-    return judged[list(tables.OUT_OF_FOLD)]
-
-
-def kept_in(task: Task) -> Path:
-    """Where a fold is kept: the name holds a hash of all that its predictions depend on, but for the versions
-    of libraries.
-    """
-    from experiments import variants
-    from malaria.bundle import build
-
-    content = [
-        task.settings.model_dump(include={"pack", "split", "train"}),
-        task.share,
-        [files.sha256(Path(file)) for file in (CELLS, PACKED / packed.INDEX)],
-        [files.sha256(Path(file)) for file in (task.settings.split.file, task.settings.train.labels_file)],
-        build.code_hash(),
-        [inspect.getsource(module) for module in (variants, sys.modules[__name__])],
-    ]
-    found = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return ABLATION / "folds" / f"{task.row}-{task.fold}-{found[:12]}.csv"
+def _run(sets: Sequence[str], epochs: int, task: tuple[str, int]) -> str:
+    """Run one fold of a row; returns the experiment's name."""
+    row, fold = task
+    name = f"ablation-{row}-{fold}"
+    experiment.run(name, [*sets, f"split.fold={fold}", *sets_of(ROWS[row], epochs)], "evaluate")
+    return name
 
 
 if __name__ == "__main__":

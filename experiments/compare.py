@@ -6,7 +6,7 @@ pooled and fold by fold. And the patients on whom ours is weak.
 """
 
 import argparse
-import math
+from dataclasses import astuple
 from pathlib import Path
 
 import pandas as pd
@@ -54,14 +54,18 @@ def main() -> int:
 
 
 def _as_text(figures: dict[str, paired.Difference]) -> str:
-    lines = [f"{'':34}{'ours':>8}{'other':>8}   ours minus other"]
-    for name, both in figures.items():
-        apart = both.difference
-        interval = "" if math.isnan(apart.low) else f" ({apart.low:+.4f} to {apart.high:+.4f})"
-        told = "  told apart" if both.tells_apart else ""
-        words = paired.FIGURES[name]
-        lines.append(f"{words:34}{both.one:8.4f}{both.other:8.4f}   {apart.value:+.4f}{interval}{told}")
-    return "\n".join(lines)
+    rows = {
+        paired.FIGURES[name]: (
+            both.one,
+            both.other,
+            *astuple(both.difference),
+            "told apart" * both.tells_apart,
+        )
+        for name, both in figures.items()
+    }
+    columns = ["ours", "other", "ours minus other", "low", "high", ""]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return table.to_string(float_format="{:.4f}".format, na_rep="")
 
 
 def _weak(cells: pd.DataFrame, doubtful: frozenset[tuple[str, str]]) -> str:

@@ -33,12 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.crop_size", description=__doc__)
     parser.add_argument("one", help="a folder or zip of crops")
     parser.add_argument("other", help="a folder or zip that has the same cells at another size, and others")
-    parser.add_argument(
-        "--model",
-        type=Path,
-        default=None,
-        help="a bundle folder (default: models/pretrained, else models/malaria-cells)",
-    )
+    parser.add_argument("--model", type=Path, help="a bundle folder (default: the one that comes along)")
     arguments = parser.parse_args()
     pairs = judge(bundle.load(arguments.model or bundle.default_folder()), arguments.one, arguments.other)
     same = sum(pair.same for pair in pairs)

@@ -21,15 +21,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from experiments import folds as experiment
-from experiments.parallel import add_options, spread
 from malaria import bundle, files, params, tables
 from malaria.cells import doubtful_labels, splits
-from malaria.command import end_with
+from malaria.command import end_with, how_many
 from malaria.errors import UserError
 from malaria.evaluate import evaluation
 from malaria.fetch import laboratories
 from malaria.params import load_params
-from malaria.paths import BUNDLE, CROSSVAL, METRICS, PREDICTIONS
+from malaria.paths import BUNDLE, CROSSVAL, METRICS
 from malaria.predict import external
 
 FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "macro_sensitivity")
@@ -47,7 +46,7 @@ def main() -> int:
         help="a parameter, as dvc exp run -S has it",
     )
     parser.add_argument("--leave-out", choices=["laboratories"], help="each of laboratories.folder in turn")
-    add_options(parser)
+    parser.add_argument("--workers", type=how_many, default=1, help="folds that run at once (1)")
     arguments = parser.parse_args()
     settings = load_params()
     folds = splits.folds_in(Path(settings.split.file))
@@ -62,13 +61,10 @@ def main() -> int:
     oof, rows = {}, {}
     print(f"{'fold':>6} " + " ".join(f"{name:>18}" for name in FIGURES))
     run = functools.partial(_run, arguments.name, sets)
-    for fold, revision in spread(run, folds, arguments.engine, arguments.workers):
+    for fold, revision in experiment.spread(run, folds, arguments.workers):
         rows[fold] = figures_of(json.loads(experiment.read(revision, METRICS)))
         print(f"{fold:>6} " + " ".join(f"{value:18.4f}" for value in rows[fold]), flush=True)
-        predictions = tables.read(
-            PREDICTIONS, tables.PREDICTIONS, content=experiment.read(revision, PREDICTIONS)
-        )
-        oof[fold] = predictions[predictions.split == tables.TEST].assign(fold=fold)
+        oof[fold] = experiment.tested(revision, fold)
     figures = np.array([rows[fold] for fold in folds])
     for name, values in (("mean", figures.mean(axis=0)), ("sd", figures.std(axis=0, ddof=1))):
         print(f"{name:>6} " + " ".join(f"{value:18.4f}" for value in values))

@@ -9,10 +9,11 @@ import argparse
 import random
 import resource
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from malaria import files
 from malaria.cells import images
@@ -23,26 +24,6 @@ from malaria.params import load_params
 
 REPORTS = Path("reports/fields")
 MOST_PIXELS = 50_000_000
-
-
-@dataclass(frozen=True)
-class Score:
-    """A field's cells: found and annotated, found alone, annotated alone; whether by boxes; and seconds."""
-
-    both: int
-    extra: int
-    missed: int
-    boxes: bool
-    seconds: float
-
-    @property
-    def f1(self) -> float:
-        return 2 * self.both / max(2 * self.both + self.extra + self.missed, 1)
-
-    @property
-    def count_error(self) -> float:
-        """Found over annotated cells, less 1."""
-        return (self.extra - self.missed) / max(self.both + self.missed, 1)
 
 
 def main() -> None:
@@ -61,10 +42,10 @@ def main() -> None:
         fields = annotations.read(folder, load_params().data.classes, annotations.UNLABELLED)
         if arguments.sample and arguments.sample < len(fields):
             fields = random.Random(0).sample(fields, arguments.sample)
-        scores = [score(field, _pixels(field)) for field in fields]
+        scores = pd.DataFrame([score(field, _pixels(field)) for field in fields])
         print(f"{folder.name}: {as_text(scores)}", flush=True)
-        worst = sorted(zip(scores, fields, strict=True), key=lambda pair: pair[0].f1)[: arguments.worst]
-        for place, (_, field) in enumerate(worst, 1):
+        worst = f1(scores).sort_values(kind="stable").index[: arguments.worst]
+        for place, field in enumerate((fields[row] for row in worst), 1):
             pixels = _pixels(field)
             found = find.find(pixels)
             matched = matching.match(found, field.marks)
@@ -72,32 +53,46 @@ def main() -> None:
                 matching.outlines(pixels, found, field.marks, matched).save(part)
 
 
-def score(field: annotations.Annotated, pixels: images.Pixels) -> Score:
-    """Find the cells of a field, and compare with its annotation; what is no red cell must not be found."""
+def score(field: annotations.Annotated, pixels: images.Pixels) -> dict[str, float]:
+    """Find the cells of a field, and compare with its annotation; what is no red cell must not be found.
+
+    Returns:
+        Cells found and annotated (`both`), found alone (`extra`), annotated alone (`missed`); whether by
+        `boxes`; and seconds.
+    """
     start = time.process_time()
     found = find.find(pixels)
     seconds = time.process_time() - start
     matched = matching.match(found, field.marks)
     whole = [field.marks[j].label != annotations.OTHER for i, j in matched.pairs if not found.cells[i].cut]
-    boxes = any(mark.box[2] for mark in field.marks)
-    return Score(sum(whole), len(matched.extra) + whole.count(False), len(matched.missed), boxes, seconds)
+    return {
+        "both": sum(whole),
+        "extra": len(matched.extra) + whole.count(False),
+        "missed": len(matched.missed),
+        "boxes": any(mark.box[2] for mark in field.marks),
+        "seconds": seconds,
+    }
 
 
-def as_text(scores: list[Score]) -> str:
+def f1(of: Any) -> Any:
+    """Of a table of scores, or of one row of it."""
+    return 2 * of.both / np.maximum(2 * of.both + of.extra + of.missed, 1)
+
+
+def as_text(scores: pd.DataFrame) -> str:
     """The figures of a set, for a terminal."""
-    both, extra, missed = (sum(getattr(s, name) for s in scores) for name in ("both", "extra", "missed"))
-    seconds = np.array([s.seconds for s in scores])
-    text = f"{len(scores)} fields, {both + missed:,} cells; recall {both / max(both + missed, 1):.3f}"
-    if any(s.boxes for s in scores):
-        off = np.abs([s.count_error for s in scores])
-        f1 = 2 * both / max(2 * both + extra + missed, 1)
+    every, cells = scores.sum(), scores.both + scores.missed
+    text = f"{len(scores)} fields, {cells.sum():,} cells; recall {every.both / max(cells.sum(), 1):.3f}"
+    if every.boxes:
+        off = scores.extra.sub(scores.missed).div(cells.clip(lower=1)).abs()
         text += (
-            f", precision {both / max(both + extra, 1):.3f}, F1 {f1:.3f}; "
-            f"count off by {np.median(off):.1%} (median), {np.quantile(off, 0.9):.1%} (nine of ten)"
+            f", precision {every.both / max(every.both + every.extra, 1):.3f}, F1 {f1(every):.3f}; "
+            f"count off by {off.median():.1%} (median), {off.quantile(0.9):.1%} (nine of ten)"
         )
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    seconds = scores.seconds
     return (
-        f"{text}; {np.median(seconds):.2f} s (median), {seconds.max():.2f} s (most); {memory:,.0f} MiB so far"
+        f"{text}; {seconds.median():.2f} s (median), {seconds.max():.2f} s (most); {memory:,.0f} MiB so far"
     )
 
 

@@ -6,18 +6,21 @@ workspace; the cache is shared, and with it DVC's run cache.
 """
 
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
-from malaria import files, tables
+from malaria import files, programs, tables
 from malaria.errors import UserError
 from malaria.params import Params
-from malaria.paths import CROSSVAL
+from malaria.paths import CROSSVAL, PREDICTIONS
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _CLONES = Path(".dvc/tmp/folds")
 
@@ -41,7 +44,7 @@ def outside_git(settings: Params) -> list[str]:
         f"{key}={found}"
         for key, path in given.items()
         if not (found := Path(path).resolve()).is_relative_to(here)
-        or _git("ls-files", "--others", "--", str(found))
+        or programs.git("ls-files", "--others", "--", str(found))
     ]
 
 
@@ -76,6 +79,12 @@ def predictions(name: str) -> pd.DataFrame:
     return tables.read(file, tables.OUT_OF_FOLD)
 
 
+def tested(name: str, fold: int) -> pd.DataFrame:
+    """What the network of a fold's experiment says of the cells that the fold tests: tables.OUT_OF_FOLD."""
+    found = tables.read(PREDICTIONS, tables.PREDICTIONS, content=read(name, PREDICTIONS))
+    return found[found.split == tables.TEST].assign(fold=fold)
+
+
 def _missing(name: str, path: Path) -> UserError:
     return UserError(
         f"{path} of the experiment {name} is not to be had here: run `make crossval` first, or name another "
@@ -83,7 +92,7 @@ def _missing(name: str, path: Path) -> UserError:
     )
 
 
-def run(name: str, sets: Sequence[str]) -> None:
+def run(name: str, sets: Sequence[str], *targets: str) -> None:
     """Run the workspace with changed parameters, as experiment `name` of this repository.
 
     What Git knows comes along, with its uncommitted changes; an experiment of that name from before gives
@@ -91,16 +100,33 @@ def run(name: str, sets: Sequence[str]) -> None:
 
     Args:
         sets: KEY=VALUE, as `dvc exp run -S` has it.
+        targets: stages, with all that they need; else all stages.
 
     Raises:
-        UserError: the experiment failed; the sentence has the last lines of what DVC said.
+        UserError: the experiment failed; the sentence has what DVC said.
     """
     changes = [part for change in sets for part in ("-S", change)]
     with _clone(name) as clone:
-        _dvc(name, "cache", "dir", "--local", _cache(), cwd=clone)
-        _dvc(name, "exp", "run", "-n", name, *changes, cwd=clone)
+        programs.dvc("cache", "dir", "--local", programs.dvc("cache", "dir").strip(), cwd=clone)
+        programs.dvc("exp", "run", "-n", name, *changes, *targets, cwd=clone)
         # The figures come with Git; what they were made of lies in the cache already.
-        _dvc(name, "--wait-for-lock", "exp", "pull", "--no-cache", "--force", str(clone.resolve()), name)
+        programs.dvc("--wait-for-lock", "exp", "pull", "--no-cache", "--force", str(clone.resolve()), name)
+
+
+def spread(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with `function(item)`, as they end; so many at once, each of which waits for DVC's processes.
+
+    TensorFlow takes as many threads in each as it takes alone, and so gives the same bytes.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        running = {pool.submit(function, item): item for item in items}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
@@ -108,39 +134,17 @@ def _clone(name: str) -> Iterator[Path]:
     try:
         # Clones that killed runs left go first; one of these may still be at work in its own.
         with files.atomic_folder(_CLONES / name) as clone:
-            _git("clone", "--quiet", "--shared", ".", str(clone))
+            programs.git("clone", "--quiet", "--shared", ".", str(clone))
             # Not `git stash create`: it locks the index, and of two experiments at once one would fail.
             changed = clone / ".git/changed"
             plain = ("--binary", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
-            _git("diff", *plain, f"--output={changed.resolve()}", "HEAD")
-            _git("-C", str(clone), "apply", "--index", "--allow-empty", str(changed.resolve()))
+            programs.git("diff", *plain, f"--output={changed.resolve()}", "HEAD")
+            programs.git("apply", "--index", "--allow-empty", str(changed.resolve()), cwd=clone)
             for key in ("user.name", "user.email"):
-                if value := _git("config", key, missing_is_fine=True):
-                    _git("-C", str(clone), "config", key, value)
+                if value := programs.git("config", "--default", "", key):
+                    programs.git("config", key, value, cwd=clone)
             if (local := Path(".dvc/config.local")).is_file():
                 shutil.copy(local, clone / local)
             yield clone
     finally:
         shutil.rmtree(_CLONES / name, ignore_errors=True)
-
-
-def _cache() -> str:
-    from dvc.repo import Repo
-
-    with Repo() as repo:
-        return str(Path(repo.cache.local_cache_dir).absolute())
-
-
-def _git(*arguments: str, missing_is_fine: bool = False) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode and not missing_is_fine:
-        raise UserError(f"`git {' '.join(arguments)}` failed: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
-def _dvc(name: str, *arguments: str, cwd: Path | None = None) -> None:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stdout + done.stderr).strip().splitlines()
-        raise UserError(f"Experiment {name} failed: {' '.join(said[-2:])}")

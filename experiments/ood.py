@@ -10,7 +10,6 @@ Writes the table.
 import argparse
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,24 +27,9 @@ from malaria.predict import inputs
 _CELLS = 400
 
 
-@dataclass(frozen=True)
-class Count:
-    """A kind of pictures, how many there are, how many are turned away, and most often why."""
-
-    kind: str
-    pictures: int
-    rejected: int
-    reason: str
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.ood", description=__doc__)
-    parser.add_argument(
-        "--model",
-        type=Path,
-        default=None,
-        help="a bundle folder (default: models/pretrained, else models/malaria-cells)",
-    )
+    parser.add_argument("--model", type=Path, help="a bundle folder (default: the one that comes along)")
     parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
     parser.add_argument("--cells", type=Path, nargs="*", default=[], help="files, folders, zips of cells")
     parser.add_argument("--count", type=how_many, default=24, help="pictures of each kind (24)")
@@ -59,21 +43,18 @@ def main() -> int:
     origin, cells = _cells(arguments.seed)
     which = (cells, arguments.count, arguments.seed)
     others = not_cells.all_kinds(*which) | photographs.all_kinds(*which)
-    counts = [_count(model, kind, of_kind) for kind, of_kind in others.items()]
+    rows = [_counted(kind, model.run(of_kind).rejected) for kind, of_kind in others.items()]
+    rows += [_counted(kind, rejected, cells=True) for kind, rejected in _out_of_fold(arguments.name)]
+    rows += [_counted(str(path), _files(model, path), cells=True) for path in arguments.cells]
+    table = pd.DataFrame(rows)
     print(f"{model.folder}; spoilt cells are made from {origin}")
-    print("\n".join(_line(count) for count in counts))
-    every = [sum(count.pictures for count in counts), sum(count.rejected for count in counts)]
-    kinds = np.mean([count.rejected / count.pictures for count in counts])
-    print(f"{every[1]:,} of {every[0]:,} pictures turned away, {every[1] / every[0]:.1%}; ", end="")
-    print(f"mean of {len(counts)} kinds {kinds:.1%}\n\nCells:")
-    taken = [*_out_of_fold(arguments.name), *(_files(model, path) for path in arguments.cells)]
-    print(
-        "\n".join(_line(count) for count in taken) or "  none: run `make crossval`, or name some with --cells"
-    )
-    rows = [{"cells": False, **asdict(count)} for count in counts]
-    rows += [{"cells": True, **asdict(count)} for count in taken]
+    print(table.assign(share=(table.rejected / table.pictures).round(4)).to_string(index=False))
+    kinds = table[~table.cells]
+    pictures, rejected = kinds.pictures.sum(), kinds.rejected.sum()
+    print(f"{rejected:,} of {pictures:,} pictures turned away, {rejected / pictures:.1%}; ", end="")
+    print(f"mean of {len(kinds)} kinds {(kinds.rejected / kinds.pictures).mean():.1%}")
     with files.atomic_path(arguments.out) as part:
-        pd.DataFrame(rows).to_csv(part, index=False, lineterminator="\n")
+        table.to_csv(part, index=False, lineterminator="\n")
     print(f"\nThe table: {arguments.out}")
     return 0
 
@@ -92,12 +73,10 @@ def _cells(seed: int) -> tuple[str, list[images.Pixels]]:
     return str(paths.PACKED), [np.array(found.images[row]) for row in rows]
 
 
-def _count(model: bundle.Bundle, kind: str, of_kind: Sequence[images.Pixels]) -> Count:
-    return _counted(kind, model.run(of_kind).rejected)
-
-
-def _out_of_fold(name: str) -> list[Count]:
-    """The cells of each fold as its own gate judges them, at the limits of all folds; none without folds."""
+def _out_of_fold(name: str) -> list[tuple[str, list[str | None]]]:
+    """Why the cells of each fold are turned away by its own gate, at the limits of all folds; none without
+    folds.
+    """
     if not (paths.CROSSVAL / f"{name}.csv").is_file():
         return []
     # TensorFlow, which the rest does without, takes seconds to import.
@@ -105,25 +84,28 @@ def _out_of_fold(name: str) -> list[Count]:
 
     judged = pretrained.out_of_fold(name, packed.load(paths.PACKED)).cells
     sides = {"out of fold": judged, **{f"fold {number}": rows for number, rows in judged.groupby("fold")}}
-    return [_counted(side, [reason or None for reason in rows.rejected]) for side, rows in sides.items()]
+    return [(side, [reason or None for reason in rows.rejected]) for side, rows in sides.items()]
 
 
-def _files(model: bundle.Bundle, path: Path) -> Count:
+def _files(model: bundle.Bundle, path: Path) -> list[str | None]:
     found = predict.predict(model, inputs.find([str(path)]))
     rows = [row for row in found if row.status != predict.UNREADABLE]
     if not rows:
         raise UserError(f"{path} holds no readable image: name files, folders or zips of cells.")
-    return _counted(str(path), [row.reason or None for row in rows])
+    return [row.reason if row.status == predict.REJECTED else None for row in rows]
 
 
-def _counted(kind: str, rejected: Sequence[str | None]) -> Count:
+def _counted(kind: str, rejected: Sequence[str | None], *, cells: bool = False) -> dict[str, object]:
+    """A kind of pictures, how many there are, how many are turned away, and most often why."""
     reasons = Counter(reason for reason in rejected if reason is not None)
-    return Count(kind, len(rejected), reasons.total(), reasons.most_common(1)[0][0] if reasons else "")
-
-
-def _line(count: Count) -> str:
-    share = count.rejected / count.pictures
-    return f"  {count.kind:34}{count.rejected:6,} of {count.pictures:6,}  {share:7.2%}  {count.reason}"
+    often = reasons.most_common(1)[0][0] if reasons else ""
+    return {
+        "cells": cells,
+        "kind": kind,
+        "pictures": len(rejected),
+        "rejected": reasons.total(),
+        "reason": often,
+    }
 
 
 if __name__ == "__main__":

@@ -22,11 +22,6 @@ def dvc(*arguments: str, cwd: Path = Path()) -> str:
     return run([*DVC, *arguments], cwd=cwd)
 
 
-def module(name: str, *arguments: str, cwd: Path = Path()) -> str:
-    """What `python -m name` prints on stdout; UserError where it fails."""
-    return run([sys.executable, "-m", name, *arguments], cwd=cwd)
-
-
 def run(command: Sequence[str], cwd: Path = Path(), stdin: str = "", timeout: float | None = None) -> str:
     """What a program prints on stdout.
 

@@ -31,13 +31,9 @@ def end_with_dvc() -> None:
         _end_with(_dvc, _dvc())
 
 
-def end_with_parent(parent: int = 0) -> None:
-    """In a worker process: end it, and what it has started, when the process that it works for has ended.
-
-    Args:
-        parent: that process; where it may have ended by now, getppid() tells another.
-    """
-    _end_with(os.getppid, parent or os.getppid())
+def end_with_parent() -> None:
+    """In a worker process: end it, and what it has started, when the process that it works for has ended."""
+    _end_with(os.getppid, os.getppid())
 
 
 def _end_with(above: Callable[[], int | None], first: int | None) -> None:

@@ -47,7 +47,8 @@ def serve(control: socket.socket) -> None:
                 control.close()
                 # A fork copies a page when it is written first: now, and not while somebody waits.
                 _touch(samples[:2])
-                _work(descriptors[0], *ORDER.unpack(order))
+                with socket.socket(fileno=descriptors[0]).makefile("rwb") as asks:
+                    _work(asks, *ORDER.unpack(order))
             finally:
                 os._exit(0)
         os.close(descriptors[0])
@@ -73,8 +74,8 @@ def _touch(samples: list[bytes]) -> None:
 
 
 def _work(
-    asks: int, min_side: int, max_pixels: int, bits: int, seconds: int, total: int, memory: int, wait: int,
-    pixels: int,
+    asks: io.BufferedRWPair, min_side: int, max_pixels: int, bits: int, seconds: int, total: int, memory: int,
+    wait: int, pixels: int,
 ) -> None:  # fmt: skip
     """Decode what comes, one picture after the other, in at most so much time and memory."""
     limits = decoding.Limits(min_side, max_pixels, bits)
@@ -83,18 +84,19 @@ def _work(
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (memory * 2**20, memory * 2**20))
     _send(asks, str(os.getpid()).encode())
-    while (content := _receive(asks)) is not None:
+    while head := asks.read(SIZE.size):
+        content = asks.read(SIZE.unpack(head)[0])
         most = int(time.process_time()) + 1 + seconds
         hard = total or resource.RLIM_INFINITY
         resource.setrlimit(resource.RLIMIT_CPU, (min(most, total) if total else most, hard))
         # Where both are reached the system ends the process.
         signal.alarm(wait)
         try:
-            head, said = _answer(content, limits, bool(pixels))
+            said, decoded = _answer(content, limits, bool(pixels))
         except MemoryError:
             return
         signal.alarm(0)
-        _send(asks, json.dumps(head).encode() + b"\n" + said)
+        _send(asks, json.dumps(said).encode() + b"\n" + decoded)
 
 
 def _answer(content: bytes, limits: decoding.Limits, pixels: bool) -> tuple[dict[str, object], bytes]:
@@ -110,18 +112,6 @@ def _answer(content: bytes, limits: decoding.Limits, pixels: bool) -> tuple[dict
     return head, image.tobytes() if pixels else b""
 
 
-def _receive(asks: int) -> bytes | None:
-    head = os.read(asks, SIZE.size)
-    if not head:
-        return None
-    content = bytearray(SIZE.unpack(head)[0])
-    view, got = memoryview(content), 0
-    while got < len(content) and (more := os.readv(asks, [view[got:]])):
-        got += more
-    return bytes(content)
-
-
-def _send(asks: int, content: bytes) -> None:
-    left = memoryview(SIZE.pack(len(content)) + content)
-    while left:
-        left = left[os.write(asks, left) :]
+def _send(asks: io.BufferedRWPair, content: bytes) -> None:
+    asks.write(SIZE.pack(len(content)) + content)
+    asks.flush()

@@ -68,9 +68,8 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
                 "name your classes under data.classes, or set data.fields.complete where all are annotated."
             )
     tables.write(rows.sort_values("path"), folder / FIELDS, tables.FIELDS)
-    rows.rename(columns={"path": "file"}).sort_values("file").to_csv(
-        folder / PATIENTS, columns=["file", "patient"], index=False, lineterminator="\n"
-    )
+    patients_of = rows.rename(columns={"path": "file"}).sort_values("file")
+    tables.write(patients_of, folder / PATIENTS, tables.PATIENTS)
     left_out: Counter[str] = sum((cut.left_out for cut in cuts), Counter())
     digest = hashlib.sha256(b"".join(cut.digest for cut in cuts)).hexdigest()
     ignored = tuple(f"{many:,} {what}" for what, many in sorted(left_out.items()))

@@ -29,10 +29,8 @@ _CONNECT_SECONDS = 20
 
 # Of a cluster on this machine.
 _HERE = {
-    # Tasks may start processes of their own, as cross-validation's do.
-    "distributed.worker.daemon": False,
     # Workers take this process's environment: how many threads there are decides in which order sums are
-    # added up, and so the last bits of all that is trained.
+    # added up, and so the last bits.
     "distributed.nanny.pre-spawn-environ": {},
     # On a busy machine a new worker takes longer than the 15 s after which its place is given up.
     "distributed.deploy.lost-worker-timeout": "1 hour",

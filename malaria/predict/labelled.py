@@ -16,12 +16,13 @@ from malaria import params, predict, processes, tables
 from malaria.bundle import Bundle, fingerprints, part
 from malaria.bundle.ood import FOREIGN, Looks
 from malaria.cells import audit, images, patients, prepare, splits
+from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
 from malaria.evaluate import calibration, evaluation, metrics
 from malaria.fetch import archives, sources
 from malaria.paths import PARAMS, ROOTS
 from malaria.predict import stores
-from malaria.predict.rows import shown
+from malaria.predict.rows import of_decoded, shown
 
 
 def evaluate(
@@ -66,12 +67,16 @@ def evaluate(
         found = audit.audit(raw, limits)
         audit.check(found, limits, folder, "put the data right")
         cells = patients.with_own(found)
-        items = (_item(raw, path) for path in cells.path)
-        bits = audit.bits_in_use(found)
-        rows = list(predict.predict(bundle, items, bits=bits, looks=(looks := Looks())))
-        if any(row.status == predict.UNREADABLE for row in rows):
-            raise UserError(f"{folder}: an image changed while it was read; run again.")
-        known = _known(bundle, raw, list(cells.path), bits)
+        # 16-bit files are read by the range that the set uses.
+        seen = replace(bundle.limits, bits=audit.bits_in_use(found))
+        read = functools.partial(_prepared, raw, seen, bundle.record.input_size, bundle.record.colour)
+        try:
+            decoded = list(processes.in_order(read, list(cells.path), "reading"))
+        except images.Unreadable:
+            raise UserError(f"{folder}: an image changed while it was read; run again.") from None
+    looks = Looks()
+    rows = list(of_decoded(bundle, list(cells.path), decoded, looks=looks))
+    known = _known(bundle, [cell.pixels for cell, _ in decoded])
     if out is not None:
         _write(cells, rows, out)
     p = np.array([row.p_parasitized for row in rows], dtype=np.float64)
@@ -148,15 +153,11 @@ def _settings() -> params.Params:
     return params.load_params(last)
 
 
-def _known(bundle: Bundle, raw: Path, paths: Sequence[str], bits: int) -> metrics.Bools | None:
-    """Which images the bundle was made with, bool (n,); None where it does not tell."""
+def _known(bundle: Bundle, cells: Sequence[images.Pixels]) -> metrics.Bools | None:
+    """Which prepared cells the bundle was made with, bool (n,); None where it does not tell."""
     content = part(bundle.folder, bundle.record, "trained_on")
-    seen = fingerprints.from_bytes(content) if content else None
-    if seen is None:
-        return None
-    record, limits = bundle.record, replace(bundle.limits, bits=bits)
-    read = functools.partial(_prepared, raw, limits, record.input_size, record.colour)
-    return fingerprints.known(seen, processes.in_order(read, paths, "comparing"))
+    learned = fingerprints.from_bytes(content) if content else None
+    return None if learned is None else fingerprints.known(learned, cells)
 
 
 def _without(
@@ -168,8 +169,11 @@ def _without(
     return {"cells": int(known.sum()), "without": figures}
 
 
-def _prepared(raw: Path, limits: images.Limits, size: int, colour: params.Colour, path: str) -> images.Pixels:
-    return prepare.prepare(images.read(raw / path, limits).pixels, size, colour).pixels
+def _prepared(
+    raw: Path, limits: images.Limits, size: int, colour: params.Colour, path: str
+) -> tuple[Prepared, tuple[str, ...]]:
+    crop = images.read(raw / path, limits)
+    return prepare.prepare(crop.pixels, size, colour), crop.notes
 
 
 def _counted(reasons: dict[str, int]) -> list[str]:
@@ -180,7 +184,3 @@ def _set_aside(found: pd.DataFrame) -> dict[str, Any]:
     """How many images of an audit's rows were set aside, for JSON: in all, and by reason."""
     aside = found[found.status == tables.QUARANTINED]
     return {"of": len(found), "images": len(aside), "reasons": audit.count_reasons(aside)}
-
-
-def _item(raw: Path, path: str) -> predict.Item:
-    return predict.Item(path, (raw / path).read_bytes)

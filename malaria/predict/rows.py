@@ -5,9 +5,9 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import TextIO
 
@@ -57,7 +57,6 @@ def predict(
     items: Iterable[Item],
     readers: int | None = None,
     threshold: float = 0.5,
-    bits: int = 0,
     looks: Looks | None = None,
 ) -> Iterator[Row]:
     """A row for each item, in their order; one bad file never stops the rest.
@@ -65,17 +64,15 @@ def predict(
     Args:
         readers: items read and decoded at once; None takes as many as there are cores.
         threshold: P(parasitised) from which a cell is called parasitised, in [0, 1].
-        bits: as `images.Limits` has it.
         looks: adds up how the judged cells look, for `Bundle.foreign`.
 
     Raises:
         UserError: an image takes more than one may to decode.
     """
-    limits = replace(bundle.limits, bits=bits)
 
     def decode(item: Item) -> tuple[Prepared, tuple[str, ...]] | str:
         try:
-            crop = images.read(item.read(), limits, item.path)
+            crop = images.read(item.read(), bundle.limits, item.path)
         except images.Unreadable as error:
             return error.reason
         except OSError as error:
@@ -91,7 +88,8 @@ def predict(
             current = chunk
             # The next images are decoded while the network sees these.
             decoding = pool.map(decode, chunk := list(itertools.islice(stream, _CHUNK)))
-            yield from _rows(bundle, current, decoded, threshold, looks or Looks())
+            paths = [item.path for item in current]
+            yield from of_decoded(bundle, paths, decoded, threshold, looks)
 
 
 def write(rows: Iterable[Row], out: TextIO, kind: type[Row] = Row) -> Counter[str]:
@@ -134,23 +132,25 @@ def shown(text: str) -> str:
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def _rows(
+def of_decoded(
     bundle: Bundle,
-    items: list[Item],
-    decoded: list[tuple[Prepared, tuple[str, ...]] | str],
-    threshold: float,
-    looks: Looks,
+    paths: Sequence[str],
+    decoded: Sequence[tuple[Prepared, tuple[str, ...]] | str],
+    threshold: float = 0.5,
+    looks: Looks | None = None,
 ) -> Iterator[Row]:
+    """A row for each of `paths`: `decoded` has the prepared cell and notes on it, or why it was not read."""
     cells = [cell[0] for cell in decoded if not isinstance(cell, str)]
     predictions = bundle.run_prepared(cells)
-    looks.add(predictions.look[[reason is None for reason in predictions.rejected]])
+    if looks is not None:
+        looks.add(predictions.look[[reason is None for reason in predictions.rejected]])
     answers = zip(predictions.p_parasitized, predictions.rejected, strict=True)
-    for item, cell in zip(items, decoded, strict=True):
+    for path, cell in zip(paths, decoded, strict=True):
         if isinstance(cell, str):
-            yield Row(item.path, None, None, UNREADABLE, cell)
+            yield Row(path, None, None, UNREADABLE, cell)
             continue
         p, reason = next(answers)
         if reason is not None:
-            yield Row(item.path, None, None, REJECTED, reason)
+            yield Row(path, None, None, REJECTED, reason)
         else:
-            yield Row(item.path, float(p), labels.category(p, threshold), PREDICTED, "; ".join(cell[1]))
+            yield Row(path, float(p), labels.category(p, threshold), PREDICTED, "; ".join(cell[1]))

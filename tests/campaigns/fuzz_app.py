@@ -8,11 +8,11 @@ upload follows from the seed and its own number.
 """
 
 import argparse
-import contextlib
 import io
+import itertools
 import random
+import re
 import statistics
-import struct
 import sys
 import tempfile
 import zipfile
@@ -37,6 +37,12 @@ AT_ONCE = 4
 # A tenth of the uploads warms up allocators and caches; from then on this much may come and go.
 _MOST_GROWTH = 1.15
 
+# How a PNG's chunk, a JPEG's segment and a TIFF's tag begin.
+_FIELDS = {
+    b"\x89PNG": rb".{4}(IHDR|PLTE|tRNS|IDAT|IEND)",
+    b"\xff\xd8": rb"\xff[\xc0-\xfe]",
+    b"II*\0": rb".\x01[\x01-\x0c]\x00.{8}",
+}
 _ODD_BYTES = (0, 1, 0x7F, 0x80, 0xFE, 0xFF)
 _NAMES = (
     "cell.png",
@@ -67,40 +73,34 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="what the uploads follow from (default 1)")
     parser.add_argument("--model", default="models/pretrained", help="a bundle folder")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        with app_server.start("--model", given.model, log=log) as server:
-            numbers = range(given.first, given.first + given.uploads)
-            found, memory = watched(server, given.seed, numbers)
-            alive = server.process.poll() is None
+    numbers = range(given.first, given.first + given.uploads)
+    step = max(1, given.uploads // 20)
+    answers, faults, memory = Counter[str](), 0, list[float]()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        app_server.start("--model", given.model, log=Path(folder, "log")) as server,
+    ):
+        process = psutil.Process(server.process.pid)
+        for start in range(0, given.uploads, step):
+            memory.append(process.memory_info().rss / 1e6)
+            found = send(server, given.seed, numbers[start : start + step])
+            answers += found.answers
+            faults += len(found.faults)
             # Told before the server is ended, which fails where it logged a fault.
             for fault in found.faults:
                 print(f"FAULT {fault}", flush=True)
-            for answer, count in sorted(found.answers.items()):
-                print(f"{count:6} {answer}", flush=True)
+            print(f"{min(start + step, given.uploads)} of {given.uploads}", file=sys.stderr, flush=True)
+        alive = server.process.poll() is None
+        memory.append(process.memory_info().rss / 1e6 if alive else 0.0)
+        for answer, count in sorted(answers.items()):
+            print(f"{count:6} {answer}", flush=True)
     print("memory of the server, MB, at each twentieth: " + " ".join(f"{size:.0f}" for size in memory))
     grown = statistics.median(memory[-3:]) / statistics.median(memory[2:5]) if len(memory) > 8 else 1.0
     print(
-        f"{given.uploads} uploads with seed {given.seed}: {len(found.faults)} faults, the process "
+        f"{given.uploads} uploads with seed {given.seed}: {faults} faults, the process "
         f"{'lives' if alive else 'HAS ENDED'}, memory at the end is {grown:.2f} of that after the first tenth"
     )
-    return 0 if alive and not found.faults and grown <= _MOST_GROWTH else 1
-
-
-def watched(server: app_server.Server, seed: int, numbers: range) -> tuple[Found, list[float]]:
-    """Send uploads; what came of them, and the server's memory (MB) before and after each twentieth."""
-    process = psutil.Process(server.process.pid)
-    step = max(1, len(numbers) // 20)
-    answers: Counter[str] = Counter()
-    faults: list[str] = []
-    memory = [process.memory_info().rss / 1e6]
-    for start in range(0, len(numbers), step):
-        found = send(server, seed, numbers[start : start + step])
-        answers += found.answers
-        faults += found.faults
-        memory.append(process.memory_info().rss / 1e6)
-        print(f"{min(start + step, len(numbers))} of {len(numbers)}", file=sys.stderr, flush=True)
-    return Found(answers, tuple(faults)), memory
+    return 0 if alive and not faults and grown <= _MOST_GROWTH else 1
 
 
 def send(server: app_server.Server, seed: int, numbers: range) -> Found:
@@ -224,42 +224,21 @@ def _place(draw: random.Random, content: bytes) -> int:
     return draw.randrange(most + 1)
 
 
-def _flip(draw: random.Random, content: bytes) -> bytes:
+def _bytes(draw: random.Random, content: bytes) -> bytes:
+    """Some bytes become others (odd ones, any, themselves again and again, another file's) or go; and at
+    times whatever follows.
+    """
     at = _place(draw, content)
-    return (
-        content[:at]
-        + bytes(byte ^ 1 << draw.randrange(8) for byte in content[at : at + 1])
-        + content[at + 1 :]
-    )
-
-
-def _overwrite(draw: random.Random, content: bytes) -> bytes:
-    at, length = _place(draw, content), draw.choice((1, 2, 4, 8))
-    return content[:at] + bytes([draw.choice(_ODD_BYTES)]) * length + content[at + length :]
-
-
-def _cut(draw: random.Random, content: bytes) -> bytes:
-    return content[: _place(draw, content)]
-
-
-def _remove(draw: random.Random, content: bytes) -> bytes:
-    at = _place(draw, content)
-    return content[:at] + content[at + draw.randrange(1, 64) :]
-
-
-def _insert(draw: random.Random, content: bytes) -> bytes:
-    at = _place(draw, content)
-    return content[:at] + draw.randbytes(draw.randrange(1, 64)) + content[at:]
-
-
-def _repeat(draw: random.Random, content: bytes) -> bytes:
-    at, length = _place(draw, content), draw.randrange(1, 4096)
-    return content[:at] + content[at : at + length] * draw.randrange(2, 9) + content[at + length :]
-
-
-def _splice(draw: random.Random, content: bytes) -> bytes:
+    end = at + draw.randrange(draw.choice((2, 8, 64, 4096)))
     other = samples()[draw.choice(sorted(samples()))]
-    return content[: _place(draw, content)] + other[_place(draw, other) :]
+    others = (
+        b"",
+        bytes([draw.choice(_ODD_BYTES)]) * (end - at),
+        draw.randbytes(draw.randrange(64)),
+        content[at:end] * draw.randrange(2, 9),
+        other[_place(draw, other) :],
+    )
+    return content[:at] + draw.choice(others) + draw.choice((content[end:], content[end:], b""))
 
 
 def _field(draw: random.Random, content: bytes) -> bytes:
@@ -276,25 +255,16 @@ def _field(draw: random.Random, content: bytes) -> bytes:
 
 def _fields(content: bytes) -> list[tuple[int, int]]:
     """Where tags, chunks or segments begin and end, where a file still has any."""
-    found, at = [], 8
-    with contextlib.suppress(struct.error):
-        if content.startswith(b"\x89PNG"):
-            while at + 8 <= len(content):
-                found.append((at, at + 12 + struct.unpack_from(">I", content, at)[0]))
-                at = found[-1][1]
-        elif content.startswith(b"\xff\xd8"):
-            at = 2
-            while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":
-                found.append((at, at + 2 + struct.unpack_from(">H", content, at + 2)[0]))
-                at = found[-1][1]
-        elif content.startswith(b"II*\0"):
-            start = struct.unpack_from("<I", content, 4)[0]
-            count = struct.unpack_from("<H", content, start)[0]
-            found = [(start + 2 + 12 * number, start + 14 + 12 * number) for number in range(min(count, 99))]
-    return found
+    starts = [
+        found.start()
+        for sign, pattern in _FIELDS.items()
+        if content.startswith(sign)
+        for found in re.finditer(pattern, content, re.DOTALL)
+    ]
+    return list(itertools.pairwise([*starts, len(content)]))
 
 
-_BREAKS = (_field, _field, _flip, _overwrite, _cut, _remove, _insert, _repeat, _splice)
+_BREAKS = (_field, _bytes, _bytes, _bytes)
 
 
 if __name__ == "__main__":

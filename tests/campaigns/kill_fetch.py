@@ -6,7 +6,6 @@ of a run that nobody disturbed. Ends with status 1 where one differs, or where s
 """
 
 import argparse
-import hashlib
 import json
 import random
 import shutil
@@ -22,6 +21,7 @@ import yaml
 from benchmarks import fake_archive
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
+from malaria.files import sha256
 from malaria.paths import PARAMS, RAW
 from tests.support.servers import Server, serving
 
@@ -37,27 +37,25 @@ def main() -> int:
         work = Path(folder)
         prepare(work, server)
         begun = time.monotonic()
-        run_to_the_end(work)
+        run(work)
         lasts = time.monotonic() - begun
         expected = hashes(work)
         moments = random.Random(given.seed)
-        found: Counter[str] = Counter()
+        phases = Counter[str]()
         wrong = 0
-        while sum(found.values()) < given.kills:
-            clear(work)
-            phase = kill(work, moments.uniform(0, lasts))
-            if phase is None:
+        while phases.total() < given.kills:
+            for left in (work / "cache", work / RAW.parent):
+                shutil.rmtree(left, ignore_errors=True)
+            if not run(work, moments.uniform(0, lasts)):
                 continue
-            found[phase] += 1
-            run_to_the_end(work)
-            right = hashes(work) == expected and not left_over(work)
+            phases[phase := was_doing(work)] += 1
+            run(work)
+            right = hashes(work) == expected and not list(work.rglob("*.part*"))
             wrong += not right
-            print(
-                f"kill {sum(found.values())} {phase}: {'the right bytes' if right else 'WRONG'}", flush=True
-            )
-    total = sum(found.values())
+            print(f"kill {phases.total()} {phase}: {'the right bytes' if right else 'WRONG'}", flush=True)
+    total = phases.total()
     print(f"{total - wrong} of {total} runs after a kill ended with the right bytes, {len(expected):,} files")
-    print("killed " + ", ".join(f"{phase}: {count}" for phase, count in found.most_common()))
+    print("killed " + ", ".join(f"{phase}: {count}" for phase, count in phases.most_common()))
     return 1 if wrong else 0
 
 
@@ -71,60 +69,40 @@ def prepare(work: Path, server: Server) -> None:
     (work / PARAMS).write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
-def start(work: Path) -> subprocess.Popen[str]:
+def run(work: Path, kill_after: float | None = None) -> bool:
+    """Run the stage, to its end or for so many seconds; whether it was killed."""
     command = [sys.executable, "-m", "stages.fetch", "--cache-dir", str(work / "cache")]
-    return subprocess.Popen(
-        command,
-        cwd=work,
-        env={"PYTHONPATH": str(ROOT)},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    environment = {"PYTHONPATH": str(ROOT)}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=work,
+            env=environment,
+            timeout=kill_after,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return True
+    if done.returncode:
+        raise UserError(f"The fetch ended with status {done.returncode}: {done.stderr.strip()}")
+    return False
 
 
-def run_to_the_end(work: Path) -> None:
-    with start(work) as process:
-        said = process.communicate()[0]
-    if process.returncode:
-        raise UserError(f"The fetch ended with status {process.returncode}: {said.strip()}")
-
-
-def kill(work: Path, after: float) -> str | None:
-    """Kill a run `after` so many seconds; what it was doing then, None where it had ended before."""
-    with start(work) as process:
-        try:
-            process.wait(after)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        else:
-            return None
+def was_doing(work: Path) -> str:
+    """What a run was doing when it was killed, by what it left."""
     if any((work / RAW).parent.glob(".raw.*")):
-        kept = list(work.rglob("cell_images.zip"))
-        return "while unpacking" if kept else "while downloading"
+        return "while unpacking" if list(work.rglob("cell_images.zip")) else "while downloading"
     return "after the last step" if (work / RAW).exists() else "before the first byte"
-
-
-def clear(work: Path) -> None:
-    for folder in (work / "cache", (work / RAW).parent):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def hashes(work: Path) -> dict[str, str]:
     """The SHA-256 of each file below data/raw."""
     provenance = json.loads((work / RAW / "provenance.json").read_text(encoding="utf-8"))
     assert provenance["cells"] == 2 * 13_779
-    return {
-        str(path.relative_to(work)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in (work / RAW).rglob("*")
-        if path.is_file()
-    }
-
-
-def left_over(work: Path) -> list[Path]:
-    """What only a killed run would leave, hidden or half."""
-    return list(work.rglob("*.part*"))
+    files = (path for path in (work / RAW).rglob("*") if path.is_file())
+    return {str(path.relative_to(work)): sha256(path) for path in files}
 
 
 if __name__ == "__main__":

@@ -45,11 +45,7 @@ def in_words(report: campaign.Report) -> str:
     """The campaign on a few lines."""
     counts = [
         ", ".join(f"{what}: {count}" for what, count in Counter(found).most_common())
-        for found in (
-            [kill.victim for kill in report.kills],
-            [kill.moment for kill in report.kills],
-            [kill.stage for kill in report.kills],
-        )
+        for found in zip(*((kill.victim, kill.moment, kill.stage) for kill in report.kills), strict=True)
     ]
     return (
         f"killed {len(report.kills)} times ({'; '.join(counts)})\n"

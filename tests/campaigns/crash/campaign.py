@@ -4,16 +4,15 @@ Each run begins in a fresh clone with an empty DVC cache, so that every stage re
 a number of times, taken up again each time, and then let come to its end.
 """
 
+import functools
 import hashlib
 import os
-import queue
 import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ import numpy as np
 import psutil
 import yaml
 
+from malaria import files
 from malaria.paths import CHECKPOINT, RUNNING, TRAINING
 from tests.support.project import git
 
@@ -33,8 +33,10 @@ LONG = 600.0  # s; what takes so long hangs
 _LINGER = 60.0  # s in which orphans must have ended
 # What DVC says of a file of its own that a kill has cut short, and that file.
 _TORN = {"'dvc.lock'": "dvc.lock", "RWLock-file": ".dvc/tmp/rwlock"}
+# Where stages write.
+_WRITTEN = ("data", "models", "reports", RUNNING)
 # What a training says first: where it goes on, or the first epoch of a new one.
-_TRAINS = re.compile(r"Going on after epoch (\d+)|Epoch 1/")
+_TRAINS = re.compile(r"^(?:Going on after epoch (\d+)|Epoch 1/).*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,6 @@ class Kill:
     moment: str
     after: float
     epoch: int = 0
-
-    def __str__(self) -> str:
-        where = {
-            "clock": f"{self.after:.2f} s into {self.stage}",
-            "write": f"as {self.stage} writes",
-            "epoch": f"{self.after:.2f} s after epoch {self.epoch}",
-            "start": f"{self.after:.2f} s after dvc began",
-        }
-        return f"{self.victim}, {where[self.moment]}"
 
 
 @dataclass
@@ -97,7 +90,7 @@ def undisturbed(repository: Path) -> Undisturbed:
     return Undisturbed(
         repository,
         locked(repository),
-        hashes(repository, list(locked(repository))),
+        hashes(repository, locked(repository)),
         {name: ended[name] - before for name, before in zip(order, begun, strict=False)},
         yaml.safe_load((repository / "params.yaml").read_text())["train"]["epochs"],
     )
@@ -112,15 +105,10 @@ def locked(repository: Path) -> dict[str, str]:
         return {}
 
 
-def hashes(repository: Path, outs: list[str]) -> dict[str, str]:
+def hashes(repository: Path, outs: Sequence[str] | dict[str, str]) -> dict[str, str]:
     """The SHA-256 of each file in `outs`, as far as they are there."""
-    found = [repository / out for out in outs]
-    found += [path for out in found for path in out.rglob("*")]
-    return {
-        str(path.relative_to(repository)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in found
-        if path.is_file()
-    }
+    found = (path for out in outs for path in (repository / out, *(repository / out).rglob("*")))
+    return {str(path.relative_to(repository)): files.sha256(path) for path in found if path.is_file()}
 
 
 def campaign(
@@ -146,7 +134,7 @@ def one_run(
         # What git keeps of the outputs are other data's.
         (repository / metric).unlink(missing_ok=True)
     for kill in [*kills, None]:
-        if _attempt(repository, kill, expected, report, say) == "ended":
+        if not _attempt(repository, kill, expected, report, say):
             break
     report.runs += 1
     found = _after_the_end(repository, expected)
@@ -162,43 +150,41 @@ def draw(chance: random.Random, count: int, expected: Undisturbed) -> list[Kill]
         victim = chance.choices(("group", "dvc", "stage"), (5, 4, 1))[0]
         stage = chance.choice(list(expected.lasts)) if number else "train"
         moment = chance.choices(("clock", "write", "start"), (6, 3, 1))[0] if number else "epoch"
-        after = {
-            "clock": chance.uniform(0, 1.2 * expected.lasts[stage]),
-            "write": chance.uniform(0, 0.02),
-            "start": chance.uniform(0, 4),
-            "epoch": chance.uniform(0, 0.1),
-        }[moment]
-        kills.append(Kill(stage, victim, moment, after, chance.randrange(expected.epochs - 1)))
+        most = {"clock": 1.2 * expected.lasts[stage], "write": 0.02, "start": 4, "epoch": 0.1}[moment]
+        after, epoch = chance.uniform(0, most), chance.randrange(expected.epochs - 1)
+        kills.append(Kill(stage, victim, moment, after, epoch))
     return sorted(kills, key=lambda kill: list(expected.lasts).index(kill.stage))
 
 
-def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report: Report, say: Say) -> str:
-    """Run `dvc repro` until `kill` or to its end, and look at what it leaves: `killed`, `ended`, `failed`."""
+def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report: Report, say: Say) -> bool:
+    """Run `dvc repro` until `kill` or to its end, and look at what it leaves; False where it ended well."""
     kept = _epochs_kept(repository)
     run = _Run(repository)
-    happened = run.until(kill, expected) if kill else run.to_the_end()
-    for line in run.lines:
-        if kept and (found := _TRAINS.match(line)):
-            report.resumed.append(kept)
-            if found[1] != str(kept):
-                report.wrong.append(f"{kept} epochs were kept, but training says {line!r}")
-            break
-    if happened == "killed" and kill:
+    lives = kill is not None and run.lives_until(kill, expected)
+    if kill and lives:
+        family = run.kill(kill.victim)
+    run.process.wait(LONG)
+    if kept and (found := _TRAINS.search(run.said())):
+        report.resumed.append(kept)
+        if found[1] != str(kept):
+            report.wrong.append(f"{kept} epochs were kept, but training says {found[0]!r}")
+    if kill and lives:
         report.kills.append(kill)
-        lingered, left = run.orphans()
+        begun = time.monotonic()
+        _, left = psutil.wait_procs(family, timeout=_LINGER)
         if kill.victim == "dvc":
-            report.lingered.append(lingered)
-        found = [f"process {process} lives on" for process in left] + _after_a_kill(repository, expected)
-        report.wrong += found
-        say(f"kill {len(report.kills)}: {kill}: {'WRONG: ' + '; '.join(found) if found else 'nothing half'}")
-        return "killed"
-    if happened == "ended":
-        return "ended"
-    torn = [file for sign, file in _TORN.items() if sign in happened]
+            report.lingered.append(time.monotonic() - begun)
+        wrong = [f"process {process.pid} lives on" for process in left] + _after_a_kill(repository, expected)
+        report.wrong += wrong
+        say(f"kill {len(report.kills)}: {kill}: {'WRONG: ' + '; '.join(wrong) if wrong else 'nothing half'}")
+        return True
+    if run.process.returncode == 0:
+        return False
+    torn = [file for sign, file in _TORN.items() if sign in run.said()]
     if not torn:
-        report.wrong.append(f"dvc repro failed: {happened}")
+        report.wrong.append(f"dvc repro failed: {run.said()[-500:]}")
         say(f"WRONG: {report.wrong[-1]}")
-        return "failed"
+        return True
     # DVC's own file, cut short by the kill before, and DVC's own advice.
     (repository / torn[0]).unlink()
     report.mended.append(torn[0])
@@ -207,124 +193,73 @@ def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report:
 
 
 class _Run:
-    """A running `dvc repro`, and what it says, line by line."""
+    """A running `dvc repro`, whose words go into a file."""
 
     def __init__(self, repository: Path) -> None:
-        self.repository = repository
+        self.repository, self.log = repository, repository / ".dvc/tmp/said"
         environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_SITE_CACHE_DIR": str(repository / ".dvc/tmp/site"),
         }
-        self.process = subprocess.Popen(
-            ["dvc", "repro"],
-            cwd=repository,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self.begun = time.monotonic()
-        self.lines: list[str] = []
-        self.said: queue.Queue[str | None] = queue.Queue()
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-        self.family: list[psutil.Process] = []
+        self.log.parent.mkdir(exist_ok=True)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                ["dvc", "repro"],
+                cwd=repository,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
-    def _read(self) -> None:
-        for line in self.process.stdout:
-            self.lines.append(line.strip())
-            self.said.put(line.strip())
-        self.said.put(None)
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
 
-    def to_the_end(self) -> str:
-        """`ended`, or what it said as it failed."""
-        self.process.wait(LONG)
-        self._close()
-        return "ended" if self.process.returncode == 0 else " ".join(self.lines[-5:])
-
-    def until(self, kill: Kill, expected: Undisturbed) -> str:
-        """`killed`, or as `to_the_end` where it ended before."""
-        if not self._wait_for(kill, expected):
-            return self.to_the_end()
-        root = psutil.Process(self.process.pid)
-        try:
-            self.family = root.children(recursive=True)
-        except psutil.NoSuchProcess:
-            self.family = []
-        stages = [process for process in self.family if "stages." in " ".join(_command(process))]
-        if kill.victim == "dvc":
-            self.process.kill()
-        elif kill.victim == "stage" and stages:
-            _quietly(stages[0].kill)
-        else:
-            _quietly(lambda: os.killpg(self.process.pid, signal.SIGKILL))
-        self.process.wait(LONG)
-        return "killed"
-
-    def _wait_for(self, kill: Kill, expected: Undisturbed) -> bool:
+    def lives_until(self, kill: Kill, expected: Undisturbed) -> bool:
         """Wait for the moment of `kill`; False where the run ends before."""
-        if kill.moment == "start":
-            return self._lives_until(self.begun + kill.after)
         order = list(expected.lasts)
-        begun = ""
-        while begun not in order or order.index(begun) < order.index(kill.stage):
-            line = self.said.get(timeout=LONG)
-            if line is None:
-                return False
-            begun = line.removeprefix("Running stage '").removesuffix("':")
+        if kill.moment != "start":
+            stages = [f"Running stage '{name}'" for name in order[order.index(kill.stage) :]]
+            self._wait(lambda: self._says(stages), LONG)
         if kill.moment == "write":
             before = _parts(self.repository)
-            self._poll(lambda: _parts(self.repository) - before, 1.2 * expected.lasts[begun])
-        if kill.moment == "epoch" and begun == "train":
-            self._poll(lambda: _epochs_kept(self.repository) > kill.epoch, LONG)
-        return self._lives_until(time.monotonic() + kill.after)
+            self._wait(lambda: _parts(self.repository) - before, 1.2 * expected.lasts[kill.stage])
+        if kill.moment == "epoch":
+            kept = functools.partial(_epochs_kept, self.repository)
+            self._wait(lambda: kept() > kill.epoch or self._says(stages[1:]), LONG)
+        self._wait(lambda: False, kill.after)
+        return self.process.poll() is None
 
-    def _poll(self, happens: Callable[[], object], patience: float) -> None:
+    def _says(self, texts: list[str]) -> bool:
+        return any(text in self.said() for text in texts)
+
+    def _wait(self, happens: Callable[[], object], patience: float) -> None:
         due = time.monotonic() + patience
         while not happens() and self.process.poll() is None and time.monotonic() < due:
             time.sleep(0.001)
 
-    def _lives_until(self, due: float) -> bool:
-        try:
-            self.process.wait(max(0.0, due - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return True
-        return False
-
-    def orphans(self) -> tuple[float, list[int]]:
-        """How long (s) processes below DVC lived on, and those that still do."""
-        begun = time.monotonic()
-        _, left = psutil.wait_procs(self.family, timeout=_LINGER)
-        lingered = time.monotonic() - begun
-        self._close()
-        return lingered, [process.pid for process in left]
-
-    def _close(self) -> None:
-        # There is an end to what is said once the last who could speak has ended.
-        self.reader.join(_LINGER)
-        if not self.reader.is_alive():
-            self.process.stdout.close()
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return list(process.cmdline())
-    except psutil.Error:
-        return []
-
-
-def _quietly(kill: Callable[[], None]) -> None:
-    """Kill what may have ended in the meantime."""
-    with suppress(psutil.NoSuchProcess, ProcessLookupError):
-        kill()
+    def kill(self, victim: str) -> list[psutil.Process]:
+        """Kill DVC, its stage, or all; which processes were below DVC."""
+        family, stages = [], []
+        with suppress(psutil.NoSuchProcess):
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        for process in family:
+            with suppress(psutil.Error):
+                stages += [process] if "stages." in " ".join(process.cmdline()) else []
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if victim == "dvc":
+                self.process.kill()
+            elif victim == "stage" and stages:
+                stages[0].kill()
+            else:
+                os.killpg(self.process.pid, signal.SIGKILL)
+        return family
 
 
 def _parts(repository: Path) -> set[Path]:
     """What is being written, or was when its writer was killed."""
-    folders = (repository / folder for folder in ("data", "models", "reports", RUNNING))
-    return {path for folder in folders for path in folder.glob(".*.part*")}
+    return {path for folder in _WRITTEN for path in (repository / folder).glob(".*.part*")}
 
 
 def _epochs_kept(repository: Path) -> int:
@@ -342,41 +277,29 @@ def _after_a_kill(repository: Path, expected: Undisturbed) -> list[str]:
     The log of a training grows line by line while it runs. DVC has no hash of it then, and removes it
     before the next run.
     """
-    found = hashes(repository, list(expected.locked))
-    wrong = [
+    _epochs_kept(repository)
+    return [
         f"{path} is half"
-        for path, digest in found.items()
+        for path, digest in hashes(repository, expected.locked).items()
         if not path.startswith(f"{TRAINING}/") and expected.files.get(path) != digest
-    ]
-    wrong += [
+    ] + [
         f"dvc.lock has another hash of {out}"
         for out, digest in locked(repository).items()
         if expected.locked[out] != digest
     ]
-    _epochs_kept(repository)
-    return wrong
 
 
 def _after_the_end(repository: Path, expected: Undisturbed) -> list[str]:
     """What differs from the run that nobody killed, or is left over."""
-    wrong = [
-        f"{name} differs"
-        for name, digest in expected.locked.items()
-        if locked(repository).get(name) != digest
-    ]
-    if hashes(repository, list(expected.locked)) != expected.files:
+    now, cache = locked(repository), repository / ".dvc/cache/files/md5"
+    wrong = [f"{name} differs" for name, digest in expected.locked.items() if now.get(name) != digest]
+    if hashes(repository, expected.locked) != expected.files:
         wrong.append("the files differ from what dvc.lock says")
-    cache = repository / ".dvc/cache/files/md5"
     wrong += [
         f"DVC's cache holds {path.name} with other bytes"
         for path in cache.glob("*/*")
         if hashlib.md5(path.read_bytes()).hexdigest() != path.parent.name + path.name.removesuffix(".dir")
     ]
-    wrong += [
-        f"{path.relative_to(repository)} is left over"
-        for folder in ("data", "models", "reports", RUNNING)
-        for path in (repository / folder).rglob("*")
-        # The checkpoint stays until the next training finds that DVC has recorded this one.
-        if ".part" in path.name
-    ]
-    return wrong
+    # The checkpoint stays until the next training finds that DVC has recorded this one.
+    left = (path for folder in _WRITTEN for path in (repository / folder).rglob("*.part*"))
+    return wrong + [f"{path.relative_to(repository)} is left over" for path in left]
