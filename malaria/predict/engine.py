@@ -29,6 +29,8 @@ _CONNECT_SECONDS = 20
 
 # Of a cluster on this machine.
 _HERE = {
+    # Tasks may start processes of their own.
+    "distributed.worker.daemon": False,
     # Workers take this process's environment: how many threads there are decides in which order sums are
     # added up, and so the last bits.
     "distributed.nanny.pre-spawn-environ": {},

@@ -3,6 +3,8 @@
 import math
 import shutil
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,27 @@ def test_a_patient_called_na_stays_one_in_a_table_of_another_revision():
     assert list(read.patient) == ["NA", "01"]
     with pytest.raises(UserError, match=r"data/splits\.csv has the columns path, but needs"):
         tables.read(Path("data/splits.csv"), tables.SPLITS, content="path\na.png\n")
+
+
+def test_folds_run_as_many_at_once_as_is_asked_and_each_comes_with_its_result():
+    both = threading.Barrier(2)
+
+    def squared(number: int) -> int:
+        both.wait(timeout=60)
+        return number**2
+
+    assert sorted(folds.spread(squared, [1, 2, 3, 4], 2)) == [(1, 1), (2, 4), (3, 9), (4, 16)]
+
+
+def test_a_fold_that_fails_ends_those_that_wait():
+    begun = []
+
+    def fail(number: int) -> None:
+        begun.append(number)
+        if number == 0:
+            raise UserError("fold 0 failed")
+        time.sleep(0.1)
+
+    with pytest.raises(UserError, match="fold 0 failed"):
+        list(folds.spread(fail, range(300), 1))
+    assert len(begun) < 300
