@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
+from scipy.cluster import vq
 from scipy.spatial import ConvexHull, QhullError
 from skimage import filters, measure, morphology, segmentation
 
@@ -35,7 +36,7 @@ _WINDOW = 48  # px, of the picture in which the background is measured
 
 # In shares of the usual cell's optical density: what is foreground, and, of the
 # density about it, what belongs to a cell that is darker than usual or out of focus.
-_FOREGROUND, _LOCAL = 0.3, 0.5
+_FOREGROUND, _LOCAL = 0.3, 0.4
 _LEVELS = (0.3, 0.45, 0.6, 0.75)  # at which lone cells are looked for
 
 ONE_CELL = 0.4  # the most log(area / usual) + log(density / usual) / 2 of one cell: overlaps are dense
@@ -110,7 +111,8 @@ def find(field: Pixels) -> Field:
     usual = _usual(density)
     if usual < _CONTRAST:
         return Field(EMPTY, shape)
-    diameter = _usual_diameter(density, usual) / scale
+    diameter, level = _look(density, usual)
+    diameter /= scale
     if not diameter:
         return Field(NO_FIELD, shape)
     scale = min(1.0, _DIAMETER / diameter, (_LARGEST / (height * width)) ** 0.5)
@@ -118,10 +120,10 @@ def find(field: Pixels) -> Field:
     colours, background = _density(small)
     size = diameter * scale
     density = ndimage.gaussian_filter(colours[:, :, 1], 0.02 * size)
-    pieces = _pieces(_foreground(density, _FOREGROUND * usual, size), size)
+    pieces = _pieces(_foreground(density, level * usual, size), size)
     # Once more, with a threshold for each: what is out of focus has a wide edge.
     typical = ndimage.mean(density, pieces, np.arange(pieces.max() + 1))
-    limit = np.clip(_LOCAL * typical, _FOREGROUND * usual, 2 * usual)[pieces]
+    limit = np.clip(_LOCAL * typical, level * usual, 2 * usual)[pieces]
     reach = _foreground(density, limit, size)
     pieces = _pieces(reach, size)
     area = np.pi / 4 * size**2
@@ -190,21 +192,31 @@ def _usual(density: Floats) -> float:
     return float(np.median(density[density > _FOREGROUND * usual]))
 
 
-def _usual_diameter(density: Floats, usual: float) -> float:
-    """Of the cells that lie alone, by area, px; without such, from how far all middles lie from edges; else 0."""
-    depth = ndimage.distance_transform_edt(_filled(density > _FOREGROUND * usual, 0.02 * density.size))
-    smooth = ndimage.gaussian_filter(depth, 1)
-    middles = depth[(smooth == ndimage.maximum_filter(smooth, 9)) & (depth > 3)]
-    if not len(middles):
-        return 0.0
-    guess = 2.15 * float(np.median(middles))  # cells are a little longer than wide
-    areas = []
+def _look(density: Floats, usual: float) -> tuple[float, float]:
+    """The usual diameter, px, and at what share of the usual density most cells lie alone; 0 without cells.
+
+    The diameter is that of the cells that lie alone, by area; without such, it follows from how far the
+    middles of all foreground lie from its edges, which touching cells change little.
+    """
+    found = []
     for level in _LEVELS:
-        labels, _ = ndimage.label(_filled(density > level * usual, 0.02 * density.size))
+        filled = _filled(density > level * usual, 0.02 * density.size)
+        depth = ndimage.distance_transform_edt(filled)
+        smooth = ndimage.gaussian_filter(depth, 1)
+        middles = depth[(smooth == ndimage.maximum_filter(smooth, 9)) & (depth > 3)]
+        if not len(middles):
+            continue
+        guess = 2.15 * float(np.median(middles))  # cells are a little longer than wide
+        labels, _ = ndimage.label(filled)
         sizes = np.bincount(labels.ravel()) / (np.pi / 4 * guess**2)
         parts = _parts(labels, (sizes > 0.5) & (sizes < 1.6)).values()
-        areas += [part.area for part in parts if not part.cut and part.solidity > 0.93 and part.length < 1.33]
-    return float(2 * (_median_by_weight(np.array(areas), 1) / np.pi) ** 0.5) if len(areas) >= 4 else guess
+        alone = [part.area for part in parts if not part.cut and part.solidity > 0.93 and part.length < 1.5]
+        found.append((alone, guess, level))
+    if not found:
+        return 0.0, _FOREGROUND
+    # A higher level must earn it: it takes the pale middle of cells for background.
+    alone, guess, level = max(found, key=lambda at: sum(at[0]) * (1 - 0.3 * at[2]))
+    return float(2 * (_median_by_weight(np.array(alone), 1) / np.pi) ** 0.5) if len(alone) >= 4 else guess, level
 
 
 def _median_by_weight(values: Floats, power: int) -> float:
@@ -247,26 +259,40 @@ def _pieces(foreground: Mask, size: float) -> Labels:
 
 
 def _split(piece: Mask, density: Floats, usual_area: float) -> list[Mask]:
-    """The cells of a piece: what is too large and dense for one is halved, again and again.
-
-    Cells are about as long as wide: those that overlap share what lies between them.
-    """
+    """The cells of a piece: what is too large and dense for one is divided into compact parts."""
     points = np.argwhere(piece)
-    dense = np.median(density[piece])
-    if np.log(len(points) / usual_area) + 0.5 * np.log(max(dense, 0.1)) < ONE_CELL:
+    excess = np.log(len(points) / usual_area) + 0.5 * np.log(max(np.median(density[piece]), 0.1))
+    if excess < ONE_CELL:
         return [piece]
+    count = max(2, round(len(points) / usual_area))
+    if count == 2:
+        return _halves(piece, points)
+    near = _nearest(points, count)
+    return [_marked(piece, near == number) for number in range(count)]
+
+
+def _halves(piece: Mask, points: Floats) -> list[Mask]:
+    """Two cells about as long as wide: those that overlap share what lies between them."""
     points = points - points.mean(axis=0)
     across, along = (points @ np.linalg.eigh(points.T @ points)[1]).T
     width, middle = np.ptp(across), np.median(along)
-    cells = []
-    for side in (-1, 1):
-        place = side * (along - middle)
-        half, whole = np.zeros_like(piece), np.zeros_like(piece)
-        half[piece] = place >= 0
-        whole[piece] = place >= min(0, place.max() - width)
-        parts = _split(half, density, usual_area)
-        cells += parts if len(parts) > 1 else [whole]
-    return cells
+    places = (along - middle, middle - along)
+    return [_marked(piece, place >= min(0, place.max() - width)) for place in places]
+
+
+def _nearest(points: Floats, count: int) -> Labels:
+    """Divide points into `count` compact groups (k-means, from points far from each other)."""
+    centres = [points[0]]
+    for _ in range(count - 1):
+        centres.append(points[np.min([((points - c) ** 2).sum(1) for c in centres], axis=0).argmax()])
+    near: Labels = vq.kmeans2(points.astype(float), np.array(centres, float), minit="matrix")[1]
+    return near
+
+
+def _marked(piece: Mask, chosen: Mask) -> Mask:
+    mask = np.zeros_like(piece)
+    mask[piece] = chosen
+    return mask
 
 
 @dataclass(frozen=True)
