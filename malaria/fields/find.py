@@ -120,12 +120,13 @@ def find(field: Pixels) -> Field:
     colours, background = _density(small)
     size = diameter * scale
     density = ndimage.gaussian_filter(colours[:, :, 1], 0.02 * size)
-    pieces = _pieces(_foreground(density, level * usual, size), size)
+    core = _foreground(density, level * usual, size)
+    pieces = _pieces(core, core, size)
     # Once more, with a threshold for each: what is out of focus has a wide edge.
     typical = ndimage.mean(density, pieces, np.arange(pieces.max() + 1))
-    limit = np.clip(_LOCAL * typical, level * usual, 2 * usual)[pieces]
-    reach = _foreground(density, limit, size)
-    pieces = _pieces(reach, size)
+    core = _foreground(density, np.clip(_LOCAL * typical, level * usual, 2 * usual)[pieces], size)
+    reach = core | ((density > _FOREGROUND * usual) & ndimage.binary_dilation(core, _disc(0.05 * size)))
+    pieces = _pieces(core, reach, size)
     area = np.pi / 4 * size**2
     white = _white_cells(density, usual, area)
     parts = _parts(pieces)
@@ -200,7 +201,7 @@ def _look(density: Floats, usual: float) -> tuple[float, float]:
     """
     found = []
     for level in _LEVELS:
-        filled = _filled(density > level * usual, 0.02 * density.size)
+        filled = _filled(density, level * usual, 0.02 * density.size)
         depth = ndimage.distance_transform_edt(filled)
         smooth = ndimage.gaussian_filter(depth, 1)
         middles = depth[(smooth == ndimage.maximum_filter(smooth, 9)) & (depth > 3)]
@@ -214,8 +215,8 @@ def _look(density: Floats, usual: float) -> tuple[float, float]:
         found.append((alone, guess, level))
     if not found:
         return 0.0, _FOREGROUND
-    # A higher level must earn it: it takes the pale middle of cells for background.
-    alone, guess, level = max(found, key=lambda at: sum(at[0]) * (1 - 0.3 * at[2]))
+    # A higher level must earn it, as it takes more of a cell for background; without lone cells it is safest.
+    alone, guess, level = max(found, key=lambda at: sum(at[0]) * (1 - 0.3 * at[2]) + at[2])
     return float(2 * (_median_by_weight(np.array(alone), 1) / np.pi) ** 0.5) if len(alone) >= 4 else guess, level
 
 
@@ -225,19 +226,22 @@ def _median_by_weight(values: Floats, power: int) -> float:
     return float(values[np.searchsorted(weights, weights[-1] / 2)])
 
 
-def _filled(foreground: Mask, largest: float) -> Mask:
-    """Fill the holes of cells, which are convex and of at most `largest` px, and no gaps between cells."""
+def _filled(density: Floats, limit: Floats | float, largest: float) -> Mask:
+    """What is denser than `limit`, with the middles of cells, which are pale, or round, and below `largest` px."""
+    share = density / limit
+    foreground: Mask = share > 1
     labels, _ = ndimage.label(~foreground)
-    fill = np.zeros(labels.max() + 1, bool)
-    for hole, part in _parts(labels, np.bincount(labels.ravel()) < largest).items():
-        fill[hole] = not part.cut and (part.area < 0.04 * largest or part.solidity > 0.85)
-    filled: Mask = foreground | fill[labels]
-    return filled
+    sizes = np.bincount(labels.ravel())
+    pale = np.bincount(labels.ravel(), share.ravel()) > 0.5 * sizes
+    fill = np.zeros(len(sizes), bool)
+    for hole, part in _parts(labels, sizes < largest).items():
+        fill[hole] = not part.cut and (pale[hole] or part.area < 0.04 * largest or part.solidity > 0.85)
+    return foreground | fill[labels]
 
 
 def _foreground(density: Floats, limit: Floats | float, size: float) -> Mask:
-    """What is denser than `limit`, with the pale middles of cells, without threads and specks."""
-    filled = _filled(density > limit, 0.35 * np.pi / 4 * size**2)
+    """The same without threads and specks."""
+    filled = _filled(density, limit, 0.35 * np.pi / 4 * size**2)
     foreground: Mask = ndimage.binary_opening(filled, _disc(0.06 * size))
     return foreground
 
@@ -248,13 +252,13 @@ def _disc(radius: float) -> Mask:
     return disc
 
 
-def _pieces(foreground: Mask, size: float) -> Labels:
+def _pieces(core: Mask, reach: Mask, size: float) -> Labels:
     """A watershed with a piece for every middle, (h, w), 0 outside; cells go on beyond the border."""
-    depth = ndimage.distance_transform_edt(np.pad(foreground, 1, mode="edge"))[1:-1, 1:-1].astype(np.float32)
+    depth = ndimage.distance_transform_edt(np.pad(core, 1, mode="edge"))[1:-1, 1:-1].astype(np.float32)
     depth = ndimage.gaussian_filter(depth, 0.05 * size)
     middles = np.zeros(depth.shape, np.int32)
     middles[::2, ::2], _ = ndimage.label(morphology.h_maxima(depth[::2, ::2], 0.01 * size))
-    labels: Labels = segmentation.watershed(-depth, middles, mask=foreground).astype(np.int32)
+    labels: Labels = segmentation.watershed(-depth, middles, mask=reach).astype(np.int32)
     return labels
 
 
