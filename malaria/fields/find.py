@@ -37,10 +37,12 @@ _WINDOW = 48  # px, of the picture in which the background is measured
 # In shares of the usual cell's optical density: what is foreground, and, of the
 # density about it, what belongs to a cell that is darker than usual or out of focus.
 _FOREGROUND, _LOCAL = 0.3, 0.4
+_PALE = 0.6
+_HOLE = 0.45
 _LEVELS = (0.3, 0.45, 0.6, 0.75)  # at which lone cells are looked for
 
-ONE_CELL = 0.4  # the most log(area / usual) + log(density / usual) / 2 of one cell: overlaps are dense
-LEAST, LEAST_CUT = 0.4, 0.5  # of the usual area; of a cell that the border cuts, of which more was outside
+ONE_CELL = 0.45  # the most log(area / usual) + log(density / usual) / 2 of one cell: overlaps are dense
+LEAST, LEAST_CUT = 0.5, 0.5  # of the usual area; of a cell that the border cuts, of which more was outside
 
 _NUCLEUS = 2.2  # times the usual density: nuclei of white cells
 _FOCUSED = 4.0  # the least steepness of edges
@@ -111,7 +113,7 @@ def find(field: Pixels) -> Field:
     usual = _usual(density)
     if usual < _CONTRAST:
         return Field(EMPTY, shape)
-    diameter, level = _look(density, usual)
+    diameter, usual, limit = _look(density, usual)
     diameter /= scale
     if not diameter:
         return Field(NO_FIELD, shape)
@@ -120,11 +122,11 @@ def find(field: Pixels) -> Field:
     colours, background = _density(small)
     size = diameter * scale
     density = ndimage.gaussian_filter(colours[:, :, 1], 0.02 * size)
-    core = _foreground(density, level * usual, size)
+    core = _foreground(density, limit, size)
     pieces = _pieces(core, core, size)
     # Once more, with a threshold for each: what is out of focus has a wide edge.
     typical = ndimage.mean(density, pieces, np.arange(pieces.max() + 1))
-    core = _foreground(density, np.clip(_LOCAL * typical, level * usual, 2 * usual)[pieces], size)
+    core = _foreground(density, np.clip(_LOCAL * typical, limit, 2 * usual)[pieces], size)
     reach = core | ((density > _FOREGROUND * usual) & ndimage.binary_dilation(core, _disc(0.05 * size)))
     pieces = _pieces(core, reach, size)
     area = np.pi / 4 * size**2
@@ -193,15 +195,15 @@ def _usual(density: Floats) -> float:
     return float(np.median(density[density > _FOREGROUND * usual]))
 
 
-def _look(density: Floats, usual: float) -> tuple[float, float]:
-    """The usual diameter, px, and at what share of the usual density most cells lie alone; 0 without cells.
+def _look(density: Floats, dense: float) -> tuple[float, float, float]:
+    """Of the cells that lie alone: diameter, px, and density; and the density above which most lie alone.
 
-    The diameter is that of the cells that lie alone, by area; without such, it follows from how far the
-    middles of all foreground lie from its edges, which touching cells change little.
+    Without such the diameter follows from how far the middles of all foreground lie from its edges, which
+    touching cells change little; it is 0 without any. `dense` is the density of all foreground.
     """
     found = []
     for level in _LEVELS:
-        filled = _filled(density, level * usual, 0.02 * density.size)
+        filled = _filled(density, level * dense, 0.02 * density.size)
         depth = ndimage.distance_transform_edt(filled)
         smooth = ndimage.gaussian_filter(depth, 1)
         middles = depth[(smooth == ndimage.maximum_filter(smooth, 9)) & (depth > 3)]
@@ -210,14 +212,17 @@ def _look(density: Floats, usual: float) -> tuple[float, float]:
         guess = 2.15 * float(np.median(middles))  # cells are a little longer than wide
         labels, _ = ndimage.label(filled)
         sizes = np.bincount(labels.ravel()) / (np.pi / 4 * guess**2)
-        parts = _parts(labels, (sizes > 0.5) & (sizes < 1.6)).values()
-        alone = [part.area for part in parts if not part.cut and part.solidity > 0.93 and part.length < 1.5]
-        found.append((alone, guess, level))
-    if not found:
-        return 0.0, _FOREGROUND
-    # A higher level must earn it, as it takes more of a cell for background; without lone cells it is safest.
-    alone, guess, level = max(found, key=lambda at: sum(at[0]) * (1 - 0.3 * at[2]) + at[2])
-    return float(2 * (_median_by_weight(np.array(alone), 1) / np.pi) ** 0.5) if len(alone) >= 4 else guess, level
+        parts = _parts(labels, (sizes > 0.5) & (sizes < 1.6))
+        alone = [k for k, part in parts.items() if not part.cut and part.solidity > 0.93 and part.length < 1.5]
+        areas = np.array([parts[k].area for k in alone])
+        if len(alone) >= 4:
+            guess = 2 * float(_median_by_weight(areas, 1) / np.pi) ** 0.5
+            usual = float(np.median(density[np.isin(labels, alone)]))
+        else:
+            usual = dense
+        # A higher level must earn it, as it takes more of a cell for background; without lone cells it is safest.
+        found.append((areas.sum() * (1 - _PALE * level) + level, guess, usual, level * dense))
+    return max(found)[1:] if found else (0.0, dense, dense)
 
 
 def _median_by_weight(values: Floats, power: int) -> float:
@@ -241,7 +246,7 @@ def _filled(density: Floats, limit: Floats | float, largest: float) -> Mask:
 
 def _foreground(density: Floats, limit: Floats | float, size: float) -> Mask:
     """The same without threads and specks."""
-    filled = _filled(density, limit, 0.35 * np.pi / 4 * size**2)
+    filled = _filled(density, limit, _HOLE * np.pi / 4 * size**2)
     foreground: Mask = ndimage.binary_opening(filled, _disc(0.06 * size))
     return foreground
 
