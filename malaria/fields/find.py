@@ -125,7 +125,7 @@ def find(field: Pixels) -> Field:
     core = _foreground(density, limit, size)
     pieces = _pieces(core, core, size)
     # Once more, with a threshold for each: what is out of focus has a wide edge.
-    typical = ndimage.mean(density, pieces, np.arange(pieces.max() + 1))
+    typical = np.bincount(pieces.ravel(), density.ravel()) / np.maximum(np.bincount(pieces.ravel()), 1)
     core = _foreground(density, np.clip(_LOCAL * typical, limit, 2 * usual)[pieces], size)
     reach = core | ((density > _FOREGROUND * usual) & ndimage.binary_dilation(core, _disc(0.05 * size)))
     pieces = _pieces(core, reach, size)
