@@ -34,12 +34,12 @@ _DIAMETER = 44  # px, of a cell in the picture that is cut into cells
 _LARGEST = 6_000_000  # px, of that picture, which bounds memory
 _WINDOW = 48  # px, of the picture in which the background is measured
 
-# In shares of the usual cell's optical density: what is foreground, and, of the
-# density about it, what belongs to a cell that is darker than usual or out of focus.
+# In shares of the usual cell's optical density: what is foreground, and, of the density about it, what belongs
+# to a cell that is darker than usual or out of focus.
 _FOREGROUND, _LOCAL = 0.3, 0.4
-_PALE = 0.6
-_HOLE = 0.45
 _LEVELS = (0.3, 0.45, 0.6, 0.75)  # at which lone cells are looked for
+_PALE = 0.6  # what a level costs, in shares of the area of lone cells
+_HOLE = 0.45  # the largest pale middle of a cell, in usual areas
 
 ONE_CELL = 0.45  # the most log(area / usual) + log(density / usual) / 2 of one cell: overlaps are dense
 LEAST, LEAST_CUT = 0.5, 0.5  # of the usual area; of a cell that the border cuts, of which more was outside
@@ -204,25 +204,37 @@ def _look(density: Floats, dense: float) -> tuple[float, float, float]:
     found = []
     for level in _LEVELS:
         filled = _filled(density, level * dense, 0.02 * density.size)
-        depth = ndimage.distance_transform_edt(filled)
-        smooth = ndimage.gaussian_filter(depth, 1)
-        middles = depth[(smooth == ndimage.maximum_filter(smooth, 9)) & (depth > 3)]
-        if not len(middles):
+        guess = _size_of_middles(ndimage.distance_transform_edt(filled))
+        if not guess:
             continue
-        guess = 2.15 * float(np.median(middles))  # cells are a little longer than wide
         labels, _ = ndimage.label(filled)
         sizes = np.bincount(labels.ravel()) / (np.pi / 4 * guess**2)
         parts = _parts(labels, (sizes > 0.5) & (sizes < 1.6))
         alone = [k for k, part in parts.items() if not part.cut and part.solidity > 0.93 and part.length < 1.5]
         areas = np.array([parts[k].area for k in alone])
-        if len(alone) >= 4:
+        if len(alone) >= 3:
             guess = 2 * float(_median_by_weight(areas, 1) / np.pi) ** 0.5
             usual = float(np.median(density[np.isin(labels, alone)]))
         else:
             usual = dense
-        # A higher level must earn it, as it takes more of a cell for background; without lone cells it is safest.
-        found.append((areas.sum() * (1 - _PALE * level) + level, guess, usual, level * dense))
+        # A higher level must earn it, as it takes more of a cell for background. Without lone cells the lowest
+        # would join what stain lies between.
+        score = areas.sum() * (1 - _PALE * level) - abs(level - _LEVELS[1])
+        found.append((score, guess, usual, level * dense))
     return max(found)[1:] if found else (0.0, dense, dense)
+
+
+def _size_of_middles(depth: Floats) -> float:
+    """The diameter of cells, px, from the depths of their middles: deepest in a window that grows with it."""
+    guess = 18.0
+    for _ in range(4):
+        smooth = ndimage.gaussian_filter(depth, 0.03 * guess)
+        middles = depth[(smooth == ndimage.maximum_filter(smooth, round(guess / 2))) & (depth > 3)]
+        if not len(middles):
+            return 0.0
+        large = middles[middles > 0.5 * _median_by_weight(middles, 2)]  # specks and rims have middles too
+        guess = 2.15 * float(np.median(large))  # cells are a little longer than wide
+    return guess
 
 
 def _median_by_weight(values: Floats, power: int) -> float:
@@ -403,7 +415,7 @@ def _kind(
     )
     bare = density[~ndimage.binary_dilation(reach, iterations=4)]
     rough = float(np.median(np.abs(bare - np.median(bare)))) if len(bare) else 0.0
-    if like_cells < _LEAST_LIKE * reach.sum():
+    if like_cells < _LEAST_LIKE * (reach & ~white).sum():
         return THICK_FILM if ndimage.label(white)[1] >= 3 else NO_FIELD
     if rough > _ROUGH and reach.mean() < 0.25:
         return THICK_FILM
