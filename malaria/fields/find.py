@@ -34,8 +34,8 @@ _DIAMETER = 44  # px, of a cell in the picture that is cut into cells
 _LARGEST = 6_000_000  # px, of that picture, which bounds memory
 _WINDOW = 48  # px, of the picture in which the background is measured
 
-# In shares of the usual cell's optical density: what is foreground, and, of the density about it, what belongs
-# to a cell that is darker than usual or out of focus.
+# In shares of the usual cell's optical density: what is foreground, and, of the density about it, what
+# belongs to a cell that is darker than usual or out of focus.
 _FOREGROUND, _LOCAL = 0.3, 0.4
 _LEVELS = (0.3, 0.45, 0.6, 0.75)  # at which lone cells are looked for
 _PALE = 0.6  # what a level costs, in shares of the area of lone cells
@@ -141,7 +141,9 @@ def find(field: Pixels) -> Field:
         if (white[where] & piece).sum() > 0.4 * piece.sum():
             continue
         masks = _split(piece, density[where] / usual, area)
-        clumped = len(masks) > 1 or bool((reach[where] & (clumps[where] == clumps[where][piece][0]) & ~piece).any())
+        clumped = len(masks) > 1 or bool(
+            (reach[where] & (clumps[where] == clumps[where][piece][0]) & ~piece).any()
+        )
         for mask in masks:
             found = _cell(mask, where, scale, shape, clumped)
             if found.area * scale**2 > (LEAST_CUT if found.cut else LEAST) * area:
@@ -210,15 +212,17 @@ def _look(density: Floats, dense: float) -> tuple[float, float, float]:
         labels, _ = ndimage.label(filled)
         sizes = np.bincount(labels.ravel()) / (np.pi / 4 * guess**2)
         parts = _parts(labels, (sizes > 0.5) & (sizes < 1.6))
-        alone = [k for k, part in parts.items() if not part.cut and part.solidity > 0.93 and part.length < 1.5]
+        alone = [
+            k for k, part in parts.items() if not part.cut and part.solidity > 0.93 and part.length < 1.5
+        ]
         areas = np.array([parts[k].area for k in alone])
         if len(alone) >= 3:
             guess = 2 * float(_median_by_weight(areas, 1) / np.pi) ** 0.5
             usual = float(np.median(density[np.isin(labels, alone)]))
         else:
             usual = dense
-        # A higher level must earn it, as it takes more of a cell for background. Without lone cells the lowest
-        # would join what stain lies between.
+        # A higher level must earn it, as it takes more of a cell for background. Without lone cells the
+        # lowest would join what stain lies between.
         score = areas.sum() * (1 - _PALE * level) - abs(level - _LEVELS[1])
         found.append((score, guess, usual, level * dense))
     return max(found)[1:] if found else (0.0, dense, dense)
@@ -244,7 +248,7 @@ def _median_by_weight(values: Floats, power: int) -> float:
 
 
 def _filled(density: Floats, limit: Floats | float, largest: float) -> Mask:
-    """What is denser than `limit`, with the middles of cells, which are pale, or round, and below `largest` px."""
+    """What is denser than `limit`, with the middles of cells: pale, or round, and below `largest` px."""
     share = density / limit
     foreground: Mask = share > 1
     labels, _ = ndimage.label(~foreground)
@@ -410,9 +414,7 @@ def _kind(
     parts: Iterable[_Part], white: Mask, reach: Mask, density: Floats, usual_area: float, focus: float
 ) -> str:
     """What the picture is, by its parts: most of a thin film's foreground looks like cells in focus."""
-    like_cells = sum(
-        part.area for part in parts if part.solidity > 0.87 and 0.5 < part.area / usual_area < 2
-    )
+    like_cells = sum(part.area for part in parts if part.solidity > 0.87 and 0.5 < part.area / usual_area < 2)
     bare = density[~ndimage.binary_dilation(reach, iterations=4)]
     rough = float(np.median(np.abs(bare - np.median(bare)))) if len(bare) else 0.0
     if like_cells < _LEAST_LIKE * (reach & ~white).sum():

@@ -20,7 +20,8 @@ def judge(bundle: Bundle, given: Path, settings: params.Params) -> dict[str, Any
     """What `bundle` says of one set, as plain values for JSON.
 
     Args:
-        given: folder or archive of one laboratory, as `laboratories.place` takes it.
+        given: folder or archive of one laboratory's cells, or a folder of its annotated fields, as
+            `laboratories.place` takes it.
 
     Returns:
         How many cells and parasitised ones there are, of how many fields of view (or patients, where they
