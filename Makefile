@@ -230,8 +230,7 @@ lock:  #+ resolve pyproject.toml into requirements.lock, its parts for images, a
 	$(COMPILE) orchestration/airflow/requirements.in -o orchestration/airflow/requirements.lock
 
 advisories: env  #+ look up what is known against the packages of the lock files (needs network)
-	python -m pip_audit --strict --disable-pip --require-hashes --progress-spinner off \
-		-r requirements.lock -r orchestration/airflow/requirements.lock
+	python -m ci.advisories
 
 # Folds, ablations and benchmarks took hours, and are taken up again where they fit.
 clean:  #+ remove what the pipeline and the tools made; .venv, DVC's cache and the results of long runs stay

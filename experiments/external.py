@@ -1,6 +1,7 @@
 """Ask a bundle about other laboratories' cells, one set after the other, as the external stage does.
 
-Each set is a folder or archive with class folders; cells of one class alone will do.
+Each set is a folder or archive with class folders, or a folder of annotated fields of view, whose cells
+are found and cut out; cells of one class alone will do.
 """
 
 import argparse

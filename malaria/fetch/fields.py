@@ -32,11 +32,16 @@ class Cut:
     digest: bytes
 
 
-def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Provenance:
+def fetch(
+    data: params.Data, folder: Path, _cache: Path | None = None, *, one_class: bool = False
+) -> Provenance:
     """Cut the cells out of the fields that `data.folder` holds, and write fields.csv and patients.csv.
 
     A cell without an annotation is uninfected where `data.fields.complete` says that all cells are
     annotated, and left out elsewhere. Whatever is left out is counted.
+
+    Args:
+        one_class: cells of one class alone will do; the other has no folder then.
 
     Raises:
         UserError: as `annotations.read`; a field that is no image; no cell of a class; scikit-image missing.
@@ -61,12 +66,14 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
     work = functools.partial(_cut, folder, data.fields.complete)
     cuts = list(processes.in_order(work, orders, "cutting", batch=1, unit="fields"))
     rows = pd.DataFrame([row for cut in cuts for row in cut.rows], columns=list(tables.FIELDS))
-    for label in LABELS:
-        if not rows.path.str.startswith(f"{label}/").any():
-            raise UserError(
-                f"{data.folder} has no cell that is {label} on its {len(fields):,} fields: annotate some, "
-                "name your classes under data.classes, or set data.fields.complete where all are annotated."
-            )
+    without = [label for label in LABELS if not rows.path.str.startswith(f"{label}/").any()]
+    if len(without) > one_class:
+        raise UserError(
+            f"{data.folder} has no cell that is {without[0]} on its {len(fields):,} fields: annotate some, "
+            "name your classes under data.classes, or set data.fields.complete where all are annotated."
+        )
+    for label in without:
+        (folder / label).rmdir()
     tables.write(rows.sort_values("path"), folder / FIELDS, tables.FIELDS)
     patients_of = rows.rename(columns={"path": "file"}).sort_values("file")
     tables.write(patients_of, folder / PATIENTS, tables.PATIENTS)

@@ -1,19 +1,22 @@
 """Labelled cells of other laboratories, to learn from or to be judged by: a folder with a set of each.
 
-A set is a folder, zip or tar with class folders; cells of one class alone will do.
+A set is a folder, zip or tar with class folders, or a folder of annotated fields of view, whose cells are
+found and cut out; cells of one class alone will do.
 """
 
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from malaria import params
-from malaria.cells import audit, patients
+from malaria import files, params
+from malaria.cells import audit, names, patients
 from malaria.errors import UserError
-from malaria.fetch import archives, class_folders
+from malaria.fetch import archives, class_folders, fields
+from malaria.fields import annotations
 from malaria.labels import LABELS
 
 # FIELD__3.png is a cell of the field of view FIELD, as tools that cut cells out of fields name them.
@@ -54,20 +57,31 @@ def place(given: Path, raw: Path, settings: params.Params) -> pd.DataFrame:
         tells, else the cell is its own.
 
     Raises:
-        UserError: there are no class folders, or too many images are set aside.
+        UserError: there are neither class folders nor annotations, or too many images are set aside; as
+            `fields.fetch`.
     """
     classes, limits = settings.data.classes, settings.audit
     raw.mkdir()
     if archives.is_archive(given):
         with archives.unpacked(given, raw) as cells:
             class_folders.place(cells, raw, os.replace, str(given), classes, one_class=True)
+    elif _is_annotated(given, classes):
+        fields.fetch(settings.data.model_copy(update={"folder": str(given)}), raw, one_class=True)
     else:
         class_folders.place(given, raw, shutil.copyfile, str(given), classes, one_class=True)
     there = [label for label in LABELS if (raw / label).is_dir()]
     found = audit.audit(raw, limits, labels=there)
     audit.check(found, limits, given, "put the data right", there)
     accepted = patients.with_own(found)
-    fields = accepted.path.map(lambda path: Path(path).stem).str.extract(_FIELD, expand=False)
-    unknown = ~patients.known(accepted.patient) & fields.notna()
-    patient = accepted.patient.mask(unknown, fields)
+    views = accepted.path.map(lambda path: Path(path).stem).str.extract(_FIELD, expand=False)
+    unknown = ~patients.known(accepted.patient) & views.notna()
+    patient = accepted.patient.mask(unknown, views)
     return accepted.assign(path=f"{raw.name}/" + accepted.path, patient=f"{raw.name} " + patient)
+
+
+def _is_annotated(given: Path, classes: Mapping[str, str]) -> bool:
+    """Whether a folder holds annotated fields: files that annotate, and no class folders."""
+    inside = {names.folded(name) for _, folders, _ in files.walk(given) for name in folders}
+    return inside.isdisjoint(map(names.folded, (*LABELS, *classes))) and bool(
+        annotations.annotation_files(given)
+    )

@@ -85,7 +85,7 @@ def read(path: Path, classes: Mapping[str, str] = NO_CLASSES, unknown: str = "")
     """
     known = KNOWN | {name.lower(): label for name, label in classes.items()}
     fields: dict[Path, list[Mark]] = {}
-    for file in _annotation_files(path):
+    for file in annotation_files(path):
         at: Place = ["its start"]
         try:
             for image, name, box, ignore in _entries(file, at):
@@ -115,7 +115,8 @@ def _mark(name: str, box: list[float], ignore: bool, label: str) -> Mark:
     return Mark(name, OTHER if ignore else label, (x, y, w, h), ignore)
 
 
-def _annotation_files(path: Path) -> list[Path]:
+def annotation_files(path: Path) -> list[Path]:
+    """The files that annotate: the one given, or those below a folder."""
     if path.is_file():
         return [path]
     if (path / "annotations.json").is_file():

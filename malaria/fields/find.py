@@ -1,12 +1,10 @@
 """Find the red cells of a field of view of a thin smear: no pixel size, no network, no settings.
 
-What is darker than the field's own background is foreground. A watershed of its distance transform cuts it
-into more pieces than there are cells. Neighbours are joined, those first that fit best, and of the tree that
-this makes the cut is taken whose parts look most like cells of the field's usual size: convex, not long, and
-without a dark or bright seam.
+What is darker than the field's own background is foreground. A watershed of its distance transform cuts it at
+its waists. Cells that overlap have none: a piece that is too large and too dense for one cell is halved.
 """
 
-import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
+from scipy.cluster import vq
 from scipy.spatial import ConvexHull, QhullError
-from skimage import feature, filters, measure, segmentation
+from skimage import filters, measure, morphology, segmentation
 
 from malaria.cells.images import Pixels
 
@@ -35,20 +34,19 @@ _DIAMETER = 44  # px, of a cell in the picture that is cut into cells
 _LARGEST = 6_000_000  # px, of that picture, which bounds memory
 _WINDOW = 48  # px, of the picture in which the background is measured
 
-# In shares of the usual cell's optical density: what is foreground, a bright line between cells, and, of the
-# density about it, what belongs to a cell that is darker than usual or out of focus.
-_FOREGROUND, _LINE, _LOCAL = 0.3, 0.12, 0.5
+# In shares of the usual cell's optical density: what is foreground, and, of the density about it, what
+# belongs to a cell that is darker than usual or out of focus.
+_FOREGROUND, _LOCAL = 0.3, 0.4
 _LEVELS = (0.3, 0.45, 0.6, 0.75)  # at which lone cells are looked for
+_PALE = 0.6  # what a level costs, in shares of the area of lone cells
+_HOLE = 0.45  # the largest pale middle of a cell, in usual areas
 
-# What a part costs as a cell, a pixel of it: for lack of convexity, for being larger or smaller than usual
-# (squared logarithm), for length; a seam costs by its length and its contrast.
-CONCAVE, LARGE, SMALL, LONG, BRIGHT, DARK = 6.0, 0.5, 0.7, 0.2, 0.3, 0.3
-LEAST, LEAST_CUT = 0.35, 0.5  # of the usual area; of a cell that the border cuts, of which more was outside
+ONE_CELL = 0.45  # the most log(area / usual) + log(density / usual) / 2 of one cell: overlaps are dense
+LEAST, LEAST_CUT = 0.5, 0.5  # of the usual area; of a cell that the border cuts, of which more was outside
 
 _NUCLEUS = 2.2  # times the usual density: nuclei of white cells
 _FOCUSED = 4.0  # the least steepness of edges
-_WORST = 1.5  # the most that a cell costs, a pixel
-_LIKE_CELLS, _LEAST_LIKE = 0.5, 0.35  # the most that it costs, a pixel; share of the foreground
+_LEAST_LIKE = 0.35  # share of the foreground of a thin film that has the size and shape of lone cells
 _ROUGH = 0.04  # optical density: how uneven the bare ground of a thick film is
 _CONTRAST = 0.04  # optical density: the least that a stained cell has
 
@@ -115,7 +113,8 @@ def find(field: Pixels) -> Field:
     usual = _usual(density)
     if usual < _CONTRAST:
         return Field(EMPTY, shape)
-    diameter = _usual_diameter(density, usual) / scale
+    diameter, usual, limit = _look(density, usual)
+    diameter /= scale
     if not diameter:
         return Field(NO_FIELD, shape)
     scale = min(1.0, _DIAMETER / diameter, (_LARGEST / (height * width)) ** 0.5)
@@ -123,29 +122,35 @@ def find(field: Pixels) -> Field:
     colours, background = _density(small)
     size = diameter * scale
     density = ndimage.gaussian_filter(colours[:, :, 1], 0.02 * size)
-    pieces = _pieces(*_foreground(density, _FOREGROUND * usual, usual, size), size)
+    core = _foreground(density, limit, size)
+    pieces = _pieces(core, core, size)
     # Once more, with a threshold for each: what is out of focus has a wide edge.
-    typical = ndimage.median(density, pieces, np.arange(pieces.max() + 1))
-    limit = np.clip(_LOCAL * typical, _FOREGROUND * usual, 2 * usual)[pieces]
-    core, reach = _foreground(density, limit, usual, size)
+    typical = np.bincount(pieces.ravel(), density.ravel()) / np.maximum(np.bincount(pieces.ravel()), 1)
+    core = _foreground(density, np.clip(_LOCAL * typical, limit, 2 * usual)[pieces], size)
+    reach = core | ((density > _FOREGROUND * usual) & ndimage.binary_dilation(core, _disc(0.05 * size)))
     pieces = _pieces(core, reach, size)
     area = np.pi / 4 * size**2
-    labels, parts = _joined(pieces, density, area)
     white = _white_cells(density, usual, area)
+    parts = _parts(pieces)
     clumps, _ = ndimage.label(reach)
+    cells: list[Cell] = []
+    for number, where in enumerate(ndimage.find_objects(pieces), 1):
+        if where is None:
+            continue
+        piece = pieces[where] == number
+        if (white[where] & piece).sum() > 0.4 * piece.sum():
+            continue
+        masks = _split(piece, density[where] / usual, area)
+        clumped = len(masks) > 1 or bool(
+            (reach[where] & (clumps[where] == clumps[where][piece][0]) & ~piece).any()
+        )
+        for mask in masks:
+            found = _cell(mask, where, scale, shape, clumped)
+            if found.area * scale**2 > (LEAST_CUT if found.cut else LEAST) * area:
+                cells.append(found)
     focus = _steepness(density, reach, usual) * size
-    cells, many = [], np.bincount(clumps.ravel()[np.unique(labels.ravel(), return_index=True)[1]])
-    for number, (part, where) in enumerate(zip(parts, ndimage.find_objects(labels), strict=True), 1):
-        poor = part.cost(area) > _WORST * part.area
-        if where is None or poor or part.area < (LEAST_CUT if part.cut else LEAST) * area:
-            continue
-        mask = labels[where] == number
-        if (white[where] & mask).sum() > 0.4 * part.area:
-            continue
-        clump = clumps[where][mask].max()
-        cells.append(_cell(mask, where, scale, shape, part.cut, bool(many[clump] > 1)))
-    kind = _kind(parts, white, reach, density, area, focus)
-    inside = labels > 0
+    kind = _kind(parts.values(), white, reach, density, area, focus)
+    inside = pieces > 0
     colour = tuple(float(v) for v in np.median(small[inside], axis=0)) if inside.any() else ()
     return Field(
         kind,
@@ -192,18 +197,48 @@ def _usual(density: Floats) -> float:
     return float(np.median(density[density > _FOREGROUND * usual]))
 
 
-def _usual_diameter(density: Floats, usual: float) -> float:
-    """Of the cells that lie alone, by area, px; without such of any that have a middle; else 0."""
-    areas = []
+def _look(density: Floats, dense: float) -> tuple[float, float, float]:
+    """Of the cells that lie alone: diameter, px, and density; and the density above which most lie alone.
+
+    Without such the diameter follows from how far the middles of all foreground lie from its edges, which
+    touching cells change little; it is 0 without any. `dense` is the density of all foreground.
+    """
+    found = []
     for level in _LEVELS:
-        labels, _ = ndimage.label(_filled(density > level * usual, 0.02 * density.size))
-        parts = _parts(labels, np.bincount(labels.ravel()) >= 40).values()
-        areas += [part.area for part in parts if not part.cut and part.solidity > 0.93 and part.length < 1.33]
-    if len(areas) >= 3:
-        return float(2 * (_median_by_weight(np.array(areas), 1) / np.pi) ** 0.5)
-    depth = ndimage.distance_transform_edt(_filled(density > _FOREGROUND * usual, 0.02 * density.size))
-    middles = depth[(depth == ndimage.maximum_filter(depth, 9)) & (depth > 4)]
-    return 2 * _median_by_weight(middles, 2) if len(middles) else 0.0
+        filled = _filled(density, level * dense, 0.02 * density.size)
+        guess = _size_of_middles(ndimage.distance_transform_edt(filled))
+        if not guess:
+            continue
+        labels, _ = ndimage.label(filled)
+        sizes = np.bincount(labels.ravel()) / (np.pi / 4 * guess**2)
+        parts = _parts(labels, (sizes > 0.5) & (sizes < 1.6))
+        alone = [
+            k for k, part in parts.items() if not part.cut and part.solidity > 0.93 and part.length < 1.5
+        ]
+        areas = np.array([parts[k].area for k in alone])
+        if len(alone) >= 3:
+            guess = 2 * float(_median_by_weight(areas, 1) / np.pi) ** 0.5
+            usual = float(np.median(density[np.isin(labels, alone)]))
+        else:
+            usual = dense
+        # A higher level must earn it, as it takes more of a cell for background. Without lone cells the
+        # lowest would join what stain lies between.
+        score = areas.sum() * (1 - _PALE * level) - abs(level - _LEVELS[1])
+        found.append((score, guess, usual, level * dense))
+    return max(found)[1:] if found else (0.0, dense, dense)
+
+
+def _size_of_middles(depth: Floats) -> float:
+    """The diameter of cells, px, from the depths of their middles: deepest in a window that grows with it."""
+    guess = 18.0
+    for _ in range(4):
+        smooth = ndimage.gaussian_filter(depth, 0.03 * guess)
+        middles = depth[(smooth == ndimage.maximum_filter(smooth, round(guess / 2))) & (depth > 3)]
+        if not len(middles):
+            return 0.0
+        large = middles[middles > 0.5 * _median_by_weight(middles, 2)]  # specks and rims have middles too
+        guess = 2.15 * float(np.median(large))  # cells are a little longer than wide
+    return guess
 
 
 def _median_by_weight(values: Floats, power: int) -> float:
@@ -212,26 +247,25 @@ def _median_by_weight(values: Floats, power: int) -> float:
     return float(values[np.searchsorted(weights, weights[-1] / 2)])
 
 
-def _filled(foreground: Mask, largest: float) -> Mask:
-    """Fill the holes of cells, which are convex and of at most `largest` px, and no gaps between cells."""
+def _filled(density: Floats, limit: Floats | float, largest: float) -> Mask:
+    """What is denser than `limit`, with the middles of cells: pale, or round, and below `largest` px."""
+    share = density / limit
+    foreground: Mask = share > 1
     labels, _ = ndimage.label(~foreground)
-    fill = np.zeros(labels.max() + 1, bool)
-    for hole, part in _parts(labels, np.bincount(labels.ravel()) < largest).items():
-        fill[hole] = not part.cut and (part.area < 0.04 * largest or part.solidity > 0.85)
+    sizes = np.bincount(labels.ravel())
+    pale = np.bincount(labels.ravel(), share.ravel()) > 0.5 * sizes
+    fill = np.zeros(len(sizes), bool)
+    for hole, part in _parts(labels, sizes < largest).items():
+        fill[hole] = not part.cut and (pale[hole] or part.area < 0.04 * largest or part.solidity > 0.85)
     filled: Mask = foreground | fill[labels]
     return filled
 
 
-def _foreground(density: Floats, limit: Floats | float, usual: float, size: float) -> tuple[Mask, Mask]:
-    """Foreground without the bright lines between cells, and with what lies near it."""
-    largest = 0.35 * np.pi / 4 * size**2
-    above = density > limit
-    closed = ndimage.grey_closing(density, size=2 * round(0.12 * size) + 1)
-    core = ndimage.binary_opening(
-        _filled(above & (closed - density < _LINE * usual), largest), _disc(0.06 * size)
-    )
-    near = ndimage.distance_transform_edt(~core) < 0.1 * size
-    return core, core | (_filled(above, largest) & near)
+def _foreground(density: Floats, limit: Floats | float, size: float) -> Mask:
+    """The same without threads and specks."""
+    filled = _filled(density, limit, _HOLE * np.pi / 4 * size**2)
+    foreground: Mask = ndimage.binary_opening(filled, _disc(0.06 * size))
+    return foreground
 
 
 def _disc(radius: float) -> Mask:
@@ -243,27 +277,58 @@ def _disc(radius: float) -> Mask:
 def _pieces(core: Mask, reach: Mask, size: float) -> Labels:
     """A watershed with a piece for every middle, (h, w), 0 outside; cells go on beyond the border."""
     depth = ndimage.distance_transform_edt(np.pad(core, 1, mode="edge"))[1:-1, 1:-1].astype(np.float32)
-    depth = ndimage.gaussian_filter(depth, 0.04 * size)
-    apart = max(1, round(0.12 * size))
-    middles = feature.peak_local_max(
-        depth, min_distance=apart, labels=core.astype(np.int32), exclude_border=False
-    )
-    markers = np.zeros(core.shape, np.int32)
-    markers[tuple(middles.T)] = np.arange(1, len(middles) + 1)
-    labels: Labels = segmentation.watershed(-depth, markers, mask=reach).astype(np.int32)
+    depth = ndimage.gaussian_filter(depth, 0.05 * size)
+    middles = np.zeros(depth.shape, np.int32)
+    middles[::2, ::2], _ = ndimage.label(morphology.h_maxima(depth[::2, ::2], 0.01 * size))
+    labels: Labels = segmentation.watershed(-depth, middles, mask=reach).astype(np.int32)
     return labels
+
+
+def _split(piece: Mask, density: Floats, usual_area: float) -> list[Mask]:
+    """The cells of a piece: what is too large and dense for one is divided into compact parts."""
+    points = np.argwhere(piece)
+    excess = np.log(len(points) / usual_area) + 0.5 * np.log(max(np.median(density[piece]), 0.1))
+    if excess < ONE_CELL:
+        return [piece]
+    count = max(2, round(len(points) / usual_area))
+    if count == 2:
+        return _halves(piece, points)
+    near = _nearest(points, count)
+    return [_marked(piece, near == number) for number in range(count)]
+
+
+def _halves(piece: Mask, points: Floats) -> list[Mask]:
+    """Two cells about as long as wide: those that overlap share what lies between them."""
+    points = points - points.mean(axis=0)
+    across, along = (points @ np.linalg.eigh(points.T @ points)[1]).T
+    width, middle = np.ptp(across), np.median(along)
+    places = (along - middle, middle - along)
+    return [_marked(piece, place >= min(0, place.max() - width)) for place in places]
+
+
+def _nearest(points: Floats, count: int) -> Labels:
+    """Divide points into `count` compact groups (k-means, from points far from each other)."""
+    centres = [points[0]]
+    for _ in range(count - 1):
+        centres.append(points[np.min([((points - c) ** 2).sum(1) for c in centres], axis=0).argmax()])
+    near: Labels = vq.kmeans2(points.astype(float), np.array(centres, float), minit="matrix")[1]
+    return near
+
+
+def _marked(piece: Mask, chosen: Mask) -> Mask:
+    mask = np.zeros_like(piece)
+    mask[piece] = chosen
+    return mask
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A piece, or several joined; `centre` and `scatter` about it (y, x), `hull` its corners in order."""
+    """Pixels in one piece: their `scatter` about the centre (y, x), `hull` its corners in order."""
 
     area: float
-    centre: Floats
     scatter: Floats
     hull: Floats
     cut: bool
-    labels: tuple[int, ...]
 
     @cached_property
     def solidity(self) -> float:
@@ -277,26 +342,6 @@ class _Part:
         """Long axis over short axis, of the ellipse with the same moments."""
         short, long = np.linalg.eigvalsh(self.scatter / self.area + np.eye(2) / 12)
         return float((long / short) ** 0.5)
-
-    def joined(self, other: "_Part") -> "_Part":
-        area = self.area + other.area
-        apart = self.centre - other.centre
-        return _Part(
-            area,
-            (self.area * self.centre + other.area * other.centre) / area,
-            self.scatter + other.scatter + np.outer(apart, apart) * (self.area * other.area / area),
-            _hull(np.concatenate([self.hull, other.hull])),
-            self.cut or other.cut,
-            self.labels + other.labels,
-        )
-
-    def cost(self, usual_area: float) -> float:
-        """How little it looks like a cell: 0 is perfect."""
-        larger = np.log(self.area / usual_area)
-        cost = CONCAVE * max(1 - self.solidity - 0.04, 0) + LARGE * max(larger - 0.2, 0) ** 2
-        if not self.cut:
-            cost += SMALL * max(-larger - 0.2, 0) ** 2 + LONG * max(np.log(self.length) - 0.35, 0) ** 2
-        return float(self.area * cost)
 
 
 def _hull(points: Floats) -> Floats:
@@ -341,78 +386,12 @@ def _parts(labels: Labels, wanted: Mask | None = None) -> dict[int, _Part]:
     return {
         k: _Part(
             float(areas[k]),
-            centres[k],
             scatters[k],
             _hull(corners[bounds[k] : bounds[k + 1]].reshape(-1, 2)),
             bool(cut[k]),
-            (k,),
         )
         for k in np.unique(of).tolist()
     }
-
-
-def _seams(pieces: Labels, density: Floats, usual_area: float) -> dict[int, dict[int, float]]:
-    """What joining any two neighbours costs for the dark or bright line between them."""
-    count = int(pieces.max()) + 1
-    pairs, values = [], []
-    for one, other in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
-        a, b = pieces[one], pieces[other]
-        meet = (a != b) & (a > 0) & (b > 0)
-        pairs.append(np.minimum(a[meet], b[meet]).astype(np.int64) * count + np.maximum(a[meet], b[meet]))
-        values.append((density[one][meet] + density[other][meet]) / 2)
-    keys, where, length = np.unique(np.concatenate(pairs), return_inverse=True, return_counts=True)
-    means = np.bincount(where, np.concatenate(values)) / length
-    typical = ndimage.median(density, pieces, np.arange(count))
-    near: dict[int, dict[int, float]] = {k: {} for k in range(1, count)}
-    for key, mean, pixels in zip(keys.tolist(), means.tolist(), length.tolist(), strict=True):
-        a, b = divmod(key, count)
-        contrast = 2 * mean / (typical[a] + typical[b])
-        seam = BRIGHT * max(0.9 - contrast, 0) + DARK * max(contrast - 1.1, 0)
-        near[a][b] = near[b][a] = float(seam * pixels * usual_area**0.5)
-    return near
-
-
-def _joined(pieces: Labels, density: Floats, usual_area: float) -> tuple[Labels, list[_Part]]:
-    """Join pieces to cells: labels (h, w) and the part that each label stands for, from 1."""
-    parts = _parts(pieces)
-    near = _seams(pieces, density, usual_area)
-    alone = {k: part.cost(usual_area) for k, part in parts.items()}
-    best: dict[int, tuple[float, tuple[_Part, ...]]] = {k: (alone[k], (part,)) for k, part in parts.items()}
-    seams = dict.fromkeys(parts, 0.0)
-    stamp = dict.fromkeys(parts, 0)
-    heap: list[tuple[float, int, int, int, int]] = []
-
-    def consider(a: int, b: int) -> None:
-        if parts[a].area + parts[b].area < 2.5 * usual_area:
-            cost = parts[a].joined(parts[b]).cost(usual_area) + seams[a] + seams[b] + near[a][b]
-            heapq.heappush(heap, (cost - alone[a] - alone[b], a, b, stamp[a], stamp[b]))
-
-    for a in near:
-        for b in near[a]:
-            if a < b:
-                consider(a, b)
-    while heap:
-        gain, a, b, when_a, when_b = heapq.heappop(heap)
-        if stamp.get(a) != when_a or stamp.get(b) != when_b:
-            continue
-        cost, apart = gain + alone[a] + alone[b], best[a][0] + best[b][0]
-        parts[a] = parts[a].joined(parts[b])
-        best[a] = (cost, (parts[a],)) if cost <= apart else (apart, best[a][1] + best[b][1])
-        seams[a] += seams[b] + near[a].pop(b)
-        alone[a] = cost
-        stamp[a] += 1
-        del stamp[b], parts[b]
-        for k, seam in near.pop(b).items():
-            if k != a:
-                del near[k][b]
-                near[a][k] = near[k][a] = near[a].get(k, 0.0) + seam
-        for k in near[a]:
-            consider(a, k)
-    cells = [part for k in parts for part in best[k][1]]
-    table = np.zeros(pieces.max() + 1, np.int32)
-    for number, part in enumerate(cells, 1):
-        table[list(part.labels)] = number
-    return table[pieces], cells
 
 
 def _white_cells(density: Floats, usual: float, usual_area: float) -> Mask:
@@ -433,13 +412,13 @@ def _steepness(density: Floats, reach: Mask, usual: float) -> float:
 
 
 def _kind(
-    parts: list[_Part], white: Mask, reach: Mask, density: Floats, usual_area: float, focus: float
+    parts: Iterable[_Part], white: Mask, reach: Mask, density: Floats, usual_area: float, focus: float
 ) -> str:
     """What the picture is, by its parts: most of a thin film's foreground looks like cells in focus."""
-    like_cells = sum(part.area for part in parts if part.cost(usual_area) < _LIKE_CELLS * part.area)
+    like_cells = sum(part.area for part in parts if part.solidity > 0.87 and 0.5 < part.area / usual_area < 2)
     bare = density[~ndimage.binary_dilation(reach, iterations=4)]
     rough = float(np.median(np.abs(bare - np.median(bare)))) if len(bare) else 0.0
-    if like_cells < _LEAST_LIKE * reach.sum():
+    if like_cells < _LEAST_LIKE * (reach & ~white).sum():
         return THICK_FILM if ndimage.label(white)[1] >= 3 else NO_FIELD
     if rough > _ROUGH and reach.mean() < 0.25:
         return THICK_FILM
@@ -447,12 +426,17 @@ def _kind(
 
 
 def _cell(
-    mask: Mask, where: tuple[slice, slice], scale: float, shape: tuple[int, int], cut: bool, clumped: bool
+    mask: Mask, where: tuple[slice, slice], scale: float, shape: tuple[int, int], clumped: bool
 ) -> Cell:
-    """A cell of the small picture in px of the field."""
-    rows, columns = where
-    top, left = round(rows.start / scale), round(columns.start / scale)
-    bottom, right = (min(round(s.stop / scale), side) for s, side in zip(where, shape, strict=True))
+    """A cell of the small picture in px of the field; `mask` may be smaller than `where`."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    ends = [(s.start + at[0], s.start + at[-1] + 1) for s, at in zip(where, (rows, columns), strict=True)]
+    (top, bottom), (left, right) = (
+        (round(start / scale), min(round(stop / scale), side))
+        for (start, stop), side in zip(ends, shape, strict=True)
+    )
     small = Image.fromarray(mask.astype(np.uint8) * 255)
     large = np.asarray(small.resize((right - left, bottom - top), Image.Resampling.BILINEAR)) >= 128
+    cut = top == 0 or left == 0 or bottom == shape[0] or right == shape[1]
     return Cell((left, top, right - left, bottom - top), large, cut, clumped)

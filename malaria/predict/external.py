@@ -18,7 +18,9 @@ from malaria.fetch import laboratories
 
 
 def judge(bundle: Bundle, given: Path, settings: params.Params) -> dict[str, Any]:
-    """`figures` of one set: a folder or archive of one laboratory, as `laboratories.place` takes it."""
+    """`figures` of one set: a folder or archive of one laboratory's cells, or a folder of its annotated
+    fields, as `laboratories.place` takes it.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
         cells = laboratories.place(given, raw / "set", settings)

@@ -1,6 +1,7 @@
 """How a bundle does elsewhere, in figures that scikit-learn and counting by hand confirm."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from malaria import bundle
+from malaria.fields import synthetic
+from malaria.labels import PARASITIZED
 from malaria.params import load_params
 from malaria.predict import external
 from tests.support import bundles
@@ -79,3 +82,20 @@ def test_what_a_network_says_counts_whether_or_not_the_check_turns_the_cell_away
     one, other = (external.judge(asked, given, SETTINGS) for asked in (model, without))
     assert one["auc"] == other["auc"]
     assert other["turned_away_uninfected"]["value"] == 0
+
+
+def test_cells_of_annotated_fields_are_found_cut_and_judged(model, tmp_path):
+    listed, infected = [], 0
+    for number in range(2):
+        pixels, marks = synthetic.draw(
+            np.random.default_rng(number), size=(480, 360), cells=25, infected=0.4, diameter=60
+        )
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        boxes = [{"type": mark.name, "bbox": dict(zip("xywh", mark.box, strict=True))} for mark in marks]
+        listed.append({"image_name": f"{number}.png", "objects": boxes})
+        infected += sum(mark.label == PARASITIZED for mark in marks)
+    (tmp_path / "annotations.json").write_text(json.dumps(listed))
+    found = external.judge(model, tmp_path, SETTINGS)
+    assert found["fields"] == 2
+    assert 0.6 * infected < found["parasitized"] <= infected
+    assert found["sensitivity"]["value"] is not None
