@@ -94,11 +94,14 @@ def fetch(remote: Remote, target: Path, retries: Retry = PATIENT, silence: float
     Raises:
         UserError: it cannot be had, or is another file than expected; the sentence says what to do.
     """
-    lock = running.locked(_beside(target, ".lock"), f"is downloading {target.name}")
-    with _disk_in_words(target), lock:
-        if not _is_here(remote, target):
-            target.unlink(missing_ok=True)
-            _bring(remote, target, retries, silence)
+    with _disk_in_words(target):
+        if _is_here(remote, target):
+            return
+        with running.locked(_beside(target, ".lock"), f"is downloading {target.name}"):
+            # Another process may have brought it while this one waited.
+            if not _is_here(remote, target):
+                target.unlink(missing_ok=True)
+                _bring(remote, target, retries, silence)
 
 
 def _is_here(remote: Remote, target: Path) -> bool:
