@@ -1,10 +1,10 @@
 """How well a bundle's out-of-distribution check tells cells from other pictures.
 
-Gives the bundle pictures that are no crop of one stained red cell (drawn ones, spoilt cells, cuts of the
-photographs that installed packages ship), and counts by kind how many it turns away. The check has learned
-from drawn and spoilt ones of another seed, and from no photograph. Counts also the cells that it should take
-and turns away: out of fold, where a cross-validation is there, and among files that are named with --cells.
-Writes the table.
+Gives the bundle pictures that are no crop of one stained red cell (drawn ones, spoilt cells, fields of view,
+cuts of the photographs that installed packages ship), and counts by kind how many it turns away. The check
+has learned from drawn and spoilt ones of another seed, and from none of these fields and photographs. Counts
+also the cells that it should take and turns away: out of fold, where a cross-validation is there, and among
+files that are named with --cells. Writes the table.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from malaria.bundle import not_cells
 from malaria.cells import images, packed, synthetic
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
+from malaria.fields import synthetic as fields
 from malaria.predict import inputs
 
 # Cells that spoilt ones are made from.
@@ -42,7 +43,7 @@ def main() -> int:
 
     origin, cells = _cells(arguments.seed)
     which = (cells, arguments.count, arguments.seed)
-    others = not_cells.all_kinds(*which) | photographs.all_kinds(*which)
+    others = not_cells.all_kinds(*which) | photographs.all_kinds(*which) | _fields(*which[1:])
     rows = [_counted(kind, model.run(of_kind).rejected) for kind, of_kind in others.items()]
     rows += [_counted(kind, rejected, cells=True) for kind, rejected in _out_of_fold(arguments.name)]
     rows += [_counted(str(path), _files(model, path), cells=True) for path in arguments.cells]
@@ -71,6 +72,18 @@ def _cells(seed: int) -> tuple[str, list[images.Pixels]]:
         len(found.images), min(_CELLS, len(found.images)), replace=False
     )
     return str(paths.PACKED), [np.array(found.images[row]) for row in rows]
+
+
+def _fields(count: int, seed: int) -> dict[str, list[images.Pixels]]:
+    """Drawn fields of view, thick films and empty ones among them."""
+    kinds = (fields.THIN, fields.THICK, fields.EMPTY, fields.BLURRED)
+    return {
+        f"fields: {kind}": [
+            fields.draw(not_cells.random_of(seed, kind, number), kind, size=(640, 480), cells=30)[0]
+            for number in range(count)
+        ]
+        for kind in kinds
+    }
 
 
 def _out_of_fold(name: str) -> list[tuple[str, list[str | None]]]:
