@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from malaria import bundle
+from malaria import bundle, paths
 from malaria.fields import synthetic
 from malaria.labels import PARASITIZED
 from malaria.params import load_params
@@ -99,3 +99,23 @@ def test_cells_of_annotated_fields_are_found_cut_and_judged(model, tmp_path):
     assert found["fields"] == 2
     assert 0.6 * infected < found["parasitized"] <= infected
     assert found["sensitivity"]["value"] is not None
+
+
+@pytest.mark.long
+@pytest.mark.real_cells
+@pytest.mark.parametrize("name", ["iml-vivax", "bbbc041-vivax"])
+def test_the_pretrained_bundle_has_learned_from_no_laboratory_that_judges_it(shared_cells, name):
+    pretrained = bundle.load(ROOT / paths.PRETRAINED, threads=1)
+    found = external.judge(pretrained, shared_cells.parent / "crops" / f"{name}.zip", SETTINGS)
+    assert found["known"] == 0
+    assert found["foreign"] is True
+    assert found["turned_away_uninfected"]["value"] < 0.05
+    assert found["auc"]["value"] > 0.96
+
+
+@pytest.mark.long
+@pytest.mark.real_cells
+def test_what_the_pretrained_bundle_has_learned_from_is_known(shared_cells):
+    pretrained = bundle.load(ROOT / paths.PRETRAINED, threads=1)
+    found = external.judge(pretrained, shared_cells.parent / "crops/raabin.zip", SETTINGS)
+    assert found["known"] == found["cells"] == 414
