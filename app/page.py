@@ -118,7 +118,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                 board = gr.HTML("<p>Press “Draw new cells” to begin.</p>", elem_id="board")
             with gr.Tab("About"):
                 for one in models:
-                    gr.Markdown(rendering.render("about.md.j2", model=one), elem_classes="mc-card mc-facts")
+                    gr.Markdown(rendering.render("about.md.j2", model=one), elem_classes="mc-facts")
                     curves(one)
                     gr.Markdown(one.card, elem_classes="mc-card")
         with gr.Accordion("Settings", open=False):

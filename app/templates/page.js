@@ -14,6 +14,8 @@ window.look = () => setTimeout(() => {
   const { top, bottom } = answer.getBoundingClientRect();
   if (top < 0 || bottom > innerHeight) answer.closest("[role]").scrollIntoView();
 }, 150);
+// A card's tables are wider than a phone: the keyboard scrolls what has the focus.
+addEventListener("click", () => document.querySelectorAll(".mc-card, .mc-facts").forEach((card) => (card.tabIndex = 0)));
 addEventListener("paste", (event) => bring(event.clipboardData.files));
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => { event.preventDefault(); bring(event.dataTransfer.files); });

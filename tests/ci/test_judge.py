@@ -306,7 +306,7 @@ def test_a_changed_parameter_reruns_its_stage_and_the_report_says_so(branch, tmp
     facts = found(branch)
     changed = {one["key"] for one in facts["changes"]}
     assert changed == {"export.precision", "gate.rerun", "gate.min_cells"}
-    assert {stage["name"] for stage in facts["stages"] if stage["how"] == "ran"} == {"export"}
+    assert {stage["name"] for stage in facts["stages"] if stage["how"] == "ran"} == {"export", "external"}
     assert facts["branch"]["bundle_bytes"] < facts["base"]["bundle_bytes"]
     assert (branch / outputs.PLOTS / "index.html").is_file()
 
