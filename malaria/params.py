@@ -6,6 +6,7 @@ section of that file, where each key is explained.
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -179,6 +180,15 @@ class Params(Section):
     gate: Gate
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes 1e-05 for a number, as YAML 1.2 does and DVC writes it; PyYAML's own wants a point in it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def load_params(path: Path = paths.PARAMS) -> Params:
     """Read and check `params.yaml`.
 
@@ -187,7 +197,7 @@ def load_params(path: Path = paths.PARAMS) -> Params:
             value is out of range. Only the first fault is named.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"{path} is not here: run this in the root of the repository.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -104,3 +104,11 @@ def test_every_section_is_named_in_the_schema_in_the_order_of_the_file():
 
 def test_the_pretrained_bundles_parameters_can_be_run_again():
     load_params(ROOT / "models/pretrained/params.yaml")
+
+
+@pytest.mark.parametrize("written", ["1e-05", "0.00001", "1.0e-05"])
+def test_a_small_number_is_one_however_it_is_written(tmp_path, written):
+    file = tmp_path / "params.yaml"
+    text = (ROOT / "params.yaml").read_text()
+    file.write_text(re.sub(r"learning_rate: \S+", f"learning_rate: {written}", text))
+    assert load_params(file).train.learning_rate == 1e-05
