@@ -21,6 +21,7 @@ from malaria import bundle, labels, paths
 from malaria.bundle import Bundle
 from malaria.cells import images
 from malaria.command import end_with
+from malaria.errors import UserError
 from malaria.fetch import laboratories
 from malaria.params import load_params
 
@@ -66,14 +67,23 @@ def _judged(
 
 
 def _groups(table: pd.DataFrame, name: str | None, model: Path | None) -> list[tuple[Bundle, Rows]]:
-    """Bundles, and the rows of the cells that each is asked about."""
+    """Bundles, and the rows of the cells that each is asked about.
+
+    Raises:
+        UserError: a cell that no fold of the cross-validation has judged.
+    """
     if name is None:
         return [(bundle.load(model or bundle.default_folder(), threads=1), np.arange(len(table)))]
     known = experiment.predictions(name)
     fold = dict(zip(known.path.map(lambda path: Path(path).stem), known.fold, strict=True))
     of = table.path.map(lambda path: fold.get(Path(path).stem, -1)).to_numpy()
+    if strange := int((of < 0).sum()):
+        raise UserError(
+            f"{strange:,} of {len(table):,} cells are not among those of {name}: give cells that its folds "
+            "have judged, or ask one bundle, without --name."
+        )
     found = []
-    for number in sorted(set(of) - {-1}):
+    for number in sorted(set(of)):
         with tempfile.TemporaryDirectory() as folder:
             experiment.get(f"{name}-{number}", paths.BUNDLE, Path(folder, "bundle"))
             found.append((bundle.load(Path(folder, "bundle"), threads=1), np.flatnonzero(of == number)))

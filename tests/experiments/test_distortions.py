@@ -1,13 +1,18 @@
 """What distortions of cells cost is counted against the same cells undistorted."""
 
 import re
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from experiments import distortions
+from malaria import paths, tables
+from malaria.errors import UserError
 from tests.support import bundles
+from tests.support.project import ROOT
 
 
 @pytest.fixture
@@ -30,6 +35,18 @@ def test_each_distortion_has_its_shares_turned_away_and_its_loss(cells, gated_bu
     none_left = [float(value) for value in rows["12 bits read as 16"].split()]
     assert none_left[:2] == [1, 1]
     assert none_left[3] == pytest.approx(100 * (plain[2] - none_left[2]), abs=0.1)
+
+
+def test_cells_that_no_fold_has_judged_are_refused(cells, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / paths.PARAMS, tmp_path)
+    table = pd.DataFrame({"path": ["Parasitized/another.png"], "fold": [0]})
+    judged = table.assign(split="test", label="Parasitized", patient="P1", p_network=0.5, p_parasitized=0.5)
+    (tmp_path / paths.CROSSVAL).mkdir(parents=True)
+    tables.write(judged, paths.CROSSVAL / "crossval.csv", tables.OUT_OF_FOLD)
+    monkeypatch.setattr("sys.argv", ["distortions", str(cells), "--name", "crossval"])
+    with pytest.raises(UserError, match="12 of 12 cells are not among those of crossval"):
+        distortions.main()
 
 
 def test_distortions_do_what_they_are_called():
