@@ -45,12 +45,15 @@ class Judged:
 
     cells: columns path, patient, label, fold, p_network and rejected, sorted by path; limits: float64
     (2,), as `ood.limits` finds them on the distances from each fold's own check; by_patient: whether no
-    patient, all of them known, was on both sides of a fold.
+    patient, all of them known, was on both sides of a fold. foreign: how many of the patients' `batches` of
+    enough cells the fold calls foreign that never saw them.
     """
 
     cells: pd.DataFrame
     limits: ood.Floats
     by_patient: bool
+    foreign: int
+    batches: int
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,20 @@ def out_of_fold(name: str, cells: packed.Packed) -> Judged:
     judged = pd.concat([_judged(fold, limits).assign(fold=number) for number, fold in folds.items()])
     summaries = [json.loads(experiment.read(f"{name}-{number}", paths.SPLIT_SUMMARY)) for number in folds]
     by_patient = all(summary["by_patient"] for summary in summaries)
-    return Judged(judged.sort_values("path", ignore_index=True), limits, by_patient)
+    calls = [call for fold in folds.values() for call in _foreign(fold)]
+    return Judged(
+        judged.sort_values("path", ignore_index=True), limits, by_patient, sum(calls), batches=len(calls)
+    )
+
+
+def _foreign(fold: _Fold) -> list[bool]:
+    """Whether each test patient's cells are foreign to a fold's check, of patients of whom it can tell."""
+    found = []
+    for rows in fold.tested.reset_index(drop=True).groupby("patient").indices.values():
+        looks = ood.Looks()
+        looks.add(fold.prediction.look[rows])
+        found.append(ood.foreign(fold.fitted_ood, looks))
+    return [call for call in found if call is not None]
 
 
 def check_recipe(revision: str) -> None:

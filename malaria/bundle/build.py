@@ -108,8 +108,8 @@ def fit_ood(
     pictures that are no cell.
 
     Args:
-        learnt: the cells that the network was trained on.
-        patient: of the first of them; those after them are other laboratories'.
+        learnt: the n cells that the network was trained on.
+        patient: (m,), of the first m of them; those after them are other laboratories'.
     """
     some = learnt[::_VARIED]
     pixels = augmentation.varied(np.stack([cell.pixels for cell in some]), settings.train)

@@ -15,7 +15,7 @@ SETTINGS = load_params(ROOT / "params.yaml").evaluate.model_copy(
 )
 
 
-def rendered(folder, by_patient: bool, **of_test: float) -> str:
+def rendered(folder, by_patient: bool, laboratories: dict | None = None, **of_test: float) -> str:
     """The card of a record with operating points, for 200 cells of 10 patients as val and test.
 
     Args:
@@ -40,7 +40,8 @@ def rendered(folder, by_patient: bool, **of_test: float) -> str:
     )
     record = bundle.read_record(folder).model_copy(update={"operating_points": points})
     test = scores | {name: {"value": value, "low": None, "high": None} for name, value in of_test.items()}
-    return card.render(record, 98_000, {"val": scores, "test": test}, by_patient=by_patient)
+    sides = {"val": scores, "test": test}
+    return card.render(record, 98_000, sides, laboratories=laboratories, by_patient=by_patient)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,22 @@ def test_the_card_claims_a_split_by_patient_only_where_there_was_one(model_bundl
     text = rendered(model_bundle, by_patient)
     assert said in text
     assert unsaid not in text
+
+
+def test_the_card_has_the_figures_of_other_laboratories_where_there_are_some(model_bundle):
+    def figure(value: float | None, low: float | None = None, high: float | None = None) -> dict:
+        return {"value": value, "low": low, "high": high}
+
+    lahore = {
+        "learned": False, "cells": 1200, "parasitized": 34, "turned_away_parasitized": figure(0.05),
+        "turned_away_uninfected": figure(0.031), "false_positives": figure(49.6, 39.4, 63.5),
+        "auc": figure(0.9694, 0.959, 0.977), "false_positives_at_95": figure(None),
+    }  # fmt: skip
+    text = rendered(model_bundle, True, laboratories={"lahore": lahore, "iran": lahore | {"learned": True}})
+    row = "1,200, 34 | 0.050 | 0.031 | 50 (39 to 64) | 0.969 (0.959 to 0.977) | not known |"
+    assert f"| lahore | no | {row}" in text
+    assert f"| iran | yes | {row}" in text
+    assert "## Other laboratories" not in rendered(model_bundle, True)
 
 
 def test_a_specificity_is_named_as_it_was_asked_for(model_bundle):

@@ -1,14 +1,23 @@
 """`python -m malaria predict`: where its rows go, and what it says where they cannot."""
 
+import dataclasses
+import hashlib
+import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from app import pictures
+from malaria import bundle
 from malaria.__main__ import main
+from malaria.bundle import ood
 from malaria.command import end_with
 from tests.support.project import ROOT
 
@@ -40,6 +49,31 @@ def test_a_file_name_that_is_no_utf8_comes_through_and_nothing_judged_is_a_failu
     assert done.returncode == 1
     assert b"None of 1 images was judged" in done.stderr
     assert b"/latin-\xfc.png,,,unreadable,empty file\n" in done.stdout
+
+
+@pytest.mark.parametrize(("limit", "foreign"), [(0.0, True), (np.inf, False)])
+def test_a_batch_of_a_foreign_stain_is_said_before_the_counts(gated_bundle, tmp_path, limit, foreign):
+    model, cells = tmp_path / "model", tmp_path / "cells"
+    shutil.copytree(gated_bundle, model)
+    gate = model / bundle.PARTS["gate"]
+    check = dataclasses.replace(
+        ood.from_bytes(gate.read_bytes()),
+        patients_centre=np.zeros(13, np.float32),
+        patients_whitening=np.eye(13, dtype=np.float32),
+        patients_limit=np.array([limit], np.float32),
+    )
+    gate.write_bytes(ood.to_bytes(check))
+    record = json.loads((model / bundle.RECORD).read_text())
+    record["hashes"]["gate"] = hashlib.sha256(gate.read_bytes()).hexdigest()
+    (model / bundle.RECORD).write_text(json.dumps(record))
+    (model / bundle.MANIFEST).unlink()
+    bundle.write_manifest(model)
+    cells.mkdir()
+    for number, (pixels, _) in enumerate(pictures.drawn(60, seed=5)):
+        Image.fromarray(pixels).save(cells / f"{number}.png")
+    said = predict(str(cells), "--model", str(model)).stderr.decode()
+    assert (ood.FOREIGN in said) is foreign
+    assert "images judged" in said.partition(ood.FOREIGN)[2 if foreign else 0]
 
 
 def test_a_disk_that_is_full_is_told_in_a_sentence(folder, tmp_path, model_bundle):

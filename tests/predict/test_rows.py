@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from malaria import bundle, predict
+from malaria.bundle import ood
 from malaria.predict import rows
 
 
@@ -37,6 +38,18 @@ def test_what_is_no_cell_has_a_reason_and_no_probability(gated_bundle, pngs):
     assert [row.p_parasitized is None for row in found] == [True, False, True]
     assert [row.category is None for row in found] == [True, False, True]
     assert found[0].reason.startswith("too little black")
+
+
+def test_the_look_of_judged_cells_alone_is_added_up(gated_bundle, pngs):
+    model = bundle.load(gated_bundle, threads=1)
+    white = png(np.full((60, 60, 3), 255, np.uint8))
+    held = [pngs[0], white, b"", pngs[1]]
+    items = [predict.Item(f"{at}.png", lambda content=content: content) for at, content in enumerate(held)]
+    looks = ood.Looks()
+    assert [row.status for row in predict.predict(model, items, looks=looks)].count("ok") == 2
+    judged = model.run([np.asarray(Image.open(io.BytesIO(content))) for content in pngs[:2]])
+    assert looks.cells == 2
+    assert looks.total == pytest.approx(judged.look[:, :13].sum(axis=0), rel=1e-5)
 
 
 @pytest.mark.parametrize(

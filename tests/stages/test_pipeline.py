@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from malaria import bundle
-from malaria.paths import LABEL_AUDIT
+from malaria.paths import BUNDLE, LABEL_AUDIT, MODEL
 from tests.support.project import ROOT, change, run
 
 STAGES = ("fetch", "audit", "split", "pack", "laboratories", "train", "evaluate", "export", "external")
@@ -172,6 +173,23 @@ def test_cross_validation_runs_its_folds_side_by_side(finished, spread):
     assert {row["fold"] for row in judged} == {"0", "1", "2"}
     assert list((finished / ".dvc/tmp/folds").iterdir()) == []
     assert "spread-2" in run("dvc", "exp", "list", "--name-only", cwd=finished).stdout
+
+
+@pytest.mark.long
+def test_adapting_trains_on_from_a_network_and_compares_before_and_after(repository, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(repository / BUNDLE, start)
+    shutil.copy(repository / MODEL, start)
+    command = (sys.executable, "-m", "experiments.adapt", "--start", str(start), "--rate", "1e-9")
+    said = run(*command, "--epochs", "1", cwd=repository).stdout
+    aucs = [
+        re.search(rf"test cells, {when}:.*?AUC +([0-9.]+)", said, re.DOTALL) for when in ("before", "after")
+    ]
+    before, after = (found[1] for found in aucs)
+    # Steps of nothing leave the network that it started from.
+    assert float(after) == pytest.approx(float(before), abs=0.02)
+    params = yaml.safe_load(run("git", "show", "adapted:params.yaml", cwd=repository).stdout)
+    assert (params["train"]["start"], params["train"]["epochs"]) == (str(start), 1)
 
 
 @pytest.mark.long

@@ -226,3 +226,16 @@ def test_a_start_without_a_network_is_random_and_one_of_another_shape_is_refused
     network.save(keras.Model(cell, keras.layers.Flatten()(cell)), tmp_path / "model.keras")
     with pytest.raises(UserError, match="of another shape"):
         network.start_from(model, tmp_path)
+
+
+def test_images_are_varied_each_in_its_own_way_and_the_same_way_again():
+    from malaria.train import augmentation
+
+    one = np.random.default_rng(2).integers(60, 200, (32, 32, 3)).astype(np.uint8)
+    # More than one batch, and not a whole number of them.
+    images = np.repeat(one[None], 70, axis=0)
+    varied = augmentation.varied(images, SETTINGS)
+    assert varied.shape == images.shape
+    assert varied.dtype == np.uint8
+    assert len({image.tobytes() for image in varied}) == 70
+    assert (augmentation.varied(images, SETTINGS) == varied).all()
