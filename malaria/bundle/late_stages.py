@@ -61,7 +61,9 @@ def _infected(random: Random, cell: npt.NDArray[np.uint8]) -> npt.NDArray[np.uin
         up, right = np.add(middle, _turned(random, near * np.sqrt(random.uniform())))
         angle = np.arctan2(y - up, x - right)
         waves = [1 + random.normal(0, dents / k) * np.cos(k * angle + _angle(random)) for k in range(2, 6)]
-        return np.clip((radius * np.prod(waves, axis=0) - np.hypot(y - up, x - right)) / soft + 0.5, 0, 1)
+        depth = radius * np.prod(waves, axis=0) - np.hypot(y - up, x - right)
+        inside: Floats = np.clip(depth / soft + 0.5, 0, 1)
+        return inside
 
     body = blob(0.0, radius, stage.dents)
     masses, grains = random.integers((stage.masses[0], 1), (stage.masses[1] + 1, 12))
@@ -72,7 +74,8 @@ def _infected(random: Random, cell: npt.NDArray[np.uint8]) -> npt.NDArray[np.uin
         + random.uniform(0.3, 1.2) * chromatin[..., None] * _CHROMATIN
         + random.uniform(0.2, 0.8) * pigment[..., None] * _PIGMENT
     )
-    return np.rint(cell * np.exp(-density)).astype(np.uint8)
+    seen: npt.NDArray[np.uint8] = np.rint(cell * np.exp(-density)).astype(np.uint8)
+    return seen
 
 
 def _angle(random: Random) -> float:
