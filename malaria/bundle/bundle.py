@@ -13,7 +13,7 @@ Nothing in it changes from one run to the next: version and date belong to the c
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from malaria import command, files, labels, params, paths
-from malaria.bundle import ood
+from malaria.bundle import fingerprints, ood
 from malaria.cells import images, prepare
 from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
@@ -167,6 +167,14 @@ class Bundle:
             look = ood.quantities(cells)
             rejected = ood.reasons(self.fitted_ood, cells, features, look)
         return Predictions(calibration.apply(p, self.record.temperature), p, features, rejected, look, *maps)
+
+    def known(self, cells: Iterable[images.Pixels]) -> npt.NDArray[np.bool_] | None:
+        """Which prepared cells, uint8 (size, size, 3), the model was made with, or copies of them, bool (n,);
+        None where the bundle does not tell.
+        """
+        content = part(self.folder, self.record, "trained_on")
+        learned = None if content is None else fingerprints.from_bytes(content)
+        return None if learned is None else fingerprints.known(learned, cells)
 
     def foreign(self, looks: ood.Looks) -> bool | None:
         """Whether a batch of cells is of a stain that no patient learned from has; None where that is not

@@ -5,6 +5,7 @@ Needs Pillow alone: the process that `sandbox` forks for each who asks is the ch
 
 import io
 import struct
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -249,7 +250,7 @@ def _bytes_of(opened: ImageFile.ImageFile, pruned: _Pruned) -> tuple[Image.Image
         _set_raw_mode(opened, lambda mode: f"{mode[0]};16{order}")
     with Image.open(io.BytesIO(pruned.content), formats=FORMATS) as again:
         again.tile = opened.tile
-        swapped = {"L": "B", "B": "L", "N": "B" if struct.pack("=H", 1)[0] else "L"}
+        swapped = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
         _set_raw_mode(again, lambda mode: mode[:-1] + swapped[mode[-1]])
         opened.load()
         try:
