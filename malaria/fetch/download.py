@@ -1,6 +1,5 @@
 """Downloads that go on where they broke off, and bear their name only once they are whole and right."""
 
-import json
 import os
 import shutil
 import sys
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 import requests
+from pydantic import TypeAdapter
 from requests.exceptions import ChunkedEncodingError, ContentDecodingError, ProxyError, SSLError
 from tqdm import tqdm
 from urllib3.exceptions import InvalidHeader, MaxRetryError, ReadTimeoutError
@@ -212,8 +212,8 @@ def _write_record(target: Path, record: _Record) -> None:
 
 def _read_record(target: Path) -> _Record | None:
     try:
-        return _Record(**json.loads(_beside(target, ".json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return TypeAdapter(_Record).validate_json(_beside(target, ".json").read_bytes())
+    except (OSError, ValueError):
         return None
 
 
