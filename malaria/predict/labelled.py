@@ -16,7 +16,8 @@ from malaria.bundle.ood import FOREIGN, Looks
 from malaria.cells import audit, patients, splits
 from malaria.errors import UserError
 from malaria.evaluate import calibration, evaluation, metrics
-from malaria.fetch import archives, sources
+from malaria.fetch import archives
+from malaria.fetch import folder as own_cells
 from malaria.paths import PARAMS, ROOTS
 from malaria.predict import external
 from malaria.predict.rows import Row, of_decoded, save
@@ -57,15 +58,11 @@ def evaluate(
         raise UserError(f"{folder} is {what}: name a folder or archive with one sub-folder per class.")
     settings = _settings()
     data = settings.data.model_copy(
-        update={
-            "source": "folder",
-            "folder": os.path.abspath(folder),
-            "classes": classes or settings.data.classes,
-        }
+        update={"folder": os.path.abspath(folder), "classes": classes or settings.data.classes}
     )
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
-        left_out = sources.fetch(data, raw).ignored
+        left_out = own_cells.fetch(data, raw).ignored
         limits = settings.audit.model_copy(
             update={"min_side": bundle.record.min_side, "max_pixels": bundle.record.max_pixels}
         )
