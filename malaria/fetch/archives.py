@@ -148,6 +148,7 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
 
 
 def _zip(archive: Path) -> Iterator[Member]:
+    """The regular files of a zip; UserError for a link."""
     with zipfile.ZipFile(archive) as pack:
         for info in pack.infolist():
             if info.is_dir():
@@ -160,6 +161,7 @@ def _zip(archive: Path) -> Iterator[Member]:
 
 
 def _tar(archive: Path) -> Iterator[Member]:
+    """The regular files of a tar, compressed or not; UserError for anything else."""
     with tarfile.open(archive, "r|*") as pack:
         for info in pack:
             if info.isdir():

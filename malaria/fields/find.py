@@ -169,6 +169,7 @@ def crop(field: Pixels, cell: Cell) -> Pixels:
 
 
 def _resized(pixels: Pixels, scale: float) -> Pixels:
+    """The picture, uint8 (h, w, 3), at another scale."""
     height, width = pixels.shape[:2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
@@ -241,6 +242,7 @@ def _size_of_middles(depth: Floats) -> float:
 
 
 def _median_by_weight(values: Floats, power: int) -> float:
+    """The median of values, each of which weighs its `power`-th power."""
     values = np.sort(values)
     weights = np.cumsum(values**power)
     return float(values[np.searchsorted(weights, weights[-1] / 2)])
@@ -268,6 +270,7 @@ def _foreground(density: Floats, limit: Floats | float, size: float) -> Mask:
 
 
 def _disc(radius: float) -> Mask:
+    """A disc of `radius` px, to dilate and open with."""
     y, x = np.ogrid[-int(radius) - 1 : int(radius) + 2, -int(radius) - 1 : int(radius) + 2]
     disc: Mask = x * x + y * y <= radius * radius + 0.5
     return disc
@@ -315,6 +318,7 @@ def _nearest(points: Floats, count: int) -> Labels:
 
 
 def _marked(piece: Mask, chosen: Mask) -> Mask:
+    """The mask of the pixels of `piece` that are chosen, in their order."""
     mask = np.zeros_like(piece)
     mask[piece] = chosen
     return mask
@@ -344,6 +348,7 @@ class _Part:
 
 
 def _hull(points: Floats) -> Floats:
+    """The corners of the convex hull of points, (n, 2), in order; all points where they have none."""
     try:
         corners: Floats = points[ConvexHull(points).vertices]
     except (QhullError, ValueError):
