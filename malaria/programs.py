@@ -75,6 +75,7 @@ def environment() -> Mapping[str, str]:
 
 
 def _check(command: Sequence[str], status: int, printed: str) -> None:
+    """Raise UserError where a program failed, with the line that says why."""
     if status == 0:
         return
     said = [line for line in printed.splitlines() if line.strip()] or ["it printed nothing"]

@@ -265,8 +265,8 @@ RULES = (
         ("probabilities are calibrated", "apply(p, self.record.temperature)", "apply(p, 1.0)"),
         (
             "another network is refused",
-            'sha256(network) != record.hashes.get("network")',
-            'sha256(network) == ""',
+            'record.hashes.get("network"), f"the network',
+            'files.sha256(folder / NETWORK), f"the network',
         ),
         ("other labels are refused", "record.labels != labels.LABELS or ", ""),
         ("another positive class is refused", "record.positive != labels.POSITIVE or ", ""),
@@ -278,7 +278,7 @@ RULES = (
         "test_a_crops_own_shape_counts_also_where_it_was_resized_before "
         "test_a_gate_that_is_not_the_exported_one_is_refused",
         ("what is turned away has no probability", "taken = [reason is None for", "taken = [True for"),
-        ("another part is refused", "hexdigest() != record.hashes[name]", "hexdigest() == ''"),
+        ("another part is refused", "hexdigest() != sha256", "hexdigest() == ''"),
     ),
     *of(
         "malaria/cells/splits.py",

@@ -13,7 +13,7 @@ Nothing in it changes from one run to the next: version and date belong to the c
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from malaria import command, files, labels, params, paths
-from malaria.bundle import ood
+from malaria.bundle import fingerprints, ood
 from malaria.cells import images, prepare
 from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
@@ -168,6 +168,14 @@ class Bundle:
             rejected = ood.reasons(self.fitted_ood, cells, features, look)
         return Predictions(calibration.apply(p, self.record.temperature), p, features, rejected, look, *maps)
 
+    def known(self, cells: Iterable[images.Pixels]) -> npt.NDArray[np.bool_] | None:
+        """Which prepared cells, uint8 (size, size, 3), the model was made with, or copies of them, bool (n,);
+        None where the bundle does not tell.
+        """
+        content = part(self.folder, self.record, "trained_on")
+        learned = None if content is None else fingerprints.from_bytes(content)
+        return None if learned is None else fingerprints.known(learned, cells)
+
     def foreign(self, looks: ood.Looks) -> bool | None:
         """Whether a batch of cells is of a stain that no patient learned from has; None where that is not
         known: of fewer than 50 cells, or for a bundle of an earlier version.
@@ -191,17 +199,10 @@ def load(folder: Path | str, threads: int | None = None) -> Bundle:
         )
     record = read_record(folder)
     manifest = check_manifest(folder)
-    network = folder / NETWORK
-    if not network.is_file():
-        raise UserError(f"{folder} is incomplete, without {NETWORK}: fetch or export the bundle again.")
-    if files.sha256(network) != record.hashes.get("network"):
-        raise UserError(
-            f"{network} is not the network that {RECORD} describes (its hash differs): "
-            "fetch the bundle again."
-        )
+    network = _checked(folder / NETWORK, record.hashes.get("network"), f"the network that {RECORD} describes")
     check = part(folder, record, "gate")
     fitted_ood = None if check is None else ood.from_bytes(check)
-    return replace(opened(record, network.read_bytes(), fitted_ood, threads, folder), manifest=manifest)
+    return replace(opened(record, network, fitted_ood, threads, folder), manifest=manifest)
 
 
 def opened(
@@ -264,13 +265,7 @@ def check_manifest(folder: Path) -> str:
     if len(listed) < len(lines) or not {NETWORK, RECORD, CARD} <= listed.keys():
         raise UserError(f"{path} is damaged: fetch or export the bundle again.")
     for name, digest in listed.items():
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} is incomplete, without {name}: fetch or export the bundle again.")
-        if files.sha256(folder / name) != digest:
-            raise UserError(
-                f"{folder / name} is not the file that {MANIFEST} lists (its hash differs): "
-                "fetch the bundle again."
-            )
+        _checked(folder / name, digest, f"the file that {MANIFEST} lists")
     return hashlib.sha256(content).hexdigest()
 
 
@@ -282,14 +277,22 @@ def part(folder: Path, record: Record, name: str) -> bytes | None:
     """
     if name not in record.hashes:
         return None
-    path = folder / PARTS[name]
-    if not path.is_file():
-        raise UserError(f"{folder} is incomplete, without {path.name}: fetch or export the bundle again.")
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != record.hashes[name]:
+    return _checked(folder / PARTS[name], record.hashes[name], f"the file that {RECORD} describes")
+
+
+def _checked(file: Path, sha256: str | None, said: str) -> bytes:
+    """The content of a bundle's file, which must be what is `said` elsewhere.
+
+    Raises:
+        UserError: it is missing, or has another hash than `sha256`.
+    """
+    if not file.is_file():
         raise UserError(
-            f"{path} is not the file that {RECORD} describes (its hash differs): fetch the bundle again."
+            f"{file.parent} is incomplete, without {file.name}: fetch or export the bundle again."
         )
+    content = file.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{file} is not {said} (its hash differs): fetch the bundle again.")
     return content
 
 

@@ -1,11 +1,10 @@
 """The model card: every figure from exported networks' own predictions."""
 
 import math
+from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from malaria import bundle
+from malaria import bundle, templates
 from malaria.evaluate import metrics
 
 # Shares of red cells that carry parasites, for the predictive values.
@@ -32,16 +31,9 @@ def render(
             another network, which has not, was judged.
         by_patient: whether no patient, all of them known, was both learned from and judged.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("malaria.bundle", "."),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, not HTML
-    )
-    environment.filters["figure"] = _figure
-    environment.filters["count"] = lambda estimate: _figure(estimate, ".0f")
+    environment = templates.environment(Path(__file__).parent, autoescape=False)
+    environment.filters["figure"] = lambda of: metrics.interval(**of, form=".3f", unknown="not known")
+    environment.filters["count"] = lambda of: metrics.interval(**of, form=".0f", unknown="not known")
     judged = list(sides)[-1]
     return environment.get_template("model_card.md.j2").render(
         record=record,
@@ -73,12 +65,3 @@ def _points(record: bundle.Record, judged: dict[str, Any], fitted_on: str) -> li
             for parasitaemia in PARASITAEMIAS
         ]
     return rows
-
-
-def _figure(estimate: dict[str, float | None], form: str = ".3f") -> str:
-    """A figure with its interval, for people: `0.957 (0.944 to 0.966)`."""
-    if estimate["value"] is None:
-        return "not known"
-    if estimate["low"] is None:
-        return f"{estimate['value']:{form}}"
-    return f"{estimate['value']:{form}} ({estimate['low']:{form}} to {estimate['high']:{form}})"

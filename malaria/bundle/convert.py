@@ -150,6 +150,7 @@ def check_agreement(
 
 
 def _auc_difference(p_bundle: metrics.Floats, p_keras: metrics.Floats, y: metrics.Ints) -> float:
+    """How far the networks' AUCs are apart; 0 where all cells are of one class."""
     if len(np.unique(y)) < 2:
         return 0.0
     from sklearn.metrics import roc_auc_score

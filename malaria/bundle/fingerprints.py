@@ -68,6 +68,7 @@ def from_bytes(content: bytes) -> Fingerprints | None:
 
 
 def _of(cell: Pixels) -> npt.NDArray[np.uint64]:
+    """The fingerprint of one cell, uint64 (2,)."""
     places = np.arange(len(cell)) + 0.5
     waves = np.cos(np.pi * np.outer(np.arange(_SLOWEST), places) / len(cell))
     # Green alone: it has most of a stained cell's contrast, and JPEG changes the other colours more.

@@ -162,6 +162,7 @@ def summarise(cells: pd.DataFrame, published: Mapping[str, slides.Row] = Mapping
 
 
 def _compare_slides(cells: pd.DataFrame, published: Mapping[str, slides.Row]) -> dict[str, Any]:
+    """What slides.csv tells of the images, and where names tell otherwise: `Summary.slides`."""
     told = [published[path] for path in cells.path.tolist() if path in published]
     differing = []
     for row in told:

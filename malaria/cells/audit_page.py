@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterator
+import itertools
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ SWATCH_CELLS = 3  # cells a patient whose colour is averaged
 MOST_SWATCHES = 400
 MOST_BARS = 400
 MOST_ROWS = 500  # of quarantined images; the others are in cells.csv
-MOST_THUMBNAILS = 100
+MOST_THUMBNAILS = 100  # of them
 
 CHART_WIDTH, CHART_HEIGHT = 880, 200  # px
 WORDS = {PARASITIZED: "Parasitised", UNINFECTED: "Uninfected"}
@@ -38,13 +39,12 @@ _DARKEST_OF_CELL = 16
 
 @dataclass(frozen=True)
 class Picture:
-    """An embedded image, `width` x `height` px on the page; `uri` is empty where there is none."""
+    """An embedded image, `width` x `height` px on the page."""
 
-    path: str
-    uri: str = ""
-    width: int = 0
-    height: int = 0
-    title: str = ""
+    uri: str
+    width: int
+    height: int
+    title: str
 
 
 def render(
@@ -73,6 +73,10 @@ def render(
     aside = cells[cells.status == tables.QUARANTINED]
     known = accepted[accepted.kind != UNKNOWN]
     look = images.Limits(min_side=1, max_pixels=max_pixels, bits=audit.bits_in_use(cells))
+    shown = aside.head(MOST_ROWS).fillna({"width": 0, "height": 0})
+    thumbnails = [_picture(raw, path, look, most=SHEET_SIDE) for path in shown.path.head(MOST_THUMBNAILS)]
+    # Where cells were cut out of fields, some of those with outlines.
+    fields = sorted((raw / paths.FIELD_PICTURES).glob("*.jpg"))
     environment = templates.environment(Path(__file__).parent, autoescape=True)
     return environment.get_template("audit_page.html.j2").render(
         provenance=provenance,
@@ -84,16 +88,11 @@ def render(
         patients_left_out=max(known.patient.nunique() - MOST_BARS, 0),
         swatches=_swatches(raw, known, look),
         sheets={label: _sheet(raw, accepted, label, look) for label in reversed(LABELS)},
-        fields=[_picture(raw, path, look, lambda side: side) for path in _fields(raw)],
-        aside=list(_thumbnails(raw, aside, look)),
+        fields=[_picture(raw, f"{paths.FIELD_PICTURES}/{file.name}", look) for file in fields],
+        aside=list(itertools.zip_longest(shown.itertuples(), thumbnails)),
         left_out=max(len(aside) - MOST_ROWS, 0),
         words=WORDS,
     )
-
-
-def _fields(raw: Path) -> list[str]:
-    """Pictures of fields with outlines, relative to `raw`, where cells were cut out of fields."""
-    return [path.relative_to(raw).as_posix() for path in sorted((raw / paths.FIELD_PICTURES).glob("*.jpg"))]
 
 
 def _sizes(accepted: pd.DataFrame) -> str:
@@ -161,14 +160,14 @@ def _turns(cells: pd.DataFrame) -> pd.DataFrame:
     return lots.assign(turn=lots.groupby(lots.patient.where(lots.patient != "", lots.path)).cumcount())
 
 
-def _sheet(raw: Path, accepted: pd.DataFrame, label: str, limits: images.Limits) -> list[Picture]:
+def _sheet(raw: Path, accepted: pd.DataFrame, label: str, limits: images.Limits) -> list[Picture | None]:
     """Cells of one class from as many patients as there are, all at one scale."""
     turns = _turns(accepted[accepted.label == label])
     if turns.empty:
         return []
     chosen = turns.sort_values("turn", kind="stable").path.head(SHEET_CELLS)
     scale = SHEET_SIDE / float(accepted.side.median())
-    return [_picture(raw, path, limits, lambda side: side * scale) for path in chosen]
+    return [_picture(raw, path, limits, scale) for path in chosen]
 
 
 def _swatches(raw: Path, known: pd.DataFrame, limits: images.Limits) -> dict[str, str]:
@@ -190,22 +189,20 @@ def _colour(path: Path, limits: images.Limits) -> Colour:
     return inside.mean(axis=0) if len(inside) else np.zeros(3)
 
 
-def _thumbnails(raw: Path, aside: pd.DataFrame, limits: images.Limits) -> Iterator[tuple[Any, Picture]]:
-    """The rows of quarantined images, and their pictures."""
-    shown = aside.head(MOST_ROWS).fillna({"width": 0, "height": 0})
-    for number, row in enumerate(shown.itertuples()):
-        path = str(row.path)
-        few = number < MOST_THUMBNAILS
-        yield row, _picture(raw, path, limits, lambda side: min(side, SHEET_SIDE)) if few else Picture(path)
+def _picture(
+    raw: Path, path: str, limits: images.Limits, scale: float = 1.0, most: float = math.inf
+) -> Picture | None:
+    """The image embedded as JPEG; None where it cannot be read.
 
-
-def _picture(raw: Path, path: str, limits: images.Limits, shown: Callable[[float], float]) -> Picture:
-    """The image embedded as JPEG; `shown` gives the longer side on the page for that in the file."""
+    Args:
+        scale, most: px on the page for a px in the file, and at most of the longer side.
+    """
     try:
         crop = images.read(raw / path, limits)
     except images.Unreadable:
-        return Picture(path)
-    factor = shown(max(crop.width, crop.height)) / max(crop.width, crop.height)
+        return None
+    side = max(crop.width, crop.height)
+    factor = min(side * scale, most) / side
     width, height = max(round(crop.width * factor), 1), max(round(crop.height * factor), 1)
     image = Image.fromarray(crop.pixels)
     # Half as many again, for screens with more pixels than CSS counts; never more than there are.
@@ -213,4 +210,4 @@ def _picture(raw: Path, path: str, limits: images.Limits, shown: Callable[[float
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=88)
     uri = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-    return Picture(path, uri, width, height, f"{path}, {crop.width} by {crop.height} px")
+    return Picture(uri, width, height, f"{path}, {crop.width} by {crop.height} px")

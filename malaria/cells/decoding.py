@@ -5,6 +5,7 @@ Needs Pillow alone: the process that `sandbox` forks for each who asks is the ch
 
 import io
 import struct
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -153,6 +154,7 @@ def decode(encoded: bytes, limits: Limits) -> Decoded:
 
 
 def _whole(pruned: _Pruned, limits: Limits) -> Decoded:
+    """Decode a file, also a JPEG without its end that has all its pixels."""
     try:
         return _rgb(pruned, limits)
     except OSError:
@@ -167,6 +169,7 @@ def _whole(pruned: _Pruned, limits: Limits) -> Decoded:
 
 
 def _rgb(pruned: _Pruned, limits: Limits) -> Decoded:
+    """Decode what was left of a file: its first page, upright, in 8-bit RGB."""
     notes: tuple[str, ...] = (f"page 1 of {pruned.pages:,}",) if pruned.pages > 1 else ()
     with Image.open(io.BytesIO(pruned.content), formats=FORMATS) as opened:
         _check_size(opened, limits)
@@ -183,6 +186,7 @@ def _rgb(pruned: _Pruned, limits: Limits) -> Decoded:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
+    """In RGB, on black where it is transparent."""
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, "black")
         return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
@@ -235,6 +239,7 @@ def _of_deep(opened: ImageFile.ImageFile, pruned: _Pruned, limits: Limits) -> tu
 
 
 def extrema(image: Image.Image) -> tuple[tuple[int, int], ...]:
+    """The least and the largest value of each band."""
     found = image.getextrema()
     return found if isinstance(found[0], tuple) else (found,)  # type: ignore[return-value]
 
@@ -249,7 +254,7 @@ def _bytes_of(opened: ImageFile.ImageFile, pruned: _Pruned) -> tuple[Image.Image
         _set_raw_mode(opened, lambda mode: f"{mode[0]};16{order}")
     with Image.open(io.BytesIO(pruned.content), formats=FORMATS) as again:
         again.tile = opened.tile
-        swapped = {"L": "B", "B": "L", "N": "B" if struct.pack("=H", 1)[0] else "L"}
+        swapped = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
         _set_raw_mode(again, lambda mode: mode[:-1] + swapped[mode[-1]])
         opened.load()
         try:
@@ -267,6 +272,7 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
 
 
 def _set_raw_mode(image: ImageFile.ImageFile, to: Callable[[str], str]) -> None:
+    """Change how Pillow unpacks each tile: `to` gives the new raw mode for the old one."""
     image.tile = [
         tile._replace(
             args=to(tile.args) if isinstance(tile.args, str) else (to(str(tile.args[0])), *tile.args[1:])  # type: ignore[index]
@@ -279,6 +285,7 @@ def _set_raw_mode(image: ImageFile.ImageFile, to: Callable[[str], str]) -> None:
 
 
 def _pruned(encoded: bytes) -> _Pruned:
+    """The file without what is not read of it."""
     if encoded.startswith(PNG):
         return _Pruned(_pruned_png(encoded))
     if encoded.startswith(JPEG):

@@ -9,7 +9,6 @@ import pandas as pd
 from malaria import files, processes, tables
 from malaria.cells import images, prepare
 from malaria.cells.packed import ARRAY, INDEX, OWN
-from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
 from malaria.params import Colour
 
@@ -44,28 +43,17 @@ def write(
     if accepted.empty and not may_be_empty:
         raise UserError("data/cells.csv has no accepted cell: look at reports/audit.html, correct the data.")
     # The audit has set its limits already; this one only keeps out what has grown since.
-    most, bits = (accepted.width * accepted.height).max(), accepted.bits.max()
-    limits = images.Limits(1, *((int(most), int(bits)) if len(accepted) else (0, 0)))
-    work = functools.partial(_prepared, raw, limits, size, colour)
+    most, bits = (int(of.max()) if len(of) else 0 for of in (accepted.width * accepted.height, accepted.bits))
+    limits = images.Limits(min_side=1, max_pixels=most, bits=bits)
+    work = functools.partial(prepare.read, raw, limits, size, colour)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(accepted), size, size, 3)}
     with files.atomic_folder(folder) as part:
         with (part / ARRAY).open("wb") as array:
             np.lib.format.write_array_header_1_0(array, header)
-            paths = list(accepted.path)
             own = []
-            for path, cell in zip(paths, processes.in_order(work, paths, "pack", workers), strict=True):
-                if isinstance(cell, str):
-                    raise UserError(f"{raw / path} is {cell} since the audit: run `dvc repro -f audit`.")
+            for cell, _ in processes.in_order(work, list(accepted.path), "pack", workers):
                 array.write(cell.pixels.data)
                 own.append(cell.own)
         accepted[list(OWN)] = np.reshape(own, (-1, 3)).astype(np.int64)
         tables.write(accepted, part / INDEX, tables.INDEX)
     return len(accepted)
-
-
-def _prepared(raw: Path, limits: images.Limits, size: int, colour: Colour, path: str) -> Prepared | str:
-    """The image `path` below `raw`, prepared, or why it could not be read."""
-    try:
-        return prepare.prepare(images.read(raw / path, limits).pixels, size, colour)
-    except images.Unreadable as refusal:
-        return refusal.reason

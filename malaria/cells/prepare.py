@@ -5,12 +5,15 @@ reference: a laboratory's stain, light and white balance are gone, and what stay
 differ from the rest of it. The cell alone decides, never another one of the same call.
 """
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 
 from malaria.cells import images
 from malaria.cells.images import Pixels
 from malaria.cells.prepared import Prepared
+from malaria.errors import UserError
 from malaria.params import Colour
 
 # What `pack.colour` and a bundle's record may name: the crop as it is, or by its own colour.
@@ -55,6 +58,23 @@ def again(cell: Prepared, pixels: Pixels, colour: Colour) -> Prepared:
     had, has, reference = (np.log(np.array(of) / _LIGHT) for of in (cell.own, changed.own, _REFERENCE))
     red, green, blue = np.rint(_LIGHT * np.exp(had * has / reference)).clip(1, 255).astype(int).tolist()
     return Prepared(changed.pixels, (red, green, blue))
+
+
+def read(
+    raw: Path, limits: images.Limits, size: int, colour: Colour, path: str
+) -> tuple[Prepared, tuple[str, ...]]:
+    """The audited crop `path` below `raw`, prepared, and notes on how it was read.
+
+    Raises:
+        UserError: it can no longer be read.
+    """
+    try:
+        crop = images.read(raw / path, limits)
+    except images.Unreadable as refusal:
+        raise UserError(
+            f"{raw / path} is {refusal.reason} since the audit: run `dvc repro -f audit`."
+        ) from None
+    return prepare(crop.pixels, size, colour), crop.notes
 
 
 def without_margin(cell: Pixels) -> Pixels:

@@ -1,8 +1,9 @@
 """Where cells are from: what `fetch` knows of them, kept beside them for the audit."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from malaria import paths
 
@@ -29,9 +30,8 @@ class Provenance:
 
 
 def read(raw: Path) -> Provenance:
-    """The record in `raw`; an empty one where there is none."""
+    """The record in `raw`; an empty one where there is none, or no such record."""
     try:
-        record = json.loads((raw / paths.PROVENANCE.name).read_text(encoding="utf-8"))
-        return Provenance(**{**record, "ignored": tuple(record["ignored"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        return TypeAdapter(Provenance).validate_json((raw / paths.PROVENANCE.name).read_bytes())
+    except (OSError, ValueError):
         return Provenance()

@@ -111,6 +111,7 @@ def read_kept(file: Path) -> Kept:
 
 
 def write_kept(kept: Kept, file: Path) -> None:
+    """Write what `read_kept` reads."""
     files.write_json(file, asdict(kept))
 
 
@@ -228,6 +229,7 @@ def folds_in(file: Path) -> list[int]:
 
 
 def _read(file: Path) -> pd.DataFrame:
+    """The table of split.file: patient, and split or fold; all texts."""
     return tables.read_given(file, "patient,split", "patient,fold", key="split.file")
 
 
@@ -384,6 +386,7 @@ def _by_folds(folders: Path, seed: int, shares: Sequence[float]) -> dict[int, st
 
 
 def _check_classes(assigned: pd.DataFrame) -> None:
+    """Raise UserError where a side lacks a class."""
     for name, label in itertools.product(SPLIT_NAMES, LABELS):
         if not ((assigned.split == name) & (assigned.label == label)).any():
             raise UserError(
@@ -393,6 +396,7 @@ def _check_classes(assigned: pd.DataFrame) -> None:
 
 
 def _sides(assigned: pd.DataFrame) -> dict[str, Side]:
+    """What lies on each side, by its name."""
     parasitized = assigned.label == PARASITIZED
     known = assigned.patient.where(patients.known(assigned.patient))
     sides = {}

@@ -100,6 +100,7 @@ def _work(
 
 
 def _answer(content: bytes, limits: decoding.Limits, pixels: bool) -> tuple[dict[str, object], bytes]:
+    """The head of what is sent back, for JSON, and the pixels as RGB bytes, where they are wanted."""
     try:
         found = decoding.decode(content, limits)
     except decoding.Unreadable as refusal:

@@ -10,10 +10,10 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from malaria import labels
-from malaria.evaluate import metrics
 
 # A curve looks the same with this many points, and the page stays light.
 _POINTS = 400
+_SCORES = 20  # bins of the histogram of probabilities
 
 
 def write(
@@ -32,13 +32,17 @@ def frames(
 
     Args:
         cells: columns patient, label and p_parasitized, as in tables.PREDICTIONS; both classes.
-        bins: of the reliability diagram and the histogram.
+        bins: of the reliability diagram.
         least: parasitised cells a patient needs to be drawn.
         thresholds: by the specificity that each was fixed for, as `evaluation.Fitted` has them.
     """
     y, p = labels.values(cells.label), cells.p_parasitized.to_numpy(np.float64)
+    false, true, _ = roc_curve(y, p)
+    precision, recall, _ = precision_recall_curve(y, p)
+    share, mean = calibration_curve(y, p, n_bins=bins)
+    edges = np.linspace(0, 1, _SCORES + 1)
     drawn = {
-        "roc": _roc(p, y),
+        "roc": _thin(pd.DataFrame({"one_minus_specificity": false, "sensitivity": true})),
         "operating_points": pd.DataFrame(
             {
                 "specificity": wanted,
@@ -47,46 +51,25 @@ def frames(
             }
             for wanted, threshold in thresholds.items()
         ),
-        "precision_recall": _precision_recall(p, y),
-        "confusion": _confusion(p, cells),
-        "reliability": _reliability(p, y, bins),
-        "scores": _scores(p, y),
+        "precision_recall": _thin(pd.DataFrame({"sensitivity": recall, "precision": precision})),
+        "confusion": pd.DataFrame(
+            {"actual": cells.label, "predicted": [labels.category(value) for value in p]}
+        ),
+        "reliability": pd.DataFrame({"mean_probability": mean, "share_parasitized": share, "perfect": mean}),
+        "scores": pd.DataFrame(
+            {
+                "p_parasitized": (edges[:-1] + edges[1:]) / 2,
+                "parasitized_cells": np.histogram(p[y == 1], edges)[0],
+                "uninfected_cells": np.histogram(p[y == 0], edges)[0],
+            }
+        ),
         "patients": _patients(cells, least),
     }
     return {name: frame.round(6) for name, frame in drawn.items()}
 
 
-def _roc(p: metrics.Floats, y: metrics.Ints) -> pd.DataFrame:
-    false, true, _ = roc_curve(y, p)
-    return _thin(pd.DataFrame({"one_minus_specificity": false, "sensitivity": true}))
-
-
-def _precision_recall(p: metrics.Floats, y: metrics.Ints) -> pd.DataFrame:
-    precision, recall, _ = precision_recall_curve(y, p)
-    return _thin(pd.DataFrame({"sensitivity": recall, "precision": precision}))
-
-
-def _confusion(p: metrics.Floats, cells: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame({"actual": cells.label, "predicted": [labels.category(value) for value in p]})
-
-
-def _reliability(p: metrics.Floats, y: metrics.Ints, bins: int) -> pd.DataFrame:
-    share, mean = calibration_curve(y, p, n_bins=bins)
-    return pd.DataFrame({"mean_probability": mean, "share_parasitized": share, "perfect": mean})
-
-
-def _scores(p: metrics.Floats, y: metrics.Ints, bins: int = 20) -> pd.DataFrame:
-    edges = np.linspace(0, 1, bins + 1)
-    return pd.DataFrame(
-        {
-            "p_parasitized": (edges[:-1] + edges[1:]) / 2,
-            "parasitized_cells": np.histogram(p[y == 1], edges)[0],
-            "uninfected_cells": np.histogram(p[y == 0], edges)[0],
-        }
-    )
-
-
 def _patients(cells: pd.DataFrame, least: int) -> pd.DataFrame:
+    """Each patient's sensitivity at 0.5 with its 95 % interval, by Wilson."""
     infected = cells[cells.label == labels.PARASITIZED]
     found = (infected.p_parasitized >= 0.5).groupby(infected.patient).agg(["size", "sum", "mean"])
     drawn = found[found["size"] >= least]

@@ -1,13 +1,14 @@
 """Unpacking archives from strangers: nothing outside the target, no links, no bombs."""
 
 import errno
+import os
 import shutil
 import struct
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -83,12 +84,21 @@ def check_method(member: zipfile.ZipInfo) -> None:
 
 
 @contextmanager
-def unpacked(archive: Path, within: Path) -> Iterator[Path]:
-    """A folder inside `within` with the files of `archive`, while the block runs."""
+def opened(given: Path, within: Path) -> Iterator[tuple[Path, Callable[[Path, Path], object]]]:
+    """The files of a folder or archive while the block runs, and what brings one elsewhere.
+
+    Those of an archive lie in a folder inside `within`, and are moved; those of a folder are copied.
+
+    Raises:
+        UserError: as `unpack`.
+    """
+    if given.is_dir():
+        yield given, shutil.copyfile
+        return
     within.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=within) as folder:
-        unpack(archive, Path(folder))
-        yield Path(folder)
+        unpack(given, Path(folder))
+        yield Path(folder), os.replace
 
 
 def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
@@ -138,6 +148,7 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
 
 
 def _zip(archive: Path) -> Iterator[Member]:
+    """The regular files of a zip; UserError for a link."""
     with zipfile.ZipFile(archive) as pack:
         for info in pack.infolist():
             if info.is_dir():
@@ -150,6 +161,7 @@ def _zip(archive: Path) -> Iterator[Member]:
 
 
 def _tar(archive: Path) -> Iterator[Member]:
+    """The regular files of a tar, compressed or not; UserError for anything else."""
     with tarfile.open(archive, "r|*") as pack:
         for info in pack:
             if info.isdir():

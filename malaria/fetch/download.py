@@ -1,6 +1,5 @@
 """Downloads that go on where they broke off, and bear their name only once they are whole and right."""
 
-import json
 import os
 import shutil
 import sys
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 import requests
+from pydantic import TypeAdapter
 from requests.exceptions import ChunkedEncodingError, ContentDecodingError, ProxyError, SSLError
 from tqdm import tqdm
 from urllib3.exceptions import InvalidHeader, MaxRetryError, ReadTimeoutError
@@ -105,6 +105,7 @@ def fetch(remote: Remote, target: Path, retries: Retry = PATIENT, silence: float
 
 
 def _is_here(remote: Remote, target: Path) -> bool:
+    """Whether `target` is the file that is asked for, by its content."""
     record = _read_record(target)
     expected = remote.sha256 or (record.sha256 if record and record.origin == remote.origin else "")
     if not expected or not target.is_file() or remote.size not in (None, target.stat().st_size):
@@ -113,6 +114,7 @@ def _is_here(remote: Remote, target: Path) -> bool:
 
 
 def _bring(remote: Remote, target: Path, retries: Retry, silence: float) -> None:
+    """Download and check the file, and give it its name."""
     part = _beside(target, ".part")
     for _ in range(2):  # a transfer that came damaged is repeated once
         _complete(remote, target, part, retries, silence)
@@ -212,8 +214,8 @@ def _write_record(target: Path, record: _Record) -> None:
 
 def _read_record(target: Path) -> _Record | None:
     try:
-        return _Record(**json.loads(_beside(target, ".json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return TypeAdapter(_Record).validate_json(_beside(target, ".json").read_bytes())
+    except (OSError, ValueError):
         return None
 
 
@@ -263,6 +265,7 @@ def _disk_in_words(target: Path) -> Iterator[None]:
 
 
 def _check_space(folder: Path, needed: int) -> None:
+    """Raise UserError where the disk has no room for so many bytes."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(

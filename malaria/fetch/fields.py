@@ -15,6 +15,7 @@ from malaria.cells import images, patients
 from malaria.cells.provenance import Provenance
 from malaria.command import needs
 from malaria.errors import UserError
+from malaria.fields import annotations
 from malaria.labels import LABELS, UNINFECTED
 from malaria.paths import FIELD_PICTURES, FIELDS, PATIENTS
 
@@ -47,8 +48,6 @@ def fetch(
         UserError: as `annotations.read`; a field that is no image; no cell of a class; scikit-image missing.
     """
     needs("skimage", "data.source: fields", "fields")
-    from malaria.fields import annotations
-
     given = Path(data.folder)
     if not given.exists():
         raise UserError(
@@ -94,11 +93,11 @@ def _patient(image: Path, given: Path, settings: params.FieldsData, whose: dict[
     )
 
 
-def _cut(folder: Path, complete: bool, order: tuple[int, "object", str]) -> Cut:
-    from malaria.fields import annotations, find, matching
+def _cut(folder: Path, complete: bool, order: tuple[int, annotations.Annotated, str]) -> Cut:
+    """Find and write a field's cells; `order`: its number, what is annotated on it, and whose it is."""
+    from malaria.fields import find, matching
 
     number, annotated, patient = order
-    assert isinstance(annotated, annotations.Annotated)
     try:
         limits = images.Limits(find.LEAST_SIDE, _MOST_PIXELS)
         pixels = images.read(annotated.image, limits).pixels
@@ -109,20 +108,17 @@ def _cut(folder: Path, complete: bool, order: tuple[int, "object", str]) -> Cut:
     labels = {i: marks[j].label for i, j in matched.pairs}
     if complete:
         labels |= dict.fromkeys(matched.extra, UNINFECTED)
+    cells = {i: label for i, label in sorted(labels.items()) if label in LABELS}
     left_out = Counter(
         {
             "annotated cells that were not found": len(matched.missed),
             "cells that were found and are not annotated": 0 if complete else len(matched.extra),
-            "annotated things that are no labelled red cell": sum(
-                label not in LABELS for label in labels.values()
-            ),
+            "annotated things that are no labelled red cell": len(labels) - len(cells),
             f"fields that are no thin film in focus: {field.kind}": field.kind != find.THIN_FILM,
         }
     )
     rows, digest = [], hashlib.sha256()
-    for i, label in sorted(labels.items()):
-        if label not in LABELS:
-            continue
+    for i, label in cells.items():
         cell = field.cells[i]
         x, y, w, h = cell.box
         path = f"{label}/{number:05}_{annotated.image.stem}_{x}_{y}_{w}_{h}.png"

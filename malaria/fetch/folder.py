@@ -1,8 +1,7 @@
 """Your own cells: a folder, zip or tar with one sub-folder per class."""
 
+import itertools
 import os
-import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
 
     Raises:
         UserError: no such folder; a patients.csv of another shape; as `class_folders.place` and
-            `archives.unpack`.
+            `archives.opened`.
     """
     given = Path(data.folder)
     if "://" in data.folder:
@@ -33,25 +32,19 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
             f"params.yaml: data.folder is {data.folder}, outside of this repository, where DVC's experiments "
             f"do not find it: name it by its whole path, {given.resolve()}."
         )
-    if archives.is_archive(given):
-        with archives.unpacked(given, folder) as cells:
-            return _place(cells, data, folder, os.replace)
-    if not given.is_dir():
+    if not given.is_dir() and not archives.is_archive(given):
         what = "no zip or tar archive" if given.is_file() else "not there"
         raise UserError(
             f"params.yaml: data.folder is {data.folder}, which is {what}: name a folder; experiments and "
             "clones have one that `dvc add` has stored."
         )
-    return _place(given, data, folder, shutil.copyfile)
-
-
-def _place(given: Path, data: params.Data, folder: Path, put: Callable[[Path, Path], object]) -> Provenance:
-    placed = class_folders.place(given, folder, put, data.folder, data.classes)
-    try:
-        table = {name: patient for beside in placed.beside for name, patient in patients.read(beside).items()}
-    except UserError as error:
-        # An archive's content lies elsewhere for the moment.
-        raise UserError(str(error).replace(str(given), data.folder)) from None
+    with archives.opened(given, folder) as (cells, put):
+        placed = class_folders.place(cells, folder, put, data.folder, data.classes)
+        try:
+            table = dict(itertools.chain.from_iterable(patients.read(at).items() for at in placed.beside))
+        except UserError as error:
+            # An archive's content lies elsewhere for the moment.
+            raise UserError(str(error).replace(str(cells), data.folder)) from None
     ignored = placed.known.ignored
     if table:
         of, unused = patients.match(table, placed.came_as)

@@ -4,9 +4,7 @@ A set is a folder, zip or tar with class folders, or a folder of annotated field
 found and cut out; cells of one class alone will do.
 """
 
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,13 +60,11 @@ def place(given: Path, raw: Path, settings: params.Params) -> pd.DataFrame:
     """
     classes, limits = settings.data.classes, settings.audit
     raw.mkdir()
-    if archives.is_archive(given):
-        with archives.unpacked(given, raw) as cells:
-            class_folders.place(cells, raw, os.replace, str(given), classes, one_class=True)
-    elif _is_annotated(given, classes):
+    if given.is_dir() and _is_annotated(given, classes):
         fields.fetch(settings.data.model_copy(update={"folder": str(given)}), raw, one_class=True)
     else:
-        class_folders.place(given, raw, shutil.copyfile, str(given), classes, one_class=True)
+        with archives.opened(given, raw) as (cells, put):
+            class_folders.place(cells, raw, put, str(given), classes, one_class=True)
     there = [label for label in LABELS if (raw / label).is_dir()]
     found = audit.audit(raw, limits, labels=there)
     audit.check(found, limits, given, "put the data right", there)

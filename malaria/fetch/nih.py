@@ -1,6 +1,5 @@
 """What every copy of the NIH/NLM set has in common: its class folders, its file names, its counts."""
 
-import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +32,8 @@ def unpack(archive: Path, folder: Path, census: Census = WHOLE) -> Provenance:
     Raises:
         UserError: as `archives.unpack` and `class_folders.place`; the counts are not those of `census`.
     """
-    with archives.unpacked(archive, folder) as cells:
-        placed = class_folders.place(cells, folder, os.replace, str(archive), {}).known
+    with archives.opened(archive, folder) as (cells, put):
+        placed = class_folders.place(cells, folder, put, str(archive), {}).known
     parsed = {path: names.parse(path.name) for path in folder.glob("*/*")}
     cells_of = Counter(path.parent.name for path in parsed)
     patients = {(name.patient, name.infected) for name in parsed.values() if name}

@@ -3,15 +3,15 @@
 import importlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
 
 from malaria import files, params
 from malaria.cells.provenance import Provenance
 from malaria.paths import PROVENANCE
 
 
-def fetch(data: params.Data, folder: Path, cache: Path | None = None) -> Provenance:
-    """Fill the empty `folder` with class folders, from the source that `data.source` names.
+def write(data: params.Data, folder: Path, cache: Path | None = None) -> Provenance:
+    """Fill `folder` from the source that `data.source` names: class folders, and the record of where they are
+    from, whole or not at all.
 
     Args:
         cache: where downloads are kept; None where `download.cache_folder` says.
@@ -19,13 +19,8 @@ def fetch(data: params.Data, folder: Path, cache: Path | None = None) -> Provena
     Raises:
         UserError: the source has no such cells; the sentence says what to do.
     """
-    module = importlib.import_module(f"malaria.fetch.{data.source}")
-    return cast(Provenance, module.fetch(data, folder, cache))
-
-
-def write(data: params.Data, folder: Path, cache: Path | None = None) -> Provenance:
-    """`fetch` into `folder`, with the record of where it is from, whole or not at all."""
+    source = importlib.import_module(f"malaria.fetch.{data.source}")
     with files.atomic_folder(folder) as part:
-        known = fetch(data, part, cache)
+        known: Provenance = source.fetch(data, part, cache)
         files.write_json(part / PROVENANCE.name, asdict(known))
     return known

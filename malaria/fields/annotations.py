@@ -107,6 +107,7 @@ def read(path: Path, classes: Mapping[str, str] = NO_CLASSES, unknown: str = "")
 
 
 def _mark(name: str, box: list[float], ignore: bool, label: str) -> Mark:
+    """One annotated thing; ValueError where the box or the class cannot be."""
     x, y, w, h = box
     if not all(abs(v) < 1e6 for v in box) or min(w, h) < 0:
         raise ValueError(f"its box {box} is no x, y, width and height in px")
@@ -147,6 +148,7 @@ def _entries(file: Path, at: Place) -> Iterator[Raw]:
 
 
 def _listed(content: list[dict[str, Any]], at: Place) -> Iterator[Raw]:
+    """annotations.json: fields with objects, points and places to ignore."""
     for number, field in enumerate(content, 1):
         at.append(f"entry {number}")
         image = field["image_name"]
@@ -159,6 +161,7 @@ def _listed(content: list[dict[str, Any]], at: Place) -> Iterator[Raw]:
 
 
 def _coco(content: dict[str, Any], at: Place) -> Iterator[Raw]:
+    """COCO: boxes; crowds are places to ignore."""
     names = {kind["id"]: kind["name"] for kind in content["categories"]}
     images = {image["id"]: image["file_name"] for image in content["images"]}
     for image in images.values():
@@ -170,6 +173,7 @@ def _coco(content: dict[str, Any], at: Place) -> Iterator[Raw]:
 
 
 def _labelme(content: dict[str, Any], at: Place) -> Iterator[Raw]:
+    """LabelMe: the boxes round its shapes."""
     image = content["imagePath"].replace("\\", "/")
     yield image, "", [], False
     for number, shape in enumerate(content["shapes"], 1):
@@ -183,6 +187,7 @@ def _labelme(content: dict[str, Any], at: Place) -> Iterator[Raw]:
 
 
 def _voc(root: ET.Element, at: Place) -> Iterator[Raw]:
+    """Pascal VOC: the boxes of one field."""
     image = _text(root, "filename")
     yield image, "", [], False
     for number, thing in enumerate(root.iter("object"), 1):
@@ -192,6 +197,7 @@ def _voc(root: ET.Element, at: Place) -> Iterator[Raw]:
 
 
 def _cvat(root: ET.Element, at: Place) -> Iterator[Raw]:
+    """CVAT for images: boxes, ellipses, points, and the boxes round other shapes."""
     for image in root.iter("image"):
         name = image.attrib["name"]
         at.append(f"image {name}")
@@ -212,6 +218,7 @@ def _cvat(root: ET.Element, at: Place) -> Iterator[Raw]:
 
 
 def _yolo(file: Path, at: Place) -> Iterator[Raw]:
+    """YOLO: each line is a box or an outline, in shares of the image's sides."""
     image = _image(file, file.stem)
     yield str(image), "", [], False
     names = _yolo_names(file)
@@ -243,6 +250,7 @@ def _yolo_names(file: Path) -> Mapping[int, str]:
 
 
 def _table(file: Path, at: Place) -> Iterator[Raw]:
+    """A CSV table: each row is a box or a point, in columns named as in _COLUMNS."""
     with file.open(encoding="utf-8-sig", newline="") as stream:
         rows = csv.DictReader(stream, strict=True)
         given = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
@@ -268,6 +276,7 @@ def _around(points: Iterable[Any]) -> list[float]:
 
 
 def _text(element: ET.Element, path: str) -> str:
+    """The text of an element below this one; KeyError where it is missing or empty."""
     text = (element.findtext(path) or "").strip()
     if not text:
         raise KeyError(path)
@@ -275,6 +284,7 @@ def _text(element: ET.Element, path: str) -> str:
 
 
 def _image(file: Path, name: str) -> Path:
+    """The image that an annotation is of; ValueError where there is none."""
     image = _beside(file, name)
     if image is None:
         raise ValueError(f"the image {name} is neither beside it nor in a folder fields or images")

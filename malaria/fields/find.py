@@ -131,7 +131,6 @@ def find(field: Pixels) -> Field:
     pieces = _pieces(core, reach, size)
     area = np.pi / 4 * size**2
     white = _white_cells(density, usual, area)
-    parts = _parts(pieces)
     clumps, _ = ndimage.label(reach)
     cells: list[Cell] = []
     for number, where in enumerate(ndimage.find_objects(pieces), 1):
@@ -149,7 +148,7 @@ def find(field: Pixels) -> Field:
             if found.area * scale**2 > (LEAST_CUT if found.cut else LEAST) * area:
                 cells.append(found)
     focus = _steepness(density, reach, usual) * size
-    kind = _kind(parts.values(), white, reach, density, area, focus)
+    kind = _kind(_parts(pieces).values(), white, reach, density, area, focus)
     inside = pieces > 0
     colour = tuple(float(v) for v in np.median(small[inside], axis=0)) if inside.any() else ()
     return Field(
@@ -170,6 +169,7 @@ def crop(field: Pixels, cell: Cell) -> Pixels:
 
 
 def _resized(pixels: Pixels, scale: float) -> Pixels:
+    """The picture, uint8 (h, w, 3), at another scale."""
     height, width = pixels.shape[:2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
@@ -242,6 +242,7 @@ def _size_of_middles(depth: Floats) -> float:
 
 
 def _median_by_weight(values: Floats, power: int) -> float:
+    """The median of values, each of which weighs its `power`-th power."""
     values = np.sort(values)
     weights = np.cumsum(values**power)
     return float(values[np.searchsorted(weights, weights[-1] / 2)])
@@ -269,6 +270,7 @@ def _foreground(density: Floats, limit: Floats | float, size: float) -> Mask:
 
 
 def _disc(radius: float) -> Mask:
+    """A disc of `radius` px, to dilate and open with."""
     y, x = np.ogrid[-int(radius) - 1 : int(radius) + 2, -int(radius) - 1 : int(radius) + 2]
     disc: Mask = x * x + y * y <= radius * radius + 0.5
     return disc
@@ -316,6 +318,7 @@ def _nearest(points: Floats, count: int) -> Labels:
 
 
 def _marked(piece: Mask, chosen: Mask) -> Mask:
+    """The mask of the pixels of `piece` that are chosen, in their order."""
     mask = np.zeros_like(piece)
     mask[piece] = chosen
     return mask
@@ -345,6 +348,7 @@ class _Part:
 
 
 def _hull(points: Floats) -> Floats:
+    """The corners of the convex hull of points, (n, 2), in order; all points where they have none."""
     try:
         corners: Floats = points[ConvexHull(points).vertices]
     except (QhullError, ValueError):
@@ -428,15 +432,14 @@ def _kind(
 def _cell(
     mask: Mask, where: tuple[slice, slice], scale: float, shape: tuple[int, int], clumped: bool
 ) -> Cell:
-    """A cell of the small picture in px of the field; `mask` may be smaller than `where`."""
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    ends = [(s.start + at[0], s.start + at[-1] + 1) for s, at in zip(where, (rows, columns), strict=True)]
+    """A cell of the small picture in px of the field; `mask` lies at `where`, and may not fill it."""
+    (inside,) = ndimage.find_objects(mask.astype(np.int8))
+    ends = [(of.start + at.start, of.start + at.stop) for of, at in zip(where, inside, strict=True)]
     (top, bottom), (left, right) = (
         (round(start / scale), min(round(stop / scale), side))
         for (start, stop), side in zip(ends, shape, strict=True)
     )
-    small = Image.fromarray(mask.astype(np.uint8) * 255)
+    small = Image.fromarray(mask[inside].astype(np.uint8) * 255)
     large = np.asarray(small.resize((right - left, bottom - top), Image.Resampling.BILINEAR)) >= 128
     cut = top == 0 or left == 0 or bottom == shape[0] or right == shape[1]
     return Cell((left, top, right - left, bottom - top), large, cut, clumped)

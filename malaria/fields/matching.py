@@ -92,5 +92,6 @@ def _shared(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> 
 
 
 def _cut(box: tuple[float, float, float, float], width: int, height: int) -> bool:
+    """Whether the border cuts an annotated box."""
     x, y, w, h = box
     return w > 0 and (x <= EDGE or y <= EDGE or x + w >= width - EDGE or y + h >= height - EDGE)

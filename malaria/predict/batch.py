@@ -164,6 +164,7 @@ def _partitions(sources: Iterable[inputs.Source], size: int, job: Job) -> Iterat
 
 
 def _cut(sources: Iterable[inputs.Source], size: int) -> Iterator[tuple[inputs.Source, ...]]:
+    """The sources in groups of `size` images; a zip may be in several."""
     group, room = list[inputs.Source](), size
     for source in sources:
         left = source.images

@@ -1,5 +1,6 @@
 """How a bundle does on other laboratories' cells, each set for itself."""
 
+import functools
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from malaria import params
-from malaria.bundle import Bundle, fingerprints, ood
-from malaria.bundle import part as bundle_part
-from malaria.cells import audit, images
+from malaria import params, processes
+from malaria.bundle import Bundle, ood
+from malaria.cells import audit, prepare
 from malaria.cells.prepared import Prepared
 from malaria.evaluate import evaluation, metrics
 from malaria.fetch import laboratories
@@ -24,10 +24,21 @@ def judge(bundle: Bundle, given: Path, settings: params.Params) -> dict[str, Any
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
         cells = laboratories.place(given, raw / "set", settings)
-        # 16-bit files are read by the range that the set uses.
-        limits = replace(bundle.limits, bits=audit.bits_in_use(cells))
-        prepared = [bundle.prepare(images.read(raw / path, limits).pixels) for path in cells.path]
+        prepared = [cell for cell, _ in read(bundle, raw, cells)]
     return figures(bundle, cells, prepared, settings)
+
+
+def read(bundle: Bundle, raw: Path, cells: pd.DataFrame) -> list[tuple[Prepared, tuple[str, ...]]]:
+    """The accepted `cells` of an audit as `bundle` is asked about them, and notes on how each was read.
+
+    Args:
+        raw: the folder that the paths in `cells` start from.
+    """
+    record = bundle.record
+    # 16-bit files are read by the range that the set uses.
+    limits = replace(bundle.limits, bits=audit.bits_in_use(cells))
+    work = functools.partial(prepare.read, raw, limits, record.input_size, record.colour)
+    return list(processes.in_order(work, list(cells.path), "reading"))
 
 
 def figures(
@@ -53,11 +64,12 @@ def figures(
     rejected = np.array([reason is not None for reason in found.rejected])
     looks = ood.Looks()
     looks.add(found.look[~rejected])
+    known = bundle.known(cell.pixels for cell in prepared)
     return {
         "cells": len(cells),
         "parasitized": int(sample.y.sum()),
         "fields": sample.patients,
-        "known": _known(bundle, prepared),
+        "known": None if known is None else int(known.sum()),
         "foreign": bundle.foreign(looks),
         **{name: evaluation.plain(values) for name, values in _measured(sample, rejected).items()},
     }
@@ -104,10 +116,3 @@ def _share(sample: metrics.Sample, chosen: metrics.Bools, kind: int) -> metrics.
     of = sample.only(sample.y == kind)
     with np.errstate(invalid="ignore"):
         return of.cells(chosen[sample.y == kind]) / of.cells()
-
-
-def _known(bundle: Bundle, cells: list[Prepared]) -> int | None:
-    """How many of the prepared cells the bundle learned from; None where it does not say."""
-    content = bundle_part(bundle.folder, bundle.record, "trained_on")
-    seen = None if content is None else fingerprints.from_bytes(content)
-    return None if seen is None else int(fingerprints.known(seen, (cell.pixels for cell in cells)).sum())

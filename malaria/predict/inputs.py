@@ -102,6 +102,7 @@ def _open(path: str, base: Path) -> BinaryIO:
 
 
 def _is_folder(path: str) -> bool:
+    """Whether a path is that of a folder; UserError where it is not there, or may not be listed."""
     if "://" in path:
         raise UserError(f"{path} is of a store that is not read: name files here, or s3://BUCKET/PREFIX.")
     try:
@@ -142,6 +143,7 @@ def _may_be_file(entry: "os.DirEntry[str]") -> bool:
 
 
 def _file(path: Path) -> Source:
+    """A file of this machine as it is now; one that cannot be looked into counts as an image."""
     name = path.as_posix()
     try:
         found = path.stat()
@@ -154,6 +156,7 @@ def _file(path: Path) -> Source:
 
 
 def _object(found: dict[str, Any]) -> Source:
+    """An object of a store, by its listing."""
     source = Source(stores.SCHEME + found["name"], found["size"], found["ETag"])
     # To look into each for a zip's mark would take as long as to read it.
     if source.path.lower().endswith(".zip"):
@@ -163,6 +166,7 @@ def _object(found: dict[str, Any]) -> Source:
 
 
 def _zip(source: Source, archive: Path | BinaryIO) -> Source:
+    """`source` as the zip that `archive` is, with the number of its entries."""
     try:
         with zipfile.ZipFile(archive) as pack:
             return replace(source, zipped=True, images=range(len(pack.infolist())))
@@ -171,6 +175,7 @@ def _zip(source: Source, archive: Path | BinaryIO) -> Source:
 
 
 def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)) -> Iterator[Item]:
+    """The images of a zip that lies in `depth` - 1 others, and of those inside it."""
     try:
         with zipfile.ZipFile(archive) as pack:
             for info in sorted(pack.infolist(), key=lambda info: info.filename)[part]:
@@ -192,6 +197,7 @@ def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)
 
 
 def _content(pack: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The bytes of a zip's member; Unreadable where it is too large or damaged."""
     if info.file_size > _MOST_BYTES:
         raise images.Unreadable(_TOO_LARGE)
     try:
@@ -204,6 +210,8 @@ def _content(pack: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 def _fail(error: Exception) -> Callable[[], bytes]:
+    """A `read` that raises `error`."""
+
     def read() -> bytes:
         raise error
 

@@ -1,28 +1,34 @@
 """Score a bundle on a folder of labelled cells, with the pipeline's own audit, metrics and intervals."""
 
 import contextlib
-import functools
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from malaria import params, predict, processes, tables
-from malaria.bundle import Bundle, fingerprints, part
+from malaria import params, predict, tables
+from malaria.bundle import Bundle
 from malaria.bundle.ood import FOREIGN, Looks
-from malaria.cells import audit, images, patients, prepare, splits
-from malaria.cells.prepared import Prepared
+from malaria.cells import audit, patients, splits
 from malaria.errors import UserError
 from malaria.evaluate import calibration, evaluation, metrics
-from malaria.fetch import archives, sources
+from malaria.fetch import archives
+from malaria.fetch import folder as own_cells
 from malaria.paths import PARAMS, ROOTS
-from malaria.predict import stores
-from malaria.predict.rows import of_decoded, shown
+from malaria.predict import external
+from malaria.predict.rows import Row, of_decoded, save
+
+
+@dataclass(frozen=True)
+class _LabelledRow(Row):
+    """A row with what is known of the cell; `patient` is never empty."""
+
+    label: str
+    patient: str
 
 
 def evaluate(
@@ -52,33 +58,25 @@ def evaluate(
         raise UserError(f"{folder} is {what}: name a folder or archive with one sub-folder per class.")
     settings = _settings()
     data = settings.data.model_copy(
-        update={
-            "source": "folder",
-            "folder": os.path.abspath(folder),
-            "classes": classes or settings.data.classes,
-        }
+        update={"folder": os.path.abspath(folder), "classes": classes or settings.data.classes}
     )
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
-        left_out = sources.fetch(data, raw).ignored
+        left_out = own_cells.fetch(data, raw).ignored
         limits = settings.audit.model_copy(
             update={"min_side": bundle.record.min_side, "max_pixels": bundle.record.max_pixels}
         )
         found = audit.audit(raw, limits)
         audit.check(found, limits, folder, "put the data right")
         cells = patients.with_own(found)
-        # 16-bit files are read by the range that the set uses.
-        seen = replace(bundle.limits, bits=audit.bits_in_use(found))
-        read = functools.partial(_prepared, raw, seen, bundle.record.input_size, bundle.record.colour)
-        try:
-            decoded = list(processes.in_order(read, list(cells.path), "reading"))
-        except images.Unreadable:
-            raise UserError(f"{folder}: an image changed while it was read; run again.") from None
+        decoded = external.read(bundle, raw, cells)
     looks = Looks()
     rows = list(of_decoded(bundle, list(cells.path), decoded, looks=looks))
-    known = _known(bundle, [cell.pixels for cell, _ in decoded])
+    known = bundle.known(cell.pixels for cell, _ in decoded)
     if out is not None:
-        _write(cells, rows, out)
+        told = zip(rows, cells.label, cells.patient, strict=True)
+        labelled = (_LabelledRow(**vars(row), label=label, patient=patient) for row, label, patient in told)
+        save(labelled, out, _LabelledRow)
     p = np.array([row.p_parasitized for row in rows], dtype=np.float64)
     temperature = bundle.record.temperature
     cells = cells.assign(
@@ -104,14 +102,6 @@ def evaluate(
         "came_as": {} if came is None else {side: int((came == side).sum()) for side in tables.SPLIT_NAMES},
         "known": None if known is None else _without(judged, known[judged.index], fitted, settings),
     }
-
-
-def _write(cells: pd.DataFrame, rows: list[predict.Row], out: str) -> None:
-    table = pd.DataFrame(rows).assign(label=cells.label.to_numpy(), patient=cells.patient.to_numpy())
-    for column in ("path", "patient", "reason"):
-        table[column] = table[column].map(shown)
-    with stores.whole(out) as part:
-        table.to_csv(part, index=False, float_format="%.6f", lineterminator="\n", errors="surrogateescape")
 
 
 def as_text(scores: dict[str, Any]) -> str:
@@ -153,13 +143,6 @@ def _settings() -> params.Params:
     return params.load_params(last)
 
 
-def _known(bundle: Bundle, cells: Sequence[images.Pixels]) -> metrics.Bools | None:
-    """Which prepared cells the bundle was made with, bool (n,); None where it does not tell."""
-    content = part(bundle.folder, bundle.record, "trained_on")
-    learned = fingerprints.from_bytes(content) if content else None
-    return None if learned is None else fingerprints.known(learned, cells)
-
-
 def _without(
     judged: pd.DataFrame, known: metrics.Bools, fitted: evaluation.Fitted, settings: params.Params
 ) -> dict[str, Any]:
@@ -167,13 +150,6 @@ def _without(
     rest = judged[~known]
     figures = None if rest.empty else evaluation.score(rest, fitted, settings.evaluate)
     return {"cells": int(known.sum()), "without": figures}
-
-
-def _prepared(
-    raw: Path, limits: images.Limits, size: int, colour: params.Colour, path: str
-) -> tuple[Prepared, tuple[str, ...]]:
-    crop = images.read(raw / path, limits)
-    return prepare.prepare(crop.pixels, size, colour), crop.notes
 
 
 def _counted(reasons: dict[str, int]) -> list[str]:

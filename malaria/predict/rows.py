@@ -114,7 +114,7 @@ def _text(value: object) -> str:
     return f"{value:.6f}" if isinstance(value, float) else "" if value is None else shown(str(value))
 
 
-def save(rows: Iterable[Row], out: str) -> Counter[str]:
+def save(rows: Iterable[Row], out: str, kind: type[Row] = Row) -> Counter[str]:
     """`write` to a file here or an object in a store, whole or not at all.
 
     Raises:
@@ -124,7 +124,7 @@ def save(rows: Iterable[Row], out: str) -> Counter[str]:
         stores.whole(out) as part,
         part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        return write(rows, file)
+        return write(rows, file, kind)
 
 
 def shown(text: str) -> str:
