@@ -2,7 +2,8 @@
 
 import difflib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,11 +77,9 @@ def place(
     Raises:
         UserError: class folders are missing, doubled, empty, or in several places that are no split.
     """
-    labels = {
-        names.folded(name): label
-        for name, label in (*zip(LABELS, LABELS, strict=True), *own.items())
-        if label in LABELS
-    }
+    own = {name: label for name, label in own.items() if label in LABELS}
+    label_of = dict(zip(LABELS, LABELS, strict=True)) | own
+    labels = {names.folded(name): label for name, label in label_of.items()}
     folders = [Path(above, name) for above, inside, _ in files.walk(given) for name in inside]
     named = [
         path
@@ -89,9 +88,10 @@ def place(
     ]
     homes = _homes(given, folders, named, origin)
     classes = [one for home, side in homes.items() for one in _classes(home, side, labels, origin, one_class)]
+    taken = {one.folder for one in classes}
     beside = (next(iter(homes)).parent, *homes) if len(homes) > 1 else tuple(homes)
-    strangers = _strangers(beside, {one.folder for one in classes} | set(homes), labels)
-    _check_mapping([name for name, label in own.items() if label in LABELS], classes, list(strangers), origin)
+    strangers = _strangers(beside, taken | set(homes), labels)
+    _check_mapping(own, taken, strangers, origin)
     litter = astray = 0
     came_as: dict[str, str] = {}
     digest = hashlib.sha256()
@@ -114,8 +114,7 @@ def place(
             raise UserError(
                 f"{origin}: the class folder {one.folder.name} holds no file: put images into it."
             )
-    taken = {one.folder for one in classes}
-    again = sum(path not in taken and not taken & set(path.parents) for path in named)
+    again = sum(taken.isdisjoint((path, *path.parents)) for path in named)
     ignored = (
         (litter, "files that file browsers leave behind"),
         (astray, "links to folders, or to nothing"),
@@ -186,20 +185,20 @@ def _classes(home: Path, side: str, labels: Mapping[str, str], origin: str, one_
 
 def _strangers(beside: Sequence[Path], known: set[Path], labels: Mapping[str, str]) -> dict[str, int]:
     """How many files lie in each folder beside the class folders that is none, and holds none."""
-    counts: dict[str, int] = {}
+    counts = Counter[str]()
     for path in (path for home in beside for path in _inside(home) if path not in known):
         inside = [] if _is_litter(path.name) or path.is_symlink() else _below(path)
         if not any(one.is_dir() and names.folded(one.name) in labels for one in inside):
-            counts[path.name] = counts.get(path.name, 0) + sum(one.is_file() for one in inside)
+            counts[path.name] += sum(one.is_file() for one in inside)
     return counts
 
 
-def _check_mapping(own: Sequence[str], classes: Sequence[_Class], strangers: list[str], origin: str) -> None:
+def _check_mapping(own: Iterable[str], taken: set[Path], strangers: Iterable[str], origin: str) -> None:
     """Raise UserError where a name in data.classes is that of no folder, and nearly that of one left out."""
-    taken = {names.folded(one.folder.name) for one in classes}
+    found = {names.folded(folder.name) for folder in taken}
     for name in own:
-        near = difflib.get_close_matches(name, strangers, n=1)
-        if near and names.folded(name) not in taken:
+        near = difflib.get_close_matches(name, list(strangers), n=1)
+        if near and names.folded(name) not in found:
             raise UserError(
                 f"data.classes names {name}, but {origin} has {near[0]}: correct the name in params.yaml."
             )
