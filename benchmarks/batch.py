@@ -48,7 +48,7 @@ def main() -> int:
 def prepare(folder: Path, cells: int) -> Path:
     """A folder of drawn cells."""
     folder.mkdir()
-    draw = data.pictures()
+    draw = data.drawing()
     census = nih.Census(-(-cells // 2), 150, 50)
     for cell in list(fake_archive.cells(census))[:cells]:
         (folder / f"{cell.label}-{cell.name}").write_bytes(draw(cell))

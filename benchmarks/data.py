@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import ctypes
 import functools
-import io
 import multiprocessing
 import os
 import platform
@@ -30,7 +29,7 @@ from PIL import Image
 
 from benchmarks import fake_archive
 from malaria import files, params
-from malaria.cells import images, synthetic
+from malaria.cells import images
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
 from malaria.fetch import nih, nlm
@@ -65,7 +64,7 @@ def prepare(work: Path, census: nih.Census) -> None:
         shutil.copytree(ROOT / name, work / name)
     for name in ("dvc.yaml", "data/split.csv"):
         shutil.copy(ROOT / name, work / name)
-    published = fake_archive.published(census, pictures())
+    published = fake_archive.published(census, drawing())
     content = yaml.safe_load((ROOT / PARAMS).read_text(encoding="utf-8"))
     content["data"] |= {"source": "nlm", "nlm": fake_archive.nlm_section("http://localhost", published)}
     (work / PARAMS).write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -82,15 +81,12 @@ def prepare(work: Path, census: nih.Census) -> None:
     print(f"fetch  {rate:8,.0f} images/s ({seconds:.1f} s: SHA-256, unpacking, counting)")
 
 
-def pictures() -> Callable[[fake_archive.Cell], bytes]:
+def drawing() -> Callable[[fake_archive.Cell], bytes]:
     """Draws PNG crops of the real sizes; a cell's own name at the end makes no two files equal."""
-    random = np.random.Generator(np.random.Philox(1))
-    looks = [synthetic.stain(random) for _ in range(20)]
-    drawn = []
-    for index in range(DRAWN):
-        stream = io.BytesIO()
-        Image.fromarray(synthetic.draw(random, looks[index % 20], index % 2 == 0)).save(stream, "PNG")
-        drawn.append(stream.getvalue())
+    # The bare loops, which run elsewhere, do without the app.
+    from app import pictures
+
+    drawn = [pictures.encoded(pixels) for pixels, _ in pictures.drawn(DRAWN, seed=1)]
 
     def draw(cell: fake_archive.Cell) -> bytes:
         # The number in the name chooses, so that patients have different pictures.
