@@ -99,7 +99,8 @@ def locked(repository: Path) -> dict[str, str]:
     """DVC's hash of each output in dvc.lock; empty where there is no such file, or half of one."""
     try:
         content = yaml.safe_load((repository / "dvc.lock").read_text())
-        return {out["path"]: out["md5"] for stage in content["stages"].values() for out in stage["outs"]}
+        stages = content["stages"].values()
+        return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", ())}
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return {}
 
