@@ -9,10 +9,8 @@ the clock.
 import argparse
 import os
 import platform
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -50,24 +48,18 @@ def main() -> int:
 def prepare(folder: Path, cells: int) -> Path:
     """A folder of drawn cells."""
     folder.mkdir()
-    draw = data.pictures()
+    draw = data.drawing()
     census = nih.Census(-(-cells // 2), 150, 50)
     for cell in list(fake_archive.cells(census))[:cells]:
         (folder / f"{cell.label}-{cell.name}").write_bytes(draw(cell))
     return folder
 
 
-def run(folder: Path, name: str, options: tuple[str, ...]) -> tuple[float, float, float]:
+def run(folder: Path, name: str, options: tuple[str, ...]) -> list[float]:
     """s on the clock, s of processor time of all processes, and MiB of the largest one."""
     out = folder.with_name(f"{folder.name} {name}.csv")
     command = [sys.executable, "-m", "malaria", "predict", str(folder), "--out", str(out), *options]
-    begun = time.monotonic()
-    with subprocess.Popen(command, cwd=data.ROOT, stderr=subprocess.DEVNULL) as process:
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}.")
-    return time.monotonic() - begun, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    return list(data.run(command, data.ROOT).values())
 
 
 if __name__ == "__main__":

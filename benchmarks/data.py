@@ -11,11 +11,9 @@ import argparse
 import contextlib
 import ctypes
 import functools
-import io
 import multiprocessing
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -31,14 +29,16 @@ from PIL import Image
 
 from benchmarks import fake_archive
 from malaria import files, params
-from malaria.cells import images, synthetic
+from malaria.cells import images
 from malaria.command import end_with, how_many
+from malaria.errors import UserError
 from malaria.fetch import nih, nlm
 from malaria.paths import PARAMS, RAW
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAWN = 400  # different pictures; the other files repeat them with another byte at their end
-LOOPS = ("decode", "decode and resize")
+# What a bare loop does to a cell, and the side in px that it resizes to.
+LOOPS = {"decode": 0, "decode and resize": 50}
 
 
 def main() -> int:
@@ -47,11 +47,7 @@ def main() -> int:
     parser.add_argument(
         "--rounds", type=how_many, default=5, help="of the compared runs, by turns (default 5)"
     )
-    parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.loop:
-        bare_loop(50 if given.loop == LOOPS[1] else 0)
-        return 0
     adopt_orphans()
     census = nih.WHOLE if given.cells == 27_558 else nih.Census(given.cells // 2, 150, 50)
     print(f"{2 * census.cells:,} images, {os.cpu_count()} cores, Python {platform.python_version()}")
@@ -68,7 +64,7 @@ def prepare(work: Path, census: nih.Census) -> None:
         shutil.copytree(ROOT / name, work / name)
     for name in ("dvc.yaml", "data/split.csv"):
         shutil.copy(ROOT / name, work / name)
-    published = fake_archive.published(census, pictures())
+    published = fake_archive.published(census, drawing())
     content = yaml.safe_load((ROOT / PARAMS).read_text(encoding="utf-8"))
     content["data"] |= {"source": "nlm", "nlm": fake_archive.nlm_section("http://localhost", published)}
     (work / PARAMS).write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -85,15 +81,12 @@ def prepare(work: Path, census: nih.Census) -> None:
     print(f"fetch  {rate:8,.0f} images/s ({seconds:.1f} s: SHA-256, unpacking, counting)")
 
 
-def pictures() -> Callable[[fake_archive.Cell], bytes]:
+def drawing() -> Callable[[fake_archive.Cell], bytes]:
     """Draws PNG crops of the real sizes; a cell's own name at the end makes no two files equal."""
-    random = np.random.Generator(np.random.Philox(1))
-    looks = [synthetic.stain(random) for _ in range(20)]
-    drawn = []
-    for index in range(DRAWN):
-        stream = io.BytesIO()
-        Image.fromarray(synthetic.draw(random, looks[index % 20], index % 2 == 0)).save(stream, "PNG")
-        drawn.append(stream.getvalue())
+    # The bare loops, which run elsewhere, do without the app.
+    from app import pictures
+
+    drawn = [pictures.encoded(pixels) for pixels, _ in pictures.drawn(DRAWN, seed=1)]
 
     def draw(cell: fake_archive.Cell) -> bytes:
         # The number in the name chooses, so that patients have different pictures.
@@ -105,16 +98,17 @@ def pictures() -> Callable[[fake_archive.Cell], bytes]:
 def time_stages(work: Path, cells: int, rounds: int) -> None:
     """Print images/s of audit, split and pack, and of the bare loops, run by turns."""
     stages = {name: [sys.executable, "-m", f"stages.{name}"] for name in ("audit", "split", "pack")}
-    loops = {name: [sys.executable, "-m", "benchmarks.data", "--loop", name] for name in LOOPS}
-    commands = {**stages, **loops}
+    loop = "from benchmarks import data; data.bare_loop({})"
+    loops = {name: [sys.executable, "-c", loop.format(size)] for name, size in LOOPS.items()}
     rows = []
     for number in range(rounds):
-        for name in ("audit", "split", "pack", *LOOPS):
-            rows.append({"round": number, "name": name, **(taken := run(commands[name], work))})
+        for name, command in {**stages, **loops}.items():
+            rows.append({"round": number, "name": name, **(taken := run(command, work))})
             print(f"{name}: {taken['seconds']:.1f} s, {taken['processor']:.1f} s processor time", flush=True)
     runs = pd.DataFrame(rows).set_index(["round", "name"])
     medians = runs.groupby("name", sort=False).median()
-    print(medians.assign(images_per_second=cells / medians.seconds).round(1))
+    shown = medians.drop(columns="memory").assign(images_per_second=cells / medians.seconds)
+    print(shown.round(1))
     for name, loop in zip(("audit", "pack"), LOOPS, strict=True):
         shares = runs.xs(loop, level="name") / runs.xs(name, level="name")
         clock, processor = (
@@ -125,16 +119,27 @@ def time_stages(work: Path, cells: int, rounds: int) -> None:
 
 
 def run(command: list[str], work: Path) -> dict[str, float]:
-    """Of a command and all below it: seconds on the clock, and of processor time."""
-    begun, before = time.monotonic(), processor_time()
-    done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
-    seconds = time.monotonic() - begun
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}: {done.stderr.strip()}")
+    """Of a command and all below it: s on the clock, s of processor time, MiB of the largest process."""
+    begun = time.monotonic()
+    with subprocess.Popen(
+        command, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        said = process.stderr.read().strip()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds, ended = time.monotonic() - begun, [used]
+    if process.returncode:
+        raise UserError(f"{' '.join(command)} ended with status {process.returncode}: {said}")
     with contextlib.suppress(ChildProcessError):
         while True:
-            os.wait()
-    return {"seconds": seconds, "processor": processor_time() - before}
+            ended.append(os.wait3(0)[2])
+    processor = sum(one.ru_utime + one.ru_stime for one in ended)
+    return {
+        "seconds": seconds,
+        "processor": processor,
+        "memory": max(one.ru_maxrss for one in ended) / 1024,
+    }
 
 
 def adopt_orphans() -> None:
@@ -142,11 +147,6 @@ def adopt_orphans() -> None:
     if sys.platform == "linux":
         set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
         ctypes.CDLL(None).prctl(set_child_subreaper, 1)
-
-
-def processor_time() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def bare_loop(size: int) -> None:

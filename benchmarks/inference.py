@@ -68,11 +68,10 @@ def main() -> int:
 
 def draw_cells(size: int) -> Pixels:
     """Synthetic cells, uint8 (256, size, size, 3)."""
-    from malaria.cells import synthetic
+    from app import pictures
     from malaria.cells.images import resize
 
-    random = np.random.Generator(np.random.Philox(1))
-    drawn = [resize(synthetic.draw(random, synthetic.stain(random), at % 2 == 0), size) for at in range(32)]
+    drawn = [resize(pixels, size) for pixels, _ in pictures.drawn(32, seed=1)]
     return np.stack([drawn[at % len(drawn)] for at in range(_BATCH)])
 
 

@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import functools
 import io
+import itertools
 import multiprocessing
 import os
 import platform
@@ -33,8 +34,8 @@ from malaria.command import end_with, how_many
 from malaria.errors import UserError
 from malaria.labels import LABELS
 
-# Of a measurement of the rate: steps, how many of them come before it, and how often it is taken.
-_STEPS, _BEFORE, _ROUNDS = 120, 20, 5
+# Steps that come before the rate is measured.
+_BEFORE = 20
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -45,9 +46,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=how_many, default=3, help="how many (3)")
     parser.add_argument("--epochs", type=how_many, default=30, help="of each training, at most (30)")
     parser.add_argument("--mark", type=float, default=0.985, help="val AUC to reach (0.985)")
+    parser.add_argument("--steps", type=how_many, default=100, help="of a measurement of the rate (100)")
+    parser.add_argument("--rounds", type=how_many, default=5, help="of these measurements (5)")
     given = parser.parse_args()
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}")
-    rate, bare, plain = _alone(rates)
+    rate, bare, plain = _alone(rates, _BEFORE + given.steps, given.rounds)
     print(
         f"ours, steady: {rate:,.0f} images/s: {rate / bare:.1%} of a bare step's {bare:,.0f}, and "
         f"{rate / plain:.1%} of the {plain:,.0f} of one that does not augment",
@@ -99,7 +102,7 @@ def pipeline(seed: int, epochs: int) -> tuple[float, float, int]:
     return auc, time.monotonic() - begun, epochs * len(train.rows)
 
 
-def rates() -> tuple[float, float, float]:
+def rates(steps: int, rounds: int) -> tuple[float, float, float]:
     """Images per second of `fit` on the pipeline's batches, of a bare step, and of one that does not augment:
     medians of rounds in turn.
     """
@@ -111,7 +114,7 @@ def rates() -> tuple[float, float, float]:
     train = training.side(cells, splits, tables.TRAIN)
     training.begin(settings)
     model = network.build(cells.size)
-    training.set_up(model, settings, _STEPS)
+    training.set_up(model, settings, steps)
     images, numbers, targets, _ = map(tf.constant, next(training.drawn(train, settings)))
     batches = training.batches(train, settings)
 
@@ -126,15 +129,15 @@ def rates() -> tuple[float, float, float]:
 
     def fit(clock: Callable[..., None]) -> None:
         callbacks = [keras.callbacks.LambdaCallback(on_train_batch_end=clock)]
-        model.fit(batches, steps_per_epoch=_STEPS, callbacks=callbacks, verbose=0, shuffle=False)
+        model.fit(batches, steps_per_epoch=steps, callbacks=callbacks, verbose=0, shuffle=False)
 
     def repeated(step: Callable[[], tf.Tensor], clock: Callable[..., None]) -> None:
-        for _ in range(_STEPS):
+        for _ in range(steps):
             float(step())
             clock()
 
     ways = fit, functools.partial(repeated, bare), functools.partial(repeated, plain)
-    found = [[_rate(way, len(images)) for way in ways] for _ in range(_ROUNDS)]
+    found = [[_rate(way, len(images)) for way in ways] for _ in range(rounds)]
     rate, of_bare, of_plain = (statistics.median(of) for of in zip(*found, strict=True))
     return rate, of_bare, of_plain
 
@@ -143,7 +146,7 @@ def _rate(way: Callable[[Callable[..., None]], None], batch: int) -> float:
     """Images per second of `way`, which calls the clock that it is given after each step."""
     times: list[float] = []
     way(lambda *_, **__: times.append(time.perf_counter()))
-    return batch * (_STEPS - _BEFORE) / (times[-1] - times[_BEFORE - 1])
+    return batch * (len(times) - _BEFORE) / (times[-1] - times[_BEFORE - 1])
 
 
 def _settings(seed: int, epochs: int) -> params.Train:
@@ -180,17 +183,9 @@ def original(seed: int, epochs: int, mark: float) -> tuple[float, float]:
         batch_size=32,
         seed=seed,
     )
-    model = keras.Sequential([keras.Input((cells.size, cells.size, 3))])
-    for width in (32, 32, 64):
-        model.add(layers.Conv2D(width, 3, activation="relu"))
-        model.add(layers.MaxPooling2D(2))
-    for layer in (
-        layers.Flatten(),
-        layers.Dense(64, "relu"),
-        layers.Dropout(0.5),
-        layers.Dense(1, "sigmoid"),
-    ):
-        model.add(layer)
+    blocks = [(layers.Conv2D(width, 3, activation="relu"), layers.MaxPooling2D(2)) for width in (32, 32, 64)]
+    head = [layers.Flatten(), layers.Dense(64, "relu"), layers.Dropout(0.5), layers.Dense(1, "sigmoid")]
+    model = keras.Sequential([keras.Input((cells.size, cells.size, 3)), *itertools.chain(*blocks), *head])
     model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy", metrics=["accuracy"])
     held_out = cells.images[rows].astype("float32") / 255
     best, seconds, judging = 0.0, 0.0, 0.0

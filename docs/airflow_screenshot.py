@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
+from docs import screenshots
 from malaria.command import end_with
 from malaria.errors import UserError
 
@@ -20,16 +21,11 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=Path(".airflow"), help="Airflow's files (.airflow)")
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="Airflow's page (%(default)s)")
     arguments = parser.parse_args()
-    from playwright.sync_api import sync_playwright
-
     generated = arguments.home / "simple_auth_manager_passwords.json.generated"
     if not generated.is_file():
         raise UserError(f"{generated} is missing: run `make airflow`, and leave it running.")
     passwords = json.loads(generated.read_text())
-    with sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--headless", "--no-sandbox", "--disable-gpu"]
-        )
+    with screenshots.chromium() as browser:
         page = browser.new_page(viewport={"width": 1400, "height": 760})
         page.set_default_timeout(120_000)
         page.goto(arguments.url)
@@ -45,7 +41,6 @@ def main() -> None:
         # The graph is laid out, then moved into the middle.
         page.wait_for_timeout(5000)
         page.screenshot(path=PICTURE)
-        browser.close()
     print(f"{PICTURE} is written")
 
 

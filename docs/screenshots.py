@@ -5,9 +5,11 @@ cell, many cells, one cell on a phone in the dark.
 """
 
 import argparse
+import contextlib
 import io
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +29,11 @@ CELLS = 24
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.screenshots", description=__doc__)
     _, options = parser.parse_known_args()
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        raise UserError("There is no Chromium here to take pictures with: run `make browser` as root.")
-    from playwright.sync_api import sync_playwright
-
     with (
         tempfile.TemporaryDirectory() as folder,
+        chromium() as browser,
         serving.start(*options, log=Path(folder) / "log") as server,
-        sync_playwright() as play,
     ):
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         for (width, height), scheme, act, picture in PICTURES:
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             page.goto(server.url)
@@ -47,6 +43,19 @@ def main() -> None:
             shown = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             shown.save(DOCS / picture, optimize=True)
             print(f"{DOCS / picture} is written")
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """Debian's Chromium, as playwright drives it, while the block runs; UserError where there is none."""
+    program = shutil.which("chromium")
+    if program is None:
+        raise UserError("There is no Chromium here to take pictures with: run `make browser` as root.")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
         browser.close()
 
 

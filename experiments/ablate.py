@@ -6,9 +6,8 @@ goes on where the last one ended. `--full` trains as long as the pipeline does.
 """
 
 import argparse
-import functools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,9 +69,15 @@ def main() -> int:
     epochs = settings.train.epochs if given.full else given.epochs
     wanted = [row for row in ROWS if row in (RECIPE, *given.rows)]
     tasks = [(row, fold) for row in wanted for fold in folds]
-    work = functools.partial(_run, experiment.outside_git(settings), epochs)
+    sets = experiment.outside_git(settings)
+
+    def run(task: tuple[str, int]) -> str:
+        row, fold = task
+        changes = [*sets, f"split.fold={fold}", *sets_of(ROWS[row], epochs)]
+        return experiment.run(f"ablation-{row}-{fold}", changes, "evaluate")
+
     found: dict[str, list[pd.DataFrame]] = defaultdict(list)
-    for (row, fold), name in experiment.spread(work, tasks, given.workers):
+    for (row, fold), name in experiment.spread(run, tasks, given.workers):
         found[row].append(experiment.tested(name, fold))
         print(f"{row}, fold {fold}: done", flush=True)
     done = {row: pd.concat(found[row]).sort_values("path", ignore_index=True) for row in wanted}
@@ -115,14 +120,6 @@ def sets_of(row: Row, epochs: int) -> list[str]:
     epochs *= row.times
     changed = {"epochs": epochs, "patience": epochs, **row.settings}
     return [f"train.{key}={value}" for key, value in changed.items()]
-
-
-def _run(sets: Sequence[str], epochs: int, task: tuple[str, int]) -> str:
-    """Run one fold of a row; returns the experiment's name."""
-    row, fold = task
-    name = f"ablation-{row}-{fold}"
-    experiment.run(name, [*sets, f"split.fold={fold}", *sets_of(ROWS[row], epochs)], "evaluate")
-    return name
 
 
 if __name__ == "__main__":

@@ -57,9 +57,7 @@ def main() -> int:
             "after": bundle.load(Path(temporary, paths.BUNDLE.name), threads=1),
         }
         cells = packed.load(Path(temporary, paths.PACKED.name))
-        splits = tables.read(paths.SPLITS, tables.SPLITS, content=experiment.read(given.name, paths.SPLITS))
-        test = splits[splits.split == tables.TEST]
-        asked = cells.prepared(packed.rows_of(cells, test.path))
+        test, asked = experiment.side(given.name, tables.TEST, cells)
         for when, model in models.items():
             scores = {f"test cells, {when}": external.figures(model, test, asked, settings)}
             scores |= {f"{kept.stem}, {when}": external.judge(model, kept, settings) for kept in given.kept}

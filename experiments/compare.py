@@ -6,7 +6,6 @@ pooled and fold by fold. And the patients on whom ours is weak.
 """
 
 import argparse
-from dataclasses import astuple
 from pathlib import Path
 
 import pandas as pd
@@ -37,13 +36,14 @@ def main() -> int:
     listed = doubtful_labels.read(Path(settings.doubtful_labels), "evaluate.doubtful_labels")
 
     sides = {"pooled": cells, **{f"fold {number}": rows for number, rows in cells.groupby("fold")}}
-    found = {side: paired.differences(rows, settings, listed) for side, rows in sides.items()}
+    compared = pd.concat(
+        paired.table(paired.differences(rows, settings, listed)).assign(cells=side)
+        for side, rows in sides.items()
+    )
     patients = cells.patient.nunique()
     print(f"{arguments.name} and {arguments.other}: {len(cells):,} cells of {patients:,} patients")
-    for side, versions in found.items():
-        for version, figures in versions.items():
-            print(f"\n{side}, labels {version.replace('_', ' ')}\n{_as_text(figures)}")
-    compared = pd.concat([paired.table(versions).assign(cells=side) for side, versions in found.items()])
+    for (side, version), figures in compared.groupby(["cells", "labels"], sort=False):
+        print(f"\n{side}, labels {str(version).replace('_', ' ')}\n{_as_text(figures)}")
     with files.atomic_path(arguments.out) as part:
         compared.round(6).to_csv(part, index=False, lineterminator="\n")
     print(f"\n{_weak(cells, frozenset())}")
@@ -53,19 +53,12 @@ def main() -> int:
     return 0
 
 
-def _as_text(figures: dict[str, paired.Difference]) -> str:
-    rows = {
-        paired.FIGURES[name]: (
-            both.one,
-            both.other,
-            *astuple(both.difference),
-            "told apart" * both.tells_apart,
-        )
-        for name, both in figures.items()
-    }
-    columns = ["ours", "other", "ours minus other", "low", "high", ""]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    return table.to_string(float_format="{:.4f}".format, na_rep="")
+def _as_text(figures: pd.DataFrame) -> str:
+    """Rows of `paired.table`, for a terminal."""
+    rows = figures.assign(tells_apart=figures.tells_apart.map({True: "told apart", False: ""}))
+    rows = rows.set_index(rows.figure.map(paired.FIGURES)).drop(columns=["labels", "figure", "cells"])
+    rows.columns = pd.Index(["ours", "other", "ours minus other", "low", "high", ""])
+    return rows.rename_axis(None).to_string(float_format="{:.4f}".format, na_rep="")
 
 
 def _weak(cells: pd.DataFrame, doubtful: frozenset[tuple[str, str]]) -> str:

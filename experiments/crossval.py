@@ -9,7 +9,6 @@ cells, and asks that network about the set: how the recipe does in a laboratory 
 """
 
 import argparse
-import functools
 import json
 import tempfile
 from collections.abc import Sequence
@@ -58,9 +57,12 @@ def main() -> int:
         sets.append(f"split.folds={arguments.folds}")
     if arguments.leave_out:
         return _without_each(arguments, settings, [*sets, f"split.fold={folds[0]}"])
+
+    def run(fold: int) -> str:
+        return experiment.run(f"{arguments.name}-{fold}", [f"split.fold={fold}", *sets])
+
     oof, rows = {}, {}
     print(f"{'fold':>6} " + " ".join(f"{name:>18}" for name in FIGURES))
-    run = functools.partial(_run, arguments.name, sets)
     for fold, revision in experiment.spread(run, folds, arguments.workers):
         rows[fold] = figures_of(json.loads(experiment.read(revision, METRICS)))
         print(f"{fold:>6} " + " ".join(f"{value:18.4f}" for value in rows[fold]), flush=True)
@@ -92,22 +94,15 @@ def _without_each(arguments: argparse.Namespace, settings: params.Params, sets: 
         raise UserError(f"{settings.laboratories.folder} holds no set of cells to leave out: put some there.")
     scores = {}
     for name, path in given.items():
-        revision = f"{arguments.name}-without-{name}"
-        left_out = [*settings.laboratories.leave_out, name]
-        experiment.run(revision, [*sets, f"laboratories.leave_out=[{','.join(left_out)}]"])
+        left_out = ",".join([*settings.laboratories.leave_out, name])
+        changed = [*sets, f"laboratories.leave_out=[{left_out}]"]
+        revision = experiment.run(f"{arguments.name}-without-{name}", changed)
         with tempfile.TemporaryDirectory() as folder:
             experiment.get(revision, BUNDLE, Path(folder, "bundle"))
             scores[name] = external.judge(bundle.load(Path(folder, "bundle")), path, settings)
         print(external.as_text({name: scores[name]}), flush=True)
     files.write_json(CROSSVAL / f"{arguments.name}-laboratories.json", scores)
     return 0
-
-
-def _run(prefix: str, sets: Sequence[str], fold: int) -> str:
-    """Run one fold; returns the experiment's name."""
-    name = f"{prefix}-{fold}"
-    experiment.run(name, [f"split.fold={fold}", *sets])
-    return name
 
 
 if __name__ == "__main__":

@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from malaria import files, programs, tables
+from malaria.cells import packed
+from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
 from malaria.params import Params
-from malaria.paths import CROSSVAL, PREDICTIONS
+from malaria.paths import CROSSVAL, PREDICTIONS, SPLITS
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -50,25 +52,15 @@ def outside_git(settings: Params) -> list[str]:
 
 def read(name: str, path: Path) -> str:
     """A text file as experiment `name` left it; UserError where it is not to be had."""
-    import dvc.api
-
-    try:
-        text: str = dvc.api.read(path.as_posix(), rev=name)
-    except Exception:
-        # DVC, its index and each kind of remote raise exceptions of their own for what is missing.
-        raise _missing(name, path) from None
+    with _left_by(name, path) as there:
+        text: str = there.read_text(path.as_posix(), encoding="utf-8")
     return text
 
 
 def get(name: str, path: Path, target: Path) -> None:
     """Copy a file or folder as experiment `name` left it; UserError where it is not to be had."""
-    import dvc.api
-
-    try:
-        there = dvc.api.DVCFileSystem(rev=name)
+    with _left_by(name, path) as there:
         there.get(path.as_posix(), str(target), recursive=there.isdir(path.as_posix()))
-    except Exception:
-        raise _missing(name, path) from None
 
 
 def predictions(name: str) -> pd.DataFrame:
@@ -79,21 +71,36 @@ def predictions(name: str) -> pd.DataFrame:
     return tables.read(file, tables.OUT_OF_FOLD)
 
 
+def side(name: str, split: str, cells: packed.Packed) -> tuple[pd.DataFrame, list[Prepared]]:
+    """One side of an experiment's split: its rows of tables.SPLITS, and its cells as networks see them."""
+    found = tables.read(SPLITS, tables.SPLITS, content=read(name, SPLITS))
+    found = found[found.split == split]
+    return found, cells.prepared(packed.rows_of(cells, found.path))
+
+
 def tested(name: str, fold: int) -> pd.DataFrame:
     """What the network of a fold's experiment says of the cells that the fold tests: tables.OUT_OF_FOLD."""
     found = tables.read(PREDICTIONS, tables.PREDICTIONS, content=read(name, PREDICTIONS))
     return found[found.split == tables.TEST].assign(fold=fold)
 
 
-def _missing(name: str, path: Path) -> UserError:
-    return UserError(
-        f"{path} of the experiment {name} is not to be had here: run `make crossval` first, or name another "
-        "cross-validation with --name."
-    )
+@contextmanager
+def _left_by(name: str, path: Path) -> Iterator[Any]:
+    """The files of experiment `name`; UserError where `path`, which the block asks for, is not to be had."""
+    from dvc.api import DVCFileSystem
+
+    try:
+        yield DVCFileSystem(rev=name)
+    except Exception:
+        # DVC, its index and each kind of remote raise exceptions of their own for what is missing.
+        raise UserError(
+            f"{path} of the experiment {name} is not to be had here: run `make crossval` first, or name "
+            "another cross-validation with --name."
+        ) from None
 
 
-def run(name: str, sets: Sequence[str], *targets: str) -> None:
-    """Run the workspace with changed parameters, as experiment `name` of this repository.
+def run(name: str, sets: Sequence[str], *targets: str) -> str:
+    """Run the workspace with changed parameters, as experiment `name` of this repository; returns the name.
 
     What Git knows comes along, with its uncommitted changes; an experiment of that name from before gives
     way once this one has ended.
@@ -111,6 +118,7 @@ def run(name: str, sets: Sequence[str], *targets: str) -> None:
         programs.dvc("exp", "run", "-n", name, *changes, *targets, cwd=clone)
         # The figures come with Git; what they were made of lies in the cache already.
         programs.dvc("--wait-for-lock", "exp", "pull", "--no-cache", "--force", str(clone.resolve()), name)
+    return name
 
 
 def spread(

@@ -80,7 +80,7 @@ def _listed(revision: str, file: Path) -> frozenset[tuple[str, str]]:
         return doubtful_labels.read(file, "train.labels_file")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, file.name)
-        copy.write_text(experiment.read(revision, file), encoding="utf-8")
+        experiment.get(revision, file, copy)
         return doubtful_labels.read(copy, "train.labels_file")
 
 

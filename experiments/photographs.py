@@ -17,6 +17,7 @@ SHIPPED = {
     "scikit-learn": ("sklearn", "datasets/images"),
     "Gradio": ("gradio", "media_assets/images"),
 }
+ENDINGS = (".png", ".jpg", ".jpeg", ".gif")
 
 
 def all_kinds(cells: Sequence[Pixels], count: int, seed: int) -> dict[str, list[Pixels]]:
@@ -42,23 +43,16 @@ def shipped() -> dict[str, list[Path]]:
     """The picture files of each package in `SHIPPED` that is installed."""
     found = {}
     for package, (module, folder) in SHIPPED.items():
-        spec = importlib.util.find_spec(module)
-        if spec is not None and spec.submodule_search_locations:
-            below = Path(spec.submodule_search_locations[0]) / folder
-            files = sorted(
-                file for file in below.glob("*") if file.suffix in (".png", ".jpg", ".jpeg", ".gif")
-            )
-            if files:
-                found[package] = files
-    return found
+        if (spec := importlib.util.find_spec(module)) and spec.origin:
+            below = Path(spec.origin).parent / folder
+            found[package] = sorted(file for file in below.glob("*") if file.suffix in ENDINGS)
+    return {package: files for package, files in found.items() if files}
 
 
 def _read(file: Path) -> Pixels:
     with Image.open(file) as image:
-        if image.has_transparency_data:
-            white = Image.new("RGBA", image.size, "white")
-            return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
-        return np.asarray(image.convert("RGB"))
+        white = Image.new("RGBA", image.size, "white")
+        return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
 
 
 def _cut(random: Random, picture: Pixels) -> Pixels:

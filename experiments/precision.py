@@ -74,10 +74,8 @@ def _of_fold(revision: str, cells: packed.Packed) -> list[dict[str, Any]]:
     from malaria.train import network
 
     settings = load_params()
-    splits = tables.read(paths.SPLITS, tables.SPLITS, content=experiment.read(revision, paths.SPLITS))
-    tested = splits[splits.split == tables.TEST]
-    asked = cells.prepared(packed.rows_of(cells, tested.path))
-    learnt = cells.prepared(packed.rows_of(cells, splits.path[splits.split == tables.TRAIN]))
+    tested, asked = experiment.side(revision, tables.TEST, cells)
+    _, learnt = experiment.side(revision, tables.TRAIN, cells)
     y = labels.values(tested.label)
     listed = doubtful_labels.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
     sure = ~doubtful_labels.among(tested, listed)

@@ -235,9 +235,7 @@ def _judged(fold: _Fold, limits: ood.Floats) -> pd.DataFrame:
 
 
 def _of_fold(revision: str, cells: packed.Packed) -> _Fold:
-    splits = tables.read(paths.SPLITS, tables.SPLITS, content=experiment.read(revision, paths.SPLITS))
-    tested = splits[splits.split == tables.TEST]
-    asked = cells.prepared(packed.rows_of(cells, tested.path))
+    tested, asked = experiment.side(revision, tables.TEST, cells)
     with tempfile.TemporaryDirectory() as folder:
         experiment.get(revision, paths.BUNDLE, Path(folder, "bundle"))
         fold = bundle.load(Path(folder, "bundle"))

@@ -47,12 +47,9 @@ def _plots(shown: dict[str, Any], outs: Iterable[str], folder: str | None) -> It
         title
         for title, group in PlotsData(shown).group_definitions().items()
         for _, inner, definition in group
-        if any(_writes(outs, source) for source in infer_data_sources(inner, definition))
+        for source in infer_data_sources(inner, definition)
+        if any(PurePosixPath(source).is_relative_to(out) for out in outs)
     }
     for renderer, *_ in match_defs_renderers(data=shown, templates_dir=folder):
         if renderer.name in theirs and renderer.TYPE == "vega":
             yield from ((renderer.name, picture["content"]) for picture in to_json(renderer))
-
-
-def _writes(outs: Iterable[str], path: str) -> bool:
-    return any(PurePosixPath(path).is_relative_to(out) for out in outs)

@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,10 +92,35 @@ def finished(once) -> Path:
     return once("finished", make)
 
 
+@pytest.fixture(scope="session")
+def crossvalidated(once, finished) -> Path:
+    """A copy of `finished` with a cross-validation named spread of three folds, two at once. Read it only."""
+
+    def make(repository: Path) -> None:
+        project.copy(finished, repository)
+        command = (sys.executable, "-m", "experiments.crossval", "--folds", "3", "--name", "spread")
+        done = project.run(*command, "--workers", "2", cwd=repository)
+        Path(f"{repository}.terminal.txt").write_text(done.stdout)
+
+    return once("crossvalidated", make)
+
+
 @pytest.fixture
 def repository(finished, tmp_path) -> Path:
     """A copy of `finished` of the test's own; results are links, since nothing writes into them in place."""
     return project.copy(finished, tmp_path / "repository")
+
+
+@pytest.fixture(scope="session")
+def packaged(once) -> Path:
+    """A copy of the tracked files after `make package`, with wheel and sdist in dist. Read it only."""
+
+    def make(source: Path) -> None:
+        project.start(source, {})
+        # The environment is there, and is never touched.
+        project.run("make", "package", "-o", "env", cwd=source)
+
+    return once("packaged", make)
 
 
 @pytest.fixture(scope="session")

@@ -22,15 +22,6 @@ LARGEST = 3 * 2**20
 
 
 @pytest.fixture(scope="module")
-def dist(tmp_path_factory) -> Path:
-    """The folder with wheel and sdist, built from a copy of the tracked files."""
-    folder = tmp_path_factory.mktemp("package")
-    project.start(folder / "source", {})
-    project.run("python", "-m", "build", "--no-isolation", "-o", str(folder / "dist"), cwd=folder / "source")
-    return folder / "dist"
-
-
-@pytest.fixture(scope="module")
 def cells(tmp_path_factory) -> Path:
     """An otherwise empty folder with 12 drawn cells of each class."""
     folder = tmp_path_factory.mktemp("empty")
@@ -42,7 +33,8 @@ def cells(tmp_path_factory) -> Path:
 
 
 @pytest.mark.long
-def test_the_index_takes_wheel_and_sdist(dist):
+def test_the_index_takes_wheel_and_sdist(packaged):
+    dist = packaged / "dist"
     (wheel,) = dist.glob("*.whl")
     project.run("twine", "check", "--strict", *map(str, dist.iterdir()), cwd=dist)
     project.run("check-wheel-contents", str(wheel), cwd=dist)
@@ -50,7 +42,7 @@ def test_the_index_takes_wheel_and_sdist(dist):
 
 
 @pytest.fixture(scope="module", params=PYTHONS)
-def installed(request, dist, tmp_path_factory) -> Path:
+def installed(request, packaged, tmp_path_factory) -> Path:
     """The folder of commands of a fresh environment in which the wheel was installed."""
     uv = Path(sys.executable).with_name("uv")
     known = [uv, "python", "find", "--no-python-downloads", "--no-project", "--system", request.param]
@@ -59,7 +51,7 @@ def installed(request, dist, tmp_path_factory) -> Path:
         pytest.skip(f"there is no Python {request.param} here")
     environment = tmp_path_factory.mktemp("environment")
     subprocess.run([uv, "venv", "-q", "--clear", "--python", found.stdout.strip(), environment], check=True)
-    (wheel,) = dist.glob("*.whl")
+    (wheel,) = packaged.glob("dist/*.whl")
     python = environment / "bin/python"
     command = [uv, "pip", "install", "-q", "--no-config", "--python", python, f"{wheel}[app,evaluate]"]
     subprocess.run(command, check=True)

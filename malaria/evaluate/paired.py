@@ -118,14 +118,16 @@ def differences(
 
 
 def table(found: dict[str, dict[str, Difference]]) -> pd.DataFrame:
-    """What `differences` gives as rows: columns labels, figure, one, other, difference, low and high."""
+    """What `differences` gives as rows: columns labels, figure, one, other, difference, low, high and
+    tells_apart.
+    """
     return pd.DataFrame(
         [
-            (version, name, both.one, both.other, *astuple(both.difference))
+            (version, name, both.one, both.other, *astuple(both.difference), both.tells_apart)
             for version, figures in found.items()
             for name, both in figures.items()
         ],
-        columns=["labels", "figure", "one", "other", "difference", "low", "high"],
+        columns=["labels", "figure", "one", "other", "difference", "low", "high", "tells_apart"],
     )
 
 

@@ -1,6 +1,7 @@
 """The Hugging Face Space that `make space` writes, started as the hub starts it."""
 
 import importlib.metadata
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,11 +49,10 @@ def test_the_front_matter_names_the_locked_gradio():
 
 
 @pytest.mark.long
-def test_the_space_answers_as_the_hub_starts_it(tmp_path, pngs):
+def test_the_space_answers_as_the_hub_starts_it(packaged, tmp_path, pngs):
     source, space = tmp_path / "source", tmp_path / "source/build/space"
-    project.start(source, {})
-    # The environment is there, and is never touched.
-    project.run("make", "space", "OWNER=someone", "-o", "env", cwd=source)
+    shutil.copytree(packaged, source)
+    project.run("make", "space", "OWNER=someone", "-o", "package", cwd=source)
     assert "spaces/someone/malaria-cells" in (space / "README.md").read_text()
     uv, environment = Path(sys.executable).with_name("uv"), tmp_path / "environment"
     subprocess.run([uv, "venv", "-q", "--python", sys.executable, environment], check=True)

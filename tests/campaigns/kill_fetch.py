@@ -21,8 +21,8 @@ import yaml
 from benchmarks import fake_archive
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
-from malaria.files import sha256
 from malaria.paths import PARAMS, RAW
+from tests.campaigns.crash import campaign
 from tests.support.servers import Server, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,8 +101,7 @@ def hashes(work: Path) -> dict[str, str]:
     """The SHA-256 of each file below data/raw."""
     provenance = json.loads((work / RAW / "provenance.json").read_text(encoding="utf-8"))
     assert provenance["cells"] == 2 * 13_779
-    files = (path for path in (work / RAW).rglob("*") if path.is_file())
-    return {str(path.relative_to(work)): sha256(path) for path in files}
+    return campaign.hashes(work, [str(RAW)])
 
 
 if __name__ == "__main__":

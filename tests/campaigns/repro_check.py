@@ -7,10 +7,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import yaml
-
 from malaria import programs
 from malaria.command import end_with
+from tests.campaigns.crash.campaign import locked
 
 
 def main() -> int:
@@ -41,8 +40,7 @@ def _hashes(clone: Path, sets: list[str]) -> dict[str, str]:
     command = ["exp", "run", "--force", *changes] if sets else ["repro", "--force"]
     for line in programs.lines([*programs.DVC, *command], cwd=clone):
         print(line, flush=True)
-    lock = yaml.safe_load((clone / "dvc.lock").read_text())
-    return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage.get("outs", [])}
+    return locked(clone)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -48,16 +49,29 @@ def test_the_table_compares_each_row_with_the_first():
 
 
 @pytest.mark.long
-def test_rows_are_cross_validated_and_a_second_run_trains_nothing(repository):
+def test_rows_are_cross_validated_and_what_has_run_before_is_not_trained_again(crossvalidated, tmp_path):
+    repository = project.copy(crossvalidated, tmp_path / "repository")
     project.change(repository, {"split.folds": 3})
-    command = (sys.executable, "-m", "experiments.ablate", "--rows", "no_average", "--epochs", "1")
-    said = project.run(*command, cwd=repository).stdout
-    assert "| no averaging of weights |" in said
+
+    def ablate(row: str) -> str:
+        command = (sys.executable, "-m", "experiments.ablate", "--rows", row, "--epochs", "2")
+        return project.run(*command, cwd=repository).stdout.partition("| change |")[2]
+
+    def runs() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (repository / ".dvc/cache/runs").glob("*/*/*")}
+
+    before = runs()
+    recipe, change = ablate("no_average").splitlines()[2:]
+    assert change.startswith("| no averaging of weights |")
     judged = pd.read_csv(repository / "reports/ablation/no_average.csv")
     assert judged.path.is_unique
     assert set(judged.fold) == {0, 1, 2}
-    # Its stages come from DVC's run cache.
-    kept = {path: path.stat().st_mtime_ns for path in (repository / ".dvc/cache/runs").glob("*/*/*")}
-    again = project.run(*command, cwd=repository).stdout
-    assert {path: path.stat().st_mtime_ns for path in (repository / ".dvc/cache/runs").glob("*/*/*")} == kept
-    assert again.partition("| change |")[2] == said.partition("| change |")[2]
+    # The recipe's trainings, as the cross-validation ran them, come from DVC's run cache.
+    kept = runs()
+    assert before.items() <= kept.items()
+    assert ["stages.train" in path.read_text() for path in kept.keys() - before.keys()] == [True] * 3
+    folds = (repository / "reports" / name for name in ("ablation/recipe.csv", "crossval/spread.csv"))
+    assert len({file.read_bytes() for file in folds}) == 1
+    # The same experiments once more.
+    assert ablate("recipe").splitlines()[2:] == [recipe]
+    assert runs() == kept

@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 import yaml
 
-from tests.support.project import ROOT, change, copy, git, run
+from tests.support.project import ROOT, change, commit, copy, run
 
 pytestmark = pytest.mark.long
 
@@ -90,17 +90,14 @@ class Airflow:
 
 @pytest.fixture(scope="session")
 def repository(finished, tmp_path_factory) -> Path:
-    """The finished repository's files without results: train and what follows will be new to DVC's cache."""
-    folder = tmp_path_factory.mktemp("scheduled") / "repository"
-    shutil.copytree(finished, folder)
+    """The finished repository, committed; then without results, and its export will be new to DVC's cache."""
+    folder = copy(finished, tmp_path_factory.mktemp("scheduled") / "repository")
+    change(folder, {"gate.rerun": [], "gate.max_ece": 1.0, "gate.min_auc": 0.0, "gate.min_cells": 20})
+    commit(folder, "results, and limits that so small a model meets")
+    change(folder, {"export.precision": "float16"})
     for name in ("dvc.lock", *(out for stage in stages_of(folder).values() for out in outs(stage))):
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    change(
-        folder,
-        {"train.epochs": 1, "gate.rerun": [], "gate.max_ece": 1.0, "gate.min_auc": 0.0, "gate.min_cells": 20},
-    )
-    git("commit", "-aqm", "fewer epochs, and limits that a model of one epoch meets", cwd=folder)
     return folder
 
 
@@ -194,6 +191,7 @@ def test_the_dag_runs_to_its_end_then_skips_all_and_a_failure_stops_what_follows
     assert run("dvc", "status", "--json", cwd=repository).stdout.strip() == "{}"
     assert run("dvc", "status", "--cloud", "--json", cwd=repository).stdout.strip() == "{}"
 
+    commit(repository, "half the space")
     assert airflow.run() == {**all_are("skipped"), "gate": "success"}
 
     change(repository, {"split.ratio": [0.98, 0.01, 0.01], "split.tolerance": 0.0, "pack.size": 40})

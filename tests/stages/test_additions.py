@@ -10,20 +10,22 @@ import pytest
 
 from malaria import paths
 from malaria.cells import names
-from tests.support.project import SMALL, change, commit, git, run, start
+from tests.support.project import SMALL, change, commit, copy, git, run, start
 
 pytestmark = pytest.mark.long
 
 
 @pytest.fixture
-def lab(raw, tmp_path):
+def lab(once, raw, tmp_path):
     """A laboratory's repository with the cells of five patients; the split has run, and is committed."""
-    repository = tmp_path / "lab"
-    start(repository, SMALL | {"data.source": "folder", "split.tolerance": 0.3})
-    add(raw, repository, {"P1", "P2", "P3", "P4", "P5"})
-    run("dvc", "repro", "split", cwd=repository)
-    commit(repository, "five patients")
-    return repository
+
+    def make(repository):
+        start(repository, SMALL | {"data.source": "folder", "split.tolerance": 0.3})
+        add(raw, repository, {"P1", "P2", "P3", "P4", "P5"})
+        run("dvc", "repro", "split", cwd=repository)
+        commit(repository, "five patients")
+
+    return copy(once("lab", make), tmp_path / "lab")
 
 
 def add(raw, repository, patients):

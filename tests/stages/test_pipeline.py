@@ -158,22 +158,16 @@ def test_an_experiment_runs_as_dvc_users_type_it(repository):
     assert "short" in (repository / "plots-diff/index.html").read_text()
 
 
-@pytest.fixture(scope="module")
-def spread(finished) -> str:
-    """What a cross-validation named spread said, two of its three folds at once."""
-    command = (sys.executable, "-m", "experiments.crossval", "--folds", "3", "--name", "spread")
-    return run(*command, "--workers", "2", cwd=finished).stdout
-
-
 @pytest.mark.long
-def test_cross_validation_runs_its_folds_side_by_side(finished, spread):
-    assert re.search(r"^ +mean( +[01]\.[0-9]{4}){5}$", spread, re.MULTILINE)
-    with (finished / "reports/crossval/spread.csv").open() as table:
+def test_cross_validation_runs_its_folds_side_by_side(crossvalidated):
+    terminal = Path(f"{crossvalidated}.terminal.txt").read_text()
+    assert re.search(r"^ +mean( +[01]\.[0-9]{4}){5}$", terminal, re.MULTILINE)
+    with (crossvalidated / "reports/crossval/spread.csv").open() as table:
         judged = list(csv.DictReader(table))
     assert len({row["path"] for row in judged}) == len(judged) == 240
     assert {row["fold"] for row in judged} == {"0", "1", "2"}
-    assert list((finished / ".dvc/tmp/folds").iterdir()) == []
-    assert "spread-2" in run("dvc", "exp", "list", "--name-only", cwd=finished).stdout
+    assert list((crossvalidated / ".dvc/tmp/folds").iterdir()) == []
+    assert "spread-2" in run("dvc", "exp", "list", "--name-only", cwd=crossvalidated).stdout
 
 
 @pytest.mark.long
@@ -201,12 +195,12 @@ folds.get("adapted", Path({str(MODEL)!r}), Path({str(after)!r}))
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("spread")
-def test_the_pretrained_bundle_is_judged_by_the_folds_that_never_saw_its_patients(finished, tmp_path):
+def test_the_pretrained_bundle_is_judged_by_the_folds_that_never_saw_its_patients(crossvalidated, tmp_path):
     out = tmp_path / "bundle"
     out.mkdir()
     (out / LABEL_AUDIT.name).write_text("path,label,p_parasitized,score\n")
-    run(sys.executable, "-m", "experiments.pretrained", "--name", "spread", "--out", str(out), cwd=finished)
+    command = (sys.executable, "-m", "experiments.pretrained", "--name", "spread", "--out", str(out))
+    run(*command, cwd=crossvalidated)
     assert (out / LABEL_AUDIT.name).is_file()
     card = " ".join((out / "MODEL_CARD.md").read_text().split())
     assert "240 cells of 12 patients" in card

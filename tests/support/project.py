@@ -16,6 +16,7 @@ SMALL = {
     "data.sample.cells": 240,
     "split.tolerance": 0.2,
     "train.epochs": 2,
+    "train.patience": 2,
     "evaluate.resamples": 100,
     # Nothing so small is well calibrated.
     "gate.max_ece": 1.0,

@@ -34,9 +34,7 @@ def main() -> int:
         expected = campaign.undisturbed(work / "undisturbed")
         lasts = ", ".join(f"{name} {lasts:.1f}" for name, lasts in expected.lasts.items())
         print(f"undisturbed: {len(expected.locked)} outputs; seconds: {lasts}", flush=True)
-        report = campaign.campaign(
-            expected, given.kills, given.a_run, given.seed, work, lambda line: print(line, flush=True)
-        )
+        report = campaign.campaign(expected, given.kills, given.a_run, given.seed, work)
     print(f"{in_words(report)}, in {(time.monotonic() - begun) / 60:.0f} minutes")
     return 1 if report.wrong else 0
 

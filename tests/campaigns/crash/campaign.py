@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,11 +22,11 @@ import numpy as np
 import psutil
 import yaml
 
-from malaria import files
+from malaria import files, programs
 from malaria.paths import CHECKPOINT, RUNNING, TRAINING
 from tests.support.project import git
 
-Say = Callable[[str], None]
+say = functools.partial(print, flush=True)
 
 LONG = 600.0  # s; what takes so long hangs
 _LINGER = 60.0  # s in which orphans must have ended
@@ -100,7 +99,8 @@ def locked(repository: Path) -> dict[str, str]:
     """DVC's hash of each output in dvc.lock; empty where there is no such file, or half of one."""
     try:
         content = yaml.safe_load((repository / "dvc.lock").read_text())
-        return {out["path"]: out["md5"] for stage in content["stages"].values() for out in stage["outs"]}
+        stages = content["stages"].values()
+        return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", ())}
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return {}
 
@@ -111,30 +111,29 @@ def hashes(repository: Path, outs: Sequence[str] | dict[str, str]) -> dict[str, 
     return {str(path.relative_to(repository)): files.sha256(path) for path in found if path.is_file()}
 
 
-def campaign(
-    expected: Undisturbed, kills: int, a_run: int, seed: int, work: Path, say: Say = print
-) -> Report:
+def campaign(expected: Undisturbed, kills: int, a_run: int, seed: int, work: Path) -> Report:
     """Kill `kills` times, about `a_run` times before each run's end."""
     report, chance = Report(), random.Random(seed)
     while len(report.kills) < kills:
-        one_run(expected, draw(chance, min(a_run, kills - len(report.kills)), expected), work, report, say)
+        one_run(expected, draw(chance, min(a_run, kills - len(report.kills)), expected), work, report)
     return report
 
 
-def one_run(
-    expected: Undisturbed, kills: Sequence[Kill], work: Path, report: Report, say: Say = print
-) -> None:
+def one_run(expected: Undisturbed, kills: Sequence[Kill], work: Path, report: Report) -> None:
     """Run the pipeline in a fresh clone, killed as `kills` says, and compare what comes of it in the end.
 
     A kill that would come after the end is none.
     """
     repository = work / f"run{report.runs}"
     git("clone", "-q", str(expected.repository), str(repository), cwd=work)
+    # What DVC keeps outside of a repository lies in it too.
+    site = repository / ".dvc/tmp/site"
+    programs.dvc("config", "--local", "core.site_cache_dir", str(site), cwd=repository)
     for metric in expected.locked:
         # What git keeps of the outputs are other data's.
         (repository / metric).unlink(missing_ok=True)
     for kill in [*kills, None]:
-        if not _attempt(repository, kill, expected, report, say):
+        if not _attempt(repository, kill, expected, report):
             break
     report.runs += 1
     found = _after_the_end(repository, expected)
@@ -156,7 +155,7 @@ def draw(chance: random.Random, count: int, expected: Undisturbed) -> list[Kill]
     return sorted(kills, key=lambda kill: list(expected.lasts).index(kill.stage))
 
 
-def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report: Report, say: Say) -> bool:
+def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report: Report) -> bool:
     """Run `dvc repro` until `kill` or to its end, and look at what it leaves; False where it ended well."""
     kept = _epochs_kept(repository)
     run = _Run(repository)
@@ -189,7 +188,7 @@ def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report:
     (repository / torn[0]).unlink()
     report.mended.append(torn[0])
     say(f"DVC says that its {torn[0]} is torn; it is removed")
-    return _attempt(repository, kill, expected, report, say)
+    return _attempt(repository, kill, expected, report)
 
 
 class _Run:
@@ -197,17 +196,11 @@ class _Run:
 
     def __init__(self, repository: Path) -> None:
         self.repository, self.log = repository, repository / ".dvc/tmp/said"
-        environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "DVC_SITE_CACHE_DIR": str(repository / ".dvc/tmp/site"),
-        }
         self.log.parent.mkdir(exist_ok=True)
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                ["dvc", "repro"],
+            self.process = programs.start(
+                [*programs.DVC, "repro"],
                 cwd=repository,
-                env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
