@@ -1,6 +1,7 @@
 """Serve a model bundle as a web page: upload a cell, see its category and how sure the model is."""
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -97,42 +98,46 @@ def main() -> int:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Serve until the process is ended."""
-    # Gradio and the network take a second; --help and a wrong option should not wait for them.
-    try:
-        from malaria import bundle
+    with contextlib.ExitStack() as held:
+        # Gradio and the network take a second; --help and a wrong option should not wait for them.
+        try:
+            from malaria import bundle
 
-        from . import cells, current, decoder, firewall, logs, serving
-        from .model import Model, open_model, told_apart
-        from .revisions import fetch
-    except ModuleNotFoundError as error:
-        raise UserError(f"The app needs {error.name}: pip install 'malaria-cells[app]'.") from None
+            from . import cells, current, decoder, firewall, logs, uploads
+            from .model import Model, open_model, told_apart
+            from .revisions import fetch
 
-    def of_revision(named: str) -> Model:
-        return open_model(*fetch(named, arguments.repo), batch=arguments.batch)
+            folder = held.enter_context(uploads.upload_folder())
+            from . import serving
+        except ModuleNotFoundError as error:
+            raise UserError(f"The app needs {error.name}: pip install 'malaria-cells[app]'.") from None
 
-    logs.start()
-    if not decoder.reads_tiff():
-        print(f"note: no TIFF is taken ({decoder.UNSAFE_TIFF}): docs/app.md.", file=sys.stderr)
-    # What a revision has never changes; a folder may.
-    watched = None if arguments.rev else arguments.model or bundle.default_folder()
-    compared = of_revision(arguments.compare) if arguments.compare else None
+        def of_revision(named: str) -> Model:
+            return open_model(*fetch(named, arguments.repo), batch=arguments.batch)
 
-    def opened() -> list[Model]:
-        first = open_model(watched, batch=arguments.batch) if watched else of_revision(arguments.rev)
-        return told_apart(first, compared) if compared else [first]
+        logs.start()
+        if not decoder.reads_tiff():
+            print(f"note: no TIFF is taken ({decoder.UNSAFE_TIFF}): docs/app.md.", file=sys.stderr)
+        # What a revision has never changes; a folder may.
+        watched = None if arguments.rev else arguments.model or bundle.default_folder()
+        compared = of_revision(arguments.compare) if arguments.compare else None
 
-    source = cells.find(arguments.cells)
-    limits = firewall.Limits(
-        arguments.concurrency,
-        arguments.queue,
-        arguments.keep,
-        room=arguments.room * 2**20,
-        hosts=tuple(arguments.allow_host),
-        frames=tuple(arguments.allow_frame),
-        account=arguments.auth,
-        root_path=arguments.root_path,
-    )
-    with serving.listen(arguments.host, arguments.port) as listening, serving.upload_folder() as folder:
+        def opened() -> list[Model]:
+            first = open_model(watched, batch=arguments.batch) if watched else of_revision(arguments.rev)
+            return told_apart(first, compared) if compared else [first]
+
+        source = cells.find(arguments.cells)
+        limits = firewall.Limits(
+            arguments.concurrency,
+            arguments.queue,
+            arguments.keep,
+            room=arguments.room * 2**20,
+            hosts=tuple(arguments.allow_host),
+            frames=tuple(arguments.allow_frame),
+            account=arguments.auth,
+            root_path=arguments.root_path,
+        )
+        listening = held.enter_context(serving.listen(arguments.host, arguments.port))
         served = current.Current(opened, lambda models: serving.make(models, source, folder, limits), watched)
         serving.serve(served.asgi, listening, arguments.auth)
     # A thread that still judges what nobody waits for must not hold up the end.

@@ -1,16 +1,13 @@
 """The server: Gradio's page behind the firewall, plain routes for programs, and an orderly end."""
 
 import contextlib
-import fcntl
 import ipaddress
 import os
 import resource
-import shutil
 import signal
 import socket
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,29 +156,3 @@ def _files() -> int:
     allowed = _MOST_FILES if most == resource.RLIM_INFINITY else min(most, _MOST_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
     return allowed
-
-
-@contextlib.contextmanager
-def upload_folder() -> Iterator[Path]:
-    """A folder of this process's own for uploads, gone when it ends; what killed ones left goes now."""
-    for left in Path(tempfile.gettempdir()).glob("malaria-app-*"):
-        with contextlib.suppress(OSError), locked(left):
-            shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix="malaria-app-")).resolve()
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    with locked(folder):
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder; the system lets go of it when this process ends, however. OSError: another holds it."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(opened)

@@ -1,9 +1,12 @@
 """From what a visitor sent to pixels, with bounds on everything."""
 
 import contextlib
+import fcntl
 import itertools
 import os
+import shutil
 import stat
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +47,35 @@ class Upload:
 
     name: str
     read: Callable[[], images.Crop]
+
+
+@contextlib.contextmanager
+def upload_folder() -> Iterator[Path]:
+    """A folder of this process's own for uploads, gone when it ends; what killed ones left goes now.
+
+    Gradio makes folders of its own in it from its import on: enter this before.
+    """
+    for left in Path(tempfile.gettempdir()).glob("malaria-app-*"):
+        with contextlib.suppress(OSError), locked(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="malaria-app-")).resolve()
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    with locked(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder; the system lets go of it when this process ends, however. OSError: another holds it."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(opened)
 
 
 def make_room(folder: Path, most: int, seconds: float) -> None:

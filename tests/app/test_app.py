@@ -255,9 +255,9 @@ def poll(done, seconds: float) -> None:
 def test_the_app_imports_no_tensorflow(model_bundle):
     code = (
         "import sys; from pathlib import Path\n"
-        "from app import cells, firewall, serving; from app.model import open_model\n"
+        "from app import cells, firewall, serving, uploads; from app.model import open_model\n"
         f"model = open_model(Path({str(model_bundle)!r}))\n"
-        "with serving.upload_folder() as folder:\n"
+        "with uploads.upload_folder() as folder:\n"
         "    serving.make([model], cells.find(None), folder, firewall.Limits())\n"
         "print(sorted({'tensorflow', 'keras', 'scipy', 'sklearn', 'dvc'} & set(sys.modules)))"
     )

@@ -389,9 +389,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from fastapi.testclient import TestClient
-from app import cells, firewall, serving
+from app import cells, firewall, serving, uploads
 from app.model import open_model
-with serving.upload_folder() as folder:
+with uploads.upload_folder() as folder:
     app = serving.make([open_model(Path(sys.argv[1]))], cells.find(None), folder, firewall.Limits())
     app.mount("/", app.routes[-1].app.gradio)
     app.routes[:] = app.routes[-1:]
@@ -522,7 +522,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import anyio, httpx
-from app import cells, firewall, serving
+from app import cells, firewall, serving, uploads
 from app.model import open_model
 
 async def slowly(begun):
@@ -551,7 +551,7 @@ async def too_much(client):
     said = await client.post("/classify", content=b"too much")
     print(said.status_code, said.json()["error"])
 
-with serving.upload_folder() as folder:
+with uploads.upload_folder() as folder:
     model = open_model(Path(sys.argv[1]))
     anyio.run(visit, firewall.Limits(body_seconds=0.1), too_late)
     anyio.run(visit, firewall.Limits(bodies=10), too_much)

@@ -56,11 +56,23 @@ def test_what_a_killed_server_left_is_swept_and_what_a_running_one_has_is_not(tm
     left = tmp_path / "malaria-app-left"
     left.mkdir()
     (left / "patient.png").write_bytes(b"x")
-    with serving.upload_folder() as running, serving.upload_folder() as other:
+    with uploads.upload_folder() as running, uploads.upload_folder() as other:
         assert not left.exists()
         assert running.is_dir()
         assert other.is_dir()
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_left_in_the_temporary_folder_nor_wanted_of_it(model_bundle, tmp_path, monkeypatch, pngs):
+    # Gradio makes folders in one of its own as soon as it is imported. Where others have that, they are in
+    # the way: here a file is.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / "gradio").touch()
+    with app_server.start("--model", str(model_bundle), log=tmp_path / "log") as server:
+        assert requests.post(f"{server.url}/classify", data=pngs[0]).status_code == 200
+        server.process.terminate()
+        server.process.wait(timeout=60)
+    assert {left.name for left in tmp_path.iterdir()} == {"gradio", "log"}
 
 
 class Hasty(serving.Connection):
