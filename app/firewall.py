@@ -44,7 +44,8 @@ _API = "/gradio_api"
 
 # Of Gradio's routes those that the page and gradio_client read, and those that they send JSON to.
 _READ = re.compile(
-    r"/((assets|static|svelte)/.*|theme\.css|favicon\.ico|manifest\.json|robots\.txt|config/?)?"
+    # No file's name is longer, and the system fails on one that is.
+    r"/((assets|static|svelte)/.{1,200}|theme\.css|favicon\.ico|manifest\.json|robots\.txt|config/?)?"
     rf"|{_API}/(info/?|openapi\.json|startup-events|app_id/?|user/?|theme\.css|upload_progress)"
     rf"|{_API}/(heartbeat/[^/]+|queue/(data|status)|call/[^/]+/[^/]+)"
 )
@@ -56,6 +57,14 @@ _HEADERS = {
     "form-action 'self'; base-uri 'self'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
+}
+
+# Where those who refuse name no more than the status.
+_REFUSALS = {
+    404: "There is no such route here, or not for this method: docs/app.md lists them.",
+    413: f"More than is taken here: a file may have {uploads.MOST_BYTES // 2**20} MB.",
+    422: "The request has not the form that this route takes: docs/app.md shows it.",
+    500: "The server failed at this: its log says where.",
 }
 
 
@@ -106,7 +115,7 @@ class Gate:
             await self._upload(scope, receive, send)
         elif posted and _ASK.fullmatch(path):
             await RequestBodyLimitMiddleware(self._ask, MOST_JSON)(scope, receive, send)
-        elif posted or not (_READ.fullmatch(path) or path.startswith(f"{_API}/file={self.folder}/")):
+        elif posted or not _READ.fullmatch(path):
             raise HTTPException(404)
         else:
             await self.gradio(scope, receive, send)
@@ -170,6 +179,11 @@ class Firewall:
         except HTTPException as error:
             refusal = JSONResponse({"error": error.detail}, error.status_code, error.headers)
             await refusal(scope, receive, answer)
+        except RuntimeError as error:
+            # A stream of Gradio's for a session that is gone ends so, after it has said it.
+            if not isinstance(error.__cause__, HTTPException):
+                raise
+            await answer({"type": "http.response.body"})
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
             milliseconds = round(1000 * (time.perf_counter() - began), 1)
@@ -240,7 +254,9 @@ class Answer:
             content = self.said.decode(errors="replace")
         if isinstance(content, dict):
             content = content.get("error") or content.get("detail")
-        return content if isinstance(content, str) and content else HTTPStatus(self.status).phrase
+        phrase = HTTPStatus(self.status).phrase
+        told = isinstance(content, str) and content not in ("", phrase)
+        return str(content) if told else _REFUSALS.get(self.status, f"{phrase}.")
 
 
 def in_time(receive: Receive, seconds: float) -> Receive:

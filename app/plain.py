@@ -81,9 +81,11 @@ def _asked(request: Request) -> verdict.Point:
         raise HTTPException(
             415, "Send the file itself as the body, not a form: curl --data-binary @cell.png, without -F."
         )
-    unknown = sorted(set(request.query_params) - {"threshold"})
-    if unknown:
+    names = [name for name, _ in request.query_params.multi_items()]
+    if unknown := sorted(set(names) - {"threshold"}):
         raise HTTPException(422, f"{unknown[0]} is no parameter here: there is `threshold` alone.")
+    if len(names) > 1:
+        raise HTTPException(422, "threshold is given twice: give it once.")
     return api.chosen(request.query_params.get("threshold", 0.5))
 
 

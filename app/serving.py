@@ -2,7 +2,6 @@
 
 import contextlib
 import ipaddress
-import os
 import resource
 import signal
 import socket
@@ -15,6 +14,8 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Router
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -73,8 +74,21 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
     functions = frozenset([*blocks.fns, *(str(function.api_name) for function in blocks.fns.values())])
     # In place of the mount, which would answer at every path.
     gradio = asgi.routes.pop().app  # type: ignore[attr-defined]
+    gradio.add_exception_handler(TypeError, _no_file)
+    gradio.add_exception_handler(ClientDisconnect, _gone)
     asgi.mount("/", firewall.Gate(gradio, folder, functions, limits))
     return asgi
+
+
+def _no_file(request: Request, error: Exception) -> Response:
+    """Gradio fails on an upload's part that is no file; any other failure is its own."""
+    if not request.url.path.endswith("/upload"):
+        raise error
+    return PlainTextResponse("Send files, in a form, under the name `files`.", 400)
+
+
+def _gone(_: Request, __: Exception) -> Response:
+    return PlainTextResponse("The client has gone.", 400)
 
 
 def address(host: str, port: int) -> str:

@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import os
+import re
 import threading
 import zipfile
 from dataclasses import replace
@@ -134,6 +135,19 @@ def test_a_kind_of_refusal_is_logged_once_a_minute_with_how_many_there_were():
     assert all(sparing.filter(record(1000.0, route="/classify", status=200)) for _ in range(5))
 
 
+def test_two_faults_of_the_server_are_both_logged():
+    once = logs.OncePerMinute()
+
+    def failed(error: Exception) -> logging.LogRecord:
+        try:
+            raise error
+        except Exception as raised:
+            content = {"name": "uvicorn.error", "levelno": logging.ERROR, "msg": "Exception", "created": 0.0}
+            return logging.makeLogRecord(content | {"exc_info": (type(raised), raised, raised.__traceback__)})
+
+    assert [once.filter(failed(error)) for error in (OSError(), KeyError(), OSError())] == [True, True, False]
+
+
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:7860", "", "[::1", "evil.local"])
 def test_a_name_that_is_not_this_servers_is_refused(live, host):
     assert requests.get(f"{live.url}/version", headers={"Host": host}).status_code == 403
@@ -193,6 +207,9 @@ def test_a_parameter_that_does_not_exist_is_refused(live, pngs):
         answer = requests.post(f"{live.url}/{route}?thresold=0.9", data=pngs[0])
         assert answer.status_code == 422
         assert "thresold is no parameter" in answer.json()["error"]
+        answer = requests.post(f"{live.url}/{route}?threshold=0.9&threshold=0.1", data=pngs[0])
+        assert answer.status_code == 422
+        assert answer.json()["error"] == "threshold is given twice: give it once."
 
 
 def test_a_form_is_told_to_send_the_file_itself(live, pngs):
@@ -218,7 +235,7 @@ def test_every_refusal_is_a_sentence_under_error(live, method, route):
     answer = requests.request(method, f"{live.url}{route}", json={"data": 5, "fn_index": 0})
     assert 400 <= answer.status_code < 500
     assert list(answer.json()) == ["error"]
-    assert isinstance(answer.json()["error"], str)
+    assert re.fullmatch(r"[A-Z].* .*[a-z`]\.", answer.json()["error"])
 
 
 @pytest.mark.parametrize("kind", ["socks5://127.0.0.1:1", "http://127.0.0.1:1"])
