@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import os
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from malaria import __version__
@@ -66,6 +68,7 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
         known.add_argument(name, type=how_many, default=default, metavar=unit, help=told)
     known.add_argument(
         "--auth",
+        type=shaped("|[^:]*:.*", "USER:PASSWORD"),
         default=os.environ.get("MALARIA_AUTH", ""),
         metavar="USER:PASSWORD",
         help="what every request must bring (default: MALARIA_AUTH of the environment, which other users of "
@@ -73,6 +76,7 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
     )
     known.add_argument(
         "--allow-host",
+        type=shaped(r"[\w.-]+", "a name such as cells.example.org"),
         action="append",
         default=[],
         metavar="NAME",
@@ -81,15 +85,30 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
     )
     known.add_argument(
         "--allow-frame",
+        type=shaped(r"(https?://)?[\w.:*-]+", "a site such as https://example.org"),
         action="append",
         default=[],
         metavar="ORIGIN",
         help="a site like https://example.org whose pages may show this one in a frame (default: none)",
     )
     known.add_argument(
-        "--root-path", metavar="PATH", help="where a proxy in front shows the page, such as /cells"
+        "--root-path",
+        type=shaped(r"(/|https?://)[\w./:~-]*", "a path such as /cells"),
+        metavar="PATH",
+        help="where a proxy in front shows the page, such as /cells",
     )
     return known
+
+
+def shaped(pattern: str, what: str) -> Callable[[str], str]:
+    """An option's type: text of that shape, which anything else is told to be."""
+
+    def value(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f"it must be {what}")
+        return text
+
+    return value
 
 
 def main() -> int:
@@ -132,7 +151,7 @@ def serve(arguments: argparse.Namespace) -> int:
             arguments.queue,
             arguments.keep,
             room=arguments.room * 2**20,
-            hosts=tuple(arguments.allow_host),
+            hosts=tuple(host.lower() for host in arguments.allow_host),
             frames=tuple(arguments.allow_frame),
             account=arguments.auth,
             root_path=arguments.root_path,

@@ -151,10 +151,10 @@ def again(files: Sequence[tuple[str, Path]], decode: decoder.Read, number: int) 
 
 
 def is_zip(file: Path) -> bool:
-    """Whether a file is a zip from its first byte on; an image with a zip behind it is an image."""
+    """Whether a file begins as a zip does; an image with a zip behind it is an image."""
     try:
         with file.open("rb") as stream:
-            return stream.read(2) == b"PK" and archives.is_zip(stream)
+            return b"PK\0" < stream.read(3) < b"PK\x09"
     except OSError:
         return False
 
@@ -218,6 +218,8 @@ def _unlisted(file: Path) -> str:
     # Without a comment the record is the last 22 bytes; else it is searched for, as zipfile does.
     whole = tail[-22:].startswith(_END) and tail.endswith(b"\0\0")
     at = len(tail) - 22 if whole else tail.rfind(_END)
+    if at < 0:
+        return DAMAGED_ZIP
     # A zip64's own record, which this one in front of the end points to, may tell of a longer list.
     if tail[max(at - 20, 0) : at].startswith(_END64):
         return ZIP64

@@ -24,6 +24,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app import batches, cells, git_origin, heatmap, inference, page, rendering, serving, uploads, verdict
+from app.__main__ import parser
 from app.inference import Answer
 from app.model import open_model
 from malaria import bundle, paths, predict
@@ -295,6 +296,22 @@ def test_a_bundle_that_cannot_be_trusted_stops_the_start_with_a_sentence(
     spoil(folder)
     with pytest.raises(UserError, match=sentence):
         open_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("--auth", ["password"]),
+        ("--allow-host", ["https://cells.example.org", "cells.example.org:443", ""]),
+        ("--allow-frame", ["https://example.org; script-src *", ""]),
+        ("--root-path", ["cells", "/a b"]),
+    ],
+)
+def test_an_option_that_could_only_fail_in_silence_is_refused(option, values, capsys):
+    for value in values:
+        with pytest.raises(SystemExit):
+            parser().parse_args([option, value])
+        assert f"argument {option}: it must be" in capsys.readouterr().err
 
 
 def test_wrong_options_end_with_one_sentence(model_bundle, tmp_path):

@@ -263,6 +263,7 @@ ZIPS = {
     ),
     "a list without end": (listing(100_000), "far more cells"),
     "empty": (packed(), "zip without a file"),
+    "half of a download": (packed(("a.png", encoded(cell())))[:300], "damaged"),
     "zip in a zip": (packed(("inner.zip", packed(("a.png", b"x")))), "no PNG, JPEG"),
     "no more than its end": (packed(("a.png", encoded(cell())))[-22:], "damaged"),
     "nameless": (packed((".", b"x")), "outside its own folder"),

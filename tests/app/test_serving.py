@@ -173,7 +173,7 @@ def test_no_other_page_may_show_this_one_in_a_frame(live):
 
 
 def test_a_password_is_asked_for_on_every_route_and_an_open_address_is_said(model_bundle, tmp_path, pngs):
-    options = ("--host", "0.0.0.0", "--allow-host", "cells.example.org", "--root-path", "/cells")
+    options = ("--host", "0.0.0.0", "--allow-host", "Cells.Example.org", "--root-path", "/cells")
     arguments = ("--model", str(model_bundle), "--auth", "lab:violet:é", *options)
     with app_server.start(*arguments, log=tmp_path / "log") as server:
         routes = ("/", "/classify", "/healthz", "/version", "/config", "/gradio_api/info", "/nothing")
