@@ -24,10 +24,13 @@ from . import decoder
 MOST_BYTES = 20 * 2**20  # a file; zips too
 # A batch, zips unpacked: judged in ten seconds, and kept for its page in 5 MB.
 MOST_CELLS = 2500
+# To list a zip's members may take half a second, and a request may name the same one again and again.
+MOST_ZIPS = 250
 # A zip that lists more members than the directory below has room for is not even listed.
 _ZIP = archives.Limits(size=256 * 2**20, ratio=100)
 
 TOO_MANY = f"more than the {MOST_CELLS:,} cells that are judged at once"
+TOO_MANY_ZIPS = f"more than the {MOST_ZIPS} zips that are opened at once"
 NOT_UPLOADED = "not a file that was uploaded here"
 DAMAGED_ZIP = "a zip that is damaged, encrypted, or packed by another method than deflate"
 LISTED = "a zip of far more cells than are judged at once"
@@ -134,8 +137,14 @@ def many(files: Sequence[tuple[str, Path]], decode: decoder.Read) -> Iterator[Up
     """
 
     def found() -> Iterator[Upload]:
+        zips = 0
         for name, file in files:
-            yield from _zipped(name, file, decode) if is_zip(file) else [_image(name, file, decode)]
+            if not is_zip(file):
+                yield _image(name, file, decode)
+            elif (zips := zips + 1) > MOST_ZIPS:
+                yield _refused(name, TOO_MANY_ZIPS)
+            else:
+                yield from _zipped(name, file, decode)
 
     yield from itertools.islice(found(), MOST_CELLS)
     if (left := count([file for _, file in files]) - MOST_CELLS) > 0:
@@ -199,9 +208,9 @@ def _zipped(name: str, file: Path, decode: decoder.Read) -> Iterator[Upload]:
 
 def count(files: Sequence[Path]) -> int:
     """How many images there are in files, zips opened, as far as their lists tell."""
-    total = 0
+    total = zips = 0
     for file in files:
-        if is_zip(file) and not _unlisted(file):
+        if is_zip(file) and (zips := zips + 1) <= MOST_ZIPS and not _unlisted(file):
             with contextlib.suppress(*_BROKEN), zipfile.ZipFile(file) as pack:
                 names = (info.filename for info in pack.infolist() if not info.is_dir())
                 total += sum(not inputs.is_litter(name) for name in names)

@@ -415,6 +415,20 @@ def test_of_a_zip_with_too_many_cells_the_rest_is_counted_and_said(model, tmp_pa
     assert totals.index(judged[-1].reason) < totals.index("are called Parasitized")
 
 
+def test_a_zip_that_is_named_again_and_again_is_not_listed_every_time(model, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "folders.zip", "w") as pack:
+        pack.writestr("a/", b"")
+    files = [("folders.zip", tmp_path / "folders.zip")] * (uploads.MOST_ZIPS + 10)
+    listed = []
+    opened = zipfile.ZipFile.__init__
+    monkeypatch.setattr(zipfile.ZipFile, "__init__", lambda *known: listed.append(1) or opened(*known))
+    said = [one.reason for one in batches.judge([model], uploads.many(files, images.read))]
+    assert said[-11:] == ["zip without a file", *[uploads.TOO_MANY_ZIPS] * 10]
+    assert len(said) == len(files)
+    assert uploads.count([file for _, file in files]) == 10
+    assert len(listed) <= 3 * uploads.MOST_ZIPS
+
+
 def test_a_cell_of_a_batch_is_read_again_by_its_number(tmp_path, drawn):
     with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
         for number, (pixels, _) in enumerate(drawn[1:3]):
