@@ -610,6 +610,12 @@ def test_a_file_of_any_other_shape_gives_an_error_and_no_traceback(live, file):
     assert "Traceback" not in live.log.read_text()
 
 
+def test_a_name_with_half_a_letter_is_shown_as_far_as_it_goes(live):
+    path = live.upload(("cell.png", encoded(cell())))[0]
+    kind, said = live.answer("classify_batch", [{"path": path, "orig_name": "\ud800.png"}], 0.5)
+    assert (kind, said[0]["rows"][0]["file"]) == ("complete", "?.png")
+
+
 @pytest.mark.parametrize(
     ("route", "body"),
     [
