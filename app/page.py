@@ -145,9 +145,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
         further.click(respond.next, [shown, point], api_name="show_next", **large).then(**look)
         played = [board, game]
         new.click(lambda place: respond.draw(place, source), point, played, api_name="draw_cells", **named)
-        synthetic.click(
-            lambda place: respond.draw(place, ()), point, played, api_name="draw_synthetic", **named
-        )
+        synthetic.click(respond.draw, point, played, api_name="draw_synthetic_cells", **named)
         for button, label in zip(say, (labels.PARASITIZED, labels.UNINFECTED), strict=True):
             button.click(
                 lambda game, point, label=label: respond.guess(game, point, label),
@@ -302,8 +300,10 @@ class Responses:
         shown = replace(shown, number=number)
         return self.cell(shown, self.at(place)), shown
 
-    def draw(self, place: object, source: cells.Source) -> tuple[str, Round]:
-        """A new round of labelled cells; no model was made with synthetic ones."""
+    def draw(self, place: object, source: cells.Source = ()) -> tuple[str, Round]:
+        """A new round of labelled cells; synthetic ones, which no model was made with, where there is no
+        source.
+        """
         return self.board((source, cells.draw(source, self.model)), place)
 
     def guess(self, game: Round | None, place: object, label: str | None = None) -> tuple[str, Round]:
