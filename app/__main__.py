@@ -1,8 +1,11 @@
 """Serve a model bundle as a web page: upload a cell, see its category and how sure the model is."""
 
 import argparse
+import contextlib
 import os
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from malaria import __version__
@@ -65,6 +68,7 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
         known.add_argument(name, type=how_many, default=default, metavar=unit, help=told)
     known.add_argument(
         "--auth",
+        type=shaped("|[^:]*:.*", "USER:PASSWORD"),
         default=os.environ.get("MALARIA_AUTH", ""),
         metavar="USER:PASSWORD",
         help="what every request must bring (default: MALARIA_AUTH of the environment, which other users of "
@@ -72,6 +76,7 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
     )
     known.add_argument(
         "--allow-host",
+        type=shaped(r"[\w.-]+", "a name such as cells.example.org"),
         action="append",
         default=[],
         metavar="NAME",
@@ -80,15 +85,30 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
     )
     known.add_argument(
         "--allow-frame",
+        type=shaped(r"(https?://)?[\w.:*-]+", "a site such as https://example.org"),
         action="append",
         default=[],
         metavar="ORIGIN",
         help="a site like https://example.org whose pages may show this one in a frame (default: none)",
     )
     known.add_argument(
-        "--root-path", metavar="PATH", help="where a proxy in front shows the page, such as /cells"
+        "--root-path",
+        type=shaped(r"(/|https?://)[\w./:~-]*", "a path such as /cells"),
+        metavar="PATH",
+        help="where a proxy in front shows the page, such as /cells",
     )
     return known
+
+
+def shaped(pattern: str, what: str) -> Callable[[str], str]:
+    """An option's type: text of that shape, which anything else is told to be."""
+
+    def value(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f"it must be {what}")
+        return text
+
+    return value
 
 
 def main() -> int:
@@ -97,42 +117,46 @@ def main() -> int:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Serve until the process is ended."""
-    # Gradio and the network take a second; --help and a wrong option should not wait for them.
-    try:
-        from malaria import bundle
+    with contextlib.ExitStack() as held:
+        # Gradio and the network take a second; --help and a wrong option should not wait for them.
+        try:
+            from malaria import bundle
 
-        from . import cells, current, decoder, firewall, logs, serving
-        from .model import Model, open_model, told_apart
-        from .revisions import fetch
-    except ModuleNotFoundError as error:
-        raise UserError(f"The app needs {error.name}: pip install 'malaria-cells[app]'.") from None
+            from . import cells, current, decoder, firewall, logs, uploads
+            from .model import Model, open_model, told_apart
+            from .revisions import fetch
 
-    def of_revision(named: str) -> Model:
-        return open_model(*fetch(named, arguments.repo), batch=arguments.batch)
+            folder = held.enter_context(uploads.upload_folder())
+            from . import serving
+        except ModuleNotFoundError as error:
+            raise UserError(f"The app needs {error.name}: pip install 'malaria-cells[app]'.") from None
 
-    logs.start()
-    if not decoder.reads_tiff():
-        print(f"note: no TIFF is taken ({decoder.UNSAFE_TIFF}): docs/app.md.", file=sys.stderr)
-    # What a revision has never changes; a folder may.
-    watched = None if arguments.rev else arguments.model or bundle.default_folder()
-    compared = of_revision(arguments.compare) if arguments.compare else None
+        def of_revision(named: str) -> Model:
+            return open_model(*fetch(named, arguments.repo), batch=arguments.batch)
 
-    def opened() -> list[Model]:
-        first = open_model(watched, batch=arguments.batch) if watched else of_revision(arguments.rev)
-        return told_apart(first, compared) if compared else [first]
+        logs.start()
+        if not decoder.reads_tiff():
+            print(f"note: no TIFF is taken ({decoder.UNSAFE_TIFF}): docs/app.md.", file=sys.stderr)
+        # What a revision has never changes; a folder may.
+        watched = None if arguments.rev else arguments.model or bundle.default_folder()
+        compared = of_revision(arguments.compare) if arguments.compare else None
 
-    source = cells.find(arguments.cells)
-    limits = firewall.Limits(
-        arguments.concurrency,
-        arguments.queue,
-        arguments.keep,
-        room=arguments.room * 2**20,
-        hosts=tuple(arguments.allow_host),
-        frames=tuple(arguments.allow_frame),
-        account=arguments.auth,
-        root_path=arguments.root_path,
-    )
-    with serving.listen(arguments.host, arguments.port) as listening, serving.upload_folder() as folder:
+        def opened() -> list[Model]:
+            first = open_model(watched, batch=arguments.batch) if watched else of_revision(arguments.rev)
+            return told_apart(first, compared) if compared else [first]
+
+        source = cells.find(arguments.cells)
+        limits = firewall.Limits(
+            arguments.concurrency,
+            arguments.queue,
+            arguments.keep,
+            room=arguments.room * 2**20,
+            hosts=tuple(host.lower() for host in arguments.allow_host),
+            frames=tuple(arguments.allow_frame),
+            account=arguments.auth,
+            root_path=arguments.root_path,
+        )
+        listening = held.enter_context(serving.listen(arguments.host, arguments.port))
         served = current.Current(opened, lambda models: serving.make(models, source, folder, limits), watched)
         serving.serve(served.asgi, listening, arguments.auth)
     # A thread that still judges what nobody waits for must not hold up the end.

@@ -64,7 +64,7 @@ def chosen(threshold: object) -> verdict.Point:
     """An operating point at a threshold that a program named; HTTPException where it is no probability."""
     try:
         value = float(threshold)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         value = math.nan
     if not 0 <= value <= 1:
         raise HTTPException(422, "threshold must be a number from 0 to 1.")

@@ -12,7 +12,6 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -26,16 +25,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from malaria.cells import images
 
 from . import uploads
 from .logs import event
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 MOST_JSON = 2 * 2**20
 MOST_UPLOAD = 256 * 2**20
@@ -44,7 +39,8 @@ _API = "/gradio_api"
 
 # Of Gradio's routes those that the page and gradio_client read, and those that they send JSON to.
 _READ = re.compile(
-    r"/((assets|static|svelte)/.*|theme\.css|favicon\.ico|manifest\.json|robots\.txt|config/?)?"
+    # No file's name is longer, and the system fails on one that is.
+    r"/((assets|static|svelte)/.{1,200}|theme\.css|favicon\.ico|manifest\.json|robots\.txt|config/?)?"
     rf"|{_API}/(info/?|openapi\.json|startup-events|app_id/?|user/?|theme\.css|upload_progress)"
     rf"|{_API}/(heartbeat/[^/]+|queue/(data|status)|call/[^/]+/[^/]+)"
 )
@@ -56,6 +52,14 @@ _HEADERS = {
     "form-action 'self'; base-uri 'self'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
+}
+
+# Where those who refuse name no more than the status.
+_REFUSALS = {
+    404: "There is no such route here, or not for this method: docs/app.md lists them.",
+    413: f"More than is taken here: a file may have {uploads.MOST_BYTES // 2**20} MB.",
+    422: "The request has not the form that this route takes: docs/app.md shows it.",
+    500: "The server failed at this: its log says where.",
 }
 
 
@@ -94,24 +98,24 @@ class Gate:
     coming: bytes of uploads that are on their way.
     """
 
-    gradio: Application
+    gradio: ASGIApp
     folder: Path
-    functions: frozenset[object]
+    functions: tuple[object, ...]
     limits: Limits
     coming: int = 0
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, posted = scope["path"], scope["method"] == "POST"
         if posted and path == f"{_API}/upload":
             await self._upload(scope, receive, send)
         elif posted and _ASK.fullmatch(path):
             await RequestBodyLimitMiddleware(self._ask, MOST_JSON)(scope, receive, send)
-        elif posted or not (_READ.fullmatch(path) or path.startswith(f"{_API}/file={self.folder}/")):
+        elif posted or not _READ.fullmatch(path):
             raise HTTPException(404)
         else:
             await self.gradio(scope, receive, send)
 
-    async def _upload(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         size = min(int(Headers(scope=scope).get("content-length", MOST_UPLOAD)), MOST_UPLOAD)
         self.coming += size
         try:
@@ -124,7 +128,7 @@ class Gate:
         finally:
             self.coming -= size
 
-    async def _ask(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await Request(scope, receive).body()
         try:
             content = json.loads(body, object_hook=self._own)
@@ -138,6 +142,8 @@ class Gate:
         function = content.get("fn_index") if route == "queue" else name
         if function not in self.functions and route in ("queue", "call"):
             raise HTTPException(400, "There is no such function here.")
+        # What Gradio reads is what was checked; half a letter, which no answer can hold, is a question mark.
+        body = json.dumps(content, ensure_ascii=False).encode(errors="replace")
         left = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def again() -> Message:
@@ -156,10 +162,10 @@ class Gate:
 class Firewall:
     """ASGI middleware: who may ask, how long sending may take, refusals in one shape, headers, a log."""
 
-    app: Application
+    app: ASGIApp
     limits: Limits
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -170,6 +176,11 @@ class Firewall:
         except HTTPException as error:
             refusal = JSONResponse({"error": error.detail}, error.status_code, error.headers)
             await refusal(scope, receive, answer)
+        except RuntimeError as error:
+            # A stream of Gradio's for a session that is gone ends so, after it has said it.
+            if not isinstance(error.__cause__, HTTPException):
+                raise
+            await answer({"type": "http.response.body"})
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
             milliseconds = round(1000 * (time.perf_counter() - began), 1)
@@ -180,7 +191,7 @@ class Firewall:
         if not served_as(host, self.limits.hosts):
             raise HTTPException(403, "This server goes by another name: start it with --allow-host NAME.")
         origin = headers.get("origin")
-        if method not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
+        if method not in ("GET", "HEAD") and origin is not None and origin.partition("://")[2] != host:
             raise HTTPException(403, "Pages of other sites may send nothing here.")
         if account := self.limits.account:
             wanted = b"Basic " + base64.b64encode(account.encode())
@@ -240,7 +251,9 @@ class Answer:
             content = self.said.decode(errors="replace")
         if isinstance(content, dict):
             content = content.get("error") or content.get("detail")
-        return content if isinstance(content, str) and content else HTTPStatus(self.status).phrase
+        phrase = HTTPStatus(self.status).phrase
+        told = isinstance(content, str) and content not in ("", phrase)
+        return str(content) if told else _REFUSALS.get(self.status, f"{phrase}.")
 
 
 def in_time(receive: Receive, seconds: float) -> Receive:

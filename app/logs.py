@@ -43,7 +43,8 @@ class OncePerMinute(logging.Filter):
         fields = record.__dict__.get("fields", {})
         if record.levelno < logging.WARNING and fields.get("status", 0) < 400:
             return True
-        kind = (record.name, str(record.msg), *(fields.get(name) for name in ("route", "status", "error")))
+        place = where(record.exc_info[1]) if record.exc_info and record.exc_info[1] else fields.get("error")
+        kind = (record.name, str(record.msg), place, fields.get("route"), fields.get("status"))
         if record.created < self._since.get(kind, -math.inf) + 60:
             self._held[kind] += 1
             return False

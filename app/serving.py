@@ -1,16 +1,13 @@
 """The server: Gradio's page behind the firewall, plain routes for programs, and an orderly end."""
 
+import asyncio
 import contextlib
-import fcntl
 import ipaddress
-import os
 import resource
-import shutil
 import signal
 import socket
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,8 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Router
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -42,7 +41,10 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
 
     @contextlib.asynccontextmanager
     async def live(_: Starlette) -> AsyncIterator[None]:
+        # Gradio's own deletes no file that came by halves.
+        sweeping = asyncio.create_task(uploads.sweep(folder, limits.room, limits.kept_seconds))
         yield
+        sweeping.cancel()
         # Gradio's queue would go on, and keep all of this in memory.
         blocks.close(verbose=False)
 
@@ -65,19 +67,29 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
         run_history=False,
         max_file_size=uploads.MOST_BYTES,
         show_error=False,
-        ssr_mode=False,
-        mcp_server=False,
-        pwa=False,
         root_path=limits.root_path,
     )
     # Mounted, Gradio believes that it has not started, and then skips its checks of the files that a
     # request names.
     blocks.has_launched = True
-    functions = frozenset([*blocks.fns, *(str(function.api_name) for function in blocks.fns.values())])
+    functions = (*blocks.fns, *(str(function.api_name) for function in blocks.fns.values()))
     # In place of the mount, which would answer at every path.
     gradio = asgi.routes.pop().app  # type: ignore[attr-defined]
+    gradio.add_exception_handler(TypeError, _no_file)
+    gradio.add_exception_handler(ClientDisconnect, _gone)
     asgi.mount("/", firewall.Gate(gradio, folder, functions, limits))
     return asgi
+
+
+def _no_file(request: Request, error: Exception) -> Response:
+    """Gradio fails on an upload's part that is no file; any other failure is its own."""
+    if not request.url.path.endswith("/upload"):
+        raise error
+    return PlainTextResponse("Send files, in a form, under the name `files`.", 400)
+
+
+def _gone(_: Request, __: Exception) -> Response:
+    return PlainTextResponse("The client has gone.", 400)
 
 
 def address(host: str, port: int) -> str:
@@ -159,29 +171,3 @@ def _files() -> int:
     allowed = _MOST_FILES if most == resource.RLIM_INFINITY else min(most, _MOST_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
     return allowed
-
-
-@contextlib.contextmanager
-def upload_folder() -> Iterator[Path]:
-    """A folder of this process's own for uploads, gone when it ends; what killed ones left goes now."""
-    for left in Path(tempfile.gettempdir()).glob("malaria-app-*"):
-        with contextlib.suppress(OSError), locked(left):
-            shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix="malaria-app-")).resolve()
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    with locked(folder):
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder; the system lets go of it when this process ends, however. OSError: another holds it."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(opened)

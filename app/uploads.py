@@ -1,15 +1,21 @@
 """From what a visitor sent to pixels, with bounds on everything."""
 
 import contextlib
+import fcntl
 import itertools
 import os
+import shutil
 import stat
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
+
+import anyio
+import anyio.to_thread
 
 from malaria.cells import images
 from malaria.errors import UserError
@@ -21,10 +27,13 @@ from . import decoder
 MOST_BYTES = 20 * 2**20  # a file; zips too
 # A batch, zips unpacked: judged in ten seconds, and kept for its page in 5 MB.
 MOST_CELLS = 2500
+# To list a zip's members may take half a second, and a request may name the same one again and again.
+MOST_ZIPS = 250
 # A zip that lists more members than the directory below has room for is not even listed.
 _ZIP = archives.Limits(size=256 * 2**20, ratio=100)
 
 TOO_MANY = f"more than the {MOST_CELLS:,} cells that are judged at once"
+TOO_MANY_ZIPS = f"more than the {MOST_ZIPS} zips that are opened at once"
 NOT_UPLOADED = "not a file that was uploaded here"
 DAMAGED_ZIP = "a zip that is damaged, encrypted, or packed by another method than deflate"
 LISTED = "a zip of far more cells than are judged at once"
@@ -46,6 +55,35 @@ class Upload:
     read: Callable[[], images.Crop]
 
 
+@contextlib.contextmanager
+def upload_folder() -> Iterator[Path]:
+    """A folder of this process's own for uploads, gone when it ends; what killed ones left goes now.
+
+    Gradio makes folders of its own in it from its import on: enter this before.
+    """
+    for left in Path(tempfile.gettempdir()).glob("malaria-app-*"):
+        with contextlib.suppress(OSError), locked(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="malaria-app-")).resolve()
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    with locked(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder; the system lets go of it when this process ends, however. OSError: another holds it."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(opened)
+
+
 def make_room(folder: Path, most: int, seconds: float) -> None:
     """Delete what was uploaded more than so many seconds ago, and the oldest of what is over `most` bytes."""
     found = []
@@ -59,6 +97,13 @@ def make_room(folder: Path, most: int, seconds: float) -> None:
         total += size
         if total > most or changed < time.time() - seconds:
             file.unlink(missing_ok=True)
+
+
+async def sweep(folder: Path, most: int, seconds: float) -> NoReturn:
+    """Keep what was uploaded no longer than so many seconds, and five minutes, though nothing else comes."""
+    while True:
+        await anyio.sleep(min(300, seconds))
+        await anyio.to_thread.run_sync(make_room, folder, most, seconds)
 
 
 def own(path: object, folder: Path) -> Path:
@@ -102,8 +147,14 @@ def many(files: Sequence[tuple[str, Path]], decode: decoder.Read) -> Iterator[Up
     """
 
     def found() -> Iterator[Upload]:
+        zips = 0
         for name, file in files:
-            yield from _zipped(name, file, decode) if is_zip(file) else [_image(name, file, decode)]
+            if not is_zip(file):
+                yield _image(name, file, decode)
+            elif (zips := zips + 1) > MOST_ZIPS:
+                yield _refused(name, TOO_MANY_ZIPS)
+            else:
+                yield from _zipped(name, file, decode)
 
     yield from itertools.islice(found(), MOST_CELLS)
     if (left := count([file for _, file in files]) - MOST_CELLS) > 0:
@@ -119,10 +170,10 @@ def again(files: Sequence[tuple[str, Path]], decode: decoder.Read, number: int) 
 
 
 def is_zip(file: Path) -> bool:
-    """Whether a file is a zip from its first byte on; an image with a zip behind it is an image."""
+    """Whether a file begins as a zip does; an image with a zip behind it is an image."""
     try:
         with file.open("rb") as stream:
-            return stream.read(2) == b"PK" and archives.is_zip(stream)
+            return b"PK\0" < stream.read(3) < b"PK\x09"
     except OSError:
         return False
 
@@ -167,9 +218,9 @@ def _zipped(name: str, file: Path, decode: decoder.Read) -> Iterator[Upload]:
 
 def count(files: Sequence[Path]) -> int:
     """How many images there are in files, zips opened, as far as their lists tell."""
-    total = 0
+    total = zips = 0
     for file in files:
-        if is_zip(file) and not _unlisted(file):
+        if is_zip(file) and (zips := zips + 1) <= MOST_ZIPS and not _unlisted(file):
             with contextlib.suppress(*_BROKEN), zipfile.ZipFile(file) as pack:
                 names = (info.filename for info in pack.infolist() if not info.is_dir())
                 total += sum(not inputs.is_litter(name) for name in names)
@@ -186,6 +237,8 @@ def _unlisted(file: Path) -> str:
     # Without a comment the record is the last 22 bytes; else it is searched for, as zipfile does.
     whole = tail[-22:].startswith(_END) and tail.endswith(b"\0\0")
     at = len(tail) - 22 if whole else tail.rfind(_END)
+    if at < 0:
+        return DAMAGED_ZIP
     # A zip64's own record, which this one in front of the end points to, may tell of a longer list.
     if tail[max(at - 20, 0) : at].startswith(_END64):
         return ZIP64

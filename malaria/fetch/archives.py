@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from tqdm import tqdm
@@ -135,7 +135,7 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
         total += member.size
         path = member.path
         outside = path.is_absolute() or ".." in path.parts or not path.parts
-        if outside or "\\" in str(path) or ":" in path.parts[0]:
+        if outside or "\\" in str(path) or PureWindowsPath(path).drive:
             raise UserError(f"{archive} holds {str(path)!r}, outside its own folder: do not use it.")
         if count > limits.members:
             raise UserError(f"{archive} holds more than {limits.members:,} files: split it.")

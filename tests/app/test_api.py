@@ -8,7 +8,15 @@ from app import api
 
 @pytest.mark.parametrize(
     ("threshold", "taken"),
-    [(0, True), ("1", True), (1.001, False), (-0.1, False), ("nan", False), (None, False)],
+    [
+        (0, True),
+        ("1", True),
+        (1.001, False),
+        (-0.1, False),
+        ("nan", False),
+        (None, False),
+        pytest.param(10**400, False, id="400 digits"),
+    ],
 )
 def test_a_threshold_is_a_number_from_zero_to_one(threshold, taken):
     if taken:

@@ -14,6 +14,8 @@ import weakref
 import zipfile
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import fastapi
 import numpy as np
@@ -24,6 +26,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app import batches, cells, git_origin, heatmap, inference, page, rendering, serving, uploads, verdict
+from app.__main__ import parser
 from app.inference import Answer
 from app.model import open_model
 from malaria import bundle, paths, predict
@@ -206,11 +209,10 @@ def test_plain_requests_beyond_what_may_wait_are_refused(model_bundle, tmp_path,
 def test_a_probe_is_answered_and_the_log_names_no_file(live, drawn):
     assert requests.get(f"{live.url}/healthz").json() == {"status": "ok"}
     path = live.upload(("secret-name-of-a-patient.png", png(drawn[0][0])))[0]
-    assert requests.get(f"{live.url}/gradio_api/file={path}").status_code == 200
     live.answer("classify", {"path": path, "orig_name": "secret-name-of-a-patient.png"})
     assert "secret-name" not in live.log.read_text()
     api = "/gradio_api"
-    wanted = {"/healthz", f"{api}/upload", f"{api}/file={{path_or_url:path}}", f"{api}/call/{{api_name}}"}
+    wanted = {"/healthz", f"{api}/upload", f"{api}/call/{{api_name}}"}
     poll(lambda: wanted <= {line.get("route") for line in live.logged()}, seconds=10)
 
 
@@ -237,7 +239,16 @@ def test_uploads_do_not_outlive_their_time_nor_the_app(model_bundle, tmp_path, d
         path = server.upload(("cell.png", png(drawn[0][0])))[0]
         folder = os.path.dirname(os.path.dirname(path))
         assert os.path.isdir(folder)
-        poll(lambda: not os.path.exists(path), seconds=20)
+        # What came by halves, too, and though nothing comes after it.
+        address = urlsplit(server.url)
+        with socket.create_connection((address.hostname, address.port)) as half:
+            head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: app\r\nContent-Length: 2000000\r\n"
+            form = b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+            part = b'Content-Disposition: form-data; name="files"; filename="cell.png"\r\n\r\n'
+            half.sendall(head + form + part + bytes(10**6))
+            poll(lambda: any(file.is_file() for file in Path(folder).glob("*")), seconds=20)
+        poll(lambda: not any(file.is_file() for file in Path(folder).rglob("*")), seconds=20)
+        assert not os.path.exists(path)
         server.process.terminate()
         server.process.wait(timeout=60)
         assert not os.path.exists(folder)
@@ -255,9 +266,9 @@ def poll(done, seconds: float) -> None:
 def test_the_app_imports_no_tensorflow(model_bundle):
     code = (
         "import sys; from pathlib import Path\n"
-        "from app import cells, firewall, serving; from app.model import open_model\n"
+        "from app import cells, firewall, serving, uploads; from app.model import open_model\n"
         f"model = open_model(Path({str(model_bundle)!r}))\n"
-        "with serving.upload_folder() as folder:\n"
+        "with uploads.upload_folder() as folder:\n"
         "    serving.make([model], cells.find(None), folder, firewall.Limits())\n"
         "print(sorted({'tensorflow', 'keras', 'scipy', 'sklearn', 'dvc'} & set(sys.modules)))"
     )
@@ -296,6 +307,22 @@ def test_a_bundle_that_cannot_be_trusted_stops_the_start_with_a_sentence(
     spoil(folder)
     with pytest.raises(UserError, match=sentence):
         open_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("--auth", ["password"]),
+        ("--allow-host", ["https://cells.example.org", "cells.example.org:443", ""]),
+        ("--allow-frame", ["https://example.org; script-src *", ""]),
+        ("--root-path", ["cells", "/a b"]),
+    ],
+)
+def test_an_option_that_could_only_fail_in_silence_is_refused(option, values, capsys):
+    for value in values:
+        with pytest.raises(SystemExit):
+            parser().parse_args([option, value])
+        assert f"argument {option}: it must be" in capsys.readouterr().err
 
 
 def test_wrong_options_end_with_one_sentence(model_bundle, tmp_path):
@@ -399,6 +426,20 @@ def test_of_a_zip_with_too_many_cells_the_rest_is_counted_and_said(model, tmp_pa
     assert totals.index(judged[-1].reason) < totals.index("are called Parasitized")
 
 
+def test_a_zip_that_is_named_again_and_again_is_not_listed_every_time(model, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "folders.zip", "w") as pack:
+        pack.writestr("a/", b"")
+    files = [("folders.zip", tmp_path / "folders.zip")] * (uploads.MOST_ZIPS + 10)
+    listed = []
+    opened = zipfile.ZipFile.__init__
+    monkeypatch.setattr(zipfile.ZipFile, "__init__", lambda *known: listed.append(1) or opened(*known))
+    said = [one.reason for one in batches.judge([model], uploads.many(files, images.read))]
+    assert said[-11:] == ["zip without a file", *[uploads.TOO_MANY_ZIPS] * 10]
+    assert len(said) == len(files)
+    assert uploads.count([file for _, file in files]) == 10
+    assert len(listed) <= 3 * uploads.MOST_ZIPS
+
+
 def test_a_cell_of_a_batch_is_read_again_by_its_number(tmp_path, drawn):
     with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
         for number, (pixels, _) in enumerate(drawn[1:3]):
@@ -426,9 +467,7 @@ def test_an_operating_point_says_what_it_costs(model):
 
 def test_a_round_of_cells_that_the_model_was_made_with_explains_that_there_is_no_score(model):
     cards = cells.reveal((cells.Card("", "Parasitized", Answer(0.9), met=True),))
-    assert "made with every one of these cells" in rendering.round_of(
-        model, cells.Source(), cards, verdict.HALF
-    )
+    assert "made with every one of these cells" in rendering.round_of(model, (), cards, verdict.HALF)
 
 
 def test_many_threads_get_their_own_answers(model_bundle, drawn):

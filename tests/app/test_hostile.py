@@ -263,6 +263,7 @@ ZIPS = {
     ),
     "a list without end": (listing(100_000), "far more cells"),
     "empty": (packed(), "zip without a file"),
+    "half of a download": (packed(("a.png", encoded(cell())))[:300], "damaged"),
     "zip in a zip": (packed(("inner.zip", packed(("a.png", b"x")))), "no PNG, JPEG"),
     "no more than its end": (packed(("a.png", encoded(cell())))[-22:], "damaged"),
     "nameless": (packed((".", b"x")), "outside its own folder"),
@@ -346,15 +347,13 @@ OUTSIDE = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("a.svg", SVG), ("a.html", b"<script>alert(1)</script>"), ("a.png", SVG)]
-)
-def test_an_uploaded_file_is_never_shown_as_a_page_of_this_site(live, name, content):
-    answer = requests.get(f"{live.url}/gradio_api/file={live.upload((name, content))[0]}")
-    shown = answer.headers["content-type"].startswith("image/png")
-    assert shown or answer.headers["content-disposition"].startswith("attachment")
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert "default-src 'self'" in answer.headers["content-security-policy"]
+def test_no_route_gives_an_uploaded_file_back(live):
+    path = live.upload(("a.html", b"<script>alert(1)</script>"))[0]
+    for headers in ({}, {"Range": "bytes=0-3"}, {"Range": "bytes=5-1,9-2"}):
+        answer = requests.get(f"{live.url}/gradio_api/file={path}", headers=headers)
+        assert answer.status_code == 404
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
@@ -380,7 +379,7 @@ def test_a_path_that_climbs_out_of_the_uploads_is_refused(live):
     climbing = f"{Path(path).parent}/../../../../../../../etc/passwd"
     prepared = requests.Request("GET", live.url).prepare()
     prepared.url = f"{live.url}/gradio_api/file={climbing}"
-    assert requests.Session().send(prepared).status_code == 403
+    assert requests.Session().send(prepared).status_code == 404
     assert live.call("classify", {"path": climbing}).status_code == 400
 
 
@@ -389,9 +388,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from fastapi.testclient import TestClient
-from app import cells, firewall, serving
+from app import cells, firewall, serving, uploads
 from app.model import open_model
-with serving.upload_folder() as folder:
+with uploads.upload_folder() as folder:
     app = serving.make([open_model(Path(sys.argv[1]))], cells.find(None), folder, firewall.Limits())
     app.mount("/", app.routes[-1].app.gradio)
     app.routes[:] = app.routes[-1:]
@@ -468,6 +467,7 @@ def test_advisory_cve_2026_28416_the_server_asks_no_other_for_anybody(live):
         "/static/c:/windows/win.ini",
         "/static//etc/passwd",
         "/assets/%5c%5cexample.org%5cshare",
+        "/static/" + "x" * 5000,
     ],
 )
 def test_routes_that_the_page_does_not_need_are_closed(live, path):
@@ -489,12 +489,16 @@ def test_bodies_are_bounded(live):
     assert call.status_code == 413
 
 
+FORM = "multipart/form-data; boundary=x"
+
+
 @contextlib.contextmanager
-def begun(url: str):
-    """A request to classify whose body the server waits for, and never gets."""
+def begun(url: str, route: str = "/classify", *headers: str):
+    """A request whose body the server waits for, and never gets."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
-        head = "POST /classify HTTP/1.1", "Host: app", "Content-Length: 1000", "Expect: 100-continue"
+        further = "Host: app", "Content-Length: 1000", "Expect: 100-continue", *headers
+        head = f"POST {route} HTTP/1.1", *further
         connection.sendall("\r\n".join((*head, "", "")).encode())
         # The server says so once it reads the body.
         assert connection.recv(100).startswith(b"HTTP/1.1 100")
@@ -509,11 +513,27 @@ def test_those_who_send_slowly_keep_nobody_from_an_answer(model_bundle, tmp_path
         assert requests.post(f"{server.url}/classify", data=encoded(cell())).status_code == 200
 
 
-def test_who_leaves_while_sending_is_no_fault_of_the_server(live):
+@pytest.mark.parametrize(
+    ("route", "header"), [("/classify", "A: b"), ("/gradio_api/upload", f"Content-Type: {FORM}")]
+)
+def test_who_leaves_while_sending_is_no_fault_of_the_server(live, route, header):
     before = len(live.logged())
-    with begun(live.url):
+    with begun(live.url, route, header):
         pass
     assert requests.post(f"{live.url}/classify", data=encoded(cell())).status_code == 200
+    assert "error" not in {line["level"] for line in live.logged()[before:]}
+
+
+def test_an_upload_that_is_no_file_is_told_to_be_one(live):
+    answer = requests.post(f"{live.url}/gradio_api/upload", files={"files": (None, "no file")})
+    assert answer.status_code == 400
+    assert answer.json() == {"error": "Send files, in a form, under the name `files`."}
+
+
+@pytest.mark.parametrize("route", ["queue/data?session_hash=gone", "call/classify/gone"])
+def test_a_page_whose_session_is_gone_is_told_so_and_nothing_fails(live, route):
+    before = len(live.logged())
+    assert "Not Found" in requests.get(f"{live.url}/gradio_api/{route}").text
     assert "error" not in {line["level"] for line in live.logged()[before:]}
 
 
@@ -522,7 +542,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import anyio, httpx
-from app import cells, firewall, serving
+from app import cells, firewall, serving, uploads
 from app.model import open_model
 
 async def slowly(begun):
@@ -551,7 +571,7 @@ async def too_much(client):
     said = await client.post("/classify", content=b"too much")
     print(said.status_code, said.json()["error"])
 
-with serving.upload_folder() as folder:
+with uploads.upload_folder() as folder:
     model = open_model(Path(sys.argv[1]))
     anyio.run(visit, firewall.Limits(body_seconds=0.1), too_late)
     anyio.run(visit, firewall.Limits(bodies=10), too_much)
@@ -590,6 +610,12 @@ def test_a_file_of_any_other_shape_gives_an_error_and_no_traceback(live, file):
     assert "Traceback" not in live.log.read_text()
 
 
+def test_a_name_with_half_a_letter_is_shown_as_far_as_it_goes(live):
+    path = live.upload(("cell.png", encoded(cell())))[0]
+    kind, said = live.answer("classify_batch", [{"path": path, "orig_name": "\ud800.png"}], 0.5)
+    assert (kind, said[0]["rows"][0]["file"]) == ("complete", "?.png")
+
+
 @pytest.mark.parametrize(
     ("route", "body"),
     [
@@ -600,7 +626,6 @@ def test_a_file_of_any_other_shape_gives_an_error_and_no_traceback(live, file):
         ("call/classify", {"data": []}),
         ("call/classify", {"data": 5}),
         ("call/classify", {"data": [1, 2, 3, 4]}),
-        ("call/show_table", {"data": [[1], "x", {}]}),
         ("call/operating_point", {"data": [99, None, None, None]}),
         ("call/show_row", {"data": [None, 0]}),
         ("queue/join", {}),
@@ -608,6 +633,8 @@ def test_a_file_of_any_other_shape_gives_an_error_and_no_traceback(live, file):
         ("queue/join", {"data": [], "fn_index": 9999, "session_hash": "abc"}),
         ("queue/join", {"data": [], "fn_index": -1, "session_hash": "abc"}),
         ("queue/join", {"data": [], "fn_index": "x", "session_hash": "abc"}),
+        ("queue/join", {"data": [], "fn_index": [], "session_hash": "abc"}),
+        ("queue/join", {"data": [], "fn_index": 0, "session_hash": "abc", "trigger_id": "\ud800"}),
         ("queue/join", {"data": [], "fn_index": 0, "session_hash": "abc", "trigger_id": 9999}),
         ("cancel", {}),
         ("cancel", {"session_hash": "abc", "fn_index": 1, "event_id": "x"}),

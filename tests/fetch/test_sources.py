@@ -295,6 +295,12 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path, name):
         archives.unpack(tmp_path / "slip.zip", tmp_path / "in")
 
 
+def test_a_file_may_be_named_by_the_time_of_day(tmp_path):
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
+        pack.writestr("2026-11-29 10:15:03.png", b"x")
+    assert [str(one.path) for one in archives.members(tmp_path / "cells.zip")] == ["2026-11-29 10:15:03.png"]
+
+
 def test_links_and_bombs_in_archives_are_refused(tmp_path):
     with tarfile.open(tmp_path / "link.tar", "w") as pack:
         link = tarfile.TarInfo("Parasitized/a.png")
