@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +18,15 @@ import pandas as pd
 import yaml
 
 from ci import outputs, revisions
-from ci.comparison import Plain
+from ci.comparison import Plain, accepted
 from ci.revisions import Revision
 from malaria import bundle as bundle_format
 from malaria import files, labels, paths, programs, tables
-from malaria.cells import packed
 
 # What these write depends on the kind of processor too, which training records (docs/ci.md).
 OF_PROCESSOR = ("train", "evaluate", "export")
+# What these make is hidden from all others, where test cells may not be seen.
+SEEING = ("fetch", "audit", "split")
 _SINGLE = ("repro", "--force", "--single-item", "--no-run-cache", "--no-commit")
 
 
@@ -60,10 +61,10 @@ class Rerun(Plain):
 
 @dataclass(frozen=True)
 class Again:
-    """What was found, and the branch's bundle to judge: where processors differ the one made here."""
+    """What was found, and where processors differ the bundle made here."""
 
     found: Rerun
-    bundle: Path
+    bundle: Path | None = None
 
 
 @contextmanager
@@ -77,7 +78,7 @@ def run(branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame, blind: 
     """
     frozen = _frozen(branch.folder)
     if frozen or not (stages or blind):
-        yield Again(Rerun(stages=stages, frozen=frozen), branch.folder / paths.BUNDLE)
+        yield Again(Rerun(stages=stages, frozen=frozen))
         return
     begun = time.monotonic()
     compared: list[Output] = []
@@ -102,9 +103,10 @@ def run(branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame, blind: 
         if elsewhere and "train" in stages:
             for stage in [stage for stage in OF_PROCESSOR if stage not in stages]:
                 _once_more(copy, stage)
-        bundle = (copy if elsewhere else branch.folder) / paths.BUNDLE
+        here = copy / paths.BUNDLE if elsewhere else None
         trained = [output for output in compared if output.stage == "train"]
-        seen = {output.path: output.again for output in trained} | _read_by_apps(bundle)
+        seen = {output.path: output.again for output in trained}
+        seen |= _read_by_apps(here or branch.folder / paths.BUNDLE)
         unseen = _unseen(branch, judged, bool(trained), Path(temporary, "blind")) if blind else {}
         both = tuple(
             Output(stage="blind", path=path, first=seen.get(path, "none"), again=unseen.get(path, "none"))
@@ -113,7 +115,7 @@ def run(branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame, blind: 
         seconds = round(time.monotonic() - begun, 1)
         outs = tuple(compared)
         told = Rerun(stages=stages, outputs=outs, elsewhere=elsewhere, blind=both, seconds=seconds)
-        yield Again(told, bundle)
+        yield Again(told, here)
 
 
 def _read_by_apps(bundle: Path) -> dict[str, str]:
@@ -156,37 +158,45 @@ def _hashes(lock: dict[str, dict[str, list[dict[str, str]]]], stage: str) -> dic
 def _unseen(branch: Revision, judged: pd.DataFrame, train: bool, folder: Path) -> dict[str, str]:
     """The hashes of what is made in `folder`, where cells that are not to be trained on show others."""
     revisions.copy_of_work_tree(branch.folder, folder)
-    needed = [paths.PACKED, paths.LABORATORIES, paths.SPLITS, paths.SPLIT_SUMMARY]
-    needed += [] if train else [paths.MODEL]
+    # Elsewhere than in its own folder DVC puts a path before each name.
+    stages = [address.rpartition(":")[2] for address in revisions.order(folder, paths.BUNDLE)]
+    unseeing = [name for name in stages if name not in SEEING and (train or name != "train")]
+    needed = [paths.SPLIT_SUMMARY, *([] if train else [paths.MODEL])]
+    # What you added to DVC, as a network to start from: but for the cells, which `fetch` reads.
+    reads = {dep["path"] for name in unseeing for dep in branch.lock[name]["deps"]}
+    reads -= {dep["path"] for dep in branch.lock["fetch"]["deps"]}
+    needed += [path for path in revisions.added(folder) if _touches(path, reads)]
     programs.dvc("checkout", "--force", "--quiet", *map(str, needed), cwd=folder)
     # Nor is there a way back to the cells by DVC's cache.
-    programs.dvc("config", "--local", "--unset", "cache.dir", cwd=folder)
-    splits = tables.read(folder / paths.SPLITS, tables.SPLITS)
+    programs.dvc("cache", "dir", "--local", ".dvc/tmp/cache", cwd=folder)
+    _hide(branch, judged, folder)
+    made = {path: md5 for name in unseeing for path, md5 in _once_more(folder, name).items()}
+    model = {out["path"] for out in branch.lock["train"]["outs"]} if train else ()
+    return {path: made[path] for path in model} | _read_by_apps(folder / paths.BUNDLE)
+
+
+def _hide(branch: Revision, judged: pd.DataFrame, folder: Path) -> None:
+    """Write the branch's cells and split into `folder`. Cells that are not to be trained on show others, with
+    labels in turn: what scores them needs both classes.
+    """
+    cells = accepted(branch).reset_index(drop=True)
+    splits = tables.read(branch.folder / paths.SPLITS, tables.SPLITS)
     used = splits.path[splits.split != tables.TEST]
-    index = _hide(
-        folder / paths.PACKED, lambda cells: ~cells.path.isin(used) | cells.sha256.isin(judged.sha256)
-    )
-    _hide(folder / paths.LABORATORIES, lambda cells: cells.sha256.isin(judged.sha256))
-    splits = splits.assign(label=splits.path.map(index.set_index("path").label).fillna(splits.label))
+    hidden = (~cells.path.isin(used) | cells.sha256.isin(judged.sha256)).to_numpy(dtype=bool)
+    shows = np.arange(len(cells))
+    shows[hidden] = np.resize(shows[~hidden], hidden.sum())
+    blind = cells.iloc[shows].reset_index(drop=True).assign(path=cells.path, patient=cells.patient)
+    blind.loc[hidden, "label"] = np.resize(labels.LABELS, hidden.sum())
+    for path, shown in zip(cells.path, cells.path[shows], strict=True):
+        (folder / paths.RAW / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(branch.folder / paths.RAW / shown, folder / paths.RAW / path)
+    tables.write(blind, folder / paths.CELLS, tables.CELLS)
+    splits = splits.assign(label=splits.path.map(blind.set_index("path").label).fillna(splits.label))
     tables.write(splits, folder / paths.SPLITS, tables.SPLITS)
-    made = _once_more(folder, "train") if train else {}
-    for stage in OF_PROCESSOR[1:]:
-        _once_more(folder, stage)
-    return made | _read_by_apps(folder / paths.BUNDLE)
 
 
-def _hide(folder: Path, which: Callable[[pd.DataFrame], "pd.Series[bool]"]) -> pd.DataFrame:
-    """Let packed cells show others, with labels in turn: what scores them needs both classes."""
-    held = packed.load(folder)
-    hidden = which(held.index).to_numpy(dtype=bool)
-    pixels, label = np.array(held.images), held.index.label.to_numpy(dtype=object)
-    pixels[hidden] = pixels[np.resize(np.flatnonzero(~hidden), hidden.sum())] if not hidden.all() else 0
-    label[hidden] = np.resize(labels.LABELS, hidden.sum())
-    index = held.index.assign(label=label)
-    with files.atomic_folder(folder) as part:
-        np.save(part / packed.ARRAY, pixels)
-        tables.write(index, part / packed.INDEX, tables.INDEX)
-    return index
+def _touches(path: Path, read: set[str]) -> bool:
+    return any(path.is_relative_to(dep) or Path(dep).is_relative_to(path) for dep in read)
 
 
 def _frozen(folder: Path) -> tuple[str, ...]:

@@ -67,7 +67,6 @@ def _judge(
         found = comparison.compare(
             base,
             branch,
-            ran.bundle,
             cells,
             counted,
             settings,
@@ -75,6 +74,7 @@ def _judge(
             behind=_behind(base, branch),
             rules=_rules(base, branch),
             sample=record is not None and record.sample,
+            here=ran.bundle,
         )
         labels = [*given.label, *(pull.labels if (pull := event.pull()) else ())]
         rerun = None if given.report else ran.found
@@ -124,8 +124,8 @@ def _rules(base: Revision | None, branch: Revision) -> tuple[str, ...]:
     if base is None:
         return ()
     start = revisions.fork_point(base.commit, branch.folder)
-    changed = programs.git("diff", "--name-only", start, "--", *outputs.RULES, cwd=branch.folder).splitlines()
-    touched = [rule for rule in outputs.RULES if any(Path(name).is_relative_to(rule) for name in changed)]
+    changed = programs.git("diff", "--name-only", "--no-renames", start, cwd=branch.folder).splitlines()
+    touched = sorted({rule for rule in map(outputs.rule, changed) if rule})
     before = revisions.params_at(start, branch.folder)
     sections = [
         f"params.yaml: {name}"

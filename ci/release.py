@@ -100,7 +100,6 @@ def gate(last: str) -> tuple[bool, str]:
     """Whether the gate passes against the release `last`, or by itself without one, and what it found."""
     # A commit that holds nothing, and no branch: beside it the gate's absolute limits alone count.
     base = last or programs.git("commit-tree", "-m", "before the first release", programs.git("mktree"))
-    outputs.VERDICT.unlink(missing_ok=True)
     passed = ci_gate.judge(base) == 0
     if not outputs.VERDICT.is_file():
         raise UserError("The gate did not run to its end, as said above.")
