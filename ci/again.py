@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -59,17 +58,11 @@ class Rerun(Plain):
     seconds: float = 0
 
 
-@dataclass(frozen=True)
-class Again:
-    """What was found, and where processors differ the bundle made here."""
-
-    found: Rerun
-    bundle: Path | None = None
-
-
 @contextmanager
-def run(branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame, blind: bool) -> Iterator[Again]:
-    """Run `stages` of the branch again.
+def run(
+    branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame, blind: bool
+) -> Iterator[tuple[Rerun, Path | None]]:
+    """Run `stages` of the branch again; what that gave, and where processors differ the bundle made here.
 
     Args:
         stages: in their order; with `train` among them, a blind run trains too.
@@ -78,44 +71,41 @@ def run(branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame, blind: 
     """
     frozen = _frozen(branch.folder)
     if frozen or not (stages or blind):
-        yield Again(Rerun(stages=stages, frozen=frozen))
+        yield Rerun(stages=stages, frozen=frozen), None
         return
     begun = time.monotonic()
-    compared: list[Output] = []
-    elsewhere = False
+    elsewhere = _made_elsewhere(branch.folder)
+    outs: list[Output] = []
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary, "again")
         revisions.copy_of_work_tree(branch.folder, copy)
         programs.dvc("checkout", "--force", "--quiet", cwd=copy)
         for stage in stages:
-            claimed, found = _hashes(branch.lock, stage), _once_more(copy, stage)
-            made = [
-                Output(stage=stage, path=path, first=claimed[path], again=found[path]) for path in claimed
-            ]
-            compared += made
-            if all(output.same for output in made):
-                continue
-            if stage in OF_PROCESSOR and not elsewhere:
-                elsewhere = _made_elsewhere(branch, copy, trained="train" in stages)
-            if not (elsewhere and stage in OF_PROCESSOR):
+            made = _compared(stage, _hashes(branch.lock, stage), _once_more(copy, stage))
+            outs += made
+            if not all(output.same for output in made) and not (elsewhere and stage in OF_PROCESSOR):
                 # The next stages start from the lock's own outputs, or one difference is told as many.
-                _restore(branch, copy, stage)
+                shutil.copyfile(branch.folder / outputs.LOCK, copy / outputs.LOCK)
+                programs.dvc("checkout", "--force", "--quiet", stage, cwd=copy)
         if elsewhere and "train" in stages:
             for stage in [stage for stage in OF_PROCESSOR if stage not in stages]:
                 _once_more(copy, stage)
         here = copy / paths.BUNDLE if elsewhere else None
-        trained = [output for output in compared if output.stage == "train"]
-        seen = {output.path: output.again for output in trained}
-        seen |= _read_by_apps(here or branch.folder / paths.BUNDLE)
-        unseen = _unseen(branch, judged, bool(trained), Path(temporary, "blind")) if blind else {}
-        both = tuple(
-            Output(stage="blind", path=path, first=seen.get(path, "none"), again=unseen.get(path, "none"))
-            for path in (seen | unseen if blind else ())
-        )
+        both: tuple[Output, ...] = ()
+        if blind:
+            seen = {output.path: output.again for output in outs if output.stage == "train"}
+            unseen = _unseen(branch, judged, bool(seen), Path(temporary, "blind"))
+            both = _compared("blind", seen | _read_by_apps(here or branch.folder / paths.BUNDLE), unseen)
         seconds = round(time.monotonic() - begun, 1)
-        outs = tuple(compared)
-        told = Rerun(stages=stages, outputs=outs, elsewhere=elsewhere, blind=both, seconds=seconds)
-        yield Again(told, here)
+        told = Rerun(stages=stages, outputs=tuple(outs), elsewhere=elsewhere, blind=both, seconds=seconds)
+        yield told, here
+
+
+def _compared(stage: str, first: dict[str, str], again: dict[str, str]) -> tuple[Output, ...]:
+    return tuple(
+        Output(stage=stage, path=path, first=first.get(path, "none"), again=again.get(path, "none"))
+        for path in first | again
+    )
 
 
 def _read_by_apps(bundle: Path) -> dict[str, str]:
@@ -128,20 +118,12 @@ def _read_by_apps(bundle: Path) -> dict[str, str]:
     return {f"{paths.BUNDLE}/{name}": found for name, found in kept.items()}
 
 
-def _made_elsewhere(branch: Revision, copy: Path, trained: bool) -> bool:
-    """Whether training records another kind of processor in the copy than in the branch's results."""
-    if not trained:
-        _once_more(copy, "train")
-    here, there = ((folder / paths.PROCESSOR) for folder in (copy, branch.folder))
-    differs = here.is_file() and there.is_file() and here.read_bytes() != there.read_bytes()
-    if not trained:
-        _restore(branch, copy, "train")
-    return differs
+def _made_elsewhere(folder: Path) -> bool:
+    """Whether training recorded another kind of processor in a folder than this machine's."""
+    from malaria.train import backend
 
-
-def _restore(branch: Revision, copy: Path, stage: str) -> None:
-    shutil.copyfile(branch.folder / outputs.LOCK, copy / outputs.LOCK)
-    programs.dvc("checkout", "--force", "--quiet", stage, cwd=copy)
+    record = folder / paths.PROCESSOR
+    return record.is_file() and record.read_text(encoding="utf-8").strip() != backend.processor()
 
 
 def _once_more(folder: Path, stage: str) -> dict[str, str]:

@@ -63,7 +63,7 @@ def _judge(
         stages = tuple(name for name in branch.lock if name in (*stages, "train"))
     # From training on everything could look at the test cells, and write what it saw into the bundle.
     blind = not given.report and _differ(base, branch, *again.OF_PROCESSOR)
-    with again.run(branch, stages, cells, blind) as ran:
+    with again.run(branch, stages, cells, blind) as (ran, here):
         found = comparison.compare(
             base,
             branch,
@@ -74,10 +74,10 @@ def _judge(
             behind=_behind(base, branch),
             rules=_rules(base, branch),
             sample=record is not None and record.sample,
-            here=ran.bundle,
+            here=here,
         )
         labels = [*given.label, *(pull.labels if (pull := event.pull()) else ())]
-        rerun = None if given.report else ran.found
+        rerun = None if given.report else ran
         changed, forged = contradicted(base, branch), _forged(branch)
         return found, verdict.judge(found, rerun, changed, given.own_code, labels, forged)
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ci.outputs import LOCK
-from malaria import files, paths, programs
+from malaria import paths, programs
 from malaria.errors import UserError
 from remote import pull
 
@@ -34,10 +34,6 @@ class Revision:
     def lock(self) -> dict[str, Any]:
         """The stages of dvc.lock."""
         return lock_of(self.folder)
-
-    @property
-    def lock_hash(self) -> str:
-        return files.sha256(self.folder / LOCK)
 
     @property
     def params(self) -> dict[str, Any]:

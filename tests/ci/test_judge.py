@@ -226,7 +226,7 @@ def test_all_code_that_judges_or_starts_the_base_s_is_named_where_a_branch_chang
     for name in ("ci.gate", "ci.judge"):
         finder.import_hook(name)
     code = {str(Path(one.__file__).relative_to(ROOT)) for one in finder.modules.values() if one.__file__}
-    empty = {"malaria/__init__.py", "malaria/cells/__init__.py"}
+    empty = {f"malaria/{name}__init__.py" for name in ("", "cells/", "train/")}
     assert {name for name in code if not outputs.rule(name)} == empty
 
 
@@ -238,6 +238,15 @@ def test_what_dvc_lock_claims_of_a_training_has_to_come_out_again(branch, leaky)
     module(branch, "gate", "--base", "main", ok=False)
     assert failed(branch) == ["reproducible", "blind training"]
     assert "another models/model.keras" in said(branch, "reproducible")
+
+
+def test_a_model_of_another_processor_is_judged_beside_what_its_code_makes_here(branch):
+    (branch / "stages/train.py").write_text((branch / "stages/train.py").read_text() + "# a word more\n")
+    (branch / paths.PROCESSOR).write_text("arm64, another\n")
+    take_for_granted(branch, "train", "evaluate", "export")
+    module(branch, "gate", "--base", "main")
+    assert "no better than what its code makes here" in said(branch, "reproducible")
+    assert found(branch)["above_here"] == 0
 
 
 def test_code_that_answers_with_the_labels_is_not_asked(branch):
