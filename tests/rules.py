@@ -491,7 +491,7 @@ RULES = (
             "_points(found), limits.point_loss",
             "_points(found), limits.auc_loss",
         ),
-        ("AUC has its loss", "limits.auc_loss", "limits.point_loss"),
+        ("AUC has its loss", '"auc")], limits.auc_loss', '"auc")], limits.point_loss'),
         ("sensitivity has its loss", "limits.sensitivity_loss", "limits.point_loss"),
     ),
     *of(
