@@ -6,6 +6,7 @@ Nothing of the branch is imported here: its stages run as processes of their own
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -120,10 +121,11 @@ def _read_by_apps(bundle: Path) -> dict[str, str]:
 
 def _made_elsewhere(folder: Path) -> bool:
     """Whether training recorded another kind of processor in a folder than this machine's."""
-    from malaria.train import backend
-
     record = folder / paths.PROCESSOR
-    return record.is_file() and record.read_text(encoding="utf-8").strip() != backend.processor()
+    # In a process of its own: what TensorFlow's import sets must not reach the branch's stages.
+    asks = "from malaria.train import backend; print(backend.processor())"
+    here = programs.run([sys.executable, "-c", asks]).strip()
+    return record.is_file() and record.read_text(encoding="utf-8").strip() != here
 
 
 def _once_more(folder: Path, stage: str) -> dict[str, str]:
