@@ -6,11 +6,11 @@ Nothing of the branch is imported here: its stages run as processes of their own
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,15 @@ import pandas as pd
 import yaml
 
 from ci import outputs, revisions
-from ci.comparison import Plain
+from ci.comparison import Plain, accepted
 from ci.revisions import Revision
 from malaria import bundle as bundle_format
 from malaria import files, labels, paths, programs, tables
-from malaria.cells import packed
 
 # What these write depends on the kind of processor too, which training records (docs/ci.md).
 OF_PROCESSOR = ("train", "evaluate", "export")
+# What these make is hidden from all others, where test cells may not be seen.
+SEEING = ("fetch", "audit", "split")
 _SINGLE = ("repro", "--force", "--single-item", "--no-run-cache", "--no-commit")
 
 
@@ -58,17 +59,11 @@ class Rerun(Plain):
     seconds: float = 0
 
 
-@dataclass(frozen=True)
-class Again:
-    """What was found, and the branch's bundle to judge: where processors differ the one made here."""
-
-    found: Rerun
-    bundle: Path
-
-
 @contextmanager
-def run(branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame, blind: bool) -> Iterator[Again]:
-    """Run `stages` of the branch again.
+def run(
+    branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame, blind: bool
+) -> Iterator[tuple[Rerun, Path | None]]:
+    """Run `stages` of the branch again; what that gave, and where processors differ the bundle made here.
 
     Args:
         stages: in their order; with `train` among them, a blind run trains too.
@@ -77,43 +72,41 @@ def run(branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame, blind: 
     """
     frozen = _frozen(branch.folder)
     if frozen or not (stages or blind):
-        yield Again(Rerun(stages=stages, frozen=frozen), branch.folder / paths.BUNDLE)
+        yield Rerun(stages=stages, frozen=frozen), None
         return
     begun = time.monotonic()
-    compared: list[Output] = []
-    elsewhere = False
+    elsewhere = _made_elsewhere(branch.folder)
+    outs: list[Output] = []
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary, "again")
         revisions.copy_of_work_tree(branch.folder, copy)
         programs.dvc("checkout", "--force", "--quiet", cwd=copy)
         for stage in stages:
-            claimed, found = _hashes(branch.lock, stage), _once_more(copy, stage)
-            made = [
-                Output(stage=stage, path=path, first=claimed[path], again=found[path]) for path in claimed
-            ]
-            compared += made
-            if all(output.same for output in made):
-                continue
-            if stage in OF_PROCESSOR and not elsewhere:
-                elsewhere = _made_elsewhere(branch, copy, trained="train" in stages)
-            if not (elsewhere and stage in OF_PROCESSOR):
+            made = _compared(stage, _hashes(branch.lock, stage), _once_more(copy, stage))
+            outs += made
+            if not all(output.same for output in made) and not (elsewhere and stage in OF_PROCESSOR):
                 # The next stages start from the lock's own outputs, or one difference is told as many.
-                _restore(branch, copy, stage)
+                shutil.copyfile(branch.folder / outputs.LOCK, copy / outputs.LOCK)
+                programs.dvc("checkout", "--force", "--quiet", stage, cwd=copy)
         if elsewhere and "train" in stages:
             for stage in [stage for stage in OF_PROCESSOR if stage not in stages]:
                 _once_more(copy, stage)
-        bundle = (copy if elsewhere else branch.folder) / paths.BUNDLE
-        trained = [output for output in compared if output.stage == "train"]
-        seen = {output.path: output.again for output in trained} | _read_by_apps(bundle)
-        unseen = _unseen(branch, judged, bool(trained), Path(temporary, "blind")) if blind else {}
-        both = tuple(
-            Output(stage="blind", path=path, first=seen.get(path, "none"), again=unseen.get(path, "none"))
-            for path in (seen | unseen if blind else ())
-        )
+        here = copy / paths.BUNDLE if elsewhere else None
+        both: tuple[Output, ...] = ()
+        if blind:
+            seen = {output.path: output.again for output in outs if output.stage == "train"}
+            unseen = _unseen(branch, judged, bool(seen), Path(temporary, "blind"))
+            both = _compared("blind", seen | _read_by_apps(here or branch.folder / paths.BUNDLE), unseen)
         seconds = round(time.monotonic() - begun, 1)
-        outs = tuple(compared)
-        told = Rerun(stages=stages, outputs=outs, elsewhere=elsewhere, blind=both, seconds=seconds)
-        yield Again(told, bundle)
+        told = Rerun(stages=stages, outputs=tuple(outs), elsewhere=elsewhere, blind=both, seconds=seconds)
+        yield told, here
+
+
+def _compared(stage: str, first: dict[str, str], again: dict[str, str]) -> tuple[Output, ...]:
+    return tuple(
+        Output(stage=stage, path=path, first=first.get(path, "none"), again=again.get(path, "none"))
+        for path in first | again
+    )
 
 
 def _read_by_apps(bundle: Path) -> dict[str, str]:
@@ -126,20 +119,13 @@ def _read_by_apps(bundle: Path) -> dict[str, str]:
     return {f"{paths.BUNDLE}/{name}": found for name, found in kept.items()}
 
 
-def _made_elsewhere(branch: Revision, copy: Path, trained: bool) -> bool:
-    """Whether training records another kind of processor in the copy than in the branch's results."""
-    if not trained:
-        _once_more(copy, "train")
-    here, there = ((folder / paths.PROCESSOR) for folder in (copy, branch.folder))
-    differs = here.is_file() and there.is_file() and here.read_bytes() != there.read_bytes()
-    if not trained:
-        _restore(branch, copy, "train")
-    return differs
-
-
-def _restore(branch: Revision, copy: Path, stage: str) -> None:
-    shutil.copyfile(branch.folder / outputs.LOCK, copy / outputs.LOCK)
-    programs.dvc("checkout", "--force", "--quiet", stage, cwd=copy)
+def _made_elsewhere(folder: Path) -> bool:
+    """Whether training recorded another kind of processor in a folder than this machine's."""
+    record = folder / paths.PROCESSOR
+    # In a process of its own: what TensorFlow's import sets must not reach the branch's stages.
+    asks = "from malaria.train import backend; print(backend.processor())"
+    here = programs.run([sys.executable, "-c", asks]).strip()
+    return record.is_file() and record.read_text(encoding="utf-8").strip() != here
 
 
 def _once_more(folder: Path, stage: str) -> dict[str, str]:
@@ -156,37 +142,45 @@ def _hashes(lock: dict[str, dict[str, list[dict[str, str]]]], stage: str) -> dic
 def _unseen(branch: Revision, judged: pd.DataFrame, train: bool, folder: Path) -> dict[str, str]:
     """The hashes of what is made in `folder`, where cells that are not to be trained on show others."""
     revisions.copy_of_work_tree(branch.folder, folder)
-    needed = [paths.PACKED, paths.LABORATORIES, paths.SPLITS, paths.SPLIT_SUMMARY]
-    needed += [] if train else [paths.MODEL]
+    # Elsewhere than in its own folder DVC puts a path before each name.
+    stages = [address.rpartition(":")[2] for address in revisions.order(folder, paths.BUNDLE)]
+    unseeing = [name for name in stages if name not in SEEING and (train or name != "train")]
+    needed = [paths.SPLIT_SUMMARY, *([] if train else [paths.MODEL])]
+    # What you added to DVC, as a network to start from: but for the cells, which `fetch` reads.
+    reads = {dep["path"] for name in unseeing for dep in branch.lock[name]["deps"]}
+    reads -= {dep["path"] for dep in branch.lock["fetch"]["deps"]}
+    needed += [path for path in revisions.added(folder) if _touches(path, reads)]
     programs.dvc("checkout", "--force", "--quiet", *map(str, needed), cwd=folder)
     # Nor is there a way back to the cells by DVC's cache.
-    programs.dvc("config", "--local", "--unset", "cache.dir", cwd=folder)
-    splits = tables.read(folder / paths.SPLITS, tables.SPLITS)
+    programs.dvc("cache", "dir", "--local", ".dvc/tmp/cache", cwd=folder)
+    _hide(branch, judged, folder)
+    made = {path: md5 for name in unseeing for path, md5 in _once_more(folder, name).items()}
+    model = {out["path"] for out in branch.lock["train"]["outs"]} if train else ()
+    return {path: made[path] for path in model} | _read_by_apps(folder / paths.BUNDLE)
+
+
+def _hide(branch: Revision, judged: pd.DataFrame, folder: Path) -> None:
+    """Write the branch's cells and split into `folder`. Cells that are not to be trained on show others, with
+    labels in turn: what scores them needs both classes.
+    """
+    cells = accepted(branch).reset_index(drop=True)
+    splits = tables.read(branch.folder / paths.SPLITS, tables.SPLITS)
     used = splits.path[splits.split != tables.TEST]
-    index = _hide(
-        folder / paths.PACKED, lambda cells: ~cells.path.isin(used) | cells.sha256.isin(judged.sha256)
-    )
-    _hide(folder / paths.LABORATORIES, lambda cells: cells.sha256.isin(judged.sha256))
-    splits = splits.assign(label=splits.path.map(index.set_index("path").label).fillna(splits.label))
+    hidden = (~cells.path.isin(used) | cells.sha256.isin(judged.sha256)).to_numpy(dtype=bool)
+    shows = np.arange(len(cells))
+    shows[hidden] = np.resize(shows[~hidden], hidden.sum())
+    blind = cells.iloc[shows].reset_index(drop=True).assign(path=cells.path, patient=cells.patient)
+    blind.loc[hidden, "label"] = np.resize(labels.LABELS, hidden.sum())
+    for path, shown in zip(cells.path, cells.path[shows], strict=True):
+        (folder / paths.RAW / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(branch.folder / paths.RAW / shown, folder / paths.RAW / path)
+    tables.write(blind, folder / paths.CELLS, tables.CELLS)
+    splits = splits.assign(label=splits.path.map(blind.set_index("path").label).fillna(splits.label))
     tables.write(splits, folder / paths.SPLITS, tables.SPLITS)
-    made = _once_more(folder, "train") if train else {}
-    for stage in OF_PROCESSOR[1:]:
-        _once_more(folder, stage)
-    return made | _read_by_apps(folder / paths.BUNDLE)
 
 
-def _hide(folder: Path, which: Callable[[pd.DataFrame], "pd.Series[bool]"]) -> pd.DataFrame:
-    """Let packed cells show others, with labels in turn: what scores them needs both classes."""
-    held = packed.load(folder)
-    hidden = which(held.index).to_numpy(dtype=bool)
-    pixels, label = np.array(held.images), held.index.label.to_numpy(dtype=object)
-    pixels[hidden] = pixels[np.resize(np.flatnonzero(~hidden), hidden.sum())] if not hidden.all() else 0
-    label[hidden] = np.resize(labels.LABELS, hidden.sum())
-    index = held.index.assign(label=label)
-    with files.atomic_folder(folder) as part:
-        np.save(part / packed.ARRAY, pixels)
-        tables.write(index, part / packed.INDEX, tables.INDEX)
-    return index
+def _touches(path: Path, read: set[str]) -> bool:
+    return any(path.is_relative_to(dep) or Path(dep).is_relative_to(path) for dep in read)
 
 
 def _frozen(folder: Path) -> tuple[str, ...]:

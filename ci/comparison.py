@@ -6,6 +6,7 @@ its own model is shown as the branch's word (`Comparison.claims`) and decides no
 
 import json
 import math
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from ci.revisions import Revision
 from malaria import bundle, labels, params, paths, tables
 from malaria.bundle import fingerprints
-from malaria.cells import images, packed
+from malaria.cells import images, pack, packed
 from malaria.errors import UserError
 from malaria.evaluate import evaluation, paired
 
@@ -152,7 +153,8 @@ class Elsewhere(Plain):
 class Comparison(Plain):
     """All of it. `base` is None for a first revision; `unreadable` says why the branch's bundle could not be
     asked, and then there are no figures. `auc_low` is the lower end of the interval of the branch's AUC.
-    `turned_away`: the shares of pictures that are no cells which base and branch turn away.
+    `turned_away`: the shares of pictures that are no cells which base and branch turn away. `above_here`: the
+    lower end of the interval of AUC by which the branch's bundle is above the one that its code made here.
     """
 
     base: Side | None
@@ -167,6 +169,7 @@ class Comparison(Plain):
     figures: tuple[Figure, ...] = ()
     auc_low: float | None = None
     turned_away: tuple[float, float] = (0.0, 0.0)
+    above_here: float | None = None
     claims: dict[str, float | None]
     elsewhere: tuple[Elsewhere, ...] = ()
     flips: tuple[Flip, ...] = ()
@@ -203,7 +206,7 @@ def judged_cells(base: Revision | None, branch: Revision) -> tuple[pd.DataFrame,
         left_out=int((~clean).sum()),
         torn=len(used & kept),
         renamed=int(under_another_name.sum()),
-        copies=_copies(base, branch, judged) if base else 0,
+        copies=_copies(base, branch, judged, made_with) if base else 0,
         came=len(kept - set(known.patient)),
         gone=len(set(tested.patient) - used - kept),
         tested=int(tested.patient.nunique()),
@@ -213,7 +216,6 @@ def judged_cells(base: Revision | None, branch: Revision) -> tuple[pd.DataFrame,
 def compare(
     base: Revision | None,
     branch: Revision,
-    exported: Path,
     judged: pd.DataFrame,
     counted: Judged,
     settings: params.Params,
@@ -221,33 +223,39 @@ def compare(
     behind: int = 0,
     rules: tuple[str, ...] = (),
     sample: bool = False,
+    here: Path | None = None,
 ) -> Comparison:
     """Compare the branch with its base.
 
     Args:
-        exported: the branch's bundle.
         judged, counted: as `judged_cells` gives them.
         settings: by which both are judged.
         stages: how the branch's results came about.
         behind: commits of base that the branch lacks.
         rules: what the branch changes of how models are judged.
         sample: whether both were made on the synthetic sample in place of params.yaml's source.
+        here: the bundle that the branch's code made here, where that may be another.
     """
     limits = images.Limits(settings.audit.min_side, settings.audit.max_pixels)
     raw = (base or branch).folder / paths.RAW
     crops = [images.read(raw / path, limits).pixels for path in judged.path]
     before = None if base is None else bundle.load(base.folder / paths.BUNDLE, threads=1)
     try:
-        now = bundle.load(exported, threads=1)
-        here = now.run(crops)
-    except (UserError, ValueError, KeyError) as error:
+        now = bundle.load(branch.folder / paths.BUNDLE, threads=1)
+        said = now.run(crops)
+        again = None if here is None else bundle.load(here, threads=1).run(crops)
+    except (UserError, ValueError, KeyError, RuntimeError) as error:
         # A format that this code does not know fails anywhere in it.
         answers: dict[str, Any] = {"unreadable": str(error)}
     else:
-        answers = _answers(now, here, before, judged, crops, settings)
+        answers = _answers(now, said, before, judged, crops, settings)
+        if again is not None:
+            both = judged.assign(one=said.p_parasitized, other=again.p_parasitized)
+            auc = paired.differences(both, settings.evaluate)[evaluation.AS_GIVEN]["auc"]
+            answers["above_here"] = _plain(auc.difference.low)
     return Comparison(
-        base=None if base is None else _side(base, base.folder / paths.BUNDLE),
-        branch=_side(branch, exported),
+        base=None if base is None else _side(base),
+        branch=_side(branch),
         behind=behind,
         sample=sample,
         rules=rules,
@@ -332,13 +340,14 @@ def changed_stages(base: Revision | None, branch: Revision) -> tuple[Stage, ...]
     )
 
 
-def _side(revision: Revision, exported: Path) -> Side:
+def _side(revision: Revision) -> Side:
+    held = (revision.folder / paths.BUNDLE).rglob("*")
     return Side(
         name=revision.name,
         commit=revision.commit,
         note=revision.note,
         source=str(revision.params["data"]["source"]),
-        bundle_bytes=sum(file.stat().st_size for file in exported.rglob("*") if file.is_file()),
+        bundle_bytes=sum(file.stat().st_size for file in held if file.is_file()),
     )
 
 
@@ -349,41 +358,54 @@ def accepted(revision: Revision) -> pd.DataFrame:
 
 
 def _cells(revision: Revision) -> pd.DataFrame:
-    """The split cells, each file's content once: columns of tables.SPLITS, and sha256."""
+    """The split cells, each file's content once: columns of tables.SPLITS, and sha256.
+
+    Of one that lies on two sides, the side that is trained or tuned on counts.
+    """
     splits = tables.read(revision.folder / paths.SPLITS, tables.SPLITS)
     hashes = accepted(revision).set_index("path").sha256
-    return splits.assign(sha256=splits.path.map(hashes)).dropna().drop_duplicates("sha256")
+    found = splits.assign(sha256=splits.path.map(hashes)).dropna()
+    return found.sort_values("split", key=lambda side: side == tables.TEST).drop_duplicates("sha256")
 
 
-def _copies(base: Revision, branch: Revision, judged: pd.DataFrame) -> int:
-    """How many of the judged cells look like none that the base trains on, and like one that the branch does,
-    or that the network has learned from which its training starts from.
+def _copies(base: Revision, branch: Revision, judged: pd.DataFrame, made_with: pd.DataFrame) -> int:
+    """How many of the judged cells look like none that the base's training has met, and like one that the
+    branch's has: a file that the base lacks, as the base prepares it, another laboratory's cell, or one that
+    the network to start from has learned. Cells that are turned or mirrored look alike.
     """
     theirs = packed.load(base.folder / paths.PACKED)
-    met = np.ones(len(judged), dtype=bool)
     cells = theirs.images[packed.rows_of(theirs, judged.path)]
-    for revision, expected in ((branch, True), (base, False)):
-        held = packed.load(revision.folder / paths.PACKED)
-        splits = tables.read(revision.folder / paths.SPLITS, tables.SPLITS)
-        rows = packed.rows_of(held, splits.path[splits.split != tables.TEST])
-        learnt = [held.images[row] for row in rows]
-        if (revision.folder / paths.LABORATORIES).is_dir():
-            learnt += list(packed.load(revision.folder / paths.LABORATORIES).images)
-        before = _started_with(revision)
-        if before is None:
+    turned = [np.rot90(side, turns, (1, 2)) for side in (cells, cells[:, :, ::-1]) for turns in range(4)]
+    splits = tables.read(base.folder / paths.SPLITS, tables.SPLITS)
+    ours = accepted(branch)
+    new = ours[ours.path.isin(made_with.path) & ~ours.sha256.isin(accepted(base).sha256)]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, colour = Path(temporary, "new"), base.params["pack"]["colour"]
+        pack.write(branch.folder / paths.RAW, new, theirs.size, colour, folder, may_be_empty=True)
+        learnt = fingerprints.of(packed.load(folder).images)
+    known = fingerprints.of(theirs.images[packed.rows_of(theirs, splits.path[splits.split != tables.TEST])])
+    met = []
+    for revision, own in ((branch, learnt), (base, known)):
+        others = _learnt_elsewhere(revision)
+        if others is None:
             return len(judged)
-        marks = np.concatenate([fingerprints.of(learnt), before])
-        met &= fingerprints.known(marks, cells) == expected
-    return int(met.sum())
+        marks = np.concatenate([own, others])
+        met.append(np.any([fingerprints.known(marks, form) for form in turned], axis=0))
+    return int((met[0] & ~met[1]).sum())
 
 
-def _started_with(revision: Revision) -> fingerprints.Fingerprints | None:
-    """What the network has learned from that training starts from; None where that is not known."""
+def _learnt_elsewhere(revision: Revision) -> fingerprints.Fingerprints | None:
+    """Of other laboratories' cells, and of what the network has learned from that training starts from; None
+    where that is not known.
+    """
+    folder = revision.folder / paths.LABORATORIES
+    others = fingerprints.of(packed.load(folder).images if folder.is_dir() else [])
     start = revision.folder / revision.params.get("train", {}).get("start", "data/start")
     if not (start / paths.MODEL.name).is_file():
-        return fingerprints.of([])
+        return others
     file = start / bundle.PARTS["trained_on"]
-    return fingerprints.from_bytes(file.read_bytes()) if file.is_file() else None
+    found = fingerprints.from_bytes(file.read_bytes()) if file.is_file() else None
+    return None if found is None else np.concatenate([others, found])
 
 
 def _rejected(predictions: bundle.Predictions) -> npt.NDArray[np.bool_]:
@@ -410,11 +432,12 @@ def _figures(
         {DEFAULT_POINT: 0.5} | {point.specificity: point.threshold for point in one.record.operating_points}
         for one in bundles
     )
-    for at in [at for at in ours if at in theirs]:
-        # A cell that is turned away is judged wrongly, whatever it is.
+    for at in theirs:
+        # A cell that is turned away is judged wrongly, whatever it is. Where the branch gives up a point, no
+        # cell is called parasitised.
         called = {
             side: np.where(turned[side], asked.label != labels.PARASITIZED, asked[side] >= threshold)
-            for side, threshold in (("one", ours[at]), ("other", theirs[at]))
+            for side, threshold in (("one", ours.get(at, math.inf)), ("other", theirs[at]))
         }
         here = asked.assign(**{side: values.astype(np.float64) for side, values in called.items()})
         differences = paired.differences(here, settings.evaluate)[evaluation.AS_GIVEN]

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ci import retrain, revisions
+from ci import outputs, retrain, revisions
 from ci.github import event
 from malaria import programs
 from malaria.command import end_with
@@ -40,6 +40,7 @@ def judge(rev: str, *arguments: str) -> int:
     Raises:
         UserError: a side's results cannot be had.
     """
+    outputs.VERDICT.unlink(missing_ok=True)
     branch = revisions.work_tree()
     record = retrain.recorded(branch)
     with revisions.base(rev, sample=record is not None and record.sample) as base:

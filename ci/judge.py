@@ -63,11 +63,10 @@ def _judge(
         stages = tuple(name for name in branch.lock if name in (*stages, "train"))
     # From training on everything could look at the test cells, and write what it saw into the bundle.
     blind = not given.report and _differ(base, branch, *again.OF_PROCESSOR)
-    with again.run(branch, stages, cells, blind) as ran:
+    with again.run(branch, stages, cells, blind) as (ran, here):
         found = comparison.compare(
             base,
             branch,
-            ran.bundle,
             cells,
             counted,
             settings,
@@ -75,9 +74,10 @@ def _judge(
             behind=_behind(base, branch),
             rules=_rules(base, branch),
             sample=record is not None and record.sample,
+            here=here,
         )
         labels = [*given.label, *(pull.labels if (pull := event.pull()) else ())]
-        rerun = None if given.report else ran.found
+        rerun = None if given.report else ran
         changed, forged = contradicted(base, branch), _forged(branch)
         return found, verdict.judge(found, rerun, changed, given.own_code, labels, forged)
 
@@ -124,8 +124,8 @@ def _rules(base: Revision | None, branch: Revision) -> tuple[str, ...]:
     if base is None:
         return ()
     start = revisions.fork_point(base.commit, branch.folder)
-    changed = programs.git("diff", "--name-only", start, "--", *outputs.RULES, cwd=branch.folder).splitlines()
-    touched = [rule for rule in outputs.RULES if any(Path(name).is_relative_to(rule) for name in changed)]
+    changed = programs.git("diff", "--name-only", "--no-renames", start, cwd=branch.folder).splitlines()
+    touched = sorted({rule for rule in map(outputs.rule, changed) if rule})
     before = revisions.params_at(start, branch.folder)
     sections = [
         f"params.yaml: {name}"

@@ -1,6 +1,6 @@
 """Where the modules of `ci` keep what they make, what git keeps of a run, and which files judge."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from malaria import paths
 
@@ -21,11 +21,21 @@ DRIFT = REPORTS / "drift.md"
 RETRAINED = REPORTS / "retrained"
 RELEASE = REPORTS / "release"
 
-# A change of these files changes how later branches are judged.
+# A change of these files changes how later branches are judged, or what starts the base's code.
 RULES = (
-    *(".github", "Makefile", "ci", "remote", "requirements.lock"),
-    *("malaria/bundle", "malaria/evaluate", "malaria/cells/images.py"),
-    # What starts the base's code, too.
-    *(f"malaria/{name}.py" for name in ("command", "errors", "files", "params", "paths", "programs")),
-    *(f"malaria/{name}.py" for name in ("running", "tables", "templates")),
+    *(".dvc", ".dvcignore", ".github", ".python-version", "Makefile", "ci", "remote", "requirements.lock"),
+    *("malaria/bundle", "malaria/evaluate", "malaria/train/backend.py"),
+    *(f"malaria/cells/{name}.py" for name in ("decoding", "doubtful_labels", "images", "names", "pack")),
+    *(f"malaria/cells/{name}.py" for name in ("packed", "patients", "prepare", "prepared", "sandbox")),
+    *(f"malaria/{name}.py" for name in ("cells/zygote", "command", "errors", "files", "labels", "params")),
+    *(f"malaria/{name}.py" for name in ("paths", "processes", "programs", "running", "tables", "templates")),
 )
+
+
+def rule(file: str) -> str:
+    """Which of `RULES` holds a changed file, if any; or its own top where that is new here: Python would take
+    it for the library of that name.
+    """
+    top = PurePath(file).parts[0]
+    new = "" if Path(top).exists() else top
+    return next((rule for rule in RULES if PurePath(file).is_relative_to(rule)), new)

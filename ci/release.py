@@ -20,7 +20,7 @@ from malaria.evaluate import evaluation, metrics
 # The artifact of dvc.yaml, and with it the first part of the tags' names: the convention of GTO and DVC.
 ARTIFACT = "malaria-cells"
 
-_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
+VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 
 
 def main() -> int:
@@ -56,13 +56,13 @@ def last_release() -> str:
     versions = [
         tag.rpartition("@v")[2] for tag in programs.git("tag", "--list", f"{ARTIFACT}@v*").splitlines()
     ]
-    released = [version for version in versions if _VERSION.fullmatch(version)]
+    released = [version for version in versions if VERSION.fullmatch(version)]
     return f"{ARTIFACT}@v{max(released, key=_numbers)}" if released else ""
 
 
 def check_version(version: str, last: str) -> str:
     """The tag for `version`, which has to be above that of the tag `last`."""
-    if not _VERSION.fullmatch(version):
+    if not VERSION.fullmatch(version):
         raise UserError(f"VERSION is {version!r}, but must be three numbers, as 1.2.0.")
     if last and _numbers(version) <= _numbers(last.rpartition("@v")[2]):
         raise UserError(f"VERSION is {version}, but {last} is released already: choose a higher one.")
@@ -100,7 +100,6 @@ def gate(last: str) -> tuple[bool, str]:
     """Whether the gate passes against the release `last`, or by itself without one, and what it found."""
     # A commit that holds nothing, and no branch: beside it the gate's absolute limits alone count.
     base = last or programs.git("commit-tree", "-m", "before the first release", programs.git("mktree"))
-    outputs.VERDICT.unlink(missing_ok=True)
     passed = ci_gate.judge(base) == 0
     if not outputs.VERDICT.is_file():
         raise UserError("The gate did not run to its end, as said above.")

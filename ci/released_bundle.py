@@ -6,18 +6,15 @@ synthetic sample is none.
 
 import argparse
 import os
-import re
 import shutil
 import zipfile
 from pathlib import Path
 
-from ci import outputs, revisions
+from ci import outputs, release, revisions
 from ci.github import event
 from malaria import bundle, paths
 from malaria.command import end_with
 from malaria.errors import UserError
-
-_TAG = re.compile(r"malaria-cells@v(\d+\.\d+\.\d+)")
 
 
 def main() -> int:
@@ -41,18 +38,14 @@ def verify(tag: str) -> str:
         UserError: it is no version tag, or not of this commit; the results are not those of dvc.lock; the
             bundle is damaged or of the synthetic sample.
     """
-    found = _TAG.fullmatch(tag)
-    if not found:
+    name, _, version = tag.rpartition("@v")
+    if name != release.ARTIFACT or not release.VERSION.fullmatch(version):
         raise UserError(f"The tag {tag!r} is no version: it must be like malaria-cells@v1.2.0.")
     if revisions.resolve(tag) != revisions.resolve("HEAD"):
         raise UserError(f"The tag {tag} is on another commit than the one checked out: check out the tag.")
     revisions.work_tree()
-    record = bundle.load(paths.BUNDLE).record
-    for name in bundle.PARTS:
-        bundle.part(paths.BUNDLE, record, name)
-    if record.synthetic:
-        raise UserError(f"The model at {tag} was made on the synthetic sample: it is none to release.")
-    return found[1]
+    release.check_real()
+    return version
 
 
 def pack(source: Path, version: str, folder: Path) -> None:

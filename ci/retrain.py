@@ -94,7 +94,7 @@ def recorded(branch: revisions.Revision) -> Run | None:
         run = Run.model_validate_json((branch.folder / outputs.RUN).read_bytes())
     except (OSError, ValueError):
         return None
-    return run if run.lock == branch.lock_hash else None
+    return run if run.lock == files.sha256(branch.folder / outputs.LOCK) else None
 
 
 def handed_back() -> tuple[Stage, ...]:

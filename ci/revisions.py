@@ -11,9 +11,12 @@ from typing import Any
 import yaml
 
 from ci.outputs import LOCK
-from malaria import files, paths, programs
+from malaria import paths, programs
 from malaria.errors import UserError
 from remote import pull
+
+# DVC takes what lies here for what its name says, and the gate for what a run of it has left.
+_OWN = (".dvc/cache", ".dvc/remote", ".dvc/tmp", "reports/ci")
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,6 @@ class Revision:
     def lock(self) -> dict[str, Any]:
         """The stages of dvc.lock."""
         return lock_of(self.folder)
-
-    @property
-    def lock_hash(self) -> str:
-        return files.sha256(self.folder / LOCK)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -62,7 +61,13 @@ def work_tree(folder: Path = Path()) -> Revision:
 
 
 def check_up_to_date(folder: Path = Path()) -> None:
-    """Raise UserError where the results in a folder are not those of its parameters, data and code."""
+    """Raise UserError where the results in a folder are not those of its parameters, data and code, or where
+    git holds what DVC and the gate take for their own.
+    """
+    cache = (folder / programs.dvc("cache", "dir", cwd=folder).strip()).resolve()
+    own = [*_OWN, *([str(cache)] if cache.is_relative_to(folder.resolve()) else [])]
+    if held := programs.git("ls-files", "--", *own, cwd=folder).splitlines():
+        raise UserError(f"git holds {held[0]}, where results and their records are kept: `git rm` it.")
     if stale := yaml.safe_load(programs.dvc("status", "--json", cwd=folder)):
         raise UserError(
             f"dvc.lock is not up to date (dvc status: {', '.join(stale)}): run `dvc repro` (or `dvc pull`, "
@@ -169,13 +174,18 @@ def lock_of(folder: Path = Path()) -> dict[str, Any]:
     return stages_of(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-def order(folder: Path = Path()) -> list[str]:
-    """The stages of the pipeline in a folder, each after those whose outputs it reads."""
+def order(folder: Path = Path(), output: Path | None = None) -> list[str]:
+    """The stages of the pipeline in a folder, each after those whose outputs it reads.
+
+    Args:
+        output: leave out the stages that it does not depend on.
+    """
     from dvc.repo import Repo
     from dvc.repo.reproduce import plan_repro
 
     with Repo(str(folder)) as repo:
-        return [stage.addressing for stage in plan_repro(repo.index.graph) if stage.cmd]
+        ends = [] if output is None else [repo.find_outs_by_path(str(folder / output))[0].stage]
+        return [stage.addressing for stage in plan_repro(repo.index.graph, ends) if stage.cmd]
 
 
 def imports(folder: Path = Path()) -> list[str]:
@@ -184,6 +194,15 @@ def imports(folder: Path = Path()) -> list[str]:
 
     with Repo(str(folder)) as repo:
         return [stage.relpath for stage in repo.index.stages if stage.is_import]
+
+
+def added(folder: Path) -> list[Path]:
+    """What .dvc files track in a folder, relative to it."""
+    from dvc.repo import Repo
+
+    with Repo(str(folder)) as repo:
+        outs = [out for stage in repo.index.stages if not stage.cmd for out in stage.outs]
+        return [Path(out.fs_path).relative_to(folder.resolve()) for out in outs]
 
 
 def drop_missing(folder: Path = Path()) -> list[str]:

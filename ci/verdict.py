@@ -72,7 +72,7 @@ def judge(
         "not cells": _turned_away(found),
         "size": _at_most("bytes", found.branch.bundle_bytes, limits.max_bytes),
         "dvc.lock": _lock(contradicted),
-        "reproducible": _reproducible(rerun),
+        "reproducible": _reproducible(rerun, found),
         "blind training": _blind(rerun),
     }
     checks = tuple(Check(name=name, outcome=outcome, said=said) for name, (outcome, said) in made.items())
@@ -193,7 +193,7 @@ def _lock(contradicted: Sequence[str]) -> Found:
     return "passed", "no stage has the base's inputs and other outputs"
 
 
-def _reproducible(rerun: Rerun | None) -> Found:
+def _reproducible(rerun: Rerun | None, found: Comparison) -> Found:
     if rerun is None or not rerun.stages:
         return "not judged", "no stage was run again"
     if rerun.frozen:
@@ -202,7 +202,10 @@ def _reproducible(rerun: Rerun | None) -> Found:
     elsewhere = rerun.elsewhere and all(output.stage in OF_PROCESSOR for output in differing)
     said = f"{', '.join(rerun.stages)} ran again in {rerun.seconds:.0f} s: {_count(rerun.outputs)}"
     if differing and elsewhere:
-        return "passed", f"{said}; dvc.lock is of another kind of processor: what was made here is judged"
+        said += "; dvc.lock is of another kind of processor"
+        if (found.above_here or 0) > found.limits.auc_loss:
+            return "failed", f"{said}, and better than what its code makes here (AUC +{found.above_here:.4f})"
+        return "passed", f"{said}, and no better than what its code makes here"
     return "failed" if differing else "passed", said
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from malaria.errors import UserError
 
-DVC = (sys.executable, "-m", "dvc")
+# -P: no module of the work tree is taken for one of DVC's.
+DVC = (sys.executable, "-P", "-m", "dvc")
 
 
 def git(*arguments: str, cwd: Path = Path(), timeout: float | None = None) -> str:
@@ -86,7 +87,7 @@ def _check(command: Sequence[str], status: int, printed: str) -> None:
 
 def _shown(command: Sequence[str]) -> str:
     """The start of a command, as a person would type it."""
-    name = ["dvc", *command[3:]] if tuple(command[:3]) == DVC else list(command)
+    name = ["dvc", *command[len(DVC) :]] if tuple(command[: len(DVC)]) == DVC else list(command)
     return " ".join(name[:6])
 
 

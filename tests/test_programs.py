@@ -26,6 +26,12 @@ def test_a_programs_own_error_is_told_and_not_that_of_the_program_above_it():
         list(programs.lines(python(code)))
 
 
+def test_a_module_beside_the_data_is_not_taken_for_dvc(tmp_path):
+    for name in ("dvc", "argparse"):
+        (tmp_path / f"{name}.py").write_text("print('another')")
+    assert programs.dvc("--version", cwd=tmp_path)[0].isdigit()
+
+
 def test_a_failure_without_a_word_is_told_too():
     with pytest.raises(UserError, match=r"failed \(status 1\): it printed nothing"):
         programs.run(python("exit(1)"))

@@ -10,7 +10,6 @@ import io
 import json
 import re
 import zipfile
-from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
@@ -100,7 +99,8 @@ def report(run: Run) -> str | None:
         # One member is read, and no more of it than a summary may have.
         with zipfile.ZipFile(io.BytesIO(zipped)) as archive, archive.open(FILE) as member:
             return summary.markdown(summary.read(member.read(summary.MOST + 1)))
-    except (KeyError, zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError):
+    except Exception:
+        # A stranger's file may fail in any way, and each packing has errors of its own.
         return None
 
 
@@ -110,12 +110,12 @@ def comment(run: Run, number: int, text: str | None) -> str:
     head = run["head_sha"][:8] if re.fullmatch("[0-9a-f]{40}", run["head_sha"]) else "an odd commit"
     files = ask(f"repos/{event.repository()}/pulls/{number}/files?per_page=100")
     # Named whatever the run says.
-    judges = sum(PurePath(file["filename"]).is_relative_to(rule) for file in files for rule in outputs.RULES)
+    judges = sum(bool(outputs.rule(file["filename"])) for file in files)
     lines = [MARK, f"**Retrained at {head}: {says}.** [The run]({run['html_url']}) has all of it."]
     if judges or len(files) == 100:
         lines.append(
-            f"**It changes {judges} files of those that judge it** ({', '.join(outputs.RULES)}): "
-            "read them first."
+            f"**It changes {judges} files of those that judge it** ({', '.join(outputs.RULES)}, or "
+            "new ones beside them): read them first."
         )
     return "\n".join([*lines, "", text or "It left no summary that can be read: its log says why."])
 

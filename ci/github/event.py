@@ -15,7 +15,6 @@ class Pull:
     may only read; `head` is the commit at the tip of its branch `branch`, `base` that of the base branch.
     """
 
-    number: int
     base: str
     head: str
     branch: str
@@ -42,7 +41,6 @@ def pull() -> Pull | None:
         return None
     head, base = found["head"], found["base"]
     return Pull(
-        number=int(found["number"]),
         base=base["sha"],
         head=head["sha"],
         branch=head["ref"],

@@ -5,6 +5,7 @@ import shutil
 import struct
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -43,8 +44,7 @@ def compare(tmp_path, model_bundle):
             }
         )
         judged, counted = comparison.judged_cells(older, newer)
-        bundle = newer.folder / "models/malaria-cells"
-        return comparison.compare(older, newer, bundle, judged, counted, settings, STAGES, **options)
+        return comparison.compare(older, newer, judged, counted, settings, STAGES, **options)
 
     return _compare
 
@@ -110,6 +110,21 @@ def test_a_worse_threshold_of_the_app_fails_though_the_network_is_the_same(compa
     points = [{"specificity": at, "threshold": 0.05} for at in (0.95, 0.97, 0.99)]
     judged = verdict.judge(compare(branch={"bundle": bundle(operating_points=points)}), None)
     assert outcomes(judged) == ["operating points"]
+
+
+def test_an_operating_point_that_the_branch_gives_up_fails(compare, bundle):
+    points = [{"specificity": 0.9, "threshold": 0.5}]
+    judged = verdict.judge(compare(branch={"bundle": bundle(operating_points=points)}), None)
+    assert outcomes(judged) == ["operating points"]
+    assert "sensitivity at 0.97 -" in said(judged, "operating points")
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_bundle_is_judged_beside_the_one_that_its_code_makes_here(compare, bundle, model_bundle, better):
+    named, here = (model_bundle, bundle(BADLY)) if better else (bundle(BADLY), model_bundle)
+    found = compare(branch={"bundle": named}, here=here)
+    assert (found.above_here > 0) == better
+    assert (found.figure("auc").difference == 0) == better
 
 
 def test_a_lower_limit_of_auc_under_the_floor_fails_a_first_revision_too(compare, bundle):
@@ -208,7 +223,8 @@ def test_test_cells_trained_on_under_another_patient_s_name_fail(compare):
     assert "20 test cells are trained on under another patient's name" in said(judged, "by patient")
 
 
-def test_test_cells_trained_on_as_copies_in_other_files_fail(compare):
+@pytest.mark.parametrize("turned", [lambda cell: cell, lambda cell: cell[:, ::-1], np.rot90])
+def test_test_cells_trained_on_as_copies_in_other_files_fail(compare, turned):
     found = made.cells()
     copies = found[found.patient == "P0"].assign(
         patient="NEW", split="train", path=lambda rows: rows.path.str.replace("cell_", "copy_")
@@ -216,9 +232,19 @@ def test_test_cells_trained_on_as_copies_in_other_files_fail(compare):
     # Other bytes, and so another hash, of the same picture.
     copies = copies.assign(sha256=[f"{1 << 200 | int(hash_, 16):064x}" for hash_ in copies.sha256])
     both = pd.concat([made.cells(), copies], ignore_index=True)
-    judged = verdict.judge(compare(branch={"found": both}), None)
+    judged = verdict.judge(compare(branch={"found": both, "turned": ("copy_", turned)}), None)
     assert outcomes(judged) == ["by patient"]
     assert "10 test cells are trained on as copies" in said(judged, "by patient")
+
+
+def test_a_test_cell_s_own_file_trained_on_beside_it_fails(compare):
+    found = made.cells()
+    twice = found[found.patient == "P0"].assign(
+        patient="NEW", split="train", path=lambda rows: rows.path.str.replace("cell_", "twice_")
+    )
+    judged = verdict.judge(compare(branch={"found": pd.concat([found, twice], ignore_index=True)}), None)
+    assert outcomes(judged) == ["by patient"]
+    assert "10 test cells are trained on under another patient's name" in said(judged, "by patient")
 
 
 @pytest.mark.parametrize("marks", ["none", "others", "test cells"])
@@ -228,7 +254,7 @@ def test_a_network_to_start_from_may_know_no_test_cell(compare, tmp_path, marks)
     # The first 24 cells are uninfected, of as many patients; the first twelve are tested.
     known = {"others": range(1000, 1010), "test cells": range(12)}
     if marks in known:
-        seen = fingerprints.of(made.drawn(number, False) for number in known[marks])
+        seen = fingerprints.of(made.seen(made.drawn(number, False)) for number in known[marks])
         (tmp_path / "start/trained_on.npy").write_bytes(fingerprints.to_bytes(seen))
     judged = verdict.judge(compare(branch={"changed": {"train.start": str(tmp_path / "start")}}), None)
     assert outcomes(judged) == ([] if marks == "others" else ["by patient"])

@@ -150,6 +150,59 @@ def test_an_export_that_fits_its_thresholds_on_test_cells_fails(branch):
     assert "another models/malaria-cells/bundle.json" in said(branch, "blind training")
 
 
+def test_test_cells_that_come_mirrored_as_another_laboratory_s_fail(branch):
+    """Whatever runs between the cells and the bundle must not see them, and not the training alone."""
+    hands_on = """
+    from malaria.cells import packed
+    from malaria.paths import PACKED, SPLITS
+    held, splits = packed.load(PACKED), tables.read(SPLITS, tables.SPLITS)
+    rows = packed.rows_of(held, splits.path[splits.split == "test"])
+    index = held.index.iloc[rows].assign(sha256=[f"{row:064}" for row in rows])
+    (LABORATORIES / packed.ARRAY).unlink()
+    with (LABORATORIES / packed.ARRAY).open("wb") as array:
+        import numpy as np
+        np.save(array, np.roll(held.images[rows][:, ::-1], 5, axis=2))
+    tables.write(index, LABORATORIES / packed.INDEX, tables.INDEX)
+"""
+    edit(branch / "stages/laboratories.py", '    print(f"{count', f'{hands_on}    print(f"{{count')
+    edit(
+        branch / "dvc.yaml",
+        "      - ${laboratories.folder}\n",
+        "      - ${laboratories.folder}\n      - data/packed\n      - data/splits.csv\n",
+    )
+    run("dvc", "repro", cwd=branch)
+    commit(branch, "another laboratory")
+    module(branch, "gate", "--base", "main", ok=False)
+    assert failed(branch) == ["blind training"]
+    assert "another models/model.keras" in said(branch, "blind training")
+
+
+def test_results_that_git_holds_are_refused_and_no_verdict_is_left(branch):
+    doctored = branch / ".dvc/cache/files/md5/00/doctored"
+    doctored.parent.mkdir(parents=True, exist_ok=True)
+    doctored.write_text("easy cells alone")
+    git("add", "--force", str(doctored), cwd=branch)
+    commit(branch, "a store of its own")
+    (branch / outputs.REPORTS).mkdir(parents=True, exist_ok=True)
+    (branch / outputs.VERDICT).write_text('{"mergeable": true, "headline": "It passes."}')
+    done = module(branch, "gate", "--report", "--base", "main", ok=False)
+    assert "git holds .dvc/cache/files/md5/00/doctored, where results" in done.stderr
+    assert not (branch / outputs.VERDICT).exists()
+
+
+def test_a_network_to_start_from_that_dvc_keeps_is_there_for_a_blind_training_too(branch):
+    start = branch / "data/before"
+    start.mkdir()
+    shutil.copy(branch / paths.MODEL, start)
+    shutil.copy(branch / paths.BUNDLE / "trained_on.npy", start)
+    run("dvc", "add", "-q", str(start), cwd=branch)
+    change(branch, {"train.start": "data/before"})
+    run("dvc", "repro", cwd=branch)
+    commit(branch, "from what was")
+    module(branch, "gate", "--base", "main")
+    assert "the same" in said(branch, "blind training")
+
+
 def test_cells_that_go_by_another_file_s_hash_fail(branch):
     cells = tables.read(branch / paths.CELLS, tables.CELLS)
     cells.loc[0, "sha256"] = "0" * 64
@@ -160,13 +213,13 @@ def test_cells_that_go_by_another_file_s_hash_fail(branch):
     assert "1 cells have other bytes than their hash" in said(branch, "by patient")
 
 
-def test_all_code_that_starts_the_base_s_is_named_where_a_branch_changes_it():
+def test_all_code_that_judges_or_starts_the_base_s_is_named_where_a_branch_changes_it():
     finder = ModuleFinder([str(ROOT)])
-    finder.import_hook("ci.gate")
+    for name in ("ci.gate", "ci.judge"):
+        finder.import_hook(name)
     code = {str(Path(one.__file__).relative_to(ROOT)) for one in finder.modules.values() if one.__file__}
-    starts = {name for name in code if name.startswith(("ci/", "remote/")) or name.count("/") == 1}
-    rules = [*outputs.RULES, "malaria/__init__.py", "malaria/labels.py"]
-    assert {name for name in starts if not any(Path(name).is_relative_to(rule) for rule in rules)} == set()
+    empty = {f"malaria/{name}__init__.py" for name in ("", "cells/")}
+    assert {name for name in code if not outputs.rule(name)} == empty
 
 
 def test_what_dvc_lock_claims_of_a_training_has_to_come_out_again(branch, leaky):
@@ -177,6 +230,15 @@ def test_what_dvc_lock_claims_of_a_training_has_to_come_out_again(branch, leaky)
     module(branch, "gate", "--base", "main", ok=False)
     assert failed(branch) == ["reproducible", "blind training"]
     assert "another models/model.keras" in said(branch, "reproducible")
+
+
+def test_a_model_of_another_processor_is_judged_beside_what_its_code_makes_here(branch):
+    (branch / "stages/train.py").write_text((branch / "stages/train.py").read_text() + "# a word more\n")
+    (branch / paths.PROCESSOR).write_text("arm64, another\n")
+    take_for_granted(branch, "train", "evaluate", "export")
+    module(branch, "gate", "--base", "main")
+    assert "no better than what its code makes here" in said(branch, "reproducible")
+    assert found(branch)["above_here"] == 0
 
 
 def test_code_that_answers_with_the_labels_is_not_asked(branch):
@@ -321,11 +383,12 @@ def test_a_stage_that_gives_other_bytes_when_run_again_fails_the_gate(branch):
     assert "another reports/split.json" in said(branch, "reproducible")
 
 
-def test_report_and_gate_work_right_after_the_first_run_in_a_repository(repository):
-    change(repository, GATE)
-    commit(repository, "the first results")
+def test_report_and_gate_work_right_after_a_run_in_a_fresh_clone(history, tmp_path):
+    clone = tmp_path / "clone"
+    git("clone", "-q", "--branch", "main", str(history), str(clone), cwd=tmp_path)
+    run("dvc", "repro", cwd=clone)
     for options in (("--report",), ()):
-        said = module(repository, "gate", *options, "--base", "HEAD").stdout
+        said = module(clone, "gate", *options, "--base", "main").stdout
         assert "The gate passes." in said
         assert "made anew" not in said
 

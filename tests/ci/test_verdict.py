@@ -159,6 +159,12 @@ def test_same_inputs_and_other_outputs_contradict_the_base(tmp_path):
     assert judge.contradicted(None, branch) == []
 
 
+@pytest.mark.parametrize(("above", "fails"), [(None, []), (0.01, []), (0.011, ["reproducible"])])
+def test_what_dvc_lock_names_may_not_be_better_than_what_its_code_makes_here(above, fails):
+    assert failed(comparison(above_here=above), rerun(MODEL, elsewhere=True)) == fails
+    assert failed(comparison(above_here=above), rerun(SAME)) == []
+
+
 @pytest.mark.parametrize(
     ("found", "fails"),
     [

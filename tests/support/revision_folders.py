@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from PIL import Image
 
 from ci.revisions import Revision
 from malaria import files, paths, tables
-from malaria.cells import images, packed, synthetic
+from malaria.cells import images, packed, prepare, synthetic
+from malaria.params import load_params
 
 ROOT = Path(__file__).parents[2]
+COLOUR = load_params(ROOT / paths.PARAMS).pack.colour
 
 
 def cells(count: int = 240, patients: int = 24, first: int = 0) -> pd.DataFrame:
@@ -53,6 +56,11 @@ def drawn(number: int, parasitized: bool) -> images.Pixels:
     return images.resize(synthetic.draw(random, synthetic.stain(random), parasitized), 50)
 
 
+def seen(cell: images.Pixels) -> images.Pixels:
+    """A cell as the stage pack has it."""
+    return prepare.prepare(cell, 50, COLOUR).pixels
+
+
 def write(
     folder: Path,
     found: pd.DataFrame,
@@ -61,12 +69,14 @@ def write(
     changed: dict[str, object] | None = None,
     stretched: int = 0,
     external: dict[str, dict[str, object]] | None = None,
+    turned: tuple[str, Callable[[images.Pixels], images.Pixels]] | None = None,
 ) -> Revision:
     """Write a revision of the cells `found` whose bundle is a copy of `bundle`.
 
     Args:
         changed: parameters that are others than in the repository, by section and key.
         external: what the stage external wrote.
+        turned: what the names of some cells hold, and what these show in place of their number's cell.
         stretched: how many of the test cells' files are wider than a cell is.
     """
     content = yaml.safe_load((ROOT / paths.PARAMS).read_text())
@@ -84,13 +94,18 @@ def write(
     shutil.copytree(bundle, folder / paths.BUNDLE)
     numbers = [int(hash_, 16) for hash_ in found.sha256]
     pixels = [drawn(number, "Para" in path) for number, path in zip(numbers, found.path, strict=True)]
+    if turned:
+        some, turn = turned
+        shown = zip(found.path, pixels, strict=True)
+        pixels = [turn(cell) if some in path else cell for path, cell in shown]
     wide = set(found.path[found.split == tables.TEST][:stretched])
     for path, cell in zip(found.path, pixels, strict=True):
         (folder / paths.RAW / path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(cell).resize((200 if path in wide else 50, 50)).save(folder / paths.RAW / path)
     order = found.path.argsort()
     (folder / paths.PACKED).mkdir(parents=True)
-    np.save(folder / paths.PACKED / packed.ARRAY, np.stack(pixels)[order])
+    prepared = [seen(cell) for cell in pixels]
+    np.save(folder / paths.PACKED / packed.ARRAY, np.stack(prepared)[order])
     index = found.iloc[order].assign(**dict.fromkeys(packed.OWN, 150))
     tables.write(index, folder / paths.PACKED / packed.INDEX, tables.INDEX)
     return Revision(name, name * 5, folder)

@@ -140,8 +140,9 @@ def test_a_stale_run_and_one_without_a_pull_request_leave_no_comment(github, tmp
         zipped({"other.md": b"x"}),
         zipped({"summary.json": b"{}"})[:-30],
         zipped({"../summary.json": b"{}"}),
+        zipped({"summary.json": b"{}" * 9}).replace(b"\xab\xae", b"\xff\xff", 1),
     ],
-    ids=["no zip", "another file", "cut short", "a path upwards"],
+    ids=["no zip", "another file", "cut short", "a path upwards", "packed wrongly"],
 )
 def test_an_artifact_that_cannot_be_read_is_said_to_be_none(github, content):
     github.answer_bytes("artifacts/5/zip", content)
@@ -195,6 +196,8 @@ def test_a_branch_that_moved_on_otherwise_makes_a_report_stale(github, commit):
         {"cells": "[x](https://evil.example)"},
         {"cells": float("nan")},
         {"cells": None},
+        {"cells": 10**400},
+        {"bytes": 10**15},
         {"figures": "auc"},
         {"checks": 3},
         {"note": "anything at all"},
@@ -234,6 +237,14 @@ def test_files_that_judge_are_named_whatever_the_run_says(github):
     github.answer("pulls/12/files", [{"filename": "ci/verdict.py"}, {"filename": "params.yaml"}])
     comment.main()
     assert "It changes 1 files of those that judge it" in written(github)[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["argparse.py", "yaml/__init__.py", ".dvc/config", "malaria/cells/prepare.py"]
+)
+def test_what_would_be_taken_for_a_library_or_a_store_is_named_too(name):
+    assert outputs.rule(name)
+    assert outputs.rule("docs/ci.md") == outputs.rule("stages/train.py") == ""
 
 
 PULL = {
