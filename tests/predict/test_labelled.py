@@ -1,5 +1,6 @@
 """`malaria evaluate`: figures on labelled cells, and what is said of cells that the model knows."""
 
+import csv
 import dataclasses
 import json
 import sys
@@ -44,6 +45,17 @@ def test_where_all_cells_are_known_no_figures_are_left(own, model_bundle):
     scores = labelled.evaluate(bundle.load(model_bundle), own)
     assert scores["known"] == {"cells": 4, "without": None}
     assert "4 of 4 cells are among those" in labelled.as_text(scores)
+
+
+def test_a_row_of_a_labelled_cell_has_its_label_and_its_patient(own, model_bundle, tmp_path):
+    (own / "patients.csv").write_text("".join(["file,patient\n", *(f"{n}.png,=P{n}\n" for n in range(12))]))
+    labelled.evaluate(bundle.load(model_bundle), own, out=str(tmp_path / "rows.csv"))
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["path", "p_parasitized", "category", "status", "reason", "label", "patient"]
+    assert [(row["label"], row["patient"]) for row in rows] == [
+        (label, f"'=P{Path(name).stem}") for label, _, name in (row["path"].partition("/") for row in rows)
+    ]
 
 
 def test_cells_that_come_as_a_split_are_all_judged(own, model_bundle):
