@@ -19,15 +19,8 @@ CELLS_A_ROUND = 12
 _SEEDS = 2**40
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where rounds are drawn from: `files` with their labels, or, without any, the synthetic sample."""
-
-    files: tuple[tuple[Path, str], ...] = ()
-
-    @property
-    def synthetic(self) -> bool:
-        return not self.files
+# Where rounds are drawn from: files with their labels, or, without any, the synthetic sample.
+Source = tuple[tuple[Path, str], ...]
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ def find(folder: Path | None) -> Source:
         UserError: there is no such folder, or no file in its sub-folders.
     """
     if folder is None:
-        return Source()
+        return ()
     files = tuple(
         (path, label)
         for label in labels.LABELS
@@ -79,7 +72,7 @@ def find(folder: Path | None) -> Source:
             f"{folder} holds no labelled cells: --cells needs a folder with the sub-folders "
             f"{' and '.join(labels.LABELS)}."
         )
-    return Source(files)
+    return files
 
 
 def draw(source: Source, model: Model, count: int = CELLS_A_ROUND) -> tuple[Card, ...]:
@@ -91,7 +84,7 @@ def draw(source: Source, model: Model, count: int = CELLS_A_ROUND) -> tuple[Card
 
 
 def _pixels(source: Source, limits: images.Limits, count: int) -> list[tuple[images.Pixels, str]]:
-    if source.synthetic:
+    if not source:
         seed = _SEEDS + random.SystemRandom().randrange(2**20)
         drawn = pictures.drawn(count, seed)
         cells = [(pixels, labels.LABELS[int(parasitized)]) for pixels, parasitized in drawn]
@@ -99,7 +92,7 @@ def _pixels(source: Source, limits: images.Limits, count: int) -> list[tuple[ima
         return cells
     cells = []
     with decoder.fresh(limits) as read:
-        for path, label in random.SystemRandom().sample(source.files, min(4 * count, len(source.files))):
+        for path, label in random.SystemRandom().sample(source, min(4 * count, len(source))):
             with suppress(images.Unreadable):
                 cells.append((read(path).pixels, label))
             if len(cells) == count:

@@ -16,10 +16,10 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.routing import Router
+from starlette.types import Message, Receive, Scope, Send
 
 from malaria.errors import UserError
 
-from .firewall import Message, Receive, Send
 from .logs import event, log, where
 from .model import Model
 
@@ -62,7 +62,7 @@ class Current:
             for _, running in self._kept.values():
                 await running.aclose()
 
-    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         newest = list(self._kept)[-1]
         path = scope["path"]
         asked = Request(scope).cookies.get(_COOKIE) if path.startswith("/gradio_api/") else None

@@ -12,7 +12,6 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -26,16 +25,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from malaria.cells import images
 
 from . import uploads
 from .logs import event
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 MOST_JSON = 2 * 2**20
 MOST_UPLOAD = 256 * 2**20
@@ -103,13 +98,13 @@ class Gate:
     coming: bytes of uploads that are on their way.
     """
 
-    gradio: Application
+    gradio: ASGIApp
     folder: Path
     functions: frozenset[object]
     limits: Limits
     coming: int = 0
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, posted = scope["path"], scope["method"] == "POST"
         if posted and path == f"{_API}/upload":
             await self._upload(scope, receive, send)
@@ -120,7 +115,7 @@ class Gate:
         else:
             await self.gradio(scope, receive, send)
 
-    async def _upload(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         size = min(int(Headers(scope=scope).get("content-length", MOST_UPLOAD)), MOST_UPLOAD)
         self.coming += size
         try:
@@ -133,7 +128,7 @@ class Gate:
         finally:
             self.coming -= size
 
-    async def _ask(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await Request(scope, receive).body()
         try:
             content = json.loads(body, object_hook=self._own)
@@ -165,10 +160,10 @@ class Gate:
 class Firewall:
     """ASGI middleware: who may ask, how long sending may take, refusals in one shape, headers, a log."""
 
-    app: Application
+    app: ASGIApp
     limits: Limits
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

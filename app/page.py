@@ -71,7 +71,6 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
     named = {"api_visibility": "undocumented", "concurrency_id": "judge"}
     with gr.Blocks(
         title="Malaria cells",
-        analytics_enabled=False,
         delete_cache=(min(300, limits.kept_seconds), limits.kept_seconds),
     ) as page:
         shown, game = (gr.State(None, time_to_live=limits.kept_seconds) for _ in range(2))
@@ -114,7 +113,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                     skip = gr.Button("Just show me")
                     everything = gr.Button("Show all")
                     new = gr.Button("Draw new cells", variant="primary")
-                    synthetic = gr.Button("Draw synthetic cells", visible=not source.synthetic)
+                    synthetic = gr.Button("Draw synthetic cells", visible=bool(source))
                 board = gr.HTML("<p>Press “Draw new cells” to begin.</p>", elem_id="board")
             with gr.Tab("About"):
                 for one in models:
@@ -141,13 +140,12 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                 lambda place, name=name: respond.example(name, place),
                 point, views, api_name=f"show_example_{number}", **named,
             ).then(**look)  # fmt: skip
-        unsure.change(respond.table, [shown, point, unsure], [totals, table], api_name="show_table", **named)
         large = {"outputs": [cell, shown], "show_progress": "hidden", **named}
         table.select(respond.row, [shown, point], api_name="show_row", **large).then(**look)
         further.click(respond.next, [shown, point], api_name="show_next", **large).then(**look)
         played = [board, game]
-        new.click(respond.draw, point, played, api_name="draw_cells", **named)
-        synthetic.click(respond.draw_synthetic, point, played, api_name="draw_synthetic_cells", **named)
+        new.click(lambda place: respond.draw(place, source), point, played, api_name="draw_cells", **named)
+        synthetic.click(respond.draw, point, played, api_name="draw_synthetic_cells", **named)
         for button, label in zip(say, (labels.PARASITIZED, labels.UNINFECTED), strict=True):
             button.click(
                 lambda game, point, label=label: respond.guess(game, point, label),
@@ -155,8 +153,8 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
             )  # fmt: skip
         skip.click(respond.guess, [game, point], played, api_name="show_label", **named)
         everything.click(respond.reveal, [game, point], played, api_name="show_labels", **named)
-        point.change(
-            respond.point, [point, shown, unsure, game], [*views, board],
+        gr.on(
+            [point.change, unsure.change], respond.again, [point, shown, unsure, game], [*views, board],
             api_name="operating_point", show_progress="hidden", **named,
         )  # fmt: skip
 
@@ -281,14 +279,6 @@ class Responses:
             return rendering.render("refusal.html.j2", said=said, place=place, name=one.name)
         return rendering.cell(self.models, pixels, one, point, place)
 
-    def table(self, shown: Shown | None, place: object, unsure: bool) -> tuple[Any, Any]:
-        """Totals and table again, after a change of what they should show."""
-        point = self.at(place)
-        if shown is None:
-            return gr.skip(), gr.skip()
-        totals, _, table, *_ = self.views(replace(shown, number=None), point, unsure)
-        return totals, table
-
     def row(self, shown: Shown | None, place: object, event: gr.EventData) -> tuple[Any, Any]:
         """The cell of a row of the table, which begins with its number."""
         # Not gr.SelectData, which fails on a request that tells of no row.
@@ -310,27 +300,27 @@ class Responses:
         shown = replace(shown, number=number)
         return self.cell(shown, self.at(place)), shown
 
-    def draw(self, place: object) -> tuple[str, Round]:
-        """A new round of labelled cells."""
-        return self.board((self.source, cells.draw(self.source, self.model)), place)
-
-    def draw_synthetic(self, place: object) -> tuple[str, Round]:
-        """A new round of synthetic cells, which no model was made with."""
-        return self.board((cells.Source(), cells.draw(cells.Source(), self.model)), place)
+    def draw(self, place: object, source: cells.Source = ()) -> tuple[str, Round]:
+        """A new round of labelled cells; synthetic ones, which no model was made with, where there is no
+        source.
+        """
+        return self.board((source, cells.draw(source, self.model)), place)
 
     def guess(self, game: Round | None, place: object, label: str | None = None) -> tuple[str, Round]:
         """The current cell, opened with a guess, or without one."""
-        return self.board((game[0], cells.guess(game[1], label)), place) if game else self.draw(place)
+        if game is None:
+            return self.draw(place, self.source)
+        return self.board((game[0], cells.guess(game[1], label)), place)
 
     def reveal(self, game: Round | None, place: object) -> tuple[str, Round]:
         """All cells, opened."""
-        return self.board((game[0], cells.reveal(game[1])), place) if game else self.draw(place)
+        return self.board((game[0], cells.reveal(game[1])), place) if game else self.draw(place, self.source)
 
     def board(self, game: Round, place: object) -> tuple[str, Round]:
         return rendering.round_of(self.model, *game, self.at(place)), game
 
-    def point(self, place: object, shown: Shown | None, unsure: bool, game: Round | None) -> tuple[Any, ...]:
-        """Every view at another operating point; views that show nothing stay as they are."""
+    def again(self, place: object, shown: Shown | None, unsure: bool, game: Round | None) -> tuple[Any, ...]:
+        """Every view, at another operating point, say; views that show nothing stay as they are."""
         point = self.at(place)
         return (
             *([gr.skip()] * 6 if shown is None else self.views(shown, point, unsure)),

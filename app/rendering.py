@@ -124,7 +124,7 @@ def round_of(model: Model, source: cells.Source, cards: tuple[cells.Card, ...], 
     """A round of labelled cells: the hidden one in front, the grid of all, the score."""
     return render(
         "round.html.j2",
-        source=source,
+        synthetic=not source,
         cards=cards,
         current=cells.current(cards),
         tally=cells.tally(cards, point),

@@ -63,9 +63,6 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
         run_history=False,
         max_file_size=uploads.MOST_BYTES,
         show_error=False,
-        ssr_mode=False,
-        mcp_server=False,
-        pwa=False,
         root_path=limits.root_path,
     )
     # Mounted, Gradio believes that it has not started, and then skips its checks of the files that a

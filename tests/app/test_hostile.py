@@ -626,7 +626,6 @@ def test_a_name_with_half_a_letter_is_shown_as_far_as_it_goes(live):
         ("call/classify", {"data": []}),
         ("call/classify", {"data": 5}),
         ("call/classify", {"data": [1, 2, 3, 4]}),
-        ("call/show_table", {"data": [[1], "x", {}]}),
         ("call/operating_point", {"data": [99, None, None, None]}),
         ("call/show_row", {"data": [None, 0]}),
         ("queue/join", {}),
