@@ -69,10 +69,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
     model, compared = models[0], len(models) > 1
     respond = Responses(models, source, folder)
     named = {"api_visibility": "undocumented", "concurrency_id": "judge"}
-    with gr.Blocks(
-        title="Malaria cells",
-        delete_cache=(min(300, limits.kept_seconds), limits.kept_seconds),
-    ) as page:
+    with gr.Blocks(title="Malaria cells") as page:
         shown, game = (gr.State(None, time_to_live=limits.kept_seconds) for _ in range(2))
         gr.HTML(rendering.header(models))
         with gr.Tabs():

@@ -1,5 +1,6 @@
 """The server: Gradio's page behind the firewall, plain routes for programs, and an orderly end."""
 
+import asyncio
 import contextlib
 import ipaddress
 import resource
@@ -40,7 +41,10 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
 
     @contextlib.asynccontextmanager
     async def live(_: Starlette) -> AsyncIterator[None]:
+        # Gradio's own deletes no file that came by halves.
+        sweeping = asyncio.create_task(uploads.sweep(folder, limits.room, limits.kept_seconds))
         yield
+        sweeping.cancel()
         # Gradio's queue would go on, and keep all of this in memory.
         blocks.close(verbose=False)
 

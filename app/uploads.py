@@ -12,7 +12,10 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
+
+import anyio
+import anyio.to_thread
 
 from malaria.cells import images
 from malaria.errors import UserError
@@ -94,6 +97,13 @@ def make_room(folder: Path, most: int, seconds: float) -> None:
         total += size
         if total > most or changed < time.time() - seconds:
             file.unlink(missing_ok=True)
+
+
+async def sweep(folder: Path, most: int, seconds: float) -> NoReturn:
+    """Keep what was uploaded no longer than so many seconds, and five minutes, though nothing else comes."""
+    while True:
+        await anyio.sleep(min(300, seconds))
+        await anyio.to_thread.run_sync(make_room, folder, most, seconds)
 
 
 def own(path: object, folder: Path) -> Path:

@@ -18,6 +18,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.testclient import TestClient
 
 from app import api, batches, firewall, logs, plain, serving, uploads, verdict
 from app.inference import Answer, Judge
@@ -285,6 +286,18 @@ class Stuck:
         self.asked.set()
         self.go.wait()
         self.network.invoke()
+
+
+def test_a_zip_whose_room_others_take_while_it_is_judged_is_no_fault(model, tmp_path, monkeypatch):
+    def judged(_models, files, *_):
+        uploads.make_room(tmp_path, most=0, seconds=60)
+        assert not files[0][1].exists()
+        return {"rows": []}
+
+    monkeypatch.setattr(api, "many_cells", judged)
+    app = Starlette(routes=plain.routes([model], tmp_path, firewall.Limits()))
+    assert TestClient(app).post("/classify_batch", content=b"PK").json() == {"rows": []}
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_probe_is_told_no_while_nobody_could_be_served(model, tmp_path, pngs):
