@@ -100,7 +100,7 @@ class Gate:
 
     gradio: ASGIApp
     folder: Path
-    functions: frozenset[object]
+    functions: tuple[object, ...]
     limits: Limits
     coming: int = 0
 
@@ -189,7 +189,7 @@ class Firewall:
         if not served_as(host, self.limits.hosts):
             raise HTTPException(403, "This server goes by another name: start it with --allow-host NAME.")
         origin = headers.get("origin")
-        if method not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
+        if method not in ("GET", "HEAD") and origin is not None and origin.partition("://")[2] != host:
             raise HTTPException(403, "Pages of other sites may send nothing here.")
         if account := self.limits.account:
             wanted = b"Basic " + base64.b64encode(account.encode())

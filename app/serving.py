@@ -72,7 +72,7 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
     # Mounted, Gradio believes that it has not started, and then skips its checks of the files that a
     # request names.
     blocks.has_launched = True
-    functions = frozenset([*blocks.fns, *(str(function.api_name) for function in blocks.fns.values())])
+    functions = (*blocks.fns, *(str(function.api_name) for function in blocks.fns.values()))
     # In place of the mount, which would answer at every path.
     gradio = asgi.routes.pop().app  # type: ignore[attr-defined]
     gradio.add_exception_handler(TypeError, _no_file)
