@@ -142,6 +142,8 @@ class Gate:
         function = content.get("fn_index") if route == "queue" else name
         if function not in self.functions and route in ("queue", "call"):
             raise HTTPException(400, "There is no such function here.")
+        # What Gradio reads is what was checked; half a letter, which no answer can hold, is a question mark.
+        body = json.dumps(content, ensure_ascii=False).encode(errors="replace")
         left = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def again() -> Message:

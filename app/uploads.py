@@ -135,9 +135,7 @@ def sent(file: object, folder: Path) -> tuple[str, Path]:
     """
     content = file if isinstance(file, dict) else vars(file) if hasattr(file, "path") else {}
     path = own(content.get("path"), folder)
-    name = Path(str(content.get("orig_name") or path)).name
-    # JSON can name half of a letter, and no answer can.
-    return name.encode(errors="replace").decode(), path
+    return Path(str(content.get("orig_name") or path)).name, path
 
 
 def many(files: Sequence[tuple[str, Path]], decode: decoder.Read) -> Iterator[Upload]:

@@ -634,6 +634,7 @@ def test_a_name_with_half_a_letter_is_shown_as_far_as_it_goes(live):
         ("queue/join", {"data": [], "fn_index": -1, "session_hash": "abc"}),
         ("queue/join", {"data": [], "fn_index": "x", "session_hash": "abc"}),
         ("queue/join", {"data": [], "fn_index": [], "session_hash": "abc"}),
+        ("queue/join", {"data": [], "fn_index": 0, "session_hash": "abc", "trigger_id": "\ud800"}),
         ("queue/join", {"data": [], "fn_index": 0, "session_hash": "abc", "trigger_id": 9999}),
         ("cancel", {}),
         ("cancel", {"session_hash": "abc", "fn_index": 1, "event_id": "x"}),
