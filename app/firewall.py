@@ -194,8 +194,9 @@ class Firewall:
         if method not in ("GET", "HEAD") and origin is not None and origin.partition("://")[2] != host:
             raise HTTPException(403, "Pages of other sites may send nothing here.")
         if account := self.limits.account:
-            wanted = b"Basic " + base64.b64encode(account.encode())
-            if not secrets.compare_digest(headers.get("authorization", "").encode(), wanted):
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            wanted = base64.b64encode(account.encode())
+            if scheme.lower() != "basic" or not secrets.compare_digest(given.encode(), wanted):
                 asking = {"www-authenticate": 'Basic realm="Malaria cells", charset="UTF-8"'}
                 raise HTTPException(401, "Name and password are needed here.", asking)
 

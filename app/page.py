@@ -314,7 +314,7 @@ class Responses:
         return self.board((game[0], cells.reveal(game[1])), place) if game else self.draw(place, self.source)
 
     def board(self, game: Round, place: object) -> tuple[str, Round]:
-        return rendering.round_of(self.model, *game, self.at(place)), game
+        return rendering.round_of(*game, self.at(place)), game
 
     def again(self, place: object, shown: Shown | None, unsure: bool, game: Round | None) -> tuple[Any, ...]:
         """Every view, at another operating point, say; views that show nothing stay as they are."""

@@ -120,7 +120,7 @@ def _row(
     return [*row, "; ".join(notes or {said.reason for said in verdicts if said.reason}), one.name]
 
 
-def round_of(model: Model, source: cells.Source, cards: tuple[cells.Card, ...], point: verdict.Point) -> str:
+def round_of(source: cells.Source, cards: tuple[cells.Card, ...], point: verdict.Point) -> str:
     """A round of labelled cells: the hidden one in front, the grid of all, the score."""
     return render(
         "round.html.j2",
@@ -131,5 +131,4 @@ def round_of(model: Model, source: cells.Source, cards: tuple[cells.Card, ...], 
         called=[cells.called(card, point) for card in cards],
         met=sum(card.met is True for card in cards),
         unknown=any(card.met is None for card in cards),
-        model=model,
     )

@@ -465,9 +465,9 @@ def test_an_operating_point_says_what_it_costs(model):
     assert costs[-1].startswith("0.800, fewest false alarms: ")
 
 
-def test_a_round_of_cells_that_the_model_was_made_with_explains_that_there_is_no_score(model):
+def test_a_round_of_cells_that_the_model_was_made_with_explains_that_there_is_no_score():
     cards = cells.reveal((cells.Card("", "Parasitized", Answer(0.9), met=True),))
-    assert "made with every one of these cells" in rendering.round_of(model, (), cards, verdict.HALF)
+    assert "made with every one of these cells" in rendering.round_of((), cards, verdict.HALF)
 
 
 def test_many_threads_get_their_own_answers(model_bundle, drawn):

@@ -172,6 +172,7 @@ def test_the_operating_point_says_its_cost_and_moves_every_view(visit, files, si
     judge(page, files)
     before = page.locator("#totals .mc-total").inner_text()
     page.get_by_role("button", name="Settings").first.click()
+    page.get_by_role("radio").first.wait_for()
     offered = page.get_by_role("radio").all()
     shown = [one.evaluate("one => one.closest('label').innerText") for one in offered]
     assert [float(text.split(",")[0].split(":")[0]) for text in shown] == [0.5, 0.6, 0.7, 0.8]

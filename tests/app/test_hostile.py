@@ -180,14 +180,14 @@ def test_a_pillow_that_reads_tiff_unsafely_reads_none(version):
 
 def leave_plain(live, slow: bytes) -> None:
     with pytest.raises(requests.exceptions.ReadTimeout):
-        requests.post(f"{live.url}/classify", data=slow, timeout=(30, 1))
+        requests.post(f"{live.url}/classify", data=slow, timeout=(30, 0.3))
 
 
 def leave_gradio(live, slow: bytes) -> None:
     asked = live.call("classify", {"path": live.upload(("cell.png", slow))[0]}, 0.5)
     address = f"{live.url}/gradio_api/call/classify/{asked.json()['event_id']}"
     with contextlib.suppress(requests.exceptions.RequestException):
-        requests.get(address, timeout=(30, 1))
+        requests.get(address, timeout=(30, 0.3))
 
 
 @pytest.mark.parametrize("leave", [leave_plain, leave_gradio])

@@ -1,5 +1,6 @@
 """The server itself: who may ask, how much it keeps, and who cannot keep it from others."""
 
+import base64
 import csv
 import io
 import logging
@@ -185,6 +186,10 @@ def test_a_password_is_asked_for_on_every_route_and_an_open_address_is_said(mode
                 assert answer.headers["www-authenticate"].startswith("Basic")
         wrong = requests.get(f"{server.url}/version", auth=("lab", "red"))
         assert wrong.status_code == 401
+        encoded = base64.b64encode("lab:violet:é".encode()).decode()
+        for scheme, status in (("basic", 200), ("Bearer", 401)):
+            asked = requests.get(f"{server.url}/version", headers={"Authorization": f"{scheme} {encoded}"})
+            assert asked.status_code == status
         known = {"auth": ("lab", "violet:é".encode()), "headers": {"Host": "cells.example.org"}}
         assert requests.post(f"{server.url}/classify", data=pngs[0], **known).status_code == 200
         # Behind a proxy that strips the path which it shows the page at.
