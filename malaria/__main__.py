@@ -34,7 +34,7 @@ def main() -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     one = commands.add_parser(
-        "predict", **_texts("a row of CSV for each image", "predict cell.png folder/ --out predictions.csv")
+        "predict", **_texts("write a CSV row per image", "predict cell.png folder/ --out predictions.csv")
     )
     one.add_argument(
         "paths",
@@ -47,34 +47,34 @@ def main() -> int:
         "--operating-point",
         type=float,
         metavar="SPECIFICITY",
-        help="call cells parasitised from the model's threshold for it, 0.97 say (default: from P 0.5)",
+        help="use the model's threshold for this specificity, for example 0.97 (default: threshold 0.5)",
     )
     one.add_argument(
         "--max-unreadable",
         type=share_of_one,
         default=0.1,
         metavar="SHARE",
-        help="of the images; where more are unreadable, the status is 1 (%(default)s)",
+        help="share of images; if more are unreadable, the exit status is 1 (%(default)s)",
     )
     one.add_argument(
         "--engine", choices=engine.NAMES, default="none", help="dask: resumable, on many workers (none)"
     )
-    one.add_argument("--workers", type=how_many, default=2, help="processes here, with an engine (2)")
-    one.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster to use instead")
-    one.add_argument("--shard", type=how_many, default=batch.SIZE, help="images a task (%(default)s)")
+    one.add_argument("--workers", type=how_many, default=2, help="worker processes here, with an engine (2)")
+    one.add_argument("--scheduler", metavar="ADDRESS", help="use this Dask cluster instead")
+    one.add_argument("--shard", type=how_many, default=batch.SIZE, help="images in a shard (%(default)s)")
     one.set_defaults(run=_predict)
 
     two = commands.add_parser(
-        "evaluate", **_texts("score a bundle on a labelled folder", "evaluate labelled-folder/ --json")
+        "evaluate", **_texts("evaluate a bundle on a labelled folder", "evaluate labelled-folder/ --json")
     )
-    two.add_argument("folder", type=Path, help="a folder or archive with one sub-folder per class")
+    two.add_argument("folder", type=Path, help="a folder or archive with one sub-folder for each class")
     _add_shared(two)
     two.add_argument(
         "--classes",
         type=_class,
         nargs="+",
         metavar="NAME=LABEL",
-        help="your class folders, infected=Parasitized clean=Uninfected say (params.yaml: data.classes)",
+        help="your class folders, for example infected=Parasitized clean=Uninfected",
     )
     two.add_argument("--json", action="store_true", help="print every figure as JSON")
     two.set_defaults(run=_evaluate)
@@ -108,10 +108,8 @@ def _texts(does: str, example: str) -> dict[str, Any]:
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, help="a bundle folder (default: the one that comes along)")
-    parser.add_argument(
-        "--out", type=stores.destination, help="where to write a row of CSV for each image; may be s3://"
-    )
+    parser.add_argument("--model", type=Path, help="a bundle folder (default: the pretrained one)")
+    parser.add_argument("--out", type=stores.destination, help="CSV file to write; may be s3://")
 
 
 def _predict(arguments: argparse.Namespace) -> int:

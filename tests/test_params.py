@@ -91,7 +91,9 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
 
 
 def test_every_parameter_is_explained_on_its_line():
-    keys = [line for line in (ROOT / "params.yaml").read_text().splitlines() if re.match(r" +\w+:", line)]
+    # `dvc exp run -S` puts a value that is too long for the line, and its comment, on the next one.
+    text = re.sub(r": *\n +(?=\w{64} )", ": ", (ROOT / "params.yaml").read_text())
+    keys = [line for line in text.splitlines() if re.match(r" +\w+:", line)]
     bare = [line for line in keys if "#" not in line and not line.rstrip().endswith("sample:")]
     assert bare == []
     assert len(keys) > 30
