@@ -23,7 +23,7 @@ from malaria import bundle, labels, params, paths, tables
 from malaria.bundle import fingerprints
 from malaria.cells import images, pack, packed
 from malaria.errors import UserError
-from malaria.evaluate import evaluation, paired
+from malaria.evaluate import evaluation, metrics, paired
 
 MOST_FLIPS = 10
 
@@ -252,7 +252,7 @@ def compare(
         if again is not None:
             both = judged.assign(one=said.p_parasitized, other=again.p_parasitized)
             auc = paired.differences(both, settings.evaluate)[evaluation.AS_GIVEN]["auc"]
-            answers["above_here"] = _plain(auc.difference.low)
+            answers["above_here"] = _plain(_low(auc.difference))
     return Comparison(
         base=None if base is None else _side(base),
         branch=_side(branch),
@@ -452,8 +452,12 @@ def _figures(
         figures.append(Figure(name=name, at=point, branch=_plain(both.one), **apart))
     # A model that says the same of every cell has an AUC of 0.5 in every draw.
     chance = paired.differences(asked.assign(other=0.5), settings.evaluate)[evaluation.AS_GIVEN]["auc"]
-    low = chance.difference.value if math.isnan(chance.difference.low) else chance.difference.low
-    return figures, _plain(low + 0.5)
+    return figures, _plain(_low(chance.difference) + 0.5)
+
+
+def _low(difference: metrics.Estimate) -> float:
+    """The lower end of an interval; the value where no draw gives another."""
+    return difference.value if math.isnan(difference.low) else difference.low
 
 
 def _plain(value: float) -> float | None:

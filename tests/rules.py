@@ -524,8 +524,8 @@ RULES = (
     *of(
         "ci/comparison.py",
         "tests/ci/test_comparison.py test_a_lower_limit_of_auc_under_the_floor_fails_a_first_revision_too",
-        ("the limit of AUC is the lower end", "else chance.difference.low", "else chance.difference.high"),
-        ("chance is an AUC of one half", "_plain(low + 0.5)", "_plain(low)"),
+        ("the limit of AUC is the lower end", "else difference.low", "else difference.high"),
+        ("chance is an AUC of one half", "(chance.difference) + 0.5)", "(chance.difference))"),
     ),
     *of(
         "ci/comparison.py",

@@ -127,6 +127,10 @@ def test_a_bundle_is_judged_beside_the_one_that_its_code_makes_here(compare, bun
     assert (found.figure("auc").difference == 0) == better
 
 
+def test_a_bundle_is_not_above_itself(compare, model_bundle):
+    assert compare(here=model_bundle).above_here == 0
+
+
 def test_a_lower_limit_of_auc_under_the_floor_fails_a_first_revision_too(compare, bundle):
     found = compare(branch={"bundle": bundle(BADLY)}, first=True, limits={"min_auc": 0.7})
     assert outcomes(verdict.judge(found, None)) == ["AUC at least"]
