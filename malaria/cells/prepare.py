@@ -48,18 +48,6 @@ def prepare(crop: Pixels, size: int, colour: Colour) -> Prepared:
     return Prepared(cell if colour == AS_IS else _stained(cell, part, own), own, crop.shape[:2])
 
 
-def again(cell: Prepared, pixels: Pixels, colour: Colour) -> Prepared:
-    """A prepared `cell` whose `pixels`, uint8 (size, size, 3), have been drawn on: the optical density of its
-    own colour changes as that of the reference did.
-    """
-    changed = prepare(pixels, len(pixels), colour)
-    if colour == AS_IS:
-        return Prepared(changed.pixels, changed.own)
-    had, has, reference = (np.log(np.array(of) / _LIGHT) for of in (cell.own, changed.own, _REFERENCE))
-    red, green, blue = np.rint(_LIGHT * np.exp(had * has / reference)).clip(1, 255).astype(int).tolist()
-    return Prepared(changed.pixels, (red, green, blue))
-
-
 def read(
     raw: Path, limits: images.Limits, size: int, colour: Colour, path: str
 ) -> tuple[Prepared, tuple[str, ...]]:
