@@ -15,6 +15,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # oneDNN's kernels train nearly twice as fast on two cores. By itself TensorFlow takes them on some
 # processors only, and a training's bytes would depend on which.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+_CPUINFO = Path("/proc/cpuinfo")
+# Instructions that oneDNN has kernels of their own for, the widest first.
+_WIDEST = ("amx_tile", "avx512f", "avx2")
+
 with without_native_logs():
     import keras
     import tensorflow as tf
@@ -45,10 +50,17 @@ def use_threads(count: int) -> None:
 
 
 def processor() -> str:
-    """The kind of processor, which the last bits of a training depend on: `x86_64, Intel(R) Xeon(R) ...`."""
+    """The kind of processor, which the last bits of a training depend on: `x86_64, AMD EPYC, 26/2, avx512f`.
+
+    Clouds give processors of several generations one name: family and model tell them apart, and the widest
+    instructions tell what a virtual machine may use of them.
+    """
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = [line.split(":", 1) for line in _CPUINFO.read_text(encoding="utf-8").splitlines()]
     except OSError:
         lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return ", ".join([platform.machine(), *names[:1]])
+    # The first of several cores.
+    of = {key.strip(): value[0].strip() for key, *value in reversed(lines) if value}
+    generation = "/".join(of[key] for key in ("cpu family", "model") if key in of)
+    widest = next((name for name in _WIDEST if name in of.get("flags", "").split()), "")
+    return ", ".join(filter(None, (platform.machine(), of.get("model name"), generation, widest)))
