@@ -152,6 +152,7 @@ def _judge(
             scheduler=arguments.scheduler,
             size=arguments.shard,
             threshold=threshold,
+            looks=looks,
         )
         if done.resumed:
             print(f"Went on with {done.resumed:,} of {done.partitions:,} partitions done.", file=sys.stderr)

@@ -22,6 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from malaria import __version__, bundle, running
+from malaria.bundle.ood import Looks
 from malaria.errors import UserError
 from malaria.predict import engine, inputs, rows, stores
 
@@ -29,7 +30,7 @@ from malaria.predict import engine, inputs, rows, stores
 SIZE = 1024
 
 # Raised with every change to what a partition's file means.
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Judged:
-    """A partition's rows, and which process judged them."""
+    """A partition's rows, how its judged cells look, and which process judged them."""
 
     rows: tuple[rows.Row, ...]
+    looks: Looks
     worker: str
 
 
@@ -78,6 +80,7 @@ def run(
     scheduler: str | None = None,
     size: int = SIZE,
     threshold: float = 0.5,
+    looks: Looks | None = None,
 ) -> Done:
     """Judge all images of `paths` with the bundle in `folder`, and write their rows to `out`.
 
@@ -88,7 +91,7 @@ def run(
         out: a file here, or an object in a store.
         workers, scheduler: as `engine.cluster` takes them.
         size: images a partition.
-        threshold: as `predict.predict` takes it.
+        threshold, looks: as `predict.predict` takes them.
 
     Raises:
         UserError: as `engine.cluster`, `inputs.listed` and `bundle.load` raise it; a worker cannot read
@@ -112,20 +115,19 @@ def run(
                 # One that is half written, or was changed, has another content than its name says.
                 if file and file == _file(parts, partition, found := stores.read(file)):
                     resumed += 1
-                    bar.update(len(json.loads(found)))
+                    bar.update(len(json.loads(found)["rows"]))
                 else:
                     yield partition
 
         with engine.cluster(workers, scheduler) as client:
             for partition, judged in engine.as_they_come(client, judge, missing(), job):
                 _check_was_seen(judged)
-                made = json.dumps([astuple(row) for row in judged.rows]).encode()
+                made = _written(judged)
                 finished[partition.key] = file = _file(parts, partition, made)
                 with stores.in_words(file):
                     stores.system(file).pipe_file(file, made)
                 bar.update(len(judged.rows))
-        files = finished.values()
-        counts = rows.save((rows.Row(*row) for file in files for row in json.loads(stores.read(file))), out)
+        counts = rows.save(_joined(finished.values(), Looks() if looks is None else looks), out)
     return Done(counts, len(finished), resumed)
 
 
@@ -141,8 +143,24 @@ def judge(partition: Partition, job: Job) -> Judged:
         )
     items = (item for source in partition.sources for item in inputs.items(source, job.base))
     remote = any(stores.is_remote(source.path) for source in partition.sources)
-    judged = rows.predict(_model(job), items, stores.READERS if remote else 1, job.threshold)
-    return Judged(tuple(judged), f"process {os.getpid()} on {platform.node()}")
+    looks = Looks()
+    judged = rows.predict(_model(job), items, stores.READERS if remote else 1, job.threshold, looks)
+    return Judged(tuple(judged), looks, f"process {os.getpid()} on {platform.node()}")
+
+
+def _written(judged: Judged) -> bytes:
+    """A partition's file, as `_joined` reads it."""
+    looks = {"total": judged.looks.total.tolist(), "cells": judged.looks.cells}
+    return json.dumps({**looks, "rows": [astuple(row) for row in judged.rows]}).encode()
+
+
+def _joined(files: Iterable[str], looks: Looks) -> Iterator[rows.Row]:
+    """The rows of all partitions, in their order; adds to `looks` how the cells look."""
+    for file in files:
+        found = json.loads(stores.read(file))
+        looks.total += found["total"]
+        looks.cells += found["cells"]
+        yield from (rows.Row(*row) for row in found["rows"])
 
 
 def _check_was_seen(judged: Judged) -> None:

@@ -51,8 +51,12 @@ def test_a_file_name_that_is_no_utf8_comes_through_and_nothing_judged_is_a_failu
     assert b"/latin-\xfc.png,,,unreadable,empty file\n" in done.stdout
 
 
-@pytest.mark.parametrize(("limit", "foreign"), [(0.0, True), (np.inf, False)])
-def test_a_batch_of_a_foreign_stain_is_said_before_the_counts(gated_bundle, tmp_path, limit, foreign):
+@pytest.mark.parametrize(
+    ("limit", "foreign", "by_engine"), [(0.0, True, False), (np.inf, False, False), (0.0, True, True)]
+)
+def test_a_batch_of_a_foreign_stain_is_said_before_the_counts(
+    gated_bundle, tmp_path, scheduler, limit, foreign, by_engine
+):
     model, cells = tmp_path / "model", tmp_path / "cells"
     shutil.copytree(gated_bundle, model)
     gate = model / bundle.PARTS["gate"]
@@ -71,7 +75,18 @@ def test_a_batch_of_a_foreign_stain_is_said_before_the_counts(gated_bundle, tmp_
     cells.mkdir()
     for number, (pixels, _) in enumerate(pictures.drawn(60, seed=5)):
         Image.fromarray(pixels).save(cells / f"{number}.png")
-    said = predict(str(cells), "--model", str(model)).stderr.decode()
+    # No shard has the 50 cells that can tell.
+    spread = (
+        "--engine",
+        "dask",
+        "--scheduler",
+        scheduler,
+        "--shard",
+        "20",
+        "--out",
+        str(tmp_path / "out.csv"),
+    )
+    said = predict(str(cells), "--model", str(model), *(spread if by_engine else ())).stderr.decode()
     assert (ood.FOREIGN in said) is foreign
     assert "images judged" in said.partition(ood.FOREIGN)[2 if foreign else 0]
 

@@ -6,9 +6,7 @@ import pytest
 
 from malaria.train import backend
 
-CORE = (
-    "processor\t: {}\ncpu family\t: {}\nmodel\t\t: 2\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 {}\n\n"
-)
+CORE = "processor\t: {}\ncpu family\t: {}\nmodel\t\t: 2\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 {}\n\n"
 
 
 @pytest.fixture
