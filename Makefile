@@ -52,8 +52,8 @@ browser:  #+ install Debian's Chromium and axe-core for the browser tests (as ro
 	command -v npm >/dev/null || (apt-get update -qq && $(APT) npm >/dev/null)
 	$(MAKE) node_modules/.installed
 
-sshd:  #+ install OpenSSH's server for the tests of results that travel over SSH (as root)
-	test -x /usr/sbin/sshd || (apt-get update -qq && $(APT) openssh-server >/dev/null)
+servers:  #+ install the servers of OpenSSH and nginx, which tests of stores and Compose run (as root)
+	test -x /usr/sbin/sshd -a -x /usr/sbin/nginx || (apt-get update -qq && $(APT) openssh-server nginx-light >/dev/null)
 
 fuzz-app: env  #+ send the app 2,000 broken uploads, and check that it lives on
 	python -m tests.campaigns.fuzz_app

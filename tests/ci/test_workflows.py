@@ -135,10 +135,10 @@ def test_every_step_that_may_fetch_cells_has_the_token_that_kaggle_asks_for(name
             assert step["env"]["KAGGLE_API_TOKEN"] == "${{ secrets.KAGGLE_API_TOKEN }}", step["run"]
 
 
-def test_the_tests_of_airflow_and_ssh_are_not_skipped_on_github():
+def test_the_tests_of_airflow_and_servers_are_not_skipped_on_github():
     steps = [step for job, step in steps_of("test") if job == "test" and "run" in step]
-    assert [step["run"] for step in steps] == ["sudo make sshd", "make airflow-env", "make test"]
-    assert set(steps[-1]["env"]) == {"MALARIA_REQUIRE_AIRFLOW", "MALARIA_REQUIRE_SSHD"}
+    assert [step["run"] for step in steps] == ["sudo make servers", "make airflow-env", "make test"]
+    assert set(steps[-1]["env"]) == {"MALARIA_REQUIRE_AIRFLOW", "MALARIA_REQUIRE_SERVERS"}
 
 
 def test_one_python_makes_all_bytes():

@@ -28,9 +28,9 @@ ENVIRONMENT = {**os.environ, **storage_servers.HERMETIC}
 def store(request, tmp_path_factory) -> Iterator[Store]:
     """A server that keeps objects."""
     if request.param == "ssh" and not Path("/usr/sbin/sshd").is_file():
-        if os.environ.get("MALARIA_REQUIRE_SSHD"):
-            pytest.fail("MALARIA_REQUIRE_SSHD is set, but there is no sshd")
-        pytest.skip("needs OpenSSH's server: make sshd, as root")
+        if os.environ.get("MALARIA_REQUIRE_SERVERS"):
+            pytest.fail("MALARIA_REQUIRE_SERVERS is set, but there is no sshd")
+        pytest.skip("needs OpenSSH's server: make servers, as root")
     home = tmp_path_factory.mktemp(request.param)
     with storage_servers.serving(
         storage_servers.S3() if request.param == "s3" else storage_servers.Ssh(home)
