@@ -1,5 +1,6 @@
 """What a test may leave behind by mistake: environment, working directory, open files, processes."""
 
+import contextlib
 import gc
 import os
 from dataclasses import dataclass
@@ -68,10 +69,14 @@ def _open_files() -> frozenset[str]:
 
 
 def _children() -> frozenset[int]:
-    running = (child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE)
-    return frozenset(
-        child.pid for child in running if not any(pool in _command(child.pid) for pool in _POOLS)
-    )
+    found = set()
+    for child in psutil.Process().children():
+        # One may end while it is looked at.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            command = " ".join(child.cmdline())[:120]
+            if child.status() != psutil.STATUS_ZOMBIE and not any(pool in command for pool in _POOLS):
+                found.add(child.pid)
+    return frozenset(found)
 
 
 def _command(number: int) -> str:
