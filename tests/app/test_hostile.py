@@ -180,14 +180,14 @@ def test_a_pillow_that_reads_tiff_unsafely_reads_none(version):
 
 def leave_plain(live, slow: bytes) -> None:
     with pytest.raises(requests.exceptions.ReadTimeout):
-        requests.post(f"{live.url}/classify", data=slow, timeout=(30, 0.3))
+        requests.post(f"{live.url}/classify", data=slow, timeout=(30, 2))
 
 
 def leave_gradio(live, slow: bytes) -> None:
     asked = live.call("classify", {"path": live.upload(("cell.png", slow))[0]}, 0.5)
     address = f"{live.url}/gradio_api/call/classify/{asked.json()['event_id']}"
     with contextlib.suppress(requests.exceptions.RequestException):
-        requests.get(address, timeout=(30, 0.3))
+        requests.get(address, timeout=(30, 2))
 
 
 @pytest.mark.parametrize("leave", [leave_plain, leave_gradio])
@@ -199,12 +199,21 @@ def test_a_client_that_leaves_takes_its_decoder_along(live, leave):
     )
 
     def decoding() -> set[psutil.Process]:
-        return {one for one in zygote.children() if one.cpu_times().user > 0.2}
+        return {one for one in zygote.children() if one.cpu_times().user > 0.05}
 
     slow = encoded(cell())[:-12] + chunk(b"aaAa", b"") * (uploads.MOST_BYTES // 13)
-    leave(live, slow)
-    psutil.wait_procs(decoding(), timeout=3)
-    assert not decoding()
+    with ThreadPoolExecutor(1) as pool:
+        left = pool.submit(leave, live, slow)
+        while not (busy := decoding()):
+            assert not left.done()
+        # On the fastest machine, too, it does not end by itself.
+        for one in busy:
+            one.suspend()
+        left.result()
+    alive = psutil.wait_procs(busy, timeout=3)[1]
+    for one in alive:
+        one.resume()
+    assert not alive
 
 
 def packed(*members: tuple[str, bytes], link: bool = False, method: int = zipfile.ZIP_DEFLATED) -> bytes:
