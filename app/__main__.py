@@ -159,7 +159,7 @@ def serve(arguments: argparse.Namespace) -> int:
         listening = held.enter_context(serving.listen(arguments.host, arguments.port))
         served = current.Current(opened, lambda models: serving.make(models, source, folder, limits), watched)
         serving.serve(served.asgi, listening, arguments.auth)
-    # A thread that still judges what nobody waits for must not hold up the end.
+    # A thread that still judges for a client that has left must not hold up the end.
     sys.stdout.flush()
     os._exit(0)
 

@@ -19,7 +19,7 @@ from .model import Model, info
 
 def endpoints(models: Sequence[Model], folder: Path) -> dict[str, Callable[..., dict[str, Any]]]:
     """What Gradio's API answers, by name, of a model (and one compared with it); `folder` is where
-    uploads lie. Gradio shows signatures and docstrings to whoever asks for its API.
+    uploads lie. Gradio shows signatures and docstrings on request.
     """
 
     def classify(image: gr.FileData, threshold: float = 0.5) -> dict[str, Any]:

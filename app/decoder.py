@@ -19,7 +19,7 @@ UNSAFE_TIFF = f"TIFF, which Pillow {PIL.__version__} does not read safely: the s
 # A request that has spent so many processes gets no other.
 _MOST_PROCESSES = 3
 
-# Forked before they are asked for, so that nobody waits for it.
+# Forked before they are asked for, so that no request waits for it.
 _AHEAD = 4
 
 Gone = Callable[[], bool] | None

@@ -158,7 +158,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
         for name, answer in api.endpoints(models, folder).items():
             gr.api(answer, api_name=name, concurrency_id="judge")
     page.queue(max_size=limits.waiting, default_concurrency_limit=limits.at_once, api_open=False)
-    # A session keeps a batch's thumbnails and answers, up to 5 MB, and views that nobody came to read.
+    # A session keeps a batch's thumbnails and answers, up to 5 MB, and views that were never read.
     page.state_session_capacity = 100
     page._queue.pending_messages_per_session.max_size = 4 * (limits.waiting + limits.at_once)
     return page

@@ -94,7 +94,7 @@ def _gone(_: Request, __: Exception) -> Response:
 
 def address(host: str, port: int) -> str:
     """What to open in a browser; colons of an IPv6 address stand in brackets."""
-    # All addresses of this machine: nobody can open that.
+    # All addresses of this machine: a browser cannot open that.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 

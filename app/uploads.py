@@ -173,6 +173,7 @@ def is_zip(file: Path) -> bool:
     """Whether a file begins as a zip does; an image with a zip behind it is an image."""
     try:
         with file.open("rb") as stream:
+            # After PK stands the kind of the first record, 1 to 8.
             return b"PK\0" < stream.read(3) < b"PK\x09"
     except OSError:
         return False
@@ -207,7 +208,7 @@ def _zipped(name: str, file: Path, decode: decoder.Read) -> Iterator[Upload]:
             given = True
             yield _image(f"{name}/{member.path}", member.stream, decode)
     except UserError as error:
-        # The sentence names the file where it lies here, which is nobody's business.
+        # The sentence names the file where it lies on this server, which is not for visitors.
         yield _refused(name, str(error).replace(str(file), "the zip"))
     except _BROKEN:
         yield _refused(name, DAMAGED_ZIP)

@@ -17,7 +17,7 @@ from malaria.predict import inputs
 
 @dataclass(frozen=True)
 class Pair:
-    """What is said of one cell's crop, and of its copy at another size."""
+    """The answers for one cell's crop and for its copy at another size."""
 
     name: str
     one: predict.Row

@@ -53,8 +53,8 @@ def lay(source: Path, folder: Path) -> None:
 def hold(folder: Path) -> None:
     """Hold `folder` beside others, for as long as this process lives, and what it becomes.
 
-    DVC's lock file names processes by their numbers, which mean nothing in another container: where nobody
-    else holds the folder, those that it names have ended, and it goes.
+    DVC's lock file names processes by their numbers, which mean nothing in another container: where no
+    other process holds the folder, those that it names have ended, and it goes.
     """
     locks = folder / ".dvc/tmp"
     locks.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,7 @@ class Answer:
 
 
 class Decoder:
-    """Decodes for one who asks in a process of his own, which is forked anew after one that ended.
+    """Decodes in a process of its own, which is forked anew after one that ended.
 
     Args:
         pixels: whether they are wanted; without, a picture of one colour is refused.
@@ -88,7 +88,7 @@ class Decoder:
         except (OSError, EOFError):
             self.close()
             raise Costly from None
-        # Whoever sends a file that takes over the process must not get any further than this.
+        # A file that takes over the process must not get any further than this.
         head, _, pixels = answer.partition(b"\n")
         said = json.loads(head)
         if "reason" in said:

@@ -118,8 +118,8 @@ def write_kept(kept: Kept, file: Path) -> None:
 def extend(cells: pd.DataFrame, settings: params.Split, kept: Kept) -> tuple[pd.DataFrame, Summary, Kept]:
     """As `split`, but who is in `kept` stays where they are; and `kept` with who is new.
 
-    A draw by image, of folds, by a file or by the folders that cells come in keeps nobody, and leaves `kept`
-    as it is. Another ratio or seed is another draw, and begins anew.
+    A draw by image, of folds, by a file or by the folders that cells come in keeps no side and leaves
+    `kept` as it is. Another ratio or seed is another draw, and begins anew.
     """
     given = sides_of(cells) is not None or not _read(Path(settings.file)).empty
     if settings.unit == "image" or settings.folds or given:

@@ -1,8 +1,8 @@
 """A process that does nothing but fork others, each of which decodes pictures for one who asks.
 
-It has decoded none itself: what an uninitialised byte of a fork may show is nobody's. `sandbox` starts it,
-and tells it over a socket what each is bound to. multiprocessing's forkserver does the same, for three times
-the processor time a fork.
+It has decoded none itself, so that uninitialised memory of a fork shows no other picture. `sandbox` starts
+it, and tells it over a socket what each is bound to. multiprocessing's forkserver does the same, for three
+times the processor time a fork.
 """
 
 import gc
@@ -28,7 +28,7 @@ SIZE = struct.Struct("!i")
 
 
 def serve(control: socket.socket) -> None:
-    """Fork for each order that comes with a socket, until nobody can send any more."""
+    """Fork for each order that comes with a socket, until the socket is closed."""
     signal.signal(signal.SIGCHLD, _bury)
     # Ctrl-C is for the process that asks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -83,7 +83,7 @@ def fetch(
 
 
 def _patient(image: Path, given: Path, settings: params.FieldsData, whose: dict[str, str]) -> str:
-    """Whose the field is: by patients.csv, else by the pattern; a field of nobody known is its own."""
+    """Whose the field is: by patients.csv, else by the pattern, else the field itself."""
     path = image.relative_to(given).as_posix() if image.is_relative_to(given) else image.name
     found = re.search(settings.patient, path) if settings.patient else None
     return (

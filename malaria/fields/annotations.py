@@ -20,7 +20,7 @@ from malaria import files
 from malaria.errors import UserError
 from malaria.labels import PARASITIZED, UNINFECTED
 
-# What a class may stand for besides the two labels: a red cell that nobody called either, or no red cell.
+# What a class may stand for besides the two labels: a red cell with neither label, or no red cell.
 UNLABELLED, OTHER = "Unlabelled", "Other"
 _OF_LABEL = {
     PARASITIZED: "parasitized parasitised infected malaria parasite ring trophozoite schizont gametocyte",

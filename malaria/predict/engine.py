@@ -48,8 +48,8 @@ def cluster(workers: int, scheduler: str | None = None) -> Iterator["Client"]:
     """Workers for as long as the block runs.
 
     Those of this machine are processes that are ended with the block, also where this process is
-    killed; they talk over TLS with keys made for this run, since Dask's messages are code to whoever
-    may send one.
+    killed; they talk over TLS with keys made for this run, since Dask runs the code that a
+    message brings.
 
     Args:
         workers: how many processes to start on this machine, at least 1.
