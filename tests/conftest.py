@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import absl.logging
 import pytest
 from filelock import FileLock
 from PIL import Image
@@ -16,6 +17,10 @@ from malaria.fetch import sources
 from tests.support import app_server, bundles, project, traces
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# When DVC sets up its logging, TensorFlow's log handler closes its stream, unless that is the present
+# sys.stderr. In a test that has a sys.stderr of its own, it would close pytest's.
+absl.logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 
 @pytest.fixture(scope="session")
