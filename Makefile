@@ -196,6 +196,9 @@ kill-fetch: env  #+ kill the fetch 50 times and check what the next run leaves
 kill-pipeline: env  #+ kill `dvc repro` 100 times, in every stage, and check what comes of it
 	python -m tests.campaigns.crash
 
+bench-forking: env  #+ time the app and predict with decoding in processes of their own and without
+	python -m benchmarks.forking
+
 bench-batch: env  #+ time predict's engine beside the plain path, and compare their bytes
 	python -m benchmarks.batch
 
