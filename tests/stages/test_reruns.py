@@ -49,6 +49,8 @@ def without_a_plot(repository: Path) -> None:
 CHANGES = {
     "data.*": parameter("data.sample.seed", 2),
     "data.source": parameter("data.source", "folder"),
+    "data.classes": parameter("data.classes", {"infected": "Parasitized"}),
+    "data.fields.*": parameter("data.fields.complete", True),
     "data/folder": line("data/folder/new.txt", "x"),
     "audit.max_quarantined": parameter("audit.max_quarantined", 0.5),
     "audit.min_side": parameter("audit.min_side", 20),
