@@ -22,13 +22,27 @@ _FIELD = re.compile(r"(.+)__\d+$")
 
 
 def sets(folder: Path) -> dict[str, Path]:
-    """The sets in `folder`, by the name of folder or archive; UserError where `folder` is not there."""
+    """The sets in `folder`, by the name of folder or archive up to its first dot.
+
+    Raises:
+        UserError: `folder` is not there, or two sets have one name.
+    """
     if not folder.is_dir():
         raise UserError(
             f"{folder} is not there: make the folder, and put a set of cells for each laboratory there."
         )
-    found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    return {path.name.partition(".")[0]: path for path in found if path.is_dir() or archives.is_archive(path)}
+    found: dict[str, Path] = {}
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+        name = path.name.partition(".")[0]
+        if not path.is_dir() and not archives.is_archive(path):
+            continue
+        if name in found:
+            raise UserError(
+                f"{folder} has {found[name].name} and {path.name}, which both count as the set {name}: "
+                "rename one."
+            )
+        found[name] = path
+    return found
 
 
 def learned(settings: params.Laboratories) -> dict[str, Path]:

@@ -40,6 +40,12 @@ def test_folders_and_archives_are_sets_and_bear_their_names(folder):
     assert list(laboratories.sets(folder)) == ["east", "west"]
 
 
+def test_two_sets_of_one_name_are_refused_and_none_is_lost(folder):
+    shutil.copy(folder / "west.zip", folder / "west.2020.zip")
+    with pytest.raises(UserError, match=r"west\.2020\.zip and west\.zip"):
+        laboratories.sets(folder)
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="gone is not there: make the folder"):
         laboratories.sets(tmp_path / "gone")
