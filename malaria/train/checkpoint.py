@@ -61,8 +61,8 @@ class Checkpoint:
 
 
 def key(settings: str, arrays: Iterable[npt.NDArray[Any]]) -> str:
-    """A hash of all that shapes a training: `settings` as text, cells and labels as `arrays`, the library's
-    code, the versions and the processor that it runs on.
+    """A hash of all that shapes a training: `settings` as text; cells, labels and first weights as
+    `arrays`; the library's code, the versions and the processor that it runs on.
     """
     package = Path(__file__).parents[1]
     # All of the package: a checkpoint lives for minutes, and need not survive a change of code.

@@ -320,11 +320,13 @@ def _batch(cells: Cells, settings: params.Train) -> int:
 
 
 def _key(train: Cells, val: Cells, settings: params.Train, model: keras.Model) -> str:
-    """What tells this training from all others: settings, cells, network, devices, code, versions."""
+    """What tells this training from all others: settings, cells, network, first weights, devices, code and
+    versions.
+    """
     sides = [array for cells in (train, val) for array in (cells.rows, cells.labels)]
     doubtful = [cells.doubtful for cells in (train, val) if cells.doubtful is not None]
     about = [settings.model_dump_json(), model.to_json(), str(model.distribute_strategy.num_replicas_in_sync)]
-    return checkpoint.key("\n".join(about), [train.images, *sides, *doubtful])
+    return checkpoint.key("\n".join(about), [train.images, *sides, *doubtful, *model.get_weights()])
 
 
 def _watched(val: Cells, how: str) -> Cells:

@@ -85,7 +85,7 @@ def undisturbed(tmp_path_factory):
     return finish(folder), folder
 
 
-def finish(folder):
+def finish(folder, settings=SETTINGS):
     """Train on 40 cells of 32 px, the parasitised ones with a dark square."""
     from malaria.train import network, training
 
@@ -93,7 +93,7 @@ def finish(folder):
     images[1::2, 12:20, 12:20] //= 3
     labels = (np.arange(40) % 2).astype(np.float32)
     cells = training.Cells(images, np.arange(40), labels, np.arange(40) < 3)
-    trained = training.train(cells, cells, SETTINGS, folder / "log", folder / "kept.npz")
+    trained = training.train(cells, cells, settings, folder / "log", folder / "kept.npz")
     network.save(trained.model, folder / "model.keras")
     return trained
 
@@ -143,3 +143,19 @@ def test_a_finished_training_that_is_run_again_trains_no_more_and_gives_the_same
     assert "Epoch " not in said
     assert (tmp_path / "model.keras").read_bytes() == (folder / "model.keras").read_bytes()
     assert bytes_of(tmp_path / "log") == bytes_of(folder / "log")
+
+
+def test_a_training_from_other_first_weights_begins_at_the_beginning(undisturbed, tmp_path, capsys):
+    _, folder = undisturbed
+    start = tmp_path / "start"
+    start.mkdir()
+    settings = SETTINGS.model_copy(update={"start": str(start)})
+    finish(tmp_path, settings)
+    first = (tmp_path / "model.keras").read_bytes()
+    capsys.readouterr()
+    # As when someone puts a network there after a killed run.
+    shutil.copy(folder / "model.keras", start)
+    shutil.rmtree(tmp_path / "log")
+    finish(tmp_path, settings)
+    assert "Going on" not in capsys.readouterr().out
+    assert (tmp_path / "model.keras").read_bytes() != first
