@@ -121,7 +121,8 @@ def extend(cells: pd.DataFrame, settings: params.Split, kept: Kept) -> tuple[pd.
     A draw by image, of folds, by a file or by the folders that cells come in keeps no side and leaves
     `kept` as it is. Another ratio or seed is another draw, and begins anew.
     """
-    given = sides_of(cells) is not None or not _read(Path(settings.file)).empty
+    came = sides_of(cells[cells.status == tables.OK])
+    given = came is not None or not _read(Path(settings.file)).empty
     if settings.unit == "image" or settings.folds or given:
         return *split(cells, settings), kept
     if (kept.ratio, kept.seed) != (settings.ratio, settings.seed):

@@ -291,6 +291,13 @@ def test_a_draw_that_is_no_draw_of_patients_keeps_nobody(cells, changes):
     assert unchanged == kept
 
 
+def test_a_split_that_cells_come_in_keeps_nobody_whatever_lies_beside_it():
+    cells = come_in({"P1": "train", "P2": "test", "P3": "val"})
+    stray = cells.head(1).assign(path="Parasitized/notes.txt", patient="", status=tables.QUARANTINED)
+    _, summary, kept = splits.extend(pd.concat([cells, stray]), SETTINGS, splits.Kept())
+    assert (summary.draw, kept) == (0, splits.Kept())
+
+
 def test_sides_that_no_addition_can_bring_into_tolerance_are_said_in_a_sentence(cells, monkeypatch):
     monkeypatch.setattr(splits, "MOST_DRAWS", 5)
     few = splits.Kept(SETTINGS.ratio, SETTINGS.seed, (splits.Round(1, {"test": list(cells.patient[:900])}),))
@@ -313,15 +320,19 @@ def test_a_damaged_record_of_sides_is_refused(tmp_path, content):
         splits.read_kept(tmp_path / "sides.json")
 
 
-def came_in(sides: dict[str, str], **settings: object) -> pd.DataFrame:
-    """The split of cells that came in train, val and test; `sides` by patient."""
+def come_in(sides: dict[str, str]) -> pd.DataFrame:
+    """Cells that come in train, val and test; `sides` by patient."""
     rows = [
         (f"{label}/{side}/{patient}.png", label, patient)
         for patient, side in sides.items()
         for label in ("Parasitized", "Uninfected")
     ]
-    cells = pd.DataFrame(rows, columns=["path", "label", "patient"]).assign(status="ok")
-    return splits.split(cells, changed(**settings))[0]
+    return pd.DataFrame(rows, columns=["path", "label", "patient"]).assign(status="ok")
+
+
+def came_in(sides: dict[str, str], **settings: object) -> pd.DataFrame:
+    """The split of such cells."""
+    return splits.split(come_in(sides), changed(**settings))[0]
 
 
 def test_the_split_that_cells_come_in_is_kept():
