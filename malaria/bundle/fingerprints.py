@@ -59,7 +59,8 @@ def from_bytes(content: bytes) -> Fingerprints | None:
     """
     found: Fingerprints | None
     try:
-        found = np.load(io.BytesIO(content), allow_pickle=False)
+        # Not np.load, which opens zips too.
+        found = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError):
         found = None
     if found is None or found.dtype != np.uint64 or found.shape[1:] not in ((), (2,)):

@@ -93,7 +93,7 @@ def test_a_record_that_knows_no_copies_counts_as_none():
     assert fingerprints.from_bytes(out.getvalue()) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"no array", np.zeros(3).tobytes()])
+@pytest.mark.parametrize("content", [b"", b"no array", np.zeros(3).tobytes(), b"PK\3\4"])
 def test_a_damaged_record_is_refused(content):
     with pytest.raises(UserError, match="record of its training cells is damaged"):
         fingerprints.from_bytes(content)
