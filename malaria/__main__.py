@@ -6,8 +6,7 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from malaria.bundle.ood import FOREIGN, Looks
 from malaria.command import end_with, how_many, share_of_one
 from malaria.errors import UserError
 from malaria.predict import batch, engine, inputs, stores
-from malaria.predict.rows import save
+from malaria.predict.rows import disk_in_words, save
 
 NOTE = "Research use only: nothing here is a diagnosis."
 
@@ -121,7 +120,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     model = bundle.load(arguments.model or bundle.default_folder())
     threshold = _threshold(model.record, arguments.operating_point)
     looks = Looks()
-    with _disk_in_words(out):
+    with nullcontext() if out is None else disk_in_words(out):
         counts = _judge(arguments, model, threshold, looks)
     if model.foreign(looks):
         print(FOREIGN, file=sys.stderr)
@@ -188,27 +187,11 @@ def _close(
     print(*lines, sep="\n", file=sys.stderr)
     if not judged:
         raise UserError(f"None of {images:,} images was judged: see the reasons in the rows.")
-    if unreadable > arguments.max_unreadable * images:
+    if unreadable / images > arguments.max_unreadable:
         raise UserError(
             f"{unreadable:,} of {images:,} images are unreadable, a larger share than --max-unreadable "
             f"{arguments.max_unreadable:g}: see the reasons in the rows."
         )
-
-
-@contextmanager
-def _disk_in_words(out: str | None) -> Iterator[None]:
-    """Turns what the disk refuses into a UserError; a folder is refused before anything is done."""
-    if out is None:
-        yield
-        return
-    if not stores.is_remote(out) and Path(out).is_dir():
-        raise UserError(f"--out is {out}, a folder: name a file in it.")
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{out} cannot be written ({error.strerror or error}): free some disk, or name another --out."
-        ) from None
 
 
 def _class(text: str) -> tuple[str, str]:
@@ -226,8 +209,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise UserError(f"`evaluate` needs {error.name}: pip install 'malaria-cells[evaluate]'.") from None
     model = bundle.load(arguments.model or bundle.default_folder())
-    with _disk_in_words(arguments.out):
-        scores = labelled.evaluate(model, arguments.folder, dict(arguments.classes or ()), arguments.out)
+    scores = labelled.evaluate(model, arguments.folder, dict(arguments.classes or ()), arguments.out)
     print(json.dumps(scores, indent=2) if arguments.json else labelled.as_text(scores))
     if model.record.synthetic:
         print(f"This model was trained on the synthetic sample. {NOTE}", file=sys.stderr)

@@ -191,7 +191,7 @@ def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)
                 if depth < _DEEPEST and archives.is_zip(io.BytesIO(content)):
                     yield from _members(path, io.BytesIO(content), depth + 1)
                 else:
-                    yield Item(path, functools.partial(bytes, content))
+                    yield Item(path, functools.partial(bytes, content), len(content))
     except archives.DAMAGED_ZIP:
         yield Item(name, _fail(images.Unreadable("damaged zip")))
 

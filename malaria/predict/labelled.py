@@ -20,7 +20,7 @@ from malaria.fetch import archives
 from malaria.fetch import folder as own_cells
 from malaria.paths import PARAMS, ROOTS
 from malaria.predict import external
-from malaria.predict.rows import Row, of_decoded, save
+from malaria.predict.rows import Row, check_out, disk_in_words, of_decoded, save
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ def evaluate(
     if not folder.is_dir() and not archives.is_archive(folder):
         what = "no folder, zip or tar" if folder.exists() else "not there, on this machine"
         raise UserError(f"{folder} is {what}: name a folder or archive with one sub-folder per class.")
+    if out is not None:
+        check_out(out)
     settings = _settings()
     data = settings.data.model_copy(
         update={"folder": os.path.abspath(folder), "classes": classes or settings.data.classes}
@@ -76,7 +78,8 @@ def evaluate(
     if out is not None:
         told = zip(rows, cells.label, cells.patient, strict=True)
         labelled = (_LabelledRow(**vars(row), label=label, patient=patient) for row, label, patient in told)
-        save(labelled, out, _LabelledRow)
+        with disk_in_words(out):
+            save(labelled, out, _LabelledRow)
     p = np.array([row.p_parasitized for row in rows], dtype=np.float64)
     temperature = bundle.record.temperature
     cells = cells.assign(

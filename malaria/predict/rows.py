@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import TextIO
@@ -16,6 +17,7 @@ from malaria.bundle import Bundle
 from malaria.bundle.ood import Looks
 from malaria.cells import images
 from malaria.cells.prepared import Prepared
+from malaria.errors import UserError
 from malaria.predict import stores
 
 PREDICTED, UNREADABLE, REJECTED = "ok", "unreadable", "rejected"
@@ -23,8 +25,9 @@ PREDICTED, UNREADABLE, REJECTED = "ok", "unreadable", "rejected"
 # How the reason begins where the system or the store gives no bytes at all.
 NOT_READ = "cannot be read: "
 
-# Images decoded before the network sees them: enough to keep all cores busy, little memory.
-_CHUNK = 256
+# Images decoded before the network sees them: enough to keep all cores busy, little memory. Fewer where they
+# are held already, as those of a zip are, and take more bytes than this.
+_CHUNK, _HELD = 256, 2**28
 
 # What a spreadsheet takes for a formula, or loses at the start of a cell, with apostrophes before it or none.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -46,10 +49,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Item:
-    """An image yet to be read: `path` is what the row will say, `read` gives its bytes."""
+    """An image yet to be read: `path` is what the row will say, `read` gives its bytes, of which so many are
+    `held` in memory already.
+    """
 
     path: str
     read: Callable[[], bytes]
+    held: int = 0
 
 
 def predict(
@@ -82,14 +88,25 @@ def predict(
 
     stream = iter(items)
     with ThreadPoolExecutor(readers or os.cpu_count()) as pool:
-        decoding = pool.map(decode, chunk := list(itertools.islice(stream, _CHUNK)))
+        decoding = pool.map(decode, chunk := _chunk(stream))
         while chunk:
             decoded = list(decoding)
             current = chunk
             # The next images are decoded while the network sees these.
-            decoding = pool.map(decode, chunk := list(itertools.islice(stream, _CHUNK)))
+            decoding = pool.map(decode, chunk := _chunk(stream))
             paths = [item.path for item in current]
             yield from of_decoded(bundle, paths, decoded, threshold, looks)
+
+
+def _chunk(items: Iterator[Item]) -> list[Item]:
+    """The next items: `_CHUNK`, or fewer that hold `_HELD` bytes."""
+    chunk, held = list[Item](), 0
+    for item in itertools.islice(items, _CHUNK):
+        chunk.append(item)
+        held += item.held
+        if held >= _HELD:
+            break
+    return chunk
 
 
 def write(rows: Iterable[Row], out: TextIO, kind: type[Row] = Row) -> Counter[str]:
@@ -125,6 +142,24 @@ def save(rows: Iterable[Row], out: str, kind: type[Row] = Row) -> Counter[str]:
         part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         return write(rows, file, kind)
+
+
+@contextmanager
+def disk_in_words(out: str) -> Iterator[None]:
+    """Turns what the disk refuses of `out` into a UserError; a folder is refused at once."""
+    check_out(out)
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written ({error.strerror or error}): free some disk, or name another --out."
+        ) from None
+
+
+def check_out(out: str) -> None:
+    """Raise UserError where `out` is a folder."""
+    if not stores.is_remote(out) and os.path.isdir(out):
+        raise UserError(f"--out is {out}, a folder: name a file in it.")
 
 
 def shown(text: str) -> str:

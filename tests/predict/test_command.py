@@ -100,6 +100,14 @@ def test_a_disk_that_is_full_is_told_in_a_sentence(folder, tmp_path, model_bundl
     assert (done.returncode, sorted(tmp_path.iterdir())) == (1, [folder])
 
 
+@pytest.mark.parametrize(("share", "status"), [("0.58", 0), ("0.57", 1)])
+def test_so_many_unreadable_images_as_are_allowed_are_no_failure(model_bundle, tmp_path, pngs, share, status):
+    for number in range(50):
+        (tmp_path / f"{number}.png").write_bytes(pngs[number % 12] if number >= 29 else b"no image")
+    done = predict(str(tmp_path), "--model", str(model_bundle), "--max-unreadable", share)
+    assert done.returncode == status, done.stderr
+
+
 @pytest.mark.parametrize("engine", ["none", "dask"])
 @pytest.mark.parametrize(
     ("out", "sentence"),

@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import errno
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +14,9 @@ from PIL import Image
 
 from app import pictures
 from malaria import bundle
+from malaria.__main__ import main
 from malaria.bundle.ood import FOREIGN
+from malaria.command import end_with
 from malaria.predict import labelled
 from tests.support import bundles
 from tests.support.project import ROOT, run
@@ -45,6 +49,35 @@ def test_where_all_cells_are_known_no_figures_are_left(own, model_bundle):
     scores = labelled.evaluate(bundle.load(model_bundle), own)
     assert scores["known"] == {"cells": 4, "without": None}
     assert "4 of 4 cells are among those" in labelled.as_text(scores)
+
+
+def test_a_cell_that_may_not_be_read_is_named_and_not_the_table(
+    own, model_bundle, tmp_path, monkeypatch, capsys
+):
+    def closed(source, _):
+        raise PermissionError(errno.EACCES, "Permission denied", str(source))
+
+    monkeypatch.setattr(shutil, "copyfile", closed)
+    asked = ["evaluate", str(own), "--model", str(model_bundle), "--out", str(tmp_path / "rows.csv")]
+    monkeypatch.setattr(sys, "argv", ["malaria", *asked])
+    with pytest.raises(SystemExit, match="1"):
+        end_with(main)
+    said = capsys.readouterr().err
+    assert "png: Permission denied" in said
+    assert "rows.csv" not in said
+
+
+def test_a_table_that_cannot_be_written_is_named(own, model_bundle, tmp_path, monkeypatch, capsys):
+    (tmp_path / "note.txt").touch()
+    for out, sentence in (
+        ("note.txt/rows.csv", "note.txt/rows.csv cannot be written"),
+        ("own", "a folder: name"),
+    ):
+        asked = ["evaluate", str(own), "--model", str(model_bundle), "--out", str(tmp_path / out)]
+        monkeypatch.setattr(sys, "argv", ["malaria", *asked])
+        with pytest.raises(SystemExit, match="1"):
+            end_with(main)
+        assert sentence in capsys.readouterr().err
 
 
 def test_a_row_of_a_labelled_cell_has_its_label_and_its_patient(own, model_bundle, tmp_path):

@@ -52,6 +52,20 @@ def test_the_look_of_judged_cells_alone_is_added_up(gated_bundle, pngs):
     assert looks.total == pytest.approx(judged.look[:, :13].sum(axis=0), rel=1e-5)
 
 
+def test_of_large_pictures_that_are_held_already_few_are_taken_at_once(model_bundle, pngs):
+    taken = []
+
+    def large():
+        for number in range(300):
+            taken.append(number)
+            yield predict.Item(f"{number}.png", lambda: pngs[0], held=64 * 2**20)
+
+    found = predict.predict(bundle.load(model_bundle, threads=1), large())
+    assert next(found).path == "0.png"
+    assert len(taken) < 20
+    assert [row.path for row in found] == [f"{number}.png" for number in range(1, 300)]
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [("=1+1.png", "'=1+1.png"), ("'=1", "''=1"), ("-1", "'-1"), ("@a", "'@a"), ("a=1", "a=1"), ("'a", "'a")],
