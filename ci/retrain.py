@@ -57,10 +57,7 @@ def main() -> int:
 
 
 def reproduce(folder: Path = Path()) -> tuple[Stage, ...]:
-    """Run `dvc repro`, a stage at a time, and tell what became of each: two locks are compared.
-
-    Raises:
-    """
+    """Run `dvc repro`, a stage at a time, and tell what became of each: two locks are compared."""
     names = list(revisions.lock_of(folder))
     revisions.drop_missing(folder)
     made = []
