@@ -5,7 +5,7 @@ It is `dvc pull`, with one sentence where the remote does not answer or does not
 
 import argparse
 
-from dvc.exceptions import CheckoutError, FileTransferError
+from dvc.exceptions import CheckoutError, DvcException, FileTransferError
 
 from malaria.command import end_with
 from malaria.errors import UserError
@@ -30,14 +30,22 @@ def pull(run_cache: bool = False) -> list[str]:
         run_cache: bring the records of earlier runs too. A store that is read over HTTP cannot list them.
 
     Raises:
-        UserError: the remote does not answer, or refuses.
+        UserError: the remote does not answer, or refuses; or something here would go that is saved nowhere.
     """
     with storage.reached() as (repo, _):
         try:
-            repo.pull(run_cache=run_cache, allow_missing=True, force=True)
+            repo.pull(run_cache=run_cache, allow_missing=True)
         except (CheckoutError, FileTransferError) as error:
             if error.__cause__ is not None:
                 raise
+        except DvcException as error:
+            said, *unsaved = str(error).splitlines()
+            if "unsaved files" not in said:
+                raise
+            raise UserError(
+                f"{unsaved[0]} is saved nowhere, and a pull would take it away: save it with `dvc add` or "
+                "`dvc commit`, or remove it, and pull again."
+            ) from None
         return sorted(str(out) for out in repo.index.outs if out.use_cache and not out.exists)
 
 

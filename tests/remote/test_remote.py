@@ -52,6 +52,24 @@ def test_a_store_whose_plug_in_is_not_here_is_one_sentence(tmp_path, kind):
         assert done.stderr.count("\n") == 1
 
 
+def test_a_pull_takes_nothing_away_that_is_saved_nowhere(tmp_path):
+    repository = tmp_path / "repository"
+    cells = repository / "data/mine"
+    cells.mkdir(parents=True)
+    (cells / "old.png").write_text("old")
+    git("init", "-q", cwd=repository)
+    for words in ("init -q", "remote add -q -d near ../store", "add -q data/mine"):
+        run("dvc", *words.split(), cwd=repository)
+    command(repository, "push", PYTHONPATH=str(ROOT))
+    (cells / "new.png").write_text("new")
+    said = command(repository, "pull", ok=False, PYTHONPATH=str(ROOT))
+    assert f"error: {cells / 'new.png'} " in said
+    assert (cells / "new.png").read_text() == "new"
+    run("dvc", "add", "-q", "data/mine", cwd=repository)
+    command(repository, "pull", PYTHONPATH=str(ROOT))
+    assert sorted(path.name for path in cells.iterdir()) == ["new.png", "old.png"]
+
+
 @pytest.fixture(scope="module")
 def results(finished, tmp_path_factory) -> Path:
     """A clone of `finished` with its results committed, and its cache as its own. Read it only."""
