@@ -43,8 +43,9 @@ class Revision:
 
 
 def stages_of(lock: str) -> dict[str, Any]:
-    """The stages of a lock file's text; none where it is empty."""
-    return dict((yaml.safe_load(lock) or {}).get("stages") or {})
+    """The stages of a lock file's text; none where it is empty. Each has `deps` and `outs`, if empty ones."""
+    found = (yaml.safe_load(lock) or {}).get("stages") or {}
+    return {name: {"deps": [], "outs": [], **entry} for name, entry in found.items()}
 
 
 def work_tree(folder: Path = Path()) -> Revision:

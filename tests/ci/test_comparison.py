@@ -446,6 +446,18 @@ def test_an_entry_whose_outputs_are_nowhere_is_dropped_and_the_rest_stays(finish
     assert "split" in revisions.lock_of(clone)
 
 
+def test_a_stage_that_only_reads_or_only_writes_is_one_of_the_lock_s(tmp_path):
+    (tmp_path / "dvc.lock").write_text(
+        "stages:\n  look:\n    cmd: a\n    deps:\n    - path: cells\n"
+        "  draw:\n    cmd: b\n    outs:\n    - path: plot\n"
+    )
+    (tmp_path / "plot").touch()
+    lock = revisions.lock_of(tmp_path)
+    assert [[one["path"] for one in lock["look"][kind]] for kind in ("deps", "outs")] == [["cells"], []]
+    assert [[one["path"] for one in lock["draw"][kind]] for kind in ("deps", "outs")] == [[], ["plot"]]
+    assert revisions.drop_missing(tmp_path) == []
+
+
 def test_too_few_of_the_base_s_test_patients_are_not_comparable(compare):
     found = made.cells()
     some = found.patient.isin([f"P{n}" for n in range(7)])
