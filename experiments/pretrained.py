@@ -78,6 +78,7 @@ def main() -> int:
             f"{paths.PRETRAINED} is for real cells, and data.source is sample in params.yaml: name others "
             "there, or another folder with --out."
         )
+    bundle.check_replaceable(arguments.out)
     # TensorFlow takes seconds to import; neither --help nor a refusal should wait for it.
     from malaria.bundle import build, convert
     from malaria.train import backend, network, training

@@ -35,8 +35,9 @@ def write(source: Path, out: Path, cells: str) -> None:
         cells: what it was measured on, in words.
 
     Raises:
-        UserError: as `bundle.load`.
+        UserError: as `bundle.load` and `bundle.check_replaceable`.
     """
+    bundle.check_replaceable(out)
     record = bundle.load(source).record
     cells = "Synthetic sample" if record.synthetic else cells
     figures = json.loads((source / bundle.PARTS["figures"]).read_text(encoding="utf-8"))

@@ -296,6 +296,16 @@ def _checked(file: Path, sha256: str | None, said: str) -> bytes:
     return content
 
 
+def check_replaceable(folder: Path) -> None:
+    """Raise UserError where `folder` holds other files than a bundle's: one that takes its place removes them."""
+    if not folder.is_dir() or (folder / RECORD).is_file():
+        return
+    if others := {file.name for file in folder.iterdir()} - {paths.LABEL_AUDIT.name}:
+        raise UserError(
+            f"{folder} is no model bundle, and would lose {min(others)}: name a new folder with --out."
+        )
+
+
 def default_folder() -> Path:
     """The pretrained bundle, or the one that `dvc repro` made: here, else beside or inside the package."""
     for root in paths.ROOTS:

@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 from huggingface_hub import ModelCard
 
 from malaria import bundle
+from malaria.errors import UserError
 from remote import hub
 from tests.conftest import ROOT
 
@@ -33,6 +35,19 @@ def test_the_repository_is_a_bundle(tmp_path):
     hub.write(PRETRAINED, tmp_path / "hub", "NIH/NLM cells")
     assert bundle.load(tmp_path / "hub").record == bundle.load(PRETRAINED).record
     assert not (tmp_path / "hub/label_audit.csv").exists()
+
+
+def test_a_folder_with_other_files_is_no_place_for_the_repository(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years")
+    with pytest.raises(UserError, match=r"would lose thesis\.txt"):
+        hub.write(PRETRAINED, tmp_path, "NIH/NLM cells")
+    assert (tmp_path / "thesis.txt").read_text() == "years"
+
+
+def test_a_repository_takes_the_place_of_an_earlier_one(tmp_path):
+    for _ in range(2):
+        hub.write(PRETRAINED, tmp_path / "hub", "NIH/NLM cells")
+    assert bundle.load(tmp_path / "hub").record == bundle.load(PRETRAINED).record
 
 
 def test_a_synthetic_bundle_never_claims_real_cells(model_bundle, tmp_path):
