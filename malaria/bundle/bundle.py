@@ -297,7 +297,7 @@ def _checked(file: Path, sha256: str | None, said: str) -> bytes:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise UserError where `folder` holds other files than a bundle's: one that takes its place removes them."""
+    """Raise UserError where `folder` holds other files than a bundle's: one in its place removes them."""
     if not folder.is_dir() or (folder / RECORD).is_file():
         return
     if others := {file.name for file in folder.iterdir()} - {paths.LABEL_AUDIT.name}:
