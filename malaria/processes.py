@@ -1,9 +1,10 @@
-"""One function over many files, in as many processes as there are cores."""
+"""One function over many files, in as many processes as there are cores that this one may use."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from joblib import Parallel, cpu_count, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
 from malaria import running
@@ -37,11 +38,7 @@ def in_order(
     Raises:
         UserError: a process was killed, as the system does when memory runs out.
     """
-    # Here, since an app that counts cores has none of the pipeline's libraries.
-    from joblib import Parallel, delayed
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
-
-    processes = processes or min(len(cores()), 1 + len(items) // (_BATCHES_A_PROCESS * batch))
+    processes = processes or min(cpu_count(), 1 + len(items) // (_BATCHES_A_PROCESS * batch))
     workers = Parallel(
         processes, batch_size=batch, return_as="generator", initializer=running.end_with_parent
     )
@@ -51,10 +48,3 @@ def in_order(
         yield from tqdm(results, name, len(items), unit=f" {unit}", disable=None)
     except TerminatedWorkerError:
         raise UserError("A worker process was killed, most likely for lack of memory: free some.") from None
-
-
-def cores() -> list[int]:
-    """The cores that this process may use; counted where the system names none."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
