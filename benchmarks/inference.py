@@ -1,7 +1,7 @@
 """Time a bundle's answers on one core, beside Keras on the same network and cells.
 
-Three ways to judge the same cells: the bundle (resize, network, gate, calibration); `keras.Model.predict`,
-and `model(x)` compiled by tf.function, which have no gate. Each runs in a process of its own, bound to one
+Three ways to judge the same cells: the bundle (resize, network, check, calibration); `keras.Model.predict`,
+and `model(x)` compiled by tf.function, which have no check. Each runs in a process of its own, bound to one
 core. Measured are the time from the start of the process to the first answer, resident memory, and the time
 that single cells and cells of a batch take. Rounds alternate, and a ratio is the median over rounds. Where
 other programs use the cores, the ratio of processor time tells more than that of the clock.
@@ -51,7 +51,7 @@ def main() -> int:
         return 0
     record = bundle.read_record(folder)
     print(
-        f"{folder}: {record.precision}, {record.input_size} px, gate: {'gate' in record.hashes}; one of "
+        f"{folder}: {record.precision}, {record.input_size} px, check: {'gate' in record.hashes}; one of "
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     )
     rows = []

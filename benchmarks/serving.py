@@ -2,7 +2,7 @@
 
 Starts the app on loopback, and lets 1, 8 and 32 clients at once ask `/classify` for single cells, each
 over one connection that stays open, as fast as the answers come. In the same run a bare call of the bundle
-does the same work without a server, in one process: decode, resize, network, gate. Clients and server share
+does the same work without a server, in one process: decode, resize, network, check. Clients and server share
 the cores, so that a server of its own answers more.
 """
 

@@ -39,7 +39,9 @@ def main() -> int:
     arguments = parser.parse_args()
     model = bundle.load(arguments.model or bundle.default_folder())
     if model.fitted_ood is None:
-        raise UserError(f"{model.folder} has no gate: export it again, or name another with --model.")
+        raise UserError(
+            f"{model.folder} has no out-of-distribution check: export it again, or name another with --model."
+        )
 
     origin, cells = _cells(arguments.seed)
     which = (cells, arguments.count, arguments.seed)
@@ -87,7 +89,7 @@ def _fields(count: int, seed: int) -> dict[str, list[images.Pixels]]:
 
 
 def _out_of_fold(name: str) -> list[tuple[str, list[str | None]]]:
-    """Why the cells of each fold are turned away by its own gate, at the limits of all folds; none without
+    """Why the cells of each fold are turned away by its own check, at the limits of all folds; none without
     folds.
     """
     if not (paths.CROSSVAL / f"{name}.csv").is_file():

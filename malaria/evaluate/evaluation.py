@@ -143,7 +143,7 @@ def versions(
 
 
 def rejections(cells: pd.DataFrame) -> dict[str, Any]:
-    """How many cells a bundle's gate turns away, for JSON: in all, of each class, and by reason.
+    """How many cells a bundle turns away, for JSON: in all, of each class, and by reason.
 
     Args:
         cells: columns label and rejected, the reason or an empty text.
