@@ -112,6 +112,8 @@ def _stained(cell: Pixels, part: npt.NDArray[np.bool_], own: tuple[int, int, int
 
 def _on_black(cell: Pixels) -> Pixels:
     """`cell` with an even background of another colour made black, where it reaches in from the border."""
+    if min(cell.shape[:2]) < _CORNER:
+        return cell
     ends = np.r_[:_CORNER, -_CORNER:0]
     patches = cell[ends][:, ends].reshape(2, _CORNER, 2, _CORNER, 3).astype(np.int16)
     corners = np.median(patches, axis=(1, 3)).reshape(4, 3)

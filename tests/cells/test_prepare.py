@@ -52,6 +52,12 @@ def test_more_of_the_same_stain_changes_little(cell):
     assert apart(own(cell), own(other)) < 3
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 90), (3, 2)])
+def test_a_crop_of_a_few_pixels_is_stretched_as_any_other(shape):
+    prepared = own(np.full((*shape, 3), 200, np.uint8))
+    assert (prepared.pixels.shape, prepared.shape) == ((SIZE, SIZE, 3), shape)
+
+
 @pytest.mark.parametrize("margin", [(255, 255, 255), (225, 215, 220), (30, 30, 30)])
 def test_a_margin_comes_off_whatever_its_colour(cell, margin):
     side = max(cell.shape[:2])
