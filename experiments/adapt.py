@@ -40,15 +40,16 @@ def main() -> int:
             f"{given.start} sees cells of {started.record.input_size} px, colour {started.record.colour}: "
             "set pack.size and pack.colour in params.yaml to these."
         )
-    changes = {
-        "train.start": given.start.resolve(),
-        "laboratories.folder": given.rehearsal.resolve(),
-        "train.epochs": given.epochs,
-        "train.learning_rate": given.rate,
-        "train.keep": "last",
-    }
-    elsewhere = [one for one in experiment.outside_git(settings) if one.partition("=")[0] not in changes]
-    experiment.run(given.name, [*elsewhere, *(f"{key}={value}" for key, value in changes.items())])
+    # Of two for one key the last counts.
+    changes = [
+        *experiment.outside_git(settings),
+        experiment.change("train.start", given.start.resolve()),
+        experiment.change("laboratories.folder", given.rehearsal.resolve()),
+        f"train.epochs={given.epochs}",
+        f"train.learning_rate={given.rate}",
+        "train.keep=last",
+    ]
+    experiment.run(given.name, changes)
     with tempfile.TemporaryDirectory() as temporary:
         for path in (paths.BUNDLE, paths.PACKED):
             experiment.get(given.name, path, Path(temporary, path.name))

@@ -94,7 +94,7 @@ def _without_each(arguments: argparse.Namespace, settings: params.Params, sets: 
         raise UserError(f"{settings.laboratories.folder} holds no set of cells to leave out: put some there.")
     scores = {}
     for name, path in given.items():
-        left_out = ",".join([*settings.laboratories.leave_out, name])
+        left_out = ",".join(f"'{one}'" for one in [*settings.laboratories.leave_out, name])
         changed = [*sets, f"laboratories.leave_out=[{left_out}]"]
         revision = experiment.run(f"{arguments.name}-without-{name}", changed)
         with tempfile.TemporaryDirectory() as folder:

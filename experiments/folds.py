@@ -27,6 +27,12 @@ Result = TypeVar("Result")
 _CLONES = Path(".dvc/tmp/folds")
 
 
+def change(key: str, text: object) -> str:
+    """KEY=VALUE that sets a parameter to a text, whatever signs it has, as `dvc exp run -S` reads it."""
+    quoted = str(text).replace("'", r"\'")
+    return f"{key}='{quoted}'"
+
+
 def outside_git(settings: Params) -> list[str]:
     """KEY=VALUE for each path of the parameters that git does not wholly hold, made absolute.
 
@@ -43,7 +49,7 @@ def outside_git(settings: Params) -> list[str]:
     }
     here = Path.cwd().resolve()
     return [
-        f"{key}={found}"
+        change(key, found)
         for key, path in given.items()
         if not (found := Path(path).resolve()).is_relative_to(here)
         or programs.git("ls-files", "--others", "--", str(found))

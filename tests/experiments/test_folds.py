@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 
 from experiments import crossval, folds, pretrained
 from malaria import tables
@@ -46,10 +47,22 @@ def test_cells_and_lists_that_git_does_not_hold_are_named_by_their_whole_path(re
     (tmp_path / "split.csv").write_text("patient,fold\n")
     change(repository, {"train.labels_file": "data/mine.csv", "split.file": "../split.csv"})
     assert folds.outside_git(load_params()) == [
-        f"data.folder={repository}/data/folder",
-        f"split.file={tmp_path}/split.csv",
-        f"train.labels_file={repository}/data/mine.csv",
+        f"data.folder='{repository}/data/folder'",
+        f"split.file='{tmp_path}/split.csv'",
+        f"train.labels_file='{repository}/data/mine.csv'",
     ]
+
+
+@pytest.mark.parametrize("name", ["plain", "two words", "Müller, (2020)", "it's [1] of 2=2"])
+def test_a_path_reaches_the_experiment_whatever_signs_it_has(tmp_path, name):
+    (tmp_path / name).mkdir()
+    file = str(tmp_path / name / "labels.csv")
+    settings = load_params(ROOT / "params.yaml")
+    train = settings.train.model_copy(update={"labels_file": file})
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    # As `dvc exp run -S` does.
+    apply_overrides(tmp_path / "params.yaml", folds.outside_git(settings.model_copy(update={"train": train})))
+    assert load_params(tmp_path / "params.yaml").train.labels_file == file
 
 
 @pytest.mark.usefixtures("repository")
