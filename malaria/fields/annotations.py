@@ -19,6 +19,7 @@ from PIL import Image
 from malaria import files
 from malaria.errors import UserError
 from malaria.labels import PARASITIZED, UNINFECTED
+from malaria.paths import PATIENTS
 
 # What a class may stand for besides the two labels: a red cell with neither label, or no red cell.
 UNLABELLED, OTHER = "Unlabelled", "Other"
@@ -43,6 +44,8 @@ _COLUMNS = {  # of a table, in small letters
     "x2": ("xmax", "x_max", "right"),
     "y2": ("ymax", "y_max", "bottom"),
 }
+# What says whose the fields are, and what YOLO's classes are called.
+_OTHER_TABLES = (PATIENTS, "classes.txt")
 NO_CLASSES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -126,8 +129,11 @@ def annotation_files(path: Path) -> list[Path]:
     return [
         file
         for file in found
-        if file.suffix.lower() in (".json", ".xml", ".csv")
-        or (file.suffix.lower() == ".txt" and file.name != "classes.txt" and _beside(file, file.stem))
+        if file.name not in _OTHER_TABLES
+        and (
+            file.suffix.lower() in (".json", ".xml", ".csv")
+            or (file.suffix.lower() == ".txt" and _beside(file, file.stem))
+        )
     ]
 
 

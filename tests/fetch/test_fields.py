@@ -65,6 +65,18 @@ def test_patients_come_from_the_pattern_else_from_the_field(given, tmp_path):
     assert set(patients.read(raw).values()) == {"slide0_f", "slide1_f"}
 
 
+def test_patients_come_from_a_table_beside_annotations_of_any_form(given, tmp_path):
+    rows = ["image,label,x,y,w,h"]
+    for field in json.loads((given / "annotations.json").read_text()):
+        (tmp_path / field["image_name"]).write_bytes((given / field["image_name"]).read_bytes())
+        for thing in field["objects"]:
+            rows.append(",".join(map(str, (field["image_name"], thing["type"], *thing["bbox"].values()))))
+    (tmp_path / "boxes.csv").write_text("\n".join(rows))
+    (tmp_path / "patients.csv").write_text("file,patient\nslide0_f.png,P7\n")
+    _, raw = fetched(tmp_path, tmp_path / "out")
+    assert set(patients.read(raw).values()) == {"P7", "slide1_f"}
+
+
 def test_an_annotated_cell_that_is_not_found_is_counted(given, tmp_path):
     listed = json.loads((given / "annotations.json").read_text())
     listed[0]["objects"].append({"type": PARASITIZED, "bbox": {"x": 4, "y": 4, "w": 9, "h": 9}})
