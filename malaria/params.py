@@ -56,7 +56,7 @@ class KaggleData(Section):
 
 class FieldsData(Section):
     complete: bool
-    patient: Annotated[str, Field(description="a regular expression, or empty")]
+    patient: Annotated[re.Pattern[str], Field(description="a regular expression, or empty")]
 
 
 class Data(Section):

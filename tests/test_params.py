@@ -51,6 +51,11 @@ def load(tmp_path):
             {"a": "b"},
             'data.classes.a is "b", but must be Parasitized or Uninfected or Unlabelled or Other.',
         ),
+        (
+            "data.fields.patient",
+            "([",
+            'data.fields.patient is "([", but must be a regular expression, or empty.',
+        ),
         ("split.ratio", [0.5, 0.2, 0.2], "split.ratio adds up to 0.9, but must add up to 1."),
         ("split.ratio", [0.5, 0.5], "split.ratio.2 is missing; it must be a number above 0 below 1."),
         ("split.folds", 2, "split.folds is 2, but must be 0 (off) or at least 3."),

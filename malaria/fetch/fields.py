@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +84,7 @@ def fetch(
 def _patient(image: Path, given: Path, settings: params.FieldsData, whose: dict[str, str]) -> str:
     """Whose the field is: by patients.csv, else by the pattern, else the field itself."""
     path = image.relative_to(given).as_posix() if image.is_relative_to(given) else image.name
-    found = re.search(settings.patient, path) if settings.patient else None
+    found = settings.patient.search(path)
     return (
         patients.match(whose, {path: path})[0].get(path)
         or (found[found.re.groups] if found else "")

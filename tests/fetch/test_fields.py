@@ -1,6 +1,7 @@
 """Annotated fields become labelled crops; whatever does not become one is counted."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -59,7 +60,7 @@ def test_a_cell_without_annotation_is_uninfected_only_where_all_are_annotated(gi
 
 
 def test_patients_come_from_the_pattern_else_from_the_field(given, tmp_path):
-    _, raw = fetched(given, tmp_path / "one", patient="(slide[0-9])_")
+    _, raw = fetched(given, tmp_path / "one", patient=re.compile("(slide[0-9])_"))
     assert set(patients.read(raw).values()) == {"slide0", "slide1"}
     _, raw = fetched(given, tmp_path / "two")
     assert set(patients.read(raw).values()) == {"slide0_f", "slide1_f"}
