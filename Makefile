@@ -237,9 +237,10 @@ advisories: env  #+ look up what is known against the packages of the lock files
 
 # Folds, ablations and benchmarks took hours, and are taken up again where they fit.
 clean:  #+ remove what the pipeline and the tools made; .venv, DVC's cache and the results of long runs stay
-	rm -rf data/raw data/packed data/cells.csv data/splits.csv models/model.keras models/malaria-cells
+	rm -rf data/raw data/packed data/laboratories data/cells.csv data/splits.csv models/model.keras models/malaria-cells
 	rm -rf .running reports/train reports/plots reports/predictions.csv
-	rm -f reports/audit.html reports/audit.json reports/split.json reports/metrics.json reports/ood.csv
+	rm -f reports/audit.html reports/audit.json reports/split.json reports/metrics.json reports/external.json
+	rm -f reports/ood.csv
 	rm -rf reports/ci dvc_plots
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find data models reports -name '.*.part*' -prune -exec rm -rf {} +

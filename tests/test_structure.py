@@ -57,6 +57,17 @@ def test_the_tree_in_the_readme_is_the_tree():
     assert {name for name in shown if name.startswith("malaria/") and name != "malaria/"} == parts
 
 
+def test_make_clean_removes_what_the_stages_make_and_keeps_what_git_has():
+    asked = subprocess.run(["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, check=True)
+    removed = set(asked.stdout.split())
+    made, in_git = set(), set()
+    for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values():
+        for out in [*stage["outs"], *stage.get("metrics", [])]:
+            (made if isinstance(out, str) else in_git).add(out if isinstance(out, str) else next(iter(out)))
+    assert made <= removed
+    assert in_git.isdisjoint(removed)
+
+
 def test_docs_list_every_make_target():
     table = (ROOT / "docs/structure.md").read_text().partition("## Every make target")[2]
     assert set(re.findall(r"^\| `make ([a-z-]+)", table, re.MULTILINE)) == TARGETS
