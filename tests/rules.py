@@ -281,8 +281,28 @@ RULES = (
         ("another part is refused", "hexdigest() != sha256", "hexdigest() == ''"),
     ),
     *of(
+        "malaria/fetch/laboratories.py",
+        "tests/fetch/test_laboratories.py",
+        ("two sets of one name are refused", "if name in found:", "if False:"),
+    ),
+    *of(
+        "malaria/__main__.py",
+        "tests/predict/test_command.py test_so_many_unreadable_images_as_are_allowed_are_no_failure",
+        (
+            "as many unreadable images as are allowed",
+            "unreadable / images > arguments.max_unreadable",
+            "unreadable > arguments.max_unreadable * images",
+        ),
+    ),
+    *of(
+        "malaria/cells/prepare.py",
+        "tests/cells/test_prepare.py",
+        ("a crop that has no corners is as it is", "if min(cell.shape[:2]) < _CORNER:", "if False:"),
+    ),
+    *of(
         "malaria/cells/splits.py",
         "tests/cells/test_splits.py",
+        ("what was set aside has no side", "sides_of(cells[cells.status == tables.OK])", "sides_of(cells)"),
         (
             "val's share is of all cells",
             "settings.ratio[1] * len(accepted) / max(len(rest), 1)",
@@ -634,6 +654,7 @@ RULES = (
         "tests/predict/test_rows.py",
         ("a category is at the asked threshold", "labels.category(p, threshold)", "labels.category(p)"),
         ("a rejected picture has no probability", "if reason is not None:", "if False:"),
+        ("large pictures that are held are few at once", "if held >= _HELD:", "if False:"),
         ("what a spreadsheet takes for a formula", 'return f"\'{text}" if', "return text if"),
     ),
     *of(
