@@ -44,7 +44,8 @@ def fit_temperature(p: Floats, y: npt.NDArray[np.int64]) -> float:
     if len(np.unique(y)) < 2:
         return 1.0
     positive, logits = y == 1, logit(p)
-    certainty = (np.bincount(positive, minlength=2) + 1) / (np.bincount(positive, minlength=2) + 2)
+    cells = np.bincount(positive)
+    certainty = (cells + 1) / (cells + 2)
     target = np.where(positive, certainty[1], 1 - certainty[0])
 
     def surprise(log_temperature: float) -> float:

@@ -67,7 +67,15 @@ def test_temperature_moves_no_cell_across_one_half():
 def test_a_temperature_divides_log_odds_and_zero_and_one_stay_finite():
     p = np.array([0.01, 0.3, 0.9])
     assert calibration.apply(p, 2.5) == pytest.approx(expit(logit(p) / 2.5))
-    assert calibration.apply(np.array([0.0, 1.0]), 1.0) == pytest.approx([1e-7, 1 - 1e-7], rel=1e-6)
+    # In double precision whatever comes, as a network's single: there 1 - 1e-7 is 1 - 1.2e-7.
+    low, high = calibration.apply(np.array([0.0, 1.0], np.float32), 1.0)
+    assert (low, 1 - high) == pytest.approx((1e-7, 1e-7), rel=1e-6)
+
+
+@pytest.mark.parametrize(("p", "temperature"), [([0.499, 0.501] * 50, 0.05), ([0.999, 0.001] * 50, 20)])
+def test_temperatures_end_at_0_05_and_20(p, temperature):
+    """Nobody is so unsure and right, or so sure and wrong."""
+    assert calibration.fit_temperature(np.array(p), np.tile([0, 1], 50)) == pytest.approx(temperature, 1e-4)
 
 
 def test_thresholds_are_of_calibrated_probabilities(cells):
@@ -191,10 +199,10 @@ def test_the_text_has_a_column_for_each_version_of_the_labels(cells):
 
 
 def test_a_few_perfect_cells_do_not_make_certain():
-    y = np.array([0, 0, 1, 1])
-    few = calibration.fit_temperature(np.array([0.1, 0.1, 0.9, 0.9]), y)
-    many = calibration.fit_temperature(np.tile([0.1, 0.1, 0.9, 0.9], 100), np.tile(y, 100))
-    assert many < few
+    """n cells of a class count as parasitised, or not, by (n + 1) / (n + 2): at 2 those here say so."""
+    y, p = np.repeat([0, 1], [2, 6]), np.repeat(expit([-2 * np.log(3), 2 * np.log(7)]), [2, 6])
+    assert calibration.fit_temperature(p, y) == pytest.approx(2, rel=1e-5)
+    assert calibration.fit_temperature(np.tile(p, 100), np.tile(y, 100)) < 1
 
 
 def test_cells_of_one_class_give_null_and_no_warning(cells):

@@ -105,12 +105,16 @@ def test_a_cell_that_stands_twice_is_refused(cells):
 
 
 def test_weak_patients_come_first_and_those_with_few_sure_cells_do_not_count(cells):
-    cells["one"] = np.where(cells.patient == "P3", 0.2, 0.5)
+    called = np.where(cells.index % 4 < 2, 0.5, 0.9)
+    cells["one"] = np.where(cells.patient == "P3", 0.49, called)
+    cells["other"] = np.where(cells.patient == "P3", called, 0.49)
     found = paired.patients(cells, least=25)
-    assert (found.patient[0], found.cells[0], found.one[0], found.one[1]) == ("P3", 25, 0.0, 1.0)
+    assert found.iloc[0].tolist() == ["P3", 25, 0.0, 1.0]
+    assert found[["one", "other"]][1:].drop_duplicates().to_numpy().tolist() == [[1.0, 0.0]]
     parasitised = cells[(cells.patient == "P3") & (cells.label == "Parasitized")]
     doubtful = frozenset(zip(parasitised.label[:6], parasitised.path[:6], strict=True))
-    assert "P3" not in set(paired.patients(cells, least=20, doubtful=doubtful).patient)
+    left = set(cells.patient) - {"P3"}
+    assert set(paired.patients(cells, least=20, doubtful=doubtful).patient) == left
 
 
 @pytest.mark.parametrize(
