@@ -12,6 +12,7 @@ from malaria import labels
         (0.5, {}, "Parasitized"),
         (0.4999, {}, "Uninfected"),
         (0.7, {"threshold": 0.7}, "Parasitized"),
+        (0.7001, {"threshold": 0.7}, "Parasitized"),
         (0.6999, {"threshold": 0.7}, "Uninfected"),
     ],
 )
@@ -20,5 +21,6 @@ def test_a_cell_is_parasitized_from_the_threshold_on(p, options, label):
 
 
 def test_parasitized_is_one_and_uninfected_is_zero():
-    assert labels.values(pd.Series(["Parasitized", "Uninfected"])).tolist() == [1, 0]
+    values = labels.values(pd.Series(["Parasitized", "Uninfected"]))
+    assert (values.tolist(), values.dtype) == ([1, 0], "int64")
     assert [labels.LABELS.index(label) for label in ("Uninfected", "Parasitized")] == [0, 1]

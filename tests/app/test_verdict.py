@@ -18,15 +18,29 @@ def said(p: float, point: Point = HALF) -> verdict.Verdict:
     return verdict.of(Answer(p), point, synthetic=False)
 
 
-@pytest.mark.parametrize(("p", "label"), [(0.8, "Parasitized"), (0.7999, "Uninfected")])
-def test_a_category_is_that_at_the_operating_point(p, label):
-    assert (said(p, LATE).category, said(p, LATE).headline) == (label, label)
+@pytest.mark.parametrize(
+    ("p", "point", "label"),
+    [
+        (0.8, LATE, "Parasitized"), (0.7999, LATE, "Uninfected"),
+        (0.5, HALF, "Parasitized"), (0.4999, HALF, "Uninfected"),
+    ],
+)  # fmt: skip
+def test_a_category_is_that_at_the_operating_point(p, point, label):
+    assert (said(p, point).category, said(p, point).headline) == (label, label)
 
 
 def test_no_cell_gets_no_category_and_no_second_look():
     found = verdict.of(Answer(0.5, "too far from any cell"), HALF, synthetic=False)
     assert (found.status, found.p, found.category, found.second_look) == ("rejected", None, None, False)
     assert found.headline == "This does not look like a stained red cell."
+    assert found.sentences[0] == "Too far from any cell."
+
+
+@pytest.mark.parametrize(("why", "said"), [("", []), (": odd colour", ["Odd colour."])])
+def test_the_sentence_on_no_cell_does_not_repeat_the_headline(why, said):
+    answer = Answer(0.5, f"this does not look like a stained red cell{why}")
+    *reasons, _ = verdict.of(answer, HALF, synthetic=False).sentences
+    assert reasons == said
 
 
 @pytest.mark.parametrize(
@@ -39,6 +53,7 @@ def test_no_cell_gets_no_category_and_no_second_look():
 )  # fmt: skip
 def test_a_person_looks_where_one_in_ten_is_of_the_other_kind_and_at_the_divide(p, point, unsure):
     assert said(p, point).second_look == unsure
+    assert 0 <= point.band[0] < point.band[1] <= 1
 
 
 @pytest.mark.parametrize(
@@ -66,6 +81,8 @@ def test_a_points_cost_is_what_the_bundles_figures_have_at_it(model_bundle):
 
     scores = rates(0.9, 0.75) | {"at_95_specificity": rates(0.8, 0.96), "at_97_specificity": rates(0.7, 0.98)}
     found = verdict.points(bundle.read_record(model_bundle), scores)
+    assert found.index(HALF) == 0
+    assert [point.name for point in found] == ["0.5", *(f"{at} % specificity" for at in (95, 97, 99))]
     assert [point.missed for point in found] == pytest.approx([10, 20, 30, None])
     assert [point.alarms for point in found] == pytest.approx([25, 4, 2, None])
     told = verdict.cost(found[0], found)
@@ -73,6 +90,9 @@ def test_a_points_cost_is_what_the_bundles_figures_have_at_it(model_bundle):
     assert "100 healthy ones 25.0 called" in told
     assert "fewest misses" in told
     assert "fewest false alarms" in verdict.cost(found[-1], found)
+    unknown = verdict.points(bundle.read_record(model_bundle), None)
+    assert [point.missed for point in unknown] == [None] * 4
+    assert verdict.cost(unknown[1], unknown).endswith(": 95 % specificity")
 
 
 def test_a_batch_is_counted_by_status_and_category():
