@@ -635,6 +635,8 @@ RULES = (
         ),
         ("the interval of a share is of 95 %", "z = 1.959964", "z = 1.644854"),
         ("an interval is of the judged", "wilson(positive, len(judged))", "wilson(positive, len(verdicts))"),
+        ("what was turned away may be healthy", "least=positive / cells", "least=positive / len(judged)"),
+        ("or parasitised", "most=(positive + rejected) / cells", "most=positive / cells"),
     ),
     *of(
         "app/cells.py",

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from app import batches, cells, model, verdict
 from app.inference import Answer, Judge
@@ -102,8 +103,10 @@ def test_a_batch_is_counted_by_status_and_category():
     totals = batches.totals(found)
     assert (totals.images, totals.judged, totals.parasitized, totals.second_look) == (8, 5, 3, 2)
     assert (totals.rejected, totals.unreadable, totals.share) == (2, 1, 0.6)
-    # scipy.stats.binomtest(3, 5).proportion_ci(method="wilson")
-    assert (totals.low, totals.high) == pytest.approx((0.2307, 0.8824), abs=1e-4)
+    interval = stats.binomtest(3, 5).proportion_ci(method="wilson")
+    assert (totals.low, totals.high) == pytest.approx(interval)
+    # Of seven cells none or both of those turned away may be parasitised.
+    assert (totals.least, totals.most) == (3 / 7, 5 / 7)
 
 
 def test_a_batch_is_foreign_by_its_judged_cells(gated_bundle):
@@ -131,6 +134,14 @@ def test_a_batch_is_foreign_by_its_judged_cells(gated_bundle):
 def test_a_batch_without_a_judged_cell_has_no_share():
     totals = batches.totals([verdict.unreadable("empty file")])
     assert (totals.low, totals.high, math.isnan(totals.share)) == (0.0, 1.0, True)
+    assert (totals.least, totals.most) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("hits", [0, 1, 7])
+def test_the_interval_of_a_share_is_wilsons(hits):
+    found = batches.wilson(hits, 7)
+    assert found == pytest.approx(stats.binomtest(hits, 7).proportion_ci(method="wilson"), abs=1e-7)
+    assert 0 <= found[0] < found[1] <= 1
 
 
 def test_a_round_is_scored_on_open_cells_that_are_new_to_the_model():

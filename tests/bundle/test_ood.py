@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.spatial import ConvexHull
+from sklearn.covariance import LedoitWolf
 
 from malaria.bundle import not_cells, ood
 from malaria.cells import images, synthetic
@@ -297,6 +298,27 @@ def test_a_batch_that_looks_like_no_patient_is_foreign(train, others):
     assert foreign(means[0] + 10)
     assert foreign(means[0] + 10, cells=49) is None
     assert ood.foreign(ood.from_bytes(ood.to_bytes(check)), ood.Looks(50 * (means[0] + 10), 50))
+
+
+def test_the_farthest_patients_distance_from_the_others_is_the_limit_of_a_batch(fitted):
+    """Of 99 cells of a patient every second one counts: fifty, from the first to the last."""
+    means = np.random.default_rng(2).normal(size=(12, 13))
+    look = means[:, None] + np.resize([0, 100], 99)[:, None]
+    look = np.pad(look.reshape(-1, 13), ((0, 0), (0, 3))).astype(np.float32)
+    check = ood.with_patients(fitted, look, np.repeat(np.arange(12).astype(str), 99))
+
+    def far(point: np.ndarray, others: np.ndarray) -> float:
+        centre, spread = others.mean(axis=0), others.std(axis=0)
+        fit = LedoitWolf(assume_centered=True).fit((others - centre) / spread)
+        return float(np.sqrt(fit.mahalanobis((point - centre)[None] / spread)[0]))
+
+    alone = [far(means[number], np.delete(means, number, axis=0)) for number in range(12)]
+    assert check.patients_limit == pytest.approx([max(alone)], rel=1e-4)
+    away = means.mean(axis=0) + means.std(axis=0) * np.eye(13)[0]
+    step = max(alone) / far(away, means)
+    for share, said in ((0.999, False), (1.001, True)):
+        at = means.mean(axis=0) + share * step * (away - means.mean(axis=0))
+        assert ood.foreign(check, ood.Looks(50 * at, 50)) is said
 
 
 @pytest.mark.parametrize(("patients", "cells"), [(9, 60), (12, 49)])
