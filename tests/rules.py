@@ -629,6 +629,16 @@ RULES = (
             "sum(not one.second_look for one in judged)",
         ),
         (
+            "where versions differ a person looks",
+            "differ(verdicts) or any(one.second_look for one in verdicts)",
+            "any(one.second_look for one in verdicts)",
+        ),
+        (
+            "where one of them is unsure, too",
+            "differ(verdicts) or any(one.second_look for one in verdicts)",
+            "differ(verdicts)",
+        ),
+        (
             "rejected and unreadable are apart",
             "one.status == predict.REJECTED",
             "one.status == predict.UNREADABLE",

@@ -109,6 +109,14 @@ def test_a_batch_is_counted_by_status_and_category():
     assert (totals.least, totals.most) == (3 / 7, 5 / 7)
 
 
+@pytest.mark.parametrize(
+    ("p", "rejected", "look"), [(0.95, None, False), (0.9, None, True), (0.05, None, True), (0.95, "", True)]
+)
+def test_a_cell_is_worth_a_look_where_a_version_is_unsure_or_says_another_thing(p, rejected, look):
+    other = verdict.of(Answer(p, rejected), HALF, synthetic=False)
+    assert batches.worth_a_look([said(0.97), other]) == look
+
+
 def test_a_batch_is_foreign_by_its_judged_cells(gated_bundle):
     loaded = bundle.load(gated_bundle, threads=1)
     patients = {
