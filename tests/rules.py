@@ -235,6 +235,7 @@ RULES = (
         ("a stain's strength may be another", "[[1.5, 0.0, 0.2], [0.6,", "[[1.0, 0.0, 0.2], [0.6,"),
         ("and the balance of red and blue", "[0.6, 0.0, 0.2]])", "[0.6, 0.0, 0.4]])"),
         ("green is not", "[0.6, 0.0, 0.2]])", "[0.6, 0.1, 0.2]])"),
+        ("an empty background's grey level", "_LIGHT, _GREEN = 235, 0.43", "_LIGHT, _GREEN = 236, 0.43"),
         ("green's usual share", "_LIGHT, _GREEN = 235, 0.43", "_LIGHT, _GREEN = 235, 0.33"),
         ("a strong stain is no colour", "over = np.maximum(stain, 1)", "over = np.maximum(stain, 3)"),
         ("cells of a batch", "_BATCH_CELLS, _PATIENTS = 50, 10", "_BATCH_CELLS, _PATIENTS = 49, 10"),

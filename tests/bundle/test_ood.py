@@ -261,6 +261,8 @@ def test_a_stain_of_any_strength_has_one_colour():
     assert one[1] == pytest.approx(density[1] / density.sum() - 0.43, abs=0.01)
     assert one[2] == pytest.approx((density[0] - density[2]) / density.sum(), abs=0.01)
     assert two[1:] == pytest.approx(one[1:], abs=0.01)
+    grey = ood.quantities([dataclasses.replace(cell, own=(94, 94, 94))])[0, -3:]
+    assert grey == pytest.approx([np.log(3 * np.log(235 / 94)), 1 / 3 - 0.43, 0], abs=1e-5)
 
 
 def test_what_follows_from_one_grey_level_has_no_dyes():
