@@ -239,6 +239,8 @@ RULES = (
         ("green's usual share", "_LIGHT, _GREEN = 235, 0.43", "_LIGHT, _GREEN = 235, 0.33"),
         ("a strong stain is no colour", "over = np.maximum(stain, 1)", "over = np.maximum(stain, 3)"),
         ("cells of a batch", "_BATCH_CELLS, _PATIENTS = 50, 10", "_BATCH_CELLS, _PATIENTS = 49, 10"),
+        ("so many cells of a patient are enough", "len(of) >= _BATCH", "len(of) > _BATCH"),
+        ("so many patients are enough", "len(rows) < _PATIENTS", "len(rows) <= _PATIENTS"),
         ("patients to compare with", "_BATCH_CELLS, _PATIENTS = 50, 10", "_BATCH_CELLS, _PATIENTS = 50, 9"),
         ("the farthest patient is no foreign one", "[max(alone)]", "[min(alone) / 2]"),
         ("what is brighter than black is cell", "_BLACK = 16", "_BLACK = 160"),

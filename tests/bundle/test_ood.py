@@ -283,13 +283,13 @@ def test_a_feature_that_never_fires_does_no_harm(train, others):
     assert np.isfinite(ood.distances(found, prepared(train), features)).all()
 
 
-def test_a_batch_that_looks_like_no_patient_is_foreign(train, others):
+def test_a_batch_that_looks_like_no_patient_is_foreign(fitted):
     random = np.random.default_rng(1)
     # Twelve patients with a look of their own, each of 60 cells that differ a little.
     means = random.normal(size=(12, 13))
     patient = np.repeat([f"P{number}" for number in range(12)], 60)
     look = np.pad(np.repeat(means, 60, axis=0), ((0, 0), (0, 3))) + random.normal(0, 0.1, (720, 16))
-    check = ood.with_patients(ood.fit(seen(train), others), look.astype(np.float32), patient)
+    check = ood.with_patients(fitted, look.astype(np.float32), patient)
 
     def foreign(mean: np.ndarray, cells: int = 50) -> bool | None:
         looks = ood.Looks()
@@ -323,12 +323,12 @@ def test_the_farthest_patients_distance_from_the_others_is_the_limit_of_a_batch(
         assert ood.foreign(check, ood.Looks(50 * at, 50)) is said
 
 
-@pytest.mark.parametrize(("patients", "cells"), [(9, 60), (12, 49)])
-def test_few_patients_or_patients_of_few_cells_say_nothing_of_batches(train, others, patients, cells):
+@pytest.mark.parametrize(("patients", "cells", "says"), [(9, 60, None), (12, 49, None), (10, 50, True)])
+def test_few_patients_or_patients_of_few_cells_say_nothing_of_batches(fitted, patients, cells, says):
     look = np.random.default_rng(1).normal(size=(patients * cells, 16)).astype(np.float32)
     patient = np.repeat(np.arange(patients).astype(str), cells)
-    check = ood.with_patients(ood.fit(seen(train), others), look, patient)
-    assert ood.foreign(check, ood.Looks(np.full(13, 1e6), 100)) is None
+    check = ood.with_patients(fitted, look, patient)
+    assert ood.foreign(check, ood.Looks(np.full(13, 1e6), 100)) is says
 
 
 def test_a_check_of_an_earlier_version_turns_away_by_three_distances(train):

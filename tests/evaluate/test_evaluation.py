@@ -214,6 +214,11 @@ def test_cells_of_one_class_give_null_and_no_warning(cells):
     assert "none" in evaluation.as_text(scores)
 
 
+@pytest.mark.parametrize(("figure", "said"), [(0.12345678, "0.123457"), (-1e-9, "0.0"), (np.nan, "None")])
+def test_a_figure_has_six_places_and_zero_no_sign(figure, said):
+    assert str(evaluation.plain(np.array([figure, 0.0, 1.0]))["value"]) == said
+
+
 def test_the_baselines_published_figures_are_reproduced(shared_cells):
     table = pd.read_csv(shared_cells / "baseline-oof.csv")
     from malaria.cells import names
