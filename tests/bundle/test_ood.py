@@ -83,10 +83,10 @@ def test_drawn_pictures_of_another_seed_are_turned_away(train, fitted):
 
 
 def test_limits_are_wider_where_held_out_cells_lie_farther_out():
-    held_out = np.stack([np.linspace(-0.2, 0.6, 1000), np.linspace(-9, 3, 1000)], axis=1)
+    held_out = np.stack([np.linspace(-0.2, 0.6, 2000), np.linspace(-9, 3, 2000)], axis=1)
     found = ood.limits(held_out)
-    # The fifth of 1,000, half a per cent, is the limit.
-    assert (held_out > found).sum(axis=0).tolist() == [4, 4]
+    # The tenth of 2,000, half a per cent, is the limit.
+    assert (held_out > found).sum(axis=0).tolist() == [9, 9]
 
 
 @pytest.mark.parametrize("held_out", [np.full((100, 2), -5.0), np.zeros((0, 2))])
@@ -316,11 +316,17 @@ def test_the_farthest_patients_distance_from_the_others_is_the_limit_of_a_batch(
 
     alone = [far(means[number], np.delete(means, number, axis=0)) for number in range(12)]
     assert check.patients_limit == pytest.approx([max(alone)], rel=1e-4)
-    away = means.mean(axis=0) + means.std(axis=0) * np.eye(13)[0]
-    step = max(alone) / far(away, means)
-    for share, said in ((0.999, False), (1.001, True)):
-        at = means.mean(axis=0) + share * step * (away - means.mean(axis=0))
-        assert ood.foreign(check, ood.Looks(50 * at, 50)) is said
+
+
+@pytest.mark.parametrize(("far", "foreign"), [(5.0, False), (5.001, True)])
+def test_a_batch_as_far_as_the_limit_is_not_foreign(fitted, far, foreign):
+    limit = {
+        "patients_centre": np.ones(13, np.float32),
+        "patients_whitening": np.eye(13, dtype=np.float32),
+        "patients_limit": np.full(1, 5, np.float32),
+    }
+    mean = 1 + far * (np.eye(13)[0] * 0.6 + np.eye(13)[1] * 0.8)
+    assert ood.foreign(dataclasses.replace(fitted, **limit), ood.Looks(50 * mean, 50)) is foreign
 
 
 @pytest.mark.parametrize(("patients", "cells", "says"), [(9, 60, None), (12, 49, None), (10, 50, True)])
