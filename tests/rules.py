@@ -419,6 +419,7 @@ RULES = (
             "(label, Path(path).name) in doubtful",
             "Path(path).name in {name for _, name in doubtful}",
         ),
+        ("a label in doubt may be told by its path", "(label, path) in doubtful or ", ""),
         ("a doubtful label is one of the two", "~table.given_label.isin(LABELS)", "table.given_label.isna()"),
     ),
     *of(

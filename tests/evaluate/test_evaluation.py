@@ -184,6 +184,12 @@ def test_doubtful_labels_are_left_out_and_flipped_side_by_side(cells):
     assert labels["doubtful_flipped"]["accuracy"]["value"] == 1
 
 
+@pytest.mark.parametrize("named", [str, lambda path: Path(path).name])
+def test_a_label_in_doubt_is_told_by_its_path_or_name(cells, named):
+    doubtful = frozenset({(cells.label[3], named(cells.path[3]))})
+    assert np.flatnonzero(doubtful_labels.among(cells, doubtful)).tolist() == [3]
+
+
 def test_a_doubtful_label_that_was_corrected_since_counts_again(cells):
     then = "Parasitized" if cells.label[0] == "Uninfected" else "Uninfected"
     for name in (cells.path[0], Path(cells.path[0]).name):
