@@ -136,6 +136,13 @@ RULES = (
         ),
         ("a control is told by the name", "not name.infected if", "name.infected if"),
         (
+            "the name stands above the cells' labels",
+            "if (name := names.parse(Path(path).name)) else patient not in infected",
+            "if (name := names.parse(Path(path).name)) and False else patient not in infected",
+        ),
+        ("sensitivities are of parasitised cells", "for kind in (1, 0))", "for kind in (0, 0))"),
+        ("specificities of healthy ones", "for kind in (1, 0))", "for kind in (1, 1))"),
+        (
             "without names, a patient of no parasite",
             "else patient not in infected",
             "else patient in infected",

@@ -109,6 +109,40 @@ def test_controls_are_told_apart_by_name(cells):
     assert scores["specificity_infected_patients"]["value"] == 1
 
 
+def test_a_name_tells_a_control_whatever_the_labels_of_the_patients_cells():
+    infected, control = (f"C{of}_IMG_20150918_140000_cell" for of in ("1P1ThinF", "2NThinF"))
+    found = few(
+        [
+            (f"{infected}_1.png", "P1", "Uninfected", 0.1),
+            (f"{control}_1.png", "C2", "Uninfected", 0.9),
+            (f"{control}_2.png", "C2", "Parasitized", 0.9),
+        ]
+    )
+    scores = evaluation.score(found, evaluation.Fitted(1.0, {}), SETTINGS)
+    assert scores["specificity_controls"]["value"] == 0
+    assert scores["specificity_infected_patients"]["value"] == 1
+
+
+def test_figures_of_nine_cells_are_those_by_hand():
+    p = np.array([0.9, 0.1, 0.2, 0.3, 0.6, 0.1, 0.8, 0.4, 0.7])
+    y = np.array([1, 1, 0, 0, 0, 0, 1, 0, 0])
+    kinds = ("Uninfected", "Parasitized")
+    found = few([(f"{n}.png", "AAAAAABBB"[n], kinds[y[n]], p[n]) for n in range(9)])
+    settings = SETTINGS.model_copy(update={"min_cells": 1})
+    scores = evaluation.score(found, evaluation.Fitted(2.0, {}), settings)
+    by_hand = {
+        "brier_uncalibrated": 2.01 / 9,
+        "brier": np.mean((expit(logit(p) / 2) - y) ** 2),
+        # Of patient A one parasitised cell of two and three healthy ones of four, of B all and one of two.
+        "macro_sensitivity": (1 / 2 + 1) / 2,
+        "worst_decile_sensitivity": 1 / 2,
+        "macro_specificity": (3 / 4 + 1 / 2) / 2,
+        # Of A's eight pairs four and a half are in order, a tie being half of one; of B's all.
+        "macro_auc": (4.5 / 8 + 1) / 2,
+    }
+    assert {name: scores[name]["value"] for name in by_hand} == pytest.approx(by_hand, abs=1e-6)
+
+
 def few(rows: list[tuple[str, str, str, float]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["path", "patient", "label", "p_network"])
 
