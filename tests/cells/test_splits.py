@@ -352,6 +352,11 @@ def test_a_split_without_a_test_side_is_refused():
         came_in({"P1": "train", "P2": "val"})
 
 
+def test_a_split_without_a_train_side_leaves_nobody_to_draw_val_from():
+    with pytest.raises(UserError, match="too few for 2 sides"):
+        came_in({"P1": "test", "P2": "test"})
+
+
 def test_a_split_that_tears_a_patient_is_kept_as_one_of_images_alone():
     cells = pd.DataFrame(
         {
