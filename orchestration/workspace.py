@@ -24,6 +24,8 @@ CODE = (
 )
 # Tables without rows: those of the work tree that an image is built from may name its patients.
 TABLES = {"data/doubtful.csv": "given_label,file\n", "data/split.csv": "patient,split\n"}
+# Stages depend on them, so that they must be there even where they hold nothing.
+FOLDERS = ("data/folder", "data/others", "data/start", "data/external")
 
 
 def lay(source: Path, folder: Path) -> None:
@@ -47,7 +49,8 @@ def lay(source: Path, folder: Path) -> None:
     for name, header in TABLES.items():
         if not (folder / name).exists():
             files.write_text(folder / name, header)
-    (folder / "data/folder").mkdir(exist_ok=True)
+    for name in FOLDERS:
+        (folder / name).mkdir(exist_ok=True)
 
 
 def hold(folder: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
+from dvc.repo import Repo
 
 from malaria.errors import UserError
 from orchestration import workspace
@@ -222,10 +223,21 @@ def test_what_is_laid_is_a_pipeline_that_dvc_can_run(folder):
     assert "fetch" in run("dvc", "status", cwd=folder).stdout
 
 
+def test_all_that_stages_read_and_no_stage_makes_is_laid(folder):
+    run("git", "init", "-q", ".", cwd=folder)
+    index = Repo(folder).index
+    made = [Path(out.fs_path) for out in index.outs]
+    read = [Path(dependency.fs_path) for dependency in index.deps if dependency.protocol == "local"]
+    assert folder / "data/start" in read
+    for path in read:
+        assert path.exists() or any(path.is_relative_to(out) for out in made), path
+
+
 def test_the_tables_that_are_laid_are_those_without_rows(folder):
     for name in workspace.TABLES:
         assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
-    assert not list((folder / "data/folder").iterdir())
+    for name in workspace.FOLDERS:
+        assert not list((folder / name).iterdir())
 
 
 def test_dvc_runs_as_a_user_whom_the_system_has_no_name_for(tmp_path):
