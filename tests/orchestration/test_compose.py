@@ -69,6 +69,13 @@ def test_nothing_of_ours_is_root_or_writes_into_its_image(services):
         assert services[name]["cap_drop"] == ["ALL"]
 
 
+def test_an_owner_who_is_root_is_none_for_the_front_which_reads_no_data():
+    root = yaml.safe_load(compose(settings={**SETTINGS, "DATA_UID": "0", "DATA_GID": "0"}).stdout)["services"]
+    assert {name: service["user"] for name, service in root.items()} == {
+        "pipeline": "0:0", "app": "0:0", "front": "1000:1000"
+    }  # fmt: skip
+
+
 def test_every_service_has_bounds_on_its_memory_and_what_lies_in_it(services):
     for service in services.values():
         assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
