@@ -168,8 +168,11 @@ def test_only_the_files_that_an_image_runs_get_near_a_build():
 
 
 @contextlib.contextmanager
-def front(app: str, folder: Path) -> Iterator[str]:
-    """The address of Debian's nginx with compose.yaml's settings, in front of an app; it gives up soon."""
+def front(app: str, folder: Path, logs: str = "") -> Iterator[str]:
+    """The address of Debian's nginx with compose.yaml's settings, in front of an app; it gives up soon.
+
+    logs: a pattern of all that it says.
+    """
     nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if nginx is None:
         if os.environ.get("MALARIA_REQUIRE_SERVERS"):
@@ -198,7 +201,7 @@ def front(app: str, folder: Path) -> Iterator[str]:
         finally:
             process.terminate()
             assert process.stderr is not None
-            assert process.stderr.read() == ""
+            assert re.fullmatch(logs, process.stderr.read())
 
 
 def test_the_front_hands_on_what_page_and_programs_ask_and_cuts_off_who_sends_slowly(live, tmp_path, pngs):
@@ -217,6 +220,16 @@ def test_the_front_hands_on_what_page_and_programs_ask_and_cuts_off_who_sends_sl
                 slow.sendall(begun)
                 with contextlib.suppress(ConnectionResetError):
                     assert not slow.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_a_front_without_room_for_a_body_asks_to_come_again_later(tmp_path):
+    with front("http://127.0.0.1:9", tmp_path, logs=r".*\[crit\].*/body/.*\n") as url:
+        (tmp_path / "body").rmdir()
+        answer = requests.post(f"{url}/classify", data=bytes(2**20))
+        assert (answer.status_code, answer.json()) == (
+            503,
+            {"error": "Too much is being sent at once: ask again later."},
+        )
 
 
 @pytest.fixture
