@@ -20,7 +20,7 @@ SOURCE = Path(__file__).resolve().parents[1]
 
 CODE = (
     *("ci", "experiments", "malaria", "orchestration", "remote", "stages"),
-    *("dvc.yaml", ".dvc/config", ".dvcignore"),
+    *("dvc.yaml", ".dvc/config", ".dvc/plots", ".dvcignore"),
 )
 # Tables without rows: those of the work tree that an image is built from may name its patients.
 TABLES = {"data/doubtful.csv": "given_label,file\n", "data/split.csv": "patient,split\n"}

@@ -163,7 +163,8 @@ def test_only_the_files_that_an_image_runs_get_near_a_build():
     # COPY of a name that is not let in fails only where an engine is.
     dockerfile = (ROOT / "Dockerfile").read_text().replace("${BUNDLE}", "models/pretrained")
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
-    for name in {name for names in copied for name in names.split() if name != "."}:
+    # So does laying out a name that is not: what is not in the image is not copied.
+    for name in {*workspace.CODE, *(name for names in copied for name in names.split() if name != ".")}:
         assert any(f"!{name}".startswith(line.rstrip("/")) for line in let_in), name
 
 
@@ -253,6 +254,12 @@ def test_all_that_stages_read_and_no_stage_makes_is_laid(folder):
     assert folder / "data/start" in read
     for path in read:
         assert path.exists() or any(path.is_relative_to(out) for out in made), path
+
+
+def test_the_templates_of_plots_are_laid(folder):
+    named = set(re.findall(r"template: (\w+)", (folder / "dvc.yaml").read_text()))
+    ours = {path.stem for path in (ROOT / ".dvc/plots").iterdir()}
+    assert named & ours == {path.stem for path in (folder / ".dvc/plots").iterdir()} == ours
 
 
 def test_the_tables_that_are_laid_are_those_without_rows(folder):
