@@ -63,6 +63,8 @@ def cluster(workers: int, scheduler: str | None = None) -> Iterator["Client"]:
     import dask.config
     from distributed import Client, LocalCluster, Security
 
+    # A scheduler that is gone is told in our own sentence, without Dask's traceback before it.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         if scheduler is None:
             stack.callback(_restore, dict(os.environ))
@@ -111,7 +113,11 @@ def as_they_come(
     running: dict[Future, Item] = {}
 
     def start() -> list["Future"]:
-        room = max(1, _GIVEN * sum(client.nthreads().values()) - len(running))
+        try:
+            threads = sum(client.nthreads().values())
+        except OSError as error:
+            raise _gone(error) from None
+        room = max(1, _GIVEN * threads - len(running))
         given = itertools.islice(waiting, room)
         tasks = {client.submit(function, item, *shared, pure=False): item for item in given}
         running.update(tasks)
@@ -128,7 +134,7 @@ def as_they_come(
             "of memory: give it more, or fewer workers, and run again."
         ) from None
     except FutureCancelledError as error:
-        raise UserError(f"The cluster is gone ({error.reason}): start it and run again.") from None
+        raise _gone(error.reason) from None
     except (ModuleNotFoundError, RuntimeError) as error:
         # Dask's own, where its scheduler cannot read what a task is; the module is not named.
         if not isinstance(error, ModuleNotFoundError) and "deserialization" not in str(error):
@@ -143,6 +149,10 @@ def _restore(environment: dict[str, str]) -> None:
     """Undo what Dask sets in this process so that workers have it."""
     os.environ.clear()
     os.environ.update(environment)
+
+
+def _gone(why: object) -> UserError:
+    return UserError(f"The cluster is gone ({why}): start it and run again.")
 
 
 def _itself(value: Item) -> Item:

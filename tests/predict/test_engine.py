@@ -1,6 +1,7 @@
 """Tasks spread over workers: all come back, whoever is killed, and nothing of Dask is needed without it."""
 
 import functools
+import logging
 import os
 import signal
 import subprocess
@@ -129,6 +130,31 @@ def test_a_cluster_may_have_certificates_of_its_own_in_dasks_configuration(tmp_p
         assert address.startswith("tls://")
         with dask.config.set(settings), engine.cluster(1, address) as client:
             assert list(engine.as_they_come(client, squared, [3])) == [(3, 9)]
+
+
+def judged_while_the_scheduler_is_killed(address: str, begun: bool) -> None:
+    with engine.cluster(1, address) as client:
+        scheduler = client.run_on_scheduler(os.getpid)
+        done = engine.as_they_come(client, squared, range(999))
+        if begun:
+            next(done)
+        os.kill(scheduler, signal.SIGKILL)
+        list(done)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_killed_scheduler_is_told_in_a_sentence_and_nothing_else(tmp_path, caplog, monkeypatch, begun):
+    import dask.config
+    import distributed  # noqa: F401 (sets its loggers up)
+
+    monkeypatch.setattr(logging.getLogger("distributed.client"), "handlers", [caplog.handler])
+    gone = r"^The cluster is gone \(.+\): start it and run again\.$"
+    with dask_cluster.started(tmp_path) as address:
+        # Of the attempt to reach it again.
+        monkeypatch.setitem(dask.config.config["distributed"]["comm"]["timeouts"], "connect", "500ms")
+        with pytest.raises(UserError, match=gone):
+            judged_while_the_scheduler_is_killed(address, begun)
+    assert caplog.text == ""
 
 
 def test_one_process_may_start_workers_again_and_says_nothing_of_its_own():
