@@ -142,8 +142,8 @@ class Check:
 
 
 FOREIGN = (
-    "These cells look like those of no patient that the model learned from: their stain is foreign to it. "
-    "Its answers may be far off. Check it on labelled cells of yours first."
+    "These cells do not look like those of any patient that the model learned from: their stain is foreign "
+    "to it. Its answers may be far off. Check it on your own labelled cells first."
 )
 
 
