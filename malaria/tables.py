@@ -116,7 +116,11 @@ def read_given(file: Path, *choices: str, key: str = "") -> pd.DataFrame:
     """
     needed = " or ".join(choices)
     try:
-        table = _texts(file)
+        with file.open(encoding="utf-8") as lines:
+            given = _texts(file, separator(lines.readline()))
+        table = given.rename(columns=lambda name: name.strip().lower())
+        if table.columns.has_duplicates:
+            raise ValueError("it has a column twice")
     except FileNotFoundError:
         raise UserError(f"params.yaml: {key} is {file}, but there is no such file.") from None
     except UnicodeDecodeError:
@@ -124,15 +128,22 @@ def read_given(file: Path, *choices: str, key: str = "") -> pd.DataFrame:
             f"{file} is not UTF-8: save it as such (in Excel as CSV UTF-8), and run again."
         ) from None
     except (ValueError, OSError) as error:
-        raise UserError(f"{file} is no CSV table with the columns {needed} ({error}): correct it.") from None
+        raise UserError(
+            f"{file} is no CSV table with the columns {needed} ({str(error).strip()}): correct it."
+        ) from None
     if not any(set(choice.split(",")) <= set(table.columns) for choice in choices):
-        raise UserError(f"{file} has the columns {', '.join(table.columns)}, but needs {needed}.")
+        raise UserError(f"{file} has the columns {', '.join(given.columns)}, but needs {needed}.")
     return table
 
 
-def _texts(source: Path | io.StringIO) -> pd.DataFrame:
+def separator(head: str) -> str:
+    """What stands between the columns of a table, by its first line: not every Excel writes commas."""
+    return max(",;\t", key=head.count)
+
+
+def _texts(source: Path | io.StringIO, between: str = ",") -> pd.DataFrame:
     """A CSV table as it stands in the file; without this `NA` as a patient's name would become missing."""
-    table = pd.read_csv(source, dtype="str", keep_default_na=False)
+    table = pd.read_csv(source, dtype="str", keep_default_na=False, sep=between)
     if not isinstance(table.index, pd.RangeIndex):
         # pandas takes the first column of rows that are longer than the header for their names.
         raise ValueError("it has rows with more values than columns")

@@ -119,8 +119,8 @@ def check(
     if share > settings.max_quarantined:
         raise UserError(
             f"{len(aside):,} of {len(cells):,} images ({share:.1%}) were set aside, more than the "
-            f"{settings.max_quarantined:.1%} of audit.max_quarantined ({_most_frequent(aside)}): {advice} or "
-            "raise audit.max_quarantined in params.yaml."
+            f"{settings.max_quarantined:.1%} of audit.max_quarantined ({_most_frequent(aside)}; one is "
+            f"{aside.path.iloc[0]}): {advice} or raise audit.max_quarantined in params.yaml."
         )
 
 

@@ -61,6 +61,24 @@ def match(given: Mapping[str, str], came_as: Mapping[str, str]) -> tuple[dict[st
     return {path: given[row] for path, row in found.items()}, unused
 
 
+def told(
+    given: Mapping[str, str], came_as: Mapping[str, str], origin: str
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The patients that `match` finds, and a phrase that counts the rows that name no file, if any.
+
+    Raises:
+        UserError: there are rows, and none names a file of `origin`.
+    """
+    of, unused = match(given, came_as)
+    if unused and not of:
+        raise UserError(
+            f"{origin}: no row of {paths.PATIENTS} names an image ({unused[0]} is one, "
+            f"{next(iter(came_as.values()))} an image): correct its column file, or remove it."
+        )
+    phrase = f"{len(unused):,} rows of {paths.PATIENTS} that name no image (such as {''.join(unused[:1])})"
+    return of, (phrase,) if unused else ()
+
+
 def with_own(cells: pd.DataFrame) -> pd.DataFrame:
     """The accepted rows of `cells`; one of no known patient becomes its own, with its copies."""
     accepted = cells[cells.status == tables.OK].reset_index(drop=True)

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
@@ -66,19 +66,22 @@ def is_archive(path: Path) -> bool:
 
 
 def is_zip(file: Path | IO[bytes]) -> bool:
-    """Whether a file ends as a zip does, by its content.
+    """Whether a file begins or ends as a zip does, by its content: one that is cut short has no end.
 
     Raises:
         OSError: it cannot be read.
     """
     try:
-        return zipfile.is_zipfile(file)
+        with file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
+            return stream.read(4) == b"PK\3\4" or zipfile.is_zipfile(stream)
     except DAMAGED_ZIP:
         return True
 
 
 def check_method(member: zipfile.ZipInfo) -> None:
-    """NotImplementedError where a member is packed in a way whose memory nothing bounds."""
+    """NotImplementedError where a member is packed in a way whose memory nothing bounds, or is encrypted."""
+    if member.flag_bits & 1:
+        raise NotImplementedError(f"{member.filename} is encrypted")
     if member.compress_type not in _METHODS:
         raise NotImplementedError(f"{member.filename} is neither stored nor deflated")
 
@@ -112,6 +115,9 @@ def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
         for member in tqdm(members(archive, limits), desc="unpacking", unit=" files", disable=None):
             target = folder.joinpath(*member.path.parts)
             target.parent.mkdir(parents=True, exist_ok=True)
+            # Also where the disk takes names of another case, or with other accents, for the same.
+            if target.exists():
+                raise UserError(f"{archive} holds {member.path} twice: pack it again.")
             with target.open("wb") as out:
                 shutil.copyfileobj(member.stream, out, 2**18)
     except (tarfile.TarError, *DAMAGED_ZIP) as error:
@@ -157,7 +163,8 @@ def _zip(archive: Path) -> Iterator[Member]:
                 raise UserError(f"{archive} holds the link {info.filename}: pack the files themselves.")
             check_method(info)
             with pack.open(info) as stream:
-                yield Member(PurePosixPath(info.filename), info.file_size, stream)
+                # Some tools of Windows write its own separator.
+                yield Member(PurePosixPath(info.filename.replace("\\", "/")), info.file_size, stream)
 
 
 def _tar(archive: Path) -> Iterator[Member]:

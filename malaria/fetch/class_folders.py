@@ -14,9 +14,13 @@ from malaria.cells import names
 from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
 from malaria.labels import LABELS
+from malaria.paths import PATIENTS
 from malaria.tables import TEST, TRAIN, VAL
 
 _LITTER = {*files.LITTER, "__macosx"}
+
+# Where class folders of other names are named.
+_BY = "under data.classes in params.yaml (`evaluate` takes --classes)"
 
 # How people, split-folders and Keras call the sides of a split.
 _SIDES = {
@@ -114,10 +118,13 @@ def place(
             raise UserError(
                 f"{origin}: the class folder {one.folder.name} holds no file: put images into it."
             )
+    loose = [path.name for home in beside for path in home.iterdir() if path.is_file()]
+    loose = sorted(name for name in loose if name != PATIENTS and not _is_litter(name))
     again = sum(taken.isdisjoint((path, *path.parents)) for path in named)
     ignored = (
         (litter, "files that file browsers leave behind"),
         (astray, "links to folders, or to nothing"),
+        (len(loose), f"files beside the class folders, such as {''.join(loose[:1])}"),
         (again, "further folders with the names of the class folders, deeper down"),
         *((count, f"files in {name}, which is no class folder") for name, count in strangers.items()),
     )
@@ -135,8 +142,7 @@ def _homes(given: Path, folders: list[Path], named: list[Path], origin: str) -> 
         seen = sorted({path.name for path in folders})
         raise UserError(
             f"{origin} has no class folders Parasitized and Uninfected (folders found: "
-            f"{', '.join(seen[:5]) or 'none'}): put one sub-folder per class there, or name yours under "
-            "data.classes in params.yaml."
+            f"{', '.join(seen[:5]) or 'none'}): put one sub-folder per class there, or name yours {_BY}."
         )
     depth = min(len(path.parts) for path in named)
     homes = sorted({path.parent for path in named if len(path.parts) == depth})
@@ -173,8 +179,7 @@ def _classes(home: Path, side: str, labels: Mapping[str, str], origin: str, one_
             there = ", ".join(path.name for path in _inside(home) if not _is_litter(path.name))
             where = f"{origin}, {side}," if side else origin
             raise UserError(
-                f"{where} has no folder for {label} (folders found: {there}): add it, or name yours under "
-                "data.classes in params.yaml."
+                f"{where} has no folder for {label} (folders found: {there}): add it, or name yours {_BY}."
             )
     return [
         _Class(path, label, "/".join(filter(None, [side, path.name if len(those) > 1 else ""])))

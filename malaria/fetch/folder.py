@@ -45,19 +45,12 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
         except UserError as error:
             # An archive's content lies elsewhere for the moment.
             raise UserError(str(error).replace(str(cells), data.folder)) from None
-    ignored = placed.known.ignored
-    if table:
-        of, unused = patients.match(table, placed.came_as)
-        if not of:
-            raise UserError(
-                f"{data.folder}: no row of {PATIENTS} names an image ({unused[0]} is one, "
-                f"{next(iter(placed.came_as.values()))} an image): correct its column file, or remove it."
-            )
+    of, unused = patients.told(table, placed.came_as, data.folder)
+    if of:
         # A path that is no text is set aside by the audit.
         rows = [row for row in of.items() if row[0].isprintable()]
         tables.write(pd.DataFrame(rows, columns=list(tables.PATIENTS)), folder / PATIENTS, tables.PATIENTS)
-        if unused:
-            ignored += (f"{len(unused):,} rows of {PATIENTS} that name no image (such as {unused[0]})",)
+    ignored = placed.known.ignored + unused
     return replace(
         placed.known, source="folder", origin=data.folder, licence="the owner's own", ignored=ignored
     )

@@ -234,8 +234,18 @@ def test_a_spreadsheets_byte_order_mark_does_no_harm(raw):
 
 
 @pytest.mark.parametrize(
+    "content",
+    [b"file;patient\nmine.png;Ada\n", b"file\tpatient\nmine.png\tAda\n", b"File, Patient\nmine.png,Ada\n"],
+)
+def test_a_patients_csv_has_the_separators_and_capitals_that_its_owner_writes(raw, content):
+    put(raw, "patients.csv", content)
+    assert patients.read(raw) == {"mine.png": "Ada"}
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"File,file,patient\na,b,c\n", "it has a column twice"),
         (b"name,patient\na,b\n", "has the columns name, patient, but needs file,patient"),
         (b"", "is no CSV table"),
         (b"\xff\xfe\x00", "is not UTF-8: save it as such"),
@@ -295,8 +305,10 @@ def test_too_much_set_aside_stops_the_pipeline_and_says_what_and_where(raw):
     put(raw, "Uninfected/3.png", b"")
     cells = audit.audit(raw, SETTINGS)
     strict = SETTINGS.model_copy(update={"max_quarantined": 0.1})
-    message = r"3 of 17 images \(17.6%\).*10.0% of audit.max_quarantined \(no PNG.*: 2, empty file: 1\)"
-    with pytest.raises(UserError, match=message + r": look at reports/audit\.html"):
+    message = (
+        r"3 of 17 images \(17.6%\).*10.0% of audit.max_quarantined \(no PNG.*: 2, empty file: 1; one is "
+    )
+    with pytest.raises(UserError, match=message + r"Uninfected/0\.png\): look at reports/audit\.html"):
         audit.check(cells, strict)
 
 

@@ -137,6 +137,14 @@ def test_litter_and_a_second_copy_are_left_out_and_said(own, tmp_path):
     )
 
 
+def test_files_beside_the_class_folders_are_left_out_and_said(own, tmp_path):
+    (own / "loose.png").write_bytes(b"x")
+    (own / ".DS_Store").write_bytes(b"x")
+    (own / "patients.csv").write_text("file,patient\nUNINFECTED/a.png,anna\n")
+    provenance = sources.write(folder_data(own), tmp_path / "raw")
+    assert provenance.ignored == ("1 files beside the class folders, such as loose.png",)
+
+
 def test_links_to_images_are_followed_and_other_links_are_counted(own, tmp_path):
     Image.new("RGB", (20, 20), "red").save(tmp_path / "elsewhere.png")
     (own / "parasitized/b.png").symlink_to(tmp_path / "elsewhere.png")
@@ -287,12 +295,28 @@ def test_a_folder_that_dvc_would_not_find_again_is_refused(own, tmp_path, monkey
         sources.write(data, Path("raw"))
 
 
-@pytest.mark.parametrize("name", ["../out.png", "/out.png", "a/../../out.png", "C:/out.png"])
+@pytest.mark.parametrize("name", ["../out.png", "..\\out.png", "/out.png", "a/../../out.png", "C:/out.png"])
 def test_an_archive_cannot_write_outside_its_folder(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "slip.zip", "w") as pack:
         pack.writestr(name, b"x")
     with pytest.raises(UserError, match="outside its own folder"):
         archives.unpack(tmp_path / "slip.zip", tmp_path / "in")
+
+
+def test_a_zip_with_the_separators_of_windows_has_folders(tmp_path):
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
+        pack.writestr("Parasitized\\a.png", b"x")
+    archives.unpack(tmp_path / "cells.zip", tmp_path / "in")
+    assert (tmp_path / "in/Parasitized/a.png").read_bytes() == b"x"
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")  # as it is meant
+def test_an_archive_that_holds_a_name_twice_loses_no_file_in_silence(tmp_path):
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
+        pack.writestr("a.png", b"x")
+        pack.writestr("a.png", b"y")
+    with pytest.raises(UserError, match=r"cells\.zip holds a\.png twice: pack it again"):
+        archives.unpack(tmp_path / "cells.zip", tmp_path / "in")
 
 
 def test_a_file_may_be_named_by_the_time_of_day(tmp_path):
