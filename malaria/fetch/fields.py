@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +54,15 @@ def fetch(
             f"params.yaml: data.folder is {data.folder}, which is not there: name your annotations."
         )
     fields = annotations.read(given, data.classes)
-    whose = patients.read(given) if given.is_dir() else {}
+    named = [_below(given, field.image) for field in fields]
+    table = patients.read(given) if given.is_dir() else {}
+    whose, unused = patients.told(table, dict(zip(named, named, strict=True)), data.folder)
     (folder / FIELD_PICTURES).mkdir()
     for label in LABELS:
         (folder / label).mkdir()
     orders = [
-        (number, field, _patient(field.image, given, data.fields, whose))
-        for number, field in enumerate(fields)
+        (number, field, whose.get(name) or _patient(name, data.fields.patient))
+        for number, (field, name) in enumerate(zip(fields, named, strict=True))
     ]
     work = functools.partial(_cut, folder, data.fields.complete)
     cuts = list(processes.in_order(work, orders, "cutting", batch=1, unit="fields"))
@@ -77,19 +80,18 @@ def fetch(
     tables.write(patients_of, folder / PATIENTS, tables.PATIENTS)
     left_out: Counter[str] = sum((cut.left_out for cut in cuts), Counter())
     digest = hashlib.sha256(b"".join(cut.digest for cut in cuts)).hexdigest()
-    ignored = tuple(f"{many:,} {what}" for what, many in sorted(left_out.items()))
+    ignored = tuple(f"{many:,} {what}" for what, many in sorted(left_out.items())) + unused
     return Provenance("fields", data.folder, "", digest, "the owner's own", len(rows), ignored)
 
 
-def _patient(image: Path, given: Path, settings: params.FieldsData, whose: dict[str, str]) -> str:
-    """Whose the field is: by patients.csv, else by the pattern, else the field itself."""
-    path = image.relative_to(given).as_posix() if image.is_relative_to(given) else image.name
-    found = settings.patient.search(path)
-    return (
-        patients.match(whose, {path: path})[0].get(path)
-        or (found[found.re.groups] if found else "")
-        or image.stem
-    )
+def _below(given: Path, image: Path) -> str:
+    return image.relative_to(given).as_posix() if image.is_relative_to(given) else image.name
+
+
+def _patient(field: str, pattern: re.Pattern[str]) -> str:
+    """Whose the field is that patients.csv does not name: by the pattern, else the field itself."""
+    found = pattern.search(field)
+    return (found[found.re.groups] if found else "") or str(Path(field).with_suffix(""))
 
 
 def _cut(folder: Path, complete: bool, order: tuple[int, annotations.Annotated, str]) -> Cut:

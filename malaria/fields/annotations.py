@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from malaria import files
+from malaria import files, tables
 from malaria.errors import UserError
 from malaria.labels import PARASITIZED, UNINFECTED
 from malaria.paths import PATIENTS
@@ -71,7 +71,8 @@ class Annotated:
     marks: tuple[Mark, ...]
 
 
-Raw = tuple[str, str, list[float], bool]  # image, class, box (none: only that there is the image), ignore
+# Image, class, box (None: only that there is the image), ignore.
+Raw = tuple[str, str, list[float] | None, bool]
 Place = list[str]  # what is being read, for errors: the last one counts
 
 
@@ -93,13 +94,17 @@ def read(path: Path, classes: Mapping[str, str] = NO_CLASSES, unknown: str = "")
         try:
             for image, name, box, ignore in _entries(file, at):
                 marks = fields.setdefault(_image(file, image), [])
-                if box:
+                if box is not None:
+                    name = str(name).strip()
                     marks.append(_mark(name, box, ignore, known.get(name.lower(), unknown)))
-        except (json.JSONDecodeError, yaml.MarkedYAMLError, ET.ParseError, csv.Error, UnicodeError) as error:
-            raise UserError(f"{file}: it is damaged ({error}); export it again.") from None
+        except (json.JSONDecodeError, yaml.YAMLError, ET.ParseError, csv.Error, UnicodeError) as error:
+            told = " ".join(str(error).split())
+            raise UserError(f"{file}, {at[-1]}: it is damaged ({told}); export it again.") from None
         except KeyError as error:
             raise UserError(f"{file}, {at[-1]}: {error} is missing; export it again.") from None
-        except (ValueError, TypeError, AttributeError, IndexError, OSError) as error:
+        except (TypeError, AttributeError, IndexError) as error:
+            raise UserError(f"{file}, {at[-1]}: it is of no known form ({error}); export it again.") from None
+        except (ValueError, OSError) as error:
             raise UserError(f"{file}, {at[-1]}: {error}.") from None
     if not fields:
         raise UserError(
@@ -111,9 +116,10 @@ def read(path: Path, classes: Mapping[str, str] = NO_CLASSES, unknown: str = "")
 
 def _mark(name: str, box: list[float], ignore: bool, label: str) -> Mark:
     """One annotated thing; ValueError where the box or the class cannot be."""
-    x, y, w, h = box
-    if not all(abs(v) < 1e6 for v in box) or min(w, h) < 0:
+    # What lies in the first pixel are shares of the image's sides, as other forms have them.
+    if len(box) != 4 or not all(abs(v) < 1e6 for v in box) or min(box[2:]) < 0 or 0 < max(box) <= 1:
         raise ValueError(f"its box {box} is no x, y, width and height in px")
+    x, y, w, h = box
     if not ignore and not label:
         raise ValueError(f"the class {name!r} is unknown: name it under data.classes in params.yaml")
     return Mark(name, OTHER if ignore else label, (x, y, w, h), ignore)
@@ -147,7 +153,7 @@ def _entries(file: Path, at: Place) -> Iterator[Raw]:
     if suffix == ".xml":
         root = ET.fromstring(file.read_bytes())
         return _cvat(root, at) if root.tag == "annotations" else _voc(root, at)
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = json.loads(file.read_bytes())
     if isinstance(content, list):
         return _listed(content, at)
     return _labelme(content, at) if "shapes" in content else _coco(content, at)
@@ -158,7 +164,7 @@ def _listed(content: list[dict[str, Any]], at: Place) -> Iterator[Raw]:
     for number, field in enumerate(content, 1):
         at.append(f"entry {number}")
         image = field["image_name"]
-        yield image, "", [], False
+        yield image, "", None, False
         for thing in [*field.get("objects", []), *field.get("points", [])]:
             box = thing.get("bbox") or {**thing, "w": 0, "h": 0}
             yield image, thing["type"], [float(box[k]) for k in "xywh"], False
@@ -168,20 +174,22 @@ def _listed(content: list[dict[str, Any]], at: Place) -> Iterator[Raw]:
 
 def _coco(content: dict[str, Any], at: Place) -> Iterator[Raw]:
     """COCO: boxes; crowds are places to ignore."""
-    names = {kind["id"]: kind["name"] for kind in content["categories"]}
-    images = {image["id"]: image["file_name"] for image in content["images"]}
+    names = {f"category {kind['id']}": kind["name"] for kind in content["categories"]}
+    images = {f"image {image['id']}": image["file_name"] for image in content["images"]}
+    if len(names) < len(content["categories"]) or len(images) < len(content["images"]):
+        raise ValueError("several of its images or categories have one id")
     for image in images.values():
-        yield image, "", [], False
+        yield image, "", None, False
     for number, thing in enumerate(content["annotations"], 1):
         at.append(f"annotation {number}")
         box, crowd = [float(v) for v in thing["bbox"]], bool(thing.get("iscrowd"))
-        yield images[thing["image_id"]], names[thing["category_id"]], box, crowd
+        yield images[f"image {thing['image_id']}"], names[f"category {thing['category_id']}"], box, crowd
 
 
 def _labelme(content: dict[str, Any], at: Place) -> Iterator[Raw]:
     """LabelMe: the boxes round its shapes."""
-    image = content["imagePath"].replace("\\", "/")
-    yield image, "", [], False
+    image = content["imagePath"]
+    yield image, "", None, False
     for number, shape in enumerate(content["shapes"], 1):
         at.append(f"shape {number}")
         points = [(float(x), float(y)) for x, y in shape["points"]]
@@ -195,7 +203,7 @@ def _labelme(content: dict[str, Any], at: Place) -> Iterator[Raw]:
 def _voc(root: ET.Element, at: Place) -> Iterator[Raw]:
     """Pascal VOC: the boxes of one field."""
     image = _text(root, "filename")
-    yield image, "", [], False
+    yield image, "", None, False
     for number, thing in enumerate(root.iter("object"), 1):
         at.append(f"object {number}")
         x, y, x2, y2 = (float(_text(thing, f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax"))
@@ -207,7 +215,7 @@ def _cvat(root: ET.Element, at: Place) -> Iterator[Raw]:
     for image in root.iter("image"):
         name = image.attrib["name"]
         at.append(f"image {name}")
-        yield name, "", [], False
+        yield name, "", None, False
         for shape in image:
             given = shape.attrib
             if shape.tag == "box":
@@ -216,7 +224,7 @@ def _cvat(root: ET.Element, at: Place) -> Iterator[Raw]:
             elif shape.tag == "ellipse":
                 x, y, rx, ry = (float(given[k]) for k in ("cx", "cy", "rx", "ry"))
                 yield name, given["label"], [x - rx, y - ry, 2 * rx, 2 * ry], False
-            elif "points" in given:
+            elif shape.tag != "tag":
                 points = [[float(v) for v in point.split(",")] for point in given["points"].split(";")]
                 # Several points in one mark are as many cells; those of a polygon are its outline.
                 for group in [[point] for point in points] if shape.tag == "points" else [points]:
@@ -226,11 +234,11 @@ def _cvat(root: ET.Element, at: Place) -> Iterator[Raw]:
 def _yolo(file: Path, at: Place) -> Iterator[Raw]:
     """YOLO: each line is a box or an outline, in shares of the image's sides."""
     image = _image(file, file.stem)
-    yield str(image), "", [], False
-    names = _yolo_names(file)
+    yield str(image), "", None, False
+    names = {f"class {number}": name for number, name in _yolo_names(file, at).items()}
     with Image.open(image) as opened:
         width, height = opened.size
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
         at.append(f"line {number}")
         if not line.strip():
             continue
@@ -239,18 +247,24 @@ def _yolo(file: Path, at: Place) -> Iterator[Raw]:
         if len(values) == 4:
             x, y, w, h = values
             values = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+        # Rounding takes boxes over the border.
+        if len(values) < 4 or len(values) % 2 or not all(-0.01 <= value <= 1.01 for value in values):
+            raise ValueError(
+                f"its numbers {values} are no box or outline in shares of the image's sides, 0 to 1"
+            )
         points = zip(values[::2], values[1::2], strict=True)
         box = _around([(x * width, y * height) for x, y in points])
-        yield str(image), names[int(kind)], box, False
+        yield str(image), names[f"class {int(kind)}"], box, False
 
 
-def _yolo_names(file: Path) -> Mapping[int, str]:
+def _yolo_names(file: Path, at: Place) -> Mapping[int, str]:
     """Names by number: classes.txt, or `names` of data.yaml, beside the file or above it."""
     for folder in (file.parent, *list(file.parents)[1:4]):
         if (folder / "classes.txt").is_file():
-            return dict(enumerate((folder / "classes.txt").read_text(encoding="utf-8").split("\n")))
+            return dict(enumerate((folder / "classes.txt").read_text(encoding="utf-8-sig").split("\n")))
         if (folder / "data.yaml").is_file():
-            names = yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8"))["names"]
+            at.append(f"its classes in {folder / 'data.yaml'}")
+            names = yaml.safe_load((folder / "data.yaml").read_bytes())["names"]
             return names if isinstance(names, dict) else dict(enumerate(names))
     raise ValueError("there is no classes.txt or data.yaml beside it that names its classes")
 
@@ -258,7 +272,9 @@ def _yolo_names(file: Path) -> Mapping[int, str]:
 def _table(file: Path, at: Place) -> Iterator[Raw]:
     """A CSV table: each row is a box or a point, in columns named as in _COLUMNS."""
     with file.open(encoding="utf-8-sig", newline="") as stream:
-        rows = csv.DictReader(stream, strict=True)
+        separator = tables.separator(stream.readline())
+        stream.seek(0)
+        rows = csv.DictReader(stream, strict=True, delimiter=separator)
         given = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
         found = {key: next((given[n] for n in names if n in given), None) for key, names in _COLUMNS.items()}
         missing = [key for key in ("image", "name", "x", "y") if found[key] is None]
@@ -269,6 +285,8 @@ def _table(file: Path, at: Place) -> Iterator[Raw]:
         for row in rows:
             at.append(f"line {rows.line_num}")
             value = {key: (row[column] or "").strip() for key, column in found.items() if column is not None}
+            if not any(value.values()):
+                continue
             x, y = float(value["x"]), float(value["y"])
             w = float(value["x2"]) - x if "x2" in value else float(value.get("w", 0))
             h = float(value["y2"]) - y if "y2" in value else float(value.get("h", 0))
@@ -291,7 +309,7 @@ def _text(element: ET.Element, path: str) -> str:
 
 def _image(file: Path, name: str) -> Path:
     """The image that an annotation is of; ValueError where there is none."""
-    image = _beside(file, name)
+    image = _beside(file, name.replace("\\", "/"))
     if image is None:
         raise ValueError(f"the image {name} is neither beside it nor in a folder fields or images")
     return image

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -66,16 +67,44 @@ def test_patients_come_from_the_pattern_else_from_the_field(given, tmp_path):
     assert set(patients.read(raw).values()) == {"slide0_f", "slide1_f"}
 
 
-def test_patients_come_from_a_table_beside_annotations_of_any_form(given, tmp_path):
-    rows = ["image,label,x,y,w,h"]
-    for field in json.loads((given / "annotations.json").read_text()):
-        (tmp_path / field["image_name"]).write_bytes((given / field["image_name"]).read_bytes())
-        for thing in field["objects"]:
-            rows.append(",".join(map(str, (field["image_name"], thing["type"], *thing["bbox"].values()))))
-    (tmp_path / "boxes.csv").write_text("\n".join(rows))
-    (tmp_path / "patients.csv").write_text("file,patient\nslide0_f.png,P7\n")
-    _, raw = fetched(tmp_path, tmp_path / "out")
-    assert set(patients.read(raw).values()) == {"P7", "slide1_f"}
+def test_patients_csv_beside_annotations_names_fields_and_rows_that_name_none_are_said(given, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(given, own)
+    (own / "annotations.json").rename(own / "slides.json")
+    whose = own / "patients.csv"
+    whose.write_text("file,patient\nslide0_f.png,Ada\nlost.png,Ben\n")
+    # Another form, whose files are all read: the table of patients is none of them.
+    (own / "slides.json").write_text(json.dumps(as_coco(json.loads((own / "slides.json").read_text()))))
+    known, raw = fetched(own, tmp_path)
+    assert set(patients.read(raw).values()) == {"Ada", "slide1_f"}
+    assert known.ignored[-1] == "1 rows of patients.csv that name no image (such as lost.png)"
+    whose.write_text("file,patient\nlost.png,Ben\n")
+    with pytest.raises(UserError, match=r"no row of patients\.csv names an image"):
+        fetched(own, tmp_path / "again")
+
+
+def as_coco(listed):
+    kinds = sorted({thing["type"] for field in listed for thing in field["objects"]})
+    return {
+        "images": [{"id": number, "file_name": field["image_name"]} for number, field in enumerate(listed)],
+        "categories": [{"id": kinds.index(kind), "name": kind} for kind in kinds],
+        "annotations": [
+            {"image_id": n, "category_id": kinds.index(thing["type"]), "bbox": list(thing["bbox"].values())}
+            for n, field in enumerate(listed)
+            for thing in field["objects"]
+        ],
+    }
+
+
+def test_fields_of_one_name_in_two_folders_are_of_two_patients(given, tmp_path):
+    listed = json.loads((given / "annotations.json").read_text())
+    for number, field in enumerate(listed):
+        (tmp_path / f"own/{number}").mkdir(parents=True)
+        shutil.copy(given / field["image_name"], tmp_path / f"own/{number}/f.png")
+        field["image_name"] = f"{number}/f.png"
+    (tmp_path / "own/annotations.json").write_text(json.dumps(listed))
+    _, raw = fetched(tmp_path / "own", tmp_path)
+    assert set(patients.read(raw).values()) == {"0/f", "1/f"}
 
 
 def test_an_annotated_cell_that_is_not_found_is_counted(given, tmp_path):

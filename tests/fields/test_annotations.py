@@ -37,7 +37,14 @@ FORMS = {
     "a.txt": "0 0.25 0.2 0.3 0.2\n",
     "boxes.csv": "filename,xmin,ymin,xmax,ymax,class\na.png,10,20,40,60,ring\n",
     "sides.csv": "image,label,x,y,w,h\na.png,ring,10,20,30,40\n",
+    "german.csv": "image;label;x;y;w;h\na.png;ring;10;20;30;40\n;;;;;\n",
+    "mark.json": "\ufeff"
+    + json.dumps(COCO).replace('"image_id": 7', '"image_id": "7"').replace("ring", " ring "),
 }
+
+
+def changed(old, new):
+    return json.dumps(COCO).replace(old, new)
 
 
 @pytest.fixture
@@ -80,7 +87,16 @@ def test_class_names_are_mapped_before_the_known_ones(folder):
         ("b.csv", "image,label,x,y\na.png,alien,1,2\n", r"b\.csv, line 2: the class 'alien'.*data\.classes"),
         ("b.csv", "image,label,x,y\nlost.png,ring,1,2\n", r"b\.csv, line 2: the image lost\.png"),
         ("b.csv", "image,label,x,y,w,h\na.png,ring,1,2,-3,4\n", r"b\.csv, line 2: its box"),
-        ("annotations.json", "[3]", r"annotations\.json, entry 1"),
+        ("annotations.json", "[3]", r"annotations\.json, entry 1: it is of no known form"),
+        ("coco.json", changed("[10.0, 20.0, 30.0, 40.0]", "[]"), r"annotation 1: its box \[\] is no x, y"),
+        ("coco.json", changed("[10.0, 20.0, 30.0, 40.0]", "[0.1, 0.2, 0.3, 0.4]"), "annotation 1: its box"),
+        ("coco.json", changed('"image_id": 7', '"image_id": 8'), "annotation 1: 'image 8' is missing"),
+        ("coco.json", changed('"name": "ring"', '"name": null'), "the class 'None' is unknown"),
+        ("coco.json", changed('[{"id": 7', '[{"id": 7, "file_name": "b.png"}, {"id": 7'), "have one id"),
+        ("a.txt", "0 10 20 30 40\n", r"a\.txt, line 1: its numbers .* in shares"),
+        ("a.txt", "0 0.5 0.5 0.1 0.1 0.9\n", r"a\.txt, line 1: its numbers"),
+        ("a.txt", "4 0.5 0.5 0.1 0.1\n", r"a\.txt, line 1: 'class 4' is missing"),
+        ("cvat.xml", CVAT.replace("<box", "<cuboid"), r"cvat\.xml, image a\.png: 'points' is missing"),
     ],
 )
 def test_a_malformed_file_is_refused_with_its_place(folder, name, text, said):
