@@ -137,8 +137,12 @@ class Bundle:
         return cell if self.record.colour == prepare.AS_IS else prepare.without_margin(cell)
 
     def prepare(self, cell: images.Pixels) -> Prepared:
-        """A crop of any size, uint8 (h, w, 3), as the network is given it."""
-        return prepare.prepare(cell, self.record.input_size, self.record.colour)
+        """A crop of any size, uint8 (h, w, 3), as the network is given it.
+
+        Raises:
+            ValueError: it is no such array, nor a picture or whole numbers that become one.
+        """
+        return prepare.prepare(_pixels(cell), self.record.input_size, self.record.colour)
 
     def run(self, cells: Sequence[images.Pixels] | images.Pixels) -> Predictions:
         """Probabilities, features, rejections and maps of crops of any size: each uint8 (h, w, 3)."""
@@ -181,6 +185,23 @@ class Bundle:
         known: of fewer than 50 cells, or for a bundle of an earlier version.
         """
         return None if self.fitted_ood is None else ood.foreign(self.fitted_ood, looks)
+
+
+def _pixels(cell: npt.ArrayLike) -> images.Pixels:
+    """A crop as uint8 (h, w, 3), also where it comes as a PIL image or in numbers of another kind; ValueError
+    where that would change one.
+    """
+    given = np.asarray(cell)
+    if given.ndim == 3 and given.shape[2] == 3 and min(given.shape) >= 3 and given.dtype.kind in "uif":
+        # NaN and infinity become some number, and differ from it.
+        with np.errstate(invalid="ignore"):
+            pixels = given.astype(np.uint8, copy=False)
+        if pixels is given or np.array_equal(pixels, given):
+            return pixels
+    raise ValueError(
+        f"A cell is {given.dtype} {given.shape}, but must be an RGB array (height, width, 3) from 3 px on, "
+        "of whole numbers from 0 to 255, as np.asarray(image.convert('RGB')) gives, and cells a list of such."
+    )
 
 
 def load(folder: Path | str, threads: int | None = None) -> Bundle:

@@ -52,6 +52,28 @@ def test_a_gate_takes_cells_and_turns_away_the_rest_with_a_reason(gated, cells):
     assert "too little black around the cell" in said.rejected[-1]
 
 
+def test_pictures_and_whole_numbers_are_judged_as_the_array_that_they_are(gated, cells):
+    same = [cells[0], Image.fromarray(cells[0]), cells[0].astype(np.float32), cells[0].tolist()]
+    assert len(set(gated.predict(same))) == 1
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda cell: cell / 255,
+        lambda cell: cell.astype(np.uint16) * 257,
+        lambda cell: cell[..., 0],
+        lambda cell: np.moveaxis(cell, 2, 0),
+        lambda cell: np.where(cell > 99, np.nan, 1.0),
+        lambda cell: cell[:1],
+        lambda _: "cell.png",
+    ],
+)
+def test_what_is_no_cell_of_rgb_is_refused_in_a_sentence(gated, cells, spoil):
+    with pytest.raises(ValueError, match=r"^A cell is .* but must be an RGB array \(height, width, 3\)"):
+        gated.predict([spoil(cells[0])])
+
+
 def test_a_rejected_picture_has_no_probability(gated, cells):
     p = gated.predict([cells[0], WHITE])
     assert 0 <= p[0] <= 1
