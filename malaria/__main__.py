@@ -71,6 +71,7 @@ def main() -> int:
     two.add_argument(
         "--classes",
         type=_class,
+        action="extend",
         nargs="+",
         metavar="NAME=LABEL",
         help="your class folders, for example infected=Parasitized clean=Uninfected",
@@ -185,6 +186,8 @@ def _close(
         f"{arguments.out} is written. {NOTE}" if arguments.out else NOTE,
     )
     print(*lines, sep="\n", file=sys.stderr)
+    if not images:
+        raise UserError(f"There is no image in {', '.join(arguments.paths)}: name images, folders or zips.")
     if not judged:
         raise UserError(f"None of {images:,} images was judged: see the reasons in the rows.")
     if unreadable / images > arguments.max_unreadable:
@@ -198,7 +201,7 @@ def _class(text: str) -> tuple[str, str]:
     name, _, label = text.rpartition("=")
     if not name or label not in labels.LABELS:
         raise argparse.ArgumentTypeError(
-            f"{text!r} must be a folder's name, =, and {' or '.join(labels.LABELS)}"
+            f"{text!r} must be a folder's name, =, and {' or '.join(labels.LABELS)}; FOLDER goes first"
         )
     return name, label
 

@@ -22,7 +22,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its name when the block ends without an error.
 
     A killed run leaves at most a hidden temporary file, never half of `path`; the next one removes it.
+    A device or a pipe is `path` itself: to take its name would remove it from the system.
     """
+    if path.exists() and not path.is_file():
+        yield path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_over(path.parent, f".{path.stem}.", ".part*")
     # The suffix is kept: libraries choose a format by it.

@@ -28,6 +28,15 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("table.csv", "old")]
 
 
+def test_a_pipe_is_written_into_and_stays_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    files.write_text(tmp_path / "pipe", "rows")
+    assert os.read(reader, 9) == b"rows"
+    assert (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+
+
 def test_a_failed_write_leaves_the_old_folder_alone(tmp_path):
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells/old").touch()

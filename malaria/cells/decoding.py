@@ -212,7 +212,8 @@ def _check_kind(tags: dict[int, int]) -> None:
         raise Unreadable(f"TIFF compressed by {named}: save it without compression, or by LZW")
     if tags.get(_KIND, 1) == 3:
         raise Unreadable(FLOATING)
-    if tags.get(_BITS, 1) > 16:
+    # Of signed numbers.
+    if tags.get(_BITS, 1) > 16 or tags.get(_KIND, 1) == 2:
         raise Unreadable(NO_COLOUR)
     if tags.get(_BITS, 1) == 16 and tags.get(_PLANAR, 1) == 2 and how != 1:
         raise Unreadable(PLANES)

@@ -136,10 +136,12 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _may_be_file(entry: "os.DirEntry[str]") -> bool:
     try:
-        return entry.is_file()
+        mode = entry.stat().st_mode
     except OSError:
-        # A link in a circle, or into a folder that is closed to us: its row will say why.
+        # A link in a circle, to nothing, or into a folder that is closed to us: its row will say why.
         return True
+    # So will that of a link to a folder, whose files are not looked for: it may lead back here.
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def _file(path: Path) -> Source:

@@ -37,7 +37,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 class Row:
     """One image's verdict; `p_parasitized` and `category` are None unless `status` is ok.
 
-    `reason` tells why it is not; of one that is ok, what to know of how it was read.
+    `reason` tells why it is not, then what to know of how it was read; of one that is ok, the latter alone.
     """
 
     path: str
@@ -186,6 +186,6 @@ def of_decoded(
             continue
         p, reason = next(answers)
         if reason is not None:
-            yield Row(path, None, None, REJECTED, reason)
+            yield Row(path, None, None, REJECTED, "; ".join([reason, *cell[1]]))
         else:
             yield Row(path, float(p), labels.category(p, threshold), PREDICTED, "; ".join(cell[1]))

@@ -5,6 +5,7 @@ Credentials, region and endpoint are where other S3 clients look for them too: t
 is used: files of this machine need nothing of it.
 """
 
+import mimetypes
 import tempfile
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
@@ -34,6 +35,10 @@ def is_remote(path: str) -> bool:
 
 def destination(text: str) -> str:
     """The `type` of an option that names a file or an object to write."""
+    # A shell may put the names of several images after an option, and the first would be lost.
+    kind = mimetypes.guess_type(text)[0] or ""
+    if text == "-" or kind.startswith(("image/", "application/zip")):
+        raise ArgumentTypeError(f"{text} is no table: name a file as rows.csv (or /dev/stdout)")
     if not is_remote(text):
         return str(command.local_path(text))
     if "/" not in text.removeprefix(SCHEME).rstrip("/"):
@@ -88,7 +93,9 @@ def whole(out: str) -> Iterator[Path]:
         UserError: the store does not take it; a bucket that is not there is told before the block runs.
     """
     if not is_remote(out):
-        with files.atomic_path(Path(out)) as part:
+        here = Path(out)
+        # A link stays, and leads to the new file.
+        with files.atomic_path(here.resolve() if here.is_file() else here) as part:
             yield part
         return
     with tempfile.TemporaryDirectory() as folder:

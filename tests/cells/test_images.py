@@ -181,6 +181,11 @@ def test_of_several_frames_the_first_counts():
         (encoded(Image.new("RGB", (1, 1))), "a side under 16 px"),
         (encoded(Image.new("F", (20, 20)), "TIFF"), "floating-point numbers"),
         (encoded(Image.new("I", (20, 20)), "TIFF"), "no 8-bit or 16-bit colours"),
+        # Of signed numbers.
+        (
+            encoded(Image.new("RGB", (20, 20)), "TIFF", tiffinfo={339: (2, 2, 2)}),
+            "no 8-bit or 16-bit colours",
+        ),
         (deep_tiff(np.zeros((20, 20, 3), np.uint16), compression=33003), "TIFF compressed by JPEG 2000"),
         (encoded(noise(), "PPM"), "no PNG, JPEG"),
         (encoded(noise(), "GIF"), "no PNG, JPEG"),

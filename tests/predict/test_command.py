@@ -128,3 +128,28 @@ def test_an_out_that_cannot_be_written_is_refused_before_anything_is_judged(
     with pytest.raises(SystemExit, match="1"):
         end_with(main)
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["-", "cell.png", "cells.zip"])
+def test_an_out_that_is_no_table_is_refused_and_left_alone(tmp_path, monkeypatch, capsys, out):
+    monkeypatch.chdir(tmp_path)
+    Path("cell.png").write_bytes(b"a cell")
+    monkeypatch.setattr(sys, "argv", ["malaria", "predict", "other.png", "--out", out])
+    with pytest.raises(SystemExit, match="2"):
+        end_with(main)
+    assert f"{out} is no table" in capsys.readouterr().err
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("cell.png", b"a cell")]
+
+
+def test_an_out_that_is_a_link_stays_one_and_leads_to_the_rows(tmp_path, model_bundle, folder):
+    (tmp_path / "rows.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("rows.csv")
+    predict(str(folder), "--model", str(model_bundle), "--out", str(tmp_path / "link.csv"))
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "rows.csv").read_text().count("unreadable") == 100
+
+
+def test_where_there_is_no_image_it_is_said_which_folder_has_none(tmp_path, model_bundle):
+    done = predict(str(tmp_path), "--model", str(model_bundle))
+    assert done.returncode == 1
+    assert f"There is no image in {tmp_path}: name" in done.stderr.decode()

@@ -1,6 +1,7 @@
 """One bad file or folder among those to be judged is a row that says so, whatever is wrong with it."""
 
 import io
+import os
 import struct
 import tracemalloc
 import zipfile
@@ -158,6 +159,26 @@ def test_a_link_in_a_circle_is_a_row_and_stops_nothing(tmp_path, pngs, model_bun
     one, other = predict.predict(bundle.load(model_bundle), inputs.find([str(tmp_path)]))
     assert (one.status, other.status) == ("ok", "unreadable")
     assert other.reason.startswith("cannot be read: Too many levels of symbolic links")
+
+
+def test_a_link_to_nothing_or_to_a_folder_is_a_row(tmp_path, model_bundle):
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    (tmp_path / "up").symlink_to("..")
+    os.mkfifo(tmp_path / "pipe.png")  # nobody writes into it, and reading would wait
+    rows = list(predict.predict(bundle.load(model_bundle), inputs.find([str(tmp_path)])))
+    assert [row.reason for row in rows] == [
+        "cannot be read: No such file or directory",
+        "cannot be read: Is a directory",
+    ]
+
+
+def test_a_zip_cut_short_and_an_encrypted_one_are_called_so(tmp_path, pngs, model_bundle):
+    whole = packed("a.png", pngs[0])
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "secret.zip").write_bytes(with_field(whole, 8, b"\x01\0"))
+    cut, secret = predict.predict(bundle.load(model_bundle), inputs.find([str(tmp_path)]))
+    assert cut.reason == "damaged zip"
+    assert secret.reason == "cannot be unpacked: a.png is encrypted"
 
 
 def test_a_folder_that_cannot_be_listed_is_a_row_below_and_an_error_where_it_is_named(locked, model_bundle):

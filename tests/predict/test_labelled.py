@@ -132,3 +132,12 @@ def test_evaluate_takes_a_folder_beside_this_one_and_needs_no_tensorflow(own, mo
     )
     done = run(sys.executable, "-c", program, str(model_bundle), cwd=own.parent / "here")
     assert "12 cells, patients not known" in done.stdout
+
+
+def test_class_folders_may_be_named_one_after_the_other(own, model_bundle, monkeypatch, capsys):
+    for name, label in (("sick", "Parasitized"), ("well", "Uninfected")):
+        (own / label).rename(own / name)
+    given = ["--classes", "sick=Parasitized", "--classes", "well=Uninfected", "--model", str(model_bundle)]
+    monkeypatch.setattr(sys, "argv", ["malaria", "evaluate", str(own), *given])
+    assert main() == 0
+    assert "12 cells" in capsys.readouterr().out

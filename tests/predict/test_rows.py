@@ -28,16 +28,19 @@ def test_a_category_is_that_at_the_threshold_that_was_asked_for(model_bundle, pn
 
 
 def test_what_is_no_cell_has_a_reason_and_no_probability(gated_bundle, pngs):
-    white = png(np.full((60, 60, 3), 255, np.uint8))
+    pages = io.BytesIO()
+    page = Image.fromarray(np.full((60, 60, 3), 255, np.uint8))
+    page.save(pages, "TIFF", save_all=True, append_images=[page])
     items = [
         predict.Item(name, lambda held=held: held)
-        for name, held in (("w", white), ("c", pngs[0]), ("e", b""))
+        for name, held in (("w", pages.getvalue()), ("c", pngs[0]), ("e", b""))
     ]
     found = list(predict.predict(bundle.load(gated_bundle, threads=1), items))
     assert [row.status for row in found] == ["rejected", "ok", "unreadable"]
     assert [row.p_parasitized is None for row in found] == [True, False, True]
     assert [row.category is None for row in found] == [True, False, True]
     assert found[0].reason.startswith("too little black")
+    assert found[0].reason.endswith("; page 1 of 2")
 
 
 def test_the_look_of_judged_cells_alone_is_added_up(gated_bundle, pngs):
