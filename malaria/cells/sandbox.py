@@ -67,7 +67,7 @@ class Decoder:
         self._most = 3 * limits.max_pixels + _MOST_HEAD
         self._ahead, self._pixels = ahead, pixels
         self._process: Connection | None = None
-        self._number = 0
+        self._number = self._asker = 0
 
     def read(self, content: bytes, gone: Callable[[], bool] | None = None) -> Answer:
         """Decode a file; where those who asked are `gone`, the process is killed.
@@ -77,7 +77,9 @@ class Decoder:
             Costly: the process ended, or was killed.
         """
         try:
-            if self._process is None:
+            # A fork of the process that asked before would get that one's answers, and its other forks'.
+            if self._process is None or self._asker != os.getpid():
+                self._asker = os.getpid()
                 self._process = _zygote.fork(self._order, self._ahead)
                 self._number = int(self._process.recv_bytes(_MOST_HEAD))
             self._process.send_bytes(content)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import multiprocessing
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -308,6 +309,19 @@ def test_a_zygote_that_was_killed_is_started_anew():
     decoder = sandbox.Decoder(LIMITS)
     assert decoder.read(encoded(noise())).width == 40
     decoder.close()
+
+
+def brightness(level: int) -> int:
+    """Of an even picture, as it is read."""
+    return int(images.read(encoded(Image.new("L", (40, 30), level)), LIMITS).pixels[5, 5, 0])
+
+
+# Python's own advice against forks, which are the default of multiprocessing before 3.14 all the same.
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_forks_of_a_process_that_has_read_a_picture_get_their_own_answers():
+    brightness(7)
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert pool.map_async(brightness, range(200), chunksize=1).get(60) == list(range(200))
 
 
 def test_processor_time_ends_a_decoder():
