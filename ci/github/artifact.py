@@ -22,7 +22,7 @@ FOLDER = outputs.RETRAINED
 STORE = "store"
 
 # Cells are not carried: a reader who takes over has them, or fetches and packs them again.
-STAGES = ("audit", "split", "train", "evaluate", "export")
+STAGES = ("audit", "split", "train", "evaluate", "export", "external")
 
 
 def main() -> int:

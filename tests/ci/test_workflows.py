@@ -362,7 +362,7 @@ def test_what_a_run_made_is_taken_over_without_training(retrained, tmp_path):
     code = f"from pathlib import Path; from ci.github import artifact; artifact.take(Path({artifact!r}))"
     run(sys.executable, "-c", code, cwd=mine)
     assert (mine / "dvc.lock").read_bytes() == (clone / outputs.RETRAINED / "dvc.lock").read_bytes()
-    for path in ("models/malaria-cells/network.tflite", "reports/predictions.csv"):
+    for path in ("models/malaria-cells/network.tflite", "reports/predictions.csv", "reports/external.json"):
         assert (mine / path).read_bytes() == (clone / path).read_bytes()
     assert run(sys.executable, "-c", code, cwd=mine, ok=False).stderr.strip().endswith("commit or drop them.")
 
