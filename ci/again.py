@@ -22,6 +22,7 @@ from ci.comparison import Plain, accepted
 from ci.revisions import Revision
 from malaria import bundle as bundle_format
 from malaria import files, labels, paths, programs, tables
+from malaria.errors import UserError
 
 # What these write depends on the kind of processor too, which training records (docs/ci.md).
 OF_PROCESSOR = ("train", "evaluate", "export")
@@ -69,7 +70,15 @@ def run(
         stages: in their order; with `train` among them, a blind run trains too.
         judged: the cells that no training may look at, with their sha256.
         blind: also make the bundle without a look at them.
+
+    Raises:
+        UserError: the branch has no such stage.
     """
+    if missing := [stage for stage in stages if stage not in branch.lock]:
+        raise UserError(
+            f"dvc.lock has no stage {missing[0]}, which the base's gate.rerun runs again: keep the stage, or "
+            "take it out of gate.rerun on the base first."
+        )
     frozen = _frozen(branch.folder)
     if frozen or not (stages or blind):
         yield Rerun(stages=stages, frozen=frozen), None

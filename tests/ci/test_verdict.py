@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
-from ci import judge, verdict
+from ci import again, judge, verdict
 from ci.again import Output, Rerun
 from ci.comparison import Comparison, Data, Figure, Judged, Side
 from ci.revisions import Revision
+from malaria.errors import UserError
 from malaria.params import load_params
 
 GATE = load_params(Path(__file__).parents[2] / "params.yaml").gate.model_copy(
@@ -180,3 +182,12 @@ def test_what_dvc_lock_names_may_not_be_better_than_what_its_code_makes_here(abo
 )
 def test_what_runs_again_gives_the_same_but_for_what_depends_on_the_processor(found, fails):
     assert failed(comparison(), found) == fails
+
+
+def test_a_branch_without_a_stage_that_the_gate_runs_again_is_told_so(tmp_path):
+    (tmp_path / "dvc.lock").write_text("stages: {fetch: {cmd: python -m stages.fetch}}")
+    with (
+        pytest.raises(UserError, match=r"dvc\.lock has no stage evaluate, .*: keep the stage"),
+        again.run(Revision("branch", "", tmp_path), ("fetch", "evaluate"), pd.DataFrame(), False),
+    ):
+        pass
