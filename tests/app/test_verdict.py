@@ -37,7 +37,9 @@ def test_no_cell_gets_no_category_and_no_second_look():
     assert found.sentences[0] == "Too far from any cell."
 
 
-@pytest.mark.parametrize(("why", "said"), [("", []), (": odd colour", ["Odd colour."])])
+@pytest.mark.parametrize(
+    ("why", "said"), [("", []), (": odd colour", ["Odd colour."]), (": a drawing?", ["A drawing?"])]
+)
 def test_the_sentence_on_no_cell_does_not_repeat_the_headline(why, said):
     answer = Answer(0.5, f"this does not look like a stained red cell{why}")
     *reasons, _ = verdict.of(answer, HALF, synthetic=False).sentences
