@@ -102,7 +102,8 @@ def test_a_batch_is_counted_by_status_and_category():
     found = [said(p) for p in (0.99, 0.95, 0.5, 0.3, 0.01)]
     found += [verdict.of(Answer(0.99, "no cell"), HALF, synthetic=False)] * 2
     found += [verdict.unreadable("empty file")]
-    totals = batches.totals(found)
+    totals = batches.totals(found, foreign=True)
+    assert totals.foreign
     assert (totals.images, totals.judged, totals.parasitized, totals.second_look) == (8, 5, 3, 2)
     assert (totals.rejected, totals.unreadable, totals.share) == (2, 1, 0.6)
     interval = stats.binomtest(3, 5).proportion_ci(method="wilson")
