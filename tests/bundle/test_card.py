@@ -15,11 +15,19 @@ SETTINGS = load_params(ROOT / "params.yaml").evaluate.model_copy(
 )
 
 
-def rendered(folder, by_patient: bool, laboratories: dict | None = None, **of_test: float) -> str:
+def rendered(
+    folder,
+    by_patient: bool,
+    laboratories: dict | None = None,
+    names: tuple[str, ...] = ("val", "test"),
+    doubtful: frozenset = frozenset(),
+    origin: str = "",
+    **of_last: float,
+) -> str:
     """The card of a record with operating points, for 200 cells of 10 patients as val and test.
 
     Args:
-        of_test: figures that are others on test.
+        of_last: figures that are others on the last side, test.
     """
     random = np.random.default_rng(0)
     y = np.arange(200) % 2
@@ -33,15 +41,15 @@ def rendered(folder, by_patient: bool, laboratories: dict | None = None, **of_te
         }
     )
     fitted = evaluation.fit(cells, SETTINGS)
-    scores = evaluation.score(cells, fitted, SETTINGS) | {"rejected": evaluation.rejections(cells)}
+    scores = evaluation.score(cells, fitted, SETTINGS, doubtful) | {"rejected": evaluation.rejections(cells)}
     points = tuple(
         bundle.OperatingPoint(specificity=wanted, threshold=threshold)
         for wanted, threshold in fitted.thresholds.items()
     )
     record = bundle.read_record(folder).model_copy(update={"operating_points": points})
-    test = scores | {name: {"value": value, "low": None, "high": None} for name, value in of_test.items()}
-    sides = {"val": scores, "test": test}
-    return card.render(record, 98_000, sides, laboratories=laboratories, by_patient=by_patient)
+    last = scores | {name: {"value": value, "low": None, "high": None} for name, value in of_last.items()}
+    sides = dict.fromkeys(names, scores) | {names[-1]: last}
+    return card.render(record, 98_000, sides, origin, laboratories, by_patient=by_patient)
 
 
 @pytest.mark.parametrize(
@@ -90,3 +98,11 @@ def test_points_are_fitted_on_the_first_side_and_the_last_is_gone_by(model_bundl
     text = rendered(model_bundle, True, sensitivity=0.25)
     assert "were fitted on val; the figures to go by are those on test." in text
     assert "| 0.5 | 0.500 | 0.250 |" in text
+
+
+def test_one_side_alone_is_out_of_fold_and_doubtful_labels_and_origin_are_told(model_bundle):
+    doubtful = frozenset({("Uninfected", "0.png"), ("Parasitized", "1.png")})
+    text = rendered(model_bundle, True, names=("folds",), doubtful=doubtful, origin="From *here*.")
+    assert "fitted on the same out-of-fold predictions that give the figures" in text
+    assert "**without** the 2 doubtful labels" in text
+    assert "From *here*." in text
