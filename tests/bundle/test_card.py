@@ -22,7 +22,7 @@ def rendered(
     names: tuple[str, ...] = ("val", "test"),
     doubtful: frozenset = frozenset(),
     origin: str = "",
-    **of_last: float,
+    **of_last: float | None,
 ) -> str:
     """The card of a record with operating points, for 200 cells of 10 patients as val and test.
 
@@ -92,6 +92,9 @@ def test_predictive_values_follow_from_sensitivity_specificity_and_parasitaemia(
     assert "| PPV at 0.1 % | PPV at 1 % | PPV at 5 % |" in text
     # Of 100,000 cells: 90 of 20,070 called, 900 of 20,700, 4,500 of 23,500.
     assert "| 0.5 | 0.500 | 0.900 | 0.800 | 0.004 | 0.043 | 0.191 |" in text
+    unknown = rendered(model_bundle, True, sensitivity=None, specificity=0.8)
+    row = next(line for line in unknown.splitlines() if line.startswith("| 0.5 |"))
+    assert row == "| 0.5 | 0.500 | not known | 0.800 | not known | not known | not known |"
 
 
 def test_points_are_fitted_on_the_first_side_and_the_last_is_gone_by(model_bundle):
