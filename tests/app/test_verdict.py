@@ -95,7 +95,7 @@ def test_a_points_cost_is_what_the_bundles_figures_have_at_it(model_bundle):
     assert "fewest false alarms" in verdict.cost(found[-1], found)
     unknown = verdict.points(bundle.read_record(model_bundle), None)
     assert [point.missed for point in unknown] == [None] * 4
-    assert verdict.cost(unknown[1], unknown).endswith(": 95 % specificity")
+    assert verdict.cost(unknown[1], unknown) == f"{unknown[1].threshold:.3f}: 95 % specificity"
 
 
 def test_a_batch_is_counted_by_status_and_category():
