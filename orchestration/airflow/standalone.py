@@ -7,6 +7,7 @@ one person on one machine; nothing listens on any other address than 127.0.0.1.
 import argparse
 import os
 import signal
+import subprocess
 import sys
 import threading
 from datetime import UTC, datetime
@@ -66,7 +67,8 @@ def main() -> None:
     class Component(standalone_command.SubCommand):  # type: ignore[misc] # mypy does not see Airflow
         """Without the servers that hand logs to other machines: they listen on every address.
 
-        The scheduler starts once the API server answers: tasks die that cannot reach it.
+        The scheduler starts once the API server answers: tasks die that cannot reach it. Each component has a
+        session of its own, which Ctrl-C does not reach: at a second signal the scheduler hangs.
         """
 
         def __init__(self, parent: Any, name: str, command: list[str], env: dict[str, str]) -> None:
@@ -78,7 +80,16 @@ def main() -> None:
             while self.name == "scheduler" and not self.parent.port_open(arguments.port):
                 if self.stopped.wait(0.5):
                     return
-            super().run()
+            self.process = subprocess.Popen(
+                ["airflow", *self.command],
+                env=self.env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            assert self.process.stdout is not None
+            for line in self.process.stdout:
+                self.parent.output_queue.append((self.name, line))
 
         def stop(self) -> None:
             self.stopped.set()

@@ -4,16 +4,19 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from uuid import uuid4
 
+import psutil
 import pytest
 import yaml
 
@@ -262,3 +265,24 @@ except Exception as error:
     print("\\n" + type(error).__name__)
 """
     assert airflow.call("python", "-c", script).split()[-1] == raises
+
+
+def test_ctrl_c_ends_airflow_and_all_that_it_started(binaries, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    command = [binaries / "python", HERE / "standalone.py", "--home", tmp_path, "--port", port]
+    with subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as terminal:
+        assert terminal.stdout is not None
+        assert any("Airflow is ready" in line for line in terminal.stdout)
+        started = psutil.Process(terminal.pid).children(recursive=True)
+        try:
+            os.killpg(terminal.pid, signal.SIGINT)
+            terminal.communicate(timeout=60)
+            assert (terminal.returncode, [one for one in started if one.is_running()]) == (0, [])
+        finally:
+            for one in started:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+            terminal.kill()
