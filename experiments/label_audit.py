@@ -2,7 +2,7 @@
 
 Writes the ranking, a count by patient, and a contact sheet per class. The list of labels in doubt that
 evaluate names is never used to make the ranking, only to score it; to be published, the ranking must come
-from a cross-validation whose training used no such list either.
+from a cross-validation whose training used no list either, or the one that --contradicted writes.
 """
 
 import argparse
@@ -33,7 +33,18 @@ def main() -> int:
     parser.add_argument(
         "--publish", action="store_true", help=f"write the ranking to {LABEL_AUDIT} too, without pictures"
     )
+    parser.add_argument(
+        "--contradicted",
+        type=Path,
+        metavar="FILE",
+        help=f"write what {LABEL_AUDIT} contradicts, as train.labels_file has it, and end",
+    )
     arguments = parser.parse_args()
+    if arguments.contradicted:
+        found = label_audit.contradicted(tables.read(LABEL_AUDIT, label_audit.RANKING))
+        tables.write(found, arguments.contradicted, label_audit.CONTRADICTED)
+        print(f"{arguments.contradicted}: {len(found):,} labels that {LABEL_AUDIT} contradicts")
+        return 0
     cells = experiment.predictions(arguments.name)
     if arguments.publish:
         check_unseen(arguments.name, sorted(cells.fold.unique()))
@@ -56,14 +67,26 @@ def main() -> int:
 
 
 def check_unseen(name: str, folds: list[int]) -> None:
-    """UserError where a fold was trained with a list of labels in doubt."""
+    """UserError where a fold was trained with another list of labels in doubt than the ranking's own."""
     for fold in folds:
-        train = yaml.safe_load(experiment.read(f"{name}-{fold}", PARAMS))["train"]
-        if train["noisy_labels"] != "keep" and _listed(f"{name}-{fold}", Path(train["labels_file"])):
+        revision = f"{name}-{fold}"
+        train = yaml.safe_load(experiment.read(revision, PARAMS))["train"]
+        if train["noisy_labels"] == "keep":
+            continue
+        listed = _listed(revision, Path(train["labels_file"]))
+        if listed and listed != _contradicted(revision):
             raise UserError(
-                f"{name}-{fold} was trained with the list {train['labels_file']}, and may not rank labels by "
-                "it: cross-validate with an empty train.labels_file, and name that with --name."
+                f"{revision} was trained with the list {train['labels_file']}, and may not rank labels by "
+                "it: cross-validate with an empty train.labels_file, or with the list that --contradicted "
+                "writes, and name that with --name."
             )
+
+
+def _contradicted(revision: str) -> frozenset[tuple[str, str]]:
+    """The labels that the ranking published when a fold was trained contradicts."""
+    content = experiment.read(revision, LABEL_AUDIT)
+    found = label_audit.contradicted(tables.read(LABEL_AUDIT, label_audit.RANKING, content=content))
+    return frozenset(zip(found.given_label, found.file, strict=True))
 
 
 def _listed(revision: str, file: Path) -> frozenset[tuple[str, str]]:

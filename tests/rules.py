@@ -211,6 +211,19 @@ RULES = (
         ("stain is seen on healthy cells", "[y == 0]\n", "[y == 1]\n"),
     ),
     *of(
+        "malaria/evaluate/label_audit.py",
+        "tests/evaluate/test_label_audit.py "
+        "test_the_list_for_a_second_round_is_the_top_of_the_published_ranking",
+        ("how many labels are contradicted", "(ranked.p_parasitized >= 0.5)", "(ranked.p_parasitized > 0.5)"),
+    ),
+    *of(
+        "experiments/label_audit.py",
+        "tests/evaluate/test_label_audit.py "
+        "test_the_list_that_the_published_ranking_contradicts_may_be_learned_without",
+        ("a ranking repeats no list", "listed != _contradicted(revision)", "not _contradicted(revision)"),
+        ("a ranking may learn from the last", " and listed != _contradicted(revision)", ""),
+    ),
+    *of(
         "malaria/bundle/card.py",
         "tests/bundle/test_card.py",
         (

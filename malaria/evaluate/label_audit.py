@@ -16,6 +16,8 @@ from malaria.files import atomic_path
 
 # The published table: all cells, the most suspect first.
 RANKING = {"path": "str", "label": "str", "p_parasitized": "float64", "score": "float64"}
+# Its first labels, as train.labels_file has labels in doubt.
+CONTRADICTED = {"given_label": "str", "file": "str"}
 
 # The share of a class's cells under its mark, and how many Uninfected cells a patient needs for half the
 # weight of the own median, the other half being that of all patients.
@@ -55,6 +57,12 @@ def rank(cells: pd.DataFrame) -> pd.DataFrame:
     suspect = find_label_issues(y, np.stack([1 - p, p], axis=1), filter_by="confident_learning", n_jobs=1)
     ranked = cells.assign(score=expit(against), suspect=suspect)
     return ranked.sort_values(["score", "path"], ascending=[False, True], ignore_index=True)
+
+
+def contradicted(ranked: pd.DataFrame) -> pd.DataFrame:
+    """The first labels of a ranking (RANKING), as many as its probabilities contradict: CONTRADICTED."""
+    wrong = (ranked.p_parasitized >= 0.5) != (ranked.label == labels.PARASITIZED)
+    return pd.DataFrame({"given_label": ranked.label, "file": ranked.path}).head(int(wrong.sum()))
 
 
 def by_patient(ranked: pd.DataFrame) -> pd.DataFrame:

@@ -12,12 +12,21 @@ import yaml
 from PIL import Image
 from scipy.special import expit, logit
 
-from experiments.label_audit import check_unseen
+from experiments.label_audit import check_unseen, main
 from malaria import tables
 from malaria.errors import UserError
 from malaria.evaluate import label_audit
 from malaria.paths import LABEL_AUDIT, PRETRAINED
 from tests.support.project import ROOT, commit, git, run
+
+# Two probabilities contradict their labels, and the first two cells are the suspect ones.
+RANKED = """\
+path,label,p_parasitized,score
+a.png,Parasitized,0.1,0.9
+b.png,Uninfected,0.4,0.8
+c.png,Parasitized,0.5,0.7
+d.png,Uninfected,0.9,0.6
+"""
 
 
 @pytest.fixture
@@ -137,6 +146,35 @@ def test_a_ranking_by_models_that_saw_a_list_is_not_published(tmp_path, monkeypa
         check_unseen("crossval", [0])
 
 
+@pytest.mark.parametrize(
+    ("rows", "refused"),
+    [
+        ("Uninfected,b.png\nParasitized,a.png\n", False),
+        ("Uninfected,b.png\n", True),
+        ("Uninfected,b.png\nParasitized,a.png\nUninfected,d.png\n", True),
+    ],
+    ids=["its own", "a part", "one more"],
+)
+def test_the_list_that_the_published_ranking_contradicts_may_be_learned_without(
+    tmp_path, monkeypatch, rows, refused
+):
+    start(tmp_path, monkeypatch, rows)
+    # What counts is the ranking that the fold was trained with, not a later one.
+    (tmp_path / LABEL_AUDIT).write_text("path,label,p_parasitized,score\n")
+    expected = contextlib.nullcontext()
+    if refused:
+        expected = pytest.raises(UserError, match=r"crossval-0 was trained with the list list\.csv")
+    with expected:
+        check_unseen("crossval", [0])
+
+
+def test_the_list_for_a_second_round_is_the_top_of_the_published_ranking(tmp_path, monkeypatch):
+    start(tmp_path, monkeypatch, "")
+    monkeypatch.setattr(sys, "argv", ["label_audit", "--contradicted", "list.csv"])
+    assert main() == 0
+    assert Path("list.csv").read_text() == "given_label,file\nParasitized,a.png\nUninfected,b.png\n"
+
+
 def test_the_list_that_counts_is_the_one_that_the_fold_was_trained_with(tmp_path, monkeypatch):
     start(tmp_path, monkeypatch, "Uninfected,a.png\n")
     (tmp_path / "list.csv").write_text("given_label,file\n")
@@ -168,6 +206,8 @@ def start(folder, monkeypatch, rows, how="drop", labels_file="list.csv"):
     folder.mkdir(exist_ok=True)
     monkeypatch.chdir(folder)
     Path("list.csv").write_text(f"given_label,file\n{rows}")
+    LABEL_AUDIT.parent.mkdir(parents=True)
+    LABEL_AUDIT.write_text(RANKED)
     train = {"noisy_labels": how, "labels_file": str(labels_file)}
     Path("params.yaml").write_text(yaml.safe_dump({"train": train}))
     md5 = hashlib.md5(Path(labels_file).read_bytes()).hexdigest()
