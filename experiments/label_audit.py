@@ -34,6 +34,9 @@ def main() -> int:
         "--publish", action="store_true", help=f"write the ranking to {LABEL_AUDIT} too, without pictures"
     )
     parser.add_argument(
+        "--mean", action="store_true", help=f"rank by the mean log-odds of NAME and {LABEL_AUDIT}"
+    )
+    parser.add_argument(
         "--contradicted",
         type=Path,
         metavar="FILE",
@@ -48,6 +51,8 @@ def main() -> int:
     cells = experiment.predictions(arguments.name)
     if arguments.publish:
         check_unseen(arguments.name, sorted(cells.fold.unique()))
+    if arguments.mean:
+        cells = label_audit.averaged(cells, tables.read(LABEL_AUDIT, label_audit.RANKING))
     ranked = label_audit.rank(cells)
     published = [LABEL_AUDIT] if arguments.publish else []
     for out in (arguments.out, *published):

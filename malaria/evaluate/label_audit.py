@@ -59,6 +59,21 @@ def rank(cells: pd.DataFrame) -> pd.DataFrame:
     return ranked.sort_values(["score", "path"], ascending=[False, True], ignore_index=True)
 
 
+def averaged(cells: pd.DataFrame, ranked: pd.DataFrame) -> pd.DataFrame:
+    """`cells` as `rank` takes them, each with the mean of its log-odds and those in an earlier ranking.
+
+    Raises:
+        UserError: the ranking lacks a cell.
+    """
+    before = cells.path.map(ranked.set_index("path").p_parasitized)
+    if before.isna().any():
+        raise UserError(
+            f"The earlier ranking lacks {cells.path[before.isna()].iloc[0]}: rank the cells without it."
+        )
+    both = [calibration.logit(p.to_numpy(np.float64)) for p in (cells.p_parasitized, before)]
+    return cells.assign(p_parasitized=expit(np.mean(both, axis=0)))
+
+
 def contradicted(ranked: pd.DataFrame) -> pd.DataFrame:
     """The first labels of a ranking (RANKING), as many as its probabilities contradict: CONTRADICTED."""
     wrong = (ranked.p_parasitized >= 0.5) != (ranked.label == labels.PARASITIZED)

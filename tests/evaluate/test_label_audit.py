@@ -132,6 +132,15 @@ def test_a_contact_sheet_has_a_place_for_each_cell(cells, tmp_path):
         assert sheet.convert("RGB").getpixel((40, 40)) == (255, 0, 0)
 
 
+def test_two_rankings_are_averaged_by_their_log_odds(cells):
+    ranked = cells[["path"]].assign(p_parasitized=0.5).iloc[::-1]
+    mean = label_audit.averaged(cells, ranked)
+    assert logit(mean.p_parasitized.to_numpy()) == pytest.approx(logit(cells.p_parasitized.to_numpy()) / 2)
+    assert mean.drop(columns="p_parasitized").equals(cells.drop(columns="p_parasitized"))
+    with pytest.raises(UserError, match=rf"lacks {cells.path.iloc[0]}: rank the cells without it"):
+        label_audit.averaged(cells, ranked.iloc[:-1])
+
+
 @pytest.mark.parametrize(
     ("how", "rows", "refused"),
     [("drop", "Uninfected,a.png\n", True), ("keep", "Uninfected,a.png\n", False), ("drop", "", False)],
