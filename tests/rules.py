@@ -466,6 +466,19 @@ RULES = (
         ("of 16 bits those in use", "value << (16 - used)", "value << (15 - used)"),
     ),
     *of(
+        "malaria/fields/find.py",
+        "tests/fields/test_find.py",
+        ("the edges of a cell vote for what lies inward", "at + radius * inward", "at - radius * inward"),
+        ("a place needs many votes to be a middle", "_FEW_VOTES = 0.45, 0.3", "_FEW_VOTES = 0.05, 0.05"),
+        ("a large pale cell needs no votes", "> _LONELY * size", "> 9 * size"),
+        ("a long cell is whole", "(_counts(clumps, marks > 0) == 1)", "(_counts(clumps, marks > 0) == 9)"),
+        (
+            "what is about a nucleus is no red cell",
+            "0.4 * min(piece.sum(), area)",
+            "4 * min(piece.sum(), area)",
+        ),
+    ),
+    *of(
         "malaria/files.py",
         "tests/test_files.py",
         ("a new folder can be read by others", "part.chmod(0o755)", "pass"),

@@ -1,7 +1,8 @@
 """Find the red cells of a field of view of a thin smear: no pixel size, no network, no settings.
 
-What is darker than the field's own background is foreground. A watershed of its distance transform cuts it at
-its waists. Cells that overlap have none: a piece that is too large and too dense for one cell is halved.
+What is darker than the field's own background is foreground. Every edge of a cell, also one that lies on
+another cell, votes for the places that lie inward by about a radius. A watershed from the middles, where the
+votes meet, divides the foreground.
 """
 
 from collections.abc import Iterable
@@ -13,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
-from scipy.cluster import vq
 from scipy.spatial import ConvexHull, QhullError
-from skimage import filters, measure, morphology, segmentation
+from skimage import filters, measure, segmentation
 
 from malaria.cells.images import Pixels
 
 Floats = npt.NDArray[Any]  # float32 or float64
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int32]
+Integers = npt.NDArray[np.int_]
 
 # What a picture shows; cells are looked for on thin films alone.
 THIN_FILM, THICK_FILM = "a thin film", "a thick film"
@@ -41,9 +42,22 @@ _LEVELS = (0.3, 0.45, 0.6, 0.75)  # at which lone cells are looked for
 _PALE = 0.6  # what a level costs, in shares of the area of lone cells
 _HOLE = 0.45  # the largest pale middle of a cell, in usual areas
 
-ONE_CELL = 0.45  # the most log(area / usual) + log(density / usual) / 2 of one cell: overlaps are dense
-LEAST, LEAST_CUT = 0.5, 0.5  # of the usual area; of a cell that the border cuts, of which more was outside
+# In diameters of the usual cell: from edges to middles, how wide the votes spread, how far apart middles are,
+# how far a cell reaches at most, and how near its middle it shares what another covers.
+_RADII, _SPREAD, _APART, _FAR, _SHARED = np.arange(0.34, 0.57, 0.03), 0.1, 0.2, 0.8, 0.45
+_EDGE, _STEEP = 2.2, 13.0  # usual densities a diameter: what votes, and the most that counts
+# Of what the best middles have, that a middle needs; and in a piece that is too large and dense for one cell.
+_VOTES, _FEW_VOTES = 0.45, 0.3
 
+_DEEP, _LONELY = 0.3, 0.7  # diameters: of a middle without votes, from the edge and from other middles
+
+LEAST, LEAST_CUT = 0.5, 0.5  # of the usual area; of a cell that the border cuts, of which more was outside
+_ONE_CELL = 1.57  # the most area times root of density of one cell, in usual ones: overlaps are dense
+# In usual areas: up to here what lies alone is one cell, however long; up to here a clump without a waist
+# (solidity) and with one middle is one.
+_LONE, _LARGE, _NO_WAIST = 1.25, 5, 0.9
+
+_BODY = 0.2  # diameters about a nucleus that belong to the white cell
 _NUCLEUS = 2.2  # times the usual density: nuclei of white cells
 _FOCUSED = 4.0  # the least steepness of edges
 _LEAST_LIKE = 0.35  # share of the foreground of a thin film that has the size and shape of lone cells
@@ -123,31 +137,45 @@ def find(field: Pixels) -> Field:
     size = diameter * scale
     density = ndimage.gaussian_filter(colours[:, :, 1], 0.02 * size)
     core = _foreground(density, limit, size)
-    pieces = _pieces(core, core, size)
+    if not core.any():
+        return Field(NO_FIELD, shape)
+    focus = _steepness(density, _reach(density, core, usual, size), usual) * size
+    pieces = _pieces(_middles(density / usual, core, size), core, core, size)
     # Once more, with a threshold for each: what is out of focus has a wide edge.
-    typical = np.bincount(pieces.ravel(), density.ravel()) / np.maximum(np.bincount(pieces.ravel()), 1)
-    core = _foreground(density, np.clip(_LOCAL * typical, limit, 2 * usual)[pieces], size)
-    reach = core | ((density > _FOREGROUND * usual) & ndimage.binary_dilation(core, _disc(0.05 * size)))
-    pieces = _pieces(core, reach, size)
+    areas = np.maximum(np.bincount(pieces.ravel()), 1)
+    typical = np.bincount(pieces.ravel(), density.ravel()) / areas
+    core = _foreground(density, np.clip(_LOCAL * typical, _FOREGROUND * usual, 2 * usual)[pieces], size)
+    if not core.any():
+        return Field(NO_FIELD, shape)
+    reach = _reach(density, core, usual, size)
     area = np.pi / 4 * size**2
+    crowded = (areas / area) ** 2 * typical / usual > _ONE_CELL**2
+    middles = _middles(density / usual, core, size, np.where(crowded, _FEW_VOTES, _VOTES)[pieces])
+    pieces = _pieces(middles, core, reach, size)
     white = _white_cells(density, usual, area)
+    bodies = ndimage.binary_dilation(white, _disc(_BODY * size)) if white.any() else white
     clumps, _ = ndimage.label(reach)
     cells: list[Cell] = []
-    for number, where in enumerate(ndimage.find_objects(pieces), 1):
-        if where is None:
+    around = round(_SHARED * size)
+    for number, (bounds, (y, x)) in enumerate(
+        zip(ndimage.find_objects(pieces, len(middles)), middles, strict=True), 1
+    ):
+        if bounds is None:
             continue
-        piece = pieces[where] == number
-        if (white[where] & piece).sum() > 0.4 * piece.sum():
-            continue
-        masks = _split(piece, density[where] / usual, area)
-        clumped = len(masks) > 1 or bool(
-            (reach[where] & (clumps[where] == clumps[where][piece][0]) & ~piece).any()
+        where = (
+            slice(max(0, min(bounds[0].start, y - around)), max(bounds[0].stop, y + around)),
+            slice(max(0, min(bounds[1].start, x - around)), max(bounds[1].stop, x + around)),
         )
-        for mask in masks:
-            found = _cell(mask, where, scale, shape, clumped)
-            if found.area * scale**2 > (LEAST_CUT if found.cut else LEAST) * area:
-                cells.append(found)
-    focus = _steepness(density, reach, usual) * size
+        piece = pieces[where] == number
+        if (bodies[where] & piece).sum() > 0.4 * min(piece.sum(), area):
+            continue
+        clump = reach[where] & (clumps[where] == clumps[y, x])
+        down, across = np.indices(piece.shape)
+        near = np.hypot(down + where[0].start - y, across + where[1].start - x) < _SHARED * size
+        clumped = bool((clump & ~piece).any())
+        found = _cell(piece | (clump & near), where, scale, shape, clumped)
+        if found.area * scale**2 > (LEAST_CUT if found.cut else LEAST) * area:
+            cells.append(found)
     kind = _kind(_parts(pieces).values(), white, reach, density, area, focus)
     inside = pieces > 0
     colour = tuple(float(v) for v in np.median(small[inside], axis=0)) if inside.any() else ()
@@ -269,6 +297,13 @@ def _foreground(density: Floats, limit: Floats | float, size: float) -> Mask:
     return foreground
 
 
+def _reach(density: Floats, core: Mask, usual: float, size: float) -> Mask:
+    """The foreground with the pale edge about it."""
+    near = ndimage.binary_dilation(core, _disc(0.05 * size))
+    reach: Mask = core | ((density > _FOREGROUND * usual) & near)
+    return reach
+
+
 def _disc(radius: float) -> Mask:
     """A disc of `radius` px, to dilate and open with."""
     y, x = np.ogrid[-int(radius) - 1 : int(radius) + 2, -int(radius) - 1 : int(radius) + 2]
@@ -276,52 +311,60 @@ def _disc(radius: float) -> Mask:
     return disc
 
 
-def _pieces(core: Mask, reach: Mask, size: float) -> Labels:
-    """A watershed with a piece for every middle, (h, w), 0 outside; cells go on beyond the border."""
-    depth = ndimage.distance_transform_edt(np.pad(core, 1, mode="edge"))[1:-1, 1:-1].astype(np.float32)
-    depth = ndimage.gaussian_filter(depth, 0.05 * size)
-    middles = np.zeros(depth.shape, np.int32)
-    middles[::2, ::2], _ = ndimage.label(morphology.h_maxima(depth[::2, ::2], 0.01 * size))
-    labels: Labels = segmentation.watershed(-depth, middles, mask=reach).astype(np.int32)
+def _middles(density: Floats, core: Mask, size: float, least: Floats | float = _VOTES) -> Integers:
+    """The middles of cells, (n, 2), y and x: what most edges around point to.
+
+    Across the edge of a cell the density rises towards its middle, even where the cell lies on another one.
+    A middle has at least the share `least` of the votes of the best ones. What lies alone and is no larger
+    than a cell has one middle, however long it is.
+    """
+    slope = np.stack([ndimage.gaussian_filter(density, 1, order=order) for order in ((1, 0), (0, 1))])
+    steep = np.hypot(*slope) * size
+    at = np.argwhere((steep > _EDGE) & ndimage.binary_dilation(core, iterations=2)).T
+    weight = np.sqrt(np.minimum(steep[*at], _STEEP))
+    inward = slope[:, *at] / steep[*at] * size
+    votes = np.zeros(density.shape)
+    for radius in _RADII * size:
+        to = np.rint(at + radius * inward).astype(int)
+        inside = ((to >= 0) & (to < np.array([density.shape]).T)).all(axis=0)
+        np.add.at(votes, tuple(to[:, inside]), weight[inside])
+    votes = ndimage.gaussian_filter(votes, _SPREAD * size)
+    most = votes == ndimage.maximum_filter(votes, round(2 * _APART * size) | 1)
+    chosen = core & most & (votes > least * np.percentile(votes[core], 98))
+    # A large pale cell among others gets few votes: the deepest place that lies far from every middle.
+    depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(core), 0.05 * size)
+    deepest = (depth > _DEEP * size) & (depth == ndimage.maximum_filter(depth, round(size)))
+    chosen |= deepest & (ndimage.distance_transform_edt(~chosen) > _LONELY * size)
+    clumps, sizes = _clumps(core, size)
+    single = (sizes > 0.8 * LEAST) & ((sizes < _LONE) | (_counts(clumps, chosen) == 0))
+    single[0] = False
+    lone = ndimage.maximum_position(depth, clumps, np.flatnonzero(single))
+    return np.concatenate([np.argwhere(chosen & ~single[clumps]), np.array(lone, int).reshape(-1, 2)])
+
+
+def _clumps(foreground: Mask, size: float) -> tuple[Labels, Floats]:
+    """What hangs together, and the size of each, in usual areas."""
+    clumps, _ = ndimage.label(foreground)
+    return clumps, np.bincount(clumps.ravel()) / (np.pi / 4 * size**2)
+
+
+def _counts(clumps: Labels, middles: Mask) -> Integers:
+    """How many middles each clump has."""
+    return np.bincount(clumps[middles], minlength=clumps.max() + 1)
+
+
+def _pieces(middles: Integers, core: Mask, reach: Mask, size: float) -> Labels:
+    """A watershed with a piece for every middle, (h, w), 0 outside and too far from the middle."""
+    marks = np.zeros(core.shape, np.int32)
+    marks[tuple(middles.T)] = np.arange(1, len(middles) + 1)
+    away = ndimage.distance_transform_edt(marks == 0)
+    depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(core), 0.05 * size)
+    # A clump with one middle and no waist is a cell, however far it reaches.
+    clumps, sizes = _clumps(reach, size)
+    parts = _parts(clumps, (_counts(clumps, marks > 0) == 1) & (sizes < _LARGE))
+    whole = np.isin(clumps, [k for k, part in parts.items() if part.solidity > _NO_WAIST])
+    labels: Labels = segmentation.watershed(away - depth, marks, mask=reach & (whole | (away < _FAR * size)))
     return labels
-
-
-def _split(piece: Mask, density: Floats, usual_area: float) -> list[Mask]:
-    """The cells of a piece: what is too large and dense for one is divided into compact parts."""
-    points = np.argwhere(piece)
-    excess = np.log(len(points) / usual_area) + 0.5 * np.log(max(np.median(density[piece]), 0.1))
-    if excess < ONE_CELL:
-        return [piece]
-    count = max(2, round(len(points) / usual_area))
-    if count == 2:
-        return _halves(piece, points)
-    near = _nearest(points, count)
-    return [_marked(piece, near == number) for number in range(count)]
-
-
-def _halves(piece: Mask, points: Floats) -> list[Mask]:
-    """Two cells about as long as wide: those that overlap share what lies between them."""
-    points = points - points.mean(axis=0)
-    across, along = (points @ np.linalg.eigh(points.T @ points)[1]).T
-    width, middle = np.ptp(across), np.median(along)
-    places = (along - middle, middle - along)
-    return [_marked(piece, place >= min(0, place.max() - width)) for place in places]
-
-
-def _nearest(points: Floats, count: int) -> Labels:
-    """Divide points into `count` compact groups (k-means, from points far from each other)."""
-    centres = [points[0]]
-    for _ in range(count - 1):
-        centres.append(points[np.min([((points - c) ** 2).sum(1) for c in centres], axis=0).argmax()])
-    near: Labels = vq.kmeans2(points.astype(float), np.array(centres, float), minit="matrix")[1]
-    return near
-
-
-def _marked(piece: Mask, chosen: Mask) -> Mask:
-    """The mask of the pixels of `piece` that are chosen, in their order."""
-    mask = np.zeros_like(piece)
-    mask[piece] = chosen
-    return mask
 
 
 @dataclass(frozen=True)

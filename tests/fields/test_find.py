@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from malaria.fields import find, matching, synthetic
-from malaria.labels import LABELS
+from malaria.fields import annotations, find, matching, synthetic
+from malaria.labels import LABELS, UNINFECTED
 
 
 def drawn(seed: int, kind: str = synthetic.THIN):
@@ -23,6 +24,64 @@ def test_cells_that_touch_and_overlap_are_found_one_by_one(thin):
     assert field.kind == find.THIN_FILM
     assert len(matched.missed) <= 4
     assert len(matched.extra) <= 4
+
+
+def of_ellipses(cells, pale=()):
+    """A field of 640 by 480, and its marks: of cells (x, y, length, width, turn), `pale` ones edgeless."""
+    down, across = np.mgrid[:480, :640]
+    fields, marks = [], []
+    for ellipses, blur in ((cells, 1), (pale, 6)):
+        passed = np.ones((480, 640, 3))
+        for x, y, length, width, turn in ellipses:
+            along = (across - x) * np.cos(turn) + (down - y) * np.sin(turn)
+            aside = (down - y) * np.cos(turn) - (across - x) * np.sin(turn)
+            inside = np.hypot(along / length, aside / width) < 0.5
+            passed[inside] *= [0.9, 0.6, 0.8]
+            rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+            box = (float(columns[0]), float(rows[0]), float(np.ptp(columns) + 1), float(np.ptp(rows) + 1))
+            marks.append(annotations.Mark(UNINFECTED, UNINFECTED, box))
+        fields.append(ndimage.gaussian_filter(passed, (blur, blur, 0)))
+    light = fields[0] * fields[1] * 225 + np.random.default_rng(0).normal(0, 2, passed.shape)
+    return np.clip(light, 0, 255).astype(np.uint8), marks
+
+
+ALONE = [(x, y, 60, 60, 0) for x in range(60, 640, 130) for y in (60, 420)]
+
+
+def all_found(pixels, marks):
+    """Whether each cell is found, and nothing else; and how far off a side of its box is at most, px."""
+    field = find.find(pixels)
+    matched = matching.match(field, marks)
+    off = [np.abs(np.subtract(field.cells[i].box, marks[j].box)).max() for i, j in matched.pairs]
+    return (len(matched.pairs), matched.missed, matched.extra) == (len(marks), (), ()), max(off)
+
+
+@pytest.mark.parametrize("apart", [0.4, 0.5, 0.7])
+def test_three_cells_that_overlap_each_other_have_a_box_each(apart):
+    away = apart * 60 / 3**0.5
+    threes = [
+        (x + away * np.cos(turn), 240 + away * np.sin(turn), 60, 60, 0)
+        for x in (120, 320, 520)
+        for turn in (0, 2 * np.pi / 3, 4 * np.pi / 3)
+    ]
+    assert all_found(*of_ellipses(ALONE + threes))[0]
+
+
+@pytest.mark.parametrize("longer", [1.5, 2, 2.5, 3, 4])
+def test_a_long_cell_is_one_cell_and_whole(longer):
+    long = [(x, 240, 60 * longer**0.5, 60 / longer**0.5, x) for x in (120, 320, 520)]
+    found, off = all_found(*of_ellipses(ALONE + long))
+    assert found
+    assert off <= 5
+
+
+def test_a_large_pale_cell_among_others_is_found():
+    near = [
+        (320 + 78 * np.cos(turn), 240 + 78 * np.sin(turn), 60, 60, 0) for turn in np.arange(5) * 2 * np.pi / 5
+    ]
+    large = (320, 240, 96, 96, 0)
+    pixels, marks = of_ellipses(ALONE + near, pale=[large])
+    assert all_found(pixels, marks)[0]
 
 
 def test_what_is_no_red_cell_is_not_found(thin):
