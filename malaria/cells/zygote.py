@@ -32,9 +32,9 @@ def serve(control: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, _bury)
     # Ctrl-C is for the process that asks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    samples = [_sample(kind) for kind in decoding.FORMATS]
     # Imported here is what Pillow imports as it goes, and not in each fork.
-    _touch(samples)
+    for sample in (*map(_sample, decoding.FORMATS), b"none"):
+        _answer(sample, decoding.Limits(16, 256), pixels=True)
     gc.disable()
     gc.freeze()
     while True:
@@ -45,8 +45,6 @@ def serve(control: socket.socket) -> None:
             try:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 control.close()
-                # A fork copies a page when it is written first: now, and not while somebody waits.
-                _touch(samples[:2])
                 with socket.socket(fileno=descriptors[0]).makefile("rwb") as asks:
                     _work(asks, *ORDER.unpack(order))
             finally:
@@ -65,12 +63,6 @@ def _sample(kind: str) -> bytes:
     black = io.BytesIO()
     Image.new("RGB", (16, 16)).save(black, kind)
     return black.getvalue()
-
-
-def _touch(samples: list[bytes]) -> None:
-    """Decode pictures of our own, so that all that it takes is in memory."""
-    for sample in (*samples, b"none"):
-        _answer(sample, decoding.Limits(16, 256), pixels=True)
 
 
 def _work(
