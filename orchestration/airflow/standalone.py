@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
+GRACE = 45  # s that a component has to end: less than a container has
 PASSWORD = "simple_auth_manager_passwords.json.generated"
 
 
@@ -94,6 +96,15 @@ def main() -> None:
         def stop(self) -> None:
             self.stopped.set()
             super().stop()
+            if self.process is not None:
+                # On a busy machine the scheduler may wait for its workers, and they for it.
+                end = threading.Timer(GRACE, killed, [self.process.pid])
+                end.daemon = True
+                end.start()
+
+    def killed(session: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(session, signal.SIGKILL)
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -278,9 +278,12 @@ def test_ctrl_c_ends_airflow_and_all_that_it_started(binaries, tmp_path):
         assert any("Airflow is ready" in line for line in terminal.stdout)
         started = psutil.Process(terminal.pid).children(recursive=True)
         try:
+            # One that hangs, as the scheduler does now and then on a busy machine, is killed.
+            next(one for one in started if "scheduler" in one.cmdline()).suspend()
             os.killpg(terminal.pid, signal.SIGINT)
-            terminal.communicate(timeout=60)
-            assert (terminal.returncode, [one for one in started if one.is_running()]) == (0, [])
+            terminal.communicate(timeout=120)
+            assert terminal.returncode == 0
+            assert [one for one in started if psutil.pid_exists(one.pid) and one.status() != "zombie"] == []
         finally:
             for one in started:
                 with suppress(psutil.NoSuchProcess):
