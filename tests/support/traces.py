@@ -74,7 +74,8 @@ def _children() -> frozenset[int]:
         # One may end while it is looked at.
         with contextlib.suppress(psutil.NoSuchProcess):
             command = " ".join(child.cmdline())[:120]
-            if child.status() != psutil.STATUS_ZOMBIE and not any(pool in command for pool in _POOLS):
+            # One that is ending has no command line any more: it may be a pool's.
+            if command and not any(pool in command for pool in _POOLS):
                 found.add(child.pid)
     return frozenset(found)
 
