@@ -287,7 +287,7 @@ RULES = (
         ("bits up to the tolerance may differ", "bits <= TOLERANCE", "bits < TOLERANCE"),
     ),
     *of(
-        "malaria/bundle/bundle.py",
+        "malaria/bundle/__init__.py",
         "tests/bundle/test_bundle.py test_a_bundle_of_other_labels_or_another_resize_is_refused "
         "test_another_network_than_the_described_one_is_refused "
         "test_probabilities_are_those_of_the_network_at_its_temperature",
@@ -302,7 +302,7 @@ RULES = (
         ("another resize is refused", " or record.resize != images.RESIZE", ""),
     ),
     *of(
-        "malaria/bundle/bundle.py",
+        "malaria/bundle/__init__.py",
         "tests/bundle/test_bundle.py test_a_rejected_picture_has_no_probability "
         "test_a_crops_own_shape_counts_also_where_it_was_resized_before "
         "test_a_gate_that_is_not_the_exported_one_is_refused",

@@ -1,41 +1,340 @@
-"""What apps load: `malaria.bundle.load(folder).predict(images)`, without TensorFlow."""
+"""The model bundle: a folder with all that an app needs to judge cells, and no TensorFlow.
 
-from malaria.bundle.bundle import (
-    CARD,
-    MANIFEST,
-    NETWORK,
-    PARTS,
-    RECORD,
-    Bundle,
-    OperatingPoint,
-    Predictions,
-    Record,
-    check_manifest,
-    check_replaceable,
-    default_folder,
-    load,
-    opened,
-    part,
-    read_record,
-    write_manifest,
-)
+`malaria.bundle.load(folder).predict(images)` judges cells.
 
-__all__ = [
-    "CARD",
-    "MANIFEST",
-    "NETWORK",
-    "PARTS",
-    "RECORD",
-    "Bundle",
-    "OperatingPoint",
-    "Predictions",
-    "Record",
-    "check_manifest",
-    "check_replaceable",
-    "default_folder",
-    "load",
-    "opened",
-    "part",
-    "read_record",
-    "write_manifest",
-]
+network.tflite   the network: float32 (n, size, size, 3) in [0, 255] to P(parasitised), features and map
+bundle.json      how to feed it and read it, and what it was made of (`Record`)
+MODEL_CARD.md    what it is for, how good it is, and what it must not be used for
+figures.json     every figure on val and test with its interval, and the curves of the plots
+trained_on.npy   fingerprints of the cells it was made with (`malaria.bundle.fingerprints`)
+gate.npz         the out-of-distribution check: is this a stained red cell? (`malaria.bundle.ood`)
+SHA256SUMS       the manifest: the hash of each of them, as `sha256sum -c` reads it
+
+Nothing in it changes from one run to the next: version and date belong to the commit that carries it.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from malaria import command, files, labels, params, paths
+from malaria.bundle import fingerprints, ood
+from malaria.cells import images, prepare
+from malaria.cells.prepared import Prepared
+from malaria.errors import UserError
+from malaria.evaluate import calibration
+
+NETWORK, RECORD, CARD, MANIFEST = "network.tflite", "bundle.json", "MODEL_CARD.md", "SHA256SUMS"
+
+# What goes with the network, by the name of its hash in the record. Bundles that are in use have these names.
+PARTS = {"figures": "figures.json", "trained_on": "trained_on.npy", "gate": "gate.npz"}
+
+
+class OperatingPoint(BaseModel):
+    """A calibrated probability from which a cell counts as parasitised, and the specificity on val
+    that it was fixed for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    specificity: float
+    threshold: float
+
+
+class Record(BaseModel):
+    """`bundle.json`, whole.
+
+    `schema_version` is 2 where the bundle may have an out-of-distribution check, which readers of version 1
+    know nothing of, and 3 where its network may have a map, and `colour`, which `prepare.prepare` takes, is
+    said. `hashes` are SHA-256: of the network's file, of the packed index (every cell's hash), of the split,
+    and of the code that shaped the network; `data_source` is params.yaml's data.source.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1, 2, 3]
+    name: str
+    research_use_only: Literal[True]
+    synthetic: bool
+    data_source: str
+    input_size: int
+    min_side: int
+    max_pixels: int
+    resize: str
+    colour: params.Colour = prepare.AS_IS
+    labels: tuple[str, ...]
+    positive: str
+    precision: str
+    temperature: float
+    operating_points: tuple[OperatingPoint, ...]
+    hashes: dict[str, str]
+    libraries: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """`p_parasitized` and `p_network` (before calibration): float64 (n,); `features`: float32 (n, d);
+    `rejected`: for each cell why the out-of-distribution check turns it away, in words for people, or None.
+    The probability of a rejected one means nothing. `look`: float32 (n, q), the check's quantities.
+    `maps`: as `Bundle.explain` has them, float32 (n, h, w).
+    """
+
+    p_parasitized: npt.NDArray[np.float64]
+    p_network: npt.NDArray[np.float64]
+    features: npt.NDArray[np.float32]
+    rejected: tuple[str | None, ...]
+    look: npt.NDArray[np.float32]
+    maps: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle. Not for use by several threads at once.
+
+    `network` is LiteRT's interpreter; `tensors` are its numbers for the cell, float32 (1, size, size, 3), for
+    P(parasitised), for the features and, where it has one, for the map. `fitted_ood` is None where the
+    bundle was written without an out-of-distribution check: it then takes everything for a cell. `manifest`
+    as `check_manifest` gives it.
+    """
+
+    folder: Path
+    record: Record
+    network: Any
+    tensors: tuple[int, ...]
+    fitted_ood: ood.Check | None
+    manifest: str = ""
+
+    @property
+    def limits(self) -> images.Limits:
+        """What `images.read` may take for a cell crop."""
+        return images.Limits(self.record.min_side, self.record.max_pixels)
+
+    def predict(self, cells: Sequence[images.Pixels] | images.Pixels) -> npt.NDArray[np.float64]:
+        """Calibrated P(parasitised), float64 (n,), of crops of any size: each uint8 (h, w, 3).
+
+        nan where the out-of-distribution check turns the picture away; `run` gives the reason.
+        """
+        predictions = self.run(cells)
+        taken = [reason is None for reason in predictions.rejected]
+        return np.where(taken, predictions.p_parasitized, np.nan)
+
+    def explain(self, cell: images.Pixels) -> npt.NDArray[np.float32] | None:
+        """How much each place of a crop, uint8 (h, w, 3), adds to the logit of the network's P (before
+        calibration), float32 of the last feature map's size; the sum is that logit without its bias.
+
+        None where the bundle was written without a map.
+        """
+        maps = self.run([cell]).maps
+        return None if maps is None else maps[0]
+
+    def seen(self, cell: images.Pixels) -> images.Pixels:
+        """The part of a crop, uint8 (h, w, 3), that the network looks at, and its map is of."""
+        return cell if self.record.colour == prepare.AS_IS else prepare.without_margin(cell)
+
+    def prepare(self, cell: images.Pixels) -> Prepared:
+        """A crop of any size, uint8 (h, w, 3), as the network is given it.
+
+        Raises:
+            ValueError: it is no such array, nor a picture or whole numbers that become one.
+        """
+        return prepare.prepare(_pixels(cell), self.record.input_size, self.record.colour)
+
+    def run(self, cells: Sequence[images.Pixels] | images.Pixels) -> Predictions:
+        """Probabilities, features, rejections and maps of crops of any size: each uint8 (h, w, 3)."""
+        return self.run_prepared([self.prepare(cell) for cell in cells])
+
+    def run_prepared(self, cells: Sequence[Prepared]) -> Predictions:
+        """The same of cells that `prepare` gave, or the pack stage with the bundle's parameters."""
+        cell_in, p_out, features_out, *map_out = self.tensors
+        # One at a time: on a CPU larger batches gain nothing, take megabytes a cell, and a batch of another
+        # size than the last takes milliseconds to prepare.
+        p = np.zeros(len(cells))
+        features = np.zeros((len(cells), self.network.get_tensor(features_out).shape[-1]), dtype=np.float32)
+        maps = [
+            np.zeros((len(cells), *self.network.get_tensor(out).shape[1:]), np.float32) for out in map_out
+        ]
+        for row, cell in enumerate(cells):
+            self.network.set_tensor(cell_in, cell.pixels[None].astype(np.float32))
+            self.network.invoke()
+            p[row] = self.network.get_tensor(p_out)[0, 0]
+            features[row] = self.network.get_tensor(features_out)[0]
+            for found, out in zip(maps, map_out, strict=True):
+                found[row] = self.network.get_tensor(out)[0]
+        rejected: tuple[str | None, ...] = (None,) * len(cells)
+        look = np.zeros((len(cells), len(ood.REASONS)), np.float32)
+        if self.fitted_ood is not None:
+            look = ood.quantities(cells)
+            rejected = ood.reasons(self.fitted_ood, cells, features, look)
+        return Predictions(calibration.apply(p, self.record.temperature), p, features, rejected, look, *maps)
+
+    def known(self, cells: Iterable[images.Pixels]) -> npt.NDArray[np.bool_] | None:
+        """Which prepared cells, uint8 (size, size, 3), the model was made with, or copies of them, bool (n,);
+        None where the bundle does not tell.
+        """
+        content = part(self.folder, self.record, "trained_on")
+        learned = None if content is None else fingerprints.from_bytes(content)
+        return None if learned is None else fingerprints.known(learned, cells)
+
+    def foreign(self, looks: ood.Looks) -> bool | None:
+        """Whether a batch of cells is of a stain that no patient learned from has; None where that is not
+        known: of fewer than 50 cells, or for a bundle of an earlier version.
+        """
+        return None if self.fitted_ood is None else ood.foreign(self.fitted_ood, looks)
+
+
+def _pixels(cell: npt.ArrayLike) -> images.Pixels:
+    """A crop as uint8 (h, w, 3), also where it comes as a PIL image or in numbers of another kind; ValueError
+    where that would change one.
+    """
+    given = np.asarray(cell)
+    if given.ndim == 3 and given.shape[2] == 3 and min(given.shape) >= 3 and given.dtype.kind in "uif":
+        # NaN and infinity become some number, and differ from it.
+        with np.errstate(invalid="ignore"):
+            pixels = given.astype(np.uint8, copy=False)
+        if pixels is given or np.array_equal(pixels, given):
+            return pixels
+    raise ValueError(
+        f"A cell is {given.dtype} {given.shape}, but must be an RGB array (height, width, 3) from 3 px on, "
+        "of whole numbers from 0 to 255, as np.asarray(image.convert('RGB')) gives, and cells a list of such."
+    )
+
+
+def load(folder: Path | str, threads: int | None = None) -> Bundle:
+    """Open a bundle.
+
+    Args:
+        threads: for the network; None takes as many as there are cores.
+
+    Raises:
+        UserError: the bundle is missing, incomplete, of an unknown schema, or was tampered with.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is no model bundle: run `dvc repro`, or name a folder that holds {RECORD}."
+        )
+    record = read_record(folder)
+    manifest = check_manifest(folder)
+    network = _checked(folder / NETWORK, record.hashes.get("network"), f"the network that {RECORD} describes")
+    check = part(folder, record, "gate")
+    fitted_ood = None if check is None else ood.from_bytes(check)
+    return replace(opened(record, network, fitted_ood, threads, folder), manifest=manifest)
+
+
+def opened(
+    record: Record,
+    network: bytes,
+    fitted_ood: ood.Check | None = None,
+    threads: int | None = None,
+    folder: Path = Path(),
+) -> Bundle:
+    """A bundle out of its parts: what `load` gives after its checks, and what a build judges cells with."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    # The runtime says on the terminal which of its parts it uses.
+    with command.without_native_logs():
+        interpreter = Interpreter(model_content=network, num_threads=threads or os.cpu_count() or 1)
+        interpreter.allocate_tensors()
+        # By the names that export gave; calls through the signature itself take a tenth longer.
+        signature = interpreter.get_signature_runner()
+    cell_in = signature.get_input_details()["cell"]["index"]
+    outputs = (tensor["index"] for _, tensor in sorted(signature.get_output_details().items()))
+    return Bundle(folder, record, interpreter, (cell_in, *outputs), fitted_ood)
+
+
+def read_record(folder: Path) -> Record:
+    """Read and check a bundle's `bundle.json`; UserError where it cannot be used."""
+    path = folder / RECORD
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no model bundle: it holds no {RECORD}.") from None
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
+        raise UserError(
+            f"{path} is of an unknown schema or damaged (at {where}): "
+            "use the version of this project that wrote it."
+        ) from None
+    if record.labels != labels.LABELS or record.positive != labels.POSITIVE or record.resize != images.RESIZE:
+        raise UserError(f"{path} names other labels or another resize than this version knows: update it.")
+    return record
+
+
+def write_manifest(folder: Path) -> None:
+    """List the hashes of all files that are in `folder` now, a bundle's, in its manifest."""
+    lines = [f"{files.sha256(file)}  {file.name}\n" for file in sorted(folder.iterdir())]
+    files.write_text(folder / MANIFEST, "".join(lines))
+
+
+def check_manifest(folder: Path) -> str:
+    """The manifest's own SHA-256, which stands for all of the bundle; empty where it was written without one.
+
+    Raises:
+        UserError: a file that the manifest lists is missing or another, or it leaves one out.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return ""
+    content = path.read_bytes()
+    lines = [line.partition("  ") for line in content.decode(errors="replace").splitlines()]
+    listed = {name: digest for digest, _, name in lines if Path(name).name == name}
+    if len(listed) < len(lines) or not {NETWORK, RECORD, CARD} <= listed.keys():
+        raise UserError(f"{path} is damaged: fetch or export the bundle again.")
+    for name, digest in listed.items():
+        _checked(folder / name, digest, f"the file that {MANIFEST} lists")
+    return hashlib.sha256(content).hexdigest()
+
+
+def part(folder: Path, record: Record, name: str) -> bytes | None:
+    """The content of one of `PARTS`; None where the bundle was written without it.
+
+    Raises:
+        UserError: the record names it, but it is missing or another.
+    """
+    if name not in record.hashes:
+        return None
+    return _checked(folder / PARTS[name], record.hashes[name], f"the file that {RECORD} describes")
+
+
+def _checked(file: Path, sha256: str | None, said: str) -> bytes:
+    """The content of a bundle's file, which must be what is `said` elsewhere.
+
+    Raises:
+        UserError: it is missing, or has another hash than `sha256`.
+    """
+    if not file.is_file():
+        raise UserError(
+            f"{file.parent} is incomplete, without {file.name}: fetch or export the bundle again."
+        )
+    content = file.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{file} is not {said} (its hash differs): fetch the bundle again.")
+    return content
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise UserError where `folder` holds other files than a bundle's: one in its place removes them."""
+    if not folder.is_dir() or (folder / RECORD).is_file():
+        return
+    if others := {file.name for file in folder.iterdir()} - {paths.LABEL_AUDIT.name}:
+        raise UserError(
+            f"{folder} is no model bundle, and would lose {min(others)}: name a new folder with --out."
+        )
+
+
+def default_folder() -> Path:
+    """The pretrained bundle, or the one that `dvc repro` made: here, else beside or inside the package."""
+    for root in paths.ROOTS:
+        for folder in (root / paths.PRETRAINED, root / paths.BUNDLE):
+            if (folder / RECORD).is_file():
+                return folder
+    raise UserError(
+        f"There is no model bundle at {paths.BUNDLE}: run `make repro`, or name one with --model."
+    )
