@@ -6,6 +6,7 @@ out-of-distribution check learns from some of them, and `make ood` asks it about
 
 import zlib
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from malaria.cells.images import Pixels
 
 Random = np.random.Generator
 Floats = npt.NDArray[np.float64]
+Option = TypeVar("Option")
 
 # What drawn pages and programs say.
 _WORDS = ["the", "of", "a", "red", "cell", "blood", "patient", "smear", "stain", "slide", "count", "method"]
@@ -26,15 +28,11 @@ def all_kinds(cells: Sequence[Pixels], count: int, seed: int) -> dict[str, list[
     Args:
         cells: crops of single cells on black, each uint8 (h, w, 3), which spoilt ones are made from.
     """
-
-    def take(random: Random) -> Pixels:
-        return cells[int(random.integers(len(cells)))]
-
     found = {}
     for name, draw in DRAWN.items():
         found[name] = [draw(random_of(seed, name, number)) for number in range(count)]
     for name, spoil in SPOILT.items():
-        found[name] = [spoil(random_of(seed, name, number), take) for number in range(count)]
+        found[name] = [spoil(random_of(seed, name, number), cells) for number in range(count)]
     return found
 
 
@@ -44,13 +42,29 @@ def random_of(seed: int, kind: str, number: int) -> Random:
     return np.random.Generator(np.random.Philox(key=key))
 
 
+def _any(random: Random, options: Sequence[Option]) -> Option:
+    return options[int(random.integers(len(options)))]
+
+
 def _side(random: Random) -> int:
     """The side of a drawn picture, px: as crops of cells have it, and larger."""
     return int(random.integers(50, 260))
 
 
+def _canvas(random: Random) -> tuple[int, Floats, Floats]:
+    """A side; and rows and columns from -1 to 1, each (side, side, 1)."""
+    side = _side(random)
+    y, x = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side), indexing="ij")
+    return side, y[:, :, None], x[:, :, None]
+
+
 def _colour(random: Random) -> Floats:
     return random.uniform(0, 255, 3)
+
+
+def _ink(random: Random) -> tuple[int, ...]:
+    """A colour to draw with."""
+    return tuple(int(level) for level in _colour(random))
 
 
 def _stain(random: Random) -> Floats:
@@ -58,53 +72,48 @@ def _stain(random: Random) -> Floats:
     return random.uniform([150, 90, 120], [235, 190, 220])
 
 
-def _grid(side: int) -> tuple[Floats, Floats]:
-    """Rows and columns from -1 to 1, each (side, side)."""
-    y, x = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side), indexing="ij")
-    return y, x
-
-
 def _pixels(values: Floats) -> Pixels:
-    return np.clip(np.round(values), 0, 255).astype(np.uint8)
+    """Grey or coloured values, (h, w, 1) or (h, w, 3), as a picture."""
+    return np.clip(np.round(values), 0, 255).astype(np.uint8) * np.ones(3, np.uint8)
+
+
+def _blurred(values: Floats, radius: float) -> Floats:
+    return np.asarray(Image.fromarray(_pixels(values)).filter(ImageFilter.GaussianBlur(radius)), np.float64)
 
 
 def _smooth(random: Random, side: int, grain: float) -> Floats:
-    """Clouds, (side, side) from 0 to 1; `grain` is their size as a share of the side."""
+    """Clouds, (side, side, 1) from 0 to 1; `grain` is their size as a share of the side."""
     cells = max(2, round(1 / grain))
     image = Image.fromarray(random.random((cells, cells)).astype(np.float32))
-    clouds = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float64)
+    clouds = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float64)[:, :, None]
     lowest, highest = float(clouds.min()), float(clouds.max())
     return (clouds - lowest) / max(highest - lowest, 1e-9)
 
 
 def _mix(share: Floats, first: Floats, second: Floats) -> Floats:
-    return first + share[:, :, None] * (second - first)
+    return first + share * (second - first)
 
 
 def _blank(random: Random) -> Pixels:
     side = _side(random)
-    plain: list[Floats] = [np.full(3, 255.0), np.zeros(3), np.full(3, random.uniform(0, 255)), _stain(random)]
-    colour = [*plain, _colour(random)][int(random.integers(5))]
+    grey = np.full(3, random.uniform(0, 255))
+    colour = _any(random, [np.full(3, 255.0), np.zeros(3), grey, _stain(random), _colour(random)])
     return _pixels(colour + random.normal(0, random.choice([0, 2]), (side, side, 1)))
 
 
 def _noise(random: Random) -> Pixels:
-    side = _side(random)
-    kind = random.integers(4)
+    side, kind = _side(random), random.integers(4)
     if kind == 0:
         return _pixels(random.uniform(0, 255, (side, side, 3)))
     if kind == 1:
-        return _pixels(
-            random.normal(random.uniform(60, 200), random.uniform(10, 60), (side, side, 1)) * np.ones(3)
-        )
+        return _pixels(random.normal(random.uniform(60, 200), random.uniform(10, 60), (side, side, 1)))
     if kind == 2:
-        return _pixels(255.0 * (random.random((side, side, 1)) < 0.5) * np.ones(3))
+        return _pixels(255 * (random.random((side, side, 1)) < 0.5).astype(float))
     return _pixels(_stain(random) + random.normal(0, random.uniform(5, 40), (side, side, 3)))
 
 
 def _gradient(random: Random) -> Pixels:
-    side = _side(random)
-    y, x = _grid(side)
+    _, y, x = _canvas(random)
     angle = random.uniform(0, 2 * np.pi)
     linear = (np.cos(angle) * x + np.sin(angle) * y + 1.5) / 3
     share = linear if random.random() < 0.5 else np.hypot(x, y).clip(0, 1)
@@ -113,7 +122,7 @@ def _gradient(random: Random) -> Pixels:
 
 def _text(random: Random) -> Pixels:
     side = _side(random) + 60
-    paper = [(255, 255, 255), (245, 240, 220), (0, 0, 0), (230, 200, 215)][int(random.integers(4))]
+    paper = _any(random, [(255, 255, 255), (245, 240, 220), (0, 0, 0), (230, 200, 215)])
     page = Image.new("RGB", (side, side), paper)
     draw = ImageDraw.Draw(page)
     ink = (20, 20, 20) if sum(paper) > 300 else (230, 230, 230)
@@ -125,8 +134,7 @@ def _text(random: Random) -> Pixels:
 
 
 def _stripes(random: Random) -> Pixels:
-    side = _side(random)
-    y, x = _grid(side)
+    _, y, x = _canvas(random)
     angle, waves = random.uniform(0, np.pi), random.uniform(2, 25)
     wave = np.sin(np.pi * waves * (np.cos(angle) * x + np.sin(angle) * y))
     share = (wave > 0).astype(float) if random.random() < 0.5 else (wave + 1) / 2
@@ -136,11 +144,10 @@ def _stripes(random: Random) -> Pixels:
 def _checkerboard(random: Random) -> Pixels:
     side, squares = _side(random), int(random.integers(2, 16))
     at = np.arange(side) * squares // side
-    share = ((at[:, None] + at) % 2).astype(float)
-    colours = (
-        (np.zeros(3), np.full(3, 255.0)) if random.random() < 0.5 else (_colour(random), _colour(random))
-    )
-    return _pixels(_mix(share, *colours))
+    share = ((at[:, None, None] + at[:, None]) % 2).astype(float)
+    if random.random() < 0.5:
+        return _pixels(255 * share)
+    return _pixels(_mix(share, _colour(random), _colour(random)))
 
 
 def _code(random: Random) -> Pixels:
@@ -154,14 +161,12 @@ def _code(random: Random) -> Pixels:
 def _shapes(random: Random) -> Pixels:
     """Flat shapes on a plain ground, black or white among them."""
     side = _side(random)
-    ground = [(0, 0, 0), (255, 255, 255), tuple(int(v) for v in _colour(random))][int(random.integers(3))]
-    picture = Image.new("RGB", (side, side), ground)
+    picture = Image.new("RGB", (side, side), _any(random, [(0, 0, 0), (255, 255, 255), _ink(random)]))
     draw = ImageDraw.Draw(picture)
     for _ in range(int(random.integers(1, 8))):
         (left, right), (top, bottom) = (np.sort(random.uniform(0, side, 2)) for _ in range(2))
         box = (float(left), float(top), float(right) + 4, float(bottom) + 4)
-        fill = tuple(int(v) for v in _colour(random))
-        kind = random.integers(3)
+        fill, kind = _ink(random), random.integers(3)
         if kind == 0:
             draw.rectangle(box, fill=fill)
         elif kind == 1:
@@ -173,79 +178,65 @@ def _shapes(random: Random) -> Pixels:
 
 def _disc(random: Random) -> Pixels:
     """A disc of one colour on black, where a cell would be: a drawing of a cell, and no cell."""
-    side = _side(random)
-    y, x = _grid(side)
+    _, y, x = _canvas(random)
     inside = np.hypot(y, x / random.uniform(0.8, 1.2)) < random.uniform(0.75, 0.95)
     colour = _stain(random) if random.random() < 0.5 else _colour(random).clip(40)
     shade = 1 - random.choice([0, 0.2]) * np.hypot(y, x)
-    return _pixels((inside * shade)[:, :, None] * colour)
+    return _pixels(inside * shade * colour)
 
 
 def _planet(random: Random) -> Pixels:
     """A disc on black with clouds in colours that no stain has."""
-    side = _side(random)
-    y, x = _grid(side)
+    side, y, x = _canvas(random)
     inside = np.hypot(y, x) < random.uniform(0.8, 0.97)
-    surface = _mix(_smooth(random, side, random.uniform(0.05, 0.3)), _colour(random), _colour(random))
-    return _pixels(inside[:, :, None] * surface)
+    clouds = _smooth(random, side, random.uniform(0.05, 0.3))
+    return _pixels(inside * _mix(clouds, _colour(random), _colour(random)))
 
 
 def _night_sky(random: Random) -> Pixels:
     side = _side(random)
     sky = np.zeros((side, side, 3))
     stars = random.integers(0, side, (int(random.integers(10, 150)), 2))
-    sky[stars[:, 0], stars[:, 1]] = random.uniform(120, 255, (len(stars), 1)) * random.uniform(
-        0.8, 1, (len(stars), 3)
-    )
-    blurred = Image.fromarray(_pixels(sky)).filter(ImageFilter.GaussianBlur(random.uniform(0.3, 1.2)))
-    return _pixels(np.asarray(blurred) * 2.0)
+    light = random.uniform(120, 255, (len(stars), 1))
+    sky[stars[:, 0], stars[:, 1]] = light * random.uniform(0.8, 1, (len(stars), 3))
+    return _pixels(2 * _blurred(sky, random.uniform(0.3, 1.2)))
 
 
 def _fluorescence(random: Random) -> Pixels:
     """Bright blobs of one pure colour on black, as a fluorescence microscope shows nuclei."""
-    side = _side(random)
-    y, x = _grid(side)
-    light = np.zeros((side, side))
+    _, y, x = _canvas(random)
+    light = np.zeros_like(y)
     for _ in range(int(random.integers(1, 14))):
         top, left = random.uniform(-0.9, 0.9, 2)
         light += np.exp(-((np.hypot(y - top, x - left) / random.uniform(0.08, 0.5)) ** 2))
-    colour = np.array([[0, 255, 40], [40, 60, 255], [255, 30, 20], [0, 220, 220]])[random.integers(4)]
-    return _pixels(light.clip(0, 1)[:, :, None] * colour)
+    colour = _any(random, [(0, 255, 40), (40, 60, 255), (255, 30, 20), (0, 220, 220)])
+    return _pixels(light.clip(0, 1) * colour)
 
 
 def _histology(random: Random) -> Pixels:
     """Tissue: crowded nuclei in a fibrous ground, in eosin and haematoxylin or in grey, to every edge."""
-    side = _side(random)
-    y, x = _grid(side)
-    ground = _mix(
-        _smooth(random, side, random.uniform(0.03, 0.15)),
-        np.array([215, 140, 180]),
-        np.array([245, 215, 230]),
-    )
+    side, y, x = _canvas(random)
+    fibres = _smooth(random, side, random.uniform(0.03, 0.15))
+    tissue = _mix(fibres, np.array([215, 140, 180]), np.array([245, 215, 230]))
     for _ in range(int(random.integers(15, 60))):
         top, left = random.uniform(-1, 1, 2)
         nucleus = np.hypot(y - top, (x - left) * random.uniform(0.6, 1.6)) < random.uniform(0.04, 0.12)
-        ground = np.where(
-            nucleus[:, :, None], np.array([95, 60, 140]) + random.normal(0, 12, (side, side, 1)), ground
-        )
-    blurred = np.asarray(
-        Image.fromarray(_pixels(ground)).filter(ImageFilter.GaussianBlur(side / 150)), dtype=float
-    )
+        tissue = np.where(nucleus, np.array([95, 60, 140]) + random.normal(0, 12, (side, side, 1)), tissue)
+    seen = _blurred(tissue, side / 150)
     if random.random() < 0.5:
-        blurred = blurred.mean(axis=2, keepdims=True) * np.ones(3)
-    return _pixels(blurred + random.normal(0, 4, (side, side, 1)))
+        seen = seen.mean(axis=2, keepdims=True)
+    return _pixels(seen + random.normal(0, 4, (side, side, 1)))
 
 
 def _phase_contrast(random: Random) -> Pixels:
     """Grey rings on grey: cells as a microscope without stain shows them."""
-    side = _side(random)
-    y, x = _grid(side)
+    side, y, x = _canvas(random)
     light = random.uniform(110, 170) + 25 * (_smooth(random, side, 0.3) - 0.5)
     for _ in range(int(random.integers(1, 9))):
         top, left = random.uniform(-0.9, 0.9, 2)
         away = np.hypot(y - top, x - left) / random.uniform(0.15, 0.6)
         light += 70 * np.exp(-(((away - 1) / 0.12) ** 2)) - 30 * np.exp(-((away / 0.5) ** 2))
-    return _pixels((light + random.normal(0, 3, (side, side)))[:, :, None] * np.ones(3))
+    return _pixels(light + random.normal(0, 3, (side, side, 1)))
 
 
 def _chart(random: Random) -> Pixels:
@@ -258,49 +249,39 @@ def _chart(random: Random) -> Pixels:
     for bar in range(bars):
         start = left + 6 + bar * (side - left - 12) // bars
         top = random.uniform(0.1, 0.85) * side
-        draw.rectangle(
-            (start, top, start + side // (2 * bars), low), fill=tuple(int(v) for v in _colour(random))
-        )
+        draw.rectangle((start, top, start + side // (2 * bars), low), fill=_ink(random))
     return np.asarray(page)
 
 
 def _screen(random: Random) -> Pixels:
     """A window of some program."""
     side = _side(random) + 60
-    dark = bool(random.integers(2))
-    page = Image.new("RGB", (int(side * 1.5), side), (32, 34, 40) if dark else (246, 246, 248))
+    width, dark = int(side * 1.5), bool(random.integers(2))
+    page = Image.new("RGB", (width, side), (32, 34, 40) if dark else (246, 246, 248))
     draw = ImageDraw.Draw(page)
-    draw.rectangle((0, 0, int(side * 1.5), side // 10), fill=tuple(int(v) for v in _colour(random)))
+    draw.rectangle((0, 0, width, side // 10), fill=_ink(random))
     for _ in range(int(random.integers(3, 8))):
         left, top = random.uniform(0, side), random.uniform(side * 0.15, side * 0.9)
-        draw.rounded_rectangle(
-            (left, top, left + random.uniform(30, side / 2), top + side / 9),
-            radius=4,
-            fill=tuple(int(v) for v in _colour(random)),
-        )
+        button = (left, top, left + random.uniform(30, side / 2), top + side / 9)
+        draw.rounded_rectangle(button, radius=4, fill=_ink(random))
         draw.text((left + 4, top + 2), str(random.choice(_WORDS)), fill="white" if dark else "black")
     return np.asarray(page)
 
 
 def _landscape(random: Random) -> Pixels:
     """Sky above hills: what the simplest photograph is made of."""
-    side = _side(random)
-    y, x = _grid(side)
+    side, y, x = _canvas(random)
     horizon = random.uniform(-0.3, 0.5) + 0.2 * np.sin(random.uniform(1, 4) * x + random.uniform(0, 6))
     sky = _mix((y + 1) / 2, random.uniform([60, 110, 170], [150, 190, 255]), np.array([235.0, 225, 215]))
-    land = _mix(
-        _smooth(random, side, 0.06), random.uniform([30, 60, 10], [110, 120, 60]), np.array([150.0, 140, 90])
-    )
-    return _pixels(np.where((y > horizon)[:, :, None], land, sky) + random.normal(0, 4, (side, side, 3)))
+    clouds, green = _smooth(random, side, 0.06), random.uniform([30, 60, 10], [110, 120, 60])
+    land = _mix(clouds, green, np.array([150.0, 140, 90]))
+    return _pixels(np.where(y > horizon, land, sky) + random.normal(0, 4, (side, side, 3)))
 
 
 def _plasma(random: Random) -> Pixels:
     """Clouds of colours, to every edge."""
     side, grain = _side(random), random.uniform(0.04, 0.5)
-    return _pixels(255 * np.stack([_smooth(random, side, grain) for _ in range(3)], axis=2))
-
-
-Take = Callable[[Random], Pixels]
+    return _pixels(255 * np.dstack([_smooth(random, side, grain) for _ in range(3)]))
 
 
 def _part_of(cell: Pixels) -> npt.NDArray[np.bool_]:
@@ -309,58 +290,52 @@ def _part_of(cell: Pixels) -> npt.NDArray[np.bool_]:
     return inside
 
 
-def _field(random: Random, take: Take) -> Pixels:
+def _resized(cell: Pixels, side: int) -> Pixels:
+    return np.asarray(Image.fromarray(cell).resize((side, side)))
+
+
+def _field(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """A whole field of a smear: many cells on a bright ground."""
     side = int(random.integers(200, 420))
-    ground = np.broadcast_to(random.uniform([215, 205, 205], [250, 240, 245]), (side, side, 3))
+    ground = random.uniform([215, 205, 205], [250, 240, 245])
     picture = Image.fromarray(_pixels(ground + random.normal(0, 2, (side, side, 1))))
     across = side / random.uniform(3, 9)
     for _ in range(int(random.integers(10, 60))):
-        _paste(random, picture, take(random), across)
+        _paste(random, picture, _any(random, cells), across)
     return np.asarray(picture)
 
 
-def _cluster(random: Random, take: Take) -> Pixels:
+def _cluster(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """Several cells on black."""
     side = int(random.integers(150, 300))
     picture = Image.new("RGB", (side, side))
     for _ in range(int(random.integers(2, 7))):
-        _paste(random, picture, take(random), side / random.uniform(2, 3.5))
+        _paste(random, picture, _any(random, cells), side / random.uniform(2, 3.5))
     return np.asarray(picture)
 
 
-def _tiles(random: Random, take: Take) -> Pixels:
+def _tiles(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """A contact sheet of cells."""
-    rows, columns, size = (
-        int(random.integers(1, 4)),
-        int(random.integers(2, 4)),
-        int(random.integers(50, 120)),
-    )
-    cells = [
-        [np.asarray(Image.fromarray(take(random)).resize((size, size))) for _ in range(columns)]
-        for _ in range(rows)
-    ]
-    return np.concatenate([np.concatenate(row, axis=1) for row in cells])
+    rows, columns, side = random.integers([1, 2, 50], [4, 4, 120]).tolist()
+    return _mosaic([_resized(_any(random, cells), side) for _ in range(rows * columns)], columns)
 
 
-def _piece(random: Random, take: Take) -> Pixels:
+def _piece(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """The inside of a cell, without its outline."""
-    cell = take(random)
+    cell = _any(random, cells)
     height, width = cell.shape[:2]
     top, left = (int(side * random.uniform(0.25, 0.35)) for side in (height, width))
     return np.ascontiguousarray(cell[top : height - top, left : width - left])
 
 
-def _inverted(random: Random, take: Take) -> Pixels:
-    cell = take(random)
-    if random.random() < 0.5:
-        return 255 - cell
-    return np.where(_part_of(cell), 255 - cell, 0).astype(np.uint8)
+def _inverted(random: Random, cells: Sequence[Pixels]) -> Pixels:
+    cell = _any(random, cells)
+    return 255 - cell if random.random() < 0.5 else np.where(_part_of(cell), 255 - cell, np.uint8(0))
 
 
-def _other_hue(random: Random, take: Take) -> Pixels:
+def _other_hue(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """A cell in yellow, green or light blue, as no Giemsa stain has it."""
-    cell = take(random)
+    cell = _any(random, cells)
     hue, saturation, value = Image.fromarray(cell).convert("HSV").split()
     hues = np.asarray(hue, dtype=np.int64)
     # The circle of hues has 256 steps: 40 is yellow, 85 green, 140 light blue.
@@ -370,50 +345,51 @@ def _other_hue(random: Random, take: Take) -> Pixels:
     return np.asarray(Image.merge("HSV", (*planes, value)).convert("RGB"))
 
 
-def _grey(random: Random, take: Take) -> Pixels:
+def _grey(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """A cell without its colour."""
-    cell = take(random)
-    gain = random.uniform(0.7, 1.3)
-    return np.where(_part_of(cell), _pixels(cell.mean(axis=2, keepdims=True) * gain), 0) * np.ones(
-        3, np.uint8
-    )
+    cell = _any(random, cells)
+    return _pixels(_part_of(cell) * cell.mean(axis=2, keepdims=True) * random.uniform(0.7, 1.3))
 
 
-def _noisy(random: Random, take: Take) -> Pixels:
+def _noisy(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """The outline of a cell, filled with noise."""
-    cell = take(random)
+    cell = _any(random, cells)
     inside = _part_of(cell)
     grains = random.normal(0, random.uniform(35, 70), cell.shape)
-    return np.where(inside, _pixels(cell[inside[:, :, 0]].mean(axis=0) + grains), 0)
+    return _pixels(inside * (cell[inside[:, :, 0]].mean(axis=0) + grains))
 
 
-def _clouded(random: Random, take: Take) -> Pixels:
+def _clouded(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """Clouds of colour, cut out on black along the outline of a cell."""
-    return in_outline(take(random), _plasma(random))
+    return in_outline(_any(random, cells), _plasma(random))
 
 
 def in_outline(cell: Pixels, picture: Pixels) -> Pixels:
     """`picture`, cut out on black along the outline of `cell`."""
-    stretched = np.asarray(Image.fromarray(picture).resize(cell.shape[1::-1]))
-    return np.where(_part_of(cell), stretched, 0)
+    return np.where(_part_of(cell), np.asarray(Image.fromarray(picture).resize(cell.shape[1::-1])), 0)
 
 
-def _shredded(random: Random, take: Take) -> Pixels:
+def _shredded(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """A cell's own tiles, shuffled."""
-    cell = np.asarray(Image.fromarray(take(random)).resize((120, 120)))
+    cell = _resized(_any(random, cells), 120)
     tiles = [
         cell[top : top + 30, left : left + 30] for top in range(0, 120, 30) for left in range(0, 120, 30)
     ]
-    order = random.permutation(16)
-    return np.concatenate([np.concatenate([tiles[at] for at in row], axis=1) for row in order.reshape(4, 4)])
+    return _mosaic([tiles[at] for at in random.permutation(16)], 4)
+
+
+def _mosaic(tiles: Sequence[Pixels], columns: int) -> Pixels:
+    """Tiles of one size, row by row."""
+    rows = [np.hstack(tiles[first : first + columns]) for first in range(0, len(tiles), columns)]
+    return np.vstack(rows)
 
 
 def _paste(random: Random, picture: Image.Image, cell: Pixels, across: float) -> None:
     """Paste a cell somewhere, about `across` px wide."""
     size = max(12, int(across * random.uniform(0.85, 1.15)))
-    mask = Image.fromarray(_part_of(cell)[:, :, 0].astype(np.uint8) * 255).resize((size, size))
+    mask = _resized(_part_of(cell)[:, :, 0].astype(np.uint8) * 255, size)
     left, top = random.integers(-size // 4, max(picture.width - 3 * size // 4, 1), 2)
-    picture.paste(Image.fromarray(cell).resize((size, size)), (int(left), int(top)), mask)
+    picture.paste(Image.fromarray(_resized(cell, size)), (int(left), int(top)), Image.fromarray(mask))
 
 
 DRAWN: dict[str, Callable[[Random], Pixels]] = {
@@ -437,7 +413,7 @@ DRAWN: dict[str, Callable[[Random], Pixels]] = {
     "clouds of colour": _plasma,
 }
 
-SPOILT: dict[str, Callable[[Random, Take], Pixels]] = {
+SPOILT: dict[str, Callable[[Random, Sequence[Pixels]], Pixels]] = {
     "smear fields": _field,
     "cell clusters": _cluster,
     "contact sheets": _tiles,
