@@ -10,8 +10,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from PIL import Image
@@ -46,7 +45,6 @@ _COLUMNS = {  # of a table, in small letters
 }
 # What says whose the fields are, and what YOLO's classes are called.
 _OTHER_TABLES = (PATIENTS, "classes.txt")
-NO_CLASSES: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -73,10 +71,11 @@ class Annotated:
 
 # Image, class, box (None: only that there is the image), ignore.
 Raw = tuple[str, str, list[float] | None, bool]
+Item = TypeVar("Item")
 Place = list[str]  # what is being read, for errors: the last one counts
 
 
-def read(path: Path, classes: Mapping[str, str] = NO_CLASSES, unknown: str = "") -> list[Annotated]:
+def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = "") -> list[Annotated]:
     """The annotated fields of a file, or of a folder of files, sorted by image.
 
     Args:
@@ -87,7 +86,7 @@ def read(path: Path, classes: Mapping[str, str] = NO_CLASSES, unknown: str = "")
         UserError: no annotation, a form that is none of these, a malformed one, an unknown class, or an
             image that is not there; the sentence names the file, and the line or the entry.
     """
-    known = KNOWN | {name.lower(): label for name, label in classes.items()}
+    known = KNOWN | {name.lower(): label for name, label in (classes or {}).items()}
     fields: dict[Path, list[Mark]] = {}
     for file in annotation_files(path):
         at: Place = ["its start"]
@@ -159,10 +158,16 @@ def _entries(file: Path, at: Place) -> Iterator[Raw]:
     return _labelme(content, at) if "shapes" in content else _coco(content, at)
 
 
+def _numbered(things: Iterable[Item], kind: str, at: Place) -> Iterator[Item]:
+    """The things one by one, of which `at` is told the number."""
+    for number, thing in enumerate(things, 1):
+        at.append(f"{kind} {number}")
+        yield thing
+
+
 def _listed(content: list[dict[str, Any]], at: Place) -> Iterator[Raw]:
     """annotations.json: fields with objects, points and places to ignore."""
-    for number, field in enumerate(content, 1):
-        at.append(f"entry {number}")
+    for field in _numbered(content, "entry", at):
         image = field["image_name"]
         yield image, "", None, False
         for thing in [*field.get("objects", []), *field.get("points", [])]:
@@ -180,8 +185,7 @@ def _coco(content: dict[str, Any], at: Place) -> Iterator[Raw]:
         raise ValueError("several of its images or categories have one id")
     for image in images.values():
         yield image, "", None, False
-    for number, thing in enumerate(content["annotations"], 1):
-        at.append(f"annotation {number}")
+    for thing in _numbered(content["annotations"], "annotation", at):
         box, crowd = [float(v) for v in thing["bbox"]], bool(thing.get("iscrowd"))
         yield images[f"image {thing['image_id']}"], names[f"category {thing['category_id']}"], box, crowd
 
@@ -190,8 +194,7 @@ def _labelme(content: dict[str, Any], at: Place) -> Iterator[Raw]:
     """LabelMe: the boxes round its shapes."""
     image = content["imagePath"]
     yield image, "", None, False
-    for number, shape in enumerate(content["shapes"], 1):
-        at.append(f"shape {number}")
+    for shape in _numbered(content["shapes"], "shape", at):
         points = [(float(x), float(y)) for x, y in shape["points"]]
         if shape.get("shape_type") == "circle":
             (x, y), (x2, y2) = points
@@ -204,8 +207,7 @@ def _voc(root: ET.Element, at: Place) -> Iterator[Raw]:
     """Pascal VOC: the boxes of one field."""
     image = _text(root, "filename")
     yield image, "", None, False
-    for number, thing in enumerate(root.iter("object"), 1):
-        at.append(f"object {number}")
+    for thing in _numbered(root.iter("object"), "object", at):
         x, y, x2, y2 = (float(_text(thing, f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax"))
         yield image, _text(thing, "name"), [x, y, x2 - x, y2 - y], False
 
@@ -238,8 +240,7 @@ def _yolo(file: Path, at: Place) -> Iterator[Raw]:
     names = {f"class {number}": name for number, name in _yolo_names(file, at).items()}
     with Image.open(image) as opened:
         width, height = opened.size
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
-        at.append(f"line {number}")
+    for line in _numbered(file.read_text(encoding="utf-8-sig").splitlines(), "line", at):
         if not line.strip():
             continue
         kind, *shares = line.split()
@@ -259,7 +260,7 @@ def _yolo(file: Path, at: Place) -> Iterator[Raw]:
 
 def _yolo_names(file: Path, at: Place) -> Mapping[int, str]:
     """Names by number: classes.txt, or `names` of data.yaml, beside the file or above it."""
-    for folder in (file.parent, *list(file.parents)[1:4]):
+    for folder in list(file.parents)[:4]:
         if (folder / "classes.txt").is_file():
             return dict(enumerate((folder / "classes.txt").read_text(encoding="utf-8-sig").split("\n")))
         if (folder / "data.yaml").is_file():
@@ -318,10 +319,10 @@ def _image(file: Path, name: str) -> Path:
 def _beside(file: Path, name: str) -> Path | None:
     """The image `name`, with or without its suffix, beside `file` or in a folder of images."""
     above = file.parent
-    for folder in (above, above / "fields", above / "images", above.parent / "images", above.parent):
-        for given in (name, Path(name).name):
-            for suffix in ("", *_IMAGES, *map(str.upper, _IMAGES)):
-                image = folder / f"{given}{suffix}"
-                if image.suffix.lower() in _IMAGES and image.is_file():
-                    return image
-    return None
+    places = (
+        folder / f"{given}{suffix}"
+        for folder in (above, above / "fields", above / "images", above.parent / "images", above.parent)
+        for given in (name, Path(name).name)
+        for suffix in ("", *_IMAGES, *map(str.upper, _IMAGES))
+    )
+    return next((image for image in places if image.suffix.lower() in _IMAGES and image.is_file()), None)
