@@ -28,7 +28,7 @@ PROBABILITY = "p_parasitized"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def build(size: int, *, synchronized: bool = False) -> keras.Model:
+def build(size: int, *, synchronized: bool = False, fused: bool = False) -> keras.Model:
     """A network for cells of `size` px.
 
     Input float32 (n, size, size, 3) in [0, 255]; output float32 (n, 1), P(parasitised). About
@@ -37,16 +37,20 @@ def build(size: int, *, synchronized: bool = False) -> keras.Model:
     Args:
         synchronized: for several devices: normalisation takes mean and variance over the whole batch, not
             over each device's part, so that their number does not change what is learned.
+        fused: as `fused` gives it: convolutions do what rescaling and normalisation do.
     """
     cell = keras.Input((size, size, 3), name="cell")
-    x = keras.layers.Rescaling(1 / 255, name="rescale")(cell)
+    x = cell if fused else keras.layers.Rescaling(1 / 255, name="rescale")(cell)
+    activation = "relu" if fused else None
     for depth, width in enumerate(WIDTHS, start=1):
-        x = keras.layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{depth}")(x)
+        name = f"conv{depth}"
+        x = keras.layers.Conv2D(width, 3, padding="same", activation=activation, use_bias=fused, name=name)(x)
         if depth < len(WIDTHS):
             x = keras.layers.MaxPooling2D(2, name=f"pool{depth}")(x)
-        norm = keras.layers.BatchNormalization(momentum=0.9, synchronized=synchronized, name=f"norm{depth}")
-        x = norm(x)
-        x = keras.layers.ReLU(name=f"relu{depth}")(x)
+        if not fused:
+            name = f"norm{depth}"
+            x = keras.layers.BatchNormalization(momentum=0.9, synchronized=synchronized, name=name)(x)
+            x = keras.layers.ReLU(name=f"relu{depth}")(x)
     x = keras.layers.GlobalAveragePooling2D(name=FEATURES)(x)
     x = keras.layers.Dense(1, name=LOGIT)(x)
     return keras.Model(cell, keras.layers.Activation("sigmoid", name=PROBABILITY)(x), name="malaria_cells")
@@ -59,27 +63,19 @@ def fused(model: keras.Model) -> keras.Model:
     positive: the convolution is pooled before it is normalised, and scaled by a negative number the
     largest of four becomes the smallest.
     """
-    size = model.input_shape[1]
-    cell = keras.Input((size, size, 3), name="cell")
+    network = build(model.input_shape[1], fused=True)
+    network.get_layer(LOGIT).set_weights(model.get_layer(LOGIT).get_weights())
     # The first convolution also takes the rescaling to [0, 1].
-    x, unit = cell, 1 / 255
-    for depth, width in enumerate(WIDTHS, start=1):
+    unit = 1 / 255
+    for depth in range(1, len(WIDTHS) + 1):
         kernel, norm = model.get_layer(f"conv{depth}").get_weights()[0], model.get_layer(f"norm{depth}")
         gamma, beta, mean, variance = norm.get_weights()
         scale = gamma / np.sqrt(variance + norm.epsilon)
         if scale.min() <= 0:
             return model
-        conv = keras.layers.Conv2D(width, 3, padding="same", activation="relu", name=f"conv{depth}")
-        x = conv(x)
-        conv.set_weights([kernel * scale * unit, beta - mean * scale])
+        network.get_layer(f"conv{depth}").set_weights([kernel * scale * unit, beta - mean * scale])
         unit = 1.0
-        if depth < len(WIDTHS):
-            x = keras.layers.MaxPooling2D(2, name=f"pool{depth}")(x)
-    x = keras.layers.GlobalAveragePooling2D(name=FEATURES)(x)
-    logit = keras.layers.Dense(1, name=LOGIT)
-    x = logit(x)
-    logit.set_weights(model.get_layer(LOGIT).get_weights())
-    return keras.Model(cell, keras.layers.Activation("sigmoid", name=PROBABILITY)(x), name=model.name)
+    return network
 
 
 def predict(model: keras.Model, images: npt.NDArray[np.uint8], batch: int = 256) -> npt.NDArray[np.float64]:
