@@ -104,11 +104,11 @@ class Bundle:
     as `check_manifest` gives it.
     """
 
-    folder: Path
     record: Record
     network: Any
     tensors: tuple[int, ...]
-    fitted_ood: ood.Check | None
+    folder: Path = Path()
+    fitted_ood: ood.Check | None = None
     manifest: str = ""
 
     @property
@@ -152,21 +152,18 @@ class Bundle:
 
     def run_prepared(self, cells: Sequence[Prepared]) -> Predictions:
         """The same of cells that `prepare` gave, or the pack stage with the bundle's parameters."""
-        cell_in, p_out, features_out, *map_out = self.tensors
+        cell_in, *outputs = self.tensors
+        shapes = (self.network.get_tensor(output).shape[1:] for output in outputs)
+        said = [np.zeros((len(cells), *shape), np.float32) for shape in shapes]
         # One at a time: on a CPU larger batches gain nothing, take megabytes a cell, and a batch of another
         # size than the last takes milliseconds to prepare.
-        p = np.zeros(len(cells))
-        features = np.zeros((len(cells), self.network.get_tensor(features_out).shape[-1]), dtype=np.float32)
-        maps = [
-            np.zeros((len(cells), *self.network.get_tensor(out).shape[1:]), np.float32) for out in map_out
-        ]
         for row, cell in enumerate(cells):
             self.network.set_tensor(cell_in, cell.pixels[None].astype(np.float32))
             self.network.invoke()
-            p[row] = self.network.get_tensor(p_out)[0, 0]
-            features[row] = self.network.get_tensor(features_out)[0]
-            for found, out in zip(maps, map_out, strict=True):
-                found[row] = self.network.get_tensor(out)[0]
+            for values, output in zip(said, outputs, strict=True):
+                values[row] = self.network.get_tensor(output)[0]
+        probability, features, *maps = said
+        p = probability[:, 0].astype(np.float64)
         rejected: tuple[str | None, ...] = (None,) * len(cells)
         look = np.zeros((len(cells), len(ood.REASONS)), np.float32)
         if self.fitted_ood is not None:
@@ -225,17 +222,11 @@ def load(folder: Path | str, threads: int | None = None) -> Bundle:
     network = _checked(folder / NETWORK, record.hashes.get("network"), f"the network that {RECORD} describes")
     check = part(folder, record, "gate")
     fitted_ood = None if check is None else ood.from_bytes(check)
-    return replace(opened(record, network, fitted_ood, threads, folder), manifest=manifest)
+    return replace(opened(record, network, threads), folder=folder, fitted_ood=fitted_ood, manifest=manifest)
 
 
-def opened(
-    record: Record,
-    network: bytes,
-    fitted_ood: ood.Check | None = None,
-    threads: int | None = None,
-    folder: Path = Path(),
-) -> Bundle:
-    """A bundle out of its parts: what `load` gives after its checks, and what a build judges cells with."""
+def opened(record: Record, network: bytes, threads: int | None = None) -> Bundle:
+    """A bundle of no folder and without a check: what a build judges cells with, and `load` begins with."""
     from ai_edge_litert.interpreter import Interpreter
 
     # The runtime says on the terminal which of its parts it uses.
@@ -246,7 +237,7 @@ def opened(
         signature = interpreter.get_signature_runner()
     cell_in = signature.get_input_details()["cell"]["index"]
     outputs = (tensor["index"] for _, tensor in sorted(signature.get_output_details().items()))
-    return Bundle(folder, record, interpreter, (cell_in, *outputs), fitted_ood)
+    return Bundle(record, interpreter, (cell_in, *outputs))
 
 
 def read_record(folder: Path) -> Record:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from malaria import bundle, files, labels, params, paths
 from malaria.bundle import card, convert, fingerprints, not_cells, ood
-from malaria.cells import doubtful_labels, images, packed, prepare
+from malaria.cells import doubtful_labels, images, packed
 from malaria.cells.prepared import Prepared
 from malaria.evaluate import calibration, evaluation, plots
 from malaria.train import augmentation, network
@@ -113,10 +113,8 @@ def fit_ood(
     """
     some = learnt[::_VARIED]
     pixels = augmentation.varied(np.stack([cell.pixels for cell in some]), settings.train)
-    size, colour = model.record.input_size, model.record.colour
     varied = [
-        replace(cell, pixels=prepare.prepare(again, size, colour).pixels)
-        for cell, again in zip(some, pixels, strict=True)
+        replace(cell, pixels=model.prepare(again).pixels) for cell, again in zip(some, pixels, strict=True)
     ]
     chosen = np.random.default_rng(_SEED).permutation(len(learnt))[:_SPOILT]
     drawn = not_cells.all_kinds([learnt[row].pixels for row in chosen], _PICTURES, _SEED)
@@ -159,8 +157,11 @@ def write(
     curves = plots.frames(
         judged.assign(p_parasitized=p), settings.bins, settings.min_cells, fitted.thresholds
     )
+    # The confusion plot has a row for every cell; the rates say the same.
+    drawn = {name: curve.to_dict("list") for name, curve in curves.items() if name != "confusion"}
+    figures = {"judged": list(sides)[-1], "sides": scores, "plots": drawn, "laboratories": laboratories or {}}
     parts = {
-        "figures": _figures(scores, curves, laboratories or {}),
+        "figures": (json.dumps(figures, indent=1, allow_nan=False) + "\n").encode(),
         "trained_on": fingerprints.to_bytes(made_with),
         "gate": ood.to_bytes(fitted_ood),
     }
@@ -199,17 +200,3 @@ def library_versions() -> dict[str, str]:
     """The versions of the libraries that shape a bundle."""
     names = ("ai-edge-litert", "keras", "numpy", "pillow", "tensorflow")
     return {name: importlib.metadata.version(name) for name in names}
-
-
-def _figures(
-    sides: dict[str, dict[str, Any]],
-    curves: dict[str, pd.DataFrame],
-    laboratories: dict[str, dict[str, Any]],
-) -> bytes:
-    """`figures.json`: `evaluation.score` of each side, the judged one last; the columns of its plots; and how
-    it does in other laboratories.
-    """
-    # The confusion plot has a row for every cell; the rates say the same.
-    plots = {name: curve.to_dict("list") for name, curve in curves.items() if name != "confusion"}
-    content = {"judged": list(sides)[-1], "sides": sides, "plots": plots, "laboratories": laboratories}
-    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
