@@ -22,7 +22,6 @@ from experiments import folds as experiment
 from malaria import bundle, files, paths, tables
 from malaria.bundle import fingerprints, ood
 from malaria.cells import doubtful_labels, packed
-from malaria.cells.prepared import Prepared
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.fetch import laboratories
@@ -61,7 +60,7 @@ class _Fold:
     """One fold's bundle on its test cells; `tested` has the columns path, patient and label."""
 
     tested: pd.DataFrame
-    cells: list[Prepared]
+    seen: ood.Seen
     prediction: bundle.Predictions
     fitted_ood: ood.Check
 
@@ -179,7 +178,7 @@ def out_of_fold(name: str, cells: packed.Packed) -> Judged:
         raise UserError(
             f"{name} is of other cells than data/packed: run `dvc repro pack` and `make crossval`."
         )
-    far = [ood.distances(fold.fitted_ood, fold.cells, fold.prediction.features) for fold in folds.values()]
+    far = [ood.distances(fold.fitted_ood, fold.seen) for fold in folds.values()]
     limits = ood.limits(np.concatenate(far))
     judged = pd.concat([_judged(fold, limits).assign(fold=number) for number, fold in folds.items()])
     summaries = [json.loads(experiment.read(f"{name}-{number}", paths.SPLIT_SUMMARY)) for number in folds]
@@ -229,7 +228,7 @@ def _numbers(name: str) -> list[int]:
 
 
 def _judged(fold: _Fold, limits: ood.Floats) -> pd.DataFrame:
-    reasons = ood.reasons(replace(fold.fitted_ood, limits=limits), fold.cells, fold.prediction.features)
+    reasons = ood.reasons(replace(fold.fitted_ood, limits=limits), fold.seen)
     return fold.tested.assign(
         p_network=fold.prediction.p_network, rejected=[reason or "" for reason in reasons]
     )
@@ -244,7 +243,8 @@ def _of_fold(revision: str, cells: packed.Packed) -> _Fold:
             raise UserError(
                 f"The bundle of {revision} has no out-of-distribution check: run `make crossval` again."
             )
-        return _Fold(tested, asked, fold.run_prepared(asked), fold.fitted_ood)
+        prediction = fold.run_prepared(asked)
+        return _Fold(tested, ood.Seen(asked, prediction.features), prediction, fold.fitted_ood)
 
 
 if __name__ == "__main__":

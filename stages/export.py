@@ -38,10 +38,11 @@ def main() -> None:
     )
     fitted_ood = build.fit_ood(exported.model, learnt, patient, params)
     val = np.flatnonzero(judged.split == tables.VAL)
-    far = ood.distances(fitted_ood, [asked[row] for row in val], prediction.features[val])
+    far = ood.distances(fitted_ood, ood.Seen([asked[row] for row in val], prediction.features[val]))
     fitted_ood = replace(fitted_ood, limits=ood.limits(far))
+    reasons = ood.reasons(fitted_ood, ood.Seen(asked, prediction.features))
     judged["p_network"] = prediction.p_network
-    judged["rejected"] = [reason or "" for reason in ood.reasons(fitted_ood, asked, prediction.features)]
+    judged["rejected"] = [reason or "" for reason in reasons]
     sides = {name: judged[judged.split == name] for name in (tables.VAL, tables.TEST)}
     seen = fingerprints.of(cell.pixels for cell in [*known, *others.prepared()])
     with files.atomic_folder(BUNDLE) as folder:

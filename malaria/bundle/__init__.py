@@ -167,8 +167,8 @@ class Bundle:
         rejected: tuple[str | None, ...] = (None,) * len(cells)
         look = np.zeros((len(cells), len(ood.REASONS)), np.float32)
         if self.fitted_ood is not None:
-            look = ood.quantities(cells)
-            rejected = ood.reasons(self.fitted_ood, cells, features, look)
+            seen = ood.Seen(cells, features)
+            look, rejected = seen.look, ood.reasons(self.fitted_ood, seen)
         return Predictions(calibration.apply(p, self.record.temperature), p, features, rejected, look, *maps)
 
     def known(self, cells: Iterable[images.Pixels]) -> npt.NDArray[np.bool_] | None:

@@ -120,9 +120,9 @@ def fit_ood(
     drawn = not_cells.all_kinds([learnt[row].pixels for row in chosen], _PICTURES, _SEED)
     others = [model.prepare(picture) for of_kind in drawn.values() for picture in of_kind]
     cells = [*learnt, *varied]
-    seen = model.run_prepared(cells)
-    check = ood.fit(ood.Seen(cells, seen.features), ood.Seen(others, model.run_prepared(others).features))
-    return ood.with_patients(check, ood.quantities(learnt[: len(patient)]), patient)
+    seen = ood.Seen(cells, model.run_prepared(cells).features)
+    check = ood.fit(seen, ood.Seen(others, model.run_prepared(others).features))
+    return ood.with_patients(check, seen.look[: len(patient)], patient)
 
 
 def write(

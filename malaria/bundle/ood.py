@@ -30,6 +30,8 @@ Singles = npt.NDArray[np.float32]
 # What `quantities` gives, in its order, and what a person is told where one is out of range:
 # (too little, too much).
 _NO_CELL = "this does not look like a stained red cell"
+_NO_STAIN = "no stain to be seen: a picture without colour?"
+_OTHER_COLOUR = ("the colour is not that of a stained red cell",) * 2
 REASONS = {
     "background": (
         "too little black around the cell: not one cell, cut out on black",
@@ -39,24 +41,18 @@ REASONS = {
     "middle": ("", "black in the middle: several cells, or no cell"),
     "dents": ("", "no rounded outline: several cells, or no cell"),
     "brightness": ("darker than a stained red cell", "brighter than a stained red cell"),
-    "red": ("the colour is not that of a stained red cell",) * 2,
-    "blue": ("the colour is not that of a stained red cell",) * 2,
+    "red": _OTHER_COLOUR,
+    "blue": _OTHER_COLOUR,
     "contrast": ("one even colour: no cell to be seen", "more contrast than in a stained red cell"),
-    "red_spread": (
-        "no stain to be seen: a picture without colour?",
-        "more colours than in a stained red cell",
-    ),
-    "blue_spread": (
-        "no stain to be seen: a picture without colour?",
-        "more colours than in a stained red cell",
-    ),
+    "red_spread": (_NO_STAIN, "more colours than in a stained red cell"),
+    "blue_spread": (_NO_STAIN, "more colours than in a stained red cell"),
     "roughness": ("blurred beyond what can be judged", "rougher than a stained red cell"),
     "grain": ("smoother than any photograph of a cell: a drawing?", "more grain than in a stained red cell"),
     # Checks of earlier bundles know those above alone.
-    "dyes": ("no stain to be seen: a picture without colour?", ""),
+    "dyes": (_NO_STAIN, ""),
     "own_stain": ("too bright: the picture is overexposed", "too dark: the picture is underexposed"),
-    "own_green": ("the colour is not that of a stained red cell",) * 2,
-    "own_red": ("the colour is not that of a stained red cell",) * 2,
+    "own_green": _OTHER_COLOUR,
+    "own_red": _OTHER_COLOUR,
 }
 # Those from here on are of the crop before it was prepared. The network does not see how strong stain and
 # light were, nor the white balance: they may differ by so much more below and above than in training cells.
@@ -167,13 +163,18 @@ class Seen:
     cells: Sequence[Prepared]
     features: Singles
 
+    @functools.cached_property
+    def look(self) -> Singles:
+        """Their `quantities`."""
+        return quantities(self.cells)
+
 
 def fit(cells: Seen, others: Seen) -> Check:
     """Learn what tells training cells, as they are and varied, from `others`, which are no cells."""
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    look = quantities(cells.cells)
+    look = cells.look.copy()
     least, most = np.quantile(look, [_TAIL, 1 - _TAIL], axis=0).astype(np.float32)
     least[_PREPARED:] -= _BALANCE[0]
     most[_PREPARED:] += _BALANCE[1]
@@ -191,9 +192,7 @@ def fit(cells: Seen, others: Seen) -> Check:
         np.maximum(look.std(axis=0), _NARROWEST),
         np.maximum(cells.features.std(axis=0), _NARROWEST),
     )
-    terms = np.concatenate(
-        [_terms(check, look, cells.features), _terms(check, quantities(others.cells), others.features)]
-    )
+    terms = np.concatenate([_terms(check, look, cells.features), _terms(check, others.look, others.features)])
     is_cell = np.arange(len(terms)) < len(look)
     centre, spread = terms.mean(axis=0), np.maximum(terms.std(axis=0), 1e-6)
     # BLAS adds up in another order on another number of threads.
@@ -241,14 +240,19 @@ def _far(point: Singles, centre: Singles, whitening: Singles) -> float:
     return float(np.linalg.norm((point - centre) @ whitening))
 
 
-def distances(check: Check, cells: Sequence[Prepared], features: Singles) -> Floats:
+def distances(check: Check, seen: Seen) -> Floats:
     """How far cells lie from the training cells: float64 (n, len(check.limits)).
 
     The first is by how much the plain quantity that fits worst is out of its range, in widths of the range
-    (below zero inside); the second the log-odds that the cell is no cell.
+    (below zero inside); the second the log-odds that the cell is no cell. A check of an earlier version has
+    both Mahalanobis distances instead.
     """
-    look = quantities(cells)
-    return _distances(check, _outside(check, look), look, features)
+    far = [_outside(check, seen.look).max(axis=(1, 2))]
+    if len(check.weights):
+        far.append(-(_terms(check, seen.look, seen.features) @ check.weights[:-1] + check.weights[-1]))
+    else:
+        far += _mahalanobis(check, seen.look, seen.features)
+    return np.stack(far, axis=1).astype(np.float64)
 
 
 def limits(held_out: Floats, rejected: float = 0.005) -> Floats:
@@ -267,19 +271,14 @@ def limits(held_out: Floats, rejected: float = 0.005) -> Floats:
     return found
 
 
-def reasons(
-    check: Check, cells: Sequence[Prepared], features: Singles, look: Singles | None = None
-) -> tuple[str | None, ...]:
-    """For each of n cells, with its features, float32 (n, d), why it is turned away, or None; `look`: their
-    `quantities`, where these are known already.
-    """
-    look = quantities(cells) if look is None else look
-    outside = _outside(check, look)
-    beyond = _distances(check, outside, look, features) > check.limits
+def reasons(check: Check, seen: Seen) -> tuple[str | None, ...]:
+    """For each cell why it is turned away, or None."""
+    beyond = distances(check, seen) > check.limits
+    outside = _outside(check, seen.look) > check.limits[0]
     return tuple(
         (shape_reason(*cell.shape) if cell.shape else None)
-        or (_reason(sides > check.limits[0]) if out_of_range else next(itertools.compress(_FAR, far), None))
-        for cell, sides, (out_of_range, *far) in zip(cells, outside, beyond, strict=True)
+        or (_reason(sides) if out_of_range else next(itertools.compress(_FAR, far), None))
+        for cell, sides, (out_of_range, *far) in zip(seen.cells, outside, beyond, strict=True)
     )
 
 
@@ -424,16 +423,6 @@ def _hull_area(part: npt.NDArray[np.bool_]) -> Singles:
     sides = (beside - 2 * farthest * np.cos(_TURN)) / np.sin(_TURN)
     area: Singles = (farthest * sides).sum(axis=1) / 2
     return area
-
-
-def _distances(check: Check, outside: Singles, look: Singles, features: Singles) -> Floats:
-    """`distances` of cells whose quantities are `look`, and lie `outside` their ranges as `_outside` says."""
-    far = [outside.max(axis=(1, 2))]
-    if len(check.weights):
-        far.append(-(_terms(check, look, features) @ check.weights[:-1] + check.weights[-1]))
-    else:
-        far += _mahalanobis(check, look, features)
-    return np.stack(far, axis=1).astype(np.float64)
 
 
 def _terms(check: Check, look: Singles, features: Singles) -> Singles:

@@ -67,12 +67,12 @@ def fitted(train, others):
 
 def reasons(fitted, picture):
     cells = images.resize(picture, 50)[None]
-    return ood.reasons(fitted, prepared(cells), features_of(cells))[0]
+    return ood.reasons(fitted, seen(cells))[0]
 
 
 def test_nearly_all_new_cells_pass(fitted):
     cells = drawn(3, 400)
-    turned = sum(reason is not None for reason in ood.reasons(fitted, prepared(cells), features_of(cells)))
+    turned = sum(reason is not None for reason in ood.reasons(fitted, seen(cells)))
     assert turned <= 12
 
 
@@ -110,10 +110,10 @@ def test_ranges_hold_all_training_cells_but_the_outermost(train, others):
 
 def test_beyond_its_limits_a_cell_is_turned_away(fitted):
     cells = drawn(3, 400)
-    far = ood.distances(fitted, prepared(cells), features_of(cells))
+    far = ood.distances(fitted, seen(cells))
     # Narrow ones, so that each of them turns some cells away.
     narrow = dataclasses.replace(fitted, limits=np.quantile(far, 0.9, axis=0))
-    turned = [reason is not None for reason in ood.reasons(narrow, prepared(cells), features_of(cells))]
+    turned = [reason is not None for reason in ood.reasons(narrow, seen(cells))]
     assert turned == (far > narrow.limits).any(axis=1).tolist()
     assert (far > narrow.limits).any(axis=0).all()
 
@@ -164,16 +164,13 @@ def test_a_gate_is_the_same_after_saving_and_its_bytes_are_too(fitted):
     again = ood.from_bytes(written)
     assert ood.to_bytes(again) == written
     cells = drawn(4, 20)
-    assert (
-        ood.distances(again, prepared(cells), features_of(cells))
-        == ood.distances(fitted, prepared(cells), features_of(cells))
-    ).all()
+    assert (ood.distances(again, seen(cells)) == ood.distances(fitted, seen(cells))).all()
 
 
 def test_a_cells_verdict_does_not_depend_on_the_cells_beside_it(fitted):
     cells = drawn(6, 30)
-    alone = [ood.distances(fitted, prepared(cell[None]), features_of(cell[None]))[0] for cell in cells]
-    together = ood.distances(fitted, prepared(cells), features_of(cells))
+    alone = [ood.distances(fitted, seen(cell[None]))[0] for cell in cells]
+    together = ood.distances(fitted, seen(cells))
     finite = np.isfinite(together)
     assert np.allclose(np.stack(alone)[finite], together[finite], rtol=1e-3)
 
@@ -197,7 +194,7 @@ def test_a_gate_of_other_quantities_is_refused(fitted):
 
 def test_no_cells_have_no_reasons(fitted):
     none = np.zeros((0, 50, 50, 3), np.uint8)
-    assert ood.reasons(fitted, prepared(none), np.zeros((0, 75), np.float32)) == ()
+    assert ood.reasons(fitted, ood.Seen(prepared(none), np.zeros((0, 75), np.float32))) == ()
 
 
 @pytest.mark.parametrize("size", [32, 50, 101])
@@ -242,11 +239,11 @@ def test_quantities_are_what_they_say():
 
 
 def test_the_colour_that_a_cell_had_is_looked_at_too(train, fitted):
-    cells = prepared(train[:20])
-    assert set(ood.reasons(fitted, cells, features_of(train[:20]))) == {None}
+    same = seen(train[:20])
+    assert set(ood.reasons(fitted, same)) == {None}
     for own, said in (((3, 1, 2), "underexposed"), ((140, 200, 140), "colour is not that")):
-        others = [dataclasses.replace(cell, own=own) for cell in cells]
-        assert all(said in reason for reason in ood.reasons(fitted, others, features_of(train[:20])))
+        other = dataclasses.replace(same, cells=[dataclasses.replace(cell, own=own) for cell in same.cells])
+        assert all(said in reason for reason in ood.reasons(fitted, other))
 
 
 def test_a_stain_of_any_strength_has_one_colour():
@@ -279,8 +276,8 @@ def test_what_follows_from_one_grey_level_has_no_dyes():
 def test_a_feature_that_never_fires_does_no_harm(train, others):
     features = features_of(train)
     features[:, 3] = 0
-    found = ood.fit(ood.Seen(prepared(train), features), others)
-    assert np.isfinite(ood.distances(found, prepared(train), features)).all()
+    dead = ood.Seen(prepared(train), features)
+    assert np.isfinite(ood.distances(ood.fit(dead, others), dead)).all()
 
 
 def test_a_batch_that_looks_like_no_patient_is_foreign(fitted):
@@ -351,6 +348,7 @@ def test_a_check_of_an_earlier_version_turns_away_by_three_distances(train):
     )
     again = ood.from_bytes(ood.to_bytes(check))
     features = np.array([[3, 0, 4]], np.float32)
-    assert ood.distances(again, prepared(train[:1]), features)[0] == pytest.approx([-0.5, 0, 5], abs=1e-3)
-    assert ood.reasons(again, prepared(train[:1]), features) == (None,)
-    assert ood.reasons(again, prepared(train[:1]), features * 1.01) != (None,)
+    near, far = (ood.Seen(prepared(train[:1]), features * times) for times in (1, np.float32(1.01)))
+    assert ood.distances(again, near)[0] == pytest.approx([-0.5, 0, 5], abs=1e-3)
+    assert ood.reasons(again, near) == (None,)
+    assert ood.reasons(again, far) != (None,)

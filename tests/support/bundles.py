@@ -89,8 +89,11 @@ def _gate() -> ood.Check:
     drawn = [pixels for pixels, _ in pictures.drawn(400, seed=7)]
     no_cells = not_cells.all_kinds(drawn[:20], 6, seed=7)
     cells, others = seen(drawn), seen([picture for of_kind in no_cells.values() for picture in of_kind])
-    fitted = ood.fit(ood.Seen(cells.cells[:200], cells.features[:200]), others)
-    return replace(fitted, limits=ood.limits(ood.distances(fitted, cells.cells[200:], cells.features[200:])))
+    learnt, held_out = (
+        ood.Seen(cells.cells[at], cells.features[at]) for at in (slice(200), slice(200, None))
+    )
+    fitted = ood.fit(learnt, others)
+    return replace(fitted, limits=ood.limits(ood.distances(fitted, held_out)))
 
 
 def seen(crops: list[images.Pixels]) -> ood.Seen:
