@@ -86,8 +86,7 @@ class Cell:
     def outline(self) -> Floats:
         """Points round the cell, (n, 2), x and y in px of the field."""
         longest = max(measure.find_contours(np.pad(self.mask, 1).astype(float), 0.5), key=len)
-        outline: Floats = longest[:, ::-1] - 1 + self.box[:2]
-        return outline
+        return longest[:, ::-1] - 1 + self.box[:2]
 
     def holds(self, x: float, y: float) -> bool:
         """Whether a point of the field lies in the cell."""
@@ -127,10 +126,11 @@ def find(field: Pixels) -> Field:
     usual = _usual(density)
     if usual < _CONTRAST:
         return Field(EMPTY, shape)
+    nothing = Field(NO_FIELD, shape)
     diameter, usual, limit = _look(density, usual)
     diameter /= scale
     if not diameter:
-        return Field(NO_FIELD, shape)
+        return nothing
     scale = min(1.0, _DIAMETER / diameter, (_LARGEST / (height * width)) ** 0.5)
     small = _resized(field, scale)
     colours, background = _density(small)
@@ -138,7 +138,7 @@ def find(field: Pixels) -> Field:
     density = ndimage.gaussian_filter(colours[:, :, 1], 0.02 * size)
     core = _foreground(density, limit, size)
     if not core.any():
-        return Field(NO_FIELD, shape)
+        return nothing
     focus = _steepness(density, _reach(density, core, usual, size), usual) * size
     pieces = _pieces(_middles(density / usual, core, size), core, core, size)
     # Once more, with a threshold for each: what is out of focus has a wide edge.
@@ -146,7 +146,7 @@ def find(field: Pixels) -> Field:
     typical = np.bincount(pieces.ravel(), density.ravel()) / areas
     core = _foreground(density, np.clip(_LOCAL * typical, _FOREGROUND * usual, 2 * usual)[pieces], size)
     if not core.any():
-        return Field(NO_FIELD, shape)
+        return nothing
     reach = _reach(density, core, usual, size)
     area = np.pi / 4 * size**2
     crowded = (areas / area) ** 2 * typical / usual > _ONE_CELL**2
@@ -157,16 +157,15 @@ def find(field: Pixels) -> Field:
     clumps, _ = ndimage.label(reach)
     cells: list[Cell] = []
     around = round(_SHARED * size)
-    for number, (bounds, (y, x)) in enumerate(
-        zip(ndimage.find_objects(pieces, len(middles)), middles, strict=True), 1
-    ):
+    for number, bounds in enumerate(ndimage.find_objects(pieces, len(middles))):
         if bounds is None:
             continue
+        y, x = middles[number]
         where = (
             slice(max(0, min(bounds[0].start, y - around)), max(bounds[0].stop, y + around)),
             slice(max(0, min(bounds[1].start, x - around)), max(bounds[1].stop, x + around)),
         )
-        piece = pieces[where] == number
+        piece = pieces[where] == number + 1
         if (bodies[where] & piece).sum() > 0.4 * min(piece.sum(), area):
             continue
         clump = reach[where] & (clumps[where] == clumps[y, x])
@@ -279,36 +278,32 @@ def _median_by_weight(values: Floats, power: int) -> float:
 def _filled(density: Floats, limit: Floats | float, largest: float) -> Mask:
     """What is denser than `limit`, with the middles of cells: pale, or round, and below `largest` px."""
     share = density / limit
-    foreground: Mask = share > 1
+    foreground = share > 1
     labels, _ = ndimage.label(~foreground)
     sizes = np.bincount(labels.ravel())
     pale = np.bincount(labels.ravel(), share.ravel()) > 0.5 * sizes
     fill = np.zeros(len(sizes), bool)
     for hole, part in _parts(labels, sizes < largest).items():
         fill[hole] = not part.cut and (pale[hole] or part.area < 0.04 * largest or part.solidity > 0.85)
-    filled: Mask = foreground | fill[labels]
-    return filled
+    return foreground | fill[labels]
 
 
 def _foreground(density: Floats, limit: Floats | float, size: float) -> Mask:
     """The same without threads and specks."""
     filled = _filled(density, limit, _HOLE * np.pi / 4 * size**2)
-    foreground: Mask = ndimage.binary_opening(filled, _disc(0.06 * size))
-    return foreground
+    return ndimage.binary_opening(filled, _disc(0.06 * size))
 
 
 def _reach(density: Floats, core: Mask, usual: float, size: float) -> Mask:
     """The foreground with the pale edge about it."""
     near = ndimage.binary_dilation(core, _disc(0.05 * size))
-    reach: Mask = core | ((density > _FOREGROUND * usual) & near)
-    return reach
+    return core | ((density > _FOREGROUND * usual) & near)
 
 
 def _disc(radius: float) -> Mask:
     """A disc of `radius` px, to dilate and open with."""
     y, x = np.ogrid[-int(radius) - 1 : int(radius) + 2, -int(radius) - 1 : int(radius) + 2]
-    disc: Mask = x * x + y * y <= radius * radius + 0.5
-    return disc
+    return x * x + y * y <= radius * radius + 0.5
 
 
 def _middles(density: Floats, core: Mask, size: float, least: Floats | float = _VOTES) -> Integers:
@@ -363,8 +358,7 @@ def _pieces(middles: Integers, core: Mask, reach: Mask, size: float) -> Labels:
     clumps, sizes = _clumps(reach, size)
     parts = _parts(clumps, (_counts(clumps, marks > 0) == 1) & (sizes < _LARGE))
     whole = np.isin(clumps, [k for k, part in parts.items() if part.solidity > _NO_WAIST])
-    labels: Labels = segmentation.watershed(away - depth, marks, mask=reach & (whole | (away < _FAR * size)))
-    return labels
+    return segmentation.watershed(away - depth, marks, mask=reach & (whole | (away < _FAR * size)))
 
 
 @dataclass(frozen=True)
@@ -393,10 +387,9 @@ class _Part:
 def _hull(points: Floats) -> Floats:
     """The corners of the convex hull of points, (n, 2), in order; all points where they have none."""
     try:
-        corners: Floats = points[ConvexHull(points).vertices]
+        return points[ConvexHull(points).vertices]
     except (QhullError, ValueError):
         return points
-    return corners
 
 
 def _parts(labels: Labels, wanted: Mask | None = None) -> dict[int, _Part]:
@@ -430,15 +423,8 @@ def _parts(labels: Labels, wanted: Mask | None = None) -> dict[int, _Part]:
     ]
     corners = np.stack(ends, 1)[order]
     bounds = np.searchsorted(of[first][order], np.arange(count + 1))
-    return {
-        k: _Part(
-            float(areas[k]),
-            scatters[k],
-            _hull(corners[bounds[k] : bounds[k + 1]].reshape(-1, 2)),
-            bool(cut[k]),
-        )
-        for k in np.unique(of).tolist()
-    }
+    hulls = {k: _hull(corners[bounds[k] : bounds[k + 1]].reshape(-1, 2)) for k in np.unique(of).tolist()}
+    return {k: _Part(float(areas[k]), scatters[k], hull, bool(cut[k])) for k, hull in hulls.items()}
 
 
 def _white_cells(density: Floats, usual: float, usual_area: float) -> Mask:
@@ -447,8 +433,7 @@ def _white_cells(density: Floats, usual: float, usual_area: float) -> Mask:
     areas = np.bincount(labels.ravel())
     large = (areas > 0.85 * usual_area) & (areas < 6 * usual_area)
     large[0] = False
-    nuclei: Mask = large[labels]
-    return nuclei
+    return large[labels]
 
 
 def _steepness(density: Floats, reach: Mask, usual: float) -> float:
