@@ -65,9 +65,8 @@ def export(model: keras.Model, learnt: Sequence[Prepared], settings: params.Para
     Raises:
         UserError: the network is larger than an app may be asked to load.
     """
-    content = convert.convert(
-        network.fused(model), settings.export.precision, [cell.pixels for cell in learnt]
-    )
+    pixels = [cell.pixels for cell in learnt]
+    content = convert.convert(network.fused(model), settings.export.precision, pixels)
     convert.check_size(content, model.count_params())
     record = bundle.Record(
         schema_version=3,
@@ -152,32 +151,25 @@ def write(
         name: evaluation.score(side, fitted, settings, listed) | {"rejected": evaluation.rejections(side)}
         for name, side in sides.items()
     }
-    judged = sides[list(sides)[-1]]
-    p = calibration.apply(judged.p_network.to_numpy(), fitted.temperature)
-    curves = plots.frames(
-        judged.assign(p_parasitized=p), settings.bins, settings.min_cells, fitted.thresholds
-    )
+    last, judged = list(sides.items())[-1]
+    judged = judged.assign(p_parasitized=calibration.apply(judged.p_network.to_numpy(), fitted.temperature))
+    curves = plots.frames(judged, settings.bins, settings.min_cells, fitted.thresholds)
     # The confusion plot has a row for every cell; the rates say the same.
     drawn = {name: curve.to_dict("list") for name, curve in curves.items() if name != "confusion"}
-    figures = {"judged": list(sides)[-1], "sides": scores, "plots": drawn, "laboratories": laboratories or {}}
+    figures = {"judged": last, "sides": scores, "plots": drawn, "laboratories": laboratories or {}}
     parts = {
         "figures": (json.dumps(figures, indent=1, allow_nan=False) + "\n").encode(),
         "trained_on": fingerprints.to_bytes(made_with),
         "gate": ood.to_bytes(fitted_ood),
     }
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
-    points = tuple(
+    points = [
         bundle.OperatingPoint(specificity=wanted, threshold=threshold)
         for wanted, threshold in fitted.thresholds.items()
-    )
+    ]
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    found = {"temperature": fitted.temperature, "operating_points": tuple(points)}
     record = exported.model.record
-    record = record.model_copy(
-        update={
-            "temperature": fitted.temperature,
-            "operating_points": points,
-            "hashes": record.hashes | hashes,
-        }
-    )
+    record = record.model_copy(update={**found, "hashes": record.hashes | hashes})
     for name, content in parts.items():
         (folder / bundle.PARTS[name]).write_bytes(content)
     (folder / bundle.NETWORK).write_bytes(exported.network)

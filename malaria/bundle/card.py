@@ -52,16 +52,12 @@ def render(
 
 def _points(record: bundle.Record, judged: dict[str, Any], fitted_on: str) -> list[dict[str, Any]]:
     """The card's table of operating points: 0.5 first, then those that were fitted."""
-    rows: list[dict[str, Any]] = [
-        {"name": "0.5", "threshold": 0.5, **{key: judged[key] for key in ("sensitivity", "specificity")}}
-    ]
-    for point in record.operating_points:
-        at = judged[f"at_{point.specificity * 100:g}_specificity"]
-        rows.append({"name": f"{100 * point.specificity:g} % specificity {fitted_on}", **at})
+    rows = [{**judged, "name": "0.5", "threshold": 0.5}]
+    for percent in (f"{100 * point.specificity:g}" for point in record.operating_points):
+        at = judged[f"at_{percent}_specificity"]
+        rows.append({**at, "name": f"{percent} % specificity {fitted_on}"})
     for row in rows:
         rates = row["sensitivity"]["value"], row["specificity"]["value"]
-        row["ppv"] = [
-            metrics.ppv(*rates, parasitaemia) if None not in rates else math.nan
-            for parasitaemia in PARASITAEMIAS
-        ]
+        unknown = None in rates
+        row["ppv"] = [math.nan if unknown else metrics.ppv(*rates, share) for share in PARASITAEMIAS]
     return rows
