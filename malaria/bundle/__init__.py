@@ -213,10 +213,6 @@ def load(folder: Path | str, threads: int | None = None) -> Bundle:
         UserError: the bundle is missing, incomplete, of an unknown schema, or was tampered with.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder} is no model bundle: run `dvc repro`, or name a folder that holds {RECORD}."
-        )
     record = read_record(folder)
     manifest = check_manifest(folder)
     network = _checked(folder / NETWORK, record.hashes.get("network"), f"the network that {RECORD} describes")
@@ -245,8 +241,10 @@ def read_record(folder: Path) -> Record:
     path = folder / RECORD
     try:
         record = Record.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{folder} is no model bundle: it holds no {RECORD}.") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{folder} is no model bundle, since it holds no {RECORD}: run `dvc repro`, or name another folder."
+        ) from None
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
         raise UserError(
