@@ -4,9 +4,7 @@ The file holds named arrays and nothing that could run (NumPy's .npz without pic
 the training that wrote it: another training does not take it, and overwrites it.
 """
 
-import hashlib
 import importlib.metadata
-import json
 import platform
 import zipfile
 import zlib
@@ -16,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import numpy.typing as npt
 
@@ -69,8 +68,4 @@ def key(settings: str, arrays: Iterable[npt.NDArray[Any]]) -> str:
     code = {str(file.relative_to(package)): files.sha256(file) for file in sorted(package.rglob("*.py"))}
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     runs_on = [platform.python_version(), platform.node(), processor()]
-    digest = hashlib.sha256(json.dumps([settings, code, versions, runs_on]).encode())
-    for array in arrays:
-        digest.update(f"{array.dtype} {array.shape}:".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+    return str(joblib.hash([settings, code, versions, runs_on, *arrays], hash_name="sha1", coerce_mmap=True))
