@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from malaria.cells import synthetic
 from malaria.cells.images import Pixels
+from malaria.cells.synthetic import Floats, Random
 from malaria.fields.annotations import OTHER, Mark
 from malaria.labels import PARASITIZED, UNINFECTED
 
@@ -17,7 +19,7 @@ _MOST_OVERLAP = 0.35  # of a cell's diameter
 
 
 def draw(
-    random: synthetic.Random,
+    random: Random,
     kind: str = THIN,
     size: tuple[int, int] = (1280, 960),
     cells: int = 110,
@@ -46,20 +48,14 @@ def draw(
         marks += [_white_cell(random, passed, diameter, bare=kind == THICK) for _ in range(count)]
         marks += [_platelet(random, passed, diameter) for _ in range(int(random.integers(2, 8)))]
     light = _GLASS * (1 + 0.08 * (_clouds(random, size, 3)[:, :, None] - 0.5))
-    image = Image.fromarray(
-        np.clip(passed * light + random.normal(0, 2, passed.shape), 0, 255).astype(np.uint8)
-    )
+    seen = passed * light + random.normal(0, 2, passed.shape)
+    image = Image.fromarray(np.clip(seen, 0, 255).astype(np.uint8))
     blur = diameter * (0.17 if kind == BLURRED else 0.012)
     return np.asarray(image.filter(ImageFilter.GaussianBlur(blur))), tuple(marks)
 
 
 def _red_cells(
-    random: synthetic.Random,
-    passed: synthetic.Floats,
-    look: synthetic.Stain,
-    cells: int,
-    infected: float,
-    diameter: float,
+    random: Random, passed: Floats, look: synthetic.Stain, cells: int, infected: float, diameter: float
 ) -> list[Mark]:
     height, width = passed.shape[:2]
     taken = np.empty((0, 2))
@@ -80,7 +76,7 @@ def _red_cells(
     return marks
 
 
-def _white_cell(random: synthetic.Random, passed: synthetic.Floats, diameter: float, bare: bool) -> Mark:
+def _white_cell(random: Random, passed: Floats, diameter: float, bare: bool) -> Mark:
     """A leucocyte: lobes of a nucleus, and its pale body unless it is `bare`, as in thick films."""
     radius = diameter * random.uniform(0.8, 1.1)
     y, x = np.mgrid[-1 : 1 : 2 / (2 * radius), -1 : 1 : 2 / (2 * radius)]
@@ -93,17 +89,13 @@ def _white_cell(random: synthetic.Random, passed: synthetic.Floats, diameter: fl
     return _mark(random, passed, colour, shape, "leukocyte")
 
 
-def _platelet(random: synthetic.Random, passed: synthetic.Floats, diameter: float) -> Mark:
+def _platelet(random: Random, passed: Floats, diameter: float) -> Mark:
     radius = diameter * random.uniform(0.1, 0.2)
     y, x = np.mgrid[-1 : 1 : 1 / radius, -1 : 1 : 1 / radius]
-    return _mark(
-        random, passed, np.broadcast_to([0.66, 0.5, 0.72], (*x.shape, 3)), np.hypot(x, y) < 0.95, "platelet"
-    )
+    return _mark(random, passed, np.array([0.66, 0.5, 0.72]), np.hypot(x, y) < 0.95, "platelet")
 
 
-def _mark(
-    random: synthetic.Random, passed: synthetic.Floats, colour: synthetic.Floats, shape: Pixels, name: str
-) -> Mark:
+def _mark(random: Random, passed: Floats, colour: Floats, shape: npt.NDArray[np.bool_], name: str) -> Mark:
     height, width = passed.shape[:2]
     box = None
     while box is None:
@@ -112,38 +104,35 @@ def _mark(
 
 
 def _lay(
-    passed: synthetic.Floats, colour: synthetic.Floats, shape: Pixels, at: synthetic.Floats
+    passed: Floats, colour: Floats, shape: npt.NDArray[np.bool_], at: Floats
 ) -> tuple[float, float, float, float] | None:
-    """Take light away where `shape` is, about `at`; the box of what is seen, None where nothing is."""
+    """Take light away where `shape` is, about `at`; the box of what is seen, None where nothing is.
+
+    `colour` is the share of light that gets through, (3,) or of each pixel of the shape.
+    """
     left, top = (int(v) for v in at - np.array(shape.shape[::-1]) / 2)
     height, width = passed.shape[:2]
     here = (slice(max(top, 0), top + shape.shape[0]), slice(max(left, 0), left + shape.shape[1]))
-    inside = (
-        slice(max(-top, 0), max(height - top, 0)),
-        slice(max(-left, 0), max(width - left, 0)),
-    )
+    inside = (slice(max(-top, 0), max(height - top, 0)), slice(max(-left, 0), max(width - left, 0)))
     seen = shape[inside]
     if not seen.any():
         return None
-    passed[here] *= np.where(seen[:, :, None], np.clip(colour[inside], 0.02, 1), 1)
+    through = np.broadcast_to(colour, (*shape.shape, 3))[inside]
+    passed[here] *= np.where(seen[:, :, None], np.clip(through, 0.02, 1), 1)
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-    return (
-        float(here[1].start + columns[0]),
-        float(here[0].start + rows[0]),
-        float(columns[-1] - columns[0] + 1),
-        float(rows[-1] - rows[0] + 1),
-    )
+    x, y = here[1].start + columns[0], here[0].start + rows[0]
+    return float(x), float(y), float(np.ptp(columns) + 1), float(np.ptp(rows) + 1)
 
 
-def _specks(random: synthetic.Random, passed: synthetic.Floats, count: int, radius: float) -> None:
+def _specks(random: Random, passed: Floats, count: int, radius: float) -> None:
     """Parasites and debris of a thick film: dark dots."""
     y, x = np.mgrid[-1 : 1 : 1 / radius, -1 : 1 : 1 / radius]
     shape = np.hypot(x, y) < 1
     for at in random.uniform((0, 0), passed.shape[1::-1], (count, 2)):
-        _lay(passed, np.broadcast_to([0.5, 0.3, 0.6], (*x.shape, 3)), shape, at)
+        _lay(passed, np.array([0.5, 0.3, 0.6]), shape, at)
 
 
-def _clouds(random: synthetic.Random, size: tuple[int, int], grain: int) -> synthetic.Floats:
+def _clouds(random: Random, size: tuple[int, int], grain: int) -> Floats:
     """Smooth noise in [0, 1], (h, w), of about `grain` hills across."""
     coarse = Image.fromarray(random.uniform(0, 1, (grain, grain)).astype(np.float32))
     return np.clip(np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.float64), 0, 1)
