@@ -12,6 +12,8 @@ from malaria.cells.images import Pixels
 from malaria.fields.annotations import OTHER, Mark
 from malaria.fields.find import Cell, Field
 
+Floats = npt.NDArray[np.float64]
+
 MIN_IOU = 0.5
 EDGE = 2  # px within which an annotated box counts as cut by the border
 MATCHED, MISSED, LEFT_OUT = (0, 160, 60), (230, 40, 30), (40, 90, 255)
@@ -31,26 +33,18 @@ class Match:
 def match(field: Field, marks: Sequence[Mark]) -> Match:
     """One cell for one mark: a box by its overlap (IoU at least 0.5), a point by the cell it lies in."""
     cells = field.cells
-    fit = np.zeros((len(cells), len(marks)))
-    sure = [j for j, mark in enumerate(marks) if not mark.ignore]
-    if cells and sure:
-        fit[:, sure] = _fits(cells, [marks[j] for j in sure])
+    found, given = (np.array([thing.box for thing in of], float).reshape(-1, 4) for of in (cells, marks))
+    ignored = np.array([mark.ignore for mark in marks], dtype=bool)
+    fit = np.where(ignored, 0.0, _fits(cells, found, given))
     rows, columns = linear_sum_assignment(-fit)
     pairs = [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if fit[i, j] > 0]
-    taken, given = {i for i, _ in pairs}, {j for _, j in pairs}
+    taken, matched = {i for i, _ in pairs}, {j for _, j in pairs}
     height, width = field.shape
-    missed = [
-        j
-        for j in sure
-        if j not in given and marks[j].label != OTHER and not _cut(marks[j].box, width, height)
-    ]
-    free = [i for i, cell in enumerate(cells) if i not in taken and not cell.cut]
-    ignored = [mark.box for mark in marks if mark.ignore]
-    if free and ignored:
-        boxes = np.array([cells[i].box for i in free], dtype=float)
-        inside = _shared(boxes, np.array(ignored)).max(axis=1) / (boxes[:, 2] * boxes[:, 3])
-        free = [i for i, share in zip(free, inside, strict=True) if share <= 0.5]
-    return Match(tuple(pairs), tuple(missed), tuple(free))
+    due = [j for j, mark in enumerate(marks) if not (mark.ignore or mark.label == OTHER)]
+    missed = [j for j in due if j not in matched and not _cut(marks[j].box, width, height)]
+    covered = _shared(found, given[ignored]).max(axis=1, initial=0.0) / found[:, 2:].prod(axis=1)
+    extra = [i for i, cell in enumerate(cells) if i not in taken and not cell.cut and covered[i] <= 0.5]
+    return Match(tuple(pairs), tuple(missed), tuple(extra))
 
 
 def outlines(pixels: Pixels, field: Field, marks: Sequence[Mark], matched: Match) -> Image.Image:
@@ -70,24 +64,21 @@ def outlines(pixels: Pixels, field: Field, marks: Sequence[Mark], matched: Match
     return image
 
 
-def _fits(cells: Sequence[Cell], marks: Sequence[Mark]) -> npt.NDArray[np.float64]:
+def _fits(cells: Sequence[Cell], found: Floats, given: Floats) -> Floats:
     """(cells, marks): IoU of boxes where at least MIN_IOU, 1 for a point in a cell, else 0."""
-    found = np.array([cell.box for cell in cells], dtype=float)
-    given = np.array([mark.box for mark in marks], dtype=float)
-    shared = _shared(found, given)
-    area = (found[:, 2] * found[:, 3])[:, None] + given[:, 2] * given[:, 3] - shared
-    iou = shared / area
+    shared, area = _shared(found, given), given[:, 2:].prod(axis=1)
+    iou = shared / (found[:, 2:].prod(axis=1)[:, None] + area - shared)
     fits = np.where(iou >= MIN_IOU, iou, 0.0)
-    for j in np.flatnonzero(given[:, 2] * given[:, 3] == 0):
+    for j in np.flatnonzero(area == 0):
         fits[:, j] = [cell.holds(*given[j, :2]) for cell in cells]
     return fits
 
 
-def _shared(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The area that each box of one has in common with each of the other."""
+def _shared(first: Floats, second: Floats) -> Floats:
+    """The area that each box of one, (n, 4), has in common with each of the other."""
     near = np.maximum(first[:, None, :2], second[None, :, :2])
     far = np.minimum((first[:, :2] + first[:, 2:])[:, None], (second[:, :2] + second[:, 2:])[None])
-    sides: npt.NDArray[np.float64] = np.clip(far - near, 0, None)
+    sides: Floats = np.clip(far - near, 0, None)
     return sides[:, :, 0] * sides[:, :, 1]
 
 
