@@ -243,7 +243,7 @@ def read_record(folder: Path) -> Record:
         record = Record.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"{folder} is no model bundle, since it holds no {RECORD}: run `dvc repro`, or name another folder."
+            f"{folder} is no model bundle, as it holds no {RECORD}: run `dvc repro`, or name another folder."
         ) from None
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"

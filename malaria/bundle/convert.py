@@ -128,11 +128,15 @@ def check_agreement(
         UserError: float32 differs by more than 1e-5 somewhere; a smaller precision decides more than 0.2 %
             of the cells (or two) otherwise, or changes AUC by more than 0.001.
     """
+    from sklearn.metrics import roc_auc_score
+
+    # Without both classes there is no AUC that could differ.
+    aucs = [float(roc_auc_score(y, p)) for p in (p_bundle, p_keras)] if len(np.unique(y)) == 2 else [0.0, 0.0]
     found = Agreement(
         cells=len(y),
         difference=float(np.abs(p_bundle - p_keras).max(initial=0.0)),
         decisions=int(((p_bundle >= 0.5) != (p_keras >= 0.5)).sum()),
-        auc=_auc_difference(p_bundle, p_keras, y),
+        auc=abs(aucs[0] - aucs[1]),
     )
     if precision == "float32":
         if found.difference > _TOLERANCE:
@@ -147,12 +151,3 @@ def check_agreement(
             "export.precision in params.yaml to another one (float32 is exact)."
         )
     return found
-
-
-def _auc_difference(p_bundle: metrics.Floats, p_keras: metrics.Floats, y: metrics.Ints) -> float:
-    """How far the networks' AUCs are apart; 0 where all cells are of one class."""
-    if len(np.unique(y)) < 2:
-        return 0.0
-    from sklearn.metrics import roc_auc_score
-
-    return abs(float(roc_auc_score(y, p_bundle)) - float(roc_auc_score(y, p_keras)))

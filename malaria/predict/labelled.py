@@ -97,10 +97,11 @@ def evaluate(
     fitted = evaluation.Fitted(temperature, points)
     scores = evaluation.score(judged, fitted, settings.evaluate)
     came = splits.sides_of(cells)
+    aside = found[found.status == tables.QUARANTINED]
     return scores | {
         "foreign": bundle.foreign(looks),
         "rejected": evaluation.rejections(cells),
-        "set_aside": _set_aside(found),
+        "set_aside": {"of": len(found), "images": len(aside), "reasons": audit.count_reasons(aside)},
         "left_out": list(left_out),
         "came_as": {} if came is None else {side: int((came == side).sum()) for side in tables.SPLIT_NAMES},
         "known": None if known is None else _without(judged, known[judged.index], fitted, settings),
@@ -157,9 +158,3 @@ def _without(
 
 def _counted(reasons: dict[str, int]) -> list[str]:
     return [f"  {count:,}: {reason}" for reason, count in reasons.items()]
-
-
-def _set_aside(found: pd.DataFrame) -> dict[str, Any]:
-    """How many images of an audit's rows were set aside, for JSON: in all, and by reason."""
-    aside = found[found.status == tables.QUARANTINED]
-    return {"of": len(found), "images": len(aside), "reasons": audit.count_reasons(aside)}
