@@ -51,11 +51,10 @@ _OTHER_TABLES = (PATIENTS, "classes.txt")
 class Mark:
     """One annotated thing: `box` is x, y, width, height in px; a point has neither width nor height.
 
-    `name` is the class as the file has it and `label` what it stands for: a label, UNLABELLED or OTHER.
-    An ignored one stands where the annotation is known to be incomplete.
+    `label` is what its class stands for: a label, UNLABELLED or OTHER. An ignored one stands where the
+    annotation is known to be incomplete.
     """
 
-    name: str
     label: str
     box: tuple[float, float, float, float]
     ignore: bool = False
@@ -121,7 +120,7 @@ def _mark(name: str, box: list[float], ignore: bool, label: str) -> Mark:
     x, y, w, h = box
     if not ignore and not label:
         raise ValueError(f"the class {name!r} is unknown: name it under data.classes in params.yaml")
-    return Mark(name, OTHER if ignore else label, (x, y, w, h), ignore)
+    return Mark(OTHER if ignore else label, (x, y, w, h), ignore)
 
 
 def annotation_files(path: Path) -> list[Path]:

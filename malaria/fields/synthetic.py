@@ -71,8 +71,7 @@ def _red_cells(
         box = _lay(passed, crop / look.cell.max() / 1.02, crop.max(axis=2) > 16, at)
         if box:
             taken = np.vstack([taken, at])
-            name = PARASITIZED if sick else UNINFECTED
-            marks.append(Mark(name, name, box))
+            marks.append(Mark(PARASITIZED if sick else UNINFECTED, box))
     return marks
 
 
@@ -86,21 +85,21 @@ def _white_cell(random: Random, passed: Floats, diameter: float, bare: bool) -> 
         nucleus = np.maximum(nucleus, np.hypot(x - dx, y - dy) < random.uniform(0.35, 0.5))
     shape = nucleus > 0 if bare else np.hypot(x, y) < 0.97
     colour = np.where(nucleus[:, :, None] > 0, _NUCLEUS, [196.0, 176.0, 206.0]) / 255
-    return _mark(random, passed, colour, shape, "leukocyte")
+    return _mark(random, passed, colour, shape)
 
 
 def _platelet(random: Random, passed: Floats, diameter: float) -> Mark:
     radius = diameter * random.uniform(0.1, 0.2)
     y, x = np.mgrid[-1 : 1 : 1 / radius, -1 : 1 : 1 / radius]
-    return _mark(random, passed, np.array([0.66, 0.5, 0.72]), np.hypot(x, y) < 0.95, "platelet")
+    return _mark(random, passed, np.array([0.66, 0.5, 0.72]), np.hypot(x, y) < 0.95)
 
 
-def _mark(random: Random, passed: Floats, colour: Floats, shape: npt.NDArray[np.bool_], name: str) -> Mark:
+def _mark(random: Random, passed: Floats, colour: Floats, shape: npt.NDArray[np.bool_]) -> Mark:
     height, width = passed.shape[:2]
     box = None
     while box is None:
         box = _lay(passed, colour, shape, random.uniform((0, 0), (width, height)))
-    return Mark(name, OTHER, box)
+    return Mark(OTHER, box)
 
 
 def _lay(

@@ -28,7 +28,7 @@ def given(tmp_path_factory):
             np.random.default_rng(number), size=(480, 360), cells=25, infected=0.4, diameter=60
         )
         Image.fromarray(pixels).save(folder / f"slide{number}_f.png")
-        boxes = [{"type": mark.name, "bbox": dict(zip("xywh", mark.box, strict=True))} for mark in marks]
+        boxes = [{"type": mark.label, "bbox": dict(zip("xywh", mark.box, strict=True))} for mark in marks]
         listed.append({"image_name": f"slide{number}_f.png", "objects": boxes[::3] + boxes[1::3]})
     (folder / "annotations.json").write_text(json.dumps(listed))
     return folder

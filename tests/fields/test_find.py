@@ -39,7 +39,7 @@ def of_ellipses(cells, pale=()):
             passed[inside] *= [0.9, 0.6, 0.8]
             rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
             box = (float(columns[0]), float(rows[0]), float(np.ptp(columns) + 1), float(np.ptp(rows) + 1))
-            marks.append(annotations.Mark(UNINFECTED, UNINFECTED, box))
+            marks.append(annotations.Mark(UNINFECTED, box))
         fields.append(ndimage.gaussian_filter(passed, (blur, blur, 0)))
     light = fields[0] * fields[1] * 225 + np.random.default_rng(0).normal(0, 2, passed.shape)
     return np.clip(light, 0, 255).astype(np.uint8), marks

@@ -91,7 +91,7 @@ def test_cells_of_annotated_fields_are_found_cut_and_judged(model, tmp_path):
             np.random.default_rng(number), size=(480, 360), cells=25, infected=0.4, diameter=60
         )
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-        boxes = [{"type": mark.name, "bbox": dict(zip("xywh", mark.box, strict=True))} for mark in marks]
+        boxes = [{"type": mark.label, "bbox": dict(zip("xywh", mark.box, strict=True))} for mark in marks]
         listed.append({"image_name": f"{number}.png", "objects": boxes})
         infected += sum(mark.label == PARASITIZED for mark in marks)
     (tmp_path / "annotations.json").write_text(json.dumps(listed))
