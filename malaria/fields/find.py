@@ -218,7 +218,9 @@ def _density(pixels: Pixels) -> tuple[Floats, Floats]:
 
 
 def _usual(density: Floats) -> float:
-    """The median density of cells, which nuclei, far darker ones, do not raise."""
+    """The median density of cells, which nuclei, far darker ones, do not raise; 0 of one even colour."""
+    if np.ptp(density) == 0:
+        return 0.0
     lowest = filters.threshold_multiotsu(density[::2, ::2], 3, nbins=64)[0]
     usual = np.median(density[density > lowest])
     return float(np.median(density[density > _FOREGROUND * usual]))

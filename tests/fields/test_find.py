@@ -125,6 +125,11 @@ def test_what_is_no_thin_film_in_focus_is_named_and_has_no_cells(kind, named):
     assert (field.kind, field.cells) == (named, ())
 
 
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_picture_of_one_colour_is_empty(level):
+    assert find.find(np.full((120, 100, 3), level, np.uint8)).kind == find.EMPTY
+
+
 def test_a_picture_of_noise_is_no_field():
     noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)
     assert find.find(noise).cells == ()
