@@ -9,7 +9,7 @@ import platform
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,13 +59,13 @@ class Checkpoint:
         return lists
 
 
-def key(settings: str, arrays: Iterable[npt.NDArray[Any]]) -> str:
-    """A hash of all that shapes a training: `settings` as text; cells, labels and first weights as
-    `arrays`; the library's code, the versions and the processor that it runs on.
+def key(*made_of: Any) -> str:
+    """A hash of all that shapes a training: what it is `made_of`, settings, arrays and lists of these; the
+    library's code, the versions and the processor that it runs on.
     """
     package = Path(__file__).parents[1]
     # All of the package: a checkpoint lives for minutes, and need not survive a change of code.
     code = {str(file.relative_to(package)): files.sha256(file) for file in sorted(package.rglob("*.py"))}
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     runs_on = [platform.python_version(), platform.node(), processor()]
-    return str(joblib.hash([settings, code, versions, runs_on, *arrays], hash_name="sha1", coerce_mmap=True))
+    return str(joblib.hash([code, versions, runs_on, made_of], hash_name="sha1", coerce_mmap=True))

@@ -290,12 +290,10 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
 
     def kept(self) -> Trained:
         """What the training gives. Near the ceiling val AUC is luck; the end of the schedule is not."""
-        done, epoch = len(self.history), self._best_epoch()
-        if self.settings.keep == "best" or done < self.settings.epochs:
-            self.model.set_weights(self.best)
-        else:
-            self.model.set_weights(self.average.get_weights())
-            epoch = done
+        done = len(self.history)
+        last = self.settings.keep == "last" and done == self.settings.epochs
+        self.model.set_weights(self.average.get_weights() if last else self.best)
+        epoch = done if last else self._best_epoch()
         return Trained(self.model, epoch, self.history[epoch - 1][-1], done)
 
     def _average(self) -> None:
@@ -323,10 +321,9 @@ def _key(train: Cells, val: Cells, settings: params.Train, model: keras.Model) -
     """What tells this training from all others: settings, cells, network, first weights, devices, code and
     versions.
     """
-    sides = [array for cells in (train, val) for array in (cells.rows, cells.labels)]
-    doubtful = [cells.doubtful for cells in (train, val) if cells.doubtful is not None]
-    about = [settings.model_dump_json(), model.to_json(), str(model.distribute_strategy.num_replicas_in_sync)]
-    return checkpoint.key("\n".join(about), [train.images, *sides, *doubtful, *model.get_weights()])
+    network_of = [model.to_json(), model.get_weights(), model.distribute_strategy.num_replicas_in_sync]
+    sides = [(cells.rows, cells.labels, cells.doubtful) for cells in (train, val)]
+    return checkpoint.key(settings.model_dump_json(), network_of, train.images, sides)
 
 
 def _watched(val: Cells, how: str) -> Cells:
