@@ -7,6 +7,7 @@ quarters of the work on the largest arrays.
 
 import json
 import re
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -100,15 +101,12 @@ def save(model: keras.Model, path: Path) -> None:
     Keras puts the time of saving into the archive's metadata and its members' headers, and addresses
     in memory into its configuration; they go.
     """
-    with atomic_path(path) as part:
-        raw = part.with_name(f"{part.stem}.raw.keras")
-        try:
-            model.save(raw)
-            with zipfile.ZipFile(raw) as source, zipfile.ZipFile(part, "w") as target:
-                for name in sorted(source.namelist()):
-                    target.writestr(zipfile.ZipInfo(name, _EPOCH), _timeless(name, source.read(name)))
-        finally:
-            raw.unlink(missing_ok=True)
+    with atomic_path(path) as part, tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder, "raw.keras")
+        model.save(raw)
+        with zipfile.ZipFile(raw) as source, zipfile.ZipFile(part, "w") as target:
+            for name in sorted(source.namelist()):
+                target.writestr(zipfile.ZipInfo(name, _EPOCH), _timeless(name, source.read(name)))
 
 
 def load(path: Path) -> keras.Model:
