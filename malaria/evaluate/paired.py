@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from malaria import params
+from malaria import params, tables
 from malaria.cells import doubtful_labels
 from malaria.errors import UserError
 from malaria.evaluate import evaluation, metrics
@@ -43,29 +43,20 @@ class Difference:
 
 
 def read(file: Path) -> pd.DataFrame:
-    """Read a table of predictions: a column path or file, p_parasitized, and whatever else it has.
+    """Read a table of predictions: a column path or file, p_parasitized, and whatever else it has, as texts.
 
     p_parasitized is nan where it is empty, as `predict` writes it for what is unreadable or turned away.
 
     Raises:
         UserError: there is no such table, or it lacks these columns.
     """
+    if not file.is_file():
+        raise UserError(f"{file} is missing: name a table of predictions.")
+    table = tables.read_given(file, "path,p_parasitized", "file,p_parasitized")
     try:
-        table = pd.read_csv(
-            file,
-            keep_default_na=False,
-            na_values={"p_parasitized": [""]},
-            dtype={"patient": "str", "path": "str", "file": "str", "p_parasitized": "float64"},
-        )
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing: name a table of predictions.") from None
-    except (ValueError, UnicodeDecodeError):
-        raise UserError(f"{file} is no CSV table of predictions.") from None
-    if "p_parasitized" not in table or not {"path", "file"} & set(table):
-        raise UserError(
-            f"{file} has the columns {', '.join(table.columns)}, but needs path (or file) and p_parasitized."
-        )
-    return table
+        return table.assign(p_parasitized=table.p_parasitized.replace("", "nan").astype("float64"))
+    except ValueError as error:
+        raise UserError(f"{file} is no CSV table of predictions ({error}): correct p_parasitized.") from None
 
 
 def join(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:

@@ -121,7 +121,10 @@ def test_weak_patients_come_first_and_those_with_few_sure_cells_do_not_count(cel
     ("content", "sentence"),
     [
         (None, "is missing: name a table of predictions"),
-        ("file,p\na.png,0.5\n", r"has the columns file, p, but needs path \(or file\) and p_parasitized"),
+        (
+            "file,p\na.png,0.5\n",
+            "has the columns file, p, but needs path,p_parasitized or file,p_parasitized",
+        ),
     ],
 )
 def test_what_is_no_table_of_predictions_is_refused(tmp_path, content, sentence):
