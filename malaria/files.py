@@ -19,46 +19,51 @@ LITTER = frozenset({"thumbs.db", "desktop.ini", ".ds_store"})
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name when the block ends without an error.
+    """A temporary path that takes the name of `path` when the block ends without an error.
 
-    A killed run leaves at most a hidden temporary file, never half of `path`; the next one removes it.
     A device or a pipe is `path` itself: to take its name would remove it from the system.
     """
     if path.exists() and not path.is_file():
         yield path
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_over(path.parent, f".{path.stem}.", ".part*")
-    # The suffix is kept: libraries choose a format by it.
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with _beside(path) as folder:
+        # The name is kept: libraries choose a format by its suffix.
+        yield folder / path.name
+        os.replace(folder / path.name, path)
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that replaces it when the block ends without an error.
+    """An empty folder that replaces `folder` when the block ends without an error.
 
     Killed at whatever moment, a run leaves `folder` as it was, whole and new, or not there, never with
-    some of its files. What killed runs left of theirs is removed first: it may be large.
+    some of its files.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix, suffix = f".{folder.name}.", f".{os.getpid()}.part"
-    _remove_left_over(folder.parent, prefix, ".part")
-    part, old = (Path(tempfile.mkdtemp(suffix, prefix, dir=folder.parent)) for _ in range(2))
-    part.chmod(0o755)
-    try:
-        yield part
+    with _beside(folder) as beside:
+        new = beside / folder.name
+        new.mkdir()
+        yield new
         # Removing takes its time, and a kill would leave half; a new name is given at once.
         if folder.exists():
-            os.replace(folder, old)
-        os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, beside / "old")
+        os.replace(new, folder)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, which goes with all that is in it when the block ends.
+
+    A killed run leaves it there, and the next one removes it: it may be large.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix, suffix = f".{path.name}.", ".part"
+    for left in path.parent.glob(f"{glob.escape(prefix)}*{suffix}"):
+        if not _is_running(left.stem.rpartition(".")[2]):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        f".{os.getpid()}{suffix}", prefix, path.parent, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -72,18 +77,6 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.")
 
     return os.walk(folder, onerror=refuse)
-
-
-def _remove_left_over(folder: Path, prefix: str, suffix: str) -> None:
-    """Remove the temporary files and folders of killed runs: `prefix`, some letters, process, `suffix`."""
-    for left in folder.glob(f"{glob.escape(prefix)}*{suffix}"):
-        process = left.name.removeprefix(prefix).partition(".part")[0].rpartition(".")[2]
-        if _is_running(process):
-            continue
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
 
 
 def _is_running(process: str) -> bool:

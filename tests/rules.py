@@ -481,11 +481,11 @@ RULES = (
     *of(
         "malaria/files.py",
         "tests/test_files.py",
-        ("a new folder can be read by others", "part.chmod(0o755)", "pass"),
+        ("a new folder can be read by others", "new.mkdir()", "new.mkdir(0o700)"),
         (
             "a failed write takes no name",
-            "os.replace(part, path)\n    finally:",
-            "pass\n    finally:\n        os.replace(part, path)",
+            "        yield folder / path.name\n        os",
+            "        try:\n            yield folder / path.name\n        finally:\n            os",
         ),
     ),
     *of(

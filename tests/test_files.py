@@ -59,15 +59,15 @@ def test_a_new_folder_can_be_read_by_others(tmp_path):
 
 
 def test_the_next_write_removes_what_killed_ones_left_and_nothing_else(tmp_path):
-    gone = [f".table.{GONE}.part.csv", f".table.{GONE}.part.raw.keras"]
+    gone = [f".table.csv.x1.{GONE}.part", f".table.csv.x2.{GONE}.part"]
     kept = [
-        f".table.{os.getppid()}.part.csv",
-        f".other.{GONE}.part.csv",
-        ".table.mine.part.csv",
-        "table.part",
+        f".table.csv.x3.{os.getppid()}.part",
+        f".other.csv.x1.{GONE}.part",
+        ".table.csv.mine.part",
+        "table.csv.part",
     ]
     for name in (*gone, *kept):
-        (tmp_path / name).touch()
+        (tmp_path / name / "deep").mkdir(parents=True)
     files.write_text(tmp_path / "table.csv", "new")
     assert {path.name for path in tmp_path.iterdir()} == {"table.csv", *kept}
 
