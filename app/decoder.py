@@ -49,7 +49,7 @@ def fresh(limits: images.Limits, gone: Gone = None) -> Iterator[Read]:
             if spent == _MOST_PROCESSES:
                 raise images.Unreadable(TOO_MANY_COSTLY)
             try:
-                return images.crop(decoder.read(encoded, gone))
+                return decoder.read(encoded, gone)
             except sandbox.Costly:
                 spent += 1
                 raise images.Unreadable(TOO_COSTLY) from None

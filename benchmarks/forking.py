@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks import batch, data, serving
 from malaria.cells import decoding, sandbox
 from malaria.command import end_with, how_many
@@ -25,10 +27,9 @@ class Inside:
     def __init__(self, limits: decoding.Limits, *_: object, **__: object) -> None:
         self._limits = limits
 
-    def read(self, content: bytes, _gone: Callable[[], bool] | None = None) -> sandbox.Answer:
+    def read(self, content: bytes, _gone: Callable[[], bool] | None = None) -> sandbox.Crop:
         found = decoding.decode(content, self._limits)
-        size = found.image.size
-        return sandbox.Answer(*size, found.pages, found.bits, tuple(found.notes), found.image.tobytes())
+        return sandbox.Crop(np.asarray(found.image), found.notes, found.pages, found.bits)
 
     def close(self) -> None:
         pass

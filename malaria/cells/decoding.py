@@ -10,28 +10,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from PIL import (
-    BmpImagePlugin,
-    ExifTags,
-    Image,
-    ImageChops,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-)
+from PIL import ExifTags, Image, ImageChops, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-# Pillow is not to look for plug-ins of other formats.
-FORMATS = tuple(
-    plugin.format
-    for plugin in (
-        PngImagePlugin.PngImageFile,
-        JpegImagePlugin.JpegImageFile,
-        TiffImagePlugin.TiffImageFile,
-        BmpImagePlugin.BmpImageFile,
-    )
-)
+# Pillow is not to look for plug-ins of other formats: these it knows by itself, and TIFF by the import above.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 # What their files start with (BMP's two letters might be any text's): Pillow calls a file that is cut
 # off in its header no image at all.
 PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from malaria.cells import sandbox
 from malaria.cells.decoding import DAMAGED, NO_IMAGE, Limits, Unreadable
+from malaria.cells.sandbox import Crop
 from malaria.errors import UserError
 
-__all__ = ["DAMAGED", "NO_IMAGE", "Limits", "Unreadable"]
+__all__ = ["DAMAGED", "NO_IMAGE", "Crop", "Limits", "Unreadable"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -26,22 +27,6 @@ RESIZE = "bilinear-no-antialias"
 # Uncompressed 16-bit RGBA takes 8 bytes a pixel; the rest is left to metadata.
 _BYTES_A_PIXEL = 16
 _BYTES_OF_METADATA = 2**24
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A decoded image: `pixels` is uint8 (height, width, 3), RGB; `notes` on how it was read."""
-
-    pixels: Pixels
-    notes: tuple[str, ...] = ()
-
-    @property
-    def width(self) -> int:
-        return int(self.pixels.shape[1])
-
-    @property
-    def height(self) -> int:
-        return int(self.pixels.shape[0])
 
 
 @dataclass(frozen=True)
@@ -96,13 +81,7 @@ def read(source: Path | BinaryIO | bytes, limits: Limits, name: str = "") -> Cro
     """
     if not isinstance(source, bytes):
         name, source = name or str(source), content(source, limits)
-    return crop(_decoded(source, limits, name or "An image"))
-
-
-def crop(answer: sandbox.Answer) -> Crop:
-    """What a decoder answered, as an array."""
-    pixels = np.frombuffer(answer.pixels, np.uint8).reshape(answer.height, answer.width, 3)
-    return Crop(pixels, answer.notes)
+    return _decoded(source, limits, name or "An image")
 
 
 def examine(raw: Path, limits: Limits, path: str) -> Finding:
@@ -122,7 +101,7 @@ def examine(raw: Path, limits: Limits, path: str) -> Finding:
     return Finding(sha256, found.width, found.height, "", found.pages, found.bits)
 
 
-def _decoded(encoded: bytes, limits: Limits, name: str, *, pixels: bool = True) -> sandbox.Answer:
+def _decoded(encoded: bytes, limits: Limits, name: str, *, pixels: bool = True) -> Crop:
     """Decode in this thread's own process for such limits."""
     kept: dict[object, sandbox.Decoder] = vars(_own).setdefault("decoders", {})
     decoder = kept.get((limits, pixels))

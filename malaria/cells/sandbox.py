@@ -13,6 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+import numpy as np
+import numpy.typing as npt
+
 from malaria.cells.decoding import Limits, Unreadable
 from malaria.cells.zygote import ORDER
 
@@ -42,15 +45,23 @@ class Costly(Exception):  # noqa: N818 - a finding about a file, not a fault of 
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What was decoded: width and height in px, `pixels` as RGB bytes, row by row; else as `Decoded`."""
+class Crop:
+    """A decoded image: `pixels` is uint8 (height, width, 3), RGB, or (height, width, 0) where none were
+    wanted; `notes` on how it was read; `pages` and `bits` as `Decoded` has them.
+    """
 
-    width: int
-    height: int
-    pages: int
-    bits: int
-    notes: tuple[str, ...]
-    pixels: bytes
+    pixels: npt.NDArray[np.uint8]
+    notes: tuple[str, ...] = ()
+    pages: int = 1
+    bits: int = 0
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
 
 
 class Decoder:
@@ -65,11 +76,11 @@ class Decoder:
         numbers = (limits.min_side, limits.max_pixels, limits.bits, *vars(bounds).values(), pixels)
         self._order = ORDER.pack(*(min(int(number), 2**32 - 1) for number in numbers))
         self._most = 3 * limits.max_pixels + _MOST_HEAD
-        self._ahead, self._pixels = ahead, pixels
+        self._ahead, self._channels = ahead, 3 if pixels else 0
         self._process: Connection | None = None
         self._number = self._asker = 0
 
-    def read(self, content: bytes, gone: Callable[[], bool] | None = None) -> Answer:
+    def read(self, content: bytes, gone: Callable[[], bool] | None = None) -> Crop:
         """Decode a file; where those who asked are `gone`, the process is killed.
 
         Raises:
@@ -86,20 +97,17 @@ class Decoder:
             while not self._process.poll(_PAUSE if gone else None):
                 if gone and gone():
                     os.kill(self._number, signal.SIGKILL)
-            answer = self._process.recv_bytes(self._most)
-        except (OSError, EOFError):
+            head, _, pixels = self._process.recv_bytes(self._most).partition(b"\n")
+            # A file that takes over the process must not get any further than this.
+            said = json.loads(head)
+            if "reason" in said:
+                raise Unreadable(str(said["reason"]), said["width"], said["height"])
+            shape = (int(said["height"]), int(said["width"]), self._channels)
+            notes, pages, bits = tuple(map(str, said["notes"])), int(said["pages"]), int(said["bits"])
+            return Crop(np.frombuffer(pixels, np.uint8).reshape(shape), notes, pages, bits)
+        except (OSError, EOFError, LookupError, TypeError, ValueError):
             self.close()
             raise Costly from None
-        # A file that takes over the process must not get any further than this.
-        head, _, pixels = answer.partition(b"\n")
-        said = json.loads(head)
-        if "reason" in said:
-            raise Unreadable(str(said["reason"]), said["width"], said["height"])
-        width, height, pages, bits = (int(said[name]) for name in ("width", "height", "pages", "bits"))
-        found = Answer(width, height, pages, bits, tuple(map(str, said["notes"])), pixels)
-        if self._pixels and len(pixels) != 3 * found.width * found.height:
-            raise Costly
-        return found
 
     def close(self) -> None:
         """Let the process go, which ends by that."""
@@ -112,6 +120,10 @@ class _Zygote:
     """The process that all of this one's are forked from; started when needed, and ended with this one."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """In a fork of this process: what it had is not this one's, which has no child yet."""
         self._lock = threading.Lock()
         self._ready: dict[bytes, deque[Connection]] = defaultdict(deque)
         self._control: socket.socket | None = None
@@ -126,12 +138,10 @@ class _Zygote:
     def _fork(self, order: bytes) -> Connection:
         ours, its = socket.socketpair()
         with its:
-            for control in (self._control, None):
-                try:
-                    socket.send_fds(control or self._start(), [order], [its.fileno()])
-                except BrokenPipeError:
-                    continue
-                break
+            try:
+                socket.send_fds(self._control or self._start(), [order], [its.fileno()])
+            except BrokenPipeError:
+                socket.send_fds(self._start(), [order], [its.fileno()])
         return Connection(ours.detach())
 
     def _start(self) -> socket.socket:
@@ -162,11 +172,6 @@ class _Zygote:
             self._control.close()
             self._control = None
             self._process.wait()
-
-    def forget(self) -> None:
-        """In a fork of this process: what it had is not this one's, which has no child yet."""
-        self._lock, self._control = threading.Lock(), None
-        self._ready = defaultdict(deque)
 
 
 _zygote = _Zygote()
