@@ -2,7 +2,8 @@
 
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -51,9 +52,7 @@ class Summary:
     slides: dict[str, Any]
 
 
-def audit(
-    raw: Path, settings: params.Audit, workers: int | None = None, labels: Sequence[str] = LABELS
-) -> pd.DataFrame:
+def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.DataFrame:
     """One row for each image below the class folders of `raw`, in the columns of tables.CELLS.
 
     An image is quarantined that cannot be read as a cell crop; that repeats the bytes of one before
@@ -62,12 +61,17 @@ def audit(
 
     Args:
         workers: processes to read with; None takes what the machine suggests.
-        labels: those that must be there.
 
     Raises:
-        UserError: a class folder is missing or empty; patients.csv or slides.csv is no such table.
+        UserError: there is no image; patients.csv or slides.csv is no such table.
     """
-    found = sorted(path for label in labels for path in _files(raw, label))
+    there = [raw / label for label in LABELS if (raw / label).is_dir()]
+    walked = ((Path(above), inside) for folder in there for above, _, inside in files.walk(folder))
+    found = sorted((above / name).relative_to(raw).as_posix() for above, inside in walked for name in inside)
+    if not found:
+        raise UserError(
+            f"{raw} holds no cell: check data.folder and data.classes, or run `dvc repro -f fetch`."
+        )
     given = patients.read(raw)
     published = slides.read(raw)
     limits = images.Limits(settings.min_side, settings.max_pixels)
@@ -113,7 +117,7 @@ def check(
     aside = cells[cells.status == tables.QUARANTINED]
     for label in labels:
         if not ((cells.label == label) & (cells.status == tables.OK)).any():
-            reasons = _most_frequent(aside[aside.label == label])
+            reasons = _most_frequent(aside[aside.label == label]) or "none is there"
             raise UserError(f"{folder} holds no {label} image that can be used ({reasons}): {advice}.")
     share = len(aside) / len(cells)
     if share > settings.max_quarantined:
@@ -126,9 +130,7 @@ def check(
 
 def count_reasons(aside: pd.DataFrame) -> dict[str, int]:
     """How often each reason occurs in the quarantined rows, the most frequent first."""
-    counts = aside.reason.str.replace(":.*", "", regex=True).value_counts().sort_index()
-    counts = counts.sort_values(ascending=False, kind="stable")
-    return {str(reason): int(count) for reason, count in counts.items()}
+    return dict(Counter(sorted(reason.partition(":")[0] for reason in aside.reason)).most_common())
 
 
 def summarise(cells: pd.DataFrame, published: Mapping[str, slides.Row] = MappingProxyType({})) -> Summary:
@@ -147,11 +149,7 @@ def summarise(cells: pd.DataFrame, published: Mapping[str, slides.Row] = Mapping
         patients={"infected": int(infected), "controls": int(known.patient.nunique() - infected)},
         cells_without_patient=int((accepted.patient == "").sum()),
         top_ten_share_of_parasitized=round(float(largest.sum() / max(len(parasitized), 1)), 4),
-        side_px={
-            "smallest": int(sides.min()),
-            "median": float(sides.median()),
-            "largest": int(sides.max()),
-        }
+        side_px={"smallest": int(sides.min()), "median": float(sides.median()), "largest": int(sides.max())}
         if len(sides)
         else {},
         quarantined=len(aside),
@@ -182,8 +180,7 @@ def _compare_slides(cells: pd.DataFrame, published: Mapping[str, slides.Row]) ->
 
 def bits_in_use(cells: pd.DataFrame) -> int:
     """How many of 16 bits the accepted of an audit's rows use at most, by which they are read, or 0."""
-    bits = cells.bits[cells.status == tables.OK]
-    return int(bits.max()) if len(bits) else 0
+    return max(map(int, cells.bits[cells.status == tables.OK]), default=0)
 
 
 def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -> tuple[str, ...]:
@@ -222,25 +219,6 @@ def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -
     read_by = f"They use {bits_in_use(cells)} bits at most, and are read by these."
     note("Files of 16 bits a colour", len(deep), read_by, list(deep.path.head(1)))
     return tuple(found)
-
-
-def _files(raw: Path, label: str) -> Iterator[str]:
-    """Every file below a class folder, relative to `raw`, with forward slashes.
-
-    Raises:
-        UserError: the folder is missing or empty.
-    """
-    folder = raw / label
-    advice = "check data.folder and data.classes, or run `dvc repro -f fetch`."
-    if not folder.is_dir():
-        raise UserError(f"{raw} has no folder {label}: {advice}")
-    empty = True
-    for above, _, inside in files.walk(folder):
-        start = Path(above).relative_to(raw).as_posix()
-        empty = empty and not inside
-        yield from (f"{start}/{name}" for name in inside)
-    if empty:
-        raise UserError(f"{folder} holds no file: {advice}")
 
 
 def _set_copies_aside(cells: pd.DataFrame) -> pd.DataFrame:

@@ -79,9 +79,8 @@ def place(given: Path, raw: Path, settings: params.Params) -> pd.DataFrame:
     else:
         with archives.opened(given, raw) as (cells, put):
             class_folders.place(cells, raw, put, str(given), classes, one_class=True)
-    there = [label for label in LABELS if (raw / label).is_dir()]
-    found = audit.audit(raw, limits, labels=there)
-    audit.check(found, limits, given, "put the data right", there)
+    found = audit.audit(raw, limits)
+    audit.check(found, limits, given, "put the data right", sorted(set(found.label)))
     accepted = patients.with_own(found)
     views = accepted.path.map(lambda path: Path(path).stem).str.extract(_FIELD, expand=False)
     unknown = ~patients.known(accepted.patient) & views.notna()

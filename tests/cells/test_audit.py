@@ -276,17 +276,20 @@ def test_a_parasitised_cell_named_as_a_controls_is_noted(raw):
 # When it stops
 
 
-def test_a_missing_class_folder_stops_the_audit(tmp_path):
-    put(tmp_path, "Uninfected/a.png", cell(1))
-    with pytest.raises(UserError, match=r"has no folder Parasitized: check data\.folder"):
-        audit.audit(tmp_path, SETTINGS)
-
-
-def test_an_empty_class_folder_stops_the_audit(tmp_path):
-    put(tmp_path, "Uninfected/a.png", cell(1))
+def test_without_any_image_the_audit_stops(tmp_path):
     (tmp_path / "Parasitized" / "inner").mkdir(parents=True)
-    with pytest.raises(UserError, match="Parasitized holds no file"):
+    with pytest.raises(UserError, match=r"holds no cell: check data\.folder"):
         audit.audit(tmp_path, SETTINGS)
+
+
+@pytest.mark.parametrize("folders", [(), ("Parasitized/inner",)], ids=["missing", "empty"])
+def test_a_class_without_an_image_stops_the_pipeline(tmp_path, folders):
+    put(tmp_path, "Uninfected/a.png", cell(1))
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    cells = audit.audit(tmp_path, SETTINGS)
+    with pytest.raises(UserError, match=r"holds no Parasitized image that can be used \(none is there\)"):
+        audit.check(cells, SETTINGS)
 
 
 def test_a_class_without_a_readable_image_stops_the_pipeline(tmp_path):
