@@ -381,7 +381,7 @@ def _copies(base: Revision, branch: Revision, judged: pd.DataFrame, made_with: p
     new = ours[ours.path.isin(made_with.path) & ~ours.sha256.isin(accepted(base).sha256)]
     with tempfile.TemporaryDirectory() as temporary:
         folder, colour = Path(temporary, "new"), base.params["pack"]["colour"]
-        pack.write(branch.folder / paths.RAW, new, theirs.size, colour, folder, may_be_empty=True)
+        pack.write(branch.folder / paths.RAW, new, theirs.size, colour, folder)
         learnt = fingerprints.of(packed.load(folder).images)
     known = fingerprints.of(theirs.images[packed.rows_of(theirs, splits.path[splits.split != tables.TEST])])
     met = []

@@ -20,7 +20,7 @@ def main() -> None:
         raw = Path(temporary)
         found = [laboratories.place(path, raw / name, params) for name, path in given.items()]
         cells = pd.concat([pd.DataFrame(columns=list(tables.CELLS)).astype(tables.CELLS), *found])
-        count = pack.write(raw, cells, params.pack.size, params.pack.colour, LABORATORIES, may_be_empty=True)
+        count = pack.write(raw, cells, params.pack.size, params.pack.colour, LABORATORIES)
     print(f"{count:,} cells of {len(given)} other laboratories: {', '.join(given) or 'none'}")
 
 

@@ -9,19 +9,11 @@ import pandas as pd
 from malaria import files, processes, tables
 from malaria.cells import images, prepare
 from malaria.cells.packed import ARRAY, INDEX, OWN
-from malaria.errors import UserError
 from malaria.params import Colour
 
 
 def write(
-    raw: Path,
-    cells: pd.DataFrame,
-    size: int,
-    colour: Colour,
-    folder: Path,
-    workers: int | None = None,
-    *,
-    may_be_empty: bool = False,
+    raw: Path, cells: pd.DataFrame, size: int, colour: Colour, folder: Path, workers: int | None = None
 ) -> int:
     """Prepare the accepted of `cells` and write them, with their index, as `folder`.
 
@@ -37,13 +29,11 @@ def write(
         How many cells were written.
 
     Raises:
-        UserError: no cell is accepted, or an accepted one can no longer be read.
+        UserError: an accepted cell can no longer be read.
     """
     accepted = cells[cells.status == tables.OK].sort_values("path", ignore_index=True)
-    if accepted.empty and not may_be_empty:
-        raise UserError("data/cells.csv has no accepted cell: look at reports/audit.html, correct the data.")
     # The audit has set its limits already; this one only keeps out what has grown since.
-    most, bits = (int(of.max()) if len(of) else 0 for of in (accepted.width * accepted.height, accepted.bits))
+    most, bits = (max(map(int, of), default=0) for of in (accepted.width * accepted.height, accepted.bits))
     limits = images.Limits(min_side=1, max_pixels=most, bits=bits)
     work = functools.partial(prepare.read, raw, limits, size, colour)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(accepted), size, size, 3)}

@@ -83,9 +83,10 @@ def test_an_image_that_broke_since_the_audit_asks_for_another_audit(raw, cells, 
     assert not (tmp_path / "packed").exists()
 
 
-def test_nothing_accepted_is_an_error(raw, cells, tmp_path):
-    with pytest.raises(UserError, match="no accepted cell"):
-        pack.write(raw, cells.assign(status="quarantined"), 32, "as-is", tmp_path / "packed")
+def test_nothing_accepted_is_an_empty_array(raw, cells, tmp_path):
+    aside = cells.assign(status="quarantined")
+    assert pack.write(raw, aside, 32, "as-is", tmp_path / "packed") == 0
+    assert packed.load(tmp_path / "packed").images.shape == (0, 32, 32, 3)
 
 
 def test_a_missing_array_is_named(raw, cells, tmp_path):
