@@ -12,7 +12,6 @@ or go, and only who is new is drawn.
 import functools
 import io
 import itertools
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 
 from malaria import files, params, tables
 from malaria.cells import patients
@@ -94,18 +94,16 @@ def read_kept(file: Path) -> Kept:
         UserError: it is no such file, or has a patient twice.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        rounds = tuple(Round(int(drawn["draw"]), dict(drawn["sides"])) for drawn in content["rounds"])
-        kept = Kept(tuple(content["ratio"]), int(content["seed"]), rounds)
-        count = sum(len(there) for drawn in rounds for there in drawn.sides.values())
-        if len(kept.side_of) != count or not set(kept.side_of.values()) <= set(SPLIT_NAMES):
+        kept = TypeAdapter(Kept).validate_json(file.read_bytes())
+        count = sum(len(there) for drawn in kept.rounds for there in drawn.sides.values())
+        if len(kept.side_of) < count or not set(kept.side_of.values()) <= set(SPLIT_NAMES):
             raise ValueError("a patient is there twice, or on no side")
     except FileNotFoundError:
         return Kept()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError):
         raise UserError(
-            f"{file} is damaged ({error}): take git's (`git checkout {file}`), or remove it to have all "
-            "patients drawn anew."
+            f"{file} is damaged: take git's (`git checkout {file}`), or remove it to have all patients drawn "
+            "anew."
         ) from None
     return kept
 
@@ -133,18 +131,11 @@ def extend(cells: pd.DataFrame, settings: params.Split, kept: Kept) -> tuple[pd.
     if len(new):
         drawn = {name: sorted(new.index[new == name]) for name in SPLIT_NAMES}
         kept = replace(kept, rounds=(*kept.rounds, Round(summary.draw, drawn)))
+    # Of the last round, so that a run on the same cells says the same again.
     last = kept.rounds[-1]
-    # So that a run on the same cells says the same again.
-    return (
-        assigned,
-        replace(
-            summary,
-            draw=last.draw,
-            came=tuple(sorted(itertools.chain(*last.sides.values()))) if len(kept.rounds) > 1 else (),
-            gone=tuple(sorted(set(kept.side_of) - set(sides.index))),
-        ),
-        kept,
-    )
+    came_last = sorted(itertools.chain(*last.sides.values())) if len(kept.rounds) > 1 else ()
+    gone = sorted(set(kept.side_of) - set(sides.index))
+    return assigned, replace(summary, draw=last.draw, came=tuple(came_last), gone=tuple(gone)), kept
 
 
 def split(
@@ -174,16 +165,20 @@ def split(
             )
         draw, sides = 0, accepted.patient.map(given)
     elif came is not None and not settings.folds:
-        _check_kept(accepted, came, settings)
+        if TEST not in set(came):
+            raise UserError(
+                "The cells come in train and val alone: add a folder test, or put all cells into the same "
+                "class folders, to have the split drawn."
+            )
         draw, sides = 0, came
     else:
         draw, sides = _draw(accepted, settings, side_of or {})
+    if settings.unit == "patient":
+        check_disjoint(accepted.assign(split=sides))
     if not draw and VAL not in set(sides):
         draw, sides = _hold_out_val(accepted, sides, settings)
     assigned = accepted.assign(split=sides)[list(tables.SPLITS)]
     _check_classes(assigned)
-    if settings.unit == "patient":
-        check_disjoint(assigned)
     by_patient = settings.unit == "patient" and bool(patients.known(assigned.patient).all())
     return assigned, Summary(settings.unit, by_patient, draw, _sides(assigned))
 
@@ -194,29 +189,15 @@ def sides_of(cells: pd.DataFrame) -> "pd.Series[str] | None":
     return parts[1] if (parts[1].isin(SPLIT_NAMES) & parts[2].notna()).all() else None
 
 
-def _check_kept(accepted: pd.DataFrame, came: "pd.Series[str]", settings: params.Split) -> None:
-    """Raise UserError where the split that cells came in cannot be kept."""
-    if TEST not in set(came):
-        raise UserError(
-            "The cells come in train and val alone: add a folder test, or put all cells into the same class "
-            "folders, to have the split drawn."
-        )
-    torn = accepted.patient[came.groupby(accepted.patient).transform("nunique") > 1]
-    if settings.unit == "patient" and len(torn):
-        raise UserError(
-            f"The folders train, val and test that the cells come in share {torn.nunique():,} patients, such "
-            f"as {torn.iloc[0]}: put all cells into the same class folders to have a split by patient drawn, "
-            "or set split.unit to image to keep this one, whose figures say nothing of new patients."
-        )
-
-
 def check_disjoint(assigned: pd.DataFrame) -> None:
-    """Raise UserError if a patient's cells lie on more than one side."""
+    """Raise UserError if a patient's cells lie on more than one side, as those may that come in a split."""
     sides = assigned.groupby("patient").split.nunique()
     torn = sorted(sides[sides > 1].index)
     if torn:
         raise UserError(
-            f"{len(torn)} patients are on two sides, such as {torn[0]}: run `dvc repro -f split`."
+            f"The folders train, val and test that the cells come in share {len(torn):,} patients, such as "
+            f"{torn[0]}: put all cells into the same class folders to have a split by patient drawn, or set "
+            "split.unit to image to keep this one, whose figures say nothing of new patients."
         )
 
 
