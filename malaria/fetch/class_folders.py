@@ -24,13 +24,9 @@ _BY = "under data.classes in params.yaml (`evaluate` takes --classes)"
 
 # How people, split-folders and Keras call the sides of a split.
 _SIDES = {
-    TRAIN: TRAIN,
-    "training": TRAIN,
-    VAL: VAL,
-    "valid": VAL,
-    "validation": VAL,
-    TEST: TEST,
-    "testing": TEST,
+    **dict.fromkeys((TRAIN, "training"), TRAIN),
+    **dict.fromkeys((VAL, "valid", "validation"), VAL),
+    **dict.fromkeys((TEST, "testing"), TEST),
 }
 
 
@@ -46,15 +42,6 @@ class Placed:
     beside: tuple[Path, ...]
     came_as: dict[str, str]
     known: Provenance
-
-
-@dataclass(frozen=True)
-class _Class:
-    """A class folder, and where below its label its files go."""
-
-    folder: Path
-    label: str
-    below: str
 
 
 def place(
@@ -82,8 +69,7 @@ def place(
         UserError: class folders are missing, doubled, empty, or in several places that are no split.
     """
     own = {name: label for name, label in own.items() if label in LABELS}
-    label_of = dict(zip(LABELS, LABELS, strict=True)) | own
-    labels = {names.folded(name): label for name, label in label_of.items()}
+    labels = {names.folded(name): label for name, label in ({one: one for one in LABELS} | own).items()}
     folders = [Path(above, name) for above, inside, _ in files.walk(given) for name in inside]
     named = [
         path
@@ -91,36 +77,35 @@ def place(
         if names.folded(path.name) in labels and not any(map(_is_litter, path.relative_to(given).parts))
     ]
     homes = _homes(given, folders, named, origin)
-    classes = [one for home, side in homes.items() for one in _classes(home, side, labels, origin, one_class)]
-    taken = {one.folder for one in classes}
+    classes: dict[Path, Path] = {}
+    for home, side in homes.items():
+        classes |= _classes(home, side, labels, origin, one_class)
     beside = (next(iter(homes)).parent, *homes) if len(homes) > 1 else tuple(homes)
-    strangers = _strangers(beside, taken | set(homes), labels)
-    _check_mapping(own, taken, strangers, origin)
+    strangers = _strangers(beside, {*classes, *homes}, labels)
+    _check_mapping(own, classes, strangers, origin)
     litter = astray = 0
     came_as: dict[str, str] = {}
     digest = hashlib.sha256()
-    for one in sorted(classes, key=lambda one: (LABELS.index(one.label), one.folder)):
-        for path in tqdm(_below(one.folder), desc=one.label, unit=" files", disable=None):
-            inner = path.relative_to(one.folder)
+    for home, to in sorted(classes.items(), key=lambda one: (LABELS.index(one[1].parts[0]), one[0])):
+        for path in tqdm(_below(home), desc=to.parts[0], unit=" files", disable=None):
+            inner = path.relative_to(home)
             if not path.is_file():
                 astray += path.is_symlink()
             elif any(_is_litter(part) for part in inner.parts):
                 litter += 1
             else:
-                target = folder / one.label / one.below / inner
+                target = folder / to / inner
                 target.parent.mkdir(parents=True, exist_ok=True)
                 put(path, target)
-                name = target.relative_to(folder).as_posix()
+                name = (to / inner).as_posix()
                 digest.update(f"{name}\0{files.sha256(target)}\n".encode())
                 came_as[name] = path.relative_to(beside[0]).as_posix()
-    for one in classes:
-        if not (folder / one.label).is_dir():
-            raise UserError(
-                f"{origin}: the class folder {one.folder.name} holds no file: put images into it."
-            )
+    for home, to in classes.items():
+        if not (folder / to.parts[0]).is_dir():
+            raise UserError(f"{origin}: the class folder {home.name} holds no file: put images into it.")
     loose = [path.name for home in beside for path in home.iterdir() if path.is_file()]
     loose = sorted(name for name in loose if name != PATIENTS and not _is_litter(name))
-    again = sum(taken.isdisjoint((path, *path.parents)) for path in named)
+    again = sum(classes.keys().isdisjoint((path, *path.parents)) for path in named)
     ignored = (
         (litter, "files that file browsers leave behind"),
         (astray, "links to folders, or to nothing"),
@@ -149,11 +134,7 @@ def _homes(given: Path, folders: list[Path], named: list[Path], origin: str) -> 
     if len(homes) == 1:
         return {homes[0]: ""}
     sides = {home: _SIDES.get(names.folded(home.name), "") for home in homes}
-    if (
-        len({home.parent for home in homes}) > 1
-        or "" in sides.values()
-        or len(set(sides.values())) < len(homes)
-    ):
+    if len({home.parent for home in homes}) > 1 or len({*sides.values()} - {""}) < len(homes):
         found = " and in ".join(home.relative_to(given).as_posix() for home in homes[:3])
         raise UserError(
             f"{origin} has class folders in {found}: put them into one folder, or call these train, val and "
@@ -162,18 +143,19 @@ def _homes(given: Path, folders: list[Path], named: list[Path], origin: str) -> 
     return sides
 
 
-def _classes(home: Path, side: str, labels: Mapping[str, str], origin: str, one_class: bool) -> list[_Class]:
-    """The class folders in `home`, of every label at least one, or of one."""
-    found: dict[str, list[Path]] = {label: [] for label in LABELS}
+def _classes(
+    home: Path, side: str, labels: Mapping[str, str], origin: str, one_class: bool
+) -> dict[Path, Path]:
+    """The class folders in `home`, of every label at least one, or of one, and where what is in them goes."""
+    found: dict[str, dict[str, Path]] = {label: {} for label in LABELS}
     for path in _inside(home):
-        if label := labels.get(names.folded(path.name)):
-            if twin := next(
-                (one for one in found[label] if names.folded(one.name) == names.folded(path.name)), None
-            ):
+        name = names.folded(path.name)
+        if label := labels.get(name):
+            twin = found[label].setdefault(name, path)
+            if twin != path:
                 raise UserError(
                     f"{origin} has two folders for {label}, {twin.name} and {path.name}: merge them."
                 )
-            found[label].append(path)
     for label, those in found.items():
         if not those and not one_class:
             there = ", ".join(path.name for path in _inside(home) if not _is_litter(path.name))
@@ -181,11 +163,11 @@ def _classes(home: Path, side: str, labels: Mapping[str, str], origin: str, one_
             raise UserError(
                 f"{where} has no folder for {label} (folders found: {there}): add it, or name yours {_BY}."
             )
-    return [
-        _Class(path, label, "/".join(filter(None, [side, path.name if len(those) > 1 else ""])))
+    return {
+        path: Path(label, side, path.name if len(those) > 1 else "")
         for label, those in found.items()
-        for path in those
-    ]
+        for path in those.values()
+    }
 
 
 def _strangers(beside: Sequence[Path], known: set[Path], labels: Mapping[str, str]) -> dict[str, int]:
@@ -198,7 +180,7 @@ def _strangers(beside: Sequence[Path], known: set[Path], labels: Mapping[str, st
     return counts
 
 
-def _check_mapping(own: Iterable[str], taken: set[Path], strangers: Iterable[str], origin: str) -> None:
+def _check_mapping(own: Iterable[str], taken: Iterable[Path], strangers: Iterable[str], origin: str) -> None:
     """Raise UserError where a name in data.classes is that of no folder, and nearly that of one left out."""
     found = {names.folded(folder.name) for folder in taken}
     for name in own:
