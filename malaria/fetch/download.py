@@ -84,7 +84,7 @@ def cache_folder(given: Path | None = None) -> Path:
     return given or (Path(named) if named else platformdirs.user_cache_path("malaria-cells"))
 
 
-def fetch(remote: Remote, target: Path, retries: Retry = PATIENT, silence: float = SILENCE) -> None:
+def fetch(remote: Remote, target: Path) -> None:
     """Bring `remote` to `target`, or find it there already; then nothing is asked of the network.
 
     Until it is whole and has the right size and SHA-256 it is called `<target>.part`, and a later
@@ -101,7 +101,7 @@ def fetch(remote: Remote, target: Path, retries: Retry = PATIENT, silence: float
             # Another process may have brought it while this one waited.
             if not _is_here(remote, target):
                 target.unlink(missing_ok=True)
-                _bring(remote, target, retries, silence)
+                _bring(remote, target)
 
 
 def _is_here(remote: Remote, target: Path) -> bool:
@@ -113,11 +113,11 @@ def _is_here(remote: Remote, target: Path) -> bool:
     return files.sha256(target) == expected
 
 
-def _bring(remote: Remote, target: Path, retries: Retry, silence: float) -> None:
+def _bring(remote: Remote, target: Path) -> None:
     """Download and check the file, and give it its name."""
     part = _beside(target, ".part")
     for _ in range(2):  # a transfer that came damaged is repeated once
-        _complete(remote, target, part, retries, silence)
+        _complete(remote, target, part)
         found = files.sha256(part)
         if remote.sha256 in (None, found):
             with part.open("rb+") as stream:
@@ -133,19 +133,19 @@ def _bring(remote: Remote, target: Path, retries: Retry, silence: float) -> None
     )
 
 
-def _complete(remote: Remote, target: Path, part: Path, retries: Retry, silence: float) -> None:
+def _complete(remote: Remote, target: Path, part: Path) -> None:
     """Ask until `part` is as long as the server's file."""
-    left, furthest = retries, 0
+    left, furthest = PATIENT, 0
     while True:
         try:
-            _attempt(remote, target, part, silence)
+            _attempt(remote, target, part)
             return
         except requests.RequestException as error:
-            reason = _in_words(error, remote, retries)
+            reason = _in_words(error, remote)
             asked = error.response.headers.get("Retry-After", "0") if error.response is not None else "0"
         have = _size(part)
         kept = f"; {have:,} bytes are kept, and the next run goes on from there" if have else ""
-        left, furthest = (retries, have) if have > furthest else (left, furthest)
+        left, furthest = (PATIENT, have) if have > furthest else (left, furthest)
         try:
             left = left.increment()
         except MaxRetryError:
@@ -166,7 +166,7 @@ def _wait(left: Retry, asked: str) -> float:
         return left.get_backoff_time()
 
 
-def _attempt(remote: Remote, target: Path, part: Path, silence: float) -> None:
+def _attempt(remote: Remote, target: Path, part: Path) -> None:
     """One request for what `part` lacks."""
     record, have = _read_record(target), _size(part)
     if record is None or record.origin != remote.origin:
@@ -178,7 +178,7 @@ def _attempt(remote: Remote, target: Path, part: Path, silence: float) -> None:
     headers = {**request.headers, "Accept-Encoding": "identity"}
     if record.validator and 0 < have < record.size:
         headers |= {"Range": f"bytes={have}-", "If-Range": record.validator}
-    with requests.get(request.url or "", headers=headers, timeout=silence, stream=True) as response:
+    with requests.get(request.url or "", headers=headers, timeout=SILENCE, stream=True) as response:
         response.raise_for_status()
         start = have if response.status_code == 206 else 0
         length = response.headers.get("Content-Length")
@@ -219,7 +219,7 @@ def _read_record(target: Path) -> _Record | None:
         return None
 
 
-def _in_words(error: requests.RequestException, remote: Remote, retries: Retry) -> str:
+def _in_words(error: requests.RequestException, remote: Remote) -> str:
     """What went wrong, to be followed by how often.
 
     Raises:
@@ -230,7 +230,7 @@ def _in_words(error: requests.RequestException, remote: Remote, retries: Retry) 
     server = urlsplit(getattr(asked, "url", "")).hostname or f"The server of {remote.origin}"
     if isinstance(error, requests.HTTPError) and response is not None:
         answer = f"{server} answers {response.status_code} ({response.reason})"
-        if response.status_code in retries.status_forcelist:
+        if response.status_code in PATIENT.status_forcelist:
             return answer
         raise UserError(
             f"{answer} for {remote.origin}: check {remote.setting} in params.yaml, and whether a browser "

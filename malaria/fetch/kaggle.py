@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import requests
-from urllib3.util import Retry
 
 from malaria import params
 from malaria.cells.provenance import Provenance
@@ -29,11 +28,7 @@ _HOW_TO_SIGN_IN = (
 
 
 def fetch(
-    data: params.Data,
-    folder: Path,
-    cache: Path | None = None,
-    census: nih.Census = nih.WHOLE,
-    retries: Retry = download.PATIENT,
+    data: params.Data, folder: Path, cache: Path | None = None, census: nih.Census = nih.WHOLE
 ) -> Provenance:
     """Download what `data.kaggle` names, and unpack it; its second copy of the set is left out.
 
@@ -45,7 +40,7 @@ def fetch(
     owner, name = asked.slug.split("/")
     archive = download.cache_folder(cache) / "kaggle" / owner / name / f"version-{asked.version}.zip"
     remote = download.Remote(f"{origin}, version {asked.version}", lambda: _request(asked), "data.kaggle")
-    download.fetch(remote, archive, retries)
+    download.fetch(remote, archive)
     try:
         placed = nih.unpack(archive, folder, census)
     except archives.DiskRefusal:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from urllib3.util import Retry
 
 from malaria import params, tables
 from malaria.cells import names
@@ -24,11 +23,7 @@ MAPPINGS = {
 
 
 def fetch(
-    data: params.Data,
-    folder: Path,
-    cache: Path | None = None,
-    census: nih.Census = nih.WHOLE,
-    retries: Retry = download.PATIENT,
+    data: params.Data, folder: Path, cache: Path | None = None, census: nih.Census = nih.WHOLE
 ) -> Provenance:
     """Download, check and unpack what `data.nlm` names, and write slides.csv beside the class folders.
 
@@ -41,7 +36,7 @@ def fetch(
 
     def bring(name: str, setting: str, size: int | None, sha256: str) -> str:
         remote = download.url(f"{asked.url.rstrip('/')}/{name}", setting, size, sha256)
-        download.fetch(remote, kept / name, retries)
+        download.fetch(remote, kept / name)
         return remote.origin
 
     rows: list[Row] = []

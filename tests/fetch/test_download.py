@@ -12,7 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from urllib3.util import Retry
 
 from malaria.errors import UserError
 from malaria.fetch import download
@@ -38,9 +37,9 @@ def waits(monkeypatch) -> list[float]:
     return waited
 
 
-@pytest.fixture
-def retries() -> Retry:
-    return download.PATIENT.new(total=2)
+@pytest.fixture(autouse=True)
+def two_retries(monkeypatch):
+    monkeypatch.setattr(download, "PATIENT", download.PATIENT.new(total=2))
 
 
 @pytest.fixture
@@ -56,30 +55,30 @@ def part(target: Path) -> Path:
     return target.with_name("file.part")
 
 
-def test_a_file_comes_whole_and_leaves_no_part(server, target, retries):
-    download.fetch(remote(server), target, retries)
+def test_a_file_comes_whole_and_leaves_no_part(server, target):
+    download.fetch(remote(server), target)
     assert target.read_bytes() == CONTENT
     assert sorted(path.name for path in target.parent.iterdir()) == ["file", "file.json", "file.lock"]
 
 
 @pytest.mark.parametrize("known", [SHA256, None])
-def test_a_kept_download_is_used_again_without_a_request(server, target, retries, known):
+def test_a_kept_download_is_used_again_without_a_request(server, target, known):
     for _ in range(2):
-        download.fetch(remote(server, known), target, retries)
+        download.fetch(remote(server, known), target)
     assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize("known", [SHA256, None])
-def test_a_kept_download_that_has_changed_on_disk_is_brought_anew(server, target, retries, known):
-    download.fetch(remote(server, known), target, retries)
+def test_a_kept_download_that_has_changed_on_disk_is_brought_anew(server, target, known):
+    download.fetch(remote(server, known), target)
     target.write_bytes(OTHER)
-    download.fetch(remote(server, known), target, retries)
+    download.fetch(remote(server, known), target)
     assert target.read_bytes() == CONTENT
 
 
-def test_a_broken_off_download_goes_on_with_the_rest(server, target, retries, waits):
+def test_a_broken_off_download_goes_on_with_the_rest(server, target, waits):
     server.faults += [truncate(200_000), truncate(100_000)]
-    download.fetch(remote(server), target, retries)
+    download.fetch(remote(server), target)
     assert target.read_bytes() == CONTENT
     ranges = [asked.headers.get("range") for asked in server.asked]
     assert ranges[0] is None
@@ -88,125 +87,130 @@ def test_a_broken_off_download_goes_on_with_the_rest(server, target, retries, wa
     assert len(waits) == 2
 
 
-def test_the_next_run_goes_on_where_the_last_one_gave_up(server, target, retries):
+def test_the_next_run_goes_on_where_the_last_one_gave_up(server, target):
     server.faults += [truncate(300_000), answer(503), answer(503), answer(503)]
     with pytest.raises(UserError, match=r"answers 503 .*bytes are kept, and the next run goes on from there"):
-        download.fetch(remote(server), target, retries)
+        download.fetch(remote(server), target)
     assert not target.exists()
     have = part(target).stat().st_size
     assert have > 0
-    download.fetch(remote(server), target, retries)
+    download.fetch(remote(server), target)
     assert server.asked[-1].headers["range"] == f"bytes={have}-"
     assert target.read_bytes() == CONTENT
 
 
-def test_attempts_count_only_while_nothing_comes(server, target, retries):
+def test_attempts_count_only_while_nothing_comes(server, target):
     server.faults += [truncate(100_000)] * 4
-    download.fetch(remote(server), target, retries)
+    download.fetch(remote(server), target)
     assert target.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("known", [SHA256, None])
-def test_a_file_that_changes_between_two_ranges_is_begun_anew(server, target, retries, known):
+def test_a_file_that_changes_between_two_ranges_is_begun_anew(server, target, known):
     server.files["/file"] = OTHER
     server.faults += [truncate(300_000), change(CONTENT)]
-    download.fetch(remote(server, known), target, retries)
+    download.fetch(remote(server, known), target)
     assert target.read_bytes() == CONTENT
 
 
-def test_a_file_that_changes_between_two_runs_is_begun_anew(server, target, retries):
+def test_a_file_that_changes_between_two_runs_is_begun_anew(server, target):
     server.files["/file"] = OTHER
     server.faults += [truncate(300_000), answer(500), answer(500), answer(500)]
     with pytest.raises(UserError, match="answers 500"):
-        download.fetch(remote(server), target, retries)
+        download.fetch(remote(server), target)
     server.files["/file"] = CONTENT
-    download.fetch(remote(server), target, retries)
+    download.fetch(remote(server), target)
     assert target.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("lacking", ["ranges", "validators"])
-def test_a_server_that_cannot_resume_is_asked_for_the_whole_again(server, target, retries, lacking):
+def test_a_server_that_cannot_resume_is_asked_for_the_whole_again(server, target, lacking):
     setattr(server, lacking, False)
     server.faults.append(truncate(300_000))
-    download.fetch(remote(server), target, retries)
+    download.fetch(remote(server), target)
     assert target.read_bytes() == CONTENT
     assert ("range" in server.asked[1].headers) == (lacking == "ranges")
 
 
-def test_a_part_of_another_file_is_not_gone_on_with(server, target, retries):
+def test_a_part_of_another_file_is_not_gone_on_with(server, target):
     server.faults += [truncate(300_000), answer(500), answer(500), answer(500)]
     with pytest.raises(UserError, match="answers 500"):
-        download.fetch(remote(server), target, retries)
+        download.fetch(remote(server), target)
     server.files["/else"] = OTHER
     elsewhere = download.url(f"{server.base}/else", "data.nlm.url")
-    download.fetch(elsewhere, target, retries)
+    download.fetch(elsewhere, target)
     assert "range" not in server.asked[-1].headers
     assert target.read_bytes() == OTHER
 
 
-def test_a_server_that_shrank_its_file_gives_the_smaller_one(server, target, retries):
+def test_a_server_that_shrank_its_file_gives_the_smaller_one(server, target):
     server.faults.append(truncate(300_000))
     server.faults.append(change(b"small"))
-    download.fetch(remote(server, None, None), target, retries)
+    download.fetch(remote(server, None, None), target)
     assert target.read_bytes() == b"small"
 
 
-def test_a_length_that_is_not_told_does_not_matter(server, target, retries):
+def test_a_length_that_is_not_told_does_not_matter(server, target):
     server.lengths = False
-    download.fetch(remote(server), target, retries)
+    download.fetch(remote(server), target)
     assert target.read_bytes() == CONTENT
 
 
-def test_a_redirect_is_followed_with_the_range(server, target, retries):
+def test_a_redirect_is_followed_with_the_range(server, target):
     server.files["/moved"] = CONTENT
     server.faults += [redirect("/moved"), truncate(300_000), redirect("/moved")]
-    download.fetch(remote(server), target, retries)
+    download.fetch(remote(server), target)
     assert target.read_bytes() == CONTENT
     assert (server.asked[-1].path, "range" in server.asked[-1].headers) == ("/moved", True)
 
 
-def test_a_silent_server_is_left_and_asked_again(server, target, retries):
+def test_a_silent_server_is_left_and_asked_again(server, target, monkeypatch):
     server.faults.append(stall(300_000))
     # On a busy machine healthy answers may come late too, and several in a row.
-    download.fetch(remote(server), target, retries.new(total=1000), silence=0.2)
+    monkeypatch.setattr(download, "PATIENT", download.PATIENT.new(total=1000))
+    monkeypatch.setattr(download, "SILENCE", 0.2)
+    download.fetch(remote(server), target)
     assert target.read_bytes() == CONTENT
     assert len(server.asked) >= 2
 
 
-def test_a_damaged_transfer_is_repeated_once(server, target, retries):
+def test_a_damaged_transfer_is_repeated_once(server, target):
     server.faults.append(corrupt)
-    download.fetch(remote(server), target, retries)
+    download.fetch(remote(server), target)
     assert target.read_bytes() == CONTENT
 
 
-def test_another_content_than_expected_is_refused_and_not_kept(server, target, retries):
+def test_another_content_than_expected_is_refused_and_not_kept(server, target):
     server.files["/file"] = OTHER
     with pytest.raises(UserError, match="came twice with another content than expected"):
-        download.fetch(remote(server), target, retries)
+        download.fetch(remote(server), target)
     assert len(server.asked) == 2
     assert not target.exists()
     assert not part(target).exists()
 
 
-def test_another_size_than_expected_is_refused_at_once(server, target, retries):
+def test_another_size_than_expected_is_refused_at_once(server, target):
     server.files["/file"] = b"<html>please sign in to this hotel</html>"
     with pytest.raises(UserError, match=r"has 41 bytes, but data.nlm.url expects 512,000"):
-        download.fetch(remote(server), target, retries)
+        download.fetch(remote(server), target)
     assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize(
     ("status", "meaning"), [(401, "Unauthorized"), (403, "Forbidden"), (404, "Not Found")]
 )
-def test_a_refusal_is_not_asked_again(server, target, retries, status, meaning):
+def test_a_refusal_is_not_asked_again(server, target, status, meaning):
     server.faults.append(answer(status))
     with pytest.raises(UserError, match=rf"answers {status} \({meaning}.*check data.nlm.url"):
-        download.fetch(remote(server), target, retries)
+        download.fetch(remote(server), target)
     assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-def test_a_passing_fault_is_tried_again_with_longer_and_longer_waits(server, target, waits, status):
+def test_a_passing_fault_is_tried_again_with_longer_and_longer_waits(
+    server, target, waits, status, monkeypatch
+):
+    monkeypatch.setattr(download, "PATIENT", download.PATIENT.new(total=5))
     server.faults += [answer(status)] * 6
     with pytest.raises(UserError, match=rf"localhost answers {status} .*, 6 times in a row: run again later"):
         download.fetch(remote(server), target)
@@ -215,41 +219,42 @@ def test_a_passing_fault_is_tried_again_with_longer_and_longer_waits(server, tar
     assert waits[-1] < download.PATIENT.backoff_max
 
 
-def test_the_wait_that_the_server_asks_for_is_kept(server, target, retries, waits):
+def test_the_wait_that_the_server_asks_for_is_kept(server, target, waits, monkeypatch):
     server.faults += [answer(429, Retry_After="90"), answer(503, Retry_After="Thu, 01 Jan 2015 00:00:00 GMT")]
     server.faults += [answer(429, Retry_After="soon")]
-    download.fetch(remote(server), target, retries.new(total=3))
+    monkeypatch.setattr(download, "PATIENT", download.PATIENT.new(total=3))
+    download.fetch(remote(server), target)
     assert waits[0] == 90
     assert max(waits[1:]) < 10
 
 
-def test_a_wait_beyond_patience_is_left_to_the_user(server, target, retries, waits):
+def test_a_wait_beyond_patience_is_left_to_the_user(server, target, waits):
     server.faults.append(answer(429, Retry_After="3600"))
     with pytest.raises(UserError, match=r"asks to wait for 3600 s: run again after that"):
-        download.fetch(remote(server), target, retries)
+        download.fetch(remote(server), target)
     assert waits == []
 
 
-def test_no_listener_is_said_after_all_attempts(target, retries, waits):
+def test_no_listener_is_said_after_all_attempts(target, waits):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"http://localhost:{closed.getsockname()[1]}/file"
         with pytest.raises(UserError, match=r"localhost cannot be reached .*, 3 times in a row"):
-            download.fetch(download.url(address, "data.nlm.url"), target, retries)
+            download.fetch(download.url(address, "data.nlm.url"), target)
     assert len(waits) == 2
 
 
-def test_an_unknown_name_is_said(target, retries):
+def test_an_unknown_name_is_said(target):
     nowhere = download.url("http://nowhere.invalid/file", "data.nlm.url")
     with pytest.raises(UserError, match=r"nowhere.invalid cannot be reached \(is this computer online\?\)"):
-        download.fetch(nowhere, target, retries)
+        download.fetch(nowhere, target)
 
 
-def test_a_certificate_that_cannot_be_trusted_is_said_and_not_asked_again(tmp_path, target, retries, waits):
+def test_a_certificate_that_cannot_be_trusted_is_said_and_not_asked_again(tmp_path, target, waits):
     with tls_server(tmp_path) as port:
         untrusted = download.url(f"https://localhost:{port}/file", "data.nlm.url")
         with pytest.raises(UserError, match="shows a certificate that cannot be trusted"):
-            download.fetch(untrusted, target, retries)
+            download.fetch(untrusted, target)
     assert waits == []
 
 
@@ -259,20 +264,20 @@ def test_what_is_no_http_address_is_refused(address):
         download.url(address, "data.nlm.url")
 
 
-def test_a_full_disk_is_said_and_the_part_is_kept(server, target, retries):
+def test_a_full_disk_is_said_and_the_part_is_kept(server, target):
     target.parent.mkdir()
     part(target).symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"cannot take the download \(No space left on device\)"):
-        download.fetch(remote(server), target, retries)
+        download.fetch(remote(server), target)
 
 
-def test_a_cache_that_cannot_be_made_is_said(server, tmp_path, retries):
+def test_a_cache_that_cannot_be_made_is_said(server, tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(UserError, match=r"choose another folder with MALARIA_CACHE or --cache-dir"):
-        download.fetch(remote(server), tmp_path / "cache/file", retries)
+        download.fetch(remote(server), tmp_path / "cache/file")
 
 
-def test_a_second_process_waits_and_finds_the_file(server, target, retries):
+def test_a_second_process_waits_and_finds_the_file(server, target):
     first = threading.Event()
 
     def meanwhile(handler):
@@ -280,7 +285,7 @@ def test_a_second_process_waits_and_finds_the_file(server, target, retries):
         handler.give()
 
     server.faults.append(meanwhile)
-    others = [threading.Thread(target=download.fetch, args=(remote(server), target, retries)) for _ in "ab"]
+    others = [threading.Thread(target=download.fetch, args=(remote(server), target)) for _ in "ab"]
     for thread in others:
         thread.start()
     for thread in others:

@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[2]
 CENSUS = nih.Census(cells=12, infected=3, controls=2)
 # Where KAGGLE_API_ENVIRONMENT=TEST sends Kaggle's client.
 PORT = 7777
-RETRIES = download.PATIENT.new(total=1, backoff_factor=0)
 KEY = '{"username": "u", "key": "k"}'
 CANARY = "canary-5f0c1d"
 CALL = "/api/v1/datasets.DatasetApiService/DownloadDataset"
@@ -71,8 +70,9 @@ def signed_in(monkeypatch):
 
 
 @pytest.fixture
-def fetch(data, tmp_path):
-    return lambda: kaggle.fetch(data, tmp_path / "raw", tmp_path / "cache", CENSUS, RETRIES)
+def fetch(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "PATIENT", download.PATIENT.new(total=1, backoff_factor=0))
+    return lambda: kaggle.fetch(data, tmp_path / "raw", tmp_path / "cache", CENSUS)
 
 
 @pytest.mark.usefixtures("server", "signed_in")

@@ -7,7 +7,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from urllib3.util import Retry
 
 from benchmarks import fake_archive
 from malaria import params
@@ -21,9 +20,9 @@ ROOT = Path(__file__).parents[2]
 CENSUS = nih.Census(cells=12, infected=3, controls=2)
 
 
-@pytest.fixture
-def retries() -> Retry:
-    return download.PATIENT.new(total=1, backoff_factor=0)
+@pytest.fixture(autouse=True)
+def one_retry(monkeypatch):
+    monkeypatch.setattr(download, "PATIENT", download.PATIENT.new(total=1, backoff_factor=0))
 
 
 @pytest.fixture
@@ -65,9 +64,9 @@ def test_the_shipped_parameters_name_the_published_files():
     assert shipped.sha256 == "0a949556b2414159b5100192609805376654c4266d8d187be9b1922fad43c668"
 
 
-def test_the_set_comes_whole_with_slides_and_its_litter_left_out(data, tmp_path, retries):
+def test_the_set_comes_whole_with_slides_and_its_litter_left_out(data, tmp_path):
     raw = tmp_path / "raw"
-    provenance = nlm.fetch(data, raw, tmp_path / "cache", CENSUS, retries)
+    provenance = nlm.fetch(data, raw, tmp_path / "cache", CENSUS)
     expected = {f"{cell.label}/{cell.name}": fake_archive.tiny(cell) for cell in fake_archive.cells(CENSUS)}
     found = {name: sha256 for name, sha256 in hashes(raw).items() if name != "slides.csv"}
     assert found == {name: hashlib.sha256(content).hexdigest() for name, content in expected.items()}
@@ -81,34 +80,32 @@ def test_the_set_comes_whole_with_slides_and_its_litter_left_out(data, tmp_path,
         assert (row["slide"], row["patient"]) == (parsed.slide, parsed.patient)
 
 
-def test_the_cells_have_the_checksum_that_source_folder_gives_them(data, archive, tmp_path, retries):
-    fetched = nlm.fetch(data, tmp_path / "raw", tmp_path / "cache", CENSUS, retries)
+def test_the_cells_have_the_checksum_that_source_folder_gives_them(data, archive, tmp_path):
+    fetched = nlm.fetch(data, tmp_path / "raw", tmp_path / "cache", CENSUS)
     own = data.model_copy(update={"folder": str(archive)})
     (tmp_path / "own").mkdir()
     assert folder.fetch(own, tmp_path / "own").checksum == fetched.checksum
 
 
-def test_a_second_fetch_asks_for_nothing_and_gives_the_same_bytes(data, server, tmp_path, retries):
-    first = nlm.fetch(data, tmp_path / "a", tmp_path / "cache", CENSUS, retries)
+def test_a_second_fetch_asks_for_nothing_and_gives_the_same_bytes(data, server, tmp_path):
+    first = nlm.fetch(data, tmp_path / "a", tmp_path / "cache", CENSUS)
     asked = len(server.asked)
-    second = nlm.fetch(data, tmp_path / "b", tmp_path / "cache", CENSUS, retries)
+    second = nlm.fetch(data, tmp_path / "b", tmp_path / "cache", CENSUS)
     assert len(server.asked) == asked == 3
     assert first == second
     assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
 
 
-def test_the_place_of_the_cache_changes_nothing(data, tmp_path, retries):
-    fetched = [
-        nlm.fetch(data, tmp_path / name, tmp_path / f"cache-{name}", CENSUS, retries) for name in ("a", "b")
-    ]
+def test_the_place_of_the_cache_changes_nothing(data, tmp_path):
+    fetched = [nlm.fetch(data, tmp_path / name, tmp_path / f"cache-{name}", CENSUS) for name in ("a", "b")]
     assert fetched[0] == fetched[1]
     assert str(tmp_path) not in json.dumps(fetched[0].ignored) + fetched[0].origin + fetched[0].version
 
 
-def test_a_changed_mapping_file_is_refused(data, server, tmp_path, retries):
+def test_a_changed_mapping_file_is_refused(data, server, tmp_path):
     server.files["/patientid_cellmapping_uninfected.csv"] += b"more"
     with pytest.raises(UserError, match=r"data.nlm.uninfected_sha256 expects"):
-        nlm.fetch(data, tmp_path / "raw", tmp_path / "cache", CENSUS, retries)
+        nlm.fetch(data, tmp_path / "raw", tmp_path / "cache", CENSUS)
 
 
 @pytest.mark.parametrize(
