@@ -247,12 +247,7 @@ def _allowed(schema: dict[str, Any]) -> str:
     """What `schema` allows, in words."""
     if "enum" in schema:
         return " or ".join(schema["enum"])
-    words = {
-        "minimum": "from",
-        "exclusiveMinimum": "above",
-        "maximum": "to",
-        "exclusiveMaximum": "below",
-    }
+    words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
     bounds = [f"{word} {schema[name]}" for name, word in words.items() if name in schema]
     kinds = {
         "integer": "an integer",

@@ -43,15 +43,9 @@ class Member:
 
 # What zipfile raises, beside OSError, on a zip that is damaged, encrypted or made to do harm.
 DAMAGED_ZIP = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    IndexError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-)
+    zipfile.BadZipFile, zlib.error, struct.error,
+    EOFError, IndexError, OverflowError, RuntimeError, ValueError,
+)  # fmt: skip
 
 # What the system answers to a directory that lies about places, and to names that no file can have.
 _OF_THE_ARCHIVE = (errno.EINVAL, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)

@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import sleep
@@ -58,8 +58,8 @@ class _Record:
     """
 
     origin: str
-    validator: str
-    size: int
+    validator: str = ""
+    size: int = -1
     sha256: str = ""
 
 
@@ -106,8 +106,7 @@ def fetch(remote: Remote, target: Path) -> None:
 
 def _is_here(remote: Remote, target: Path) -> bool:
     """Whether `target` is the file that is asked for, by its content."""
-    record = _read_record(target)
-    expected = remote.sha256 or (record.sha256 if record and record.origin == remote.origin else "")
+    expected = remote.sha256 or _read_record(remote, target).sha256
     if not expected or not target.is_file() or remote.size not in (None, target.stat().st_size):
         return False
     return files.sha256(target) == expected
@@ -168,9 +167,7 @@ def _wait(left: Retry, asked: str) -> float:
 
 def _attempt(remote: Remote, target: Path, part: Path) -> None:
     """One request for what `part` lacks."""
-    record, have = _read_record(target), _size(part)
-    if record is None or record.origin != remote.origin:
-        record = _Record(remote.origin, "", -1)
+    record, have = _read_record(remote, target), _size(part)
     if have == record.size:
         return
     request = remote.request()
@@ -212,11 +209,13 @@ def _write_record(target: Path, record: _Record) -> None:
     files.write_json(_beside(target, ".json"), asdict(record))
 
 
-def _read_record(target: Path) -> _Record | None:
-    try:
-        return TypeAdapter(_Record).validate_json(_beside(target, ".json").read_bytes())
-    except (OSError, ValueError):
-        return None
+def _read_record(remote: Remote, target: Path) -> _Record:
+    """What is known of `remote` at `target`; where nothing is, a record of nothing."""
+    with suppress(OSError, ValueError):
+        record = TypeAdapter(_Record).validate_json(_beside(target, ".json").read_bytes())
+        if record.origin == remote.origin:
+            return record
+    return _Record(remote.origin)
 
 
 def _in_words(error: requests.RequestException, remote: Remote) -> str:

@@ -58,8 +58,6 @@ def fetch(
     table = patients.read(given) if given.is_dir() else {}
     whose, unused = patients.told(table, dict(zip(named, named, strict=True)), data.folder)
     (folder / FIELD_PICTURES).mkdir()
-    for label in LABELS:
-        (folder / label).mkdir()
     orders = [
         (number, field, whose.get(name) or _patient(name, data.fields.patient))
         for number, (field, name) in enumerate(zip(fields, named, strict=True))
@@ -73,8 +71,6 @@ def fetch(
             f"{data.folder} has no cell that is {without[0]} on its {len(fields):,} fields: annotate some, "
             "name your classes under data.classes, or set data.fields.complete where all are annotated."
         )
-    for label in without:
-        (folder / label).rmdir()
     tables.write(rows.sort_values("path"), folder / FIELDS, tables.FIELDS)
     patients_of = rows.rename(columns={"path": "file"}).sort_values("file")
     tables.write(patients_of, folder / PATIENTS, tables.PATIENTS)
@@ -123,6 +119,7 @@ def _cut(folder: Path, complete: bool, order: tuple[int, annotations.Annotated, 
         cell = field.cells[i]
         x, y, w, h = cell.box
         path = f"{label}/{number:05}_{annotated.image.stem}_{x}_{y}_{w}_{h}.png"
+        (folder / label).mkdir(exist_ok=True)
         crop = find.crop(pixels, cell)
         Image.fromarray(crop).save(folder / path, compress_level=3)
         digest.update(f"{path}\0".encode() + crop.tobytes())

@@ -1,6 +1,5 @@
 """Your own cells: a folder, zip or tar with one sub-folder per class."""
 
-import itertools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +40,7 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
     with archives.opened(given, folder) as (cells, put):
         placed = class_folders.place(cells, folder, put, data.folder, data.classes)
         try:
-            table = dict(itertools.chain.from_iterable(patients.read(at).items() for at in placed.beside))
+            table = {file: of for at in placed.beside for file, of in patients.read(at).items()}
         except UserError as error:
             # An archive's content lies elsewhere for the moment.
             raise UserError(str(error).replace(str(cells), data.folder)) from None

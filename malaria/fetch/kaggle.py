@@ -37,8 +37,7 @@ def fetch(
     """
     asked = data.kaggle
     origin = f"kaggle.com/datasets/{asked.slug}"
-    owner, name = asked.slug.split("/")
-    archive = download.cache_folder(cache) / "kaggle" / owner / name / f"version-{asked.version}.zip"
+    archive = download.cache_folder(cache) / "kaggle" / asked.slug / f"version-{asked.version}.zip"
     remote = download.Remote(f"{origin}, version {asked.version}", lambda: _request(asked), "data.kaggle")
     download.fetch(remote, archive)
     try:
