@@ -83,10 +83,8 @@ def _is_running(process: str) -> bool:
     """Whether a process of this number runs here; another's, or no number at all, counts as one."""
     try:
         os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, ValueError, OverflowError):
-        return True
+    except (OSError, ValueError, OverflowError) as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 

@@ -19,8 +19,6 @@ from malaria.cells import audit, images
 from malaria.cells.provenance import Provenance
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 
-Colour = npt.NDArray[np.float64]
-
 SHEET_CELLS = 60  # on each contact sheet
 SHEET_SIDE = 72  # px on the page that a cell of median size gets; all cells have one scale
 SWATCH_CELLS = 3  # cells a patient whose colour is averaged
@@ -181,7 +179,7 @@ def _swatches(raw: Path, known: pd.DataFrame, limits: images.Limits) -> dict[str
     return {str(patient): "rgb({:.0f} {:.0f} {:.0f})".format(*means.loc[patient]) for patient in order}
 
 
-def _colour(path: Path, limits: images.Limits) -> Colour:
+def _colour(path: Path, limits: images.Limits) -> npt.NDArray[np.float64]:
     """The mean RGB inside a cell, float64 (3,)."""
     # Every fourth pixel either way tells the same colour, in a sixteenth of the time.
     pixels = images.read(path, limits).pixels[::4, ::4]

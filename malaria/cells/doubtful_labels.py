@@ -38,10 +38,7 @@ def among(cells: pd.DataFrame, doubtful: frozenset[tuple[str, str]]) -> npt.NDAr
 
     A cell whose label has been corrected since the list was made has none.
     """
+    pairs = zip(cells.label, cells.path, strict=True)
     return np.array(
-        [
-            (label, path) in doubtful or (label, Path(path).name) in doubtful
-            for label, path in zip(cells.label, cells.path, strict=True)
-        ],
-        dtype=bool,
+        [(label, path) in doubtful or (label, Path(path).name) in doubtful for label, path in pairs], bool
     )
