@@ -52,15 +52,12 @@ class Summary:
     slides: dict[str, Any]
 
 
-def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.DataFrame:
+def audit(raw: Path, settings: params.Audit) -> pd.DataFrame:
     """One row for each image below the class folders of `raw`, in the columns of tables.CELLS.
 
     An image is quarantined that cannot be read as a cell crop; that repeats the bytes of one before
     it, by path, under the same label; or whose bytes lie under both labels, every copy of it. A cell
     whose patient neither patients.csv nor its name tells has an empty one.
-
-    Args:
-        workers: processes to read with; None takes what the machine suggests.
 
     Raises:
         UserError: there is no image; patients.csv or slides.csv is no such table.
@@ -77,7 +74,7 @@ def audit(raw: Path, settings: params.Audit, workers: int | None = None) -> pd.D
     limits = images.Limits(settings.min_side, settings.max_pixels)
     work = functools.partial(images.examine, raw, limits)
     rows = []
-    for path, finding in zip(found, processes.in_order(work, found, "audit", workers), strict=True):
+    for path, finding in zip(found, processes.in_order(work, found, "audit"), strict=True):
         shown, reason = path, finding.reason
         if _UNPRINTABLE.search(path):
             shown, reason = ascii(path)[1:-1], UNPRINTABLE

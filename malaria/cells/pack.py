@@ -12,9 +12,7 @@ from malaria.cells.packed import ARRAY, INDEX, OWN
 from malaria.params import Colour
 
 
-def write(
-    raw: Path, cells: pd.DataFrame, size: int, colour: Colour, folder: Path, workers: int | None = None
-) -> int:
+def write(raw: Path, cells: pd.DataFrame, size: int, colour: Colour, folder: Path) -> int:
     """Prepare the accepted of `cells` and write them, with their index, as `folder`.
 
     Memory holds a few images a process at a time, and the bytes do not depend on how many processes
@@ -41,7 +39,7 @@ def write(
         with (part / ARRAY).open("wb") as array:
             np.lib.format.write_array_header_1_0(array, header)
             own = []
-            for cell, _ in processes.in_order(work, list(accepted.path), "pack", workers):
+            for cell, _ in processes.in_order(work, list(accepted.path), "pack"):
                 array.write(cell.pixels.data)
                 own.append(cell.own)
         accepted[list(OWN)] = np.reshape(own, (-1, 3)).astype(np.int64)

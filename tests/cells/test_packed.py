@@ -1,5 +1,6 @@
 """The packed array: its rows, its bytes, and finding a split's cells in it."""
 
+import functools
 import hashlib
 import resource
 
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from malaria import tables
+from malaria import processes, tables
 from malaria.cells import pack, packed
 from malaria.errors import UserError
 
@@ -62,9 +63,10 @@ def test_what_is_quarantined_is_not_packed(raw, cells, tmp_path):
     assert path_of(3) not in set(packed.load(tmp_path / "packed").index.path)
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_processes(raw, cells, tmp_path):
-    pack.write(raw, cells, 32, "as-is", tmp_path / "one", workers=1)
-    pack.write(raw, cells, 32, "as-is", tmp_path / "two", workers=2)
+def test_the_bytes_do_not_depend_on_the_number_of_processes(raw, cells, tmp_path, monkeypatch):
+    pack.write(raw, cells, 32, "as-is", tmp_path / "one")
+    monkeypatch.setattr(processes, "in_order", functools.partial(processes.in_order, processes=2))
+    pack.write(raw, cells, 32, "as-is", tmp_path / "two")
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
@@ -124,7 +126,7 @@ def test_a_write_that_the_disk_takes_only_in_part_is_an_error(raw, cells, tmp_pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (COUNT * 30 * 30 * 3 - 1, before[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            pack.write(raw, cells, 30, "as-is", tmp_path / "packed", workers=1)
+            pack.write(raw, cells, 30, "as-is", tmp_path / "packed")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not (tmp_path / "packed").exists()
