@@ -46,7 +46,7 @@ def serve(control: socket.socket) -> None:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 control.close()
                 with socket.socket(fileno=descriptors[0]).makefile("rwb") as asks:
-                    _work(asks, *ORDER.unpack(order))
+                    _work(asks, order)
             finally:
                 os._exit(0)
         os.close(descriptors[0])
@@ -65,11 +65,9 @@ def _sample(kind: str) -> bytes:
     return black.getvalue()
 
 
-def _work(
-    asks: io.BufferedRWPair, min_side: int, max_pixels: int, bits: int, seconds: int, total: int, memory: int,
-    wait: int, pixels: int,
-) -> None:  # fmt: skip
+def _work(asks: io.BufferedRWPair, order: bytes) -> None:
     """Decode what comes, one picture after the other, in at most so much time and memory."""
+    min_side, max_pixels, bits, seconds, total, memory, wait, pixels = ORDER.unpack(order)
     limits = decoding.Limits(min_side, max_pixels, bits)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Darwin has no such limit.

@@ -28,7 +28,7 @@ MOST_PICTURES = 12
 class Cut:
     """A field's cells, in the columns of tables.FIELDS, and how many things were left out, by reason."""
 
-    rows: tuple[dict[str, object], ...]
+    rows: list[tuple[str | int, ...]]
     left_out: Counter[str]
     digest: bytes
 
@@ -114,7 +114,8 @@ def _cut(folder: Path, complete: bool, order: tuple[int, annotations.Annotated, 
             f"fields that are no thin film in focus: {field.kind}": field.kind != find.THIN_FILM,
         }
     )
-    rows, digest = [], hashlib.sha256()
+    rows: list[tuple[str | int, ...]] = []
+    digest = hashlib.sha256()
     for i, label in cells.items():
         cell = field.cells[i]
         x, y, w, h = cell.box
@@ -123,11 +124,9 @@ def _cut(folder: Path, complete: bool, order: tuple[int, annotations.Annotated, 
         crop = find.crop(pixels, cell)
         Image.fromarray(crop).save(folder / path, compress_level=3)
         digest.update(f"{path}\0".encode() + crop.tobytes())
-        rows.append(
-            {"path": path, "patient": patient, "field": annotated.image.name, "x": x, "y": y, "w": w, "h": h}
-        )
+        rows.append((path, patient, annotated.image.name, x, y, w, h))
     if number < MOST_PICTURES:
         picture = matching.outlines(pixels, field, marks, matched)
         picture.thumbnail((_PICTURE, _PICTURE))
         picture.save(folder / FIELD_PICTURES / f"{number:05}_{annotated.image.stem}.jpg", quality=80)
-    return Cut(tuple(rows), +left_out, digest.digest())
+    return Cut(rows, +left_out, digest.digest())

@@ -16,10 +16,7 @@ from malaria.labels import PARASITIZED, UNINFECTED
 from malaria.paths import SLIDES
 
 ARCHIVE = "cell_images.zip"
-MAPPINGS = {
-    PARASITIZED: "patientid_cellmapping_parasitized.csv",
-    UNINFECTED: "patientid_cellmapping_uninfected.csv",
-}
+MAPPINGS = {label: f"patientid_cellmapping_{label.lower()}.csv" for label in (PARASITIZED, UNINFECTED)}
 
 
 def fetch(
