@@ -36,7 +36,9 @@ def read(folder: Path) -> dict[str, str]:
     return dict(zip(table.file, table.patient, strict=True))
 
 
-def match(given: Mapping[str, str], came_as: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+def told(
+    given: Mapping[str, str], came_as: Mapping[str, str], origin: str
+) -> tuple[dict[str, str], tuple[str, ...]]:
     """Which patient `given`, as `read` gives it, names for each file.
 
     A row names a file by its path, or by the end of it; the longest wins. Where no row is exact, case, the
@@ -46,7 +48,10 @@ def match(given: Mapping[str, str], came_as: Mapping[str, str]) -> tuple[dict[st
         came_as: by the path that a file has now, the path that it came with.
 
     Returns:
-        The patient by path of now, and the rows that name no file.
+        The patient by path of now, and a phrase that counts the rows that name no file, if any.
+
+    Raises:
+        UserError: there are rows, and none names a file of `origin`.
     """
     folded, stems = _keyed(given, names.folded), _keyed(given, _stem)
     found: dict[str, str] = {}
@@ -58,25 +63,13 @@ def match(given: Mapping[str, str], came_as: Mapping[str, str]) -> tuple[dict[st
                 found[path] = row
                 break
     unused = sorted(set(given) - set(found.values()))
-    return {path: given[row] for path, row in found.items()}, unused
-
-
-def told(
-    given: Mapping[str, str], came_as: Mapping[str, str], origin: str
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The patients that `match` finds, and a phrase that counts the rows that name no file, if any.
-
-    Raises:
-        UserError: there are rows, and none names a file of `origin`.
-    """
-    of, unused = match(given, came_as)
-    if unused and not of:
+    if unused and not found:
         raise UserError(
             f"{origin}: no row of {paths.PATIENTS} names an image ({unused[0]} is one, "
             f"{next(iter(came_as.values()))} an image): correct its column file, or remove it."
         )
     phrase = f"{len(unused):,} rows of {paths.PATIENTS} that name no image (such as {''.join(unused[:1])})"
-    return of, (phrase,) if unused else ()
+    return {path: given[row] for path, row in found.items()}, (phrase,) if unused else ()
 
 
 def with_own(cells: pd.DataFrame) -> pd.DataFrame:

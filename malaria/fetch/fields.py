@@ -65,15 +65,15 @@ def fetch(
     work = functools.partial(_cut, folder, data.fields.complete)
     cuts = list(processes.in_order(work, orders, "cutting", batch=1, unit="fields"))
     rows = pd.DataFrame([row for cut in cuts for row in cut.rows], columns=list(tables.FIELDS))
+    rows = rows.sort_values("path")
     without = [label for label in LABELS if not rows.path.str.startswith(f"{label}/").any()]
     if len(without) > one_class:
         raise UserError(
             f"{data.folder} has no cell that is {without[0]} on its {len(fields):,} fields: annotate some, "
             "name your classes under data.classes, or set data.fields.complete where all are annotated."
         )
-    tables.write(rows.sort_values("path"), folder / FIELDS, tables.FIELDS)
-    patients_of = rows.rename(columns={"path": "file"}).sort_values("file")
-    tables.write(patients_of, folder / PATIENTS, tables.PATIENTS)
+    tables.write(rows, folder / FIELDS, tables.FIELDS)
+    tables.write(rows.rename(columns={"path": "file"}), folder / PATIENTS, tables.PATIENTS)
     left_out: Counter[str] = sum((cut.left_out for cut in cuts), Counter())
     digest = hashlib.sha256(b"".join(cut.digest for cut in cuts)).hexdigest()
     ignored = tuple(f"{many:,} {what}" for what, many in sorted(left_out.items())) + unused

@@ -8,6 +8,7 @@ import pytest
 
 from malaria import tables
 from malaria.cells import patients
+from malaria.errors import UserError
 
 FILE = "Parasitized/sub/Zélle 1.png"
 
@@ -27,27 +28,28 @@ FILE = "Parasitized/sub/Zélle 1.png"
 )
 def test_a_row_names_its_file_in_whatever_case_composition_and_extension(row):
     for came in ("infected/sub/Zélle 1.png", unicodedata.normalize("NFD", "infected/sub/Zélle 1.png")):
-        assert patients.match({row: "Ada"}, {FILE: came}) == ({FILE: "Ada"}, [])
+        assert patients.told({row: "Ada"}, {FILE: came}, "own") == ({FILE: "Ada"}, ())
 
 
 def test_the_more_precise_row_wins_and_rows_that_name_nothing_are_told():
     came_as = {"Parasitized/1.png": "ring/1.png", "Uninfected/1.png": "clean/1.png"}
     rows = {"1.png": "Ada", "ring/1.png": "Ben", "2.png": "Cem"}
-    assert patients.match(rows, came_as) == (
+    assert patients.told(rows, came_as, "own") == (
         {"Parasitized/1.png": "Ben", "Uninfected/1.png": "Ada"},
-        ["2.png"],
+        ("1 rows of patients.csv that name no image (such as 2.png)",),
     )
 
 
 def test_a_row_that_fits_by_halves_alone_and_not_to_one_patient_names_nothing():
-    assert patients.match({"a.jpg": "Ada", "a.tif": "Ben"}, {"Uninfected/a.png": "a.png"})[0] == {}
+    with pytest.raises(UserError, match=r"no row of patients\.csv names an image"):
+        patients.told({"a.jpg": "Ada", "a.tif": "Ben"}, {"Uninfected/a.png": "a.png"}, "own")
 
 
 def test_an_altered_copy_is_of_its_originals_patient():
     came_as = {
         f"Uninfected/{name}": name for name in ("cell_1_rot90.png", "cell_1-flip_2.png", "cell_11.png")
     }
-    found, _ = patients.match({"cell_1.png": "Ada"}, came_as)
+    found, _ = patients.told({"cell_1.png": "Ada"}, came_as, "own")
     assert set(found) == {"Uninfected/cell_1_rot90.png", "Uninfected/cell_1-flip_2.png"}
 
 
