@@ -161,6 +161,8 @@ def _turns(cells: pd.DataFrame) -> pd.DataFrame:
 def _sheet(raw: Path, accepted: pd.DataFrame, label: str, limits: images.Limits) -> list[Picture | None]:
     """Cells of one class from as many patients as there are, all at one scale."""
     turns = _turns(accepted[accepted.label == label])
+    if turns.empty:
+        return []
     chosen = turns.sort_values("turn", kind="stable").path.head(SHEET_CELLS)
     scale = SHEET_SIDE / float(accepted.side.median())
     return [_picture(raw, path, limits, scale) for path in chosen]
