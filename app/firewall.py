@@ -5,8 +5,6 @@ Gradio checks by itself that a file which is asked for lies among the uploads. I
 """
 
 import base64
-import contextlib
-import ipaddress
 import json
 import math
 import re
@@ -16,7 +14,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
@@ -45,6 +42,10 @@ _READ = re.compile(
     rf"|{_API}/(heartbeat/[^/]+|queue/(data|status)|call/[^/]+/[^/]+)"
 )
 _ASK = re.compile(rf"{_API}/(queue/join|cancel|reset/?|call/[^/]+)")
+
+# What a request's Host may be, beside this server's names with a dot: an address, or a name without one. A
+# stranger's page can have its own name lead to this machine (DNS rebinding), but neither of those.
+_ADDRESS = re.compile(r"([0-9.]+|\[[0-9a-f:.]+\]|[^.:\[\]]+)(:\d+)?", re.IGNORECASE)
 
 # The page must not ask any other host for anything, whatever Gradio or an uploaded file would have it do.
 _HEADERS = {
@@ -172,7 +173,7 @@ class Firewall:
         began, answer = time.perf_counter(), Answer(send, " ".join(self.limits.frames) or "'none'")
         try:
             self._check(scope["method"], Headers(scope=scope))
-            await self.app(scope, in_time(receive, self.limits.body_seconds), answer)
+            await self._in_time(scope, receive, answer)
         except HTTPException as error:
             refusal = JSONResponse({"error": error.detail}, error.status_code, error.headers)
             await refusal(scope, receive, answer)
@@ -188,7 +189,7 @@ class Firewall:
 
     def _check(self, method: str, headers: Headers) -> None:
         host = headers.get("host", "")
-        if not served_as(host, self.limits.hosts):
+        if not _ADDRESS.fullmatch(host) and host.partition(":")[0].lower() not in self.limits.hosts:
             raise HTTPException(403, "This server goes by another name: start it with --allow-host NAME.")
         origin = headers.get("origin")
         if method not in ("GET", "HEAD") and origin is not None and origin.partition("://")[2] != host:
@@ -200,19 +201,21 @@ class Firewall:
                 asking = {"www-authenticate": 'Basic realm="Malaria cells", charset="UTF-8"'}
                 raise HTTPException(401, "Name and password are needed here.", asking)
 
+    async def _in_time(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application's answer, if the whole body is here within the limit."""
+        seconds = self.limits.body_seconds if scope["method"] == "POST" else math.inf
+        with anyio.move_on_after(seconds) as sending:
 
-def served_as(host: str, names: tuple[str, ...]) -> bool:
-    """Whether a request's Host is this server's: an address, a name without a dot, or one of `names`.
+            async def receive_in_time() -> Message:
+                message = await receive()
+                if not message.get("more_body"):
+                    # What comes after the body is that the client has gone, whenever it does.
+                    sending.deadline = math.inf
+                return message
 
-    A stranger's page can have its own name lead to this machine (DNS rebinding), but neither of those.
-    """
-    with contextlib.suppress(ValueError):
-        name = urlsplit(f"//{host}").hostname or ""
-        if name in names or (name and not {".", ":"} & set(name)):
-            return True
-        ipaddress.ip_address(name)
-        return True
-    return False
+            await self.app(scope, receive_in_time, send)
+        if sending.cancelled_caught:
+            raise HTTPException(408, f"The body was not here within {seconds:g} seconds: send it faster.")
 
 
 @dataclass
@@ -229,11 +232,13 @@ class Answer:
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status, self.started = message["status"], message
-            self.headers = MutableHeaders(raw=list(message.get("headers", ())))
+            self.status, self.started, self.headers = (
+                message["status"],
+                message,
+                MutableHeaders(scope=message),
+            )
             self.headers.update(_HEADERS)
             self.headers["content-security-policy"] += f"; frame-ancestors {self.frames}"
-            message["headers"] = self.headers.raw
         if self.status < 400:
             await self.send(message)
             return
@@ -255,24 +260,3 @@ class Answer:
         phrase = HTTPStatus(self.status).phrase
         told = isinstance(content, str) and content not in ("", phrase)
         return str(content) if told else _REFUSALS.get(self.status, f"{phrase}.")
-
-
-def in_time(receive: Receive, seconds: float) -> Receive:
-    """ASGI's `receive`, for a body that is here within so many seconds."""
-    deadline = anyio.current_time() + seconds
-
-    async def receive_in_time() -> Message:
-        nonlocal deadline
-        try:
-            with anyio.fail_after(deadline - anyio.current_time()):
-                message = await receive()
-        except TimeoutError:
-            raise HTTPException(
-                408, f"The body was not here within {seconds:g} seconds: send it faster."
-            ) from None
-        if not message.get("more_body"):
-            # What comes after the body is that the client has gone, whenever it does.
-            deadline = math.inf
-        return message
-
-    return receive_in_time
