@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 import anyio
 import anyio.to_thread
@@ -64,13 +64,11 @@ def upload_folder() -> Iterator[Path]:
     for left in Path(tempfile.gettempdir()).glob("malaria-app-*"):
         with contextlib.suppress(OSError), locked(left):
             shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix="malaria-app-")).resolve()
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    with locked(folder):
-        try:
+    with tempfile.TemporaryDirectory(prefix="malaria-app-", ignore_cleanup_errors=True) as made:
+        folder = Path(made).resolve()
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+        with locked(folder):
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -106,22 +104,17 @@ async def sweep(folder: Path, most: int, seconds: float) -> NoReturn:
         await anyio.to_thread.run_sync(make_room, folder, most, seconds)
 
 
-def own(path: object, folder: Path) -> Path:
+def own(path: Any, folder: Path) -> Path:
     """`path` as a file that lies below the upload `folder`, links resolved.
 
     Raises:
         images.Unreadable: it is none, whatever else it may name.
     """
-    if not isinstance(path, str) or "\0" in path:
-        raise images.Unreadable(NOT_UPLOADED)
-    try:
+    with contextlib.suppress(OSError, RuntimeError, TypeError, ValueError):
         file = Path(path).resolve()
-        inside = file.is_relative_to(folder.resolve()) and file.is_file()
-    except (OSError, ValueError):
-        inside = False
-    if not inside:
-        raise images.Unreadable(NOT_UPLOADED)
-    return file
+        if file.is_relative_to(folder.resolve()) and file.is_file():
+            return file
+    raise images.Unreadable(NOT_UPLOADED)
 
 
 def sent(file: object, folder: Path) -> tuple[str, Path]:
@@ -171,12 +164,10 @@ def again(files: Sequence[tuple[str, Path]], decode: decoder.Read, number: int) 
 
 def is_zip(file: Path) -> bool:
     """Whether a file begins as a zip does; an image with a zip behind it is an image."""
-    try:
-        with file.open("rb") as stream:
-            # After PK stands the kind of the first record, 1 to 8.
-            return b"PK\0" < stream.read(3) < b"PK\x09"
-    except OSError:
-        return False
+    with contextlib.suppress(OSError), file.open("rb") as stream:
+        # After PK stands the kind of the first record, 1 to 8.
+        return b"PK\0" < stream.read(3) < b"PK\x09"
+    return False
 
 
 def _image(name: str, source: Path | IO[bytes], decode: decoder.Read) -> Upload:
