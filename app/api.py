@@ -99,7 +99,7 @@ def many_cells(
     with decoder.fresh(models[0].limits, gone) as read:
         answers = batches.judge(models, uploads.many(files, read))
         judged = list(itertools.takewhile(lambda _: not (gone and gone()), answers))
-    return beside([as_batch(model, number, judged, point) for number, model in enumerate(models)])
+    return beside([as_batch(outcome) for outcome in batches.outcomes(models, judged, point)])
 
 
 def model_info(models: Sequence[Model]) -> dict[str, Any]:
@@ -113,17 +113,14 @@ def beside(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return first | {"compared": others[0]} if others else first
 
 
-def as_batch(
-    model: Model, number: int, judged: Sequence[batches.Judged], point: verdict.Point
-) -> dict[str, Any]:
-    """The answer on many cells of one model, the `number`-th of those asked."""
-    verdicts = batches.verdicts(model, number, judged, point)
-    totals = asdict(batches.totals(verdicts, batches.foreign(model, number, judged)))
+def as_batch(outcome: batches.Outcome) -> dict[str, Any]:
+    """The answer on many cells of one model."""
+    totals = asdict(outcome.totals)
     return {
-        "rows": [as_row(row) for row in batches.rows(model, judged, verdicts, point)],
+        "rows": [as_row(row) for row in outcome.rows],
         "totals": totals if totals["judged"] else totals | {"share": None},
-        "threshold": model.at(point).threshold,
-        "model": model.title,
+        "threshold": outcome.point.threshold,
+        "model": outcome.model.title,
         "note": verdict.RESEARCH,
     }
 

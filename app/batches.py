@@ -67,6 +67,17 @@ class Row(predict.Row):
     date: str
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What one model says of each image of a batch, at its own operating point."""
+
+    model: Model
+    point: verdict.Point
+    verdicts: list[verdict.Verdict]
+    rows: list[Row]
+    totals: Totals
+
+
 # Cells that wait for one call of the network.
 _CHUNK = 32
 
@@ -95,14 +106,23 @@ def _small(models: Sequence[Model], upload: uploads.Upload) -> tuple[Judged, lis
     return Judged(upload.name, thumbnail, (), "; ".join(crop.notes)), crops
 
 
-def verdicts(
-    model: Model, number: int, batch: Sequence[Judged], point: verdict.Point
-) -> list[verdict.Verdict]:
-    """What a model, the `number`-th of those asked, says of each image of a batch."""
-    return [
-        model.says(one.answers[number], point) if one.answers else verdict.unreadable(one.reason)
-        for one in batch
+def outcomes(models: Sequence[Model], batch: Sequence[Judged], point: verdict.Point) -> list[Outcome]:
+    """What each model says of a batch; they are in the order in which they were asked."""
+    return [_outcome(model, number, batch, model.at(point)) for number, model in enumerate(models)]
+
+
+def _outcome(model: Model, number: int, batch: Sequence[Judged], point: verdict.Point) -> Outcome:
+    answers = [one.answers[number] if one.answers else None for one in batch]
+    looks = Looks()
+    for answer in answers:
+        if answer and answer.rejected is None and answer.look is not None:
+            looks.add(answer.look[None])
+    verdicts = [
+        model.says(answer, point) if answer else verdict.unreadable(one.reason)
+        for answer, one in zip(answers, batch, strict=True)
     ]
+    rows = [row(model, one.name, said, point, one.reason) for one, said in zip(batch, verdicts, strict=True)]
+    return Outcome(model, point, verdicts, rows, totals(verdicts, model.judge.bundle.foreign(looks)))
 
 
 def differ(verdicts: Sequence[verdict.Verdict]) -> bool:
@@ -115,11 +135,11 @@ def worth_a_look(verdicts: Sequence[verdict.Verdict]) -> bool:
     return differ(verdicts) or any(one.second_look for one in verdicts)
 
 
-def to_look_at(models: Sequence[Model], batch: Sequence[Judged], point: verdict.Point) -> list[int]:
+def to_look_at(outcomes: Sequence[Outcome], batch: Sequence[Judged]) -> list[int]:
     """Numbers of the cells that are worth a look, those nearest to the threshold first."""
-    said = zip(*(verdicts(model, number, batch, point) for number, model in enumerate(models)), strict=True)
+    said = zip(*(outcome.verdicts for outcome in outcomes), strict=True)
     found = [number for number, one in enumerate(said) if worth_a_look(one)]
-    threshold = models[0].at(point).threshold
+    threshold = outcomes[0].point.threshold
     return sorted(found, key=lambda number: abs(batch[number].answers[0].p_parasitized - threshold))
 
 
@@ -144,15 +164,6 @@ def totals(verdicts: Sequence[verdict.Verdict], foreign: bool | None = None) -> 
         most=(positive + rejected) / cells if cells else 1.0,
         foreign=foreign,
     )
-
-
-def foreign(model: Model, number: int, batch: Sequence[Judged]) -> bool | None:
-    """Whether the cells of a batch are foreign to a model, the `number`-th of those asked."""
-    looks = Looks()
-    for answer in (one.answers[number] for one in batch if one.answers):
-        if answer.rejected is None and answer.look is not None:
-            looks.add(answer.look[None])
-    return model.judge.bundle.foreign(looks)
 
 
 def wilson(hits: int, cells: int) -> tuple[float, float]:
@@ -183,14 +194,6 @@ def row(model: Model, name: str, said: verdict.Verdict, point: verdict.Point, no
         network=model.record.hashes["network"],
         date=datetime.now(UTC).date().isoformat(),
     )
-
-
-def rows(
-    model: Model, judged: Sequence[Judged], verdicts: Sequence[verdict.Verdict], point: verdict.Point
-) -> list[Row]:
-    """A row for each image of a batch, as a model sees it."""
-    at = model.at(point)
-    return [row(model, one.name, said, at, one.reason) for one, said in zip(judged, verdicts, strict=True)]
 
 
 def as_csv(rows: Iterable[Row]) -> str:

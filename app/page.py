@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ EXAMPLES = {
     "Out of focus": pictures.cell(59, 0),
 }
 
-_ESTIMATE, _LOW, _HIGH = "measured", "95 % from", "95 % to"
+# Of a curve: the estimate, and the ends of its interval.
+_LINES = {"measured": "#1d4ed8", "95 % from": "#93a8d8", "95 % to": "#93a8d8"}
 
 # Gradio knows by a parameter's default that a function wants to report how far it is.
 _PROGRESS = gr.Progress()
@@ -37,7 +39,7 @@ class Shown:
     is looked at. Of pixels a session keeps no more than thumbnails.
     """
 
-    judged: tuple[batches.Judged, ...]
+    judged: tuple[batches.Judged, ...] = ()
     files: tuple[tuple[str, Path], ...] = ()
     number: int | None = None
 
@@ -68,9 +70,8 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
     """The page of a model, and one compared with it, as gr.Blocks; `folder` is where uploads lie."""
     model, compared = models[0], len(models) > 1
     respond = Responses(models, source, folder)
-    named = {"api_visibility": "undocumented", "concurrency_id": "judge"}
     with gr.Blocks(title="Malaria cells") as page:
-        shown, game = (gr.State(None, time_to_live=limits.kept_seconds) for _ in range(2))
+        shown, game = (gr.State(at_first, time_to_live=limits.kept_seconds) for at_first in (Shown(), None))
         gr.HTML(rendering.header(models))
         with gr.Tabs():
             with gr.Tab("Judge cells"):
@@ -104,9 +105,8 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                     "you have said what you call it."
                 )
                 with gr.Row():
-                    say = [
-                        gr.Button(f"I call it {label}") for label in (labels.PARASITIZED, labels.UNINFECTED)
-                    ]
+                    called = (labels.PARASITIZED, labels.UNINFECTED)
+                    say = {label: gr.Button(f"I call it {label}") for label in called}
                     skip = gr.Button("Just show me")
                     everything = gr.Button("Show all")
                     new = gr.Button("Draw new cells", variant="primary")
@@ -125,35 +125,31 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
             )  # fmt: skip
         gr.HTML('<p class="mc-small"><a href="?view=api">For programs</a></p>')
 
+        def ask(
+            event: Any, function: Any, inputs: list[Any], outputs: list[Any], name: str, **more: Any
+        ) -> Any:
+            named = {"api_name": name, "api_visibility": "undocumented", "concurrency_id": "judge"}
+            return event(function, inputs, outputs, **named, **more)
+
         look = {"fn": None, "js": "look", "api_visibility": "private"}
-        views = [totals, unsure, table, further, cell, shown]
+        views, large, played = [totals, unsure, table, further, cell, shown], [cell, shown], [board, game]
         # Gradio decodes no file: what it hands on is where uploads lie.
-        files.upload(
-            respond.show, [files, point, unsure], views, api_name="show_cells",
-            preprocess=False, **named,
-        ).then(**look)  # fmt: skip
+        sent = [files, point, unsure]
+        ask(files.upload, respond.show, sent, views, "show_cells", preprocess=False).then(**look)
         for number, (name, button) in enumerate(zip(EXAMPLES, examples, strict=True), 1):
-            button.click(
-                lambda place, name=name: respond.example(name, place),
-                point, views, api_name=f"show_example_{number}", **named,
-            ).then(**look)  # fmt: skip
-        large = {"outputs": [cell, shown], "show_progress": "hidden", **named}
-        table.select(respond.row, [shown, point], api_name="show_row", **large).then(**look)
-        further.click(respond.next, [shown, point], api_name="show_next", **large).then(**look)
-        played = [board, game]
-        new.click(lambda place: respond.draw(place, source), point, played, api_name="draw_cells", **named)
-        synthetic.click(respond.draw, point, played, api_name="draw_synthetic_cells", **named)
-        for button, label in zip(say, (labels.PARASITIZED, labels.UNINFECTED), strict=True):
-            button.click(
-                lambda game, point, label=label: respond.guess(game, point, label),
-                [game, point], played, api_name=f"call_{label.lower()}", **named,
-            )  # fmt: skip
-        skip.click(respond.guess, [game, point], played, api_name="show_label", **named)
-        everything.click(respond.reveal, [game, point], played, api_name="show_labels", **named)
-        gr.on(
-            [point.change, unsure.change], respond.again, [point, shown, unsure, game], [*views, board],
-            api_name="operating_point", show_progress="hidden", **named,
-        )  # fmt: skip
+            example = partial(respond.example, name)
+            ask(button.click, example, [point], views, f"show_example_{number}").then(**look)
+        quiet = {"show_progress": "hidden"}
+        ask(table.select, respond.row, [shown, point], large, "show_row", **quiet).then(**look)
+        ask(further.click, respond.next, [shown, point], large, "show_next", **quiet).then(**look)
+        ask(new.click, partial(respond.draw, source), [point], played, "draw_cells")
+        ask(synthetic.click, partial(respond.draw, ()), [point], played, "draw_synthetic_cells")
+        for label, button in say.items():
+            ask(button.click, partial(respond.guess, label), [game, point], played, f"call_{label.lower()}")
+        ask(skip.click, partial(respond.guess, None), [game, point], played, "show_label")
+        ask(everything.click, respond.reveal, [game, point], played, "show_labels")
+        chosen = partial(gr.on, [point.change, unsure.change])
+        ask(chosen, respond.again, [point, shown, unsure, game], [*views, board], "operating_point", **quiet)
 
         for name, answer in api.endpoints(models, folder).items():
             gr.api(answer, api_name=name, concurrency_id="judge")
@@ -170,41 +166,30 @@ def curves(model: Model) -> None:
         return
     scores, plots = judged(model.figures), model.figures["plots"]
     points = [scores, *(at for name, at in scores.items() if name.startswith("at_"))]
-    costs = [(100 - 100 * at["specificity"]["value"], at["sensitivity"]) for at in points]
-    bins = list(zip(*plots["scores"].values(), strict=True)) if "scores" in plots else []
+    costs = sorted(
+        (1 - at["specificity"]["value"], *(at["sensitivity"][part] for part in ("value", "low", "high")))
+        for at in points
+        if at["sensitivity"]["low"] is not None
+    )
+    bins = zip(*plots.get("scores", {}).values(), strict=True)
+    rated = ((p, infected, infected + healthy) for p, infected, healthy in bins if infected + healthy)
+    true = [(p, infected / cells, *batches.wilson(infected, cells)) for p, infected, cells in rated]
+    found, healthy = "of 100 parasitised cells, found", "of 100 healthy cells, called Parasitized"
     with gr.Row():
-        _plot(
-            "What the operating points cost", "of 100 healthy cells, called Parasitized",
-            "of 100 parasitised cells, found",
-            [
-                (x, *(100 * found[part] for part in ("value", "low", "high")))
-                for x, found in sorted(costs, key=lambda cost: cost[0]) if found["low"] is not None
-            ],
-        )  # fmt: skip
-        _plot(
-            "How true P is", "P, of 100", "of 100 such cells, parasitised",
-            [
-                (100 * p, *(100 * share for share in (infected / (infected + healthy),
-                 *batches.wilson(infected, infected + healthy))))
-                for p, infected, healthy in bins if infected + healthy
-            ],
-        )  # fmt: skip
+        _plot("What the operating points cost", healthy, found, costs)
+        _plot("How true P is", "P, of 100", "of 100 such cells, parasitised", true)
 
 
-def _plot(title: str, x: str, y: str, points: list[tuple[float, ...]]) -> None:
-    """A curve with its interval, through points (x, estimate, low, high), clear of the frame."""
+def _plot(title: str, x: str, y: str, points: Sequence[tuple[float, ...]]) -> None:
+    """A curve with its interval, through points (x, estimate, low, high), shares, clear of the frame."""
     if len(points) < 2:
         return
-    lines = [
-        {x: at, y: value, "line": line}
-        for at, *values in points
-        for line, value in zip((_ESTIMATE, _LOW, _HIGH), values, strict=True)
-    ]
-    frame = pd.DataFrame(lines)
-    limits = [[frame[axis].min() - room, frame[axis].max() + room] for axis, room in ((x, 1), (y, 2))]
+    wide = 100 * pd.DataFrame(points, columns=[x, *_LINES])
+    lines = wide.melt(x, var_name="line", value_name=y)
+    limits = [[lines[axis].min() - room, lines[axis].max() + room] for axis, room in ((x, 1), (y, 2))]
     gr.LinePlot(
-        frame, x, y, title=title, x_lim=limits[0], y_lim=limits[1], height=280, min_width=280,
-        color="line", color_title=" ", color_map={_ESTIMATE: "#1d4ed8", _LOW: "#93a8d8", _HIGH: "#93a8d8"},
+        lines, x, y, title=title, x_lim=limits[0], y_lim=limits[1], height=280, min_width=280,
+        color="line", color_title=" ", color_map=_LINES,
     )  # fmt: skip
 
 
@@ -246,8 +231,9 @@ class Responses:
     def views(self, shown: Shown, point: verdict.Point, unsure: bool) -> tuple[Any, ...]:
         """Everything that shows the cells in view: one alone needs neither totals nor a table."""
         many = len(shown.judged) > 1
-        totals, rows = rendering.batch(self.models, shown.judged, point, unsure) if many else ("", [])
-        look = many and bool(batches.to_look_at(self.models, shown.judged, point))
+        outcomes = batches.outcomes(self.models, shown.judged, point)
+        totals, rows = rendering.batch(outcomes, shown.judged, unsure) if many else ("", [])
+        look = many and bool(batches.to_look_at(outcomes, shown.judged))
         return (
             totals,
             gr.Checkbox(visible=many),
@@ -276,19 +262,20 @@ class Responses:
             return rendering.render("refusal.html.j2", said=said, place=place, name=one.name)
         return rendering.cell(self.models, pixels, one, point, place)
 
-    def row(self, shown: Shown | None, place: object, event: gr.EventData) -> tuple[Any, Any]:
+    def row(self, shown: Shown, place: object, event: gr.EventData) -> tuple[Any, Any]:
         """The cell of a row of the table, which begins with its number."""
         # Not gr.SelectData, which fails on a request that tells of no row.
         values = event._data.get("row_value") if isinstance(event._data, dict) else None
         number = values[0] if isinstance(values, list) and values else None
-        if shown is None or not isinstance(number, int) or not 1 <= number <= len(shown.judged):
+        if not isinstance(number, int) or not 1 <= number <= len(shown.judged):
             return gr.skip(), gr.skip()
         return self.look(shown, number - 1, place)
 
-    def next(self, shown: Shown | None, place: object) -> tuple[Any, Any]:
+    def next(self, shown: Shown, place: object) -> tuple[Any, Any]:
         """The cell after the one in view of those that need a second look."""
-        order = batches.to_look_at(self.models, shown.judged, self.at(place)) if shown else []
-        if shown is None or not order:
+        outcomes = batches.outcomes(self.models, shown.judged, self.at(place))
+        order = batches.to_look_at(outcomes, shown.judged)
+        if not order:
             return gr.skip(), gr.skip()
         after = order.index(shown.number) + 1 if shown.number in order else 0
         return self.look(shown, order[after % len(order)], place)
@@ -297,29 +284,26 @@ class Responses:
         shown = replace(shown, number=number)
         return self.cell(shown, self.at(place)), shown
 
-    def draw(self, place: object, source: cells.Source = ()) -> tuple[str, Round]:
+    def draw(self, source: cells.Source, place: object) -> tuple[str, Round]:
         """A new round of labelled cells; synthetic ones, which no model was made with, where there is no
         source.
         """
         return self.board((source, cells.draw(source, self.model)), place)
 
-    def guess(self, game: Round | None, place: object, label: str | None = None) -> tuple[str, Round]:
+    def guess(self, label: str | None, game: Round | None, place: object) -> tuple[str, Round]:
         """The current cell, opened with a guess, or without one."""
         if game is None:
-            return self.draw(place, self.source)
+            return self.draw(self.source, place)
         return self.board((game[0], cells.guess(game[1], label)), place)
 
     def reveal(self, game: Round | None, place: object) -> tuple[str, Round]:
         """All cells, opened."""
-        return self.board((game[0], cells.reveal(game[1])), place) if game else self.draw(place, self.source)
+        return self.board((game[0], cells.reveal(game[1])), place) if game else self.draw(self.source, place)
 
     def board(self, game: Round, place: object) -> tuple[str, Round]:
         return rendering.round_of(*game, self.at(place)), game
 
-    def again(self, place: object, shown: Shown | None, unsure: bool, game: Round | None) -> tuple[Any, ...]:
-        """Every view, at another operating point, say; views that show nothing stay as they are."""
+    def again(self, place: object, shown: Shown, unsure: bool, game: Round | None) -> tuple[Any, ...]:
+        """Every view, at another operating point, say."""
         point = self.at(place)
-        return (
-            *([gr.skip()] * 6 if shown is None else self.views(shown, point, unsure)),
-            gr.skip() if game is None else self.board(game, place)[0],
-        )
+        return *self.views(shown, point, unsure), self.board(game, place)[0] if game else gr.skip()

@@ -63,28 +63,21 @@ def _heat(pixels: images.Pixels, answer: Answer) -> str:
 
 
 def batch(
-    models: Sequence[Model], judged: Sequence[batches.Judged], point: verdict.Point, unsure_only: bool
+    outcomes: Sequence[batches.Outcome], judged: Sequence[batches.Judged], unsure_only: bool
 ) -> tuple[str, list[list[object]]]:
     """Totals of many cells, and the rows of their table (`columns`); `unsure_only` leaves out those that
     need no second look.
     """
-    said = [batches.verdicts(model, number, judged, point) for number, model in enumerate(models)]
-    points = [model.at(point) for model in models]
-    together = list(zip(*said, strict=True))
+    together = list(zip(*(outcome.verdicts for outcome in outcomes), strict=True))
     rows = [
-        _row(number, one, verdicts, points)
+        _row(number, one, verdicts, outcomes)
         for number, (one, verdicts) in enumerate(zip(judged, together, strict=True), 1)
         if not unsure_only or batches.worth_a_look(verdicts)
     ]
-    csv = batches.as_csv(
-        row
-        for model, verdicts in zip(models, said, strict=True)
-        for row in batches.rows(model, judged, verdicts, point)
-    )
-    foreign = [batches.foreign(model, number, judged) for number, model in enumerate(models)]
+    csv = batches.as_csv(row for outcome in outcomes for row in outcome.rows)
     totals = render(
         "many.html.j2",
-        columns=list(zip(models, points, map(batches.totals, said, foreign), strict=True)),
+        outcomes=outcomes,
         left_out=Counter(one.reason for one in judged if not one.answers).most_common(),
         rows=rows,
         differing=sum(map(batches.differ, together)),
@@ -108,11 +101,11 @@ def _row(
     number: int,
     one: batches.Judged,
     verdicts: Sequence[verdict.Verdict],
-    points: Sequence[verdict.Point],
+    outcomes: Sequence[batches.Outcome],
 ) -> list[object]:
     row: list[object] = [number, f'<img src="{one.thumbnail}" alt="">' if one.thumbnail else ""]
-    for said, point in zip(verdicts, points, strict=True):
-        p = None if said.p is None else float(verdict.number(said.p, point.threshold))
+    for said, outcome in zip(verdicts, outcomes, strict=True):
+        p = None if said.p is None else float(verdict.number(said.p, outcome.point.threshold))
         row += [said.category or "", p]
     notes = ["versions differ"] if batches.differ(verdicts) else []
     notes += ["second look"] if any(said.second_look for said in verdicts) else []

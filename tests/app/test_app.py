@@ -422,7 +422,7 @@ def test_of_a_zip_with_too_many_cells_the_rest_is_counted_and_said(model, tmp_pa
     assert len(found) == uploads.MOST_CELLS + 1
     judged = list(batches.judge([model], [upload("a.png", drawn[0][0]), found[-1]]))
     assert judged[-1].reason == "7 more than the 2,500 cells that are judged at once"
-    totals, _ = rendering.batch([model], judged, verdict.HALF, False)
+    totals, _ = rendering.batch(batches.outcomes([model], judged, verdict.HALF), judged, False)
     assert totals.index(judged[-1].reason) < totals.index("are called Parasitized")
 
 
@@ -455,7 +455,7 @@ def test_a_cell_of_a_batch_is_read_again_by_its_number(tmp_path, drawn):
 
 def test_the_next_to_look_at_are_those_worth_it_and_the_nearest_to_the_threshold_first(model):
     judged = [batches.Judged("", "", (Answer(p),)) for p in (0.95, 0.2, 0.55, 0.01)]
-    assert batches.to_look_at([model], judged, verdict.HALF) == [2, 1]
+    assert batches.to_look_at(batches.outcomes([model], judged, verdict.HALF), judged) == [2, 1]
 
 
 def test_an_operating_point_says_what_it_costs(model):
@@ -533,10 +533,9 @@ def test_the_csv_is_what_predict_writes_and_by_what_it_came_about(model, drawn, 
     (tmp_path / "b.png").touch()
     batch = [upload("a.png", drawn[0][0]), *uploads.many([("b.png", tmp_path / "b.png")], in_bounds)]
     judged = list(batches.judge([model], batch))
-    said = batches.verdicts(model, 0, judged, model.points[-1])
-    rows = list(
-        csv.DictReader(io.StringIO(batches.as_csv(batches.rows(model, judged, said, model.points[-1]))))
-    )
+    (outcome,) = batches.outcomes([model], judged, model.points[-1])
+    said = outcome.verdicts
+    rows = list(csv.DictReader(io.StringIO(batches.as_csv(outcome.rows))))
     assert list(rows[0]) == COLUMNS
     assert (rows[1]["status"], rows[1]["p_parasitized"]) == ("unreadable", "")
     assert (rows[0]["threshold"], rows[0]["operating_point"]) == ("0.800000", "99 % specificity")

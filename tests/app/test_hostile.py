@@ -661,7 +661,8 @@ def test_a_name_cannot_become_markup(model_bundle):
 
     evil = '"><img src=x onerror=alert(1)>.png'
     models = [open_model(model_bundle)]
-    totals, rows = rendering.batch(models, [batches.Judged(evil, "", (Answer(0.4),))], verdict.HALF, False)
+    judged = [batches.Judged(evil, "", (Answer(0.4),))]
+    totals, rows = rendering.batch(batches.outcomes(models, judged, verdict.HALF), judged, False)
     assert evil not in totals
     assert [
         kind

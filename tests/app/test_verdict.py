@@ -136,10 +136,13 @@ def test_a_batch_is_foreign_by_its_judged_cells(gated_bundle):
         answer = Answer(0.5, rejected, look=np.full(16, look, np.float32))
         return [batches.Judged(f"{number}.png", "", (answer,)) for number in range(cells)]
 
-    assert batches.foreign(served, 0, judged(0.0, 50)) is False
-    assert batches.foreign(served, 0, judged(1.0, 50)) is True
-    assert batches.foreign(served, 0, judged(1.0, 49)) is None
-    assert batches.foreign(served, 0, judged(0.0, 50) + judged(9.0, 50, "no cell")) is False
+    def foreign(batch: list[batches.Judged]) -> bool | None:
+        return batches.outcomes([served], batch, HALF)[0].totals.foreign
+
+    assert foreign(judged(0.0, 50)) is False
+    assert foreign(judged(1.0, 50)) is True
+    assert foreign(judged(1.0, 49)) is None
+    assert foreign(judged(0.0, 50) + judged(9.0, 50, "no cell")) is False
 
 
 def test_a_batch_without_a_judged_cell_has_no_share():
