@@ -9,7 +9,6 @@ upload follows from the seed and its own number.
 
 import argparse
 import io
-import itertools
 import random
 import re
 import statistics
@@ -17,9 +16,7 @@ import sys
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -45,25 +42,16 @@ _FIELDS = {
 }
 _ODD_BYTES = (0, 1, 0x7F, 0x80, 0xFE, 0xFF)
 _NAMES = (
-    "cell.png",
-    "../../cell.png",
-    "a" * 300 + ".png",
-    "cell.svg",
-    "cell.png.zip",
-    "c\u00e9ll\u202e.png",
-    ".png",
-    "\"'<b>.bmp",
-    "con",
-    "%00.png",
-)
+    "cell.png", "../../cell.png", "a" * 300 + ".png", "cell.svg", "cell.png.zip", "c\u00e9ll\u202e.png",
+    ".png", "\"'<b>.bmp", "con", "%00.png",
+)  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Found:
-    """What the uploads came to: answers by way and kind, and each fault in words, with its number."""
-
-    answers: Counter[str]
-    faults: tuple[str, ...]
+# What the ways through Gradio ask for: an endpoint, whether of a list of files, and what it takes beside.
+_ASKED: dict[str, tuple[bool, tuple[object, ...]]] = {
+    "classify": (False, (0.5,)),
+    "classify_batch": (True, (0.5,)),
+    "show_cells": (True, (0, False)),
+}
 
 
 def main() -> int:
@@ -73,23 +61,22 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="what the uploads follow from (default 1)")
     parser.add_argument("--model", default="models/pretrained", help="a bundle folder")
     given = parser.parse_args()
-    numbers = range(given.first, given.first + given.uploads)
-    step = max(1, given.uploads // 20)
+    end, step = given.first + given.uploads, max(1, given.uploads // 20)
     answers, faults, memory = Counter[str](), 0, list[float]()
     with (
         tempfile.TemporaryDirectory() as folder,
         app_server.start("--model", given.model, log=Path(folder, "log")) as server,
     ):
         process = psutil.Process(server.process.pid)
-        for start in range(0, given.uploads, step):
+        for start in range(given.first, end, step):
             memory.append(process.memory_info().rss / 1e6)
-            found = send(server, given.seed, numbers[start : start + step])
-            answers += found.answers
-            faults += len(found.faults)
+            kinds, found = send(server, given.seed, range(start, min(start + step, end)))
+            answers += kinds
+            faults += len(found)
             # Told before the server is ended, which fails where it logged a fault.
-            for fault in found.faults:
+            for fault in found:
                 print(f"FAULT {fault}", flush=True)
-            print(f"{min(start + step, given.uploads)} of {given.uploads}", file=sys.stderr, flush=True)
+            print(f"{start + step - given.first} of {given.uploads}", file=sys.stderr, flush=True)
         alive = server.process.poll() is None
         memory.append(process.memory_info().rss / 1e6 if alive else 0.0)
         for answer, count in sorted(answers.items()):
@@ -103,8 +90,8 @@ def main() -> int:
     return 0 if alive and not faults and grown <= _MOST_GROWTH else 1
 
 
-def send(server: app_server.Server, seed: int, numbers: range) -> Found:
-    """Send the uploads of `numbers`, some at a time."""
+def send(server: app_server.Server, seed: int, numbers: range) -> tuple[Counter[str], list[str]]:
+    """Send the uploads of `numbers`, some at a time: answers by way and kind, and each fault in words."""
     sound, logged = judged(server), app_server.faults(server)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         outcomes = list(pool.map(lambda number: _outcome(server, seed, number), numbers))
@@ -113,7 +100,7 @@ def send(server: app_server.Server, seed: int, numbers: range) -> Found:
         faults.append(f"uploads {numbers}: a sound cell is judged otherwise after them")
     new = [fault for fault in app_server.faults(server) if fault not in logged]
     faults += [f"uploads {numbers}, in the log: {fault}" for fault in new]
-    return Found(Counter(kind for kind, _ in outcomes), tuple(faults))
+    return Counter(kind for kind, _ in outcomes), faults
 
 
 def judged(server: app_server.Server) -> dict[str, object]:
@@ -130,54 +117,34 @@ def upload(seed: int, number: int) -> tuple[str, str, bytes]:
     name = draw.choice(sorted(samples()))
     content = samples()[name]
     for _ in range(draw.choice((1, 1, 2, 4, 16))):
-        content = draw.choice(_BREAKS)(draw, content)
-    way = draw.choice(sorted(_WAYS))
-    return way, draw.choice((name, *_NAMES)), content
+        content = _broken(draw, content)
+    return draw.choice(("plain", *_ASKED)), draw.choice((name, *_NAMES)), content
 
 
 def _outcome(server: app_server.Server, seed: int, number: int) -> tuple[str, str]:
     """The way and kind of answer to one upload, and what is wrong with it, if anything."""
     way, name, content = upload(seed, number)
     try:
-        status, said = _WAYS[way](server, name, content)
+        status, said = _ask(server, way, name, content)
     except requests.RequestException as error:
         return f"{way}: no answer", f"{way} got no answer ({type(error).__name__})"
     fault = f"{way} answered {status}" if status >= 500 else ""
     return f"{way}: {status} {said}".strip(), fault
 
 
-def _plain(server: app_server.Server, _: str, content: bytes) -> tuple[int, str]:
-    answer = requests.post(f"{server.url}/classify", data=content, timeout=60)
-    return answer.status_code, ""
-
-
-def _asked(endpoint: str, *more: object, many: bool = False) -> Callable[..., tuple[int, str]]:
-    """Upload a file, and ask an endpoint of it."""
-
-    def way(server: app_server.Server, name: str, content: bytes) -> tuple[int, str]:
-        sent = requests.post(
-            f"{server.url}/gradio_api/upload", files=[("files", (name, content))], timeout=60
-        )
-        if sent.status_code != 200:
-            return sent.status_code, "to the upload"
-        file = {"path": sent.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-        call = server.call(endpoint, [file] if many else file, *more)
-        if call.status_code != 200:
-            return call.status_code, "to the call"
-        event = call.json()["event_id"]
-        stream = requests.get(f"{server.url}/gradio_api/call/{endpoint}/{event}", timeout=60)
-        return stream.status_code, stream.text.strip().splitlines()[-2].removeprefix("event: ")
-
-    return way
-
-
-_WAYS: dict[str, Callable[..., tuple[int, str]]] = {
-    "plain": _plain,
-    "classify": _asked("classify", 0.5),
-    "classify_batch": _asked("classify_batch", 0.5, many=True),
-    "page, one cell": _asked("show_cell", 0),
-    "page, many cells": _asked("show_many", 0, False, many=True),
-}
+def _ask(server: app_server.Server, way: str, name: str, content: bytes) -> tuple[int, str]:
+    if way == "plain":
+        return requests.post(f"{server.url}/classify", data=content, timeout=60).status_code, ""
+    sent = requests.post(f"{server.url}/gradio_api/upload", files=[("files", (name, content))], timeout=60)
+    if sent.status_code != 200:
+        return sent.status_code, "to the upload"
+    file = {"path": sent.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+    many, more = _ASKED[way]
+    call = server.call(way, [file] if many else file, *more)
+    if call.status_code != 200:
+        return call.status_code, "to the call"
+    stream = requests.get(f"{server.url}/gradio_api/call/{way}/{call.json()['event_id']}", timeout=60)
+    return stream.status_code, stream.text.strip().splitlines()[-2].removeprefix("event: ")
 
 
 @cache
@@ -218,53 +185,30 @@ def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return out.getvalue()
 
 
-def _place(draw: random.Random, content: bytes) -> int:
-    """Anywhere, but half of the time where headers are."""
-    most = len(content) if draw.random() < 0.5 else min(len(content), 64)
-    return draw.randrange(most + 1)
-
-
-def _bytes(draw: random.Random, content: bytes) -> bytes:
-    """Some bytes become others (odd ones, any, themselves again and again, another file's) or go; and at
-    times whatever follows.
+def _broken(draw: random.Random, content: bytes) -> bytes:
+    """Some bytes (anywhere, in the head, or of a TIFF's tag, a PNG's chunk, a JPEG's segment) become others
+    (odd ones, any, themselves again and again, another file's) or go; and at times whatever follows.
     """
-    at = _place(draw, content)
-    end = at + draw.randrange(draw.choice((2, 8, 64, 4096)))
-    other = samples()[draw.choice(sorted(samples()))]
-    others = (
-        b"",
-        bytes([draw.choice(_ODD_BYTES)]) * (end - at),
-        draw.randbytes(draw.randrange(64)),
-        content[at:end] * draw.randrange(2, 9),
-        other[_place(draw, other) :],
-    )
-    return content[:at] + draw.choice(others) + draw.choice((content[end:], content[end:], b""))
-
-
-def _field(draw: random.Random, content: bytes) -> bytes:
-    """Another value in a TIFF's table of tags, a PNG's chunk or a JPEG's segment, or one of these again."""
-    places = _fields(content)
-    if not places:
-        return content
-    start, end = draw.choice(places)
-    if draw.random() < 0.3:
-        return content[:end] + content[start:end] * draw.choice((1, 2, 100)) + content[end:]
-    at, odd = draw.randrange(start, max(end, start + 1)), bytes([draw.choice(_ODD_BYTES)])
-    return content[:at] + odd * draw.choice((1, 2, 4)) + content[at + draw.choice((1, 2, 4)) :]
-
-
-def _fields(content: bytes) -> list[tuple[int, int]]:
-    """Where tags, chunks or segments begin and end, where a file still has any."""
-    starts = [
+    head = draw.randrange(min(len(content), 64) + 1)
+    fields = [
         found.start()
         for sign, pattern in _FIELDS.items()
         if content.startswith(sign)
         for found in re.finditer(pattern, content, re.DOTALL)
     ]
-    return list(itertools.pairwise([*starts, len(content)]))
-
-
-_BREAKS = (_field, _bytes, _bytes, _bytes)
+    field = draw.choice(fields or [head]) + draw.randrange(12)
+    at = draw.choice((draw.randrange(len(content) + 1), head, field))
+    end = at + draw.randrange(draw.choice((2, 8, 64, 4096)))
+    odd, other = bytes([draw.choice(_ODD_BYTES)]), samples()[draw.choice(sorted(samples()))]
+    others = (
+        b"",
+        odd * (end - at),
+        odd * draw.choice((1, 2, 4)),
+        draw.randbytes(draw.randrange(64)),
+        content[at:end] * draw.choice((2, 8, 100)),
+        other[draw.randrange(len(other) + 1) :],
+    )
+    return content[:at] + draw.choice(others) + draw.choice((content[end:], content[end:], b""))
 
 
 if __name__ == "__main__":
