@@ -80,7 +80,7 @@ def one_cell(
         HTTPException: it is no image that can be read.
     """
     try:
-        with decoder.fresh(models[0].limits, gone) as read:
+        with decoder.fresh(models[0].bundle.limits, gone) as read:
             crop = read(source)
     except images.Unreadable as error:
         raise HTTPException(422, verdict.unreadable(error.reason).headline) from None
@@ -96,7 +96,7 @@ def many_cells(
     """The answer on many cells, in named files, the compared model's beside it; cells are judged until the
     client is `gone`.
     """
-    with decoder.fresh(models[0].limits, gone) as read:
+    with decoder.fresh(models[0].bundle.limits, gone) as read:
         answers = batches.judge(models, uploads.many(files, read))
         judged = list(itertools.takewhile(lambda _: not (gone and gone()), answers))
     return beside([as_batch(outcome) for outcome in batches.outcomes(models, judged, point)])

@@ -102,7 +102,7 @@ def _small(models: Sequence[Model], upload: uploads.Upload) -> tuple[Judged, lis
     except Unreadable as error:
         return Judged(upload.name, "", (), error.reason), []
     thumbnail = pictures.data_uri(crop.pixels, pictures.THUMBNAIL)
-    crops = [model.judge.crop(crop.pixels) for model in models]
+    crops = [model.bundle.prepare(crop.pixels) for model in models]
     return Judged(upload.name, thumbnail, (), "; ".join(crop.notes)), crops
 
 
@@ -122,7 +122,7 @@ def _outcome(model: Model, number: int, batch: Sequence[Judged], point: verdict.
         for answer, one in zip(answers, batch, strict=True)
     ]
     rows = [row(model, one.name, said, point, one.reason) for one, said in zip(batch, verdicts, strict=True)]
-    return Outcome(model, point, verdicts, rows, totals(verdicts, model.judge.bundle.foreign(looks)))
+    return Outcome(model, point, verdicts, rows, totals(verdicts, model.bundle.foreign(looks)))
 
 
 def differ(verdicts: Sequence[verdict.Verdict]) -> bool:

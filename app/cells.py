@@ -79,7 +79,7 @@ def draw(source: Source, model: Model, count: int = CELLS_A_ROUND) -> tuple[Card
     """Draw cells at random, and let the model judge them unseen; unreadable files are passed over."""
     return tuple(
         Card(pictures.data_uri(pixels, pictures.SHOWN // 2), label, model.answer(pixels), model.met(pixels))
-        for pixels, label in _pixels(source, model.limits, count)
+        for pixels, label in _pixels(source, model.bundle.limits, count)
     )
 
 

@@ -104,11 +104,11 @@ class Current:
             said = str(error) if isinstance(error, UserError) else where(error)
             log.warning("a newer bundle is refused, the old one served", extra={"fields": {"error": said}})
             models = [replace(served, newer_is_damaged=True), *self._models[1:]]
-        same = models[0].manifest and models[0].manifest == served.manifest
+        same = models[0].bundle.manifest and models[0].bundle.manifest == served.bundle.manifest
         if not same or models[0].newer_is_damaged != served.newer_is_damaged:
             await self._take(await anyio.to_thread.run_sync(self.make, models))
             self._models = models
-            event("model", version=models[0].title, manifest=models[0].manifest, since=models[0].since)
+            event("model", version=models[0].title, manifest=models[0].bundle.manifest, since=models[0].since)
 
 
 def _state(folder: Path | None) -> tuple[tuple[str, int, int], ...]:

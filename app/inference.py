@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from malaria.bundle import Bundle
-from malaria.cells import images
 from malaria.cells.prepared import Prepared
 
 
@@ -49,10 +48,6 @@ class Judge:
         self._most = most
         self._waiting: deque[Asked] = deque()
         self._lock = threading.Lock()
-
-    def crop(self, pixels: images.Pixels) -> Prepared:
-        """A crop of any size, uint8 (h, w, 3), as `ask` takes it: what waits must be small."""
-        return self.bundle.prepare(pixels)
 
     def ask(self, crops: Sequence[Prepared]) -> list[Answer]:
         """An answer for each crop; waits for the network."""

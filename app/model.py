@@ -1,13 +1,13 @@
 """A bundle as the app serves it: opened, checked whole, and ready to be asked."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from malaria import __version__, bundle
-from malaria.bundle import fingerprints
+from malaria.bundle import Bundle, Record, fingerprints
 from malaria.cells import images
 from malaria.errors import UserError
 
@@ -17,32 +17,32 @@ from .inference import Answer, Judge
 
 @dataclass(frozen=True)
 class Model:
-    """`trained_on` and `figures` are None where the bundle was written without them; `card` is Markdown.
+    """`trained_on` and `figures` are None where the bundle was written without them; `scores` are those of the
+    figures to go by, of the test cells or of all cells out of fold; `card` is Markdown.
 
     since: when it was opened, ISO 8601. newer_is_damaged: whether it is served because what has come in its
     place cannot be.
     """
 
+    bundle: Bundle
     judge: Judge
     points: tuple[verdict.Point, ...]
     origin: git_origin.Origin
     card: str
     figures: dict[str, Any] | None
+    scores: dict[str, Any] | None
     trained_on: fingerprints.Fingerprints | None
     since: str
     newer_is_damaged: bool = False
 
     @property
-    def record(self) -> bundle.Record:
-        return self.judge.bundle.record
+    def record(self) -> Record:
+        return self.bundle.record
 
     @property
-    def manifest(self) -> str:
-        return self.judge.bundle.manifest
-
-    @property
-    def limits(self) -> images.Limits:
-        return self.judge.bundle.limits
+    def network(self) -> str:
+        """The network by its hash."""
+        return f"network {self.record.hashes['network'][:8]}"
 
     @property
     def title(self) -> str:
@@ -53,12 +53,7 @@ class Model:
             return self.origin.tags[-1]
         if self.origin.revision:
             return f"commit {self.origin.revision[:8]}"
-        return f"network {self.record.hashes['network'][:8]}"
-
-    @property
-    def scores(self) -> dict[str, Any] | None:
-        """The scores to go by, where the bundle has figures."""
-        return None if self.figures is None else judged(self.figures)
+        return self.network
 
     def at(self, point: verdict.Point) -> verdict.Point:
         """Its own operating point for one of a model that it is compared with."""
@@ -70,13 +65,13 @@ class Model:
 
     def answer(self, pixels: images.Pixels) -> Answer:
         """What the model says of one crop, uint8 (h, w, 3)."""
-        return self.judge.ask([self.judge.crop(pixels)])[0]
+        return self.judge.ask([self.bundle.prepare(pixels)])[0]
 
     def met(self, pixels: images.Pixels) -> bool | None:
         """Whether the model was made with this cell; None where the bundle does not say."""
         if self.trained_on is None:
             return None
-        return bool(fingerprints.known(self.trained_on, [self.judge.crop(pixels).pixels])[0])
+        return bool(fingerprints.known(self.trained_on, [self.bundle.prepare(pixels).pixels])[0])
 
 
 def open_model(folder: Path, carried_by: git_origin.Origin | None = None, *, batch: int = 32) -> Model:
@@ -93,16 +88,19 @@ def open_model(folder: Path, carried_by: git_origin.Origin | None = None, *, bat
     record = opened.record
     written = bundle.part(folder, record, "figures")
     figures = None if written is None else json.loads(written)
+    scores = figures and figures["sides"][figures["judged"]]
     known = bundle.part(folder, record, "trained_on")
     card = folder / bundle.CARD
     if not card.is_file():
         raise UserError(f"{folder} is incomplete, without {bundle.CARD}: fetch or export the bundle again.")
     return Model(
+        bundle=opened,
         judge=Judge(opened, batch),
-        points=verdict.points(record, figures and judged(figures)),
+        points=verdict.points(record, scores),
         origin=carried_by or git_origin.of(folder),
         card=card.read_text(encoding="utf-8"),
         figures=figures,
+        scores=scores,
         trained_on=None if known is None else fingerprints.from_bytes(known),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -112,43 +110,24 @@ def told_apart(model: Model, other: Model) -> list[Model]:
     """Both, to be shown beside each other; the network's hash tells what has the same name apart."""
     if model.title != other.title:
         return [model, other]
-    names = (f"{one.title} (network {one.record.hashes['network'][:8]})" for one in (model, other))
-    return [
-        replace(one, origin=replace(one.origin, named=name))
-        for one, name in zip((model, other), names, strict=True)
-    ]
+    both = ((one, f"{one.title} ({one.network})") for one in (model, other))
+    return [replace(one, origin=replace(one.origin, named=name)) for one, name in both]
 
 
 def info(model: Model) -> dict[str, Any]:
     """What `/model_info` and `/version` answer."""
-    record = model.record
+    told = {"name", "data_source", "synthetic", "precision", "input_size", "labels", "positive", "hashes"}
     return {
         "app": __version__,
-        "name": record.name,
+        **model.record.model_dump(mode="json", include=told),
         "version": model.title,
         "revision": model.origin.revision,
         "date": model.origin.date,
         "tags": list(model.origin.tags),
-        "data_source": record.data_source,
-        "synthetic": record.synthetic,
-        "precision": record.precision,
-        "input_size": record.input_size,
-        "labels": list(record.labels),
-        "positive": record.positive,
-        "operating_points": [
-            {name: getattr(point, name) for name in ("name", "threshold", "specificity")}
-            for point in model.points
-        ],
-        "hashes": record.hashes,
-        "manifest": model.manifest,
+        "operating_points": [asdict(point) for point in model.points],
+        "manifest": model.bundle.manifest,
         "since": model.since,
         "newer_is_damaged": model.newer_is_damaged,
         "figures": model.scores,
         "note": verdict.RESEARCH,
     }
-
-
-def judged(figures: dict[str, Any]) -> dict[str, Any]:
-    """The scores to go by: of the test cells, or of all cells out of fold."""
-    scores: dict[str, Any] = figures["sides"][figures["judged"]]
-    return scores

@@ -14,7 +14,7 @@ from malaria.cells import images
 from . import api, batches, cells, decoder, pictures, rendering, uploads, verdict
 from .firewall import Limits
 from .gradio_import import gr
-from .model import Model, judged
+from .model import Model
 
 # By what they show. The seeds are of cells that look much as real ones do, also to a check fitted on those.
 EXAMPLES = {
@@ -162,9 +162,9 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
 
 def curves(model: Model) -> None:
     """What the operating points cost and how true P is, with intervals, where the bundle has the figures."""
-    if model.figures is None:
+    if model.figures is None or model.scores is None:
         return
-    scores, plots = judged(model.figures), model.figures["plots"]
+    scores, plots = model.scores, model.figures["plots"]
     points = [scores, *(at for name, at in scores.items() if name.startswith("at_"))]
     costs = sorted(
         (1 - at["specificity"]["value"], *(at["sensitivity"][part] for part in ("value", "low", "high")))
@@ -215,7 +215,7 @@ class Responses:
             own = tuple(uploads.sent(file, self.folder) for file in files or ())
         total = min(uploads.count([file for _, file in own]), uploads.MOST_CELLS)
         judged, gone = [], api.left()
-        with decoder.fresh(self.model.limits, gone) as decode:
+        with decoder.fresh(self.model.bundle.limits, gone) as decode:
             for one in batches.judge(self.models, uploads.many(own, decode)):
                 judged.append(one)
                 progress((len(judged), max(total, len(judged))), unit="cells")
@@ -255,7 +255,7 @@ class Responses:
             if one.name in EXAMPLES and not shown.files:
                 pixels = EXAMPLES[one.name]
             else:
-                with decoder.fresh(self.model.limits, api.left()) as decode:
+                with decoder.fresh(self.model.bundle.limits, api.left()) as decode:
                     pixels = uploads.again(shown.files, decode, shown.number)
         except images.Unreadable as error:
             said = verdict.unreadable(error.reason)

@@ -47,7 +47,7 @@ def cell(
             model.says(answer, point),
             answer,
             model.at(point),
-            _heat(model.judge.bundle.seen(pixels), answer),
+            _heat(model.bundle.seen(pixels), answer),
         )
         for model, answer in zip(models, judged.answers, strict=True)
     ]

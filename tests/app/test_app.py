@@ -472,7 +472,7 @@ def test_a_round_of_cells_that_the_model_was_made_with_explains_that_there_is_no
 
 def test_many_threads_get_their_own_answers(model_bundle, drawn):
     asked = inference.Judge(bundle.load(model_bundle), most=5)
-    crops = [asked.crop(pixels) for pixels, _ in drawn]
+    crops = [asked.bundle.prepare(pixels) for pixels, _ in drawn]
     alone = [asked.ask([crop])[0].p_parasitized for crop in crops]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda number: asked.ask(crops[: number % 12 + 1]), range(48)))
@@ -495,7 +495,7 @@ def test_an_error_of_the_network_reaches_who_asked_and_the_next_is_answered(mode
     asked = inference.Judge(bundle.load(model_bundle))
     with pytest.raises(ValueError, match="Dimension mismatch"):
         asked.ask([Prepared(np.zeros(7, np.uint8), (1, 1, 1))])
-    assert 0 <= asked.ask([asked.crop(np.zeros((50, 50, 3), np.uint8))])[0].p_parasitized <= 1
+    assert 0 <= asked.ask([asked.bundle.prepare(np.zeros((50, 50, 3), np.uint8))])[0].p_parasitized <= 1
 
 
 def test_the_examples_are_cells_to_the_committed_bundle():

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from app import batches, cells, model, verdict
-from app.inference import Answer, Judge
+from app.inference import Answer
 from app.verdict import HALF, Point
 from malaria import bundle
 
@@ -128,9 +128,8 @@ def test_a_batch_is_foreign_by_its_judged_cells(gated_bundle):
         "patients_limit": np.ones(1, np.float32),
     }
     check = dataclasses.replace(loaded.fitted_ood, **patients)
-    served = dataclasses.replace(
-        model.open_model(gated_bundle), judge=Judge(dataclasses.replace(loaded, fitted_ood=check))
-    )
+    fitted = dataclasses.replace(loaded, fitted_ood=check)
+    served = dataclasses.replace(model.open_model(gated_bundle), bundle=fitted)
 
     def judged(look: float, cells: int, rejected: str | None = None) -> list[batches.Judged]:
         answer = Answer(0.5, rejected, look=np.full(16, look, np.float32))
