@@ -17,8 +17,8 @@ from .inference import Answer, Judge
 
 @dataclass(frozen=True)
 class Model:
-    """`trained_on` and `figures` are None where the bundle was written without them; `scores` are those of the
-    figures to go by, of the test cells or of all cells out of fold; `card` is Markdown.
+    """`trained_on` and `figures` are None where the bundle was written without them; `scores` are those of
+    the figures to go by, of the test cells or of all cells out of fold; `card` is Markdown.
 
     since: when it was opened, ISO 8601. newer_is_damaged: whether it is served because what has come in its
     place cannot be.
