@@ -1,6 +1,8 @@
 """Labelled cells to test the model on: a folder's, or synthetic ones; and a round of them, as a game."""
 
+import itertools
 import random
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +16,8 @@ from .inference import Answer
 from .model import Model
 
 CELLS_A_ROUND = 12
+
+_CHANCE = random.SystemRandom()
 
 # No pipeline draws its sample with a seed as large: these synthetic cells are new to any model.
 _SEEDS = 2**40
@@ -77,27 +81,23 @@ def find(folder: Path | None) -> Source:
 
 def draw(source: Source, model: Model, count: int = CELLS_A_ROUND) -> tuple[Card, ...]:
     """Draw cells at random, and let the model judge them unseen; unreadable files are passed over."""
+    drawn = _of_files(source, model, count) if source else _synthetic(count)
     return tuple(
         Card(pictures.data_uri(pixels, pictures.SHOWN // 2), label, model.answer(pixels), model.met(pixels))
-        for pixels, label in _pixels(source, model.bundle.limits, count)
+        for pixels, label in itertools.islice(drawn, count)
     )
 
 
-def _pixels(source: Source, limits: images.Limits, count: int) -> list[tuple[images.Pixels, str]]:
-    if not source:
-        seed = _SEEDS + random.SystemRandom().randrange(2**20)
-        drawn = pictures.drawn(count, seed)
-        cells = [(pixels, labels.LABELS[int(parasitized)]) for pixels, parasitized in drawn]
-        random.SystemRandom().shuffle(cells)
-        return cells
-    cells = []
-    with decoder.fresh(limits) as read:
-        for path, label in random.SystemRandom().sample(source, min(4 * count, len(source))):
+def _synthetic(count: int) -> list[tuple[images.Pixels, str]]:
+    drawn = pictures.drawn(count, _SEEDS + _CHANCE.randrange(2**20))
+    return [(pixels, labels.LABELS[parasitized]) for pixels, parasitized in _CHANCE.sample(drawn, count)]
+
+
+def _of_files(source: Source, model: Model, count: int) -> Iterator[tuple[images.Pixels, str]]:
+    with decoder.fresh(model.bundle.limits) as read:
+        for path, label in _CHANCE.sample(source, min(4 * count, len(source))):
             with suppress(images.Unreadable):
-                cells.append((read(path).pixels, label))
-            if len(cells) == count:
-                break
-    return cells
+                yield read(path).pixels, label
 
 
 def current(cards: tuple[Card, ...]) -> int | None:

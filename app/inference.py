@@ -27,14 +27,6 @@ class Answer:
     look: npt.NDArray[np.float32] | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Crops that a thread waits for, and where their answers arrive."""
-
-    crops: Sequence[Prepared]
-    answer: "Future[list[Answer]]"
-
-
 class Judge:
     """Answers several threads at once, at most `most` cells in a call of the bundle.
 
@@ -46,39 +38,30 @@ class Judge:
     def __init__(self, bundle: Bundle, most: int = 32) -> None:
         self.bundle = bundle
         self._most = most
-        self._waiting: deque[Asked] = deque()
+        self._waiting: deque[tuple[Prepared, Future[Answer]]] = deque()
         self._lock = threading.Lock()
 
     def ask(self, crops: Sequence[Prepared]) -> list[Answer]:
         """An answer for each crop; waits for the network."""
         answers: list[Answer] = []
         for start in range(0, len(crops), self._most):
-            asked = Asked(crops[start : start + self._most], Future())
-            self._waiting.append(asked)
+            asked = [(crop, Future[Answer]()) for crop in crops[start : start + self._most]]
+            self._waiting.extend(asked)
             with self._lock:
-                while not asked.answer.done():
-                    self._answer(together(self._waiting, self._most))
-            answers += asked.answer.result()
+                while not asked[-1][1].done():
+                    self._answer()
+            answers += [answer.result() for _, answer in asked]
         return answers
 
-    def _answer(self, asked: Sequence[Asked]) -> None:
-        crops = [crop for one in asked for crop in one.crops]
+    def _answer(self) -> None:
+        asked = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
         try:
-            said = self.bundle.run_prepared(crops)
+            said = self.bundle.run_prepared([crop for crop, _ in asked])
         except Exception as error:  # each that asked must hear of it, and the next be answered
-            for one in asked:
-                one.answer.set_exception(error)
+            for _, answer in asked:
+                answer.set_exception(error)
             return
         maps = itertools.repeat(None) if said.maps is None else said.maps
-        answers = map(Answer, said.p_parasitized.tolist(), said.rejected, maps, said.look)
-        for one in asked:
-            one.answer.set_result(list(itertools.islice(answers, len(one.crops))))
-
-
-def together(waiting: deque[Asked], most: int) -> list[Asked]:
-    """Take the first of those `waiting`, and those behind it while all their crops are at most `most`."""
-    asked = []
-    while waiting and len(waiting[0].crops) <= most:
-        asked.append(waiting.popleft())
-        most -= len(asked[-1].crops)
-    return asked
+        found = map(Answer, said.p_parasitized.tolist(), said.rejected, maps, said.look)
+        for (_, answer), one in zip(asked, found, strict=True):
+            answer.set_result(one)

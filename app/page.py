@@ -1,6 +1,6 @@
 """The page: what stands where, and which function answers what."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,8 @@ class Shown:
 
 
 # A round of labelled cells, and where they were drawn from.
-Round = tuple[cells.Source, tuple[cells.Card, ...]]
+Cards = tuple[cells.Card, ...]
+Round = tuple[cells.Source, Cards]
 
 
 def theme() -> Any:
@@ -105,9 +106,10 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                     "you have said what you call it."
                 )
                 with gr.Row():
-                    called = (labels.PARASITIZED, labels.UNINFECTED)
-                    say = {label: gr.Button(f"I call it {label}") for label in called}
-                    skip = gr.Button("Just show me")
+                    say: dict[str | None, Any] = {
+                        label: gr.Button(f"I call it {label}") for label in reversed(labels.LABELS)
+                    }
+                    say[None] = gr.Button("Just show me")
                     everything = gr.Button("Show all")
                     new = gr.Button("Draw new cells", variant="primary")
                     synthetic = gr.Button("Draw synthetic cells", visible=bool(source))
@@ -144,10 +146,11 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
         ask(further.click, respond.next, [shown, point], large, "show_next", **quiet).then(**look)
         ask(new.click, partial(respond.draw, source), [point], played, "draw_cells")
         ask(synthetic.click, partial(respond.draw, ()), [point], played, "draw_synthetic_cells")
-        for label, button in say.items():
-            ask(button.click, partial(respond.guess, label), [game, point], played, f"call_{label.lower()}")
-        ask(skip.click, partial(respond.guess, None), [game, point], played, "show_label")
-        ask(everything.click, respond.reveal, [game, point], played, "show_labels")
+        for called, button in say.items():
+            name = f"call_{called.lower()}" if called else "show_label"
+            move = partial(respond.play, partial(cells.guess, label=called))
+            ask(button.click, move, [game, point], played, name)
+        ask(everything.click, partial(respond.play, cells.reveal), [game, point], played, "show_labels")
         chosen = partial(gr.on, [point.change, unsure.change])
         ask(chosen, respond.again, [point, shown, unsure, game], [*views, board], "operating_point", **quiet)
 
@@ -290,15 +293,9 @@ class Responses:
         """
         return self.board((source, cells.draw(source, self.model)), place)
 
-    def guess(self, label: str | None, game: Round | None, place: object) -> tuple[str, Round]:
-        """The current cell, opened with a guess, or without one."""
-        if game is None:
-            return self.draw(self.source, place)
-        return self.board((game[0], cells.guess(game[1], label)), place)
-
-    def reveal(self, game: Round | None, place: object) -> tuple[str, Round]:
-        """All cells, opened."""
-        return self.board((game[0], cells.reveal(game[1])), place) if game else self.draw(self.source, place)
+    def play(self, move: Callable[[Cards], Cards], game: Round | None, place: object) -> tuple[str, Round]:
+        """The round after a move: a cell opened, or all; a new round where there is none."""
+        return self.board((game[0], move(game[1])), place) if game else self.draw(self.source, place)
 
     def board(self, game: Round, place: object) -> tuple[str, Round]:
         return rendering.round_of(*game, self.at(place)), game

@@ -34,32 +34,22 @@ def header(models: Sequence[Model]) -> str:
 
 
 def cell(
-    models: Sequence[Model],
-    pixels: images.Pixels,
-    judged: batches.Judged,
-    point: verdict.Point,
-    place: str = "",
+    models: Sequence[Model], pixels: images.Pixels, one: batches.Judged, point: verdict.Point, place: str = ""
 ) -> str:
     """The verdict of each model on one cell, side by side; `place` says which of many it is."""
     columns = [
-        (
-            model,
-            model.says(answer, point),
-            answer,
-            model.at(point),
-            _heat(model.bundle.seen(pixels), answer),
-        )
-        for model, answer in zip(models, judged.answers, strict=True)
+        (model, model.says(answer, point), answer, model.at(point), _heat(model, pixels, answer))
+        for model, answer in zip(models, one.answers, strict=True)
     ]
     picture = pictures.data_uri(pixels, pictures.SHOWN)
-    return render("cell.html.j2", columns=columns, picture=picture, name=judged.name, place=place)
+    return render("cell.html.j2", columns=columns, picture=picture, name=one.name, place=place)
 
 
-def _heat(pixels: images.Pixels, answer: Answer) -> str:
+def _heat(model: Model, pixels: images.Pixels, answer: Answer) -> str:
     """The map of an answer as a picture, empty where there is none to show."""
     if answer.rejected or answer.map is None or not heatmap.decides(answer):
         return ""
-    return pictures.data_uri(heatmap.overlay(pixels, answer.map), pictures.SHOWN)
+    return pictures.data_uri(heatmap.overlay(model.bundle.seen(pixels), answer.map), pictures.SHOWN)
 
 
 def batch(
@@ -98,19 +88,16 @@ def columns(models: Sequence[Model]) -> dict[str, tuple[str, str]]:
 
 
 def _row(
-    number: int,
-    one: batches.Judged,
-    verdicts: Sequence[verdict.Verdict],
-    outcomes: Sequence[batches.Outcome],
+    number: int, one: batches.Judged, said: tuple[verdict.Verdict, ...], outcomes: Sequence[batches.Outcome]
 ) -> list[object]:
     row: list[object] = [number, f'<img src="{one.thumbnail}" alt="">' if one.thumbnail else ""]
-    for said, outcome in zip(verdicts, outcomes, strict=True):
-        p = None if said.p is None else float(verdict.number(said.p, outcome.point.threshold))
-        row += [said.category or "", p]
-    notes = ["versions differ"] if batches.differ(verdicts) else []
-    notes += ["second look"] if any(said.second_look for said in verdicts) else []
+    for by, outcome in zip(said, outcomes, strict=True):
+        p = None if by.p is None else float(verdict.number(by.p, outcome.point.threshold))
+        row += [by.category or "", p]
+    notes = ["versions differ"] if batches.differ(said) else []
+    notes += ["second look"] if any(by.second_look for by in said) else []
     notes += [one.reason] if one.answers and one.reason else []
-    return [*row, "; ".join(notes or {said.reason for said in verdicts if said.reason}), one.name]
+    return [*row, "; ".join(notes or {by.reason for by in said if by.reason}), one.name]
 
 
 def round_of(source: cells.Source, cards: tuple[cells.Card, ...], point: verdict.Point) -> str:

@@ -10,10 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import weakref
 import zipfile
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -255,8 +256,6 @@ def test_uploads_do_not_outlive_their_time_nor_the_app(model_bundle, tmp_path, d
 
 
 def poll(done, seconds: float) -> None:
-    import time
-
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, "it did not come to pass"
@@ -483,12 +482,34 @@ def test_many_threads_get_their_own_answers(model_bundle, drawn):
 
 
 def test_no_more_cells_are_judged_in_one_go_than_was_said_and_each_in_its_turn():
-    crop = Prepared(np.zeros((50, 50, 3), np.uint8), (1, 1, 1))
-    waiting = deque(inference.Asked([crop] * cells_, Future()) for cells_ in (31, 32, 1, 1, 30, 1))
-    calls = []
-    while waiting:
-        calls.append([len(one.crops) for one in inference.together(waiting, most=32)])
-    assert calls == [[31], [32], [1, 1, 30], [1]]
+    asked, go, calls = threading.Event(), threading.Event(), []
+
+    class Slow:
+        def run_prepared(self, crops):
+            calls.append([crop.pixels[0, 0, 0] for crop in crops])
+            asked.set()
+            go.wait()
+            none = (None,) * len(crops)
+            return bundle.Predictions(np.zeros(len(crops)), None, None, none, none)
+
+    def crops(number: int, of: int) -> list[Prepared]:
+        return [Prepared(np.full((50, 50, 3), number, np.uint8), (1, 1, 1))] * of
+
+    judge = inference.Judge(Slow(), most=32)
+    with ThreadPoolExecutor(4) as pool:
+        # The first is being judged, so the others wait, in this order.
+        answers = [pool.submit(judge.ask, crops(0, 1))]
+        asked.wait()
+        for number, of in ((1, 20), (2, 40), (3, 1)):
+            before = len(judge._waiting)
+            answers.append(pool.submit(judge.ask, crops(number, of)))
+            while len(judge._waiting) == before:
+                time.sleep(0.001)
+        go.set()
+        assert [len(answer.result()) for answer in answers] == [1, 20, 40, 1]
+    assert max(map(len, calls)) == 32
+    # Of the forty, 32 wait at once: the one behind them is judged before the rest of them.
+    assert [number for call in calls for number in call] == [0] + [1] * 20 + [2] * 32 + [3] + [2] * 8
 
 
 def test_an_error_of_the_network_reaches_who_asked_and_the_next_is_answered(model_bundle):

@@ -9,6 +9,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,25 +70,14 @@ def prepare(work: Path, server: Server) -> None:
     (work / PARAMS).write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
-def run(work: Path, kill_after: float | None = None) -> bool:
+def run(work: Path, kill_after: float = 0) -> bool:
     """Run the stage, to its end or for so many seconds; whether it was killed."""
-    command = [sys.executable, "-m", "stages.fetch", "--cache-dir", str(work / "cache")]
-    environment = {"PYTHONPATH": str(ROOT)}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=work,
-            env=environment,
-            timeout=kill_after,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return True
-    if done.returncode:
+    stage = [sys.executable, "-m", "stages.fetch", "--cache-dir", str(work / "cache")]
+    command, environment = ["timeout", "-s", "KILL", str(kill_after), *stage], {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, -signal.SIGKILL):
         raise UserError(f"The fetch ended with status {done.returncode}: {done.stderr.strip()}")
-    return False
+    return done.returncode != 0
 
 
 def was_doing(work: Path) -> str:

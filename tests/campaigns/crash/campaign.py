@@ -157,17 +157,14 @@ def draw(chance: random.Random, count: int, expected: Undisturbed) -> list[Kill]
 
 def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report: Report) -> bool:
     """Run `dvc repro` until `kill` or to its end, and look at what it leaves; False where it ended well."""
-    kept = _epochs_kept(repository)
-    run = _Run(repository)
-    lives = kill is not None and run.lives_until(kill, expected)
-    if kill and lives:
-        family = run.kill(kill.victim)
+    kept, run = _epochs_kept(repository), _Run(repository)
+    family = run.killed(kill, expected) if kill else None
     run.process.wait(LONG)
     if kept and (found := _TRAINS.search(run.said())):
         report.resumed.append(kept)
         if found[1] != str(kept):
             report.wrong.append(f"{kept} epochs were kept, but training says {found[0]!r}")
-    if kill and lives:
+    if kill and family is not None:
         report.kills.append(kill)
         begun = time.monotonic()
         _, left = psutil.wait_procs(family, timeout=_LINGER)
@@ -179,15 +176,15 @@ def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report:
         return True
     if run.process.returncode == 0:
         return False
-    torn = [file for sign, file in _TORN.items() if sign in run.said()]
-    if not torn:
+    torn = next((file for sign, file in _TORN.items() if sign in run.said()), None)
+    if torn is None:
         report.wrong.append(f"dvc repro failed: {run.said()[-500:]}")
         say(f"WRONG: {report.wrong[-1]}")
         return True
     # DVC's own file, cut short by the kill before, and DVC's own advice.
-    (repository / torn[0]).unlink()
-    report.mended.append(torn[0])
-    say(f"DVC says that its {torn[0]} is torn; it is removed")
+    (repository / torn).unlink()
+    report.mended.append(torn)
+    say(f"DVC says that its {torn} is torn; it is removed")
     return _attempt(repository, kill, expected, report)
 
 
@@ -198,31 +195,44 @@ class _Run:
         self.repository, self.log = repository, repository / ".dvc/tmp/said"
         self.log.parent.mkdir(exist_ok=True)
         with self.log.open("wb") as log:
-            self.process = programs.start(
-                [*programs.DVC, "repro"],
-                cwd=repository,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            streams = {"stdout": log, "stderr": subprocess.STDOUT}
+            command = [*programs.DVC, "repro"]
+            self.process = programs.start(command, cwd=repository, start_new_session=True, **streams)
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def lives_until(self, kill: Kill, expected: Undisturbed) -> bool:
-        """Wait for the moment of `kill`; False where the run ends before."""
-        order = list(expected.lasts)
+    def killed(self, kill: Kill, expected: Undisturbed) -> list[psutil.Process] | None:
+        """Kill DVC, its stage, or all, at the moment of `kill`: which processes were below DVC; None where
+        the run ends before.
+        """
+        lasts, later = expected.lasts[kill.stage], list(expected.lasts)
+        begins = [f"Running stage '{name}'" for name in later[later.index(kill.stage) :]]
         if kill.moment != "start":
-            stages = [f"Running stage '{name}'" for name in order[order.index(kill.stage) :]]
-            self._wait(lambda: self._says(stages), LONG)
+            self._wait(lambda: self._says(begins), LONG)
         if kill.moment == "write":
             before = _parts(self.repository)
-            self._wait(lambda: _parts(self.repository) - before, 1.2 * expected.lasts[kill.stage])
+            self._wait(lambda: _parts(self.repository) - before, 1.2 * lasts)
         if kill.moment == "epoch":
             kept = functools.partial(_epochs_kept, self.repository)
-            self._wait(lambda: kept() > kill.epoch or self._says(stages[1:]), LONG)
+            self._wait(lambda: kept() > kill.epoch or self._says(begins[1:]), LONG)
         self._wait(lambda: False, kill.after)
-        return self.process.poll() is None
+        if self.process.poll() is not None:
+            return None
+        family, stages = [], []
+        with suppress(psutil.NoSuchProcess):
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        for process in family:
+            with suppress(psutil.Error):
+                stages += [process] if "stages." in " ".join(process.cmdline()) else []
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if kill.victim == "dvc":
+                self.process.kill()
+            elif kill.victim == "stage" and stages:
+                stages[0].kill()
+            else:
+                os.killpg(self.process.pid, signal.SIGKILL)
+        return family
 
     def _says(self, texts: list[str]) -> bool:
         return any(text in self.said() for text in texts)
@@ -231,23 +241,6 @@ class _Run:
         due = time.monotonic() + patience
         while not happens() and self.process.poll() is None and time.monotonic() < due:
             time.sleep(0.001)
-
-    def kill(self, victim: str) -> list[psutil.Process]:
-        """Kill DVC, its stage, or all; which processes were below DVC."""
-        family, stages = [], []
-        with suppress(psutil.NoSuchProcess):
-            family = psutil.Process(self.process.pid).children(recursive=True)
-        for process in family:
-            with suppress(psutil.Error):
-                stages += [process] if "stages." in " ".join(process.cmdline()) else []
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
-            if victim == "dvc":
-                self.process.kill()
-            elif victim == "stage" and stages:
-                stages[0].kill()
-            else:
-                os.killpg(self.process.pid, signal.SIGKILL)
-        return family
 
 
 def _parts(repository: Path) -> set[Path]:
@@ -271,21 +264,15 @@ def _after_a_kill(repository: Path, expected: Undisturbed) -> list[str]:
     before the next run.
     """
     _epochs_kept(repository)
-    return [
-        f"{path} is half"
-        for path, digest in hashes(repository, expected.locked).items()
-        if not path.startswith(f"{TRAINING}/") and expected.files.get(path) != digest
-    ] + [
-        f"dvc.lock has another hash of {out}"
-        for out, digest in locked(repository).items()
-        if expected.locked[out] != digest
-    ]
+    changed, outs = hashes(repository, expected.locked).items() - expected.files.items(), locked(repository)
+    half = [f"{path} is half" for path, _ in changed if not path.startswith(f"{TRAINING}/")]
+    return half + [f"dvc.lock has another hash of {out}" for out, _ in outs.items() - expected.locked.items()]
 
 
 def _after_the_end(repository: Path, expected: Undisturbed) -> list[str]:
     """What differs from the run that nobody killed, or is left over."""
     now, cache = locked(repository), repository / ".dvc/cache/files/md5"
-    wrong = [f"{name} differs" for name, digest in expected.locked.items() if now.get(name) != digest]
+    wrong = [f"{name} differs" for name, _ in expected.locked.items() - now.items()]
     if hashes(repository, expected.locked) != expected.files:
         wrong.append("the files differ from what dvc.lock says")
     wrong += [
