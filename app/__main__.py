@@ -119,7 +119,7 @@ def serve(arguments: argparse.Namespace) -> int:
         )
         listening = held.enter_context(serving.listen(arguments.host, arguments.port))
         served = current.Current(opened, lambda models: serving.make(models, source, folder, limits), watched)
-        serving.serve(served.asgi, listening, arguments.auth)
+        serving.serve(served.asgi, listening, limits)
     # A thread that still judges for a client that has left must not hold up the end.
     sys.stdout.flush()
     os._exit(0)

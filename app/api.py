@@ -88,10 +88,7 @@ def one_cell(
 
 
 def many_cells(
-    models: Sequence[Model],
-    files: Sequence[tuple[str, Path]],
-    point: verdict.Point,
-    gone: decoder.Gone = None,
+    models: Sequence[Model], files: uploads.Files, point: verdict.Point, gone: decoder.Gone = None
 ) -> dict[str, Any]:
     """The answer on many cells, in named files, the compared model's beside it; cells are judged until the
     client is `gone`.

@@ -47,14 +47,6 @@ _ASK = re.compile(rf"{_API}/(queue/join|cancel|reset/?|call/[^/]+)")
 # stranger's page can have its own name lead to this machine (DNS rebinding), but neither of those.
 _ADDRESS = re.compile(r"([0-9.]+|\[[0-9a-f:.]+\]|[^.:\[\]]+)(:\d+)?", re.IGNORECASE)
 
-# The page must not ask any other host for anything, whatever Gradio or an uploaded file would have it do.
-_HEADERS = {
-    "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
-    "form-action 'self'; base-uri 'self'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
-
 # Where those who refuse name no more than the status.
 _REFUSALS = {
     404: "There is no such route here, or not for this method: docs/app.md lists them.",
@@ -161,7 +153,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Firewall:
-    """ASGI middleware: who may ask, how long sending may take, refusals in one shape, headers, a log."""
+    """ASGI middleware: who may ask, how long sending may take, refusals in one shape, a log."""
 
     app: ASGIApp
     limits: Limits
@@ -170,7 +162,7 @@ class Firewall:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, answer = time.perf_counter(), Answer(send, " ".join(self.limits.frames) or "'none'")
+        began, answer = time.perf_counter(), Answer(send)
         try:
             self._check(scope["method"], Headers(scope=scope))
             await self._in_time(scope, receive, answer)
@@ -220,32 +212,22 @@ class Firewall:
 
 @dataclass
 class Answer:
-    """ASGI's `send`, with the page's headers, and with every refusal as `{"error": sentence}`.
-
-    frames: whose pages may show this one, as a content security policy names them.
-    """
+    """ASGI's `send`, with every refusal as `{"error": sentence}`."""
 
     send: Send
-    frames: str
     status: int = 0
     said: bytes = b""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status, self.started, self.headers = (
-                message["status"],
-                message,
-                MutableHeaders(scope=message),
-            )
-            self.headers.update(_HEADERS)
-            self.headers["content-security-policy"] += f"; frame-ancestors {self.frames}"
+            self.status, self.started = message["status"], message
         if self.status < 400:
             await self.send(message)
             return
         self.said += message.get("body", b"")
         if message["type"] == "http.response.body" and not message.get("more_body"):
             refusal = JSONResponse({"error": self._sentence()})
-            self.headers.update(refusal.headers)
+            MutableHeaders(scope=self.started).update(refusal.headers)
             await self.send(self.started)
             await self.send({**message, "body": refusal.body})
 

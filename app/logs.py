@@ -19,13 +19,10 @@ class _Lines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
+            # Libraries put paths and addresses into their messages: theirs as written, unfilled.
+            "event": record.getMessage() if record.name == log.name else str(record.msg),
+            **record.__dict__.get("fields", {}),
         }
-        if record.name == log.name:
-            content["event"] = record.getMessage()
-        else:
-            # Libraries put paths and addresses into their messages: the message as written, unfilled.
-            content["event"] = str(record.msg)
-        content |= record.__dict__.get("fields", {})
         if record.exc_info and record.exc_info[1]:
             content["error"] = where(record.exc_info[1])
         return json.dumps(content)

@@ -47,13 +47,8 @@ class Model:
     @property
     def title(self) -> str:
         """What a person calls this version: as he named it, a tag, the commit, or the network's hash."""
-        if self.origin.named:
-            return self.origin.named
-        if self.origin.tags:
-            return self.origin.tags[-1]
-        if self.origin.revision:
-            return f"commit {self.origin.revision[:8]}"
-        return self.network
+        commit = f"commit {self.origin.revision[:8]}" if self.origin.revision else self.network
+        return next(filter(None, (self.origin.named, *reversed(self.origin.tags))), commit)
 
     def at(self, point: verdict.Point) -> verdict.Point:
         """Its own operating point for one of a model that it is compared with."""

@@ -40,7 +40,7 @@ class Shown:
     """
 
     judged: tuple[batches.Judged, ...] = ()
-    files: tuple[tuple[str, Path], ...] = ()
+    files: uploads.Files = ()
     number: int | None = None
 
 

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,6 +29,18 @@ class Missing(Exception):  # noqa: N818 - a finding about a revision, not a faul
     """A revision has no such bundle, and why, in a few words."""
 
 
+@contextlib.contextmanager
+def _dvc_wanted() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"A revision's bundle comes through DVC, which is not installed here (no module {error.name}): "
+            "pip install 'dvc>=3.67'."
+        ) from None
+
+
+@_dvc_wanted()
 def fetch(named: str, repository: str) -> tuple[Path, git_origin.Origin]:
     """The folder with the bundle of a revision, and where it comes from.
 
@@ -62,10 +74,9 @@ def commit_of(repository: str, revision: str) -> str:
     """The full hash of the commit that a revision names; UserError where there is none."""
     if shutil.which("git") is None:
         raise UserError("A revision's bundle needs git, which is not installed here: install it.")
-    for known in (revision, f"{ARTIFACT}@{revision}"):
-        found = _local(repository, known) if Path(repository).is_dir() else _remote(repository, known)
-        if found:
-            return found
+    find = _local if Path(repository).is_dir() else _remote
+    if found := find(repository, revision) or find(repository, f"{ARTIFACT}@{revision}"):
+        return found
     raise UserError(
         f"{revision} is no revision of {repository}: name a tag, a branch or a commit (of another machine's "
         "repository in full), or fetch it first."
@@ -93,12 +104,12 @@ def _remote(repository: str, revision: str) -> str:
 
 def _kept(named: str, repository: str, commit: str, folder: str) -> tuple[Path, git_origin.Origin]:
     """A bundle in the cache folder, brought there if need be; `folder` is empty for the artifact."""
-    with _dvc_wanted():
-        from malaria.fetch.download import cache_folder
+    from malaria.fetch.download import cache_folder
+
     home = cache_folder() / "bundles" / commit / (folder.replace("/", "+") or ARTIFACT)
     if not home.is_dir():
         try:
-            with _dvc_wanted(), files.atomic_folder(home) as part:
+            with files.atomic_folder(home) as part:
                 _bring(named, repository, commit, folder, part)
         except OSError as error:
             raise UserError(
@@ -125,14 +136,17 @@ def _kept(named: str, repository: str, commit: str, folder: str) -> tuple[Path, 
 def _bring(named: str, repository: str, commit: str, folder: str, part: Path) -> None:
     """Write a bundle's files below `part`, and beside them what they must be and where they come from."""
     from dvc.api import DVCFileSystem
+    from dvc.exceptions import ArtifactNotFoundError
     from dvc.repo.open_repo import clean_repos
 
     try:
         opened = DVCFileSystem(repository, rev=commit, config=_remote_of(repository))
         with contextlib.closing(opened) as system:
-            place = PurePosixPath("/", folder or _path_of_artifact(system))
-            md5 = _copy(system, place, part / "bundle")
+            place = folder or system.repo.artifacts.get_path(ARTIFACT)
+            md5 = _copy(system, PurePosixPath("/", place), part / "bundle")
             known = git_origin.of_commit(Path(system.repo.scm.root_dir), commit)
+    except ArtifactNotFoundError:
+        raise Missing(f"its dvc.yaml names no artifact {ARTIFACT}") from None
     except (Missing, UserError):
         raise
     except Exception as error:
@@ -144,13 +158,13 @@ def _bring(named: str, repository: str, commit: str, folder: str, part: Path) ->
         raise UserError(f"DVC could not bring {named} ({said}): check the remote and --repo.") from None
     finally:
         clean_repos()
-    if md5 and git_origin.dvc_hash(part / "bundle") != md5:
+    copied = git_origin.dvc_hash(part / "bundle")
+    if md5 and copied != md5:
         raise UserError(
             f"The files that DVC has of {named} are not those that its dvc.lock names (their hash differs): "
             "push them anew."
         )
-    record = {"revision": known.revision, "date": known.date, "tags": known.tags}
-    files.write_json(part / "origin.json", record | {"md5": git_origin.dvc_hash(part / "bundle")})
+    files.write_json(part / "origin.json", asdict(known) | {"md5": copied})
 
 
 def _remote_of(repository: str) -> dict[str, Any]:
@@ -162,15 +176,6 @@ def _remote_of(repository: str) -> dict[str, Any]:
     with Repo(repository, uninitialized=True) as here:
         name = here.config["core"].get("remote")
     return {"core": {"remote": name}} if name else {}
-
-
-def _path_of_artifact(system: Any) -> str:
-    from dvc.exceptions import ArtifactNotFoundError
-
-    try:
-        return str(system.repo.artifacts.get_path(ARTIFACT))
-    except ArtifactNotFoundError:
-        raise Missing(f"its dvc.yaml names no artifact {ARTIFACT}") from None
 
 
 def _copy(system: Any, place: PurePosixPath, target: Path) -> str:
@@ -192,7 +197,6 @@ def _copy(system: Any, place: PurePosixPath, target: Path) -> str:
     names = [PurePosixPath(one["name"]).name for one in found if one["type"] == "file"]
     if bundle.RECORD not in names:
         raise Missing(f"{named} holds no bundle")
-    target.mkdir()
     lacking = []
     for name in names:
         try:
@@ -206,14 +210,3 @@ def _copy(system: Any, place: PurePosixPath, target: Path) -> str:
             f"The bundle is incomplete in DVC's cache and remote, without {lacking[0]}: run `dvc push` again."
         )
     return md5
-
-
-@contextlib.contextmanager
-def _dvc_wanted() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"A revision's bundle comes through DVC, which is not installed here (no module {error.name}): "
-            "pip install 'dvc>=3.67'."
-        ) from None

@@ -28,6 +28,12 @@ from .gradio_import import gr
 from .logs import event
 from .model import Model
 
+# The page must not ask any other host for anything, whatever Gradio or an uploaded file would have it do.
+_POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; base-uri 'self'; "
+    "frame-ancestors "
+)
+
 # Half of them may be connections.
 _MOST_FILES = 4096
 
@@ -56,7 +62,6 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
         ],
         lifespan=live,
     )
-    asgi.router.redirect_slashes = False
     gr.mount_gradio_app(
         asgi,
         blocks,
@@ -117,29 +122,33 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def serve(asgi: Router, listening: socket.socket, account: str = "") -> None:
-    """Serve until SIGTERM or SIGINT; `account` as Firewall has it."""
+def serve(asgi: Router, listening: socket.socket, limits: firewall.Limits) -> None:
+    """Serve until SIGTERM or SIGINT."""
     host, port = listening.getsockname()[:2]
     event("ready", host=host, port=port)
     if not ipaddress.ip_address(host).is_loopback:
-        who = "who knows name and password" if account else "on the network: --auth asks for a password"
+        who = (
+            "who knows name and password" if limits.account else "on the network: --auth asks for a password"
+        )
         print(f"note: this page is open to anyone {who}.", file=sys.stderr)
     print(f"Open {address(host, port)} in a browser. {verdict.RESEARCH} Ctrl-C ends it.", flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn puts its own handlers in place, and raises the signal again once it has ended.
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(config(asgi)).run([listening])
+    uvicorn.Server(config(asgi, limits.frames)).run([listening])
     event("ended", version=__version__)
 
 
-def config(asgi: Router) -> Any:
-    """How uvicorn serves, and how it ends."""
+def config(asgi: Router, frames: Sequence[str] = ()) -> Any:
+    """How uvicorn serves, and how it ends; `frames` as Limits has them."""
+    policy = ("content-security-policy", _POLICY + (" ".join(frames) or "'none'"))
     return uvicorn.Config(
         asgi,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         server_header=False,
+        headers=[policy, ("x-content-type-options", "nosniff"), ("referrer-policy", "no-referrer")],
         ws="none",
         http=Connection,
         limit_concurrency=_files() // 2,

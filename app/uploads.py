@@ -47,6 +47,10 @@ _END, _END64 = b"PK\5\6", b"PK\6\7"
 _BROKEN = (*archives.DAMAGED_ZIP, OSError, ValueError)
 
 
+# Files, and the names that a visitor gave them.
+Files = Sequence[tuple[str, Path]]
+
+
 @dataclass(frozen=True)
 class Upload:
     """One image of a batch; `read` decodes it, or raises images.Unreadable."""
@@ -131,7 +135,7 @@ def sent(file: object, folder: Path) -> tuple[str, Path]:
     return Path(str(content.get("orig_name") or path)).name, path
 
 
-def many(files: Sequence[tuple[str, Path]], decode: decoder.Read) -> Iterator[Upload]:
+def many(files: Files, decode: decoder.Read) -> Iterator[Upload]:
     """Every image of named files, zips opened, each to be read before the next is asked for; bad ones never
     stop the rest, and one more at the end says how many are over the limit.
 
@@ -154,7 +158,7 @@ def many(files: Sequence[tuple[str, Path]], decode: decoder.Read) -> Iterator[Up
         yield _refused("", f"{left:,} {TOO_MANY}")
 
 
-def again(files: Sequence[tuple[str, Path]], decode: decoder.Read, number: int) -> images.Pixels:
+def again(files: Files, decode: decoder.Read, number: int) -> images.Pixels:
     """The pixels of the image of that number among `many`; images.Unreadable where it is no longer there."""
     batch = many(files, decode)
     for upload in itertools.islice(batch, number, None):

@@ -63,9 +63,8 @@ def points(record: Record, scores: dict[str, Any] | None) -> tuple[Point, ...]:
 
 
 def _measured(point: Point, scores: dict[str, Any]) -> Point:
-    at = (
-        scores if point.specificity is None else scores.get(f"at_{point.specificity * 100:g}_specificity", {})
-    )
+    name = f"at_{(point.specificity or 0) * 100:g}_specificity"
+    at = scores if point.specificity is None else scores.get(name, {})
     rates = (at.get(name, {}).get("value") for name in ("sensitivity", "specificity"))
     missed, alarms = (None if rate is None else 100 * (1 - rate) for rate in rates)
     return replace(point, missed=missed, alarms=alarms)
@@ -115,10 +114,9 @@ def of(answer: Answer, point: Point, synthetic: bool) -> Verdict:
 
 def unreadable(reason: str) -> Verdict:
     """The verdict on a file that is no usable image."""
-    said = ("Upload a PNG, JPEG, TIFF or BMP image of one red cell.",)
-    return Verdict(
-        predict.UNREADABLE, None, None, False, f"This file cannot be judged: {reason}.", said, reason
-    )
+    why = f"This file cannot be judged: {reason}."
+    advice = "Upload a PNG, JPEG, TIFF or BMP image of one red cell."
+    return Verdict(predict.UNREADABLE, None, None, False, why, (advice,), reason)
 
 
 def number(p: float, beside: float | None = None) -> str:
