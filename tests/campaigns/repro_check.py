@@ -14,13 +14,7 @@ from tests.campaigns.crash.campaign import locked
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.campaigns.repro_check", description=__doc__)
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a parameter, as dvc exp run -S has it",
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter")
     sets = parser.parse_args().set
     with tempfile.TemporaryDirectory() as folder:
         first, second = (_hashes(Path(folder, name), sets) for name in ("first", "second"))

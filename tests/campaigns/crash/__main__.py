@@ -41,12 +41,10 @@ def main() -> int:
 
 def in_words(report: campaign.Report) -> str:
     """The campaign on a few lines."""
-    counts = [
-        ", ".join(f"{what}: {count}" for what, count in Counter(found).most_common())
-        for found in zip(*((kill.victim, kill.moment, kill.stage) for kill in report.kills), strict=True)
-    ]
+    found = Counter(what for kill in report.kills for what in (kill.victim, kill.moment, kill.stage))
+    counts = ", ".join(f"{what}: {count}" for what, count in found.most_common())
     return (
-        f"killed {len(report.kills)} times ({'; '.join(counts)})\n"
+        f"killed {len(report.kills)} times ({counts})\n"
         f"trainings taken up in the middle: {len(report.resumed)}\n"
         f"the last orphan of DVC ended {max(report.lingered, default=0):.2f} s after it\n"
         f"files of DVC's own found torn by it, and removed: {len(report.mended)}\n"

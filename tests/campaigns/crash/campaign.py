@@ -80,17 +80,16 @@ class Undisturbed:
 def undisturbed(repository: Path) -> Undisturbed:
     """Read a repository in which `dvc repro` has run."""
     stages = yaml.safe_load((repository / "dvc.lock").read_text())["stages"]
-    ended = {
-        name: max((repository / out["path"]).stat().st_mtime for out in stage["outs"])
+    ended = sorted(
+        (max((repository / out["path"]).stat().st_mtime for out in stage["outs"]), name)
         for name, stage in stages.items()
-    }
-    order = sorted(ended, key=lambda name: ended[name])
-    begun = [(repository / ".git/COMMIT_EDITMSG").stat().st_mtime, *(ended[name] for name in order)]
+    )
+    begun = [(repository / ".git/COMMIT_EDITMSG").stat().st_mtime, *(end for end, _ in ended)]
     return Undisturbed(
         repository,
         locked(repository),
         hashes(repository, locked(repository)),
-        {name: ended[name] - before for name, before in zip(order, begun, strict=False)},
+        {name: end - before for (end, name), before in zip(ended, begun, strict=False)},
         yaml.safe_load((repository / "params.yaml").read_text())["train"]["epochs"],
     )
 
