@@ -56,7 +56,7 @@ servers:  #+ install the servers of OpenSSH and nginx, which tests of stores and
 	test -x /usr/sbin/sshd -a -x /usr/sbin/nginx || (apt-get update -qq && $(APT) openssh-server nginx-light >/dev/null)
 
 fuzz-app: env  #+ send the app 2,000 broken uploads, and check that it lives on
-	python -m tests.campaigns.fuzz_app
+	UPLOADS=2000 pytest tests/campaigns/test_fuzz_app.py -s
 
 bench-serving: env  #+ time the app with 1, 8 and 32 clients, beside a bare call of the bundle
 	python -m benchmarks.serving
@@ -191,7 +191,7 @@ repro-check: env  #+ run twice in fresh clones and compare every output's hash
 	python -m tests.campaigns.repro_check
 
 kill-fetch: env  #+ kill the fetch 50 times and check what the next run leaves
-	python -m tests.campaigns.kill_fetch
+	KILLS=50 pytest tests/campaigns/test_kill_fetch.py -s
 
 kill-pipeline: env  #+ kill `dvc repro` 100 times, in every stage, and check what comes of it
 	python -m tests.campaigns.crash

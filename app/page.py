@@ -51,10 +51,8 @@ Round = tuple[cells.Source, Cards]
 
 def theme() -> Any:
     """Colours and fonts that every machine has: no font is fetched."""
-    fonts = [gr.themes.Font(name) for name in ("Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")]
-    return gr.themes.Default(
-        font=fonts, font_mono=[gr.themes.Font("monospace")], primary_hue="blue", neutral_hue="zinc"
-    )
+    fonts = ["Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
+    return gr.themes.Default(font=fonts, font_mono="monospace", primary_hue="blue", neutral_hue="zinc")
 
 
 def head() -> str:

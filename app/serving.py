@@ -81,7 +81,7 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
     # In place of the mount, which would answer at every path.
     gradio = asgi.routes.pop().app  # type: ignore[attr-defined]
     gradio.add_exception_handler(TypeError, _no_file)
-    gradio.add_exception_handler(ClientDisconnect, _gone)
+    gradio.add_exception_handler(ClientDisconnect, lambda *_: PlainTextResponse("The client has gone.", 400))
     asgi.mount("/", firewall.Gate(gradio, folder, functions, limits))
     return asgi
 
@@ -91,10 +91,6 @@ def _no_file(request: Request, error: Exception) -> Response:
     if not request.url.path.endswith("/upload"):
         raise error
     return PlainTextResponse("Send files, in a form, under the name `files`.", 400)
-
-
-def _gone(_: Request, __: Exception) -> Response:
-    return PlainTextResponse("The client has gone.", 400)
 
 
 def address(host: str, port: int) -> str:
@@ -127,9 +123,7 @@ def serve(asgi: Router, listening: socket.socket, limits: firewall.Limits) -> No
     host, port = listening.getsockname()[:2]
     event("ready", host=host, port=port)
     if not ipaddress.ip_address(host).is_loopback:
-        who = (
-            "who knows name and password" if limits.account else "on the network: --auth asks for a password"
-        )
+        who = "who knows name and password" if limits.account else "on the network: see --auth"
         print(f"note: this page is open to anyone {who}.", file=sys.stderr)
     print(f"Open {address(host, port)} in a browser. {verdict.RESEARCH} Ctrl-C ends it.", flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,16 +1,85 @@
-"""A fetch that is killed leaves nothing that the next run would stumble over."""
+"""A fetch that is killed leaves nothing that the next run would stumble over: `make kill-fetch`.
 
+A local server gives a set of the NIH/NLM set's counts, slowly. Each time the stage is started, killed
+(SIGKILL) at a random moment, and run again to its end; then every file it left is compared with those
+of a run that nobody disturbed. KILLS and SEED of the environment say how often, and at which moments.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
+
+from benchmarks import fake_archive
+from malaria.paths import PARAMS, RAW
+from tests.campaigns.crash import campaign
+from tests.support.servers import Server, serving
 
 pytestmark = pytest.mark.long
 
+ROOT = Path(__file__).resolve().parents[2]
+KILLS, SEED = int(os.environ.get("KILLS", "3")), int(os.environ.get("SEED", "1"))
 
-def test_after_a_kill_the_next_run_ends_with_the_right_bytes():
-    command = [sys.executable, "-m", "tests.campaigns.kill_fetch", "--kills", "3"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 of 3 runs after a kill ended with the right bytes, 27,560 files" in done.stdout
+
+def test_after_a_kill_the_next_run_ends_with_the_right_bytes(tmp_path):
+    moments, phases, wrong = random.Random(SEED), Counter[str](), []
+    with serving() as server:
+        prepare(tmp_path, server)
+        begun = time.monotonic()
+        run(tmp_path)
+        lasts, expected = time.monotonic() - begun, hashes(tmp_path)
+        assert len(expected) == 27_560
+        while phases.total() < KILLS:
+            for left in (tmp_path / "cache", tmp_path / RAW.parent):
+                shutil.rmtree(left, ignore_errors=True)
+            if not run(tmp_path, moments.uniform(0, lasts)):
+                continue
+            phases[phase := was_doing(tmp_path)] += 1
+            run(tmp_path)
+            right = hashes(tmp_path) == expected and not list(tmp_path.rglob("*.part*"))
+            wrong += [] if right else [phase]
+            print(f"kill {phases.total()} {phase}: {'the right bytes' if right else 'WRONG'}", flush=True)
+    assert wrong == []
+    print("killed " + ", ".join(f"{phase}: {count}" for phase, count in phases.most_common()))
+
+
+def prepare(work: Path, server: Server) -> None:
+    """Put a set on `server`, and parameters that name it into `work`."""
+    published = fake_archive.published()
+    server.files |= {f"/{name}": content for name, content in published.items()}
+    server.pace = lambda: time.sleep(0.02)
+    content = yaml.safe_load((ROOT / PARAMS).read_text(encoding="utf-8"))
+    content["data"] |= {"source": "nlm", "nlm": fake_archive.nlm_section(server.base, published)}
+    (work / PARAMS).write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+def run(work: Path, kill_after: float = 0) -> bool:
+    """Run the stage, to its end or for so many seconds; whether it was killed."""
+    stage = [sys.executable, "-m", "stages.fetch", "--cache-dir", str(work / "cache")]
+    command, environment = ["timeout", "-s", "KILL", str(kill_after), *stage], {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode != 0
+
+
+def was_doing(work: Path) -> str:
+    """What a run was doing when it was killed, by what it left."""
+    if any((work / RAW).parent.glob(".raw.*")):
+        return "while unpacking" if list(work.rglob("cell_images.zip")) else "while downloading"
+    return "after the last step" if (work / RAW).exists() else "before the first byte"
+
+
+def hashes(work: Path) -> dict[str, str]:
+    """The SHA-256 of each file below data/raw."""
+    provenance = json.loads((work / RAW / "provenance.json").read_text(encoding="utf-8"))
+    assert provenance["cells"] == 2 * 13_779
+    return campaign.hashes(work, [str(RAW)])
