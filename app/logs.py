@@ -5,7 +5,6 @@ import logging
 import math
 import sys
 import traceback
-from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,7 @@ class OncePerMinute(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._since: dict[tuple[object, ...], float] = {}
-        self._held: Counter[tuple[object, ...]] = Counter()
+        self._kinds: dict[tuple[object, ...], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         fields = record.__dict__.get("fields", {})
@@ -42,11 +40,12 @@ class OncePerMinute(logging.Filter):
             return True
         place = where(record.exc_info[1]) if record.exc_info and record.exc_info[1] else fields.get("error")
         kind = (record.name, str(record.msg), place, fields.get("route"), fields.get("status"))
-        if record.created < self._since.get(kind, -math.inf) + 60:
-            self._held[kind] += 1
+        since, held = self._kinds.get(kind, (-math.inf, 0))
+        if record.created < since + 60:
+            self._kinds[kind] = since, held + 1
             return False
-        self._since[kind] = record.created
-        if held := self._held.pop(kind, 0):
+        self._kinds[kind] = record.created, 0
+        if held:
             record.__dict__["fields"] = {**fields, "held_back": held}
         return True
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +15,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from . import api, page, pictures, uploads, verdict
+from . import api, decoder, page, pictures, uploads, verdict
 from .firewall import Limits
 from .model import Model, info
 
-Judging = Callable[[bytes, verdict.Point, threading.Event], dict[str, Any]]
+Judging = Callable[[bytes, verdict.Point, decoder.Gone], dict[str, Any]]
 
 
 @dataclass
@@ -55,21 +54,19 @@ class Door:
         finally:
             self.held -= size
 
-    async def _turn(self, request: Request, judge: Callable[[threading.Event], Any]) -> Any:
+    async def _turn(self, request: Request, judge: Callable[[decoder.Gone], Any]) -> Any:
         """What `judge` answers once there is a place; ClientDisconnect where the client leaves before."""
-        gone = threading.Event()
         with anyio.CancelScope() as turn:
 
             async def left() -> None:
                 while (await request.receive())["type"] != "http.disconnect":
                     pass
                 # One that waits for its place is dropped at once; one that is judged, after its next cells.
-                gone.set()
                 turn.cancel()
 
             watching = asyncio.create_task(left())
             try:
-                return await anyio.to_thread.run_sync(judge, gone, limiter=self.places)
+                return await anyio.to_thread.run_sync(judge, lambda: turn.cancel_called, limiter=self.places)
             finally:
                 watching.cancel()
         raise ClientDisconnect
@@ -94,22 +91,19 @@ def routes(models: Sequence[Model], folder: Path, limits: Limits) -> list[Route]
     door = Door(limits, anyio.CapacityLimiter(limits.at_once))
     probe = pictures.encoded(page.EXAMPLES["Healthy"])
 
-    def one_cell(body: bytes, point: verdict.Point, gone: threading.Event) -> dict[str, Any]:
-        return api.one_cell(models, body, point, gone.is_set)
+    one_cell = partial(api.one_cell, models)
 
-    def many_cells(body: bytes, point: verdict.Point, gone: threading.Event) -> dict[str, Any]:
+    def many_cells(body: bytes, point: verdict.Point, gone: decoder.Gone) -> dict[str, Any]:
         # Where others send much, this may have gone before its time.
         with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as own:
             file = Path(own, "upload")
             file.write_bytes(body)
-            return api.many_cells(models, [("upload", file)], point, gone.is_set)
+            return api.many_cells(models, [("upload", file)], point, gone)
 
     async def healthz(_: Request) -> JSONResponse:
         # Where a probe waits in vain for its turn, others do, too.
         with anyio.move_on_after(limits.probe_seconds):
-            await anyio.to_thread.run_sync(
-                one_cell, probe, verdict.HALF, threading.Event(), limiter=door.places
-            )
+            await anyio.to_thread.run_sync(one_cell, probe, verdict.HALF, limiter=door.places)
             return JSONResponse({"status": "ok"})
         raise HTTPException(503, f"Nothing was answered within {limits.probe_seconds:g} seconds.")
 
