@@ -9,7 +9,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -62,13 +61,17 @@ def prepare(work: Path, server: Server) -> None:
     (work / PARAMS).write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
-def run(work: Path, kill_after: float = 0) -> bool:
+def run(work: Path, kill_after: float | None = None) -> bool:
     """Run the stage, to its end or for so many seconds; whether it was killed."""
-    stage = [sys.executable, "-m", "stages.fetch", "--cache-dir", str(work / "cache")]
-    command, environment = ["timeout", "-s", "KILL", str(kill_after), *stage], {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0
+    command = [sys.executable, "-m", "stages.fetch", "--cache-dir", str(work / "cache")]
+    with subprocess.Popen(command, cwd=work, env={"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE) as stage:
+        try:
+            _, said = stage.communicate(timeout=kill_after)
+        except subprocess.TimeoutExpired:
+            stage.kill()
+            return True
+    assert stage.returncode == 0, said
+    return False
 
 
 def was_doing(work: Path) -> str:

@@ -56,14 +56,13 @@ class Kill:
 
 @dataclass
 class Report:
-    """What a campaign found; `wrong` says, a sentence each, what must not be."""
+    """What a campaign met."""
 
     kills: list[Kill] = field(default_factory=list)
     runs: int = 0
     resumed: list[int] = field(default_factory=list)
     lingered: list[float] = field(default_factory=list)
     mended: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -110,18 +109,17 @@ def hashes(repository: Path, outs: Sequence[str] | dict[str, str]) -> dict[str, 
     return {str(path.relative_to(repository)): files.sha256(path) for path in found if path.is_file()}
 
 
-def campaign(expected: Undisturbed, kills: int, a_run: int, seed: int, work: Path) -> Report:
+def at_random(expected: Undisturbed, kills: int, a_run: int, seed: int, work: Path, report: Report) -> None:
     """Kill `kills` times, about `a_run` times before each run's end."""
-    report, chance = Report(), random.Random(seed)
-    while len(report.kills) < kills:
-        one_run(expected, draw(chance, min(a_run, kills - len(report.kills)), expected), work, report)
-    return report
+    chance, end = random.Random(seed), len(report.kills) + kills
+    while len(report.kills) < end:
+        one_run(expected, draw(chance, min(a_run, end - len(report.kills)), expected), work, report)
 
 
 def one_run(expected: Undisturbed, kills: Sequence[Kill], work: Path, report: Report) -> None:
     """Run the pipeline in a fresh clone, killed as `kills` says, and compare what comes of it in the end.
 
-    A kill that would come after the end is none.
+    A kill that would come after the end is none. AssertionError: something is not as it must be.
     """
     repository = work / f"run{report.runs}"
     git("clone", "-q", str(expected.repository), str(repository), cwd=work)
@@ -135,9 +133,8 @@ def one_run(expected: Undisturbed, kills: Sequence[Kill], work: Path, report: Re
         if not _attempt(repository, kill, expected, report):
             break
     report.runs += 1
-    found = _after_the_end(repository, expected)
-    report.wrong += found
-    say(f"run {report.runs}: {'WRONG: ' + '; '.join(found) if found else 'the right bytes'}")
+    _check_the_end(repository, expected)
+    say(f"run {report.runs}: the right bytes")
     shutil.rmtree(repository)
 
 
@@ -161,25 +158,21 @@ def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report:
     run.process.wait(LONG)
     if kept and (found := _TRAINS.search(run.said())):
         report.resumed.append(kept)
-        if found[1] != str(kept):
-            report.wrong.append(f"{kept} epochs were kept, but training says {found[0]!r}")
+        assert found[1] == str(kept), f"{kept} epochs were kept, but training says {found[0]!r}"
     if kill and family is not None:
         report.kills.append(kill)
         begun = time.monotonic()
         _, left = psutil.wait_procs(family, timeout=_LINGER)
+        assert not left, f"{kill}: {left} live on"
         if kill.victim == "dvc":
             report.lingered.append(time.monotonic() - begun)
-        wrong = [f"process {process.pid} lives on" for process in left] + _after_a_kill(repository, expected)
-        report.wrong += wrong
-        say(f"kill {len(report.kills)}: {kill}: {'WRONG: ' + '; '.join(wrong) if wrong else 'nothing half'}")
+        _check_after(kill, repository, expected)
+        say(f"kill {len(report.kills)}: {kill}: nothing half")
         return True
     if run.process.returncode == 0:
         return False
     torn = next((file for sign, file in _TORN.items() if sign in run.said()), None)
-    if torn is None:
-        report.wrong.append(f"dvc repro failed: {run.said()[-500:]}")
-        say(f"WRONG: {report.wrong[-1]}")
-        return True
+    assert torn, f"dvc repro failed: {run.said()[-500:]}"
     # DVC's own file, cut short by the kill before, and DVC's own advice.
     (repository / torn).unlink()
     report.mended.append(torn)
@@ -256,29 +249,28 @@ def _epochs_kept(repository: Path) -> int:
         return 0
 
 
-def _after_a_kill(repository: Path, expected: Undisturbed) -> list[str]:
-    """What a kill must not leave: a file under its final name with other bytes than it should have.
+def _check_after(kill: Kill, repository: Path, expected: Undisturbed) -> None:
+    """A kill must not leave a file under its final name with other bytes than it should have.
 
     The log of a training grows line by line while it runs. DVC has no hash of it then, and removes it
     before the next run.
     """
     _epochs_kept(repository)
-    changed, outs = hashes(repository, expected.locked).items() - expected.files.items(), locked(repository)
-    half = [f"{path} is half" for path, _ in changed if not path.startswith(f"{TRAINING}/")]
-    return half + [f"dvc.lock has another hash of {out}" for out, _ in outs.items() - expected.locked.items()]
+    changed = hashes(repository, expected.locked).items() - expected.files.items()
+    half = [path for path, _ in changed if not path.startswith(f"{TRAINING}/")]
+    assert not half, f"{kill}: half is {half}"
+    others = locked(repository).items() - expected.locked.items()
+    assert not others, f"{kill}: dvc.lock has another hash of {others}"
 
 
-def _after_the_end(repository: Path, expected: Undisturbed) -> list[str]:
-    """What differs from the run that nobody killed, or is left over."""
-    now, cache = locked(repository), repository / ".dvc/cache/files/md5"
-    wrong = [f"{name} differs" for name, _ in expected.locked.items() - now.items()]
-    if hashes(repository, expected.locked) != expected.files:
-        wrong.append("the files differ from what dvc.lock says")
-    wrong += [
-        f"DVC's cache holds {path.name} with other bytes"
-        for path in cache.glob("*/*")
-        if hashlib.md5(path.read_bytes()).hexdigest() != path.parent.name + path.name.removesuffix(".dir")
-    ]
+def _check_the_end(repository: Path, expected: Undisturbed) -> None:
+    """Nothing differs from the run that nobody killed, nor is left over."""
+    differing = expected.locked.items() - locked(repository).items()
+    assert not differing, f"dvc.lock has other hashes than {differing}"
+    assert hashes(repository, expected.locked) == expected.files, "the files differ from what dvc.lock says"
+    for path in (repository / ".dvc/cache/files/md5").glob("*/*"):
+        digest = hashlib.md5(path.read_bytes()).hexdigest()
+        assert digest == path.parent.name + path.name.removesuffix(".dir"), f"{path} has other bytes"
     # The checkpoint stays until the next training finds that DVC has recorded this one.
-    left = (path for folder in _WRITTEN for path in (repository / folder).rglob("*.part*"))
-    return wrong + [f"{path.relative_to(repository)} is left over" for path in left]
+    left = [path for folder in _WRITTEN for path in (repository / folder).rglob("*.part*")]
+    assert not left, f"left over are {left}"

@@ -1,6 +1,17 @@
-"""A pipeline that is killed and taken up again ends with the bytes of one that never was."""
+"""A pipeline that is killed and taken up again ends with the bytes of one that never was.
 
+One run is left undisturbed. The others, each in a fresh clone with an empty DVC cache, are killed again
+and again: the whole process group, or DVC alone, or the stage alone; in each stage, in the middle of
+training, while a result is written, while DVC itself works. At each run's end the hashes in dvc.lock must
+be those of the undisturbed one; the first thing that is wrong ends it all. `make kill-pipeline` kills a
+hundred times at random: KILLS, A_RUN and SEED of the environment say how often, how often in each run, and
+of which stages, moments and victims.
+"""
+
+import os
 import shutil
+import time
+from collections import Counter
 
 import pytest
 
@@ -10,13 +21,19 @@ from tests.support import project
 
 pytestmark = pytest.mark.long
 
+KILLS, A_RUN, SEED = (
+    int(os.environ.get(name, usual)) for name, usual in (("KILLS", 0), ("A_RUN", 10), ("SEED", 1))
+)
+# Enough cells for worker processes.
+CELLS = {"data.sample.cells": 420} if KILLS else {}
+
 
 @pytest.fixture
 def longer(finished, tmp_path):
     """The finished repository with so many epochs that a kill between two of them comes in time."""
     repository = tmp_path / "undisturbed"
     shutil.copytree(finished, repository)
-    project.change(repository, {"train.epochs": 20, "train.patience": 20})
+    project.change(repository, {"train.epochs": 20, "train.patience": 20, **CELLS})
     # Without dvc.lock: its clones begin with nothing done.
     project.git("commit", "-aqm", "more epochs", cwd=repository)
     project.run("dvc", "repro", cwd=repository)
@@ -26,13 +43,20 @@ def longer(finished, tmp_path):
 def test_killed_in_the_middle_of_training_and_elsewhere_the_pipeline_ends_with_the_same_bytes(
     longer, tmp_path
 ):
-    report = campaign.Report()
+    begun, expected, report = time.monotonic(), campaign.undisturbed(longer), campaign.Report()
+    print("undisturbed, seconds:", *(f"{name} {lasts:.1f}" for name, lasts in expected.lasts.items()))
     kills = [
         Kill("audit", "dvc", "write", 0.0),
         Kill("train", "group", "epoch", 0.0, epoch=1),
         Kill("evaluate", "stage", "clock", 0.0),
     ]
-    campaign.one_run(campaign.undisturbed(longer), kills, tmp_path, report)
-    assert report.wrong == []
+    campaign.one_run(expected, kills, tmp_path, report)
     assert report.kills == kills
     assert report.resumed
+    campaign.at_random(expected, KILLS, A_RUN, SEED, tmp_path, report)
+    found = Counter(what for kill in report.kills for what in (kill.victim, kill.moment, kill.stage))
+    print(f"killed {len(report.kills)} times:", *(f"{what} {count}" for what, count in found.most_common()))
+    print(f"trainings taken up in the middle: {len(report.resumed)}")
+    print(f"the last orphan of DVC ended {max(report.lingered, default=0):.2f} s after it")
+    print(f"files of DVC's own found torn by it, and removed: {len(report.mended)}")
+    print(f"{report.runs} runs to their end in {(time.monotonic() - begun) / 60:.0f} minutes")
