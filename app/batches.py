@@ -73,10 +73,12 @@ class Outcome:
 
     model: Model
     point: verdict.Point
-    verdicts: list[verdict.Verdict]
     rows: list[Row]
     totals: Totals
 
+
+# Both have a status, a category and a second look.
+Said = verdict.Verdict | Row
 
 # Cells that wait for one call of the network.
 _CHUNK = 32
@@ -117,33 +119,32 @@ def _outcome(model: Model, number: int, batch: Sequence[Judged], point: verdict.
     for answer in answers:
         if answer and answer.rejected is None and answer.look is not None:
             looks.add(answer.look[None])
-    verdicts = [
-        model.says(answer, point) if answer else verdict.unreadable(one.reason)
-        for answer, one in zip(answers, batch, strict=True)
-    ]
-    rows = [row(model, one.name, said, point, one.reason) for one, said in zip(batch, verdicts, strict=True)]
-    return Outcome(model, point, verdicts, rows, totals(verdicts, model.bundle.foreign(looks)))
+    rows = []
+    for answer, one in zip(answers, batch, strict=True):
+        said = model.says(answer, point) if answer else verdict.unreadable(one.reason)
+        rows.append(row(model, one.name, said, point, one.reason))
+    return Outcome(model, point, rows, totals(rows, model.bundle.foreign(looks)))
 
 
-def differ(verdicts: Sequence[verdict.Verdict]) -> bool:
+def differ(verdicts: Sequence[Said]) -> bool:
     """Whether versions of the model call a cell differently."""
     return len({said.category for said in verdicts}) > 1
 
 
-def worth_a_look(verdicts: Sequence[verdict.Verdict]) -> bool:
+def worth_a_look(verdicts: Sequence[Said]) -> bool:
     """Whether a person should look at a cell, by what each version says of it."""
     return differ(verdicts) or any(one.second_look for one in verdicts)
 
 
 def to_look_at(outcomes: Sequence[Outcome], batch: Sequence[Judged]) -> list[int]:
     """Numbers of the cells that are worth a look, those nearest to the threshold first."""
-    said = zip(*(outcome.verdicts for outcome in outcomes), strict=True)
+    said = zip(*(outcome.rows for outcome in outcomes), strict=True)
     found = [number for number, one in enumerate(said) if worth_a_look(one)]
     threshold = outcomes[0].point.threshold
     return sorted(found, key=lambda number: abs(batch[number].answers[0].p_parasitized - threshold))
 
 
-def totals(verdicts: Sequence[verdict.Verdict], foreign: bool | None = None) -> Totals:
+def totals(verdicts: Sequence[Said], foreign: bool | None = None) -> Totals:
     """Count a batch."""
     judged = [one for one in verdicts if one.status == predict.PREDICTED]
     positive = sum(one.category == PARASITIZED for one in judged)

@@ -135,6 +135,4 @@ def tally(cards: tuple[Card, ...], point: verdict.Point) -> Tally:
 
 def called(card: Card, point: verdict.Point) -> str | None:
     """What the model calls a cell; None where it takes it for none."""
-    if card.answer.rejected is not None:
-        return None
-    return labels.category(card.answer.p_parasitized, point.threshold)
+    return verdict.of(card.answer, point, synthetic=False).category

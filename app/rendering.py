@@ -58,11 +58,11 @@ def batch(
     """Totals of many cells, and the rows of their table (`columns`); `unsure_only` leaves out those that
     need no second look.
     """
-    together = list(zip(*(outcome.verdicts for outcome in outcomes), strict=True))
+    together = list(zip(*(outcome.rows for outcome in outcomes), strict=True))
     rows = [
-        _row(number, one, verdicts, outcomes)
-        for number, (one, verdicts) in enumerate(zip(judged, together, strict=True), 1)
-        if not unsure_only or batches.worth_a_look(verdicts)
+        _row(number, one, said)
+        for number, (one, said) in enumerate(zip(judged, together, strict=True), 1)
+        if not unsure_only or batches.worth_a_look(said)
     ]
     csv = batches.as_csv(row for outcome in outcomes for row in outcome.rows)
     totals = render(
@@ -87,13 +87,11 @@ def columns(models: Sequence[Model]) -> dict[str, tuple[str, str]]:
     return {**first, **answers, "Note": ("str", "190px"), "File": ("str", "500px")}
 
 
-def _row(
-    number: int, one: batches.Judged, said: tuple[verdict.Verdict, ...], outcomes: Sequence[batches.Outcome]
-) -> list[object]:
+def _row(number: int, one: batches.Judged, said: tuple[batches.Row, ...]) -> list[object]:
     row: list[object] = [number, f'<img src="{one.thumbnail}" alt="">' if one.thumbnail else ""]
-    for by, outcome in zip(said, outcomes, strict=True):
-        p = None if by.p is None else float(verdict.number(by.p, outcome.point.threshold))
-        row += [by.category or "", p]
+    for by in said:
+        p = by.p_parasitized
+        row += [by.category or "", None if p is None else float(verdict.number(p, by.threshold))]
     notes = ["versions differ"] if batches.differ(said) else []
     notes += ["second look"] if any(by.second_look for by in said) else []
     notes += [one.reason] if one.answers and one.reason else []

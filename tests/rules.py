@@ -695,8 +695,8 @@ RULES = (
         ("rejected cells score nothing", "card.answer.rejected is None]", "card.answer]"),
         (
             "the game calls at the chosen point",
-            "card.answer.p_parasitized, point.threshold",
-            "card.answer.p_parasitized",
+            "verdict.of(card.answer, point,",
+            "verdict.of(card.answer, verdict.HALF,",
         ),
     ),
     *of(

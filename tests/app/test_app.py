@@ -555,12 +555,11 @@ def test_the_csv_is_what_predict_writes_and_by_what_it_came_about(model, drawn, 
     batch = [upload("a.png", drawn[0][0]), *uploads.many([("b.png", tmp_path / "b.png")], in_bounds)]
     judged = list(batches.judge([model], batch))
     (outcome,) = batches.outcomes([model], judged, model.points[-1])
-    said = outcome.verdicts
     rows = list(csv.DictReader(io.StringIO(batches.as_csv(outcome.rows))))
     assert list(rows[0]) == COLUMNS
     assert (rows[1]["status"], rows[1]["p_parasitized"]) == ("unreadable", "")
     assert (rows[0]["threshold"], rows[0]["operating_point"]) == ("0.800000", "99 % specificity")
-    assert (rows[0]["second_look"], rows[0]["model"]) == (str(said[0].second_look), model.title)
+    assert (rows[0]["second_look"], rows[0]["model"]) == (str(outcome.rows[0].second_look), model.title)
 
 
 def test_a_batch_holds_no_more_than_two_pictures_at_their_full_size(model):
