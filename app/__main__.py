@@ -107,16 +107,8 @@ def serve(arguments: argparse.Namespace) -> int:
             return told_apart(first, compared) if compared else [first]
 
         source = cells.find(arguments.cells)
-        limits = firewall.Limits(
-            arguments.concurrency,
-            arguments.queue,
-            arguments.keep,
-            room=arguments.room * 2**20,
-            hosts=tuple(host.lower() for host in arguments.allow_host),
-            frames=tuple(arguments.allow_frame),
-            account=arguments.auth,
-            root_path=arguments.root_path,
-        )
+        known = firewall.Limits.__dataclass_fields__
+        limits = firewall.Limits(**{name: one for name, one in vars(arguments).items() if name in known})
         listening = held.enter_context(serving.listen(arguments.host, arguments.port))
         served = current.Current(opened, lambda models: serving.make(models, source, folder, limits), watched)
         serving.serve(served.asgi, listening, limits)

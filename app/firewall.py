@@ -10,6 +10,7 @@ import math
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -58,28 +59,23 @@ _REFUSALS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """Events judged side by side, and events that may wait; who may ask, and how much is kept.
+    """Who may ask, how much at once, and how much is kept, as the options of these names say it.
 
-    A request's body has `body_seconds` to come; all plain ones that are held at a time have `bodies` bytes.
-    A probe waits `probe_seconds` for its turn. Uploads, and what a visitor's session keeps of them, are kept
-    for `kept_seconds`, uploads in `room` bytes. `root_path` is where a proxy in front shows the page.
-
-    hosts: names with a dot that this server goes by.
-    frames: origins whose pages may show this one in a frame.
-    account: `USER:PASSWORD` that every request must bring; empty where none is asked for.
+    Beside them, a request's body has `body_seconds` to come; all plain ones that are held at a time have
+    `bodies` bytes; a probe waits `probe_seconds` for its turn.
     """
 
-    at_once: int = 4
-    waiting: int = 100
-    kept_seconds: int = 3600
+    concurrency: int = 4
+    queue: int = 100
+    keep: int = 3600
+    room: int = 1024
+    allow_host: Sequence[str] = ()
+    allow_frame: Sequence[str] = ()
+    auth: str = ""
+    root_path: str | None = None
     body_seconds: float = 60
     bodies: int = 256 * 2**20
     probe_seconds: float = 5
-    room: int = 2**30
-    hosts: tuple[str, ...] = ()
-    frames: tuple[str, ...] = ()
-    account: str = ""
-    root_path: str | None = None
 
 
 @dataclass
@@ -113,7 +109,7 @@ class Gate:
         self.coming += size
         try:
             # The other half is for what is here, and may be on its way no more.
-            room, seconds = self.limits.room, self.limits.kept_seconds
+            room, seconds = self.limits.room * 2**20, self.limits.keep
             if self.coming > room // 2:
                 raise HTTPException(503, "Too much is being sent at once: ask again later.")
             await anyio.to_thread.run_sync(uploads.make_room, self.folder, room - self.coming, seconds)
@@ -181,12 +177,13 @@ class Firewall:
 
     def _check(self, method: str, headers: Headers) -> None:
         host = headers.get("host", "")
-        if not _ADDRESS.fullmatch(host) and host.partition(":")[0].lower() not in self.limits.hosts:
+        names = map(str.lower, self.limits.allow_host)
+        if not _ADDRESS.fullmatch(host) and host.partition(":")[0].lower() not in names:
             raise HTTPException(403, "This server goes by another name: start it with --allow-host NAME.")
         origin = headers.get("origin")
         if method not in ("GET", "HEAD") and origin is not None and origin.partition("://")[2] != host:
             raise HTTPException(403, "Pages of other sites may send nothing here.")
-        if account := self.limits.account:
+        if account := self.limits.auth:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             wanted = base64.b64encode(account.encode())
             if scheme.lower() != "basic" or not secrets.compare_digest(given.encode(), wanted):

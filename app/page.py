@@ -70,7 +70,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
     model, compared = models[0], len(models) > 1
     respond = Responses(models, source, folder)
     with gr.Blocks(title="Malaria cells") as page:
-        shown, game = (gr.State(at_first, time_to_live=limits.kept_seconds) for at_first in (Shown(), None))
+        shown, game = (gr.State(at_first, time_to_live=limits.keep) for at_first in (Shown(), None))
         gr.HTML(rendering.header(models))
         with gr.Tabs():
             with gr.Tab("Judge cells"):
@@ -154,10 +154,10 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
 
         for name, answer in api.endpoints(models, folder).items():
             gr.api(answer, api_name=name, concurrency_id="judge")
-    page.queue(max_size=limits.waiting, default_concurrency_limit=limits.at_once, api_open=False)
+    page.queue(max_size=limits.queue, default_concurrency_limit=limits.concurrency, api_open=False)
     # A session keeps a batch's thumbnails and answers, up to 5 MB, and views that were never read.
     page.state_session_capacity = 100
-    page._queue.pending_messages_per_session.max_size = 4 * (limits.waiting + limits.at_once)
+    page._queue.pending_messages_per_session.max_size = 4 * (limits.queue + limits.concurrency)
     return page
 
 

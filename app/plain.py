@@ -43,7 +43,7 @@ class Door:
                 self.held += len(chunk)
                 if self.held > self.limits.bodies:
                     raise HTTPException(503, "Too much is being sent at once: ask again later.")
-            if self.places.statistics().tasks_waiting >= self.limits.waiting:
+            if self.places.statistics().tasks_waiting >= self.limits.queue:
                 raise HTTPException(503, "Too many requests are waiting: ask again later.")
             whole = bytes(body)
             # What waits for its turn is held once.
@@ -88,7 +88,7 @@ def _asked(request: Request) -> verdict.Point:
 
 def routes(models: Sequence[Model], folder: Path, limits: Limits) -> list[Route]:
     """The routes; bodies that are zips lie in `folder` while they are judged."""
-    door = Door(limits, anyio.CapacityLimiter(limits.at_once))
+    door = Door(limits, anyio.CapacityLimiter(limits.concurrency))
     probe = pictures.encoded(page.EXAMPLES["Healthy"])
 
     one_cell = partial(api.one_cell, models)

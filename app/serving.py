@@ -48,7 +48,7 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
     @contextlib.asynccontextmanager
     async def live(_: Starlette) -> AsyncIterator[None]:
         # Gradio's own deletes no file that came by halves.
-        sweeping = asyncio.create_task(uploads.sweep(folder, limits.room, limits.kept_seconds))
+        sweeping = asyncio.create_task(uploads.sweep(folder, limits.room * 2**20, limits.keep))
         yield
         sweeping.cancel()
         # Gradio's queue would go on, and keep all of this in memory.
@@ -123,18 +123,18 @@ def serve(asgi: Router, listening: socket.socket, limits: firewall.Limits) -> No
     host, port = listening.getsockname()[:2]
     event("ready", host=host, port=port)
     if not ipaddress.ip_address(host).is_loopback:
-        who = "who knows name and password" if limits.account else "on the network: see --auth"
+        who = "who knows name and password" if limits.auth else "on the network: see --auth"
         print(f"note: this page is open to anyone {who}.", file=sys.stderr)
     print(f"Open {address(host, port)} in a browser. {verdict.RESEARCH} Ctrl-C ends it.", flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn puts its own handlers in place, and raises the signal again once it has ended.
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(config(asgi, limits.frames)).run([listening])
+    uvicorn.Server(config(asgi, limits.allow_frame)).run([listening])
     event("ended", version=__version__)
 
 
 def config(asgi: Router, frames: Sequence[str] = ()) -> Any:
-    """How uvicorn serves, and how it ends; `frames` as Limits has them."""
+    """How uvicorn serves, and how it ends; `frames` as --allow-frame names them."""
     policy = ("content-security-policy", _POLICY + (" ".join(frames) or "'none'"))
     return uvicorn.Config(
         asgi,

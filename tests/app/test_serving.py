@@ -308,7 +308,7 @@ def test_a_zip_whose_room_others_take_while_it_is_judged_is_no_fault(model, tmp_
 def test_a_probe_is_told_no_while_nobody_could_be_served(model, tmp_path, pngs):
     network = Stuck(model.bundle.network)
     model = replace(model, judge=Judge(replace(model.bundle, network=network)))
-    limits = firewall.Limits(at_once=1, probe_seconds=0.05)
+    limits = firewall.Limits(concurrency=1, probe_seconds=0.05)
 
     async def visit() -> list[int]:
         app = Starlette(routes=plain.routes([model], tmp_path, limits))

@@ -18,13 +18,11 @@ def main() -> int:
     sets = parser.parse_args().set
     with tempfile.TemporaryDirectory() as folder:
         first, second = (_hashes(Path(folder, name), sets) for name in ("first", "second"))
-    differing = 0
-    for path in sorted(first):
-        same = first[path] == second[path]
-        differing += not same
-        print(f"{'same' if same else 'DIFFERENT':10} {first[path]} {path}")
-    print(f"{len(first) - differing} of {len(first)} outputs are the same to the byte")
-    return 1 if differing else 0
+    same = first.items() & second.items()
+    for path, digest in sorted(first.items()):
+        print(f"{'same' if (path, digest) in same else 'DIFFERENT':10} {digest} {path}")
+    print(f"{len(same)} of {len(first)} outputs are the same to the byte")
+    return 0 if same == first.items() else 1
 
 
 def _hashes(clone: Path, sets: list[str]) -> dict[str, str]:

@@ -64,7 +64,8 @@ def prepare(work: Path, server: Server) -> None:
 def run(work: Path, kill_after: float | None = None) -> bool:
     """Run the stage, to its end or for so many seconds; whether it was killed."""
     command = [sys.executable, "-m", "stages.fetch", "--cache-dir", str(work / "cache")]
-    with subprocess.Popen(command, cwd=work, env={"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE) as stage:
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=work, env={"PYTHONPATH": str(ROOT)}, **streams) as stage:
         try:
             _, said = stage.communicate(timeout=kill_after)
         except subprocess.TimeoutExpired:
