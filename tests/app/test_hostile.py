@@ -569,6 +569,10 @@ async def too_late(client):
     said = await client.post("/classify", content=slowly(anyio.Event()))
     print(said.status_code, said.json()["error"])
 
+async def in_time(client):
+    said = await client.post("/classify_batch", content=Path(sys.argv[2]).read_bytes())
+    print(said.status_code, len(said.json()["rows"]))
+
 async def too_much(client):
     begun = anyio.Event()
     async with anyio.create_task_group() as group:
@@ -583,17 +587,21 @@ async def too_much(client):
 with uploads.upload_folder() as folder:
     model = open_model(Path(sys.argv[1]))
     anyio.run(visit, firewall.Limits(body_seconds=0.1), too_late)
+    anyio.run(visit, firewall.Limits(body_seconds=0.1), in_time)
     anyio.run(visit, firewall.Limits(bodies=10), too_much)
 """
 
 
-def test_a_body_has_so_long_to_come_and_all_of_them_so_much_room(model_bundle):
+def test_a_body_has_so_long_to_come_and_all_of_them_so_much_room(model_bundle, tmp_path):
+    # To judge so many takes longer than a body has to come.
+    (tmp_path / "cells.zip").write_bytes(packed(*((f"{n}.png", encoded(cell())) for n in range(400))))
     done = subprocess.run(
-        [sys.executable, "-c", SLOW, str(model_bundle)],
+        [sys.executable, "-c", SLOW, str(model_bundle), str(tmp_path / "cells.zip")],
         cwd=app_server.ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert [line[:40] for line in done.stdout.splitlines()] == [
         "408 The body was not here within 0.1 sec",
+        "200 400",
         "503 Too much is being sent at once: ask ",
         "422 This file cannot be judged: no PNG, ",
     ]
