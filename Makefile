@@ -232,8 +232,11 @@ lock:  #+ resolve pyproject.toml into requirements.lock, its parts for images, a
 	rm .space-constraints
 	$(COMPILE) orchestration/airflow/requirements.in -o orchestration/airflow/requirements.lock
 
+# The images' own are parts of the first.
+LOCKS := requirements.lock orchestration/airflow/requirements.lock
+
 advisories: env  #+ look up what is known against the packages of the lock files (needs network)
-	python -m ci.advisories
+	pip-audit --strict --disable-pip --require-hashes --progress-spinner off $(LOCKS:%=-r %)
 
 # Folds, ablations and benchmarks took hours, and are taken up again where they fit.
 clean:  #+ remove what the pipeline and the tools made; .venv, DVC's cache and the results of long runs stay
