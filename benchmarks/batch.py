@@ -2,20 +2,16 @@
 
 Draws cells of the NIH/NLM set's number and sizes, and judges one of them and all of them by turns: without
 an engine, with one worker and with two. Ends with status 1 where an engine's bytes are not the plain path's;
-tests/predict kills workers and drivers. Where other programs use the cores, processor time tells more than
-the clock.
+tests/predict kills workers and drivers.
 """
 
 import argparse
-import os
-import platform
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks import data, fake_archive
+from benchmarks import by_turns, data, fake_archive
 from malaria.command import end_with, how_many
 from malaria.fetch import nih
 
@@ -28,18 +24,13 @@ def main() -> int:
     parser.add_argument("--cells", type=how_many, default=27_558, help="in all (default: the real 27558)")
     parser.add_argument("--rounds", type=how_many, default=3, help="alternations of the compared runs (3)")
     given = parser.parse_args()
-    print(f"{given.cells:,} cells, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"{given.cells:,} cells, {by_turns.machine()}")
     with tempfile.TemporaryDirectory() as work:
-        folders = [prepare(Path(work, name), cells) for name, cells in (("one", 1), ("all", given.cells))]
-        rounds = [
-            [[run(folder, name, options) for folder in folders] for name, options in WAYS.items()]
-            for _ in range(given.rounds)
-        ]
-        expected, *others = (Path(work, f"all {name}.csv").read_bytes() for name in WAYS)
-    print(f"{'medians':12}{'one cell':>11}{'all cells':>11}{'processor':>11}{'ms a cell':>11}{'MiB':>6}")
-    for name, (one, many) in zip(WAYS, np.median(rounds, axis=0), strict=True):
-        each = 1000 * (many[1] - one[1]) / max(1, given.cells - 1)
-        print(f"{name:12}{one[0]:9.1f} s{many[0]:9.1f} s{many[1]:9.1f} s{each:11.3f}{many[2]:6.0f}")
+        one, many = prepare(Path(work, "one"), 1), prepare(Path(work, "many"), given.cells)
+        outs = {name: Path(work, f"{name}.csv") for name in WAYS}
+        ways = {name: partial(costs, one, many, outs[name], options) for name, options in WAYS.items()}
+        print(by_turns.medians(by_turns.measured(ways, given.rounds)).round(3).to_string())
+        expected, *others = (out.read_bytes() for out in outs.values())
     same = all(other == expected for other in others) and expected.count(b"\n") == given.cells + 1
     print("The engine's bytes are the plain path's." if same else "OTHER BYTES")
     return 0 if same else 1
@@ -55,11 +46,14 @@ def prepare(folder: Path, cells: int) -> Path:
     return folder
 
 
-def run(folder: Path, name: str, options: tuple[str, ...]) -> list[float]:
-    """s on the clock, s of processor time of all processes, and MiB of the largest one."""
-    out = folder.with_name(f"{folder.name} {name}.csv")
-    command = [sys.executable, "-m", "malaria", "predict", str(folder), "--out", str(out), *options]
-    return list(data.run(command, data.ROOT).values())
+def costs(one: Path, many: Path, out: Path, options: tuple[str, ...]) -> dict[str, float]:
+    """What `predict` takes for the cell in a folder, for all in another, whose table is kept, and each."""
+    predict = [sys.executable, "-m", "malaria", "predict", *options, "--out"]
+    alone = by_turns.command([*predict, str(out.with_suffix(".one.csv")), str(one)])
+    every = by_turns.command([*predict, str(out), str(many)])
+    spent = every["processor s"] - alone["processor s"]
+    each = 1000 * spent / max(1, sum(1 for _ in many.iterdir()) - 1)
+    return {"one cell, s": alone["s"], **every, "processor ms a cell": each}
 
 
 if __name__ == "__main__":

@@ -3,39 +3,31 @@
 Generates an archive of images with the NIH/NLM set's counts, names and sizes, puts it where the download
 would be, and runs the stages on it. Beside audit stands a bare loop that decodes the same files with
 Pillow, beside pack one that decodes and resizes them, each in as many processes as there are cores.
-Compared runs alternate, and a ratio is the median over alternations: other programs may use the cores.
-Where they do, the ratio of processor time tells more than that of the clock.
+Compared runs alternate, and a ratio is the median over alternations.
 """
 
 import argparse
-import contextlib
-import ctypes
-import functools
 import multiprocessing
-import os
-import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import yaml
 from PIL import Image
 
-from benchmarks import fake_archive
+from benchmarks import by_turns, fake_archive
+from benchmarks.by_turns import ROOT
 from malaria import files, params
 from malaria.cells import images
 from malaria.command import end_with, how_many
-from malaria.errors import UserError
 from malaria.fetch import nih, nlm
 from malaria.paths import PARAMS, RAW
 
-ROOT = Path(__file__).resolve().parents[1]
 DRAWN = 400  # different pictures; the other files repeat them with another byte at their end
 # What a bare loop does to a cell, and the side in px that it resizes to.
 LOOPS = {"decode": 0, "decode and resize": 50}
@@ -48,9 +40,8 @@ def main() -> int:
         "--rounds", type=how_many, default=5, help="of the compared runs, by turns (default 5)"
     )
     given = parser.parse_args()
-    adopt_orphans()
     census = nih.WHOLE if given.cells == 27_558 else nih.Census(given.cells // 2, 150, 50)
-    print(f"{2 * census.cells:,} images, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"{2 * census.cells:,} images, {by_turns.machine()}")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         prepare(work, census)
@@ -97,63 +88,27 @@ def drawing() -> Callable[[fake_archive.Cell], bytes]:
 
 def time_stages(work: Path, cells: int, rounds: int) -> None:
     """Print images/s of audit, split and pack, and of the bare loops, run by turns."""
-    stages = {name: [sys.executable, "-m", f"stages.{name}"] for name in ("audit", "split", "pack")}
     loop = "from benchmarks import data; data.bare_loop({})"
-    loops = {name: [sys.executable, "-c", loop.format(size)] for name, size in LOOPS.items()}
-    rows = []
-    for number in range(rounds):
-        for name, command in {**stages, **loops}.items():
-            rows.append({"round": number, "name": name, **(taken := run(command, work))})
-            print(f"{name}: {taken['seconds']:.1f} s, {taken['processor']:.1f} s processor time", flush=True)
-    runs = pd.DataFrame(rows).set_index(["round", "name"])
-    medians = runs.groupby("name", sort=False).median()
-    shown = medians.drop(columns="memory").assign(images_per_second=cells / medians.seconds)
-    print(shown.round(1))
-    for name, loop in zip(("audit", "pack"), LOOPS, strict=True):
-        shares = runs.xs(loop, level="name") / runs.xs(name, level="name")
-        clock, processor = (
-            f"{of.median():.0%} ({', '.join(map('{:.0%}'.format, of))})"
-            for of in (shares.seconds, shares.processor)
-        )
-        print(f"{name} reaches {clock} of the loop `{loop}`, by processor time {processor}")
-
-
-def run(command: list[str], work: Path) -> dict[str, float]:
-    """Of a command and all below it: s on the clock, s of processor time, MiB of the largest process."""
-    begun = time.monotonic()
-    with subprocess.Popen(
-        command, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        said = process.stderr.read().strip()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    seconds, ended = time.monotonic() - begun, [used]
-    if process.returncode:
-        raise UserError(f"{' '.join(command)} ended with status {process.returncode}: {said}")
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            ended.append(os.wait3(0)[2])
-    processor = sum(one.ru_utime + one.ru_stime for one in ended)
-    return {
-        "seconds": seconds,
-        "processor": processor,
-        "memory": max(one.ru_maxrss for one in ended) / 1024,
+    commands = {name: ["-m", f"stages.{name}"] for name in ("audit", "split", "pack")}
+    commands |= {name: ["-c", loop.format(size)] for name, size in LOOPS.items()}
+    ways = {
+        name: partial(by_turns.command, [sys.executable, *arguments], work)
+        for name, arguments in commands.items()
     }
-
-
-def adopt_orphans() -> None:
-    """Become the parent of workers whose own parent ended first, or their time would be lost (Linux)."""
-    if sys.platform == "linux":
-        set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
-        ctypes.CDLL(None).prctl(set_child_subreaper, 1)
+    runs = by_turns.measured(ways, rounds)
+    medians = by_turns.medians(runs)
+    print(medians.assign(images_per_second=cells / medians.s).round(1))
+    for name, loop in zip(("audit", "pack"), LOOPS, strict=True):
+        share = by_turns.ratios(runs, name).loc[loop]
+        print(
+            f"{name} reaches {share.s:.0%} of the loop `{loop}`, by processor time {share['processor s']:.0%}"
+        )
 
 
 def bare_loop(size: int) -> None:
     """Read all cells below data/raw, in as many processes as there are cores, and keep nothing."""
     with multiprocessing.Pool() as pool:
-        work = functools.partial(_read, size)
-        for _ in pool.imap_unordered(work, sorted(RAW.glob("*/*.png")), chunksize=50):
+        for _ in pool.imap_unordered(partial(_read, size), sorted(RAW.glob("*/*.png")), chunksize=50):
             pass
 
 

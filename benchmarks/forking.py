@@ -6,19 +6,17 @@ judge, as no release does. Prints the share of its speed that each keeps.
 
 import argparse
 import runpy
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import batch, data, serving
+from benchmarks import batch, by_turns, serving
 from malaria.cells import decoding, sandbox
 from malaria.command import end_with, how_many
-
-WORK = ("/classify, 1 client", "/classify, 8 clients", "predict")
 
 
 class Inside:
@@ -45,18 +43,12 @@ def main() -> int:
     if given.command:
         return run_module(*given.command)
     cells = serving.encoded(serving.CELLS)
-    shares = []
     with tempfile.TemporaryDirectory() as work:
-        folders = [batch.prepare(Path(work, str(count)), count) for count in (1, given.cells)]
-        for _ in range(given.rounds):
-            inside, forked = (
-                (*answers(way, cells, given.seconds), judged(way, *folders)) for way in ("inside", "forked")
-            )
-            shares.append([of / without for of, without in zip(forked, inside, strict=True)])
-            for name, without, of in zip(WORK, inside, forked, strict=True):
-                print(f"{name}: {without:6.1f} a second without, {of:6.1f} with", flush=True)
-    for name, found in zip(WORK, zip(*shares, strict=True), strict=True):
-        print(f"{name}: {100 * statistics.median(found):.0f} % of the speed without (median)")
+        folders = batch.prepare(Path(work, "one"), 1), batch.prepare(Path(work, "many"), given.cells)
+        ways = {way: partial(speeds, way, cells, given.seconds, *folders) for way in ("inside", "forked")}
+        shares = by_turns.ratios(by_turns.measured(ways, given.rounds), "inside")
+    for name, share in shares.loc["forked"].items():
+        print(f"{name}: {share:.0%} of the speed without (median)")
     return 0
 
 
@@ -73,26 +65,20 @@ def launched(way: str, module: str) -> list[str]:
     return [sys.executable, "-m", "benchmarks.forking", way, module]
 
 
-def answers(way: str, cells: list[bytes], seconds: float) -> tuple[float, float]:
-    """Answers a second of the app to one client, and to eight."""
+def speeds(way: str, cells: list[bytes], seconds: float, one: Path, many: Path) -> dict[str, float]:
+    """Answers a second of the app to one client and eight; cells a second of `predict`, without its start."""
+    found = {}
     with (
         tempfile.TemporaryDirectory() as folder,
         serving.start("--port", "0", log=Path(folder, "log"), command=launched(way, "app")) as server,
     ):
         serving.load(server, cells, 8, 2)
-        one, eight = (serving.load(server, cells, clients, seconds) for clients in (1, 8))
-    return (len(one.waits) - one.errors) / one.seconds, (len(eight.waits) - eight.errors) / eight.seconds
-
-
-def judged(way: str, one: Path, many: Path) -> float:
-    """Cells a second of `predict`, without its start."""
-    out = str(one.with_name("out.csv"))
-    cells = sum(1 for _ in many.iterdir())
-    alone, all_of_them = (
-        data.run([*launched(way, "malaria"), "predict", str(folder), "--out", out], data.ROOT)["seconds"]
-        for folder in (one, many)
-    )
-    return (cells - 1) / (all_of_them - alone)
+        for name, clients in (("/classify, 1 client", 1), ("/classify, 8 clients", 8)):
+            load = serving.load(server, cells, clients, seconds)
+            found[name] = (len(load.waits) - load.errors) / load.seconds
+    predict = [*launched(way, "malaria"), "predict", "--out", str(one.with_name("out.csv"))]
+    alone, every = (by_turns.command([*predict, str(folder)])["s"] for folder in (one, many))
+    return found | {"predict": (sum(1 for _ in many.iterdir()) - 1) / (every - alone)}
 
 
 if __name__ == "__main__":

@@ -17,17 +17,13 @@ import contextlib
 import functools
 import io
 import itertools
-import multiprocessing
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
+from benchmarks import by_turns
 from malaria import params, paths, tables
 from malaria.cells import packed
 from malaria.command import end_with, how_many
@@ -36,9 +32,6 @@ from malaria.labels import LABELS
 
 # Steps that come before the rate is measured.
 _BEFORE = 20
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 
 
 def main() -> int:
@@ -49,8 +42,8 @@ def main() -> int:
     parser.add_argument("--steps", type=how_many, default=100, help="of a measurement of the rate (100)")
     parser.add_argument("--rounds", type=how_many, default=5, help="of these measurements (5)")
     given = parser.parse_args()
-    print(f"{os.cpu_count()} cores, Python {platform.python_version()}")
-    rate, bare, plain = _alone(rates, _BEFORE + given.steps, given.rounds)
+    print(by_turns.machine())
+    rate, bare, plain = by_turns.alone(rates, _BEFORE + given.steps, given.rounds)
     print(
         f"ours, steady: {rate:,.0f} images/s: {rate / bare:.1%} of a bare step's {bare:,.0f}, and "
         f"{rate / plain:.1%} of the {plain:,.0f} of one that does not augment",
@@ -58,7 +51,7 @@ def main() -> int:
     )
     times = []
     for seed in range(1, given.seeds + 1):
-        auc, seconds = _alone(original, seed, given.epochs, given.mark)
+        auc, seconds = by_turns.alone(original, seed, given.epochs, given.mark)
         epochs, ours, start_up = _ours(seed, given.epochs, min(given.mark, auc), rate)
         print(
             f"seed {seed}: to a val AUC of {min(given.mark, auc):.4f} the original takes {seconds:.1f} s, "
@@ -74,16 +67,10 @@ def main() -> int:
     return 0
 
 
-def _alone(run: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
-    """What `run` gives in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(run, *arguments, **named).result()
-
-
 def _ours(seed: int, most: int, mark: float, rate: float) -> tuple[int, float, float]:
     """The fewest epochs after which ours reaches `mark`, its seconds, and those of them that are start-up."""
     for epochs in range(1, most + 1):
-        auc, seconds, images = _alone(pipeline, seed, epochs)
+        auc, seconds, images = by_turns.alone(pipeline, seed, epochs)
         if auc >= mark:
             return epochs, seconds, seconds - images / rate
     raise UserError(f"Ours did not reach {mark} in {most} epochs: look at the data.")

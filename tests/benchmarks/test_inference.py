@@ -1,40 +1,57 @@
 """`make bench-inference`, for a moment."""
 
-import subprocess
+import json
 import sys
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from benchmarks import inference
+from benchmarks import by_turns, inference
 from malaria.errors import UserError
+from tests.support.project import run
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_ratios_are_medians_over_rounds_of_how_much_less_the_bundle_takes():
-    runs = pd.DataFrame(
-        [
-            {"round": number, "way": way, "one cell, ms": ms * number}
-            for number, predict in enumerate((30, 40, 1000), start=1)
-            for way, ms in zip(inference.WAYS, (1, predict, 3), strict=True)
-        ]
+    predict = iter((30.0, 40.0, 1000.0))
+    rounds = iter((1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0))
+    ways = {
+        "bundle": lambda: {"ms": next(rounds)},
+        "predict": lambda: {"ms": next(rounds) * next(predict)},
+        "model(x)": lambda: {"ms": next(rounds) * 3},
+    }
+    runs = by_turns.measured(ways, 3)
+    assert by_turns.medians(runs)["ms"].to_dict() == {"bundle": 2, "predict": 80, "model(x)": 6}
+    assert by_turns.ratios(runs, "bundle")["ms"].to_dict() == {"bundle": 1, "predict": 40, "model(x)": 3}
+
+
+def test_the_bundle_answers_in_a_process_of_its_own_without_tensorflow(model_bundle):
+    code = (
+        "import json, sys; from pathlib import Path; from benchmarks import inference; "
+        "found = inference.measure('bundle', Path(sys.argv[1]), inference.draw_cells(50)[:4], 3, 1); "
+        "assert 'tensorflow' not in sys.modules; print(json.dumps(found))"
     )
-    medians, ratios = inference.compared(runs)
-    assert medians["one cell, ms"].to_dict() == {"bundle": 2, "predict": 80, "model(x)": 6}
-    assert ratios["one cell, ms"].to_dict() == {"predict": 40, "model(x)": 3}
+    found = json.loads(run(sys.executable, "-c", code, str(model_bundle), cwd=ROOT).stdout)
+    assert found["first answer, s"] > found["first answer, cpu s"] / 4 > 0
+    assert found["one cell, ms (p50)"] > 0
 
 
-def test_the_bundle_answers_in_a_process_of_its_own_without_tensorflow(model_bundle, tmp_path):
-    cells = tmp_path / "cells.npy"
-    np.save(cells, inference.draw_cells(50)[:4])
-    command = [sys.executable, "-X", "importtime", "-m", "benchmarks.inference", "--way", "bundle"]
-    command += ["--model", str(model_bundle), "--cells", str(cells), "--calls", "3", "--batches", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "tensorflow" not in done.stderr
-    assert done.stdout.startswith("first answer")
+def test_a_command_is_timed_with_what_it_starts_and_a_failure_is_said():
+    """In a process of its own: it waits for all children."""
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    below = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"
+    code = f"""if True:
+        import json, sys
+        from benchmarks import by_turns
+        print(json.dumps(by_turns.command([sys.executable, "-c", {below!r}])))
+        by_turns.command([sys.executable, "-c", "import sys; sys.exit('no cells')"])
+    """
+    done = run(sys.executable, "-c", code, cwd=ROOT, ok=False)
+    found = json.loads(done.stdout)
+    assert found["s"] >= 0.3
+    assert found["processor s"] >= 0.3
+    assert done.stderr.strip().endswith("ended with status 1: no cells")
 
 
 def test_a_bundle_of_another_network_is_not_compared(model_bundle):

@@ -1,0 +1,83 @@
+"""Compared runs by turns: whatever else the machine does slows all of them alike.
+
+Where other programs use the cores, the ratio of processor time tells more than that of the clock.
+"""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import pandas as pd
+
+from malaria.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def machine() -> str:
+    """What figures depend on, in words."""
+    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+
+
+def measured(ways: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int) -> pd.DataFrame:
+    """The figures that each way gives in each round, indexed by `round` and `way`."""
+    rows = {}
+    for number in range(1, rounds + 1):
+        for way, measure in ways.items():
+            rows[number, way] = measure()
+            shown = ", ".join(f"{name} {value:,.3f}" for name, value in rows[number, way].items())
+            print(f"round {number} of {rounds}, {way}: {shown}", file=sys.stderr, flush=True)
+    index = pd.MultiIndex.from_tuples(rows, names=["round", "way"])
+    return pd.DataFrame(rows.values(), index=index)
+
+
+def medians(runs: pd.DataFrame) -> pd.DataFrame:
+    """Over rounds, of each way."""
+    return runs.groupby("way", sort=False).median()
+
+
+def ratios(runs: pd.DataFrame, to: str) -> pd.DataFrame:
+    """The medians over rounds of each way's figures, as multiples of those of the way `to`."""
+    return medians(runs.div(runs.xs(to, level="way"), level="round"))
+
+
+def alone(run: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+    """What `run` gives in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(run, *arguments, **named).result()
+
+
+def command(arguments: list[str], work: Path = ROOT) -> dict[str, float]:
+    """Of a command and all below it: s on the clock, s of processor time, MiB of the largest process."""
+    if sys.platform == "linux":
+        # Workers whose own parent ended first are adopted (PR_SET_CHILD_SUBREAPER of prctl(2)), or their time
+        # would be lost.
+        ctypes.CDLL(None).prctl(36, 1)
+    begun = time.monotonic()
+    with subprocess.Popen(
+        arguments, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        said = process.stderr.read().strip()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds, ended = time.monotonic() - begun, [used]
+    if process.returncode:
+        raise UserError(f"{' '.join(arguments)} ended with status {process.returncode}: {said}")
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            ended.append(os.wait3(0)[2])
+    processor = sum(one.ru_utime + one.ru_stime for one in ended)
+    return {"s": seconds, "processor s": processor, "MiB": max(one.ru_maxrss for one in ended) / 1024}
