@@ -51,15 +51,10 @@ def main() -> int:
     ]
     experiment.run(given.name, changes)
     with tempfile.TemporaryDirectory() as temporary:
-        for path in (paths.BUNDLE, paths.PACKED):
-            experiment.get(given.name, path, Path(temporary, path.name))
-        models = {
-            "before": started,
-            "after": bundle.load(Path(temporary, paths.BUNDLE.name), threads=1),
-        }
-        cells = packed.load(Path(temporary, paths.PACKED.name))
-        test, asked = experiment.side(given.name, tables.TEST, cells)
-        for when, model in models.items():
+        folder = Path(temporary, "packed")
+        experiment.get(given.name, paths.PACKED, folder)
+        test, asked = experiment.side(given.name, tables.TEST, packed.load(folder))
+        for when, model in {"before": started, "after": experiment.bundle_of(given.name)}.items():
             scores = {f"test cells, {when}": external.figures(model, test, asked, settings)}
             scores |= {f"{kept.stem}, {when}": external.judge(model, kept, settings) for kept in given.kept}
             print(external.as_text(scores), flush=True)

@@ -10,7 +10,6 @@ cells, and asks that network about the set: how the recipe does in a laboratory 
 
 import argparse
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from experiments import folds as experiment
-from malaria import bundle, files, params, tables
+from malaria import files, params, tables
 from malaria.cells import doubtful_labels, splits
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
 from malaria.evaluate import evaluation
 from malaria.fetch import laboratories
 from malaria.params import load_params
-from malaria.paths import BUNDLE, CROSSVAL, METRICS
+from malaria.paths import CROSSVAL, METRICS
 from malaria.predict import external
 
 FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "macro_sensitivity")
@@ -97,9 +96,7 @@ def _without_each(arguments: argparse.Namespace, settings: params.Params, sets: 
         left_out = ",".join(f"'{one}'" for one in [*settings.laboratories.leave_out, name])
         changed = [*sets, f"laboratories.leave_out=[{left_out}]"]
         revision = experiment.run(f"{arguments.name}-without-{name}", changed)
-        with tempfile.TemporaryDirectory() as folder:
-            experiment.get(revision, BUNDLE, Path(folder, "bundle"))
-            scores[name] = external.judge(bundle.load(Path(folder, "bundle")), path, settings)
+        scores[name] = external.judge(experiment.bundle_of(revision), path, settings)
         print(external.as_text({name: scores[name]}), flush=True)
     files.write_json(CROSSVAL / f"{arguments.name}-laboratories.json", scores)
     return 0

@@ -9,6 +9,7 @@ import io
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pandas as pd
 from PIL import Image, ImageFilter, ImageOps
 
 from experiments import folds as experiment
-from malaria import bundle, labels, paths
+from malaria import bundle, labels
 from malaria.bundle import Bundle
 from malaria.cells import images
 from malaria.command import end_with
@@ -82,12 +83,8 @@ def _groups(table: pd.DataFrame, name: str | None, model: Path | None) -> list[t
             f"{strange:,} of {len(table):,} cells are not among those of {name}: give cells that its folds "
             "have judged, or ask one bundle, without --name."
         )
-    found = []
-    for number in sorted(set(of)):
-        with tempfile.TemporaryDirectory() as folder:
-            experiment.get(f"{name}-{number}", paths.BUNDLE, Path(folder, "bundle"))
-            found.append((bundle.load(Path(folder, "bundle"), threads=1), np.flatnonzero(of == number)))
-    return found
+    numbers = sorted(set(of))
+    return [(experiment.bundle_of(f"{name}-{number}"), np.flatnonzero(of == number)) for number in numbers]
 
 
 def _margin(share: float, cell: Image.Image) -> Image.Image:
@@ -99,25 +96,13 @@ def _canvas(side: int, cell: Image.Image) -> Image.Image:
     return ImageOps.expand(cell, room)
 
 
-def _turned(degrees: float, cell: Image.Image) -> Image.Image:
-    return cell.rotate(degrees, Image.Resampling.BILINEAR, expand=True)
-
-
 def _gain(red: float, green: float, blue: float, cell: Image.Image) -> Image.Image:
-    return _clipped(np.asarray(cell) * np.array([red, green, blue]))
-
-
-def _blurred(by: float, cell: Image.Image) -> Image.Image:
-    return cell.filter(ImageFilter.GaussianBlur(by))
+    return cell.point([min(255, int(value * by)) for by in (red, green, blue) for value in range(256)])
 
 
 def _noise(strength: float, cell: Image.Image) -> Image.Image:
-    pixels = np.asarray(cell)
-    return _clipped(pixels + np.random.default_rng(1).normal(0, strength, pixels.shape))
-
-
-def _sized(width: int, height: int, cell: Image.Image) -> Image.Image:
-    return cell.resize((width, height), Image.Resampling.BOX)
+    noise = np.random.default_rng(1).normal(0, strength, (cell.height, cell.width, 3))
+    return Image.fromarray((np.asarray(cell) + noise).clip(0, 255).astype(np.uint8))
 
 
 def _jpeg(quality: int, cell: Image.Image) -> Image.Image:
@@ -132,37 +117,32 @@ def _on(red: int, green: int, blue: int, cell: Image.Image) -> Image.Image:
     return Image.fromarray(np.where(outside, np.array([red, green, blue], dtype=np.uint8), pixels))
 
 
-def _grey(cell: Image.Image) -> Image.Image:
-    return cell.convert("L").convert("RGB")
+def _sized(width: int, height: int) -> Distort:
+    return methodcaller("resize", (width, height), Image.Resampling.BOX)
 
 
-def _twelve_bits(cell: Image.Image) -> Image.Image:
-    """12 bits of 16, read as 16."""
-    return Image.fromarray(np.asarray(cell) // 16)
-
-
-def _clipped(pixels: npt.NDArray[np.float64]) -> Image.Image:
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+def _turned(degrees: float) -> Distort:
+    return methodcaller("rotate", degrees, Image.Resampling.BILINEAR, expand=True)
 
 
 DISTORTIONS: dict[str, Distort] = {
     "none": lambda cell: cell,
     **{f"black margin of {share:.0%}": partial(_margin, share) for share in (0.15, 0.2, 0.25)},
     **{f"on a canvas of {side} px": partial(_canvas, side) for side in (160, 200)},
-    **{f"turned by {degrees} degrees": partial(_turned, degrees) for degrees in (30, 45, 90)},
+    **{f"turned by {degrees} degrees": _turned(degrees) for degrees in (30, 45, 90)},
     **{f"light at {gain:.0%}": partial(_gain, gain, gain, gain) for gain in (1.2, 1.1, 0.8, 0.6)},
     **{f"warmer by {by:.0%}": partial(_gain, 1 + by, 1, 1 - by) for by in (0.1, 0.2)},
     **{f"colder by {by:.0%}": partial(_gain, 1 - by, 1, 1 + by) for by in (0.1, 0.2)},
-    **{f"blurred by {by:g} px": partial(_blurred, by) for by in (1, 1.5, 2)},
+    **{f"blurred by {by:g} px": methodcaller("filter", ImageFilter.GaussianBlur(by)) for by in (1, 1.5, 2)},
     "noise of 10 grey levels": partial(_noise, 10),
-    **{f"crop of {side} px": partial(_sized, side, side) for side in (40, 36, 32, 224)},
-    "squeezed to 60 x 120 px": partial(_sized, 60, 120),
+    **{f"crop of {side} px": _sized(side, side) for side in (40, 36, 32, 224)},
+    "squeezed to 60 x 120 px": _sized(60, 120),
     **{f"JPEG quality {quality}": partial(_jpeg, quality) for quality in (75, 30, 10)},
     "on white": partial(_on, 255, 255, 255),
     "on a field's colour": partial(_on, 225, 215, 220),
     "on dark grey": partial(_on, 30, 30, 30),
-    "without colour": _grey,
-    "12 bits read as 16": _twelve_bits,
+    "without colour": lambda cell: cell.convert("L").convert("RGB"),
+    "12 bits read as 16": lambda cell: cell.point(lambda value: value // 16),
 }  # fmt: skip
 
 

@@ -6,25 +6,32 @@ workspace; the cache is shared, and with it DVC's run cache.
 """
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
 
-from malaria import files, programs, tables
+from malaria import bundle, files, programs, tables
 from malaria.cells import packed
 from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
 from malaria.params import Params
-from malaria.paths import CROSSVAL, PREDICTIONS, SPLITS
+from malaria.paths import BUNDLE, CROSSVAL, PREDICTIONS, SPLITS
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _CLONES = Path(".dvc/tmp/folds")
+# Parameters that name a file or folder.
+_OF_PATHS = (
+    *("data.folder", "split.file", "laboratories.folder", "external.folder", "train.start"),
+    *("train.labels_file", "evaluate.doubtful_labels"),
+)
 
 
 def change(key: str, text: object) -> str:
@@ -38,21 +45,12 @@ def outside_git(settings: Params) -> list[str]:
 
     A fold runs in a clone: what lies outside of the repository, or in it and untracked, is not there.
     """
-    given = {
-        "data.folder": settings.data.folder,
-        "split.file": settings.split.file,
-        "laboratories.folder": settings.laboratories.folder,
-        "external.folder": settings.external.folder,
-        "train.start": settings.train.start,
-        "train.labels_file": settings.train.labels_file,
-        "evaluate.doubtful_labels": settings.evaluate.doubtful_labels,
-    }
     here = Path.cwd().resolve()
+    given = {key: Path(attrgetter(key)(settings)).resolve() for key in _OF_PATHS}
     return [
-        change(key, found)
+        change(key, path)
         for key, path in given.items()
-        if not (found := Path(path).resolve()).is_relative_to(here)
-        or programs.git("ls-files", "--others", "--", str(found))
+        if not path.is_relative_to(here) or programs.git("ls-files", "--others", "--", str(path))
     ]
 
 
@@ -67,6 +65,14 @@ def get(name: str, path: Path, target: Path) -> None:
     """Copy a file or folder as experiment `name` left it; UserError where it is not to be had."""
     with _left_by(name, path) as there:
         there.get(path.as_posix(), str(target), recursive=there.isdir(path.as_posix()))
+
+
+def bundle_of(name: str) -> bundle.Bundle:
+    """The bundle that experiment `name` exported; UserError where it is not to be had."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "bundle")
+        get(name, BUNDLE, folder)
+        return bundle.load(folder)
 
 
 def predictions(name: str) -> pd.DataFrame:

@@ -236,15 +236,13 @@ def _judged(fold: _Fold, limits: ood.Floats) -> pd.DataFrame:
 
 def _of_fold(revision: str, cells: packed.Packed) -> _Fold:
     tested, asked = experiment.side(revision, tables.TEST, cells)
-    with tempfile.TemporaryDirectory() as folder:
-        experiment.get(revision, paths.BUNDLE, Path(folder, "bundle"))
-        fold = bundle.load(Path(folder, "bundle"))
-        if fold.fitted_ood is None:
-            raise UserError(
-                f"The bundle of {revision} has no out-of-distribution check: run `make crossval` again."
-            )
-        prediction = fold.run_prepared(asked)
-        return _Fold(tested, ood.Seen(asked, prediction.features), prediction, fold.fitted_ood)
+    fold = experiment.bundle_of(revision)
+    if fold.fitted_ood is None:
+        raise UserError(
+            f"The bundle of {revision} has no out-of-distribution check: run `make crossval` again."
+        )
+    prediction = fold.run_prepared(asked)
+    return _Fold(tested, ood.Seen(asked, prediction.features), prediction, fold.fitted_ood)
 
 
 if __name__ == "__main__":
