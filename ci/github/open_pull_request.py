@@ -5,13 +5,12 @@ Takes the artifacts of the run that retrained. Does nothing where the gate faile
 
 import argparse
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from ci import outputs
 from ci.github import commit_lock, event, summary
-from ci.github.gh import ask, gh, send
+from ci.github.gh import gh
 from malaria import programs
 from malaria.command import end_with
 from malaria.errors import UserError
@@ -42,39 +41,19 @@ def propose(branch: str, title: str, folder: Path, files: Sequence[Path], text: 
     """Open a pull request with those of `files` that lie below `folder`, or bring the open one up to date;
     what was done.
     """
-    parent = programs.git("rev-parse", "HEAD")
-    # Where the commit is made before `branch` moves to it.
-    following = f"{branch}-next"
-    _move(following, parent)
-    commit = commit_lock.commit_files(following, parent, folder, title, files=files)
+    base = programs.git("rev-parse", "--abbrev-ref", "HEAD")
+    if not commit_lock.bring(folder, files):
+        return "Nothing differs from what is here: no pull request is opened."
     # In one step: GitHub closes a pull request whose branch has nothing that its base lacks.
-    _move(branch, commit)
-    gh("api", "--method", "DELETE", f"repos/{event.repository()}/git/refs/heads/{following}")
-    with tempfile.TemporaryDirectory() as temporary:
-        body = Path(temporary, "body.md")
-        body.write_text(text, encoding="utf-8")
-        return _open(branch, title, body)
-
-
-def _move(branch: str, commit: str) -> None:
-    """Let `branch` be at `commit`, whatever it held; it is made where it is not there."""
-    refs = f"repos/{event.repository()}/git"
-    if any(ref["ref"] == f"refs/heads/{branch}" for ref in ask(f"{refs}/matching-refs/heads/{branch}")):
-        send(f"{refs}/refs/heads/{branch}", {"sha": commit, "force": True}, "PATCH")
-    else:
-        send(f"{refs}/refs", {"ref": f"refs/heads/{branch}", "sha": commit})
-
-
-def _open(branch: str, title: str, body: Path) -> str:
-    """Open the pull request, or write `body` into the open one; what was done."""
+    commit_lock.push(branch, title, "", "--force")
     there = ("--repo", event.repository())
-    named = ("--head", branch, "--base", programs.git("rev-parse", "--abbrev-ref", "HEAD"))
+    named = ("--head", branch, "--base", base)
     found = json.loads(gh("pr", "list", *there, *named, "--state", "open", "--json", "number"))
     if found:
         number = str(found[0]["number"])
-        gh("pr", "edit", number, *there, "--body-file", str(body))
+        gh("pr", "edit", number, *there, "--body-file", "-", stdin=text)
         return f"Brought pull request {number} up to date."
-    opened = gh("pr", "create", *there, *named, "--title", title, "--body-file", str(body))
+    opened = gh("pr", "create", *there, *named, "--title", title, "--body-file", "-", stdin=text)
     return f"Opened {opened.strip()}"
 
 

@@ -4,29 +4,17 @@ import argparse
 from pathlib import Path
 
 from ci.github.open_pull_request import propose
+from malaria import programs
 from malaria.command import end_with
-
-LOCKS = tuple(
-    Path(name)
-    for name in (
-        "requirements.lock",
-        "requirements-app.lock",
-        "requirements-engine.lock",
-        "requirements-train.lock",
-        "orchestration/airflow/requirements.lock",
-    )
-)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ci.github.propose_locks", description=__doc__)
     parser.add_argument("folder", type=Path, help="with the lock files below their paths")
     folder = parser.parse_args().folder
-    if all((folder / lock).read_bytes() == lock.read_bytes() for lock in LOCKS):
-        print("Nothing newer is to be had: no pull request is opened.")
-        return 0
+    locks = [Path(name) for name in programs.git("ls-files", "*requirements*.lock").splitlines()]
     text = "Newer versions of what pyproject.toml admits. Other bytes of results are for the checks to show."
-    print(propose("weekly-locks", "Newer versions in the lock files", folder, LOCKS, text))
+    print(propose("weekly-locks", "Newer versions in the lock files", folder, locks, text))
     return 0
 
 

@@ -271,6 +271,7 @@ class Retrained:
     ran: list[str]
     asked: list[tuple[str, str]]
     summary: str
+    head: str
 
 
 @pytest.fixture(scope="module")
@@ -289,8 +290,9 @@ def retrained(pull_request, tmp_path_factory) -> Retrained:
     }
     (tmp_path / "event.json").write_text(json.dumps(event))
     stand = gh_stand_in.install(tmp_path / "bin")
-    stand.answer("graphql", {"data": {"createCommitOnBranch": {"commit": {"oid": "d" * 40}}}})
     stand.answer("statuses", "{}")
+    # GitHub's repository has no work tree.
+    git("config", "receive.denyCurrentBranch", "ignore", cwd=clone.parent / "origin")
     variables = {
         **{name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")},
         "PATH": f"{stand.folder}{os.pathsep}{os.environ['PATH']}",
@@ -319,7 +321,8 @@ def retrained(pull_request, tmp_path_factory) -> Retrained:
             )
             assert done.returncode == 0, f"{step['run']}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
             ran.append(step["run"].split("ci.")[-1])
-    return Retrained(clone, ran, stand.asked, (tmp_path / "summary.md").read_text())
+    git("checkout", "-q", "--force", head, cwd=clone)
+    return Retrained(clone, ran, stand.asked, (tmp_path / "summary.md").read_text(), head)
 
 
 @pytest.mark.long
@@ -344,11 +347,14 @@ def test_every_step_of_retrain_runs_in_order_outside_of_github(retrained):
     assert "| train | ran |" in retrained.summary
     for name in ("report.html", "summary.json", "comparison.json", "verdict.json", "plots/index.html"):
         assert (clone / outputs.REPORTS / name).is_file()
-    (_, query), (where, status) = retrained.asked
-    added = {file["path"] for file in json.loads(query)["variables"]["input"]["fileChanges"]["additions"]}
-    assert {"dvc.lock", "reports/summary.json"} <= added
-    assert "train ran " in json.loads(query)["variables"]["input"]["message"]["body"]
-    assert where.startswith(f"api --method POST repos/lab/cells/statuses/{'d' * 40}")
+    git("fetch", "-q", "origin", "shorter", cwd=clone)
+    commit, parent, body = git("log", "-1", "--format=%H%n%P%n%b", "FETCH_HEAD", cwd=clone).splitlines()
+    assert parent == retrained.head
+    added = git("diff", "--name-only", parent, commit, cwd=clone).split()
+    assert {"dvc.lock", "reports/summary.json"} <= set(added)
+    assert "train ran " in body
+    ((where, status),) = retrained.asked
+    assert where.startswith(f"api --method POST repos/lab/cells/statuses/{commit}")
     assert json.loads(status)["state"] == "success"
 
 

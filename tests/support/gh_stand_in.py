@@ -48,7 +48,7 @@ def install(folder: Path) -> Stand:
 def main() -> int:
     here = Path(sys.argv[0]).parent
     arguments = " ".join(sys.argv[1:])
-    stdin = sys.stdin.read() if "--input" in sys.argv else ""
+    stdin = sys.stdin.read() if "-" in sys.argv else ""
     with (here / "asked.jsonl").open("a") as asked:
         asked.write(json.dumps([arguments, stdin]) + "\n")
     for pattern, said in reversed(json.loads((here / "answers.json").read_text())):

@@ -1,6 +1,6 @@
 """What is asked of GitHub, and what of a stranger's report reaches a comment."""
 
-import base64
+import functools
 import io
 import json
 import os
@@ -264,8 +264,10 @@ def retrained(tmp_path, monkeypatch):
     (tmp_path / "checkout").mkdir()
     monkeypatch.chdir(tmp_path / "checkout")
     Path("dvc.lock").write_text("stages: {}\n")
-    project.run("git", "init", "-q", ".", cwd=Path())
+    project.run("git", "init", "-q", "-b", "stain", ".", cwd=Path())
     project.commit(Path(), "as it was")
+    project.run("git", "clone", "-q", "--bare", ".", str(tmp_path / "origin"), cwd=Path())
+    project.git("remote", "add", "origin", str(tmp_path / "origin"), cwd=Path())
     (folder / "reports").mkdir(parents=True)
     (folder / "dvc.lock").write_text("schema: '2.0'\n")
     (folder / "reports/summary.json").write_text("{}\n")
@@ -286,23 +288,33 @@ def handing_back(github, retrained, tmp_path, monkeypatch):
     return github
 
 
+def pushed(branch, what="%s"):
+    """What GitHub's branch has at its tip."""
+    project.git("fetch", "-q", "origin", branch, cwd=Path())
+    return project.git("log", "-1", f"--format={what}", "FETCH_HEAD", cwd=Path())
+
+
 def test_the_lock_goes_back_as_one_commit_on_top_of_what_was_retrained(handing_back):
-    handing_back.answer("graphql", {"data": {"createCommitOnBranch": {"commit": {"oid": "d" * 40}}}})
+    judged = project.git("rev-parse", "HEAD", cwd=Path())
     handing_back.answer("statuses", "{}")
     assert commit_lock.main() == 0
-    (_, query), (where, status) = handing_back.asked
-    wanted = json.loads(query)["variables"]["input"]
-    assert wanted["expectedHeadOid"] == HEAD
-    assert wanted["branch"] == {"repositoryNameWithOwner": "lab/cells", "branchName": "stain"}
-    added = {file["path"]: base64.b64decode(file["contents"]) for file in wanted["fileChanges"]["additions"]}
-    assert added == {"dvc.lock": b"schema: '2.0'\n", "reports/summary.json": b"{}\n"}
-    assert wanted["message"]["body"] == "Stages: split unchanged 0.0, train ran 214.0"
-    assert where == f"api --method POST repos/lab/cells/statuses/{'d' * 40} --input -"
+    assert pushed("stain", "%P") == judged
+    assert pushed("stain", "%an") == "github-actions[bot]"
+    assert pushed("stain", "%s%n%b") == (
+        "Retrained: dvc.lock and figures\nStages: split unchanged 0.0, train ran 214.0"
+    )
+    assert pushed("stain", "%(trailers:key=Stages,valueonly)") == "split unchanged 0.0, train ran 214.0"
+    changed = project.git("diff", "--name-only", judged, "FETCH_HEAD", cwd=Path()).split()
+    assert changed == ["dvc.lock", "reports/summary.json"]
+    assert project.git("show", "FETCH_HEAD:dvc.lock", cwd=Path()) == "schema: '2.0'"
+    ((where, status),) = handing_back.asked
+    assert where == f"api --method POST repos/lab/cells/statuses/{pushed('stain', '%H')} --input -"
     assert (json.loads(status)["state"], json.loads(status)["context"]) == ("failure", "gate")
 
 
 def test_a_run_that_changed_nothing_puts_its_outcome_on_the_commit_that_it_judged(handing_back, retrained):
     shutil.copytree(retrained, Path(), dirs_exist_ok=True)
+    project.commit(Path(), "handed back before")
     said = {"mergeable": True, "passed": False, "headline": "The gate FAILS (AUC), overridden"}
     (retrained / outputs.VERDICT.name).write_text(json.dumps(said))
     handing_back.answer("statuses", "{}")
@@ -316,19 +328,23 @@ def test_a_run_that_changed_nothing_puts_its_outcome_on_the_commit_that_it_judge
 def test_the_lock_goes_back_where_the_gate_broke_and_the_status_says_so(handing_back, retrained, left):
     verdict = retrained / outputs.VERDICT.name
     verdict.unlink() if left is None else verdict.write_text(left)
-    handing_back.answer("graphql", {"data": {"createCommitOnBranch": {"commit": {"oid": "d" * 40}}}})
     handing_back.answer("statuses", "{}")
     assert commit_lock.main() == 0
-    _, (where, status) = handing_back.asked
-    assert where == f"api --method POST repos/lab/cells/statuses/{'d' * 40} --input -"
+    ((where, status),) = handing_back.asked
+    assert where == f"api --method POST repos/lab/cells/statuses/{pushed('stain', '%H')} --input -"
     assert json.loads(status)["state"] == "error"
     assert "did not run to its end" in json.loads(status)["description"]
 
 
 def test_a_branch_that_moved_on_is_left_alone(handing_back):
-    handing_back.answer("graphql", {"errors": [{"message": "Expected branch to point to a"}]})
-    with pytest.raises(UserError, match="GitHub refuses the commit to stain: Expected branch"):
+    git = functools.partial(project.git, cwd=Path())
+    git("commit", "-q", "--allow-empty", "-m", "a push in the meantime")
+    git("push", "-q", "origin", "stain")
+    git("reset", "-q", "--hard", "HEAD~1")
+    with pytest.raises(UserError, match=r"GitHub refuses the commit to stain: .* failed to push"):
         commit_lock.main()
+    assert pushed("stain") == "a push in the meantime"
+    assert handing_back.asked == []
 
 
 def test_an_empty_artifact_is_nothing_that_the_branch_has_already(handing_back, tmp_path, monkeypatch):
@@ -365,8 +381,6 @@ def proposal(github, retrained, tmp_path, monkeypatch):
     (report / "drift.md").write_text("### Data against HEAD")
     (report / "summary.json").write_text(json.dumps(SUMMARY))
     monkeypatch.setattr("sys.argv", ["propose", str(retrained), str(report)])
-    github.answer("graphql", {"data": {"createCommitOnBranch": {"commit": {"oid": "d" * 40}}}})
-    github.answer("refs", "[]")
     github.answer("pr list", "[]")
     github.answer("pr create", "https://github.com/lab/cells/pull/13\n")
     github.answer("pr edit", "")
@@ -374,36 +388,28 @@ def proposal(github, retrained, tmp_path, monkeypatch):
 
 
 def test_a_first_proposal_makes_branch_commit_and_pull_request(proposal, capsys):
-    assert open_pull_request.main() == 0
-    said = [arguments for arguments, _ in proposal.asked]
-    made = [
-        json.loads(body) for arguments, body in proposal.asked if arguments.endswith("git/refs --input -")
-    ]
     head = project.git("rev-parse", "HEAD", cwd=Path())
-    assert made == [
-        {"ref": "refs/heads/weekly-retrain-next", "sha": head},
-        {"ref": "refs/heads/weekly-retrain", "sha": "d" * 40},
-    ]
-    assert "api --method DELETE repos/lab/cells/git/refs/heads/weekly-retrain-next" in said
-    assert said[-1].startswith("pr create --repo lab/cells --head weekly-retrain --base ")
+    assert open_pull_request.main() == 0
+    assert pushed("weekly-retrain", "%P %s") == f"{head} The cells have changed: retrained"
+    assert pushed("stain", "%H") == head
+    said, body = proposal.asked[-1]
+    assert said.startswith("pr create --repo lab/cells --head weekly-retrain --base stain ")
+    assert body.startswith("### Data against HEAD\n\n## The gate fails: AUC.")
     assert "Opened https://github.com/lab/cells/pull/13" in capsys.readouterr().out
 
 
 def test_the_next_proposal_takes_the_place_of_the_one_still_open(proposal):
-    refs = [{"ref": f"refs/heads/weekly-retrain{end}"} for end in ("", "-next")]
-    proposal.answer("matching-refs", refs)
+    git = functools.partial(project.git, cwd=Path())
+    head = git("rev-parse", "HEAD")
+    git("commit", "-q", "--allow-empty", "-m", "last week's")
+    git("push", "-q", "origin", "HEAD:weekly-retrain")
+    git("reset", "-q", "--hard", head)
     proposal.answer("pr list", [{"number": 13}])
     assert open_pull_request.main() == 0
-    said = [arguments for arguments, _ in proposal.asked]
-    moved = [
-        (arguments.split()[3].removeprefix("repos/lab/cells/git/refs/heads/"), json.loads(body)["sha"])
-        for arguments, body in proposal.asked
-        if "--method PATCH" in arguments
-    ]
-    # The open one's branch never stands at main's own commit, at which GitHub would close it.
-    head = project.git("rev-parse", "HEAD", cwd=Path())
-    assert moved == [("weekly-retrain-next", head), ("weekly-retrain", "d" * 40)]
-    assert said[-1].startswith("pr edit 13 --repo lab/cells --body-file")
+    assert pushed("weekly-retrain", "%P %s") == f"{head} The cells have changed: retrained"
+    said, body = proposal.asked[-1]
+    assert said == "pr edit 13 --repo lab/cells --body-file -"
+    assert body.startswith("### Data against HEAD")
 
 
 def test_nothing_is_proposed_where_the_gate_fails(proposal, retrained):
@@ -415,17 +421,19 @@ def test_nothing_is_proposed_where_the_gate_fails(proposal, retrained):
 
 
 def test_newer_locks_are_proposed_and_the_same_are_not(proposal, tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "locks"
-    for lock in propose_locks.LOCKS:
-        (folder / lock).parent.mkdir(parents=True, exist_ok=True)
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        for copy in (lock, folder / lock):
+    folder, locks = tmp_path / "locks", ("requirements.lock", "orchestration/airflow/requirements.lock")
+    for lock in locks:
+        for copy in (Path(lock), folder / lock):
+            copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text("numpy==8\n")
+    head = project.commit(Path(), "locks")
     monkeypatch.setattr("sys.argv", ["propose", str(folder)])
     assert propose_locks.main() == 0
     assert proposal.asked == []
-    (folder / propose_locks.LOCKS[0]).write_text("numpy==9\n")
+    (folder / locks[1]).write_text("numpy==9\n")
     assert propose_locks.main() == 0
+    assert pushed("weekly-locks", "%P") == head
+    assert project.git("diff", "--name-only", head, "FETCH_HEAD", cwd=Path()) == locks[1]
     assert proposal.asked[-1][0].startswith("pr create --repo lab/cells --head weekly-locks --base ")
     assert "Opened https://github.com/lab/cells/pull/13" in capsys.readouterr().out
 
