@@ -9,14 +9,13 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from ci.revisions import Revision
 from malaria import bundle, labels, params, paths, tables
@@ -32,6 +31,14 @@ _TIMED_CELLS, _ROUNDS = 256, 7
 
 # The operating point that the app starts with; a bundle has more, by the specificity they were fixed for.
 DEFAULT_POINT = 0.5
+
+
+def _plain(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else round(float(value), 6)
+
+
+# JSON knows no nan.
+Number = Annotated[float | None, BeforeValidator(_plain)]
 
 
 class Plain(BaseModel):
@@ -59,11 +66,11 @@ class Figure(Plain):
 
     name: str
     at: float | None = None
-    branch: float | None
-    base: float | None = None
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
+    branch: Number
+    base: Number = None
+    difference: Number = None
+    low: Number = None
+    high: Number = None
 
 
 class Judged(Plain):
@@ -94,8 +101,8 @@ class Flip(Plain):
 
     path: str
     label: str
-    base: float | None
-    branch: float | None
+    base: Number
+    branch: Number
 
 
 class Gained(Plain):
@@ -167,9 +174,9 @@ class Comparison(Plain):
     judged: Judged
     unreadable: str = ""
     figures: tuple[Figure, ...] = ()
-    auc_low: float | None = None
+    auc_low: Number = None
     turned_away: tuple[float, float] = (0.0, 0.0)
-    above_here: float | None = None
+    above_here: Number = None
     claims: dict[str, float | None]
     elsewhere: tuple[Elsewhere, ...] = ()
     flips: tuple[Flip, ...] = ()
@@ -252,7 +259,7 @@ def compare(
         if again is not None:
             both = judged.assign(one=said.p_parasitized, other=again.p_parasitized)
             auc = paired.differences(both, settings.evaluate)[evaluation.AS_GIVEN]["auc"]
-            answers["above_here"] = _plain(_low(auc.difference))
+            answers["above_here"] = _low(auc.difference)
     return Comparison(
         base=None if base is None else _side(base),
         branch=_side(branch),
@@ -271,21 +278,22 @@ def compare(
 
 
 def _elsewhere(base: Revision | None, branch: Revision) -> tuple[Elsewhere, ...]:
-    there, here = ({} if revision is None else _external(revision) for revision in (base, branch))
+    before = {} if base is None else _external(base)
     return tuple(
-        Elsewhere(laboratory=laboratory, name=name, base=there.get(laboratory, {}).get(name), branch=value)
-        for laboratory, figures in here.items()
-        for name, value in figures.items()
+        Elsewhere(laboratory=laboratory, name=name, base=before.get((laboratory, name)), branch=value)
+        for (laboratory, name), value in _external(branch).items()
     )
 
 
-def _external(revision: Revision) -> dict[str, dict[str, float | None]]:
-    """What the stage external wrote: the figures' values by laboratory."""
+def _external(revision: Revision) -> dict[tuple[str, str], float | None]:
+    """What the stage external wrote: the figures' values by laboratory and name."""
     file = revision.folder / paths.EXTERNAL
     scores = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return {
-        laboratory: {name: figure["value"] for name, figure in of.items() if isinstance(figure, dict)}
+        (laboratory, name): figure["value"]
         for laboratory, of in scores.items()
+        for name, figure in of.items()
+        if isinstance(figure, dict)
     }
 
 
@@ -326,7 +334,7 @@ def changes(base: Mapping[str, Any], branch: Mapping[str, Any]) -> tuple[Change,
     )
     return tuple(
         Change(key=key, base=one.get(key, ""), branch=other.get(key, ""))
-        for key in [*one, *(key for key in other if key not in one)]
+        for key in one | other
         if one.get(key, "") != other.get(key, "")
     )
 
@@ -446,22 +454,17 @@ def _figures(
             found += [(name, None, differences[name]) for name in ("accuracy", "worst_decile_sensitivity")]
     figures = []
     for name, point, both in found:
-        against = {"base": both.other, **asdict(both.difference)}
-        against["difference"] = against.pop("value")
-        apart = {} if first else {word: _plain(value) for word, value in against.items()}
-        figures.append(Figure(name=name, at=point, branch=_plain(both.one), **apart))
+        apart = both.difference
+        beside = {"base": both.other, "difference": apart.value, "low": apart.low, "high": apart.high}
+        figures.append(Figure(name=name, at=point, branch=both.one, **({} if first else beside)))
     # A model that says the same of every cell has an AUC of 0.5 in every draw.
     chance = paired.differences(asked.assign(other=0.5), settings.evaluate)[evaluation.AS_GIVEN]["auc"]
-    return figures, _plain(_low(chance.difference) + 0.5)
+    return figures, _low(chance.difference) + 0.5
 
 
 def _low(difference: metrics.Estimate) -> float:
     """The lower end of an interval; the value where no draw gives another."""
     return difference.value if math.isnan(difference.low) else difference.low
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else round(float(value), 6)
 
 
 def _flips(asked: pd.DataFrame, turned: dict[str, npt.NDArray[np.bool_]]) -> list[Flip]:
@@ -471,33 +474,37 @@ def _flips(asked: pd.DataFrame, turned: dict[str, npt.NDArray[np.bool_]]) -> lis
     step = (p["one"].fillna(-1) - p["other"].fillna(-1)).abs()
     ordered = asked.assign(**p, step=step)[differ].sort_values(["step", "path"], ascending=[False, True])
     return [
-        Flip(path=path, label=label, base=_plain(base), branch=_plain(branch))
-        for path, label, branch, base in ordered[["path", "label", "one", "other"]].itertuples(index=False)
+        Flip(path=cell.path, label=cell.label, base=cell.other, branch=cell.one)
+        for cell in ordered.itertuples()
     ]
 
 
 def _data(base: Revision | None, branch: Revision) -> Data:
     now = accepted(branch)
     before = now.iloc[:0] if base is None else accepted(base)
-    of_before = before.drop_duplicates("sha256").set_index("sha256").label
-    was = now.sha256.map(of_before)
-    gone = before[~before.sha256.isin(now.sha256)]
     old, new = (set(cells.patient[cells.patient != ""]) for cells in (before, now))
     return Data(
         classes=tuple(
-            Gained(
-                label=label,
-                gained=int((was.isna() & (now.label == label)).sum()),
-                lost=int((gone.label == label).sum()),
-                relabelled=int((was.notna() & (was != now.label) & (now.label == label)).sum()),
-                cells=int((now.label == label).sum()),
-            )
-            for label in reversed(labels.LABELS)
+            Gained.model_validate({"label": label, **counts})
+            for label, counts in by_class(before, now).iterrows()
         ),
         patients_gained=len(new - old),
         patients_lost=len(old - new),
         patients=len(new),
     )
+
+
+def by_class(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
+    """Cells, rows of tables.CELLS told apart by their hashes, counted by label as `Gained` has them."""
+    was = now.sha256.map(before.drop_duplicates("sha256").set_index("sha256").label)
+    counted = {
+        "gained": now.label[was.isna()],
+        "lost": before.label[~before.sha256.isin(now.sha256)],
+        "relabelled": now.label[was.notna() & (was != now.label)],
+        "cells": now.label,
+    }
+    counts = {name: of.value_counts() for name, of in counted.items()}
+    return pd.DataFrame(counts, index=list(reversed(labels.LABELS))).fillna(0).astype(int)
 
 
 def _speed(before: bundle.Bundle | None, now: bundle.Bundle, crops: list[images.Pixels]) -> Speed:

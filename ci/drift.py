@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ci import outputs
+from ci import comparison, outputs
 from ci.github import event
 from malaria import files, paths, programs, tables
 from malaria.bundle import ood
 from malaria.cells import packed
-from malaria.cells.prepared import Prepared
 from malaria.command import end_with
 from malaria.errors import UserError
-from malaria.labels import LABELS, PARASITIZED
+from malaria.labels import PARASITIZED
 from malaria.params import load_params
 
 # What `malaria.bundle.ood.quantities` measures of colour and stain, and in words.
@@ -74,19 +73,15 @@ def drift(before: Path, now: Path) -> Drift:
     """Compare the audited and packed cells below two folders."""
     from scipy.stats import ks_2samp
 
-    (old, old_cells), (new, new_cells) = _cells(before), _cells(now)
-    if old_cells[0].pixels.shape != new_cells[0].pixels.shape:
+    packs = [packed.load(folder / paths.PACKED) for folder in (before, now)]
+    if packs[0].size != packs[1].size:
         raise UserError("The two revisions pack cells at different sizes: compare two of the same pack.size.")
-    classes = {
-        word: one.label[~one.sha256.isin(other.sha256)].value_counts()
-        for word, one, other in (("gained", new, old), ("lost", old, new))
-    }
-    was, looks = _look(old, old_cells), _look(new, new_cells)
+    (old, was), (new, looks) = map(_look, (before, now), packs)
     distances = [float(ks_2samp(was[words], looks[words]).statistic) for words in looks]
     return Drift(
         cells=(len(old), len(new)),
         share=(float((old.label == PARASITIZED).mean()), float((new.label == PARASITIZED).mean())),
-        classes=pd.DataFrame(classes, index=list(reversed(LABELS))).fillna(0).astype(int),
+        classes=comparison.by_class(old, new)[["gained", "lost"]],
         looks=pd.DataFrame({"before": was.median(), "now": looks.median()}).assign(distance=distances),
     )
 
@@ -110,19 +105,14 @@ def markdown(found: Drift, base: str, limit: float) -> str:
     return "\n\n".join(parts)
 
 
-def _cells(folder: Path) -> tuple[pd.DataFrame, list[Prepared]]:
-    """The packed cells' rows of tables.CELLS, and the cells themselves in that order."""
-    cells = packed.load(folder / paths.PACKED)
-    table = tables.read(folder / paths.CELLS, tables.CELLS).set_index("path", drop=False)
-    return table.loc[cells.index.path], cells.prepared()
-
-
-def _look(table: pd.DataFrame, cells: list[Prepared]) -> pd.DataFrame:
-    """The quantities of each cell, by what they are in words."""
-    measured = pd.DataFrame(ood.quantities(cells), columns=list(ood.REASONS))
+def _look(folder: Path, cells: packed.Packed) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The packed cells' rows of tables.CELLS, and their quantities, by what they are in words."""
+    audited = tables.read(folder / paths.CELLS, tables.CELLS).set_index("path", drop=False)
+    table = audited.loc[cells.index.path]
+    measured = pd.DataFrame(ood.quantities(cells.prepared()), columns=list(ood.REASONS))
     colours = measured[list(COLOURS)].rename(columns=COLOURS)
     colours.insert(0, "longer side, px", table[["width", "height"]].max(axis=1).to_numpy(np.float64))
-    return colours
+    return table, colours
 
 
 if __name__ == "__main__":
