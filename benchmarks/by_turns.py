@@ -36,11 +36,11 @@ def measured(ways: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int)
     rows = {}
     for number in range(1, rounds + 1):
         for way, measure in ways.items():
-            rows[number, way] = measure()
+            rows[number, way] = dict(measure())
             shown = ", ".join(f"{name} {value:,.3f}" for name, value in rows[number, way].items())
             print(f"round {number} of {rounds}, {way}: {shown}", file=sys.stderr, flush=True)
     index = pd.MultiIndex.from_tuples(rows, names=["round", "way"])
-    return pd.DataFrame(rows.values(), index=index)
+    return pd.DataFrame(list(rows.values()), index=index)
 
 
 def medians(runs: pd.DataFrame) -> pd.DataFrame:

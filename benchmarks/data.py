@@ -33,7 +33,7 @@ DRAWN = 400  # different pictures; the other files repeat them with another byte
 LOOPS = {"decode": 0, "decode and resize": 50}
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
     parser.add_argument("--cells", type=how_many, default=27_558, help="in all (default: the real 27558)")
     parser.add_argument(
@@ -46,7 +46,6 @@ def main() -> int:
         work = Path(folder)
         prepare(work, census)
         time_stages(work, 2 * census.cells, given.rounds)
-    return 0
 
 
 def prepare(work: Path, census: nih.Census) -> None:

@@ -33,7 +33,7 @@ class Inside:
         pass
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.forking", description=__doc__)
     parser.add_argument("--cells", type=how_many, default=8000, help="that predict judges (default 8000)")
     parser.add_argument("--seconds", type=float, default=15, help="of each load on /classify (default 15)")
@@ -41,7 +41,8 @@ def main() -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.command:
-        return run_module(*given.command)
+        run_module(*given.command)
+        return
     cells = serving.encoded(serving.CELLS)
     with tempfile.TemporaryDirectory() as work:
         folders = batch.prepare(Path(work, "one"), 1), batch.prepare(Path(work, "many"), given.cells)
@@ -49,16 +50,14 @@ def main() -> int:
         shares = by_turns.ratios(by_turns.measured(ways, given.rounds), "inside")
     for name, share in shares.loc["forked"].items():
         print(f"{name}: {share:.0%} of the speed without (median)")
-    return 0
 
 
-def run_module(way: str, module: str, *arguments: str) -> int:
+def run_module(way: str, module: str, *arguments: str) -> None:
     """Run `python -m module arguments` in this process, with the decoder of this way."""
     if way == "inside":
         sandbox.Decoder = Inside  # type: ignore[misc,assignment]
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
-    return 0
 
 
 def launched(way: str, module: str) -> list[str]:

@@ -28,7 +28,7 @@ WAYS = (BUNDLE, "predict", "model(x)")
 _BATCH = 256
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__)
     parser.add_argument("--model", type=Path, help="a bundle folder (default: the one that comes along)")
     parser.add_argument("--rounds", type=how_many, default=5, help="alternations of the three ways (5)")
@@ -54,7 +54,6 @@ def main() -> int:
     )
     ratios = by_turns.ratios(runs, BUNDLE).drop(BUNDLE)
     print(f"{by_turns.medians(runs).T.round(3)}\n\nHow much less the bundle takes:\n{ratios.T.round(1)}")
-    return 0
 
 
 def draw_cells(size: int) -> Pixels:

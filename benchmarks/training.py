@@ -34,7 +34,7 @@ from malaria.labels import LABELS
 _BEFORE = 20
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument("--seeds", type=how_many, default=3, help="how many (3)")
     parser.add_argument("--epochs", type=how_many, default=30, help="of each training, at most (30)")
@@ -64,7 +64,6 @@ def main() -> int:
         f"original {low:.0f} to {high:.0f} s, ours {fast:.0f} to {slow:.0f} s: "
         f"{least:.1f} to {most:.1f} times as fast"
     )
-    return 0
 
 
 def _ours(seed: int, most: int, mark: float, rate: float) -> tuple[int, float, float]:

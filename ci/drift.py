@@ -47,7 +47,7 @@ class Drift:
     looks: pd.DataFrame
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ci.drift", description=__doc__)
     parser.add_argument("--base", default="HEAD", help="the revision whose data is in use (HEAD)")
     base = parser.parse_args().base
@@ -66,7 +66,6 @@ def main() -> int:
     files.write_text(outputs.DRIFT, text)
     event.summarise(text)
     print(text)
-    return 0
 
 
 def drift(before: Path, now: Path) -> Drift:

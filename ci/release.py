@@ -23,7 +23,7 @@ ARTIFACT = "malaria-cells"
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 
 
-def main() -> int:
+def main() -> None:
     parser = options("ci.release", __doc__)
     parser.add_argument("version", help="as 1.2.0: semantic versioning")
     parser.add_argument(
@@ -43,12 +43,11 @@ def main() -> int:
     print(text)
     if arguments.dry:
         print(f"{tag} could be released.")
-        return 0
+        return
     from gto import api
 
     api.register(".", ARTIFACT, "HEAD", version=f"v{arguments.version}", message=text)
     print(f"{tag} is made here. To publish it: git push origin HEAD {tag}")
-    return 0
 
 
 def last_release() -> str:

@@ -17,7 +17,7 @@ from malaria.command import end_with
 from malaria.errors import UserError
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ci.released_bundle", description=__doc__)
     parser.add_argument(
         "--tag", default=os.environ.get("GITHUB_REF_NAME", ""), help="as malaria-cells@v1.2.0"
@@ -28,7 +28,6 @@ def main() -> int:
     # Registries take lower case alone.
     event.output("image", f"ghcr.io/{event.repository().lower()}")
     print(f"malaria-cells {version} is what its dvc.lock names; {outputs.RELEASE} holds bundle and card.")
-    return 0
 
 
 def verify(tag: str) -> str:

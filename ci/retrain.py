@@ -31,7 +31,7 @@ class Run(Plain):
     stages: tuple[Stage, ...]
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ci.retrain", description=__doc__)
     parser.add_argument("--sample", action="store_true", help="use the synthetic sample, as for a fork")
     parser.add_argument("--update", action="store_true", help="first bring imported data up to date")
@@ -53,7 +53,6 @@ def main() -> int:
     files.write_json(outputs.RUN, run.model_dump(mode="json"))
     ran = [f"{stage.name} ({stage.seconds:.0f} s)" for stage in run.stages if stage.seconds is not None]
     print(f"Ran {', '.join(ran) or 'nothing'}; the record is {outputs.RUN}.")
-    return 0
 
 
 def reproduce(folder: Path = Path()) -> tuple[Stage, ...]:

@@ -20,7 +20,7 @@ from remote import pull, push, storage
 FOLDER = Path(".dvc/remote")
 
 
-def main() -> int:
+def main() -> None:
     parser = options("ci.storage", __doc__)
     parser.add_argument("what", choices=("pull", "push"))
     parser.add_argument("--store-needed", action="store_true", help="stop where no store is named")
@@ -36,7 +36,7 @@ def main() -> int:
         )
     if arguments.what == "push" and read_only:
         print("The remote may only be read: nothing is pushed.")
-        return 0
+        return
     FOLDER.mkdir(parents=True, exist_ok=True)
     url = url or str(FOLDER.resolve())
     # What comes from a remote is hashed before it is taken for what dvc.lock names.
@@ -44,10 +44,9 @@ def main() -> int:
     print(f"Results travel by way of {url}{', which is only read' if read_only else ''}.")
     if arguments.what == "push":
         push.push()
-        return 0
+        return
     missing = pull.pull(run_cache=not url.startswith(("http://", "https://")))
     print(f"The remote lacks {', '.join(missing)}: made anew." if missing else "It has every result.")
-    return 0
 
 
 def _store() -> tuple[str, bool]:

@@ -51,7 +51,7 @@ ROWS = {
 }
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.ablate", description=__doc__)
     parser.add_argument(
         "--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="these beside the recipe (all)"
@@ -85,7 +85,6 @@ def main() -> int:
         tables.write(judged, ABLATION / f"{row}.csv", tables.OUT_OF_FOLD)
     doubted = doubtful_labels.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
     print(f"\n{as_table(done, settings.evaluate, doubted)}")
-    return 0
 
 
 def as_table(

@@ -17,7 +17,7 @@ from malaria.params import load_params
 from malaria.predict import external
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.adapt", description=__doc__)
     parser.add_argument("--name", default="adapted", help="of the experiment (adapted)")
     parser.add_argument(
@@ -58,7 +58,6 @@ def main() -> int:
             scores = {f"test cells, {when}": external.figures(model, test, asked, settings)}
             scores |= {f"{kept.stem}, {when}": external.judge(model, kept, settings) for kept in given.kept}
             print(external.as_text(scores), flush=True)
-    return 0
 
 
 if __name__ == "__main__":

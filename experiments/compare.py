@@ -23,7 +23,7 @@ from malaria.paths import CROSSVAL
 _CELLS, _WEAK = 20, 0.90
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=__doc__)
     parser.add_argument("other", type=Path, help="CSV with path (or file) and p_parasitized, out of fold")
     parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
@@ -50,7 +50,6 @@ def main() -> int:
     if listed:
         print(_weak(cells, listed))
     print(f"\nEvery figure: {arguments.out}")
-    return 0
 
 
 def _as_text(figures: pd.DataFrame) -> str:

@@ -29,7 +29,7 @@ class Pair:
         return self.one.category == self.other.category
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.crop_size", description=__doc__)
     parser.add_argument("one", help="a folder or zip of crops")
     parser.add_argument("other", help="a folder or zip that has the same cells at another size, and others")
@@ -43,7 +43,6 @@ def main() -> int:
     for pair in pairs:
         if not pair.same:
             print(f"  {pair.name}: {_said(pair.one)}, and {_said(pair.other)}")
-    return 0
 
 
 def judge(model: bundle.Bundle, one: str, other: str) -> list[Pair]:

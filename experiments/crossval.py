@@ -32,7 +32,7 @@ from malaria.predict import external
 FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "macro_sensitivity")
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.crossval", description=__doc__)
     parser.add_argument("--folds", type=int, default=5, help="how many, where split.file names none (5)")
     parser.add_argument("--name", default="crossval", help="of the experiments, and of the file (crossval)")
@@ -55,7 +55,8 @@ def main() -> int:
         folds = list(range(arguments.folds))
         sets.append(f"split.folds={arguments.folds}")
     if arguments.leave_out:
-        return _without_each(arguments, settings, [*sets, f"split.fold={folds[0]}"])
+        _without_each(arguments, settings, [*sets, f"split.fold={folds[0]}"])
+        return
 
     def run(fold: int) -> str:
         return experiment.run(f"{arguments.name}-{fold}", [f"split.fold={fold}", *sets])
@@ -78,7 +79,6 @@ def main() -> int:
     scores = evaluation.score(scored, evaluation.Fitted(1.0, {}), settings.evaluate, doubted)
     print("\npooled, out of fold:\n" + evaluation.as_text(scores))
     print(f"\nEvery cell's prediction: {out}")
-    return 0
 
 
 def figures_of(metrics: dict[str, Any]) -> npt.NDArray[np.float64]:
@@ -86,7 +86,7 @@ def figures_of(metrics: dict[str, Any]) -> npt.NDArray[np.float64]:
     return np.array([metrics[tables.TEST][name]["value"] for name in FIGURES], dtype=np.float64)
 
 
-def _without_each(arguments: argparse.Namespace, settings: params.Params, sets: Sequence[str]) -> int:
+def _without_each(arguments: argparse.Namespace, settings: params.Params, sets: Sequence[str]) -> None:
     """A network trained without each set of other laboratories, judged by it."""
     given = laboratories.learned(settings.laboratories)
     if not given:
@@ -99,7 +99,6 @@ def _without_each(arguments: argparse.Namespace, settings: params.Params, sets: 
         scores[name] = external.judge(experiment.bundle_of(revision), path, settings)
         print(external.as_text({name: scores[name]}), flush=True)
     files.write_json(CROSSVAL / f"{arguments.name}-laboratories.json", scores)
-    return 0
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ Rows = npt.NDArray[np.intp]
 _BLACK = 12
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.distortions", description=__doc__)
     parser.add_argument("cells", type=Path, help="a folder, zip or tar with class folders, of crops on black")
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
@@ -52,7 +52,6 @@ def main() -> int:
     found["points lost"] = 100 * (found.accuracy["none"] - found.accuracy)
     print(f"{len(cells):,} cells of {given.cells}")
     print(found.to_string(float_format="{:.3f}".format))
-    return 0
 
 
 def _judged(

@@ -13,7 +13,7 @@ from malaria.params import load_params
 from malaria.predict import external
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.external", description=__doc__)
     parser.add_argument("sets", type=Path, nargs="+", help="a folder, zip or tar for each laboratory")
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
@@ -21,7 +21,6 @@ def main() -> int:
     model, settings = bundle.load(given.model or bundle.default_folder(), threads=1), load_params()
     for path in given.sets:
         print(external.as_text({path.stem: external.judge(model, path, settings)}), flush=True)
-    return 0
 
 
 if __name__ == "__main__":

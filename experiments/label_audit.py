@@ -25,7 +25,7 @@ from malaria.params import load_params
 from malaria.paths import CROSSVAL, LABEL_AUDIT, LOCK, PARAMS, RAW
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.label_audit", description=__doc__)
     parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
     parser.add_argument("--out", type=Path, default=CROSSVAL / "label_audit.csv", help="the ranking")
@@ -47,7 +47,7 @@ def main() -> int:
         found = label_audit.contradicted(tables.read(LABEL_AUDIT, label_audit.RANKING))
         tables.write(found, arguments.contradicted, label_audit.CONTRADICTED)
         print(f"{arguments.contradicted}: {len(found):,} labels that {LABEL_AUDIT} contradicts")
-        return 0
+        return
     cells = experiment.predictions(arguments.name)
     if arguments.publish:
         check_unseen(arguments.name, sorted(cells.fold.unique()))
@@ -68,7 +68,6 @@ def main() -> int:
         label_audit.contact_sheet(ranked, label, RAW, arguments.cells, sheet)
         print(f"{sheet}: the most suspect of the {label}")
     _compare(ranked)
-    return 0
 
 
 def check_unseen(name: str, folds: list[int]) -> None:

@@ -28,7 +28,7 @@ from malaria.predict import inputs
 _CELLS = 400
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.ood", description=__doc__)
     parser.add_argument("--model", type=Path, help="a bundle folder (default: the one that comes along)")
     parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
@@ -59,7 +59,6 @@ def main() -> int:
     with files.atomic_path(arguments.out) as part:
         table.to_csv(part, index=False, lineterminator="\n")
     print(f"\nThe table: {arguments.out}")
-    return 0
 
 
 def _cells(seed: int) -> tuple[str, list[images.Pixels]]:

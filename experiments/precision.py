@@ -26,7 +26,7 @@ PRECISIONS = ("float32", "float16", "int8")
 Floats = npt.NDArray[np.float64]
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.precision", description=__doc__)
     parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
     arguments = parser.parse_args()
@@ -39,7 +39,6 @@ def main() -> int:
     found = pd.DataFrame(costs)
     print(found.round(5).to_string(index=False))
     print(f"\nAll folds:\n{together(found).round(5).to_string()}")
-    return 0
 
 
 def cost(

@@ -65,7 +65,7 @@ class _Fold:
     fitted_ood: ood.Check
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.pretrained", description=__doc__)
     parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
     parser.add_argument("--out", type=Path, default=paths.PRETRAINED, help="the bundle's folder")
@@ -143,7 +143,6 @@ def main() -> int:
         if ranking.is_file():
             shutil.copyfile(ranking, folder / ranking.name)
     print(f"{arguments.out}: {agreement.decisions} of {agreement.cells:,} decisions differ from Keras's")
-    return 0
 
 
 def _laboratories(name: str, made: bundle.Bundle, settings: Params) -> dict[str, Any]:

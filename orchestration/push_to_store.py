@@ -16,7 +16,7 @@ from remote import push, storage
 REMOTE = "store"
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m orchestration.push_to_store", description=__doc__)
     parser.add_argument("url", help="s3://bucket, or a folder in one")
     parser.add_argument("endpoint", help="the store's own address, http://store:8333 say")
@@ -24,7 +24,6 @@ def main() -> int:
     make_bucket(arguments.url, arguments.endpoint)
     storage.use(REMOTE, url=arguments.url, endpointurl=arguments.endpoint)
     push.push()
-    return 0
 
 
 def make_bucket(url: str, endpoint: str) -> None:

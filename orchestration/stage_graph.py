@@ -55,10 +55,9 @@ def _stage(stage: Any, needs: Iterable[Any]) -> Stage:
     )
 
 
-def main() -> int:
+def main() -> None:
     argparse.ArgumentParser(prog="python -m orchestration.stage_graph", description=__doc__).parse_args()
     print(json.dumps([asdict(stage) for stage in read()], indent=1))
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from malaria.errors import UserError
 from remote import storage
 
 
-def main() -> int:
+def main() -> None:
     argparse.ArgumentParser(prog="python -m remote.pull", description=__doc__).parse_args()
     if missing := pull():
         raise UserError(
@@ -20,7 +20,6 @@ def main() -> int:
             "remote: `make push` them where they were made, or make them here with `make repro`."
         )
     print("The results that dvc.lock names are here.")
-    return 0
 
 
 def pull(run_cache: bool = False) -> list[str]:

@@ -11,11 +11,10 @@ from malaria.command import end_with, options
 from remote import storage
 
 
-def main() -> int:
+def main() -> None:
     parser = options("remote.push", __doc__)
     parser.add_argument("--verify", action="store_true", help="as much traffic as a whole pull")
     push(verify=parser.parse_args().verify)
-    return 0
 
 
 def push(verify: bool = False) -> None:

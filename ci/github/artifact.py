@@ -25,7 +25,7 @@ STORE = "store"
 STAGES = ("audit", "split", "train", "evaluate", "export", "external")
 
 
-def main() -> int:
+def main() -> None:
     parser = options("ci.github.artifact", __doc__)
     what = parser.add_subparsers(dest="what", required=True)
     what.add_parser("pack")
@@ -34,12 +34,11 @@ def main() -> int:
     if arguments.what == "pack":
         pack()
         print(f"{FOLDER} holds what the run made.")
-        return 0
+        return
     with tempfile.TemporaryDirectory() as temporary:
         gh("run", "download", str(arguments.run), "--name", ARTIFACT, "--dir", temporary)
         take(Path(temporary))
     print("Taken over. Look at `git diff`, then commit dvc.lock and reports/.")
-    return 0
 
 
 def pack() -> None:

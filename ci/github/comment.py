@@ -38,16 +38,16 @@ _SAYS = {
 Run = dict[str, Any]
 
 
-def main() -> int:
+def main() -> None:
     argparse.ArgumentParser(prog="python -m ci.github.comment", description=__doc__).parse_args()
     run = _run()
     if run is None:
         print("The run was not for a pull request: nothing to say.")
-        return 0
+        return
     number = pull_number(run)
     if number is None:
         print(f"No open pull request stands at {run['head_sha']}: the report is stale, and not shown.")
-        return 0
+        return
     body = {"body": comment(run, number, report(run))}
     issues = f"repos/{event.repository()}/issues"
     if known := _known(number):
@@ -55,7 +55,6 @@ def main() -> int:
     else:
         send(f"{issues}/{number}/comments", body)
     print(f"{'Updated' if known else 'Wrote'} the comment on pull request {number}.")
-    return 0
 
 
 def _run() -> Run | None:

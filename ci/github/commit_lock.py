@@ -30,7 +30,7 @@ _AS_GITHUB = (
 )
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ci.github.commit_lock", description=__doc__)
     parser.add_argument("folder", type=Path, help="of the artifact: it has the files below their paths")
     folder = parser.parse_args().folder
@@ -44,7 +44,6 @@ def main() -> int:
         commit = pull.head
         print(f"{pull.branch} has this {outputs.LOCK} already: nothing is committed.")
     _status(commit, *_outcome(folder / outputs.VERDICT.name))
-    return 0
 
 
 def bring(folder: Path, files: Sequence[Path]) -> bool:

@@ -19,7 +19,7 @@ BRANCH = "weekly-retrain"
 TITLE = "The cells have changed: retrained"
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ci.github.open_pull_request", description=__doc__)
     parser.add_argument("retrained", type=Path, help="the folder with dvc.lock, figures and verdict.json")
     parser.add_argument("report", type=Path, help="the folder with drift.md and summary.json")
@@ -34,7 +34,6 @@ def main() -> int:
     found = summary.read((arguments.report / outputs.SUMMARY.name).read_bytes())
     parts = [(arguments.report / outputs.DRIFT.name).read_text("utf-8"), summary.markdown(found)]
     print(propose(BRANCH, TITLE, arguments.retrained, outputs.KEPT, "\n\n".join(parts)))
-    return 0
 
 
 def propose(branch: str, title: str, folder: Path, files: Sequence[Path], text: str) -> str:

@@ -95,7 +95,7 @@ def written(stand) -> tuple[str, str]:
 
 
 def test_the_report_becomes_a_comment_on_the_pull_request_that_github_names(github):
-    assert comment.main() == 0
+    comment.main()
     where, body = written(github)
     assert where == "api --method POST repos/lab/cells/issues/12/comments --input -"
     assert body.startswith(comment.MARK)
@@ -127,9 +127,9 @@ def test_its_own_comment_is_updated_in_place_and_another_s_is_not(github):
 
 def test_a_stale_run_and_one_without_a_pull_request_leave_no_comment(github, tmp_path, monkeypatch):
     github.answer(r"pulls\?", [])
-    assert comment.main() == 0
+    comment.main()
     happen(tmp_path, monkeypatch, {"workflow_run": {**EVENT["workflow_run"], "event": "push"}})
-    assert comment.main() == 0
+    comment.main()
     assert not any("--method" in arguments for arguments, _ in github.asked)
 
 
@@ -182,7 +182,7 @@ def test_a_report_stands_where_the_branch_only_got_its_lock_back(github):
 def test_a_branch_that_moved_on_otherwise_makes_a_report_stale(github, commit):
     github.answer(r"pulls\?", [{"number": 12, "head": {"sha": "b" * 40}}])
     github.answer(f"commits/{'b' * 40}", commit)
-    assert comment.main() == 0
+    comment.main()
     assert not any("--method" in arguments for arguments, _ in github.asked)
 
 
@@ -297,7 +297,7 @@ def pushed(branch, what="%s"):
 def test_the_lock_goes_back_as_one_commit_on_top_of_what_was_retrained(handing_back):
     judged = project.git("rev-parse", "HEAD", cwd=Path())
     handing_back.answer("statuses", "{}")
-    assert commit_lock.main() == 0
+    commit_lock.main()
     assert pushed("stain", "%P") == judged
     assert pushed("stain", "%an") == "github-actions[bot]"
     assert pushed("stain", "%s%n%b") == (
@@ -318,7 +318,7 @@ def test_a_run_that_changed_nothing_puts_its_outcome_on_the_commit_that_it_judge
     said = {"mergeable": True, "passed": False, "headline": "The gate FAILS (AUC), overridden"}
     (retrained / outputs.VERDICT.name).write_text(json.dumps(said))
     handing_back.answer("statuses", "{}")
-    assert commit_lock.main() == 0
+    commit_lock.main()
     ((where, status),) = handing_back.asked
     assert where == f"api --method POST repos/lab/cells/statuses/{HEAD} --input -"
     assert (json.loads(status)["state"], json.loads(status)["context"]) == ("success", "gate")
@@ -329,7 +329,7 @@ def test_the_lock_goes_back_where_the_gate_broke_and_the_status_says_so(handing_
     verdict = retrained / outputs.VERDICT.name
     verdict.unlink() if left is None else verdict.write_text(left)
     handing_back.answer("statuses", "{}")
-    assert commit_lock.main() == 0
+    commit_lock.main()
     ((where, status),) = handing_back.asked
     assert where == f"api --method POST repos/lab/cells/statuses/{pushed('stain', '%H')} --input -"
     assert json.loads(status)["state"] == "error"
@@ -389,7 +389,7 @@ def proposal(github, retrained, tmp_path, monkeypatch):
 
 def test_a_first_proposal_makes_branch_commit_and_pull_request(proposal, capsys):
     head = project.git("rev-parse", "HEAD", cwd=Path())
-    assert open_pull_request.main() == 0
+    open_pull_request.main()
     assert pushed("weekly-retrain", "%P %s") == f"{head} The cells have changed: retrained"
     assert pushed("stain", "%H") == head
     said, body = proposal.asked[-1]
@@ -405,7 +405,7 @@ def test_the_next_proposal_takes_the_place_of_the_one_still_open(proposal):
     git("push", "-q", "origin", "HEAD:weekly-retrain")
     git("reset", "-q", "--hard", head)
     proposal.answer("pr list", [{"number": 13}])
-    assert open_pull_request.main() == 0
+    open_pull_request.main()
     assert pushed("weekly-retrain", "%P %s") == f"{head} The cells have changed: retrained"
     said, body = proposal.asked[-1]
     assert said == "pr edit 13 --repo lab/cells --body-file -"
@@ -428,10 +428,10 @@ def test_newer_locks_are_proposed_and_the_same_are_not(proposal, tmp_path, monke
             copy.write_text("numpy==8\n")
     head = project.commit(Path(), "locks")
     monkeypatch.setattr("sys.argv", ["propose", str(folder)])
-    assert propose_locks.main() == 0
+    propose_locks.main()
     assert proposal.asked == []
     (folder / locks[1]).write_text("numpy==9\n")
-    assert propose_locks.main() == 0
+    propose_locks.main()
     assert pushed("weekly-locks", "%P") == head
     assert project.git("diff", "--name-only", head, "FETCH_HEAD", cwd=Path()) == locks[1]
     assert proposal.asked[-1][0].startswith("pr create --repo lab/cells --head weekly-locks --base ")
