@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 import pandas as pd
 
@@ -22,7 +22,6 @@ from malaria.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
-Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
@@ -53,10 +52,10 @@ def ratios(runs: pd.DataFrame, to: str) -> pd.DataFrame:
     return medians(runs.div(runs.xs(to, level="way"), level="round"))
 
 
-def alone(run: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+def alone(run: Callable[..., Result], *arguments: object) -> Result:
     """What `run` gives in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(run, *arguments, **named).result()
+        return process.submit(run, *arguments).result()
 
 
 def command(arguments: list[str], work: Path = ROOT) -> dict[str, float]:

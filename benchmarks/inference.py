@@ -19,7 +19,8 @@ import numpy as np
 import psutil
 
 from benchmarks import by_turns
-from malaria.cells.images import Pixels
+from malaria import bundle
+from malaria.cells.images import Pixels, resize
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
 
@@ -36,8 +37,6 @@ def main() -> None:
     parser.add_argument("--batches", type=how_many, default=10, help=f"of {_BATCH} cells, in each round (10)")
     parser.add_argument("--core", type=int, default=0, help="that all are bound to, where the system can (0)")
     given = parser.parse_args()
-    from malaria import bundle
-
     folder = given.model or bundle.default_folder()
     record = bundle.read_record(folder)
     print(
@@ -58,8 +57,8 @@ def main() -> None:
 
 def draw_cells(size: int) -> Pixels:
     """Synthetic cells, uint8 (256, size, size, 3)."""
+    # What is measured does without the app.
     from app import pictures
-    from malaria.cells.images import resize
 
     drawn = [resize(pixels, size) for pixels, _ in pictures.drawn(32, seed=1)]
     return np.stack([drawn[at % len(drawn)] for at in range(_BATCH)])
@@ -68,7 +67,7 @@ def draw_cells(size: int) -> Pixels:
 def measure(way: str, folder: Path, cells: Pixels, calls: int, batches: int) -> dict[str, float]:
     """The figures of one way, in this process, which has just started; all of them are better if less."""
     process = psutil.Process()
-    ask = _bundle(folder) if way == BUNDLE else _keras(folder, way)
+    ask = bundle.load(folder, threads=1).run if way == BUNDLE else _keras(folder, way)
     ask(cells[:1])
     found = {
         "first answer, s": time.time() - process.create_time(),
@@ -82,15 +81,8 @@ def measure(way: str, folder: Path, cells: Pixels, calls: int, batches: int) -> 
     return found | _times("a cell of a batch", ask, [cells] * batches)
 
 
-def _bundle(folder: Path) -> Callable[[Pixels], Any]:
-    from malaria import bundle
-
-    return bundle.load(folder, threads=1).run
-
-
 def _keras(folder: Path, way: str) -> Callable[[Pixels], Any]:
     """Keras on a network like the bundle's. Its weights are drawn: they change no time."""
-    from malaria import bundle
     from malaria.train import network
 
     model = network.build(bundle.read_record(folder).input_size)
@@ -106,8 +98,6 @@ def _keras(folder: Path, way: str) -> Callable[[Pixels], Any]:
 def check_same(folder: Path, model: Any) -> None:
     """UserError unless the bundle has all kernels that the network of malaria/train/network.py has."""
     from ai_edge_litert.interpreter import Interpreter
-
-    from malaria import bundle
 
     interpreter = Interpreter(model_path=str(folder / bundle.NETWORK))
     found = Counter(int(np.prod(tensor["shape"])) for tensor in interpreter.get_tensor_details())
