@@ -49,8 +49,6 @@ def judge(rev: str, *arguments: str) -> int:
         if base is not None:
             given += ["--base", str(base.folder), "--name", rev, "--note", base.note]
             code = base.folder if (base.folder / JUDGE).is_file() else code
-        if code == Path():
-            given.append("--own-code")
         # -E: no variable of the environment brings other code.
         command = [sys.executable, "-E", "-m", "ci.judge", *given]
         with programs.start(command, cwd=code) as process:

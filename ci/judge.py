@@ -27,7 +27,6 @@ def main() -> int:
     parser.add_argument("--base", type=Path, help="the base's; without, the branch is a first revision")
     parser.add_argument("--name", default="", help="the base as people call it")
     parser.add_argument("--note", default="", help="what is special about the base's results")
-    parser.add_argument("--own-code", action="store_true", help="the current folder is the branch's")
     parser.add_argument("--report", action="store_true", help="run no stage again, and end with status 0")
     parser.add_argument("--label", action="append", default=[], help="a label of the pull request")
     given = parser.parse_args()
@@ -79,7 +78,8 @@ def _judge(
         labels = [*given.label, *(pull.labels if (pull := event.pull()) else ())]
         rerun = None if given.report else ran
         changed, forged = contradicted(base, branch), _forged(branch)
-        return found, verdict.judge(found, rerun, changed, given.own_code, labels, forged)
+        own_code = base is None or not base.folder.samefile(Path())
+        return found, verdict.judge(found, rerun, changed, own_code, labels, forged)
 
 
 def _differ(base: Revision | None, branch: Revision, *stages: str) -> bool:
