@@ -73,8 +73,7 @@ def speeds(way: str, cells: list[bytes], seconds: float, one: Path, many: Path) 
     ):
         serving.load(server, cells, 8, 2)
         for name, clients in (("/classify, 1 client", 1), ("/classify, 8 clients", 8)):
-            load = serving.load(server, cells, clients, seconds)
-            found[name] = (len(load.waits) - load.errors) / load.seconds
+            found[name] = serving.load(server, cells, clients, seconds)["answers/s"]
     predict = [*launched(way, "malaria"), "predict", "--out", str(one.with_name("out.csv"))]
     alone, every = (by_turns.command([*predict, str(folder)])["s"] for folder in (one, many))
     return found | {"predict": (sum(1 for _ in many.iterdir()) - 1) / (every - alone)}

@@ -8,8 +8,6 @@ the cores, so that a server of its own answers more.
 
 import argparse
 import contextlib
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -22,10 +20,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import pandas as pd
 import psutil
 import urllib3
 
 from app import pictures
+from benchmarks import by_turns
 from malaria import bundle
 from malaria.cells import decoding
 from malaria.command import end_with, how_many
@@ -44,17 +44,6 @@ class Server:
     log: Path
 
 
-@dataclass(frozen=True)
-class Load:
-    """What so many clients met: `waits` in ms, one an answer; `peak` of the server's memory in MB."""
-
-    clients: int
-    seconds: float
-    waits: tuple[float, ...]
-    errors: int
-    peak: float
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument("--model", default="models/pretrained", help="a bundle folder (default: %(default)s)")
@@ -65,20 +54,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
         with start("--model", given.model, log=Path(folder) / "log") as server:
-            print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {given.model}")
+            print(f"{by_turns.machine()}, {given.model}")
             print(f"ready {time.monotonic() - started:.1f} s after its start, {memory(server):.0f} MB")
             alone = bare(given.model, cells, min(given.seconds, 10))
             print(
                 f"bare call of the bundle, one cell at a time: {1 / alone:.0f} a second, {1e3 * alone:.2f} ms"
             )
-            print("clients  requests/s  p50 ms  p99 ms  errors  peak MB  of the bare rate")
-            loads = []
-            for clients in given.clients:
-                loads.append(load(server, cells, clients, given.seconds))
-                print(as_line(loads[-1], alone), flush=True)
+            loads = pd.DataFrame([load(server, cells, clients, given.seconds) for clients in given.clients])
+            share = (100 * loads["answers/s"] * alone).map("{:.0f} %".format)
+            print(loads.assign(of_the_bare_rate=share).round(1).to_string(index=False))
             time.sleep(1)
             print(f"memory a second after the last answer: {memory(server):.0f} MB")
-    return 1 if any(one.errors for one in loads) else 0
+    return int(loads.errors.any())
 
 
 @contextlib.contextmanager
@@ -125,8 +112,10 @@ def bare(model: str, cells: list[bytes], seconds: float) -> float:
     return (time.monotonic() - begun) / judged
 
 
-def load(server: Server, cells: list[bytes], clients: int, seconds: float) -> Load:
-    """Let so many clients ask for so long."""
+def load(server: Server, cells: list[bytes], clients: int, seconds: float) -> dict[str, float]:
+    """Let so many clients ask for so long: how many answers came a second, ms that they took, how many came
+    that are none, and the peak of the server's memory.
+    """
     address = urlsplit(server.url)
     end = time.monotonic() + seconds
 
@@ -156,23 +145,15 @@ def load(server: Server, cells: list[bytes], clients: int, seconds: float) -> Lo
         while wait(asking, 0.2).not_done:
             peak = max(peak, memory(server))
     taken = time.monotonic() - begun
-    answers = [answer for one in asking for answer in one.result()]
-    return Load(clients, taken, tuple(ms for ms, _ in answers), sum(not right for _, right in answers), peak)
+    waits, right = zip(*(answer for one in asking for answer in one.result()), strict=True)
+    p50, p99 = np.percentile(waits, [50, 99])
+    answers = {"answers/s": sum(right) / taken, "p50 ms": p50, "p99 ms": p99, "errors": right.count(False)}
+    return {"clients": clients, **answers, "peak MB": peak}
 
 
 def memory(server: Server) -> float:
     """What the server holds in memory, MB."""
     return float(psutil.Process(server.process.pid).memory_info().rss) / 1e6
-
-
-def as_line(one: Load, alone: float) -> str:
-    """A row of the table that `main` prints; `alone`: seconds of a bare call."""
-    rate = len(one.waits) / one.seconds
-    middle, slowest = np.percentile(one.waits, [50, 99])
-    return (
-        f"{one.clients:7}  {rate:10.1f}  {middle:6.1f}  {slowest:6.1f}  {one.errors:6}  {one.peak:7.0f}  "
-        f"{100 * rate * alone:13.0f} %"
-    )
 
 
 if __name__ == "__main__":
