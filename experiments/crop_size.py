@@ -6,27 +6,14 @@ prints how many have the same verdict (category, or rejected), and those that ha
 
 import argparse
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from malaria import bundle, predict
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.predict import inputs
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The answers for one cell's crop and for its copy at another size."""
-
-    name: str
-    one: predict.Row
-    other: predict.Row
-
-    @property
-    def same(self) -> bool:
-        """Whether both have the same category, or both have none."""
-        return self.one.category == self.other.category
 
 
 def main() -> None:
@@ -36,17 +23,22 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a bundle folder (default: the one that comes along)")
     arguments = parser.parse_args()
     pairs = judge(bundle.load(arguments.model or bundle.default_folder()), arguments.one, arguments.other)
-    same = sum(pair.same for pair in pairs)
-    print(f"{same:,} of {len(pairs):,} cells have the same verdict at both sizes ({same / len(pairs):.1%})")
-    neither = sum(pair.one.status == pair.other.status == predict.REJECTED for pair in pairs)
-    print(f"{neither:,} of these are turned away at both")
-    for pair in pairs:
-        if not pair.same:
-            print(f"  {pair.name}: {_said(pair.one)}, and {_said(pair.other)}")
+    same = f"{pairs.same.sum():,} of {len(pairs):,} cells"
+    print(f"{same} have the same verdict at both sizes ({pairs.same.mean():.1%})")
+    neither = (pairs.status == predict.REJECTED) & (pairs.status_other == predict.REJECTED)
+    print(f"{neither.sum():,} of these are turned away at both")
+    columns = ["status", "reason", "p_parasitized"]
+    columns += [f"{name}_other" for name in columns]
+    if not pairs.same.all():
+        print(pairs.loc[~pairs.same, columns].to_string(float_format="{:.3f}".format, na_rep=""))
 
 
-def judge(model: bundle.Bundle, one: str, other: str) -> list[Pair]:
+def judge(model: bundle.Bundle, one: str, other: str) -> pd.DataFrame:
     """What a bundle says of the crops in `one`, and of those in `other` that have the same file names.
+
+    Returns:
+        By name, the columns of `predict.Row`, again with the ending `_other`, and `same`: whether both have
+        the same category, or both have none.
 
     Raises:
         UserError: a path does not exist, no name is in both, or one is there twice.
@@ -55,8 +47,12 @@ def judge(model: bundle.Bundle, one: str, other: str) -> list[Pair]:
     names = sorted(set(first) & set(second))
     if not names:
         raise UserError(f"{one} and {other} have no file name in common: name two copies of the same cells.")
-    rows = [list(predict.predict(model, (of[name] for name in names))) for of in (first, second)]
-    return [Pair(*trio) for trio in zip(names, *rows, strict=True)]
+    rows, others = (
+        pd.DataFrame(list(predict.predict(model, (of[name] for name in names))), index=names)
+        for of in (first, second)
+    )
+    same = rows.category.fillna("") == others.category.fillna("")
+    return rows.join(others.add_suffix("_other")).assign(same=same)
 
 
 def _by_name(path: str) -> dict[str, predict.Item]:
@@ -66,12 +62,6 @@ def _by_name(path: str) -> dict[str, predict.Item]:
     if twice:
         raise UserError(f"{path} has {twice[0]} more than once: cells are told apart by their file names.")
     return {Path(path).name: item for path, item in items.items()}
-
-
-def _said(row: predict.Row) -> str:
-    if row.p_parasitized is None:
-        return f"{row.status} ({row.reason})"
-    return f"P {row.p_parasitized:.3f}"
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ def copies(tmp_path):
 def test_a_cell_and_its_copy_are_judged_and_compared(model_bundle, copies):
     model = bundle.load(model_bundle)
     pairs = crop_size.judge(model, str(copies / "whole"), str(copies / "small"))
-    assert [pair.name for pair in pairs] == [f"{number:02}.png" for number in range(12)]
-    assert [pair.name for pair in pairs if not pair.same] == ["06.png"]
+    assert list(pairs.index) == [f"{number:02}.png" for number in range(12)]
+    assert list(pairs.index[~pairs.same]) == ["06.png"]
 
 
 def test_the_count_of_cells_turned_away_at_both_sizes_is_told(tmp_path, monkeypatch, capsys):
@@ -55,6 +55,6 @@ def test_the_pretrained_bundle_says_the_same_at_original_size_and_rejects_few(sh
     originals, copies = shared_cells / "nih-original-size.zip", shared_cells / "nih-50px-160-patients.zip"
     pairs = crop_size.judge(model, str(originals), str(copies))
     assert len(pairs) == 159
-    assert sum(pair.same for pair in pairs) >= 0.98 * len(pairs)
-    for which in ("one", "other"):
-        assert sum(getattr(pair, which).status == "rejected" for pair in pairs) <= 0.02 * len(pairs)
+    assert pairs.same.mean() >= 0.98
+    for status in (pairs.status, pairs.status_other):
+        assert (status == "rejected").mean() <= 0.02
