@@ -588,7 +588,7 @@ RULES = (
         "ci/comparison.py",
         "tests/ci/test_comparison.py test_a_lower_limit_of_auc_under_the_floor_fails_a_first_revision_too",
         ("the limit of AUC is the lower end", "else difference.low", "else difference.high"),
-        ("chance is an AUC of one half", "(chance.difference) + 0.5)", "(chance.difference))"),
+        ("chance is an AUC of one half", "_low(chance.difference) + 0.5", "_low(chance.difference)"),
     ),
     *of(
         "ci/comparison.py",
