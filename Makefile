@@ -236,7 +236,10 @@ lock:  #+ resolve pyproject.toml into requirements.lock, its parts for images, a
 LOCKS := requirements.lock orchestration/airflow/requirements.lock
 
 advisories: env  #+ look up what is known against the packages of the lock files (needs network)
-	pip-audit --strict --disable-pip --require-hashes --progress-spinner off $(LOCKS:%=-r %)
+	@said=$$(mktemp); trap 'rm "$$said"' EXIT; \
+	pip-audit --strict --disable-pip --require-hashes --progress-spinner off $(LOCKS:%=-r %) 2>"$$said" \
+	    || { tail -n 1 "$$said"; echo "Nothing is called sound: raise what is listed, or, where nothing is, run" \
+	    "this where the network reaches the Python Package Index."; exit 1; }
 
 # Folds, ablations and benchmarks took hours, and are taken up again where they fit.
 clean:  #+ remove what the pipeline and the tools made; .venv, DVC's cache and the results of long runs stay
