@@ -40,6 +40,14 @@ def test_the_more_precise_row_wins_and_rows_that_name_nothing_are_told():
     )
 
 
+def test_an_exact_row_wins_over_one_that_differs_in_case():
+    came_as = {"Uninfected/1.png": "a.png", "Uninfected/2.png": "A.png", "Uninfected/3.png": "a.PNG"}
+    assert patients.match({"a.png": "Ada", "A.png": "Ben"}, came_as) == (
+        {"Uninfected/1.png": "Ada", "Uninfected/2.png": "Ben"},
+        [],
+    )
+
+
 def test_a_row_that_fits_by_halves_alone_and_not_to_one_patient_names_nothing():
     with pytest.raises(UserError, match=r"no row of patients\.csv names an image"):
         patients.told({"a.jpg": "Ada", "a.tif": "Ben"}, {"Uninfected/a.png": "a.png"}, "own")
@@ -56,7 +64,9 @@ def test_an_altered_copy_is_of_its_originals_patient():
 def test_cells_of_no_known_patient_stand_alone_but_for_their_copies():
     names = ["a.png", "a_rot90.png", "b_rot90.png", "c.png"]
     cells = pd.DataFrame({"path": names, "patient": ["", "", "", "Ada"], "status": tables.OK})
-    own = patients.with_own(cells).patient
+    found = patients.with_own(cells)
+    assert list(found.columns) == list(cells.columns)
+    own = found.patient
     assert own.nunique() == 3
     assert own[0] == own[1]
     assert list(patients.known(own)) == [False, False, False, True]
