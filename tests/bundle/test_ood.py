@@ -100,6 +100,8 @@ def test_ranges_hold_all_training_cells_but_the_outermost(train, others):
     # 0.02 % of 400 cells is less than one.
     assert (look < found.least).sum(axis=0).max() <= 1
     assert (look > found.most).sum(axis=0).max() <= 1
+    assert np.array_equal(found.least[:13], np.quantile(look, 0.0002, axis=0).astype(np.float32)[:13])
+    assert np.array_equal(found.most[:13], np.quantile(look, 0.9998, axis=0).astype(np.float32)[:13])
     # Of what the network does not see, ranges are wider: stain or light, and the balance of red and blue.
     names = list(ood.REASONS)
     for name, below, above in (("own_stain", 1.5, 0.6), ("own_green", 0, 0), ("own_red", 0.2, 0.2)):
@@ -236,6 +238,15 @@ def test_quantities_are_what_they_say():
     for name, order in (("roughness", 1), ("grain", 2)):
         steps = sum(np.abs(np.diff(grey, order, axis=axis)).sum() for axis in (0, 1))
         assert found[name] == pytest.approx(np.log(steps / (2 * 900) + 0.1), rel=1e-4)
+
+
+@pytest.mark.parametrize(("level", "black"), [(16, 1600), (17, 0)])
+def test_what_is_brighter_than_16_in_any_channel_is_cell(level, black):
+    cell = np.zeros((1, 50, 50, 3), np.uint8)
+    cell[..., 2] = level
+    cell[:, 10:40, 10:40] = 150
+    background = ood.quantities(prepared(cell))[0, list(ood.REASONS).index("background")]
+    assert background == pytest.approx(black / 2500)
 
 
 def test_the_colour_that_a_cell_had_is_looked_at_too(train, fitted):
