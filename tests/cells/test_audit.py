@@ -336,14 +336,34 @@ def test_the_summary_counts_cells_patients_and_sizes(raw):
 
 
 def test_the_share_of_the_ten_patients_with_most_parasitised_cells():
-    # Twelve patients with 12, 11, ... 1 parasitised cells, and one whose name tells nothing.
-    patient = [f"P{number}" for number in range(12) for _ in range(12 - number)] + [""] * 2
+    # Twelve patients with 12, 11, ... 1 parasitised cells, and twenty whose names tell nothing.
+    patient = [f"P{number}" for number in range(12) for _ in range(12 - number)] + [""] * 20
     cells = pd.DataFrame(
-        {"path": [f"{n}" for n in range(80)], "label": "Parasitized", "patient": patient, "status": tables.OK}
+        {"path": [f"{n}" for n in range(98)], "label": "Parasitized", "patient": patient, "status": tables.OK}
     ).assign(width=50, height=60, reason="")
     healthy = cells[:20].assign(label="Uninfected")
     found = audit.summarise(pd.concat([cells, healthy], ignore_index=True))
-    assert found.top_ten_share_of_parasitized == round(75 / 80, 4)
+    # 75 of 98.
+    assert found.top_ten_share_of_parasitized == 0.7653
+
+
+@pytest.mark.parametrize(("labels", "share"), [(["Parasitized"], 1.0), (["Uninfected"], 0.0)])
+def test_the_share_of_one_parasitised_cell_is_all_and_of_none_nothing(labels, share):
+    cells = pd.DataFrame({"path": ["a"], "label": labels, "patient": "P1", "status": tables.OK})
+    found = audit.summarise(cells.assign(width=50, height=60, reason=""))
+    assert found.top_ten_share_of_parasitized == share
+
+
+def test_sides_are_the_longer_ones_and_the_share_set_aside_has_four_places():
+    cells = pd.DataFrame({"path": list("abcdefg"), "label": "Uninfected", "patient": "P1"}).assign(
+        width=[50, 30, 40, 90, 90, 90, 90],
+        height=[60, 70, 20, 90, 90, 90, 90],
+        status=[tables.OK] * 3 + [tables.QUARANTINED] * 4,
+        reason=[""] * 3 + ["empty file"] * 4,
+    )
+    found = audit.summarise(cells)
+    assert found.side_px == {"smallest": 40, "median": 60.0, "largest": 70}
+    assert found.quarantined_share == 0.5714
 
 
 def test_provenance_is_read_as_written_and_is_empty_where_there_is_none(tmp_path):
