@@ -70,6 +70,27 @@ def test_a_probability_is_told_as_so_many_of_a_hundred_cells(p, words):
     assert words in said(p).sentences[0]
 
 
+@pytest.mark.parametrize(
+    ("p", "point", "words"),
+    [
+        (0.8, LATE, "P lies exactly on the threshold, 0.800, which itself counts as Parasitized."),
+        (0.9, LATE, "P is above the threshold, 0.800 (99 % specificity)."),
+        (0.4, HALF, "P is below the threshold, 0.500."),
+        # Equal in three places, and yet not.
+        (0.5001, HALF, "P is above the threshold, 0.500000."),
+        (0.4999, HALF, "P is below the threshold, 0.500000."),
+    ],
+)
+def test_a_verdict_says_on_which_side_of_the_threshold_p_lies(p, point, words):
+    assert said(p, point).sentences[1] == words
+
+
+@pytest.mark.parametrize(("synthetic", "kind"), [(True, "drawn, synthetic"), (False, "labelled")])
+def test_a_share_is_of_the_cells_that_the_model_was_calibrated_on(synthetic, kind):
+    told = verdict.of(Answer(0.37), HALF, synthetic).sentences[0]
+    assert told.startswith(f"Of 100 {kind} cells that the model rates like this one, about 37 should")
+
+
 def test_another_models_point_is_the_one_of_the_same_specificity():
     known = (HALF, Point("97 % specificity", 0.8, 0.97), Point("99 % specificity", 0.9, 0.99))
     assert verdict.matching(LATE, known).threshold == 0.9
