@@ -286,7 +286,7 @@ def _names_of(shared_cells: Path, kind: str) -> set[str]:
     ("text", "sentence"),
     [
         ("file\na\n", "needs given_label,file"),
-        (None, "there is no such file"),
+        (None, r"params\.yaml: evaluate\.doubtful_labels is .*, but there is no such file"),
         ("", "is no CSV table"),
         ("given_label,file\ninfected,a.png\n", "'infected' in given_label, but it must be Uninfected"),
     ],

@@ -98,11 +98,13 @@ def test_ten_healthy_cells_shift_by_half_of_their_median():
 
 
 def test_suspect_labels_are_counted_by_patient(cells):
-    cells["patient"] = np.where(np.arange(200) < 150, "P1", "P2")
+    cells["patient"] = np.where(np.arange(200) < 140, "P1", "P2")
     counts = label_audit.by_patient(label_audit.rank(cells))
     assert list(counts.columns) == ["patient", "label", "cells", "suspect", "share"]
     assert counts.cells.sum() == 200
     assert counts.groupby("patient").suspect.sum().to_dict() == {"P1": 6, "P2": 0}
+    # Three of 70.
+    assert counts.iloc[0].tolist() == ["P1", "Parasitized", 70, 3, 0.0429]
 
 
 def test_the_summary_counts_by_class_and_names_patients(cells):

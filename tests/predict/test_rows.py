@@ -71,7 +71,17 @@ def test_of_large_pictures_that_are_held_already_few_are_taken_at_once(model_bun
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("=1+1.png", "'=1+1.png"), ("'=1", "''=1"), ("-1", "'-1"), ("@a", "'@a"), ("a=1", "a=1"), ("'a", "'a")],
+    [
+        ("=1+1.png", "'=1+1.png"),
+        ("'=1", "''=1"),
+        ("-1", "'-1"),
+        ("+1", "'+1"),
+        ("\ta", "'\ta"),
+        ("\r=", "'\r="),
+        ("@a", "'@a"),
+        ("a=1", "a=1"),
+        ("'a", "'a"),
+    ],
 )
 def test_what_a_spreadsheet_takes_for_a_formula_gets_an_apostrophe(text, shown):
     assert rows.shown(text) == shown
