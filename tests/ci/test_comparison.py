@@ -1,5 +1,6 @@
 """What a branch changes against its base, and what the gate says of it."""
 
+import contextlib
 import json
 import shutil
 import struct
@@ -10,13 +11,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from ci import comparison, rendering, revisions, verdict
+from ci import again, comparison, judge, outputs, rendering, revisions, verdict
 from ci.again import Output, Rerun
 from ci.comparison import Stage
 from ci.github import summary
+from malaria import files, paths, tables
 from malaria.bundle import fingerprints
 from malaria.params import load_params
 from tests.support import revision_folders as made
+from tests.support.project import commit, git
 
 ROOT = Path(__file__).parents[2]
 PARAMS = load_params(ROOT / "params.yaml")
@@ -84,8 +87,9 @@ def test_a_better_model_passes(compare, bundle):
 
 
 def test_the_same_model_passes(compare):
-    judged = verdict.judge(compare(), None)
-    assert judged.headline == "The gate passes."
+    found = compare()
+    assert verdict.judge(found, None).headline == "The gate passes."
+    assert found.flipped == 0
 
 
 def test_a_loss_within_the_margins_of_params_yaml_passes(compare, bundle):
@@ -129,6 +133,28 @@ def test_a_bundle_is_judged_beside_the_one_that_its_code_makes_here(compare, bun
 
 def test_a_bundle_is_not_above_itself(compare, model_bundle):
     assert compare(here=model_bundle).above_here == 0
+
+
+@pytest.fixture
+def constant(tmp_path, model_bundle):
+    """A bundle that says the same of every cell: these log-odds."""
+
+    def _constant(log_odds):
+        blind = made.with_weights(model_bundle, tmp_path / f"blind {log_odds}", (0, 0, 0))
+        bias = [struct.pack("<f", value) for value in (-4.0, log_odds)]
+        return made.edited(blind, tmp_path / f"at {log_odds}", network=lambda content: content.replace(*bias))
+
+    return _constant
+
+
+@pytest.mark.parametrize(("half", "less"), [("base", "branch"), ("branch", "base")])
+def test_one_half_is_called_parasitised_and_47_5_percent_is_not(compare, constant, half, less):
+    found = compare(**{half: {"bundle": constant(0.0)}, less: {"bundle": constant(-0.1)}})
+    (at_half,) = [one for one in found.figures if (one.name, one.at) == ("sensitivity", 0.5)]
+    assert (getattr(at_half, half), getattr(at_half, less)) == (1, 0)
+    assert found.flipped == 120
+    # By chance alone, in every draw of patients.
+    assert found.auc_low == 0.5
 
 
 def test_a_lower_limit_of_auc_under_the_floor_fails_a_first_revision_too(compare, bundle):
@@ -227,18 +253,32 @@ def test_test_cells_trained_on_under_another_patient_s_name_fail(compare):
     assert "20 test cells are trained on under another patient's name" in said(judged, "by patient")
 
 
-@pytest.mark.parametrize("turned", [lambda cell: cell, lambda cell: cell[:, ::-1], np.rot90])
-def test_test_cells_trained_on_as_copies_in_other_files_fail(compare, turned):
+def copies_of_test_cells(number: int) -> pd.DataFrame:
+    """The cells of P0 once more: other bytes, and so another hash, of the same pictures, to train on."""
     found = made.cells()
-    copies = found[found.patient == "P0"].assign(
-        patient="NEW", split="train", path=lambda rows: rows.path.str.replace("cell_", "copy_")
+    return found[found.patient == "P0"].assign(
+        patient="NEW",
+        split="train",
+        path=lambda rows: rows.path.str.replace("cell_", f"copy_{number}_"),
+        sha256=lambda rows: [f"{number << 200 | int(hash_, 16):064x}" for hash_ in rows.sha256],
     )
-    # Other bytes, and so another hash, of the same picture.
-    copies = copies.assign(sha256=[f"{1 << 200 | int(hash_, 16):064x}" for hash_ in copies.sha256])
-    both = pd.concat([made.cells(), copies], ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    "turned", [lambda cell: cell, lambda cell: cell[:, ::-1], np.rot90, lambda cell: np.rot90(cell, 3)]
+)
+def test_test_cells_trained_on_as_copies_in_other_files_fail(compare, turned):
+    both = pd.concat([made.cells(), copies_of_test_cells(1)], ignore_index=True)
     judged = verdict.judge(compare(branch={"found": both, "turned": ("copy_", turned)}), None)
     assert outcomes(judged) == ["by patient"]
     assert "10 test cells are trained on as copies" in said(judged, "by patient")
+
+
+def test_a_copy_more_of_what_the_base_has_learned_is_no_fault(compare):
+    before = pd.concat([made.cells(), copies_of_test_cells(1)], ignore_index=True)
+    now = pd.concat([before, copies_of_test_cells(2)], ignore_index=True)
+    found = compare(base={"found": before}, branch={"found": now})
+    assert (found.judged.cells, found.judged.copies) == (120, 0)
 
 
 def test_a_test_cell_s_own_file_trained_on_beside_it_fails(compare):
@@ -367,7 +407,10 @@ def test_the_base_s_inputs_with_other_outputs_fail(compare):
 
 def test_figures_without_an_interval_are_not_comparable(compare, bundle):
     one = made.cells().assign(patient="P1", split="test")
-    judged = verdict.judge(compare(base={"found": one}, branch={"found": one, "bundle": bundle(BADLY)}), None)
+    found = compare(base={"found": one}, branch={"found": one, "bundle": bundle(BADLY)})
+    # Without an interval the value stands for its lower end.
+    assert found.auc_low == found.figure("auc").branch
+    judged = verdict.judge(found, None)
     assert outcomes(judged) == ["comparable"]
     assert "auc has no interval over 1 patients" in said(judged, "comparable")
 
@@ -479,3 +522,144 @@ def test_it_is_said_how_many_test_patients_are_new_and_gone(compare):
     found = compare(branch={"found": pd.concat([stay, newer], ignore_index=True)})
     assert (found.judged.cells, found.judged.came, found.judged.gone) == (120, 6, 2)
     assert "of the test patients 6 are new and 2 gone" in said(verdict.judge(found, None), "comparable")
+
+
+@pytest.fixture
+def judging(tmp_path, monkeypatch, model_bundle):
+    """Judge a branch of a base that git has, as `change` leaves the branch's folder and `later` the base's;
+    both come from what `start` leaves.
+
+    Gives the exit status, what was to run again (stages, blindly), the comparison and what checks say.
+    """
+
+    def _judging(*arguments, start=None, change=None, later=None, first=False):
+        found = made.cells(48, 12)
+        limits = {"min_cells": 24, "min_auc": 0.5, "max_ece": 0.5, "rerun": ["pack", "evaluate"]}
+        changed = {f"gate.{name}": limit for name, limit in limits.items()} | {"evaluate.resamples": 100}
+        base = made.write(tmp_path / "of", found, model_bundle, "base", changed=changed).folder
+        hashes = [files.sha256(base / paths.RAW / path) for path in found.path]
+        tables.write(found.assign(sha256=hashes), base / paths.CELLS, tables.CELLS)
+        stages = {name: {"outs": [{"md5": "a"}]} for name in ("split", "pack", "train", "evaluate", "export")}
+        (base / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+        (base / "dvc.yaml").write_text("stages: {}\n")
+        git("init", "-q", ".", cwd=base)
+        if start:
+            start(base)
+        commit(base, "base")
+        branch = tmp_path / "by"
+        git("clone", "-q", str(base), str(branch), cwd=tmp_path)
+        for folder, edit in ((branch, change), (base, later)):
+            if edit:
+                edit(folder)
+                commit(folder, "edited")
+        git("fetch", "-q", cwd=branch)
+
+        asked = []
+
+        @contextlib.contextmanager
+        def run(_branch, stages, _cells, blind):
+            asked.extend([stages, blind])
+            yield Rerun(stages=stages), None
+
+        seen = []
+        monkeypatch.setattr(again, "run", run)
+        monkeypatch.setattr(revisions, "work_tree", lambda folder: revisions.Revision("by", "", folder))
+        monkeypatch.setattr(rendering, "write", lambda comparison, *_: seen.append(comparison))
+        monkeypatch.chdir(base)
+        given = [] if first else ["--base", str(base), "--name", "main"]
+        monkeypatch.setattr("sys.argv", ["judge", str(branch), *given, *arguments])
+        status = judge.main()
+        told = json.loads((branch / outputs.VERDICT).read_text())
+        return status, tuple(asked), seen[0], {check["name"]: check["said"] for check in told["checks"]}
+
+    return _judging
+
+
+def relocked(*stages):
+    """Other outputs of some stages, from other inputs."""
+
+    def _relocked(folder):
+        lock = yaml.safe_load((folder / "dvc.lock").read_text())
+        for stage in stages:
+            lock["stages"][stage] |= {"cmd": "another", "outs": [{"md5": "b"}]}
+        (folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+
+    return _relocked
+
+
+@pytest.mark.parametrize(
+    ("stages", "arguments", "first", "runs", "blind"),
+    [
+        (["split"], [], False, ("pack", "evaluate"), False),
+        (["evaluate"], [], False, ("pack", "evaluate"), True),
+        (["export"], [], False, ("pack", "evaluate"), True),
+        (["train"], [], False, ("pack", "train", "evaluate"), True),
+        (["train"], ["--report"], False, (), False),
+        (["split"], [], True, ("pack", "train", "evaluate"), True),
+    ],
+)
+def test_a_training_runs_again_where_it_differs_and_blindly_where_the_bundle_could(
+    judging, stages, arguments, first, runs, blind
+):
+    _, asked, _, _ = judging(*arguments, change=relocked(*stages), first=first)
+    assert asked == (runs, blind)
+
+
+@pytest.mark.parametrize(("arguments", "ends"), [([], 1), (["--report"], 0)])
+def test_cells_of_other_bytes_than_their_hash_or_of_none_are_forged(judging, arguments, ends):
+    def forged(folder):
+        one, other, *_ = sorted((folder / paths.RAW).glob("*/*.png"))
+        one.write_bytes(other.read_bytes())
+        other.unlink()
+
+    status, _, _, said = judging(*arguments, change=forged)
+    assert status == ends
+    assert "2 cells have other bytes than their hash" in said["by patient"]
+
+
+GATE, FIGURES = ("min_cells: 24", "min_cells: 23"), ("resamples: 100", "resamples: 200")
+
+
+@pytest.mark.parametrize(
+    ("by_branch", "by_base", "section"), [(GATE, FIGURES, "gate"), (FIGURES, GATE, "evaluate")]
+)
+def test_what_a_branch_changes_of_the_judging_is_listed_and_not_what_its_base_changed_since(
+    judging, by_branch, by_base, section
+):
+    def edited(folder, old, new):
+        text = (folder / "params.yaml").read_text()
+        assert old in text
+        (folder / "params.yaml").write_text(text.replace(old, new))
+
+    def loosened(folder):
+        edited(folder, *by_branch)
+        (folder / "ci").mkdir()
+        (folder / "ci/verdict.py").touch()
+
+    def two_commits(folder):
+        edited(folder, *by_base)
+        commit(folder, "limits")
+        (folder / "note.txt").touch()
+
+    status, _, found, _ = judging(change=loosened, later=two_commits)
+    assert (status, found.rules, found.behind) == (0, ("ci", f"params.yaml: {section}"), 2)
+
+
+def test_a_section_that_was_not_there_yet_loosens_nothing(judging):
+    whole = []
+
+    def without(folder):
+        whole.append((folder / "params.yaml").read_text())
+        content = yaml.safe_load(whole[0])
+        del content["gate"]
+        (folder / "params.yaml").write_text(yaml.safe_dump(content))
+
+    def restored(folder):
+        (folder / "params.yaml").write_text(whole[0])
+
+    def restored_apart(folder):
+        restored(folder)
+        (folder / "data/note.txt").touch()
+
+    _, _, found, _ = judging(start=without, change=restored_apart, later=restored)
+    assert (found.rules, found.behind) == ((), 1)
