@@ -282,6 +282,15 @@ def _names_of(shared_cells: Path, kind: str) -> set[str]:
     return set(text.split("'")[1::2])
 
 
+def test_a_list_of_doubtful_labels_has_pairs_and_says_nothing_of_no_cells(tmp_path):
+    file = tmp_path / "doubtful.csv"
+    file.write_text("given_label,file\nUninfected,a.png\nParasitized,b/c.png\n")
+    listed = doubtful_labels.read(file, "evaluate.doubtful_labels")
+    assert listed == {("Uninfected", "a.png"), ("Parasitized", "b/c.png")}
+    of_none = doubtful_labels.among(pd.DataFrame({"path": [], "label": []}), listed)
+    assert (of_none.dtype, len(of_none)) == (bool, 0)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
