@@ -57,12 +57,14 @@ def test_another_light_is_drift_of_brightness_and_no_gain_of_cells(data):
 def test_a_distance_at_the_limit_has_not_drifted():
     none = pd.DataFrame(0, index=["Parasitized", "Uninfected"], columns=["gained", "lost"])
     looks = pd.DataFrame(
-        {"before": 1.0, "now": [1.0, 2.0], "distance": [0.1, 0.1001]}, index=["size", "light"]
+        {"before": 1.0, "now": [1.0, 2.125, 1.0], "distance": [0.1, 0.1006, 0.05]},
+        index=["size", "light", "red"],
     )
     found = drift.Drift((10, 10), (0.5, 0.5), none, looks)
     text = drift.markdown(found, "HEAD", 0.1)
     assert "Drifted: light." in text
     assert text.count("**drifted**") == 1
+    assert re.search(r"\| light +\| +1\.00 +\| +2\.12 +\| +0\.101 +\| \*\*drifted\*\* +\|", text)
 
 
 def test_larger_crops_are_drift_of_size(data):
