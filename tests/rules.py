@@ -213,8 +213,9 @@ RULES = (
     *of(
         "malaria/evaluate/label_audit.py",
         "tests/evaluate/test_label_audit.py "
-        "test_the_list_for_a_second_round_is_the_top_of_the_published_ranking",
+        "test_as_many_labels_are_listed_as_lie_on_the_other_side_of_one_half",
         ("how many labels are contradicted", "(ranked.p_parasitized >= 0.5)", "(ranked.p_parasitized > 0.5)"),
+        ("a contradiction is the other side", "!= (ranked.label ==", "== (ranked.label =="),
     ),
     *of(
         "experiments/label_audit.py",

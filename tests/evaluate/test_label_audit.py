@@ -179,6 +179,18 @@ def test_the_list_that_the_published_ranking_contradicts_may_be_learned_without(
         check_unseen("crossval", [0])
 
 
+def test_as_many_labels_are_listed_as_lie_on_the_other_side_of_one_half():
+    parasitized, uninfected = {"a": 0.1, "c": 0.5, "f": 0.3, "h": 0.9, "i": 0.54}, {"b": 0.4, "e": 0.46}
+    uninfected |= {"g": 0.9, "j": 0.1}
+    p = pd.Series(parasitized | uninfected).sort_index()
+    labels = np.where(p.index.isin(list(parasitized)), "Parasitized", "Uninfected")
+    ranked = pd.DataFrame({"path": p.index, "label": labels, "p_parasitized": p.to_numpy()})
+    # Three are contradicted, a, f and g: the three at the top are listed.
+    assert label_audit.contradicted(ranked).to_numpy().tolist() == [
+        ["Parasitized", "a"], ["Uninfected", "b"], ["Parasitized", "c"]
+    ]  # fmt: skip
+
+
 def test_the_list_for_a_second_round_is_the_top_of_the_published_ranking(tmp_path, monkeypatch):
     start(tmp_path, monkeypatch, "")
     monkeypatch.setattr(sys, "argv", ["label_audit", "--contradicted", "list.csv"])
