@@ -200,7 +200,8 @@ RULES = (
         "malaria/evaluate/label_audit.py",
         "tests/evaluate/test_label_audit.py test_a_mark_is_what_85_of_100_cells_of_a_class_stay_under "
         "test_ten_healthy_cells_shift_by_half_of_their_median "
-        "test_wrong_labels_come_first_and_are_called_suspect",
+        "test_wrong_labels_come_first_and_are_called_suspect "
+        "test_a_patient_without_a_healthy_cell_shifts_by_nothing",
         ("a class's mark", "_MARK, _HALF = 0.85, 10", "_MARK, _HALF = 0.5, 10"),
         ("a patient's own median", "_MARK, _HALF = 0.85, 10", "_MARK, _HALF = 0.85, 20"),
         (
@@ -209,6 +210,7 @@ RULES = (
             "np.where(y == 1, logits, -logits)",
         ),
         ("stain is seen on healthy cells", "[y == 0]\n", "[y == 1]\n"),
+        ("without any there is no stain", "fillna(0.0)", "fillna(1.0)"),
     ),
     *of(
         "malaria/evaluate/label_audit.py",

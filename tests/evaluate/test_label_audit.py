@@ -97,6 +97,12 @@ def test_ten_healthy_cells_shift_by_half_of_their_median():
     assert found[100] - found[101] == pytest.approx(1, abs=1e-6)
 
 
+def test_a_patient_without_a_healthy_cell_shifts_by_nothing():
+    known = [("other", "Uninfected", -4.0)] * 10 + [("other", "Parasitized", 4.0)]
+    found = ranked_of([*known, ("no healthy cell", "Parasitized", 4.0)])
+    assert found[10] == pytest.approx(found[11], abs=1e-9)
+
+
 def test_suspect_labels_are_counted_by_patient(cells):
     cells["patient"] = np.where(np.arange(200) < 140, "P1", "P2")
     counts = label_audit.by_patient(label_audit.rank(cells))
