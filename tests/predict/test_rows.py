@@ -55,18 +55,20 @@ def test_the_look_of_judged_cells_alone_is_added_up(gated_bundle, pngs):
     assert looks.total == pytest.approx(judged.look[:, :13].sum(axis=0), rel=1e-5)
 
 
-def test_of_large_pictures_that_are_held_already_few_are_taken_at_once(model_bundle, pngs):
+@pytest.mark.parametrize(("mib", "at_once"), [(64, 4), (100, 3)])
+def test_of_large_pictures_that_are_held_already_few_are_taken_at_once(model_bundle, pngs, mib, at_once):
     taken = []
 
     def large():
-        for number in range(300):
+        for number in range(100):
             taken.append(number)
-            yield predict.Item(f"{number}.png", lambda: pngs[0], held=64 * 2**20)
+            yield predict.Item(f"{number}.png", lambda: pngs[0], held=mib * 2**20)
 
     found = predict.predict(bundle.load(model_bundle, threads=1), large())
     assert next(found).path == "0.png"
-    assert len(taken) < 20
-    assert [row.path for row in found] == [f"{number}.png" for number in range(1, 300)]
+    # A chunk of 256 MiB or a little more, and the next one.
+    assert len(taken) == 2 * at_once
+    assert [row.path for row in found] == [f"{number}.png" for number in range(1, 100)]
 
 
 @pytest.mark.parametrize(
