@@ -320,6 +320,7 @@ def test_the_share_set_aside_may_reach_the_limit(raw):
     put(raw, "Uninfected/odd.png", b"")
     cells = audit.audit(raw, SETTINGS)
     audit.check(cells, SETTINGS.model_copy(update={"max_quarantined": 1 / 15}))
+    audit.check(cells, SETTINGS)
 
 
 # Numbers
