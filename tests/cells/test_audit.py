@@ -355,6 +355,14 @@ def test_the_share_of_one_parasitised_cell_is_all_and_of_none_nothing(labels, sh
     assert found.top_ten_share_of_parasitized == share
 
 
+@pytest.mark.parametrize(("count", "share"), [(1, 1.0), (0, 0.0)])
+def test_one_image_that_is_set_aside_is_all_and_of_none_there_is_nothing(count, share):
+    cells = pd.DataFrame({"path": ["a"], "label": "Uninfected", "patient": "", "status": tables.QUARANTINED})
+    found = audit.summarise(cells.assign(width=0, height=0, reason="empty file")[:count])
+    assert (found.quarantined, found.quarantined_share, found.side_px) == (count, share, {})
+    assert found.slides == {}
+
+
 def test_sides_are_the_longer_ones_and_the_share_set_aside_has_four_places():
     cells = pd.DataFrame({"path": list("abcdefg"), "label": "Uninfected", "patient": "P1"}).assign(
         width=[50, 30, 40, 90, 90, 90, 90],
