@@ -757,7 +757,8 @@ RULES = (
     *of(
         "malaria/predict/labelled.py",
         "tests/bundle/test_bundle.py test_evaluate_counts_what_is_turned_away_and_says_so "
-        "test_evaluate_tells_the_network_before_calibration_from_the_network_after",
+        "test_evaluate_tells_the_network_before_calibration_from_the_network_after "
+        "test_evaluate_s_brier_score_is_that_of_the_rows_that_it_writes",
         (
             "calibration is turned round",
             "calibration.apply(p, 1 / temperature)",

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from scipy.special import expit, logit
@@ -227,6 +228,13 @@ def test_evaluate_tells_the_network_before_calibration_from_the_network_after(ga
         before = milder[f"{figure}_uncalibrated"]["value"]
         assert before == pytest.approx(as_it_says[figure]["value"], abs=1e-6)
         assert before != pytest.approx(milder[figure]["value"], abs=1e-3)
+
+
+def test_evaluate_s_brier_score_is_that_of_the_rows_that_it_writes(gated, labelled_folder, tmp_path):
+    scores = labelled.evaluate(gated, labelled_folder, out=str(tmp_path / "rows.csv"))
+    rows = pd.read_csv(tmp_path / "rows.csv").query("status == 'ok'")
+    expected = np.mean((rows.p_parasitized - (rows.label == "Parasitized")) ** 2)
+    assert scores["brier"]["value"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_evaluate_says_so_where_all_are_turned_away(gated, labelled_folder):

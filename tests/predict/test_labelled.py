@@ -42,6 +42,15 @@ def test_cells_that_the_model_learned_from_are_counted_and_left_out_beside(own, 
     assert "4 of 12 cells are among those that the model learned from" in text
 
 
+def test_a_cell_with_a_note_is_judged_all_the_same(own, model_bundle):
+    file = sorted(own.glob("*/*.png"))[0]
+    with Image.open(file) as page:
+        page.save(file.with_suffix(".tif"), save_all=True, append_images=[page.copy()])
+    file.unlink()
+    scores = labelled.evaluate(bundle.load(model_bundle), own)
+    assert (scores["cells"], scores["rejected"]["cells"]) == (12, 0)
+
+
 def test_where_all_cells_are_known_no_figures_are_left(own, model_bundle):
     for file in own.glob("*/*.png"):
         if int(file.stem) > 3:
