@@ -68,8 +68,10 @@ def told(
             f"{origin}: no row of {paths.PATIENTS} names an image ({unused[0]} is one, "
             f"{next(iter(came_as.values()))} an image): correct its column file, or remove it."
         )
-    phrase = f"{len(unused):,} rows of {paths.PATIENTS} that name no image (such as {''.join(unused[:1])})"
-    return {path: given[row] for path, row in found.items()}, (phrase,) if unused else ()
+    told_of = {path: given[row] for path, row in found.items()}
+    if not unused:
+        return told_of, ()
+    return told_of, (f"{len(unused):,} rows of {paths.PATIENTS} that name no image (such as {unused[0]})",)
 
 
 def with_own(cells: pd.DataFrame) -> pd.DataFrame:

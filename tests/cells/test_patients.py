@@ -42,9 +42,9 @@ def test_the_more_precise_row_wins_and_rows_that_name_nothing_are_told():
 
 def test_an_exact_row_wins_over_one_that_differs_in_case():
     came_as = {"Uninfected/1.png": "a.png", "Uninfected/2.png": "A.png", "Uninfected/3.png": "a.PNG"}
-    assert patients.match({"a.png": "Ada", "A.png": "Ben"}, came_as) == (
+    assert patients.told({"a.png": "Ada", "A.png": "Ben"}, came_as, "own") == (
         {"Uninfected/1.png": "Ada", "Uninfected/2.png": "Ben"},
-        [],
+        (),
     )
 
 
