@@ -4,8 +4,8 @@ Starts the app, takes files that it accepts (each format and kind of image, and 
 at random (bytes anywhere, TIFF tags, PNG chunks, JPEG segments), and sends each by one of the ways that a
 visitor has. Fails where an answer is a server's fault (5xx), an answer fails to come, the log
 has a traceback, memory grows, the process ends, or a sound cell gets another answer than before. Every
-upload follows from the seed and its own number: UPLOADS, SEED and FIRST of the environment say how many,
-which, and from which number on, to see one fault again.
+upload follows from the seed and its own number: UPLOADS, UPLOADS_SEED and UPLOADS_FIRST of the environment
+say how many, which, and from which number on, to see one fault again.
 """
 
 import io
@@ -29,9 +29,10 @@ from tests.support import app_server
 pytestmark = pytest.mark.long
 
 UPLOADS, SEED, FIRST = (
-    int(os.environ.get(name, usual)) for name, usual in (("UPLOADS", 100), ("SEED", 2), ("FIRST", 0))
+    int(os.environ.get(name, usual))
+    for name, usual in (("UPLOADS", 100), ("UPLOADS_SEED", 2), ("UPLOADS_FIRST", 0))
 )
-MODEL = os.environ.get("MODEL", "models/pretrained")
+MODEL = os.environ.get("UPLOADS_MODEL", "models/pretrained")
 
 # Fewer than its queue takes, so that no request is refused for want of room.
 AT_ONCE = 4

@@ -2,7 +2,7 @@
 
 A local server gives a set of the NIH/NLM set's counts, slowly. Each time the stage is started, killed
 (SIGKILL) at a random moment, and run again to its end; then every file it left is compared with those
-of a run that nobody disturbed. KILLS and SEED of the environment say how often, and at which moments.
+of a run that nobody disturbed. KILLS and KILLS_SEED of the environment say how often, and at which moments.
 """
 
 import json
@@ -26,7 +26,7 @@ from tests.support.servers import Server, serving
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS, SEED = int(os.environ.get("KILLS", "3")), int(os.environ.get("SEED", "1"))
+KILLS, SEED = int(os.environ.get("KILLS", "3")), int(os.environ.get("KILLS_SEED", "1"))
 
 
 def test_after_a_kill_the_next_run_ends_with_the_right_bytes(tmp_path):

@@ -4,8 +4,8 @@ One run is left undisturbed. The others, each in a fresh clone with an empty DVC
 and again: the whole process group, or DVC alone, or the stage alone; in each stage, in the middle of
 training, while a result is written, while DVC itself works. At each run's end the hashes in dvc.lock must
 be those of the undisturbed one; the first thing that is wrong ends it all. `make kill-pipeline` kills a
-hundred times at random: KILLS, A_RUN and SEED of the environment say how often, how often in each run, and
-of which stages, moments and victims.
+hundred times at random: KILLS, KILLS_A_RUN and KILLS_SEED of the environment say how often, how often in
+each run, and of which stages, moments and victims.
 """
 
 import os
@@ -22,7 +22,7 @@ from tests.support import project
 pytestmark = pytest.mark.long
 
 KILLS, A_RUN, SEED = (
-    int(os.environ.get(name, usual)) for name, usual in (("KILLS", 0), ("A_RUN", 10), ("SEED", 1))
+    int(os.environ.get(name, usual)) for name, usual in (("KILLS", 0), ("KILLS_A_RUN", 10), ("KILLS_SEED", 1))
 )
 # Enough cells for worker processes.
 CELLS = {"data.sample.cells": 420} if KILLS else {}
