@@ -10,6 +10,7 @@ cells, and asks that network about the set: how the recipe does in a laboratory 
 
 import argparse
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ def _without_each(arguments: argparse.Namespace, settings: params.Params, sets: 
         left_out = ",".join(f"'{one}'" for one in [*settings.laboratories.leave_out, name])
         changed = [*sets, f"laboratories.leave_out=[{left_out}]"]
         revision = experiment.run(f"{arguments.name}-without-{name}", changed)
-        scores[name] = external.judge(experiment.bundle_of(revision), path, settings)
+        with tempfile.TemporaryDirectory() as folder:
+            scores[name] = external.judge(experiment.bundle_of(revision, Path(folder)), path, settings)
         print(external.as_text({name: scores[name]}), flush=True)
     files.write_json(CROSSVAL / f"{arguments.name}-laboratories.json", scores)
 

@@ -82,8 +82,11 @@ def _groups(table: pd.DataFrame, name: str | None, model: Path | None) -> list[t
             f"{strange:,} of {len(table):,} cells are not among those of {name}: give cells that its folds "
             "have judged, or ask one bundle, without --name."
         )
-    numbers = sorted(set(of))
-    return [(experiment.bundle_of(f"{name}-{number}"), np.flatnonzero(of == number)) for number in numbers]
+    with tempfile.TemporaryDirectory() as folder:
+        return [
+            (experiment.bundle_of(f"{name}-{number}", Path(folder)), np.flatnonzero(of == number))
+            for number in sorted(set(of))
+        ]
 
 
 def _margin(share: float, cell: Image.Image) -> Image.Image:

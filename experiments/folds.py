@@ -6,7 +6,6 @@ workspace; the cache is shared, and with it DVC's run cache.
 """
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -67,12 +66,12 @@ def get(name: str, path: Path, target: Path) -> None:
         there.get(path.as_posix(), str(target), recursive=there.isdir(path.as_posix()))
 
 
-def bundle_of(name: str) -> bundle.Bundle:
-    """The bundle that experiment `name` exported; UserError where it is not to be had."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary, "bundle")
-        get(name, BUNDLE, folder)
-        return bundle.load(folder)
+def bundle_of(name: str, folder: Path) -> bundle.Bundle:
+    """The bundle that experiment `name` exported, brought below `folder`, where it has to stay: some of its
+    parts are read when they are asked for. UserError where it is not to be had.
+    """
+    get(name, BUNDLE, folder / name)
+    return bundle.load(folder / name)
 
 
 def predictions(name: str) -> pd.DataFrame:

@@ -235,7 +235,8 @@ def _judged(fold: _Fold, limits: ood.Floats) -> pd.DataFrame:
 
 def _of_fold(revision: str, cells: packed.Packed) -> _Fold:
     tested, asked = experiment.side(revision, tables.TEST, cells)
-    fold = experiment.bundle_of(revision)
+    with tempfile.TemporaryDirectory() as folder:
+        fold = experiment.bundle_of(revision, Path(folder))
     if fold.fitted_ood is None:
         raise UserError(
             f"The bundle of {revision} has no out-of-distribution check: run `make crossval` again."

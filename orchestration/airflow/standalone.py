@@ -110,8 +110,9 @@ def main() -> None:
         raise KeyboardInterrupt
 
     standalone_command.SubCommand = Component
-    # It ends its components on Ctrl-C alone.
+    # It ends its components on Ctrl-C alone, which a shell's background job ignores.
     signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
     print(
         f"Open http://127.0.0.1:{arguments.port}/ in a browser as admin, password in {home}/{PASSWORD}",
         flush=True,
