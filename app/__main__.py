@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 from malaria import __version__
@@ -18,32 +19,55 @@ NOTE = "Research use only: nothing here is a diagnosis."
 def parser(add_help: bool = True) -> argparse.ArgumentParser:
     """The command line; without `--help` as a part of another."""
     known = argparse.ArgumentParser(
-        prog=f"python -m {__package__}",
-        description=__doc__,
-        epilog=f"{NOTE} docs/app.md says more.",
-        add_help=add_help,
+        prog=f"python -m {__package__}", description=__doc__, epilog=NOTE, add_help=add_help
     )
     known.add_argument("--version", action="version", version=__version__)
-    add, served = known.add_argument, known.add_mutually_exclusive_group().add_argument
-    default = "a bundle folder (default: models/pretrained, or where that is missing what dvc repro made)"
-    served("--model", type=Path, metavar="BUNDLE", help=default)
-    served(
-        "--rev", help="the bundle of a git revision, or version of the artifact; REV:FOLDER that in a folder"
+    served = known.add_mutually_exclusive_group()
+    served.add_argument(
+        "--model",
+        type=Path,
+        metavar="BUNDLE",
+        help="a bundle folder (default: models/pretrained, or where that is missing what `dvc repro` made)",
     )
-    add("--compare", metavar="REV", help="show the bundle of another revision beside it, on every upload")
-    add("--repo", default=".", metavar="PATH_OR_URL", help="git repository of REV (default: this folder)")
-    add("--cells", type=Path, metavar="FOLDER", help="with labelled cells by category, to test the model on")
-    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
-    add("--port", type=int, default=7860, help="port (default: %(default)s; 0 takes a free one)")
-    for name, number, unit, what in (
+    served.add_argument(
+        "--rev",
+        metavar="REV",
+        help="the bundle of a git tag, branch or commit, or of a version of the artifact "
+        "(malaria-cells@v1.2.0, or v1.2.0 where git has no tag of that name): the artifact malaria-cells of "
+        "its dvc.yaml, or models/pretrained where DVC has no files of that; REV:FOLDER takes the one in that "
+        "folder; needs DVC",
+    )
+    known.add_argument(
+        "--compare", metavar="REV", help="show the bundle of another revision beside it, on every upload"
+    )
+    known.add_argument(
+        "--repo",
+        default=".",
+        metavar="PATH_OR_URL",
+        help="the git repository of --rev and --compare (default: the current folder)",
+    )
+    known.add_argument(
+        "--cells",
+        type=Path,
+        metavar="FOLDER",
+        help="labelled cells to test the model on (sub-folders Parasitized and Uninfected)",
+    )
+    known.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)"
+    )
+    known.add_argument(
+        "--port", type=int, default=7860, help="port (default: %(default)s; 0 takes a free one)"
+    )
+    for name, default, unit, what in (
         ("--concurrency", 4, "N", "requests judged side by side"),
         ("--queue", 100, "N", "requests that may wait; more are refused"),
         ("--batch", 32, "N", "cells judged in one go, at most, before the next who wait have their turn"),
         ("--keep", 3600, "SECONDS", "how long uploads are kept"),
         ("--room", 1024, "MB", "of all uploads that are kept: the oldest go first"),
     ):
-        add(name, type=how_many, default=number, metavar=unit, help=f"{what} (default: %(default)s)")
-    add(
+        told = f"{what} (default: %(default)s)"
+        known.add_argument(name, type=how_many, default=default, metavar=unit, help=told)
+    known.add_argument(
         "--auth",
         type=shaped("|[^:]*:.*", "USER:PASSWORD"),
         default=os.environ.get("MALARIA_AUTH", ""),
@@ -51,13 +75,29 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
         help="what every request must bring (default: MALARIA_AUTH of the environment, which other users of "
         "this machine do not see; without it nothing is asked)",
     )
-    for name, unit, pattern, what in (
-        ("--allow-host", "NAME", r"[\w.-]+", "a name of this server, such as cells.example.org"),
-        ("--allow-frame", "ORIGIN", r"(https?://)?[\w.:*-]+", "a site to frame this, such as https://a.org"),
-    ):
-        add(name, type=shaped(pattern, what), action="append", default=[], metavar=unit, help=what)
-    path = "a path at which a proxy in front shows the page, such as /cells"
-    add("--root-path", type=shaped(r"(/|https?://)[\w./:~-]*", path), metavar="PATH", help=path)
+    known.add_argument(
+        "--allow-host",
+        type=shaped(r"[\w.-]+", "a name such as cells.example.org"),
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name like cells.example.org that this server goes by; addresses and names without a dot it "
+        "always takes",
+    )
+    known.add_argument(
+        "--allow-frame",
+        type=shaped(r"(https?://)?[\w.:*-]+", "a site such as https://example.org"),
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="a site like https://example.org whose pages may show this one in a frame (default: none)",
+    )
+    known.add_argument(
+        "--root-path",
+        type=shaped(r"(/|https?://)[\w./:~-]*", "a path such as /cells"),
+        metavar="PATH",
+        help="where a proxy in front shows the page, such as /cells",
+    )
     return known
 
 
@@ -107,7 +147,7 @@ def serve(arguments: argparse.Namespace) -> int:
             return told_apart(first, compared) if compared else [first]
 
         source = cells.find(arguments.cells)
-        known = firewall.Limits.__dataclass_fields__
+        known = {field.name for field in fields(firewall.Limits)}
         limits = firewall.Limits(**{name: one for name, one in vars(arguments).items() if name in known})
         listening = held.enter_context(serving.listen(arguments.host, arguments.port))
         served = current.Current(opened, lambda models: serving.make(models, source, folder, limits), watched)

@@ -123,7 +123,7 @@ def serve(asgi: Router, listening: socket.socket, limits: firewall.Limits) -> No
     host, port = listening.getsockname()[:2]
     event("ready", host=host, port=port)
     if not ipaddress.ip_address(host).is_loopback:
-        who = "who knows name and password" if limits.auth else "on the network: see --auth"
+        who = "who knows name and password" if limits.auth else "on the network: --auth asks for a password"
         print(f"note: this page is open to anyone {who}.", file=sys.stderr)
     print(f"Open {address(host, port)} in a browser. {verdict.RESEARCH} Ctrl-C ends it.", flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):

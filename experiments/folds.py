@@ -67,8 +67,10 @@ def get(name: str, path: Path, target: Path) -> None:
 
 
 def bundle_of(name: str, folder: Path) -> bundle.Bundle:
-    """The bundle that experiment `name` exported, brought below `folder`, where it has to stay: some of its
-    parts are read when they are asked for. UserError where it is not to be had.
+    """The bundle that experiment `name` exported, brought below `folder`, which `Bundle.known` still reads.
+
+    Raises:
+        UserError: it is not to be had.
     """
     get(name, BUNDLE, folder / name)
     return bundle.load(folder / name)

@@ -73,11 +73,11 @@ def is_zip(file: Path | IO[bytes]) -> bool:
 
 
 def check_method(member: zipfile.ZipInfo) -> None:
-    """NotImplementedError where a member is packed in a way whose memory nothing bounds, or is encrypted."""
+    """BadZipFile where a member is packed in a way whose memory nothing bounds, or is encrypted."""
     if member.flag_bits & 1:
-        raise NotImplementedError(f"{member.filename} is encrypted")
+        raise zipfile.BadZipFile(f"{member.filename} is encrypted")
     if member.compress_type not in _METHODS:
-        raise NotImplementedError(f"{member.filename} is neither stored nor deflated")
+        raise zipfile.BadZipFile(f"{member.filename} is neither stored nor deflated")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 from malaria.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings(
-    # TensorFlow's and Keras's own, raised while they import or trace; until they mend them.
+    # TensorFlow's and Keras's own, raised while they import or trace; until they fix them.
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
     "ignore::UserWarning",

@@ -242,7 +242,7 @@ def test_a_damaged_object_never_arrives_and_a_verifying_push_mends_it(pushed, st
 
 
 @pytest.mark.parametrize("store", ["s3"], indirect=True)
-def test_a_damaged_list_of_files_is_mended_with_the_files_that_it_lists(pushed, store):
+def test_a_damaged_list_of_files_is_repaired_with_the_files_that_it_lists(pushed, store):
     point(pushed, store)
     listing = object_of(pushed, "models/malaria-cells")
     before = store.read(listing)

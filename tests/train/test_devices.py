@@ -14,7 +14,7 @@ from malaria.params import load_params
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.filterwarnings(
-    # TensorFlow's and Keras's own, raised while they import or trace; until they mend them.
+    # TensorFlow's and Keras's own, raised while they import or trace; until they fix them.
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
     "ignore::UserWarning",

@@ -62,7 +62,7 @@ class Report:
     runs: int = 0
     resumed: list[int] = field(default_factory=list)
     lingered: list[float] = field(default_factory=list)
-    mended: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report:
     assert torn, f"dvc repro failed: {run.said()[-500:]}"
     # DVC's own file, cut short by the kill before, and DVC's own advice.
     (repository / torn).unlink()
-    report.mended.append(torn)
+    report.removed.append(torn)
     say(f"DVC says that its {torn} is torn; it is removed")
     return _attempt(repository, kill, expected, report)
 

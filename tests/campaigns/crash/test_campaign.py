@@ -58,5 +58,5 @@ def test_killed_in_the_middle_of_training_and_elsewhere_the_pipeline_ends_with_t
     print(f"killed {len(report.kills)} times:", *(f"{what} {count}" for what, count in found.most_common()))
     print(f"trainings taken up in the middle: {len(report.resumed)}")
     print(f"the last orphan of DVC ended {max(report.lingered, default=0):.2f} s after it")
-    print(f"files of DVC's own found torn by it, and removed: {len(report.mended)}")
+    print(f"files of DVC's own found torn by it, and removed: {len(report.removed)}")
     print(f"{report.runs} runs to their end in {(time.monotonic() - begun) / 60:.0f} minutes")
