@@ -77,8 +77,10 @@ def _work(asks: io.BufferedRWPair, order: bytes) -> None:
     while head := asks.read(SIZE.size):
         content = asks.read(SIZE.unpack(head)[0])
         most = int(time.process_time()) + 1 + seconds
-        hard = total or resource.RLIM_INFINITY
-        resource.setrlimit(resource.RLIMIT_CPU, (min(most, total) if total else most, hard))
+        # The system may allow less than this, and refuses more. Without end is 0 or, on Linux, -1.
+        allowed = [bound for bound in (total, resource.getrlimit(resource.RLIMIT_CPU)[1]) if bound > 0]
+        hard = min(allowed, default=resource.RLIM_INFINITY)
+        resource.setrlimit(resource.RLIMIT_CPU, (min([most, *allowed]), hard))
         # Where both are reached the system ends the process.
         signal.alarm(wait)
         try:

@@ -3,7 +3,10 @@
 import contextlib
 import io
 import multiprocessing
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -294,7 +297,7 @@ def test_a_file_whose_decoder_is_killed_stops_the_run_by_its_name():
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(images.read, busy_png(), LIMITS, "a/cell.png")
         while not (own := set(zygote.children()) - others):
-            pass
+            assert not reading.done()
         own.pop().kill()
         with pytest.raises(UserError, match=r"a/cell\.png ended the process that decodes it"):
             reading.result()
@@ -322,6 +325,18 @@ def test_forks_of_a_process_that_has_read_a_picture_get_their_own_answers():
     brightness(7)
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert pool.map_async(brightness, range(200), chunksize=1).get(60) == list(range(200))
+
+
+def test_pictures_are_read_where_the_system_bounds_processor_time():
+    read = (
+        "import sys; from malaria.cells import images; "
+        "print(images.read(sys.stdin.buffer.read(), images.Limits(16, 10**6)).width)"
+    )
+    command = ["bash", "-c", f"ulimit -t 1000 && exec {sys.executable} -c '{read}'"]
+    if os.geteuid() == 0:
+        # Root may raise limits, except without this capability.
+        command = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource", *command]
+    assert subprocess.run(command, input=encoded(noise()), stdout=subprocess.PIPE, check=True).stdout == b"40\n"
 
 
 def test_processor_time_ends_a_decoder():
