@@ -336,7 +336,8 @@ def test_pictures_are_read_where_the_system_bounds_processor_time():
     if os.geteuid() == 0:
         # Root may raise limits, except without this capability.
         command = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource", *command]
-    assert subprocess.run(command, input=encoded(noise()), stdout=subprocess.PIPE, check=True).stdout == b"40\n"
+    done = subprocess.run(command, input=encoded(noise()), stdout=subprocess.PIPE, check=True)
+    assert done.stdout == b"40\n"
 
 
 def test_processor_time_ends_a_decoder():
