@@ -1,6 +1,6 @@
 # `train` runs the pipeline, `airflow` schedules it, `app` serves a bundle: docs/docker.md. `engine` is for clusters:
 # docs/scale.md.
-# Any base image with Python 3.11 to 3.13 and its venv module will do.
+# Any base image with Python 3.11 to 3.13 and its venv module works.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS base
@@ -9,8 +9,8 @@ RUN groupadd --gid 1000 malaria \
     && useradd --uid 1000 --gid 1000 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin malaria
 WORKDIR /opt/malaria-cells
 
-# Each environment is a layer of its own, made anew only where its lock file changes. A registry other than
-# pip's own, and the certificate of a proxy, come as build secrets: no layer keeps them.
+# Each environment is a layer of its own, rebuilt only if its lock file changes. Settings for another package
+# index than pip's own, and the certificate of a proxy, come as build secrets, which no layer keeps.
 FROM base AS app-environment
 COPY requirements-app.lock ./
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=ca_certificates \
@@ -51,9 +51,9 @@ USER 1000:1000
 FROM base AS train
 COPY --from=train-environment /opt/venv /opt/venv
 COPY . ./
-# There is no git repository here, nor the folder beside it that a checkout pushes to.
+# The image has no git repository, and no folder beside it that is a checkout's default remote.
 RUN dvc config --system core.no_scm true && dvc remote remove storage
-# DVC asks for the user's name, and most numbers have none here.
+# DVC asks for the user's name, and most user ids have none in the image.
 ENV DVC_SITE_CACHE_DIR=/tmp/dvc MALARIA_CACHE=/data/.downloads USER=malaria
 USER 1000:1000
 ENTRYPOINT ["python", "-m", "orchestration.workspace", "/data"]
@@ -72,7 +72,7 @@ COPY --from=app-environment /opt/venv /opt/venv
 COPY LICENSE README.md ./
 COPY malaria malaria
 COPY app app
-# A release's image carries the released model in the place of the pretrained one.
+# A release's image contains the released model in place of the pretrained one.
 ARG BUNDLE=models/pretrained
 COPY ${BUNDLE} models/pretrained
 USER 1000:1000

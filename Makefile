@@ -1,13 +1,13 @@
-# `make` lists what there is. PYTHON chooses the interpreter for .venv: make env PYTHON=python3.12
+# `make` lists the main targets. PYTHON chooses the interpreter for .venv: make env PYTHON=python3.12
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 # Plain `python` and `dvc` are those of .venv, also for DVC's stages.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Airflow's own: its requirements and the pipeline's do not go together.
+# Airflow has its own environment, because its requirements conflict with the pipeline's.
 AIRFLOW := .venv-airflow
-# When `make airflow` runs the pipeline: a cron expression or @weekly; empty is as MALARIA_SCHEDULE says, or by hand.
+# When `make airflow` runs the pipeline: a cron expression or @weekly. If empty: as MALARIA_SCHEDULE says, or only by hand.
 SCHEDULE ?=
 JOBS ?= 2
 
@@ -22,7 +22,7 @@ help-all:  ## list every target
 
 env: $(VENV)/.installed  ## create .venv from the pinned lock file (about 2.7 GB)
 
-# Stamped only once all is in, so that an interrupted installation is taken up again.
+# The stamp is made last, so that an interrupted installation continues next time.
 $(VENV)/.installed: requirements.lock
 ifdef UV
 	test -x $(BIN)/python || $(UV) venv --python $(PYTHON) $(VENV)
@@ -46,7 +46,7 @@ screenshots: env  #+ take the README's pictures of the app (needs `make browser`
 
 APT := DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends
 
-# What the browser tests and the pictures need; what is there already stays as it is.
+# For the browser tests and the pictures; what is installed already stays as it is.
 browser:  #+ install Debian's Chromium and axe-core for the browser tests (as root)
 	command -v chromium >/dev/null || (apt-get update -qq && $(APT) chromium fonts-liberation >/dev/null)
 	command -v npm >/dev/null || (apt-get update -qq && $(APT) npm >/dev/null)
@@ -55,7 +55,7 @@ browser:  #+ install Debian's Chromium and axe-core for the browser tests (as ro
 servers:  #+ install the servers of OpenSSH and nginx, which tests of stores and Compose run (as root)
 	test -x /usr/sbin/sshd -a -x /usr/sbin/nginx || (apt-get update -qq && $(APT) openssh-server nginx-light >/dev/null)
 
-fuzz-app: env  #+ send the app 2,000 broken uploads, and check that it lives on
+fuzz-app: env  #+ send the app 2,000 broken uploads, and check that it keeps working
 	UPLOADS=2000 pytest tests/campaigns/test_fuzz_app.py -s
 
 bench-serving: env  #+ time the app with 1, 8 and 32 clients, beside a bare call of the bundle
@@ -87,10 +87,10 @@ test-all: test  ## run the tests, then those of browsers, servers, Airflow, rele
 	pytest -m long -n $(JOBS) --dist worksteal
 	python -m tests.rules --changed $(BASE)
 
-rules: env  #+ change each rule that decides, and see that its tests fail
+rules: env  #+ change each rule of tests/rules.py, and check that its tests fail
 	python -m tests.rules
 
-test-repeat: env  #+ run the tests twenty times in random order, under load and on one core; goes on where it stopped
+test-repeat: env  #+ run the tests twenty times in random order, under load and on one core; continues where it stopped
 	python -m tests.campaigns.repeat
 
 lint: env node_modules/.installed  ## check style, format, types and workflows
@@ -111,13 +111,13 @@ node_modules/.installed: package-lock.json
 report: env  ## compare the model here with that of BASE (main): reports/ci/report.html
 	python -m ci.gate --report --base $(or $(BASE),main)
 
-gate: env  ## whether the model here may replace that of BASE (main)
+gate: env  ## check whether the model here may replace that of BASE (main)
 	python -m ci.gate --base $(or $(BASE),main)
 
-take-over: env  #+ take over what the retrain run RUN on GitHub made (needs gh)
+take-over: env  #+ bring the results of the retrain run RUN on GitHub into this checkout (needs gh)
 	python -m ci.github.artifact take $(RUN)
 
-crossval: env  ## cross-validate by patient, a DVC experiment a fold; OPTIONS='--workers 2'
+crossval: env  ## cross-validate by patient, one DVC experiment per fold; OPTIONS='--workers 2'
 	python -m experiments.crossval $(OPTIONS)
 
 ablate: env  #+ change one thing of the recipe at a time, and cross-validate each change
@@ -131,25 +131,25 @@ pretrained: env  ## after crossval: train on every patient, into models/pretrain
 	dvc repro pack
 	python -m experiments.pretrained
 
-compare: env  #+ after crossval: against another model's predictions, OTHER=file.csv
+compare: env  #+ after crossval: compare it with another model's predictions, OTHER=file.csv
 	python -m experiments.compare $(OTHER)
 
 ood: env  #+ give the bundle pictures that are no cell, and count what it turns away
 	python -m experiments.ood
 
-fields: env  #+ find the cells of annotated fields, and compare, FIELDS=folder
+fields: env  #+ find the cells of annotated fields, and compare with the annotations, FIELDS=folder
 	python -m experiments.fields $(FIELDS)
 
-adapt: env  #+ train on from the pretrained network with your cells of params.yaml, and compare before and after
+adapt: env  #+ continue training the pretrained network on your cells of params.yaml, and compare before and after
 	python -m experiments.adapt $(OPTIONS)
 
-distortions: env  #+ what everyday distortions of labelled cells cost the pretrained bundle, CELLS=folder
+distortions: env  #+ measure what everyday distortions of labelled cells cost the pretrained bundle, CELLS=folder
 	python -m experiments.distortions $(CELLS) $(OPTIONS)
 
-external: env  #+ ask the pretrained bundle about other laboratories' cells, SETS="one.zip other/"
+external: env  #+ evaluate the pretrained bundle on other laboratories' cells, SETS="one.zip other/"
 	python -m experiments.external $(SETS)
 
-crop-size: env  #+ whether cells get the same verdict at another size, ONE=folder OTHER=folder
+crop-size: env  #+ check whether cells get the same verdict at another size, ONE=folder OTHER=folder
 	python -m experiments.crop_size $(ONE) $(OTHER)
 
 pull: env  #+ bring the results that dvc.lock names from the remote
@@ -158,7 +158,7 @@ pull: env  #+ bring the results that dvc.lock names from the remote
 push: env  ## send results and runs to the remote; VERIFY=1 also repairs what is damaged there
 	python -m remote.push $(if $(VERIFY),--verify)
 
-release: env  ## check everything, then tag malaria-cells@vVERSION with notes; OVERRIDE="why" where the gate fails
+release: env  ## check everything, then tag malaria-cells@vVERSION with notes; OVERRIDE="why" if the gate fails
 	python -m ci.release "$(VERSION)" $(if $(OVERRIDE),--override "$(OVERRIDE)") $(if $(DRY),--dry)
 
 package: env  #+ build the wheel and the source archive in dist/, and check them
@@ -167,7 +167,7 @@ package: env  #+ build the wheel and the source archive in dist/, and check them
 	twine check --strict dist/*
 	check-wheel-contents dist/*.whl
 
-# Who uploads to the Hugging Face Hub: make space hub OWNER=name
+# The account on the Hugging Face Hub: make space hub OWNER=name
 OWNER ?= OWNER
 
 space: package  #+ write the app as a Hugging Face Space, of OWNER, into build/space
@@ -193,7 +193,7 @@ repro-check: env  #+ run twice in fresh clones and compare every output's hash
 kill-fetch: env  #+ kill the fetch 50 times and check what the next run leaves
 	KILLS=50 pytest tests/campaigns/test_kill_fetch.py -s
 
-kill-pipeline: env  #+ kill `dvc repro` 100 times, in every stage, and check what comes of it
+kill-pipeline: env  #+ kill `dvc repro` 100 times, in every stage, and check the results
 	KILLS=100 pytest tests/campaigns/crash -s
 
 bench-forking: env  #+ time the app and predict with decoding in processes of their own and without
@@ -212,7 +212,7 @@ bench-training: env  #+ time the original's way of training against ours, to the
 bench-inference: env  #+ time the bundle on one core, beside Keras on the same network and cells
 	python -m benchmarks.inference
 
-precision: env  #+ after crossval: what float16 and int8 cost, beside the trained networks
+precision: env  #+ after crossval: measure what float16 and int8 cost, against the trained networks
 	python -m experiments.precision
 
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
@@ -224,7 +224,7 @@ lock:  #+ resolve pyproject.toml into requirements.lock, its parts for images, a
 	$(COMPILE) --extra engine -c requirements.lock pyproject.toml -o requirements-engine.lock
 	$(COMPILE) --extra pipeline --extra remote -c requirements.lock pyproject.toml \
 		-o requirements-train.lock
-	# Of a Space, which knows no overrides: the newest Pillow that Gradio admits.
+	# A Space supports no overrides, so it gets the newest Pillow that Gradio admits.
 	sed '/^ /d; /^pillow/d; s/ \\$$//' requirements-app.lock > .space-constraints
 	uv --no-config pip compile --universal --python-version 3.11 --no-annotate --no-header \
 		--no-emit-index-url --no-emit-find-links --extra app -c .space-constraints pyproject.toml \
@@ -232,16 +232,16 @@ lock:  #+ resolve pyproject.toml into requirements.lock, its parts for images, a
 	rm .space-constraints
 	$(COMPILE) orchestration/airflow/requirements.in -o orchestration/airflow/requirements.lock
 
-# The images' own are parts of the first.
+# The lock files of the images are parts of the first one.
 LOCKS := requirements.lock orchestration/airflow/requirements.lock
 
-advisories: env  #+ look up what is known against the packages of the lock files (needs network)
+advisories: env  #+ look up known vulnerabilities of the packages in the lock files (needs network)
 	@said=$$(mktemp); trap 'rm "$$said"' EXIT; \
 	pip-audit --strict --disable-pip --require-hashes --progress-spinner off $(LOCKS:%=-r %) 2>"$$said" \
-	    || { tail -n 1 "$$said"; echo "Nothing is called sound: raise what is listed, or, where nothing is, run" \
+	    || { tail -n 1 "$$said"; echo "The packages did not pass: upgrade those that are listed, or, if none are, run" \
 	    "this where the network reaches the Python Package Index."; exit 1; }
 
-# Folds, ablations and benchmarks took hours, and are taken up again where they fit.
+# Results of folds, ablations and benchmarks stay: they took hours, and later runs reuse them.
 clean:  #+ remove what the pipeline and the tools made; .venv, DVC's cache and the results of long runs stay
 	rm -rf data/raw data/packed data/laboratories data/cells.csv data/splits.csv models/model.keras models/malaria-cells
 	rm -rf .running reports/train reports/plots reports/predictions.csv

@@ -1,8 +1,8 @@
-"""README and docs as tests, by Sybil: `pytest -p no:randomly README.md docs`, in tests/test_documentation.py.
+"""Run the code blocks of README and docs as tests, with Sybil.
 
-Blocks of `sh`, `python` and `yaml` run, page by page and in order, in a copy of this repository with some
-drawn cells. What cannot run says why in a comment before it. A `console` block is the transcript of a longer
-run.
+tests/test_documentation.py runs `pytest -p no:randomly README.md docs`. Blocks of `sh`, `python` and `yaml`
+run page by page and in order, in a copy of this repository with some drawn cells. A comment before a block
+that cannot run says why. A `console` block is the transcript of a longer run, and is not run.
 """
 
 import os
@@ -42,7 +42,7 @@ def stop(namespace: dict[str, Any]) -> None:
 
 
 def run(example: Example) -> None:
-    # The remotes of docs/remote.md are a choice, each from the same start.
+    # The remotes of docs/remote.md are alternatives: each starts without another one.
     Path(".dvc/config.local").unlink(missing_ok=True)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = ["bash", "-euo", "pipefail", "-c", example.parsed]

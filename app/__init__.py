@@ -1,1 +1,1 @@
-"""A web page that asks a model bundle about cells. It needs `malaria`'s bundle runtime, and no TensorFlow."""
+"""Web page and HTTP API that classify cells with a model bundle. They need no TensorFlow."""

@@ -17,7 +17,7 @@ NOTE = "Research use only: nothing here is a diagnosis."
 
 
 def parser(add_help: bool = True) -> argparse.ArgumentParser:
-    """The command line; without `--help` as a part of another."""
+    """Build the command-line parser; `add_help=False` makes it usable as a parent of another parser."""
     known = argparse.ArgumentParser(
         prog=f"python -m {__package__}", description=__doc__, epilog=NOTE, add_help=add_help
     )
@@ -27,15 +27,15 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
         "--model",
         type=Path,
         metavar="BUNDLE",
-        help="a bundle folder (default: models/pretrained, or where that is missing what `dvc repro` made)",
+        help="a bundle folder (default: models/pretrained, or if that is missing, what `dvc repro` made)",
     )
     served.add_argument(
         "--rev",
         metavar="REV",
         help="the bundle of a git tag, branch or commit, or of a version of the artifact "
-        "(malaria-cells@v1.2.0, or v1.2.0 where git has no tag of that name): the artifact malaria-cells of "
-        "its dvc.yaml, or models/pretrained where DVC has no files of that; REV:FOLDER takes the one in that "
-        "folder; needs DVC",
+        "(malaria-cells@v1.2.0, or v1.2.0 if git has no tag of that name): its artifact malaria-cells, or "
+        "models/pretrained if DVC lacks the artifact's files; REV:FOLDER takes the bundle in that folder; "
+        "needs DVC",
     )
     known.add_argument(
         "--compare", metavar="REV", help="show the bundle of another revision beside it, on every upload"
@@ -59,11 +59,11 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
         "--port", type=int, default=7860, help="port (default: %(default)s; 0 takes a free one)"
     )
     for name, default, unit, what in (
-        ("--concurrency", 4, "N", "requests judged side by side"),
+        ("--concurrency", 4, "N", "requests judged at the same time"),
         ("--queue", 100, "N", "requests that may wait; more are refused"),
-        ("--batch", 32, "N", "cells judged in one go, at most, before the next who wait have their turn"),
+        ("--batch", 32, "N", "most cells judged in one go, before the next request has its turn"),
         ("--keep", 3600, "SECONDS", "how long uploads are kept"),
-        ("--room", 1024, "MB", "of all uploads that are kept: the oldest go first"),
+        ("--room", 1024, "MB", "most space for the uploads that are kept; the oldest are deleted first"),
     ):
         told = f"{what} (default: %(default)s)"
         known.add_argument(name, type=how_many, default=default, metavar=unit, help=told)
@@ -72,8 +72,8 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
         type=shaped("|[^:]*:.*", "USER:PASSWORD"),
         default=os.environ.get("MALARIA_AUTH", ""),
         metavar="USER:PASSWORD",
-        help="what every request must bring (default: MALARIA_AUTH of the environment, which other users of "
-        "this machine do not see; without it nothing is asked)",
+        help="what every request must send (default: MALARIA_AUTH of the environment, which other users of "
+        "this machine cannot see; without it, no password is needed)",
     )
     known.add_argument(
         "--allow-host",
@@ -81,8 +81,8 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME",
-        help="a name like cells.example.org that this server goes by; addresses and names without a dot it "
-        "always takes",
+        help="a name like cells.example.org under which this server is reached; addresses and names without "
+        "a dot are always accepted",
     )
     known.add_argument(
         "--allow-frame",
@@ -96,13 +96,13 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
         "--root-path",
         type=shaped(r"(/|https?://)[\w./:~-]*", "a path such as /cells"),
         metavar="PATH",
-        help="where a proxy in front shows the page, such as /cells",
+        help="the path under which a proxy shows the page, such as /cells",
     )
     return known
 
 
 def shaped(pattern: str, what: str) -> Callable[[str], str]:
-    """An option's type: text of that shape, which anything else is told to be."""
+    """Make an argparse type for text that matches `pattern`; its error says that it must be `what`."""
 
     def value(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -117,9 +117,9 @@ def main() -> int:
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    """Serve until the process is ended."""
+    """Serve until SIGTERM or Ctrl-C, then end the process."""
     with contextlib.ExitStack() as held:
-        # Gradio and the network take a second; --help and a wrong option should not wait for them.
+        # Gradio and the network take a second to import; --help and a wrong option must not wait for them.
         try:
             from malaria import bundle
 
@@ -137,8 +137,8 @@ def serve(arguments: argparse.Namespace) -> int:
 
         logs.start()
         if not decoder.reads_tiff():
-            print(f"note: no TIFF is taken ({decoder.UNSAFE_TIFF}): docs/app.md.", file=sys.stderr)
-        # What a revision has never changes; a folder may.
+            print(f"note: TIFF files are refused ({decoder.UNSAFE_TIFF}): docs/app.md.", file=sys.stderr)
+        # A revision never changes: only a folder is watched.
         watched = None if arguments.rev else arguments.model or bundle.default_folder()
         compared = of_revision(arguments.compare) if arguments.compare else None
 
@@ -152,7 +152,7 @@ def serve(arguments: argparse.Namespace) -> int:
         listening = held.enter_context(serving.listen(arguments.host, arguments.port))
         served = current.Current(opened, lambda models: serving.make(models, source, folder, limits), watched)
         serving.serve(served.asgi, listening, limits)
-    # A thread that still judges for a client that has left must not hold up the end.
+    # sys.exit would wait for threads that still judge for clients that have left.
     sys.stdout.flush()
     os._exit(0)
 

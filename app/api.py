@@ -1,4 +1,4 @@
-"""What programs may ask: one cell, many, and what the model is. Answers are plain JSON."""
+"""Answers for programs, as JSON: on one cell, on many, and on the model; for Gradio's API and `plain`."""
 
 import itertools
 import math
@@ -18,17 +18,20 @@ from .model import Model, info
 
 
 def endpoints(models: Sequence[Model], folder: Path) -> dict[str, Callable[..., dict[str, Any]]]:
-    """What Gradio's API answers, by name, of a model (and one compared with it); `folder` is where
-    uploads lie. Gradio shows signatures and docstrings on request.
+    """Functions of Gradio's API, by name. Gradio shows users their signatures and docstrings.
+
+    Args:
+        models: the served model and, if there is one, the model that it is compared with.
+        folder: the upload folder.
     """
 
     def classify(image: gr.FileData, threshold: float = 0.5) -> dict[str, Any]:
-        """P(parasitised) and category of one cell. `threshold`: the P from which it is Parasitized."""
+        """P(parasitised) and category of one cell. `threshold`: the lowest P that counts as Parasitized."""
         with in_gradio():
             return one_cell(models, uploads.sent(image, folder)[1], chosen(threshold), left())
 
     def classify_batch(files: list[gr.FileData], threshold: float = 0.5) -> dict[str, Any]:
-        """A row for each image of `files` (images and zips of them), as `predict` has it, and totals."""
+        """A row for each image of `files` (images and zips of them), as in `malaria predict`, and totals."""
         with in_gradio():
             if not isinstance(files, list) or not files:
                 raise HTTPException(422, "files must be a list of uploaded files.")
@@ -44,7 +47,7 @@ def endpoints(models: Sequence[Model], folder: Path) -> dict[str, Callable[..., 
 
 @contextmanager
 def in_gradio() -> Iterator[None]:
-    """Refusals as Gradio shows them."""
+    """Turn refusals into gr.Error, which Gradio shows to the user."""
     try:
         yield
     except images.Unreadable as error:
@@ -54,14 +57,14 @@ def in_gradio() -> Iterator[None]:
 
 
 def left() -> Callable[[], bool]:
-    """Tells whether the client has left whom Gradio runs a function for, as it calls this."""
+    """Make a function that says whether the client has left; call `left` in the function that Gradio runs."""
     blocks, number = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
     event = blocks._queue.event_ids_to_events.get(number) if blocks and number else None
     return lambda: event is not None and not event.alive
 
 
 def chosen(threshold: object) -> verdict.Point:
-    """An operating point at a threshold that a program named; HTTPException where it is no probability."""
+    """The operating point at a threshold from a request; HTTPException if it is not a number in [0, 1]."""
     try:
         value = float(threshold)  # type: ignore[arg-type]
     except (OverflowError, TypeError, ValueError):
@@ -74,10 +77,10 @@ def chosen(threshold: object) -> verdict.Point:
 def one_cell(
     models: Sequence[Model], source: Path | bytes, point: verdict.Point, gone: decoder.Gone = None
 ) -> dict[str, Any]:
-    """The answer on one cell, the compared model's beside it; `gone` as `decoder.fresh` takes it.
+    """The answer for one cell, with the compared model's under `compared`; `gone`: as in `decoder.fresh`.
 
     Raises:
-        HTTPException: it is no image that can be read.
+        HTTPException: the source is not a readable image.
     """
     try:
         with decoder.fresh(models[0].bundle.limits, gone) as read:
@@ -90,8 +93,9 @@ def one_cell(
 def many_cells(
     models: Sequence[Model], files: uploads.Files, point: verdict.Point, gone: decoder.Gone = None
 ) -> dict[str, Any]:
-    """The answer on many cells, in named files, the compared model's beside it; cells are judged until the
-    client is `gone`.
+    """The answer for the cells in named files, with the compared model's under `compared`.
+
+    Judging stops when the client is `gone`.
     """
     with decoder.fresh(models[0].bundle.limits, gone) as read:
         answers = batches.judge(models, uploads.many(files, read))
@@ -100,18 +104,18 @@ def many_cells(
 
 
 def model_info(models: Sequence[Model]) -> dict[str, Any]:
-    """What is served, and what it is compared with."""
+    """Facts about the served model, with the compared model's under `compared`."""
     return beside([info(model) for model in models])
 
 
 def beside(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The answer of the served model; that of another, where one is compared, under `compared`."""
+    """Merge answers: the served model's, and under `compared` the other model's, if there is one."""
     first, *others = answers
     return first | {"compared": others[0]} if others else first
 
 
 def as_batch(outcome: batches.Outcome) -> dict[str, Any]:
-    """The answer on many cells of one model."""
+    """One model's answer for many cells."""
     totals = asdict(outcome.totals)
     return {
         "rows": [as_row(row) for row in outcome.rows],
@@ -123,7 +127,7 @@ def as_batch(outcome: batches.Outcome) -> dict[str, Any]:
 
 
 def as_json(model: Model, crop: images.Crop, point: verdict.Point) -> dict[str, Any]:
-    """One model's answer on one cell."""
+    """One model's answer for one cell."""
     said = model.says(model.answer(crop.pixels), point)
     content = as_row(batches.row(model, "", said, model.at(point), "; ".join(crop.notes)))
     del content["file"]
@@ -131,6 +135,6 @@ def as_json(model: Model, crop: images.Crop, point: verdict.Point) -> dict[str, 
 
 
 def as_row(row: batches.Row) -> dict[str, Any]:
-    """A row for programs. Its path is called `file`: gradio_client would fetch whatever has a `path`."""
+    """A row for programs; `path` becomes `file`, because gradio_client tries to fetch any `path`."""
     content = asdict(row)
     return {"file": content.pop("path"), **content}

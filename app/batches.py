@@ -1,4 +1,4 @@
-"""Many cells at once: judged one after the other, and counted with the caution that counts need."""
+"""Judge many cells, count their categories with a 95 % interval, and write the rows as CSV."""
 
 import io
 import itertools
@@ -20,10 +20,10 @@ from .model import Model
 
 @dataclass(frozen=True)
 class Judged:
-    """One image of a batch as it is kept for the page: a thumbnail (data URI) instead of its pixels.
+    """One image of a batch as the page keeps it: with a thumbnail (data URI) instead of its pixels.
 
-    `answers`: of each model, in their order; none where the file cannot be read, for `reason`, which
-    else tells what to know of how it was read.
+    `answers`: one for each model, in their order; empty if the file cannot be read.
+    `reason`: why it cannot be read, or else notes on how it was read.
     """
 
     name: str
@@ -34,9 +34,11 @@ class Judged:
 
 @dataclass(frozen=True)
 class Totals:
-    """Counts of a batch; `share` of the judged that were called parasitised, with a 95 % interval; from
-    `least` to `most` of the cells were it, were all that the model turned away of one kind or the other.
-    `foreign` as `Bundle.foreign` has it.
+    """Counts of a batch, and the share of its judged cells that are called Parasitized.
+
+    `share`: in [0, 1], nan if no cell was judged; `low` to `high` is its 95 % interval. `least` and `most`:
+    the share if all rejected pictures were uninfected cells, or all parasitised. `foreign`: as in
+    `Bundle.foreign`.
     """
 
     images: int
@@ -55,8 +57,9 @@ class Totals:
 
 @dataclass(frozen=True)
 class Row(predict.Row):
-    """A row of a table that tells by itself by what it came about: `network` is the SHA-256 of the model's
-    network, `date` the day (UTC).
+    """A row of the CSV table, which says by itself which model made it, when, and at which threshold.
+
+    `network`: SHA-256 of the model's network. `date`: the day (UTC).
     """
 
     second_look: bool
@@ -69,7 +72,7 @@ class Row(predict.Row):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one model says of each image of a batch, at its own operating point."""
+    """One model's rows and totals for a batch, at the model's own operating point."""
 
     model: Model
     point: verdict.Point
@@ -80,12 +83,12 @@ class Outcome:
 # Both have a status, a category and a second look.
 Said = verdict.Verdict | Row
 
-# Cells that wait for one call of the network.
+# Images that are read before the network judges them together.
 _CHUNK = 32
 
 
 def judge(models: Sequence[Model], batch: Iterable[uploads.Upload]) -> Iterator[Judged]:
-    """The models' answers for each upload, in their order."""
+    """Judge each upload with every model; results come in the order of the uploads."""
     images = (_small(models, upload) for upload in batch)
     while waiting := list(itertools.islice(images, _CHUNK)):
         cells = [crops for _, crops in waiting if crops]
@@ -96,8 +99,9 @@ def judge(models: Sequence[Model], batch: Iterable[uploads.Upload]) -> Iterator[
 
 
 def _small(models: Sequence[Model], upload: uploads.Upload) -> tuple[Judged, list[Prepared]]:
-    """An upload without answers, and its crop as each model takes it, where it can be read: a chunk of large
-    pictures would take hundreds of megabytes.
+    """An upload without answers, and its crop prepared for each model (no crop if it cannot be read).
+
+    Prepared crops are small; a chunk of large pictures would take hundreds of megabytes.
     """
     try:
         crop = upload.read()
@@ -109,7 +113,7 @@ def _small(models: Sequence[Model], upload: uploads.Upload) -> tuple[Judged, lis
 
 
 def outcomes(models: Sequence[Model], batch: Sequence[Judged], point: verdict.Point) -> list[Outcome]:
-    """What each model says of a batch; they are in the order in which they were asked."""
+    """Each model's outcome for a batch; `models` in the same order as for `judge`."""
     return [_outcome(model, number, batch, model.at(point)) for number, model in enumerate(models)]
 
 
@@ -127,17 +131,17 @@ def _outcome(model: Model, number: int, batch: Sequence[Judged], point: verdict.
 
 
 def differ(verdicts: Sequence[Said]) -> bool:
-    """Whether versions of the model call a cell differently."""
+    """Whether the models give a cell different categories."""
     return len({said.category for said in verdicts}) > 1
 
 
 def worth_a_look(verdicts: Sequence[Said]) -> bool:
-    """Whether a person should look at a cell, by what each version says of it."""
+    """Whether a person should look at a cell: the models differ, or one asks for a second look."""
     return differ(verdicts) or any(one.second_look for one in verdicts)
 
 
 def to_look_at(outcomes: Sequence[Outcome], batch: Sequence[Judged]) -> list[int]:
-    """Numbers of the cells that are worth a look, those nearest to the threshold first."""
+    """Indices of the cells that are worth a look, those nearest to the threshold first."""
     said = zip(*(outcome.rows for outcome in outcomes), strict=True)
     found = [number for number, one in enumerate(said) if worth_a_look(one)]
     threshold = outcomes[0].point.threshold
@@ -145,7 +149,7 @@ def to_look_at(outcomes: Sequence[Outcome], batch: Sequence[Judged]) -> list[int
 
 
 def totals(verdicts: Sequence[Said], foreign: bool | None = None) -> Totals:
-    """Count a batch."""
+    """Count a batch; `foreign`: as in `Totals`."""
     judged = [one for one in verdicts if one.status == predict.PREDICTED]
     positive = sum(one.category == PARASITIZED for one in judged)
     rejected = sum(one.status == predict.REJECTED for one in verdicts)
@@ -168,9 +172,9 @@ def totals(verdicts: Sequence[Said], foreign: bool | None = None) -> Totals:
 
 
 def wilson(hits: int, cells: int) -> tuple[float, float]:
-    """The 95 % interval of a share, as Wilson (1927) has it; (0, 1) without a cell.
+    """Wilson's 95 % score interval (1927) of the share `hits` / `cells`; (0, 1) for no cells.
 
-    It takes cells for independent, which cells of one smear are not quite: the truth is wider.
+    It assumes independent cells. Cells of one smear are not quite independent: the true interval is wider.
     """
     if not cells:
         return 0.0, 1.0
@@ -181,7 +185,7 @@ def wilson(hits: int, cells: int) -> tuple[float, float]:
 
 
 def row(model: Model, name: str, said: verdict.Verdict, point: verdict.Point, notes: str = "") -> Row:
-    """One image's verdict by a model at an operating point of its own; `notes` on how it was read."""
+    """The row of one image's verdict by `model`, at this model's `point`; `notes`: how it was read."""
     return Row(
         path=name,
         p_parasitized=said.p,
@@ -198,7 +202,7 @@ def row(model: Model, name: str, said: verdict.Verdict, point: verdict.Point, no
 
 
 def as_csv(rows: Iterable[Row]) -> str:
-    """A table for spreadsheets, as `predict` writes it."""
+    """The rows as CSV, in the format of `malaria predict`."""
     out = io.StringIO()
     predict.write(rows, out, Row)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""Labelled cells to test the model on: a folder's, or synthetic ones; and a round of them, as a game."""
+"""The game of the tab *Test it*: rounds of labelled cells, from a folder or synthetic, with a score."""
 
 import itertools
 import random
@@ -19,20 +19,20 @@ CELLS_A_ROUND = 12
 
 _CHANCE = random.SystemRandom()
 
-# No pipeline draws its sample with a seed as large: these synthetic cells are new to any model.
+# Pipelines draw their sample with smaller seeds, so that these synthetic cells are new to every model.
 _SEEDS = 2**40
 
 
-# Where rounds are drawn from: files with their labels, or, without any, the synthetic sample.
+# What rounds are drawn from: files with their labels; empty for synthetic cells.
 Source = tuple[tuple[Path, str], ...]
 
 
 @dataclass(frozen=True)
 class Card:
-    """One cell of a round: its picture (data URI), its label, and what the model says of it.
+    """One cell of a round: its picture (data URI), its label, and the model's answer.
 
-    `met`: whether the model was made with this cell; None where its bundle does not say.
-    `guess` is the person's; `open` says whether label and answer are shown.
+    `met`: whether the model was made with this cell; None if its bundle does not say.
+    `guess`: the label that the visitor gave. `open`: whether label and answer are shown.
     """
 
     picture: str
@@ -45,8 +45,9 @@ class Card:
 
 @dataclass(frozen=True)
 class Tally:
-    """Of `cells` shown, how many the model and the person got right; `guessed` is what he tried.
-    `rejected` more, which the model takes for no cell, are left out.
+    """The score: of `cells` shown cells `model` are right, of the `guessed` ones `person` are right.
+
+    `rejected` further cells, which the model rejects, do not count.
     """
 
     cells: int
@@ -57,7 +58,7 @@ class Tally:
 
 
 def find(folder: Path | None) -> Source:
-    """The cells of a folder with the sub-folders Parasitized and Uninfected; None for synthetic ones.
+    """List the cells of a folder with the sub-folders Parasitized and Uninfected; for None, no cells.
 
     Raises:
         UserError: there is no such folder, or no file in its sub-folders.
@@ -80,7 +81,7 @@ def find(folder: Path | None) -> Source:
 
 
 def draw(source: Source, model: Model, count: int = CELLS_A_ROUND) -> tuple[Card, ...]:
-    """Draw cells at random, and let the model judge them unseen; unreadable files are passed over."""
+    """Draw up to `count` cells at random, with the model's answers; unreadable files are skipped."""
     drawn = _of_files(source, model, count) if source else _synthetic(count)
     return tuple(
         Card(pictures.data_uri(pixels, pictures.SHOWN // 2), label, model.answer(pixels), model.met(pixels))
@@ -101,12 +102,12 @@ def _of_files(source: Source, model: Model, count: int) -> Iterator[tuple[images
 
 
 def current(cards: tuple[Card, ...]) -> int | None:
-    """The first cell that is still hidden; None when all are open."""
+    """Index of the first cell that is still hidden; None when all are open."""
     return next((number for number, card in enumerate(cards) if not card.open), None)
 
 
 def guess(cards: tuple[Card, ...], label: str | None) -> tuple[Card, ...]:
-    """Open the current cell, with the person's guess; None opens it without one."""
+    """Open the current cell, with the visitor's guess `label`; None opens it without one."""
     number = current(cards)
     if number is None:
         return cards
@@ -120,7 +121,7 @@ def reveal(cards: tuple[Card, ...]) -> tuple[Card, ...]:
 
 
 def tally(cards: tuple[Card, ...], point: verdict.Point) -> Tally:
-    """The score on the open cells that the model may be scored on: not those it was made with."""
+    """Score the open cells, except those that the model was made with."""
     shown = [card for card in cards if card.open and not card.met]
     scored = [card for card in shown if card.answer.rejected is None]
     guessed = [card for card in scored if card.guess is not None]
@@ -134,5 +135,5 @@ def tally(cards: tuple[Card, ...], point: verdict.Point) -> Tally:
 
 
 def called(card: Card, point: verdict.Point) -> str | None:
-    """What the model calls a cell; None where it takes it for none."""
+    """The model's category for a cell; None if it rejects the cell."""
     return verdict.of(card.answer, point, synthetic=False).category

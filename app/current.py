@@ -1,7 +1,7 @@
-"""The application of the newest bundle: a folder is watched, and what comes to lie there is taken up.
+"""Serve the newest bundle without a restart: watch the bundle's folder, and switch when it changes.
 
-A bundle is opened and checked beside the one that is served, and requests that come from then on go to it. A
-page that is open stays with the model that it shows; one that is loaded anew shows the new one.
+The new bundle is opened and checked while the old one still answers; from then on, requests go to the new
+one. A page that is open stays with the model that it shows, and shows the new one after a reload.
 """
 
 import asyncio
@@ -25,17 +25,18 @@ from .model import Model
 
 _COOKIE = "malaria_page"
 
-# Also the one before the newest, for pages that are open.
+# The newest application, and the one before it for pages that are still open.
 _KEPT = 2
 
 
 @dataclass
 class Current:
-    """ASGI application (`asgi`) of the models that `opened` gives, also once `folder` holds another bundle.
+    """ASGI application (`asgi`) that serves the models of `opened`, which it calls again if `folder` changes.
 
-    make: the application of models.
-    folder: a bundle's, looked at every so many seconds; None for one that never changes.
-    _kept: applications that run, each with what ends it, by what the cookie of their pages says.
+    opened: opens the models.
+    make: makes the application of these models.
+    folder: the bundle's folder, checked every `seconds`; None for a bundle that never changes.
+    _kept: running applications and the exit stacks that end them, by the cookie of their pages.
     """
 
     opened: Callable[[], list[Model]]
@@ -45,7 +46,7 @@ class Current:
     _kept: dict[str, tuple[Starlette, contextlib.AsyncExitStack]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Before it is opened: one that comes meanwhile is another.
+        # Before the bundle is opened: a change in the meantime must not be missed.
         self._tried = _state(self.folder)
         self._models = self.opened()
         self._first = self.make(self._models)
@@ -77,7 +78,7 @@ class Current:
         await application(scope, receive, marked)
 
     async def _take(self, asgi: Starlette) -> None:
-        """Have requests answered by this application from now on."""
+        """Start this application, and send it the requests that come from now on."""
         running = contextlib.AsyncExitStack()
         await running.enter_async_context(asgi.router.lifespan_context(asgi))
         self._kept[secrets.token_hex(8)] = asgi, running
@@ -90,7 +91,7 @@ class Current:
         while self.folder:
             await asyncio.sleep(self.seconds)
             now = await anyio.to_thread.run_sync(_state, self.folder)
-            # While it is written, it changes from one look to the next, or is not there.
+            # Wait until it is written: until then it changes from one look to the next, or is missing.
             if now == before and now not in (self._tried, ()):
                 self._tried = now
                 await self._renew()
@@ -100,7 +101,7 @@ class Current:
         served = self._models[0]
         try:
             models = await anyio.to_thread.run_sync(self.opened)
-        except Exception as error:  # whatever is wrong with it, the one that is served is not
+        except Exception as error:  # whatever is wrong with it, the old one is served
             said = str(error) if isinstance(error, UserError) else where(error)
             log.warning("a newer bundle is refused, the old one served", extra={"fields": {"error": said}})
             models = [replace(served, newer_is_damaged=True), *self._models[1:]]
@@ -112,7 +113,7 @@ class Current:
 
 
 def _state(folder: Path | None) -> tuple[tuple[str, int, int], ...]:
-    """What tells a folder's files from others without reading them; empty where there are none."""
+    """Name, modification time (ns) and inode of a folder's files, to notice changes; empty without files."""
     try:
         states = [(file.name, file.stat()) for file in sorted(folder.iterdir())] if folder else []
     except OSError:

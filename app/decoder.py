@@ -1,4 +1,4 @@
-"""Pictures that strangers send, decoded in a process that is forked for one request alone."""
+"""Decode uploaded pictures in a process that is forked for one request (see `malaria.cells.sandbox`)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -16,10 +16,10 @@ TOO_COSTLY = (
 TOO_MANY_COSTLY = "too many pictures before it took too long to decode"
 UNSAFE_TIFF = f"TIFF, which Pillow {PIL.__version__} does not read safely: the server needs Pillow 13"
 
-# A request that has spent so many processes gets no other.
+# A request whose pictures have used up this many processes gets no further one.
 _MOST_PROCESSES = 3
 
-# Forked before they are asked for, so that no request waits for it.
+# Processes that are forked in advance, so that no request waits for a fork.
 _AHEAD = 4
 
 Gone = Callable[[], bool] | None
@@ -27,16 +27,18 @@ Read = Callable[[Path | BinaryIO | bytes], images.Crop]
 
 
 def reads_tiff(version: str = PIL.__version__) -> bool:
-    """Whether this Pillow may be given a stranger's TIFF: GHSA-q45j-58j2-45rg, GHSA-wqgw-9xfh-qf2g."""
+    """Whether a Pillow version has the fixes for TIFF: GHSA-q45j-58j2-45rg, GHSA-wqgw-9xfh-qf2g."""
     return int(version.partition(".")[0]) >= 13
 
 
 @contextmanager
 def fresh(limits: images.Limits, gone: Gone = None) -> Iterator[Read]:
-    """What reads the pictures of one request, as `images.read`; one that costs too much is Unreadable.
+    """Give a function that reads the pictures of one request, as `images.read` does.
+
+    It raises Unreadable also for a picture that takes too much time or memory.
 
     Args:
-        gone: whether those who asked wait no more; the process is killed then.
+        gone: says whether the client has left; the process is killed then.
     """
     spent = 0
     with closing(sandbox.Decoder(limits, sandbox.STRANGERS, ahead=_AHEAD)) as decoder:

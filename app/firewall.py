@@ -1,7 +1,7 @@
-"""What stands before Gradio: only routes that the page needs, bounds on every request, no foreign paths.
+"""ASGI layers in front of Gradio: only routes that the page needs, limits on requests, only uploaded files.
 
-Gradio checks by itself that a file which is asked for lies among the uploads. It still fetches what an
-`http` address in a request names, takes JSON of any size, and has routes that the page does not need.
+Gradio itself checks that a requested file is an upload. But it fetches any `http` address that a request
+names, accepts JSON of any size, and has routes that the page does not need.
 """
 
 import base64
@@ -35,34 +35,35 @@ MOST_UPLOAD = 256 * 2**20
 
 _API = "/gradio_api"
 
-# Of Gradio's routes those that the page and gradio_client read, and those that they send JSON to.
+# Gradio's routes that the page and gradio_client read from, and those that they send JSON to.
 _READ = re.compile(
-    # No file's name is longer, and the system fails on one that is.
+    # No file has a longer name, and the system raises an error for one.
     r"/((assets|static|svelte)/.{1,200}|theme\.css|favicon\.ico|manifest\.json|robots\.txt|config/?)?"
     rf"|{_API}/(info/?|openapi\.json|startup-events|app_id/?|user/?|theme\.css|upload_progress)"
     rf"|{_API}/(heartbeat/[^/]+|queue/(data|status)|call/[^/]+/[^/]+)"
 )
 _ASK = re.compile(rf"{_API}/(queue/join|cancel|reset/?|call/[^/]+)")
 
-# What a request's Host may be, beside this server's names with a dot: an address, or a name without one. A
-# stranger's page can have its own name lead to this machine (DNS rebinding), but neither of those.
+# Hosts that a request may name, besides those of --allow-host: an address, or a name without a dot. A
+# stranger's page can point its own name at this machine (DNS rebinding), but none of these.
 _ADDRESS = re.compile(r"([0-9.]+|\[[0-9a-f:.]+\]|[^.:\[\]]+)(:\d+)?", re.IGNORECASE)
 
-# Where those who refuse name no more than the status.
+# For refusals of Gradio and Starlette that name only the status.
 _REFUSALS = {
     404: "There is no such route here, or not for this method: docs/app.md lists them.",
-    413: f"More than is taken here: a file may have {uploads.MOST_BYTES // 2**20} MB.",
-    422: "The request has not the form that this route takes: docs/app.md shows it.",
+    413: f"This is too large: a file may have {uploads.MOST_BYTES // 2**20} MB.",
+    422: "The request does not have the form that this route needs: docs/app.md shows it.",
     500: "The server failed at this: its log says where.",
 }
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Who may ask, how much at once, and how much is kept, as the options of these names say it.
+    """Limits on requests and uploads: the command line's options of these names, and three more.
 
-    Beside them, a request's body has `body_seconds` to come; all plain ones that are held at a time have
-    `bodies` bytes; a probe waits `probe_seconds` for its turn.
+    body_seconds: time for a request's whole body to arrive.
+    bodies: most bytes of all bodies that the plain routes hold at the same time.
+    probe_seconds: how long a probe of /healthz waits for its turn.
     """
 
     concurrency: int = 4
@@ -80,11 +81,11 @@ class Limits:
 
 @dataclass
 class Gate:
-    """ASGI application: Gradio's, asked only for what the page needs, with files that were uploaded here.
+    """ASGI application that passes requests on to Gradio: only to allowed routes, only with uploaded files.
 
-    folder: where uploads lie.
-    functions: the names of what can be asked, and Gradio's numbers for them.
-    coming: bytes of uploads that are on their way.
+    folder: the upload folder.
+    functions: the names of the functions that may be called, and Gradio's numbers for them.
+    coming: bytes of uploads that are still arriving.
     """
 
     gradio: ASGIApp
@@ -108,7 +109,7 @@ class Gate:
         size = min(int(Headers(scope=scope).get("content-length", MOST_UPLOAD)), MOST_UPLOAD)
         self.coming += size
         try:
-            # The other half is for what is here, and may be on its way no more.
+            # The other half is for uploads that have arrived.
             room, seconds = self.limits.room * 2**20, self.limits.keep
             if self.coming > room // 2:
                 raise HTTPException(503, "Too much is being sent at once: ask again later.")
@@ -122,7 +123,7 @@ class Gate:
         try:
             content = json.loads(body, object_hook=self._own)
         except (ValueError, RecursionError):
-            raise HTTPException(400, "The body is no JSON.") from None
+            raise HTTPException(400, "The body is not JSON.") from None
         except images.Unreadable as error:
             raise HTTPException(400, f"A file of this request is {error.reason}.") from None
         if not isinstance(content, dict):
@@ -131,7 +132,7 @@ class Gate:
         function = content.get("fn_index") if route == "queue" else name
         if function not in self.functions and route in ("queue", "call"):
             raise HTTPException(400, "There is no such function here.")
-        # What Gradio reads is what was checked; half a letter, which no answer can hold, is a question mark.
+        # Gradio gets exactly what was checked. A lone surrogate, which UTF-8 cannot encode, becomes `?`.
         body = json.dumps(content, ensure_ascii=False).encode(errors="replace")
         left = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -141,7 +142,7 @@ class Gate:
         await self.gradio(scope, again, send)
 
     def _own(self, content: dict[str, Any]) -> dict[str, Any]:
-        """An object of a request, whose `path` Gradio might take for a file's."""
+        """Check one JSON object of a request: Gradio may open its `path`, so it must be an upload."""
         if content.get("path") is not None:
             uploads.own(content["path"], self.folder)
         return content
@@ -149,7 +150,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Firewall:
-    """ASGI middleware: who may ask, how long sending may take, refusals in one shape, a log."""
+    """ASGI middleware: checks host, origin and password, limits sending time, unifies refusals, logs."""
 
     app: ASGIApp
     limits: Limits
@@ -166,7 +167,7 @@ class Firewall:
             refusal = JSONResponse({"error": error.detail}, error.status_code, error.headers)
             await refusal(scope, receive, answer)
         except RuntimeError as error:
-            # A stream of Gradio's for a session that is gone ends so, after it has said it.
+            # Gradio's stream for a session that is gone fails so, after it has begun its refusal: finish it.
             if not isinstance(error.__cause__, HTTPException):
                 raise
             await answer({"type": "http.response.body"})
@@ -191,25 +192,25 @@ class Firewall:
                 raise HTTPException(401, "Name and password are needed here.", asking)
 
     async def _in_time(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The application's answer, if the whole body is here within the limit."""
+        """Run the application; HTTPException 408 if the body does not arrive within the limit."""
         seconds = self.limits.body_seconds if scope["method"] == "POST" else math.inf
         with anyio.move_on_after(seconds) as sending:
 
             async def receive_in_time() -> Message:
                 message = await receive()
                 if not message.get("more_body"):
-                    # What comes after the body is that the client has gone, whenever it does.
+                    # The body is complete; the client's disconnect, the next message, has no limit.
                     sending.deadline = math.inf
                 return message
 
             await self.app(scope, receive_in_time, send)
         if sending.cancelled_caught:
-            raise HTTPException(408, f"The body was not here within {seconds:g} seconds: send it faster.")
+            raise HTTPException(408, f"The body did not arrive within {seconds:g} seconds: send it faster.")
 
 
 @dataclass
 class Answer:
-    """ASGI's `send`, with every refusal as `{"error": sentence}`."""
+    """ASGI's `send`, which turns every refusal (status 400 and above) into `{"error": sentence}`."""
 
     send: Send
     status: int = 0
@@ -229,7 +230,7 @@ class Answer:
             await self.send({**message, "body": refusal.body})
 
     def _sentence(self) -> str:
-        """What was said, by Starlette in plain text, by Gradio and FastAPI in JSON of their own."""
+        """The refusal's sentence: Starlette sends plain text, Gradio and FastAPI JSON of their own."""
         try:
             content = json.loads(self.said)
         except ValueError:

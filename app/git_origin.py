@@ -1,4 +1,4 @@
-"""Where a served bundle comes from: the commit that carries it, asked of git where there is one."""
+"""Find the git commit that a served bundle comes from."""
 
 import hashlib
 import json
@@ -11,9 +11,10 @@ from malaria.errors import UserError
 
 @dataclass(frozen=True)
 class Origin:
-    """`revision` and `date` (ISO 8601) of the commit that carries a bundle, and `tags` on it; all empty
-    where git knows of none. `named` is the revision that a person asked for, where one did: `v1.2.0`, or
-    `v1.2.0:models/pretrained`.
+    """The commit that carries a bundle: `revision` (hash), `date` (ISO 8601) and `tags`.
+
+    All are empty if git knows of none. `named`: the revision that the user asked for, such as `v1.2.0` or
+    `v1.2.0:models/pretrained`; empty if none was asked for.
     """
 
     revision: str = ""
@@ -23,14 +24,14 @@ class Origin:
 
 
 def of(folder: Path) -> Origin:
-    """The last commit that changed `folder`, or, for an output of DVC, the lock file that names it."""
+    """Find the last commit that changed `folder` or, for an output of DVC, the dvc.lock that names it."""
     folder = folder.resolve()
     top = git("-C", str(folder), "rev-parse", "--show-toplevel")
     if not top:
         return Origin()
     carrier = folder
     if git("-C", str(folder), "status", "--porcelain", "--ignored", "--", str(folder)):
-        # The committed lock: what a run has just changed in it is no commit's yet.
+        # The lock file of HEAD: a run's changes to the one in the work tree belong to no commit yet.
         if dvc_hash(folder) not in git("-C", top, "show", "HEAD:dvc.lock"):
             return Origin()
         carrier = Path(top) / "dvc.lock"
@@ -38,7 +39,7 @@ def of(folder: Path) -> Origin:
 
 
 def of_commit(repository: Path, revision: str) -> Origin:
-    """What git tells of a commit of the repository that holds `repository`."""
+    """Date and tags of a commit; `repository`: a folder in the git repository."""
     if not revision:
         return Origin()
     tags = git("-C", str(repository), "tag", "--points-at", revision).split()
@@ -58,7 +59,7 @@ def dvc_hash(folder: Path) -> str:
 
 
 def git(*arguments: str) -> str:
-    """git's answer; empty where git, the repository or the answer is missing."""
+    """Run git and return its answer; empty if git, the repository or the answer is missing."""
     try:
         return programs.git(*arguments, timeout=120)
     except UserError:

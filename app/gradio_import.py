@@ -1,4 +1,4 @@
-"""Gradio, set up before its import so that nothing of it asks another machine."""
+"""Import Gradio, set up so that it contacts no other machine; other modules import it from here."""
 
 import os
 
@@ -6,7 +6,7 @@ import jinja2
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Gradio makes HTTP clients at its import, and fails where a proxy's kind (SOCKS) needs another library.
+# Hide proxies from the import: Gradio makes HTTP clients then, and fails if SOCKS needs another library.
 _PROXIES = {name: os.environ.pop(name) for name in list(os.environ) if name.lower().endswith("_proxy")}
 
 import gradio as gr  # noqa: E402
@@ -15,8 +15,8 @@ from gradio.routes import templates as _templates  # noqa: E402
 
 os.environ.update(_PROXIES)
 
-# The page is in English. Gradio's own words would be in the browser's language, which it asks for before it
-# runs what `head` holds.
+# The page is in English, but Gradio's own words would follow the browser's language. Gradio reads that
+# before it runs the scripts of its `head` option, so this script has to come first.
 _ENGLISH = "<head><script>Object.defineProperty(navigator, 'language', {get: () => 'en'})</script>"
 _PAGES = _templates.env.loader
 _templates.env.loader = jinja2.FunctionLoader(

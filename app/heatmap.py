@@ -1,4 +1,4 @@
-"""What the answer comes from: the map that the bundle's network gives beside it, laid over the cell."""
+"""Show what an answer comes from: lay the map of the bundle's network over the cell."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,11 +8,11 @@ from malaria.cells import images
 
 from .inference import Answer
 
-# What the places that speak for Parasitized must add to the log-odds to be worth showing: in 95 of 100
-# healthy NIH cells they add less than 0.2, in 95 of 100 parasitised ones more than 3.
+# A map is worth showing if its places for Parasitized add at least this to the log-odds: they add less than
+# 0.2 in 95 of 100 healthy NIH cells, and more than 3 in 95 of 100 parasitised ones.
 LEAST = 0.3
 
-# Outside the cell crops are black.
+# Pixels with no channel above this lie outside the cell, where crops are black.
 _DARKEST_OF_CELL = 16
 
 _TOWARDS_PARASITIZED = np.array([255.0, 120.0, 0.0])
@@ -20,16 +20,21 @@ _TOWARDS_UNINFECTED = np.array([40.0, 130.0, 255.0])
 
 
 def decides(answer: Answer) -> bool:
-    """Whether single places of a cell make the difference: one speaks for Parasitized, and more strongly than
-    any does for Uninfected. What a healthy cell has everywhere is no place to look at.
+    """Whether single places of a cell decide the answer, so that its map is worth showing.
+
+    The strongest place must speak for Parasitized, and all such places together must add `LEAST`. A healthy
+    cell speaks for Uninfected everywhere, and has no single place to look at.
     """
     towards = answer.map
     return towards is not None and bool(towards.max() > -towards.min() and towards.clip(0).sum() >= LEAST)
 
 
 def overlay(pixels: images.Pixels, towards: npt.NDArray[np.float32]) -> images.Pixels:
-    """The crop, uint8 (h, w, 3), in grey, with what speaks for Parasitized (above 0) in orange, what speaks
-    against it in blue; `towards` is a map of any size.
+    """The crop in grey, with places that speak for Parasitized in orange, for Uninfected in blue.
+
+    Args:
+        pixels: the crop, uint8 (h, w, 3); the result has the same shape.
+        towards: a map of any size, not all zero: above 0 for Parasitized, below 0 for Uninfected.
     """
     height, width = pixels.shape[:2]
     strength = (towards / np.abs(towards).max()).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Many ask, one network answers: those who wait while it is busy are answered together."""
+"""Answer concurrent requests with one network: cells that arrive while it is busy are judged in one batch."""
 
 import itertools
 import threading
@@ -16,9 +16,12 @@ from malaria.cells.prepared import Prepared
 
 @dataclass(frozen=True)
 class Answer:
-    """What the bundle says of one crop: calibrated P(parasitised), why it is no cell to judge, or None, and
-    the map of `Bundle.explain`, where it has one. P of what is no cell means nothing. `look`: the check's
-    quantities, float32 (q,).
+    """A bundle's answer for one crop.
+
+    p_parasitized: calibrated, in [0, 1]; without meaning if the crop is rejected.
+    rejected: why the crop is not a cell to judge, or None.
+    map: as in `Bundle.explain`; None if the bundle gives none.
+    look: quantities of the out-of-distribution check, float32 (q,).
     """
 
     p_parasitized: float
@@ -28,11 +31,11 @@ class Answer:
 
 
 class Judge:
-    """Answers several threads at once, at most `most` cells in a call of the bundle.
+    """Share one bundle between threads, with at most `most` cells in one call of the bundle.
 
-    That bounds how long a single cell waits while a large batch is judged: for no more than so many cells
-    of each who asks. Two threads must not use a bundle at a time: the one that holds the lock answers all
-    that wait, in their order, until its own turn has come.
+    So a single cell waits for at most `most` cells of each other thread, even while large batches are
+    judged. Two threads must not use a bundle at the same time: the one that holds the lock answers all
+    waiting cells, in their order, until its own are done.
     """
 
     def __init__(self, bundle: Bundle, most: int = 32) -> None:
@@ -57,7 +60,7 @@ class Judge:
         asked = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
         try:
             said = self.bundle.run_prepared([crop for crop, _ in asked])
-        except Exception as error:  # each that asked must hear of it, and the next be answered
+        except Exception as error:  # all that wait for these cells must get the error
             for _, answer in asked:
                 answer.set_exception(error)
             return

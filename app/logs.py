@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line on stderr: what happened, never with what file or whose image."""
+"""Log to stderr, one JSON object per line, without names of files and without pictures."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ class _Lines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            # Libraries put paths and addresses into their messages: theirs as written, unfilled.
+            # Libraries put paths and addresses into their messages: log only their unfilled templates.
             "event": record.getMessage() if record.name == log.name else str(record.msg),
             **record.__dict__.get("fields", {}),
         }
@@ -28,7 +28,7 @@ class _Lines(logging.Formatter):
 
 
 class OncePerMinute(logging.Filter):
-    """Lets one line a kind of trouble and minute through; the next says how many were held back."""
+    """Pass one line per minute for each kind of problem; the next one says how many were held back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def event(name: str, **fields: Any) -> None:
 
 
 def where(error: BaseException) -> str:
-    """An exception's kind and place, without its message."""
+    """An exception's type, file and line, without its message."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{place}"

@@ -1,4 +1,4 @@
-"""A bundle as the app serves it: opened, checked whole, and ready to be asked."""
+"""Open and check a bundle for the app, with its card, figures and origin."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -17,11 +17,13 @@ from .inference import Answer, Judge
 
 @dataclass(frozen=True)
 class Model:
-    """`trained_on` and `figures` are None where the bundle was written without them; `scores` are those of
-    the figures to go by, of the test cells or of all cells out of fold; `card` is Markdown.
+    """A served bundle, and all that the page shows about it.
 
-    since: when it was opened, ISO 8601. newer_is_damaged: whether it is served because what has come in its
-    place cannot be.
+    card: Markdown.
+    figures, trained_on: None if the bundle was written without them.
+    scores: the scores in `figures` that count: of the test cells, or of all cells out of fold.
+    since: when it was opened, ISO 8601.
+    newer_is_damaged: whether it is still served because the newer bundle cannot be.
     """
 
     bundle: Bundle
@@ -41,40 +43,40 @@ class Model:
 
     @property
     def network(self) -> str:
-        """The network by its hash."""
+        """The network's name: the first 8 digits of its hash."""
         return f"network {self.record.hashes['network'][:8]}"
 
     @property
     def title(self) -> str:
-        """What a person calls this version: as he named it, a tag, the commit, or the network's hash."""
+        """This version's name for people: as the user named it, a tag, the commit, or the network's hash."""
         commit = f"commit {self.origin.revision[:8]}" if self.origin.revision else self.network
         return next(filter(None, (self.origin.named, *reversed(self.origin.tags))), commit)
 
     def at(self, point: verdict.Point) -> verdict.Point:
-        """Its own operating point for one of a model that it is compared with."""
+        """This model's operating point that corresponds to `point`, one of the served model's."""
         return verdict.matching(point, self.points)
 
     def says(self, answer: Answer, point: verdict.Point) -> verdict.Verdict:
-        """What its answer on a cell means at an operating point (`at`)."""
+        """The verdict that follows from this model's answer at its operating point `at(point)`."""
         return verdict.of(answer, self.at(point), self.record.synthetic)
 
     def answer(self, pixels: images.Pixels) -> Answer:
-        """What the model says of one crop, uint8 (h, w, 3)."""
+        """The model's answer for one crop, uint8 (h, w, 3)."""
         return self.judge.ask([self.bundle.prepare(pixels)])[0]
 
     def met(self, pixels: images.Pixels) -> bool | None:
-        """Whether the model was made with this cell; None where the bundle does not say."""
+        """Whether the model was made with this cell, uint8 (h, w, 3); None if the bundle does not say."""
         if self.trained_on is None:
             return None
         return bool(fingerprints.known(self.trained_on, [self.bundle.prepare(pixels).pixels])[0])
 
 
 def open_model(folder: Path, carried_by: git_origin.Origin | None = None, *, batch: int = 32) -> Model:
-    """Open a bundle and all that goes with it.
+    """Open a bundle, with its card, figures and origin.
 
     Args:
-        carried_by: the commit, where it is known; else git is asked.
-        batch: cells that are judged in one go, at most, before the next who wait have their turn.
+        carried_by: the commit that the bundle comes from; None asks git.
+        batch: most cells judged in one go, before the next request has its turn.
 
     Raises:
         UserError: the bundle is missing, incomplete, tampered with or of an unknown schema.
@@ -102,7 +104,7 @@ def open_model(folder: Path, carried_by: git_origin.Origin | None = None, *, bat
 
 
 def told_apart(model: Model, other: Model) -> list[Model]:
-    """Both, to be shown beside each other; the network's hash tells what has the same name apart."""
+    """Both models under different titles: equal titles get the network's hash appended."""
     if model.title != other.title:
         return [model, other]
     both = ((one, f"{one.title} ({one.network})") for one in (model, other))
@@ -110,7 +112,7 @@ def told_apart(model: Model, other: Model) -> list[Model]:
 
 
 def info(model: Model) -> dict[str, Any]:
-    """What `/model_info` and `/version` answer."""
+    """Facts about a model, for `/model_info` and `/version`."""
     told = {"name", "data_source", "synthetic", "precision", "input_size", "labels", "positive", "hashes"}
     return {
         "app": __version__,

@@ -1,4 +1,4 @@
-"""The page: what stands where, and which function answers what."""
+"""The page's layout, and the functions behind its components."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from .firewall import Limits
 from .gradio_import import gr
 from .model import Model
 
-# By what they show. The seeds are of cells that look much as real ones do, also to a check fitted on those.
+# The seeds are chosen: these cells look real, also to an out-of-distribution check fitted on real cells.
 EXAMPLES = {
     "Ring form": pictures.cell(34, 4),
     "Gametocyte": pictures.cell(62, 10),
@@ -26,17 +26,18 @@ EXAMPLES = {
     "Out of focus": pictures.cell(59, 0),
 }
 
-# Of a curve: the estimate, and the ends of its interval.
+# The lines of a curve, with their colours: the estimate, and the ends of its interval.
 _LINES = {"measured": "#1d4ed8", "95 % from": "#93a8d8", "95 % to": "#93a8d8"}
 
-# Gradio knows by a parameter's default that a function wants to report how far it is.
+# A parameter with this default tells Gradio that the function reports its progress.
 _PROGRESS = gr.Progress()
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The cells in view, the `files` that they lie in (none for an example), and the number of the one that
-    is looked at. Of pixels a session keeps no more than thumbnails.
+    """The cells in view, their `files` (none for an example), and the index of the one shown large.
+
+    A session keeps their thumbnails, and no other pixels.
     """
 
     judged: tuple[batches.Judged, ...] = ()
@@ -50,13 +51,16 @@ Round = tuple[cells.Source, Cards]
 
 
 def theme() -> Any:
-    """Colours and fonts that every machine has: no font is fetched."""
+    """Gradio's theme with fonts that every machine has, so that the page fetches none."""
     fonts = ["Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
     return gr.themes.Default(font=fonts, font_mono="monospace", primary_hue="blue", neutral_hue="zinc")
 
 
 def head() -> str:
-    """The page's style, with the examples' pictures, and script (Gradio's `css` would rewrite selectors)."""
+    """HTML with the page's style, the examples' pictures and the script.
+
+    Gradio's own option `css` would rewrite the selectors.
+    """
     pictured = [
         f"#example-{number} {{ background-image: url({pictures.data_uri(pixels, 72)}); }}"
         for number, pixels in enumerate(EXAMPLES.values(), start=1)
@@ -66,7 +70,7 @@ def head() -> str:
 
 
 def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: Limits) -> Any:
-    """The page of a model, and one compared with it, as gr.Blocks; `folder` is where uploads lie."""
+    """Build the page, as gr.Blocks: `models` are one model or two to compare, `folder` is for uploads."""
     model, compared = models[0], len(models) > 1
     respond = Responses(models, source, folder)
     with gr.Blocks(title="Malaria cells") as page:
@@ -133,7 +137,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
 
         look = {"fn": None, "js": "look", "api_visibility": "private"}
         views, large, played = [totals, unsure, table, further, cell, shown], [cell, shown], [board, game]
-        # Gradio decodes no file: what it hands on is where uploads lie.
+        # Without `preprocess` Gradio decodes no file, but passes on the paths of the uploads.
         sent = [files, point, unsure]
         ask(files.upload, respond.show, sent, views, "show_cells", preprocess=False).then(**look)
         for number, (name, button) in enumerate(zip(EXAMPLES, examples, strict=True), 1):
@@ -155,14 +159,14 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
         for name, answer in api.endpoints(models, folder).items():
             gr.api(answer, api_name=name, concurrency_id="judge")
     page.queue(max_size=limits.queue, default_concurrency_limit=limits.concurrency, api_open=False)
-    # A session keeps a batch's thumbnails and answers, up to 5 MB, and views that were never read.
+    # Each session keeps a batch's thumbnails and answers, up to 5 MB, and views that were never read.
     page.state_session_capacity = 100
     page._queue.pending_messages_per_session.max_size = 4 * (limits.queue + limits.concurrency)
     return page
 
 
 def curves(model: Model) -> None:
-    """What the operating points cost and how true P is, with intervals, where the bundle has the figures."""
+    """Plot the operating points' costs and P's calibration, with intervals, if the bundle has figures."""
     if model.figures is None or model.scores is None:
         return
     scores, plots = model.scores, model.figures["plots"]
@@ -178,11 +182,11 @@ def curves(model: Model) -> None:
     found, healthy = "of 100 parasitised cells, found", "of 100 healthy cells, called Parasitized"
     with gr.Row():
         _plot("What the operating points cost", healthy, found, costs)
-        _plot("How true P is", "P, of 100", "of 100 such cells, parasitised", true)
+        _plot("How well P is calibrated", "P, of 100", "of 100 such cells, parasitised", true)
 
 
 def _plot(title: str, x: str, y: str, points: Sequence[tuple[float, ...]]) -> None:
-    """A curve with its interval, through points (x, estimate, low, high), shares, clear of the frame."""
+    """Plot a curve with its interval through two points or more: (x, estimate, low, high), in [0, 1]."""
     if len(points) < 2:
         return
     wide = 100 * pd.DataFrame(points, columns=[x, *_LINES])
@@ -195,14 +199,14 @@ def _plot(title: str, x: str, y: str, points: Sequence[tuple[float, ...]]) -> No
 
 
 class Responses:
-    """What the page's parts answer; each takes and gives the values of Gradio's components."""
+    """The functions behind the page's components, whose values they take and return."""
 
     def __init__(self, models: Sequence[Model], source: cells.Source, folder: Path) -> None:
         self.models, self.source, self.folder = models, source, folder
         self.model = models[0]
 
     def at(self, place: object) -> verdict.Point:
-        """The operating point at a place of the list; gr.Error where there is none."""
+        """The operating point with index `place`; gr.Error if there is none."""
         if not isinstance(place, int | float) or not 0 <= place < len(self.model.points):
             raise gr.Error("There is no such operating point.", print_exception=False)
         return self.model.points[int(place)]
@@ -210,7 +214,7 @@ class Responses:
     def show(
         self, files: Sequence[object] | None, place: object, unsure: bool, progress: Any = _PROGRESS
     ) -> tuple[Any, ...]:
-        """The answers on uploaded files."""
+        """Judge uploaded files, and show the answers."""
         point = self.at(place)
         with api.in_gradio():
             own = tuple(uploads.sent(file, self.folder) for file in files or ())
@@ -225,12 +229,12 @@ class Responses:
         return self.views(Shown(tuple(judged), own, 0 if len(judged) == 1 else None), point, unsure)
 
     def example(self, name: str, place: object) -> tuple[Any, ...]:
-        """The answer on an example."""
+        """Judge an example, and show the answer."""
         drawn = uploads.Upload(name, lambda: images.Crop(EXAMPLES[name]))
         return self.views(Shown(tuple(batches.judge(self.models, [drawn])), number=0), self.at(place), False)
 
     def views(self, shown: Shown, point: verdict.Point, unsure: bool) -> tuple[Any, ...]:
-        """Everything that shows the cells in view: one alone needs neither totals nor a table."""
+        """Values of all components that show the cells; a single cell has neither totals nor a table."""
         many = len(shown.judged) > 1
         outcomes = batches.outcomes(self.models, shown.judged, point)
         totals, rows = rendering.batch(outcomes, shown.judged, unsure) if many else ("", [])
@@ -245,7 +249,7 @@ class Responses:
         )
 
     def cell(self, shown: Shown, point: verdict.Point) -> str:
-        """The cell that is looked at, large."""
+        """HTML of the cell that is shown large; empty if there is none."""
         if shown.number is None:
             return ""
         one, many = shown.judged[shown.number], len(shown.judged)
@@ -264,8 +268,8 @@ class Responses:
         return rendering.cell(self.models, pixels, one, point, place)
 
     def row(self, shown: Shown, place: object, event: gr.EventData) -> tuple[Any, Any]:
-        """The cell of a row of the table, which begins with its number."""
-        # Not gr.SelectData, which fails on a request that tells of no row.
+        """Show the cell of the chosen table row, which begins with the cell's number."""
+        # Not gr.SelectData, which fails on a request without a row.
         values = event._data.get("row_value") if isinstance(event._data, dict) else None
         number = values[0] if isinstance(values, list) and values else None
         if not isinstance(number, int) or not 1 <= number <= len(shown.judged):
@@ -273,7 +277,7 @@ class Responses:
         return self.look(shown, number - 1, place)
 
     def next(self, shown: Shown, place: object) -> tuple[Any, Any]:
-        """The cell after the one in view of those that need a second look."""
+        """Show the next cell that is worth a look; after the last one, the first again."""
         outcomes = batches.outcomes(self.models, shown.judged, self.at(place))
         order = batches.to_look_at(outcomes, shown.judged)
         if not order:
@@ -286,19 +290,17 @@ class Responses:
         return self.cell(shown, self.at(place)), shown
 
     def draw(self, source: cells.Source, place: object) -> tuple[str, Round]:
-        """A new round of labelled cells; synthetic ones, which no model was made with, where there is no
-        source.
-        """
+        """Draw a new round of labelled cells; of synthetic ones, new to every model, if `source` is empty."""
         return self.board((source, cells.draw(source, self.model)), place)
 
     def play(self, move: Callable[[Cards], Cards], game: Round | None, place: object) -> tuple[str, Round]:
-        """The round after a move: a cell opened, or all; a new round where there is none."""
+        """Make a move: open one cell, or all; without a round, draw a new one."""
         return self.board((game[0], move(game[1])), place) if game else self.draw(self.source, place)
 
     def board(self, game: Round, place: object) -> tuple[str, Round]:
         return rendering.round_of(*game, self.at(place)), game
 
     def again(self, place: object, shown: Shown, unsure: bool, game: Round | None) -> tuple[Any, ...]:
-        """Every view, at another operating point, say."""
+        """Show everything again, after the operating point or the filter has changed."""
         point = self.at(place)
         return *self.views(shown, point, unsure), self.board(game, place)[0] if game else gr.skip()

@@ -1,4 +1,4 @@
-"""Cells as pictures inside the page: no file is written, and no route serves them."""
+"""Cells as data URIs in the page, so that no file is written and no route serves them; synthetic cells."""
 
 import base64
 import io
@@ -31,11 +31,11 @@ def encoded(pixels: Pixels) -> bytes:
 
 
 def drawn(count: int, seed: int) -> list[tuple[Pixels, bool]]:
-    """Synthetic cells of as many patients, and whether each is parasitised: by turns it is."""
+    """Synthetic cells, each of another patient, and whether it is parasitised, as every second one is."""
     return [(cell(seed, number), number % 2 == 0) for number in range(count)]
 
 
 def cell(seed: int, number: int) -> Pixels:
-    """One of the cells of `drawn`."""
+    """Cell `number` of `drawn`, uint8 (h, w, 3)."""
     random = np.random.Generator(np.random.Philox(key=[seed, number]))
     return synthetic.draw(random, synthetic.stain(random), number % 2 == 0)

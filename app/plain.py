@@ -1,4 +1,4 @@
-"""Plain HTTP for programs and probes: a picture or a zip as the request's body, an answer in JSON."""
+"""Plain HTTP routes for programs and probes: the body is a picture or a zip, the answer is JSON."""
 
 import asyncio
 import tempfile
@@ -24,15 +24,16 @@ Judging = Callable[[bytes, verdict.Point, decoder.Gone], dict[str, Any]]
 
 @dataclass
 class Door:
-    """Lets so many judge side by side, beside Gradio's queue, which counts what comes through the page."""
+    """Limit how many plain requests are judged at the same time; Gradio's queue limits the page's own."""
 
     limits: Limits
     places: anyio.CapacityLimiter
-    held: int = 0  # bytes of bodies that are here, or on their way
+    held: int = 0  # bytes of request bodies, whole or still arriving
 
     async def judged(self, request: Request, judge: Judging) -> JSONResponse:
-        """The answer on a request's body. Only one that is here takes a place: those who send slowly, or
-        nothing, must not keep the places from others.
+        """Receive a request's body, wait for a place, and answer.
+
+        Only a whole body takes a place: a client that sends slowly, or nothing, must not block others.
         """
         point = _asked(request)
         body, size = bytearray(), 0
@@ -46,7 +47,7 @@ class Door:
             if self.places.statistics().tasks_waiting >= self.limits.queue:
                 raise HTTPException(503, "Too many requests are waiting: ask again later.")
             whole = bytes(body)
-            # What waits for its turn is held once.
+            # Free the copy before the request waits for its turn.
             body.clear()
             return JSONResponse(await self._turn(request, partial(judge, whole, point)))
         except ClientDisconnect:
@@ -55,13 +56,13 @@ class Door:
             self.held -= size
 
     async def _turn(self, request: Request, judge: Callable[[decoder.Gone], Any]) -> Any:
-        """What `judge` answers once there is a place; ClientDisconnect where the client leaves before."""
+        """Call `judge` when there is a place; ClientDisconnect if the client leaves before the answer."""
         with anyio.CancelScope() as turn:
 
             async def left() -> None:
                 while (await request.receive())["type"] != "http.disconnect":
                     pass
-                # One that waits for its place is dropped at once; one that is judged, after its next cells.
+                # A request that waits is dropped at once; one that is being judged, after its next cells.
                 turn.cancel()
 
             watching = asyncio.create_task(left())
@@ -73,35 +74,35 @@ class Door:
 
 
 def _asked(request: Request) -> verdict.Point:
-    """The operating point that a request names; HTTPException where it asks for what there is not."""
+    """The operating point that a request names; HTTPException for a form or an unknown parameter."""
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise HTTPException(
             415, "Send the file itself as the body, not a form: curl --data-binary @cell.png, without -F."
         )
     names = [name for name, _ in request.query_params.multi_items()]
     if unknown := sorted(set(names) - {"threshold"}):
-        raise HTTPException(422, f"{unknown[0]} is no parameter here: there is `threshold` alone.")
+        raise HTTPException(422, f"{unknown[0]} is no parameter here: the only one is `threshold`.")
     if len(names) > 1:
         raise HTTPException(422, "threshold is given twice: give it once.")
     return api.chosen(request.query_params.get("threshold", 0.5))
 
 
 def routes(models: Sequence[Model], folder: Path, limits: Limits) -> list[Route]:
-    """The routes; bodies that are zips lie in `folder` while they are judged."""
+    """The routes; bodies of /classify_batch are files in `folder` while they are judged."""
     door = Door(limits, anyio.CapacityLimiter(limits.concurrency))
     probe = pictures.encoded(page.EXAMPLES["Healthy"])
 
     one_cell = partial(api.one_cell, models)
 
     def many_cells(body: bytes, point: verdict.Point, gone: decoder.Gone) -> dict[str, Any]:
-        # Where others send much, this may have gone before its time.
+        # `uploads.make_room` may have deleted the file already, if others send much.
         with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as own:
             file = Path(own, "upload")
             file.write_bytes(body)
             return api.many_cells(models, [("upload", file)], point, gone)
 
     async def healthz(_: Request) -> JSONResponse:
-        # Where a probe waits in vain for its turn, others do, too.
+        # If a probe gets no turn in time, other requests get none either.
         with anyio.move_on_after(limits.probe_seconds):
             await anyio.to_thread.run_sync(one_cell, probe, verdict.HALF, limiter=door.places)
             return JSONResponse({"status": "ok"})

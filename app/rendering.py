@@ -1,4 +1,4 @@
-"""The page's own HTML, from the templates beside this module; everything put into them is escaped."""
+"""Render the page's own HTML from `templates/`, with all values escaped."""
 
 import base64
 from collections import Counter
@@ -19,24 +19,24 @@ _ENVIRONMENT.filters["p"] = verdict.number
 
 
 def render(template: str, **values: Any) -> str:
-    """A template, filled."""
+    """Fill a template with values."""
     return _ENVIRONMENT.get_template(template).render(**values)
 
 
 def text(name: str) -> str:
-    """A file of the templates as it is: the style sheet and the script."""
+    """A file of `templates/` as it is: the style sheet or the script."""
     return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def header(models: Sequence[Model]) -> str:
-    """Title, what to do, and what a visitor must know of the models first."""
+    """HTML of the page's top: title, purpose, and what a visitor must know about the models first."""
     return render("header.html.j2", models=models, research=verdict.RESEARCH)
 
 
 def cell(
     models: Sequence[Model], pixels: images.Pixels, one: batches.Judged, point: verdict.Point, place: str = ""
 ) -> str:
-    """The verdict of each model on one cell, side by side; `place` says which of many it is."""
+    """HTML of each model's verdict on one cell, side by side; `place` says which of many it is."""
     columns = [
         (model, model.says(answer, point), answer, model.at(point), _heat(model, pixels, answer))
         for model, answer in zip(models, one.answers, strict=True)
@@ -46,7 +46,7 @@ def cell(
 
 
 def _heat(model: Model, pixels: images.Pixels, answer: Answer) -> str:
-    """The map of an answer as a picture, empty where there is none to show."""
+    """The map of an answer as a data URI; empty if there is none to show."""
     if answer.rejected or answer.map is None or not heatmap.decides(answer):
         return ""
     return pictures.data_uri(heatmap.overlay(model.bundle.seen(pixels), answer.map), pictures.SHOWN)
@@ -55,8 +55,9 @@ def _heat(model: Model, pixels: images.Pixels, answer: Answer) -> str:
 def batch(
     outcomes: Sequence[batches.Outcome], judged: Sequence[batches.Judged], unsure_only: bool
 ) -> tuple[str, list[list[object]]]:
-    """Totals of many cells, and the rows of their table (`columns`); `unsure_only` leaves out those that
-    need no second look.
+    """HTML of the totals of many cells, and the rows of their table (see `columns`).
+
+    `unsure_only` leaves out the rows that are not worth a look.
     """
     together = list(zip(*(outcome.rows for outcome in outcomes), strict=True))
     rows = [
@@ -78,7 +79,7 @@ def batch(
 
 
 def columns(models: Sequence[Model]) -> dict[str, tuple[str, str]]:
-    """The columns of the table of many cells: Gradio's names for what they hold, and their widths."""
+    """Columns of the table of many cells: by header, Gradio's data type and the width."""
     answers: dict[str, tuple[str, str]] = {}
     for model in models:
         version = f", {model.title}" if len(models) > 1 else ""

@@ -1,8 +1,8 @@
-"""The bundle of a git revision, brought through DVC's API, kept in the user's cache folder, and checked.
+"""Fetch the bundle of a git revision through DVC's API, keep it in the user's cache folder, and check it.
 
-A revision may hold two bundles: the artifact `malaria-cells` of its dvc.yaml, whose files DVC has in its
-cache or in a remote, and the pretrained one, whose files git has. The artifact is taken; where it is not
-to be had, the pretrained one, and that is said. REV:FOLDER, as git writes it, names one and no other.
+A revision may have two bundles: the artifact `malaria-cells` of its dvc.yaml, whose files are in DVC's
+cache or in a remote, and the pretrained one, whose files are in git. The artifact is served or, if it is
+missing, the pretrained bundle, with a note. REV:FOLDER, as git writes it, names one bundle and no other.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ PRETRAINED = paths.PRETRAINED.as_posix()
 
 
 class Missing(Exception):  # noqa: N818 - a finding about a revision, not a fault of the program
-    """A revision has no such bundle, and why, in a few words."""
+    """A revision lacks the bundle; the message says why in a few words."""
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ def _dvc_wanted() -> Iterator[None]:
 
 @_dvc_wanted()
 def fetch(named: str, repository: str) -> tuple[Path, git_origin.Origin]:
-    """The folder with the bundle of a revision, and where it comes from.
+    """Fetch the bundle of a revision; return its folder and its origin.
 
     Args:
         named: a tag, branch or commit; a version of the artifact (`malaria-cells@v1.2.0`, or `v1.2.0`
@@ -50,8 +50,8 @@ def fetch(named: str, repository: str) -> tuple[Path, git_origin.Origin]:
         repository: a folder, or a URL that git can clone.
 
     Raises:
-        UserError: there is no such revision or bundle, it cannot be brought, or it is not what the
-            revision says it is.
+        UserError: there is no such revision or bundle, it cannot be fetched, or its files are not those
+            that the revision names.
     """
     revision, _, folder = named.partition(":")
     commit = commit_of(repository, revision)
@@ -71,15 +71,15 @@ def fetch(named: str, repository: str) -> tuple[Path, git_origin.Origin]:
 
 
 def commit_of(repository: str, revision: str) -> str:
-    """The full hash of the commit that a revision names; UserError where there is none."""
+    """The full hash of the commit that a revision names; UserError if there is none."""
     if shutil.which("git") is None:
         raise UserError("A revision's bundle needs git, which is not installed here: install it.")
     find = _local if Path(repository).is_dir() else _remote
     if found := find(repository, revision) or find(repository, f"{ARTIFACT}@{revision}"):
         return found
     raise UserError(
-        f"{revision} is no revision of {repository}: name a tag, a branch or a commit (of another machine's "
-        "repository in full), or fetch it first."
+        f"{revision} is no revision of {repository}: name a tag, a branch or a commit (for a repository on "
+        "another machine, its full hash), or fetch it first."
     )
 
 
@@ -90,20 +90,20 @@ def _local(repository: str, revision: str) -> str:
 
 
 def _remote(repository: str, revision: str) -> str:
-    # A commit's full name can be looked up without asking, and then served from the cache offline.
+    # A full hash needs no look-up, so that a bundle in the cache can be served offline.
     if re.fullmatch("[0-9a-f]{40}", revision):
         return revision
     told = git("ls-remote", "--", repository)
     if not told:
         raise UserError(f"{repository} is neither a folder nor a repository that git can reach.")
     commits = {name: commit for commit, name in (line.split("\t") for line in told.splitlines())}
-    # An annotated tag is an object of its own; ^{} is the commit that it is on.
+    # An annotated tag is an object of its own; ^{} names the commit that it points to.
     names = (f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}", revision)
     return next((commits[name] for name in names if name in commits), "")
 
 
 def _kept(named: str, repository: str, commit: str, folder: str) -> tuple[Path, git_origin.Origin]:
-    """A bundle in the cache folder, brought there if need be; `folder` is empty for the artifact."""
+    """A bundle in the cache folder, fetched if it is missing; `folder` is empty for the artifact."""
     from malaria.fetch.download import cache_folder
 
     home = cache_folder() / "bundles" / commit / (folder.replace("/", "+") or ARTIFACT)
@@ -128,13 +128,13 @@ def _kept(named: str, repository: str, commit: str, folder: str) -> tuple[Path, 
             "fetched again."
         )
     if Path(repository).is_dir():
-        # Tags may have come since.
+        # Tags may have been added since it was cached.
         known = git_origin.of_commit(Path(repository), commit)
     return home / "bundle", replace(known, named=named)
 
 
 def _bring(named: str, repository: str, commit: str, folder: str, part: Path) -> None:
-    """Write a bundle's files below `part`, and beside them what they must be and where they come from."""
+    """Fetch a bundle's files into `part`, and write their hash and origin into origin.json beside them."""
     from dvc.api import DVCFileSystem
     from dvc.exceptions import ArtifactNotFoundError
     from dvc.repo.open_repo import clean_repos
@@ -150,7 +150,7 @@ def _bring(named: str, repository: str, commit: str, folder: str, part: Path) ->
     except (Missing, UserError):
         raise
     except Exception as error:
-        # Each kind of remote, and of repository, has errors of its own; DVC hides them in its own.
+        # Each kind of remote and repository has its own errors, which DVC wraps: report the first cause.
         first: BaseException = error
         while first.__cause__ is not None:
             first = first.__cause__
@@ -168,7 +168,7 @@ def _bring(named: str, repository: str, commit: str, folder: str, part: Path) ->
 
 
 def _remote_of(repository: str) -> dict[str, Any]:
-    """The remote that a repository on this machine uses now: older revisions may not have known it."""
+    """Configuration with a local repository's present remote, which older revisions may not name."""
     from dvc.repo import Repo
 
     if not Path(repository).is_dir():
@@ -179,7 +179,7 @@ def _remote_of(repository: str) -> dict[str, Any]:
 
 
 def _copy(system: Any, place: PurePosixPath, target: Path) -> str:
-    """Copy the files of a folder; the hash that DVC has for them all, empty where git has the files."""
+    """Copy the files of a folder; return DVC's hash of the folder, empty if git has the files."""
     from dvc_data.index import DataIndexDirError
 
     named = place.relative_to("/")
@@ -193,7 +193,7 @@ def _copy(system: Any, place: PurePosixPath, target: Path) -> str:
         if isinstance(error.__cause__, FileNotFoundError):
             raise Missing(nowhere) from None
         raise
-    # By their last names alone: a listing from a stranger's remote must not lead out of `target`.
+    # Only the last part of each path: a stranger's remote must not make us write outside `target`.
     names = [PurePosixPath(one["name"]).name for one in found if one["type"] == "file"]
     if bundle.RECORD not in names:
         raise Missing(f"{named} holds no bundle")

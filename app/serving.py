@@ -1,4 +1,4 @@
-"""The server: Gradio's page behind the firewall, plain routes for programs, and an orderly end."""
+"""The web server: Gradio's page behind the firewall, plain routes for programs, an orderly shutdown."""
 
 import asyncio
 import contextlib
@@ -28,30 +28,30 @@ from .gradio_import import gr
 from .logs import event
 from .model import Model
 
-# The page must not ask any other host for anything, whatever Gradio or an uploaded file would have it do.
+# The page must load nothing from another host, whatever Gradio or an uploaded file asks for.
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; base-uri 'self'; "
     "frame-ancestors "
 )
 
-# Half of them may be connections.
+# Open files of this process; half of them may be connections.
 _MOST_FILES = 4096
 
-# An orchestrator kills ten seconds after SIGTERM or sooner; what runs has this long to finish.
+# Running requests get this long to finish: an orchestrator kills ten seconds after SIGTERM, or sooner.
 _DRAIN_SECONDS = 4
 
 
 def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: firewall.Limits) -> Starlette:
-    """The application; uploads are kept in `folder`."""
+    """Make the application that serves `models`; uploads are kept in `folder`."""
     blocks = page.build(models, source, folder, limits)
 
     @contextlib.asynccontextmanager
     async def live(_: Starlette) -> AsyncIterator[None]:
-        # Gradio's own deletes no file that came by halves.
+        # Gradio's own clean-up leaves files of interrupted uploads.
         sweeping = asyncio.create_task(uploads.sweep(folder, limits.room * 2**20, limits.keep))
         yield
         sweeping.cancel()
-        # Gradio's queue would go on, and keep all of this in memory.
+        # Otherwise Gradio's queue continues to run, and keeps all of this in memory.
         blocks.close(verbose=False)
 
     asgi = Starlette(
@@ -74,11 +74,11 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
         show_error=False,
         root_path=limits.root_path,
     )
-    # Mounted, Gradio believes that it has not started, and then skips its checks of the files that a
-    # request names.
+    # A mounted Gradio believes that it has not started, and then does not check the files that a request
+    # names.
     blocks.has_launched = True
     functions = (*blocks.fns, *(str(function.api_name) for function in blocks.fns.values()))
-    # In place of the mount, which would answer at every path.
+    # Replace Gradio's own mount, which would answer at every path, by the gate.
     gradio = asgi.routes.pop().app  # type: ignore[attr-defined]
     gradio.add_exception_handler(TypeError, _no_file)
     gradio.add_exception_handler(ClientDisconnect, lambda *_: PlainTextResponse("The client has gone.", 400))
@@ -87,23 +87,23 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
 
 
 def _no_file(request: Request, error: Exception) -> Response:
-    """Gradio fails on an upload's part that is no file; any other failure is its own."""
+    """Refuse an upload with a part that is not a file, at which Gradio fails; raise any other error again."""
     if not request.url.path.endswith("/upload"):
         raise error
     return PlainTextResponse("Send files, in a form, under the name `files`.", 400)
 
 
 def address(host: str, port: int) -> str:
-    """What to open in a browser; colons of an IPv6 address stand in brackets."""
-    # All addresses of this machine: a browser cannot open that.
+    """The URL to open in a browser, with an IPv6 address in brackets."""
+    # These stand for all addresses of this machine, which a browser cannot open.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; UserError where the address is taken or not ours."""
+    """A socket that listens; UserError if the address is in use or not this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns off Nagle's algorithm, which holds an answer's body back for 40 ms, where TCP is named.
+    # IPPROTO_TCP, or asyncio leaves Nagle's algorithm on, which delays an answer's body by 40 ms.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -127,14 +127,14 @@ def serve(asgi: Router, listening: socket.socket, limits: firewall.Limits) -> No
         print(f"note: this page is open to anyone {who}.", file=sys.stderr)
     print(f"Open {address(host, port)} in a browser. {verdict.RESEARCH} Ctrl-C ends it.", flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn puts its own handlers in place, and raises the signal again once it has ended.
+        # uvicorn installs its own handlers, and raises the signal again after it has ended: ignore that.
         signal.signal(number, lambda *_: None)
     uvicorn.Server(config(asgi, limits.allow_frame)).run([listening])
     event("ended", version=__version__)
 
 
 def config(asgi: Router, frames: Sequence[str] = ()) -> Any:
-    """How uvicorn serves, and how it ends; `frames` as --allow-frame names them."""
+    """uvicorn's configuration; `frames`: the origins of --allow-frame."""
     policy = ("content-security-policy", _POLICY + (" ".join(frames) or "'none'"))
     return uvicorn.Config(
         asgi,
@@ -150,7 +150,7 @@ def config(asgi: Router, frames: Sequence[str] = ()) -> Any:
 
 
 class Connection(H11Protocol):
-    """uvicorn's, which by itself waits for the head of a request as long as the client likes."""
+    """uvicorn's connection with a time limit for the head of a request, which uvicorn does not have."""
 
     head_seconds = 10.0
 
@@ -159,7 +159,7 @@ class Connection(H11Protocol):
         self.loop.call_later(self.head_seconds, self._heard, None)
 
     def _heard(self, before: object) -> None:
-        """Close a connection on which no request has begun, or gone on, since the last time."""
+        """Close the connection if it was idle since the last check; otherwise check again later."""
         if self.transport.is_closing():
             return
         if self.cycle is before and (before is None or self.cycle.response_complete):
@@ -169,7 +169,7 @@ class Connection(H11Protocol):
 
 
 def _files() -> int:
-    """How many files and connections this process may have open, made as many as it may ask for."""
+    """Set this process's limit of open files to `_MOST_FILES`, or the most allowed, and return it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = _MOST_FILES if most == resource.RLIM_INFINITY else min(most, _MOST_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))

@@ -1,4 +1,4 @@
-"""From what a visitor sent to pixels, with bounds on everything."""
+"""Keep uploads, unpack zips, and read the pictures in them, with limits on everything."""
 
 import contextlib
 import fcntl
@@ -24,12 +24,12 @@ from malaria.predict import inputs
 
 from . import decoder
 
-MOST_BYTES = 20 * 2**20  # a file; zips too
-# A batch, zips unpacked: judged in ten seconds, and kept for its page in 5 MB.
+MOST_BYTES = 20 * 2**20  # of one file, also of a zip
+# In one batch, zips unpacked: they are judged in ten seconds, and the page keeps them in 5 MB.
 MOST_CELLS = 2500
-# To list a zip's members may take half a second, and a request may name the same one again and again.
+# In one request: to list a zip's members may take half a second, and a request may repeat the same zip.
 MOST_ZIPS = 250
-# A zip that lists more members than the directory below has room for is not even listed.
+# The number of members keeps its default limit: `_MOST_DIRECTORY` refuses long lists before they are read.
 _ZIP = archives.Limits(size=256 * 2**20, ratio=100)
 
 TOO_MANY = f"more than the {MOST_CELLS:,} cells that are judged at once"
@@ -37,17 +37,17 @@ TOO_MANY_ZIPS = f"more than the {MOST_ZIPS} zips that are opened at once"
 NOT_UPLOADED = "not a file that was uploaded here"
 DAMAGED_ZIP = "a zip that is damaged, encrypted, or packed by another method than deflate"
 LISTED = "a zip of far more cells than are judged at once"
-ZIP64 = "a zip64, which is for more than is taken here: send a plain zip"
+ZIP64 = "a zip64, a format for larger files than are accepted here: send a plain zip"
 
-# Bytes of a zip's list of members that are read at all: a file of 20 MB might list half a million.
+# Most bytes of a zip's list of members that are read: a file of 20 MB could list half a million.
 _MOST_DIRECTORY = 2**20
 _END, _END64 = b"PK\5\6", b"PK\6\7"
 
-# Of a place where no file reaches the stream itself says so, by a ValueError.
+# ValueError: from the stream itself, at an offset that no file reaches.
 _BROKEN = (*archives.DAMAGED_ZIP, OSError, ValueError)
 
 
-# Files, and the names that a visitor gave them.
+# The names that a visitor gave to files, and their paths here.
 Files = Sequence[tuple[str, Path]]
 
 
@@ -61,9 +61,9 @@ class Upload:
 
 @contextlib.contextmanager
 def upload_folder() -> Iterator[Path]:
-    """A folder of this process's own for uploads, gone when it ends; what killed ones left goes now.
+    """A folder for this process's uploads, deleted at the end; also delete those of killed processes.
 
-    Gradio makes folders of its own in it from its import on: enter this before.
+    Enter this before Gradio is imported, because Gradio makes its own folders in it from then on.
     """
     for left in Path(tempfile.gettempdir()).glob("malaria-app-*"):
         with contextlib.suppress(OSError), locked(left):
@@ -77,7 +77,7 @@ def upload_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder; the system lets go of it when this process ends, however. OSError: another holds it."""
+    """Lock a folder in the block, or until this process is killed; OSError if another process holds it."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,7 +87,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def make_room(folder: Path, most: int, seconds: float) -> None:
-    """Delete what was uploaded more than so many seconds ago, and the oldest of what is over `most` bytes."""
+    """Delete uploads older than `seconds`, and then the oldest until at most `most` bytes are left."""
     found = []
     for file in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
@@ -102,17 +102,17 @@ def make_room(folder: Path, most: int, seconds: float) -> None:
 
 
 async def sweep(folder: Path, most: int, seconds: float) -> NoReturn:
-    """Keep what was uploaded no longer than so many seconds, and five minutes, though nothing else comes."""
+    """Call `make_room` every five minutes, or every `seconds` if that is less: old uploads must go."""
     while True:
         await anyio.sleep(min(300, seconds))
         await anyio.to_thread.run_sync(make_room, folder, most, seconds)
 
 
 def own(path: Any, folder: Path) -> Path:
-    """`path` as a file that lies below the upload `folder`, links resolved.
+    """Resolve `path`, with its links, to a file below the upload `folder`.
 
     Raises:
-        images.Unreadable: it is none, whatever else it may name.
+        images.Unreadable: it names no such file.
     """
     with contextlib.suppress(OSError, RuntimeError, TypeError, ValueError):
         file = Path(path).resolve()
@@ -122,10 +122,10 @@ def own(path: Any, folder: Path) -> Path:
 
 
 def sent(file: object, folder: Path) -> tuple[str, Path]:
-    """The name that a visitor gave to a file, without folders, and where it lies.
+    """The name that a visitor gave to a file, without folders, and the file's path here.
 
     Args:
-        file: what Gradio hands on for an uploaded file: FileData, or a dictionary of that shape.
+        file: what Gradio passes for an uploaded file: FileData, or a dictionary with its keys.
 
     Raises:
         images.Unreadable: as `own`.
@@ -136,11 +136,11 @@ def sent(file: object, folder: Path) -> tuple[str, Path]:
 
 
 def many(files: Files, decode: decoder.Read) -> Iterator[Upload]:
-    """Every image of named files, zips opened, each to be read before the next is asked for; bad ones never
-    stop the rest, and one more at the end says how many are over the limit.
+    """Every image of named files and of the zips among them. Read each before you ask for the next.
 
-    A zip in a zip is no image. A zip that is unsafe as a whole (links, paths outside it, a bomb) or empty
-    gives one image that says so.
+    An unreadable image does not stop the rest. If there are more than `MOST_CELLS`, the last one says how
+    many are left out. A zip in a zip is not an image. A zip that is unsafe as a whole (links, paths outside
+    it, a bomb) or empty gives one image that says so.
     """
 
     def found() -> Iterator[Upload]:
@@ -159,7 +159,7 @@ def many(files: Files, decode: decoder.Read) -> Iterator[Upload]:
 
 
 def again(files: Files, decode: decoder.Read, number: int) -> images.Pixels:
-    """The pixels of the image of that number among `many`; images.Unreadable where it is no longer there."""
+    """The pixels of image `number` of `many`; images.Unreadable if it is no longer there."""
     batch = many(files, decode)
     for upload in itertools.islice(batch, number, None):
         return upload.read().pixels
@@ -167,9 +167,9 @@ def again(files: Files, decode: decoder.Read, number: int) -> images.Pixels:
 
 
 def is_zip(file: Path) -> bool:
-    """Whether a file begins as a zip does; an image with a zip behind it is an image."""
+    """Whether a file begins like a zip; an image with a zip appended is an image."""
     with contextlib.suppress(OSError), file.open("rb") as stream:
-        # After PK stands the kind of the first record, 1 to 8.
+        # PK is followed by the type of the first record, 1 to 8.
         return b"PK\0" < stream.read(3) < b"PK\x09"
     return False
 
@@ -203,7 +203,7 @@ def _zipped(name: str, file: Path, decode: decoder.Read) -> Iterator[Upload]:
             given = True
             yield _image(f"{name}/{member.path}", member.stream, decode)
     except UserError as error:
-        # The sentence names the file where it lies on this server, which is not for visitors.
+        # The sentence contains the file's path on this server, which visitors must not see.
         yield _refused(name, str(error).replace(str(file), "the zip"))
     except _BROKEN:
         yield _refused(name, DAMAGED_ZIP)
@@ -213,7 +213,7 @@ def _zipped(name: str, file: Path, decode: decoder.Read) -> Iterator[Upload]:
 
 
 def count(files: Sequence[Path]) -> int:
-    """How many images there are in files, zips opened, as far as their lists tell."""
+    """The number of images in files and in the zips among them, by the zips' lists of members."""
     total = zips = 0
     for file in files:
         if is_zip(file) and (zips := zips + 1) <= MOST_ZIPS and not _unlisted(file):
@@ -226,16 +226,16 @@ def count(files: Sequence[Path]) -> int:
 
 
 def _unlisted(file: Path) -> str:
-    """Why not even the list of a zip's members is read; empty where it is."""
+    """Why a zip's list of members is not read; empty if it is read."""
     with file.open("rb") as stream:
         stream.seek(-min(file.stat().st_size, 2**16 + 22 + 20), os.SEEK_END)
         tail = stream.read()
-    # Without a comment the record is the last 22 bytes; else it is searched for, as zipfile does.
+    # Without a comment the end record is the last 22 bytes; else it is searched for, as in zipfile.
     whole = tail[-22:].startswith(_END) and tail.endswith(b"\0\0")
     at = len(tail) - 22 if whole else tail.rfind(_END)
     if at < 0:
         return DAMAGED_ZIP
-    # A zip64's own record, which this one in front of the end points to, may tell of a longer list.
+    # A zip64 has a locator before the end record; the record that it points to may name a longer list.
     if tail[max(at - 20, 0) : at].startswith(_END64):
         return ZIP64
     return LISTED if int.from_bytes(tail[at + 12 : at + 16], "little") > _MOST_DIRECTORY else ""

@@ -1,4 +1,4 @@
-"""What the model's number means, in words that a laboratory uses."""
+"""Turn the model's answer into a verdict, in words that a laboratory uses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,14 +12,16 @@ from .inference import Answer
 NO_CELL = "This does not look like a stained red cell."
 RESEARCH = "Research use only. Not a diagnosis."
 
-# Where one cell in ten or more like it is of the other kind, a person should look.
+# A person should look if P lies between these: one such cell in ten, or more, is of the other class.
 _UNSURE = (0.1, 0.9)
 
 
 @dataclass(frozen=True)
 class Point:
-    """An operating point: from `threshold` on a cell is called Parasitized. `missed` of 100 parasitised
-    cells, and `alarms` of 100 healthy ones, are called wrongly, as far as the bundle's figures tell.
+    """An operating point: a cell is called Parasitized if its P is at least `threshold`.
+
+    `specificity`: the one that it was fixed for, if any, in [0, 1]. `missed` of 100 parasitised cells and
+    `alarms` of 100 healthy ones get the wrong category; None if the bundle's figures do not say.
     """
 
     name: str
@@ -30,13 +32,13 @@ class Point:
 
     @property
     def band(self) -> tuple[float, float]:
-        """P from where to where the model asks for a second look; the threshold lies in it always."""
+        """The lowest and highest P that need a second look; the threshold always lies between them."""
         return min(_UNSURE[0], self.threshold), max(_UNSURE[1], min(self.threshold, 1.0))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the page and the programs are told of a cell; `p` and `category` are None unless status is ok."""
+    """What page and programs say about a cell; `p` and `category` are None unless the status is ok."""
 
     status: str
     p: float | None
@@ -51,8 +53,9 @@ HALF = Point("0.5", 0.5)
 
 
 def points(record: Record, scores: dict[str, Any] | None) -> tuple[Point, ...]:
-    """0.5, as the original page has it, and the bundle's own, by their thresholds, with their cost by the
-    bundle's `scores`.
+    """The operating points, by threshold: 0.5, as on the original page, and the bundle's own.
+
+    `scores`: figures of the bundle, which give each point's cost.
     """
     fitted = [
         Point(f"{point.specificity * 100:g} % specificity", point.threshold, point.specificity)
@@ -71,7 +74,7 @@ def _measured(point: Point, scores: dict[str, Any]) -> Point:
 
 
 def cost(point: Point, known: Sequence[Point]) -> str:
-    """What an operating point, one of those known, does, for people who choose one."""
+    """Describe the cost of an operating point to people who choose one of `known`."""
     ends = {known[0]: ", fewest misses", known[-1]: ", fewest false alarms"}
     costs = [
         f"of 100 parasitised cells {point.missed:.1f} missed" if point.missed is not None else "",
@@ -82,16 +85,16 @@ def cost(point: Point, known: Sequence[Point]) -> str:
 
 
 def matching(point: Point, known: Sequence[Point]) -> Point:
-    """Another model's point of the same specificity; where it has none, the same threshold."""
+    """The point of `known`, another model's, with the same specificity; else the same threshold."""
     if point.specificity is None:
         return point
     return next((one for one in known if one.specificity == point.specificity), point)
 
 
 def of(answer: Answer, point: Point, synthetic: bool) -> Verdict:
-    """The verdict on one cell at an operating point; `synthetic`: the model knows drawn cells only."""
+    """The verdict on one cell at an operating point; `synthetic`: the model knows only synthetic cells."""
     if answer.rejected is not None:
-        # The headline says already what is no more than that.
+        # Do not repeat a reason that the headline gives.
         why = answer.rejected.removeprefix(NO_CELL[0].lower() + NO_CELL[1:-1]).removeprefix(": ")
         said = (
             *([f"{why[0].upper()}{why[1:]}{'' if why.endswith('?') else '.'}"] if why else []),
@@ -120,7 +123,7 @@ def unreadable(reason: str) -> Verdict:
 
 
 def number(p: float, beside: float | None = None) -> str:
-    """P for people: three places, or six where it would look equal to `beside` and is not."""
+    """Format P: three decimals, or six if it would look equal to `beside` without being equal."""
     short = f"{p:.3f}"
     if beside is not None and p != beside and short == f"{beside:.3f}":
         return f"{p:.6f}"

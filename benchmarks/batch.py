@@ -1,8 +1,8 @@
-"""Time `predict --engine dask` beside the plain path, and compare their bytes.
+"""Time `predict --engine dask` against the plain path, `predict` without an engine, and compare their bytes.
 
-Draws cells of the NIH/NLM set's number and sizes, and judges one of them and all of them by turns: without
-an engine, with one worker and with two. Ends with status 1 where an engine's bytes are not the plain path's;
-tests/predict kills workers and drivers.
+Draws cells of the NIH/NLM set's number and sizes, and judges one of them and all of them in turn: without an
+engine, with one worker and with two. The exit status is 1 if an engine's bytes differ from the plain path's.
+tests/predict tests what happens if workers and drivers are killed.
 """
 
 import argparse
@@ -21,7 +21,7 @@ WAYS: dict[str, tuple[str, ...]] = {"plain path": (), "1 worker": (*DASK, "1"), 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.batch", description=__doc__)
-    parser.add_argument("--cells", type=how_many, default=27_558, help="in all (default: the real 27558)")
+    parser.add_argument("--cells", type=how_many, default=27_558, help="how many (default: the real 27558)")
     parser.add_argument("--rounds", type=how_many, default=3, help="alternations of the compared runs (3)")
     given = parser.parse_args()
     print(f"{given.cells:,} cells, {by_turns.machine()}")
@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def prepare(folder: Path, cells: int) -> Path:
-    """A folder of drawn cells."""
+    """Make a folder with drawn cells."""
     folder.mkdir()
     draw = data.drawing()
     census = nih.Census(-(-cells // 2), 150, 50)
@@ -47,7 +47,7 @@ def prepare(folder: Path, cells: int) -> Path:
 
 
 def costs(one: Path, many: Path, out: Path, options: tuple[str, ...]) -> dict[str, float]:
-    """What `predict` takes for the cell in a folder, for all in another, whose table is kept, and each."""
+    """Costs of `predict` for the cell in `one`, for all in `many` (their table is `out`), and per cell."""
     predict = [sys.executable, "-m", "malaria", "predict", *options, "--out"]
     alone = by_turns.command([*predict, str(out.with_suffix(".one.csv")), str(one)])
     every = by_turns.command([*predict, str(out), str(many)])

@@ -1,6 +1,6 @@
-"""Compared runs by turns: whatever else the machine does slows all of them alike.
+"""Alternate compared runs, so that other load on the machine slows all of them alike.
 
-Where other programs use the cores, the ratio of processor time tells more than that of the clock.
+If other programs use the cores, ratios of processor time tell more than those of wall-clock time.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ Result = TypeVar("Result")
 
 
 def machine() -> str:
-    """What figures depend on, in words."""
+    """Describe this machine, because figures depend on it."""
     return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
 
 
 def measured(ways: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int) -> pd.DataFrame:
-    """The figures that each way gives in each round, indexed by `round` and `way`."""
+    """Measure each way in turn, in each round; the figures are indexed by `round` and `way`."""
     rows = {}
     for number in range(1, rounds + 1):
         for way, measure in ways.items():
@@ -43,7 +43,7 @@ def measured(ways: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int)
 
 
 def medians(runs: pd.DataFrame) -> pd.DataFrame:
-    """Over rounds, of each way."""
+    """The medians over rounds of each way's figures."""
     return runs.groupby("way", sort=False).median()
 
 
@@ -53,16 +53,16 @@ def ratios(runs: pd.DataFrame, to: str) -> pd.DataFrame:
 
 
 def alone(run: Callable[..., Result], *arguments: object) -> Result:
-    """What `run` gives in a process of its own."""
+    """Call `run` in a new process, and return its result."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(run, *arguments).result()
 
 
 def command(arguments: list[str], work: Path = ROOT) -> dict[str, float]:
-    """Of a command and all below it: s on the clock, s of processor time, MiB of the largest process."""
+    """Run a command: wall-clock s, processor s of all its processes, MiB of the largest; or UserError."""
     if sys.platform == "linux":
-        # Workers whose own parent ended first are adopted (PR_SET_CHILD_SUBREAPER of prctl(2)), or their time
-        # would be lost.
+        # Adopt workers whose own parent ends first (PR_SET_CHILD_SUBREAPER of prctl(2)); otherwise their time
+        # is lost.
         ctypes.CDLL(None).prctl(36, 1)
     begun = time.monotonic()
     with subprocess.Popen(

@@ -1,9 +1,9 @@
-"""Time fetch, audit, split and pack on a set of the real size, beside what the work itself takes.
+"""Time fetch, audit, split and pack on a set of the real size, against bare loops over the same files.
 
 Generates an archive of images with the NIH/NLM set's counts, names and sizes, puts it where the download
-would be, and runs the stages on it. Beside audit stands a bare loop that decodes the same files with
-Pillow, beside pack one that decodes and resizes them, each in as many processes as there are cores.
-Compared runs alternate, and a ratio is the median over alternations.
+would be, and runs the stages on it. Audit is compared with a bare loop that decodes the same files with
+Pillow, pack with one that decodes and resizes them, each in as many processes as there are cores. Compared
+runs alternate, and a ratio is the median over rounds.
 """
 
 import argparse
@@ -28,16 +28,16 @@ from malaria.command import end_with, how_many
 from malaria.fetch import nih, nlm
 from malaria.paths import PARAMS, RAW
 
-DRAWN = 400  # different pictures; the other files repeat them with another byte at their end
-# What a bare loop does to a cell, and the side in px that it resizes to.
+DRAWN = 400  # different pictures; files repeat them, each with its own name appended
+# What a bare loop does to a cell, and the side in px that it resizes to (0: it does not resize).
 LOOPS = {"decode": 0, "decode and resize": 50}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
-    parser.add_argument("--cells", type=how_many, default=27_558, help="in all (default: the real 27558)")
+    parser.add_argument("--cells", type=how_many, default=27_558, help="how many (default: the real 27558)")
     parser.add_argument(
-        "--rounds", type=how_many, default=5, help="of the compared runs, by turns (default 5)"
+        "--rounds", type=how_many, default=5, help="rounds of the compared runs, in turn (default 5)"
     )
     given = parser.parse_args()
     census = nih.WHOLE if given.cells == 27_558 else nih.Census(given.cells // 2, 150, 50)
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def prepare(work: Path, census: nih.Census) -> None:
-    """A folder that the stages run in, with the cells fetched from what is downloaded already."""
+    """Make a folder to run the stages in, and time the fetch of cells that are already downloaded."""
     for name in ("malaria", "stages", "benchmarks", "data/folder"):
         shutil.copytree(ROOT / name, work / name)
     for name in ("dvc.yaml", "data/split.csv"):
@@ -72,21 +72,21 @@ def prepare(work: Path, census: nih.Census) -> None:
 
 
 def drawing() -> Callable[[fake_archive.Cell], bytes]:
-    """Draws PNG crops of the real sizes; a cell's own name at the end makes no two files equal."""
-    # The bare loops, which run elsewhere, do without the app.
+    """Make a function that draws PNG crops of the real sizes; the appended name makes every file unique."""
+    # Imported here, because the bare loops, in processes of their own, do not need the app.
     from app import pictures
 
     drawn = [pictures.encoded(pixels) for pixels, _ in pictures.drawn(DRAWN, seed=1)]
 
     def draw(cell: fake_archive.Cell) -> bytes:
-        # The number in the name chooses, so that patients have different pictures.
+        # The number in the name chooses the picture, so that patients have different pictures.
         return drawn[int(cell.name.rpartition("_")[2][:-4]) % len(drawn)] + cell.name.encode()
 
     return draw
 
 
 def time_stages(work: Path, cells: int, rounds: int) -> None:
-    """Print images/s of audit, split and pack, and of the bare loops, run by turns."""
+    """Print images/s of audit, split and pack, and of the bare loops, run in turn."""
     loop = "from benchmarks import data; data.bare_loop({})"
     commands = {name: ["-m", f"stages.{name}"] for name in ("audit", "split", "pack")}
     commands |= {name: ["-c", loop.format(size)] for name, size in LOOPS.items()}

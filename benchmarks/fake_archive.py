@@ -1,4 +1,4 @@
-"""Sets shaped like the NIH/NLM one: its counts, its kind of names, its archives; the cells are drawn."""
+"""Imitate the NIH/NLM set with drawn cells: its counts, its kind of names, its archives."""
 
 import hashlib
 import io
@@ -22,7 +22,7 @@ class Cell:
 
 
 def cells(census: Census = WHOLE) -> Iterator[Cell]:
-    """Cells that fulfil `census`: each infected patient has some of both classes."""
+    """Cells with the counts of `census`; each infected patient has cells of both classes."""
     infected = [f"C{100 + number}P{number}ThinF" for number in range(1, census.infected + 1)]
     controls = [f"C{number}NThinF" for number in range(1, census.controls + 1)]
     for label, slides in ((PARASITIZED, infected), (UNINFECTED, infected + controls)):
@@ -33,7 +33,7 @@ def cells(census: Census = WHOLE) -> Iterator[Cell]:
 
 
 def tiny(cell: Cell) -> bytes:
-    """Bytes of a cell where its picture does not matter: no image, but none like another."""
+    """Unique bytes in place of a cell's picture, for archives whose pictures are not decoded."""
     return f"drawn for {cell.label}/{cell.name}".encode()
 
 
@@ -44,7 +44,7 @@ def write_archive(
     *,
     twice: bool = False,
 ) -> None:
-    """Write a zip as the NLM's, or with the folder `twice` as Kaggle's; Thumbs.db files lie in both."""
+    """Write a zip like the NLM's or, with the folder `twice`, like Kaggle's; both have Thumbs.db files."""
     with zipfile.ZipFile(out, "w") as pack:
         for prefix in ("cell_images", "cell_images/cell_images")[: 1 + twice]:
             for label in (PARASITIZED, UNINFECTED):
@@ -63,7 +63,7 @@ def mapping(label: str, census: Census = WHOLE) -> str:
 
 
 def published(census: Census = WHOLE, draw: Callable[[Cell], bytes] = tiny) -> dict[str, bytes]:
-    """What the NLM's server has, by the files' names: the archive, and the mapping of each class."""
+    """The files of the NLM's server by name: the archive, and the mapping of each class."""
     archive = io.BytesIO()
     write_archive(archive, census, draw)
     mappings = {name: mapping(label, census).encode() for label, name in nlm.MAPPINGS.items()}
@@ -71,7 +71,7 @@ def published(census: Census = WHOLE, draw: Callable[[Cell], bytes] = tiny) -> d
 
 
 def nlm_section(base: str, served: Mapping[str, bytes]) -> dict[str, str | int]:
-    """The section data.nlm of params.yaml for what a server at `base` has."""
+    """The section data.nlm of params.yaml for a server at `base` with the files `served`."""
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in served.items()}
     return {
         "url": base,

@@ -1,7 +1,7 @@
-"""What decoding in processes of their own costs: `/classify` and `predict` with it and without, by turns.
+"""Measure what decoding in separate processes costs: `/classify` and `predict`, with and without it, in turn.
 
-The app forks a process for each request, `predict` keeps one a thread. Without, both decode where they
-judge, as no release does. Prints the share of its speed that each keeps.
+The app forks a decoding process for each request; `predict` keeps one for each thread. Without them, both
+decode in the process that judges, as no release does. Prints the share of its speed that each keeps.
 """
 
 import argparse
@@ -35,7 +35,7 @@ class Inside:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.forking", description=__doc__)
-    parser.add_argument("--cells", type=how_many, default=8000, help="that predict judges (default 8000)")
+    parser.add_argument("--cells", type=how_many, default=8000, help="cells for predict (default 8000)")
     parser.add_argument("--seconds", type=float, default=15, help="of each load on /classify (default 15)")
     parser.add_argument("--rounds", type=how_many, default=3, help="alternations of the two ways (3)")
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -49,11 +49,11 @@ def main() -> None:
         ways = {way: partial(speeds, way, cells, given.seconds, *folders) for way in ("inside", "forked")}
         shares = by_turns.ratios(by_turns.measured(ways, given.rounds), "inside")
     for name, share in shares.loc["forked"].items():
-        print(f"{name}: {share:.0%} of the speed without (median)")
+        print(f"{name}: {share:.0%} of the speed without forking (median)")
 
 
 def run_module(way: str, module: str, *arguments: str) -> None:
-    """Run `python -m module arguments` in this process, with the decoder of this way."""
+    """Run `python -m module arguments` in this process, with the decoder of `way`."""
     if way == "inside":
         sandbox.Decoder = Inside  # type: ignore[misc,assignment]
     sys.argv = [module, *arguments]
@@ -65,7 +65,7 @@ def launched(way: str, module: str) -> list[str]:
 
 
 def speeds(way: str, cells: list[bytes], seconds: float, one: Path, many: Path) -> dict[str, float]:
-    """Answers a second of the app to one client and eight; cells a second of `predict`, without its start."""
+    """Answers/s of the app to 1 client and to 8; cells/s of `predict`, without its start-up time."""
     found = {}
     with (
         tempfile.TemporaryDirectory() as folder,

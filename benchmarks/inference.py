@@ -1,9 +1,10 @@
-"""Time a bundle's answers on one core, beside Keras on the same network and cells.
+"""Time a bundle's answers on one core, against Keras on the same network and cells.
 
-Three ways to judge the same cells: the bundle (resize, network, check, calibration); `keras.Model.predict`,
-and `model(x)` compiled by tf.function, which have no check. Each runs in a process of its own, bound to one
-core. Measured are the time from the start of the process to the first answer, resident memory, and the time
-that single cells and cells of a batch take. Rounds alternate, and a ratio is the median over rounds.
+It compares three ways to judge the same cells: the bundle (resize, network, check, calibration);
+`keras.Model.predict`; and `model(x)` compiled by tf.function. The last two have no check. Each runs in its
+own process, bound to one core. The figures are the time from the start of the process to the first answer,
+resident memory, and the time for single cells and for cells of a batch. The ways alternate, and a ratio is
+the median over rounds.
 """
 
 import argparse
@@ -31,11 +32,11 @@ _BATCH = 256
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__)
-    parser.add_argument("--model", type=Path, help="a bundle folder (default: the one that comes along)")
+    parser.add_argument("--model", type=Path, help="a bundle folder (default: the pretrained one)")
     parser.add_argument("--rounds", type=how_many, default=5, help="alternations of the three ways (5)")
-    parser.add_argument("--calls", type=how_many, default=300, help="with a single cell, in each round (300)")
-    parser.add_argument("--batches", type=how_many, default=10, help=f"of {_BATCH} cells, in each round (10)")
-    parser.add_argument("--core", type=int, default=0, help="that all are bound to, where the system can (0)")
+    parser.add_argument("--calls", type=how_many, default=300, help="single cells in each round (300)")
+    parser.add_argument("--batches", type=how_many, default=10, help=f"of {_BATCH} cells in each round (10)")
+    parser.add_argument("--core", type=int, default=0, help="to which all are bound, if the system can (0)")
     given = parser.parse_args()
     folder = given.model or bundle.default_folder()
     record = bundle.read_record(folder)
@@ -44,7 +45,7 @@ def main() -> None:
         f"{by_turns.machine()}"
     )
     if hasattr(os, "sched_setaffinity"):
-        # Processes that start from here on take it over, before anything in them counts the cores.
+        # Processes that start from here on inherit it, before any library in them counts the cores.
         os.sched_setaffinity(0, {given.core})
     cells = draw_cells(record.input_size)
     asked = (folder.resolve(), cells, given.calls, given.batches)
@@ -52,12 +53,12 @@ def main() -> None:
         {way: partial(by_turns.alone, measure, way, *asked) for way in WAYS}, given.rounds
     )
     ratios = by_turns.ratios(runs, BUNDLE).drop(BUNDLE)
-    print(f"{by_turns.medians(runs).T.round(3)}\n\nHow much less the bundle takes:\n{ratios.T.round(1)}")
+    print(f"{by_turns.medians(runs).T.round(3)}\n\nMultiples of the bundle's figures:\n{ratios.T.round(1)}")
 
 
 def draw_cells(size: int) -> Pixels:
     """Synthetic cells, uint8 (256, size, size, 3)."""
-    # What is measured does without the app.
+    # Imported here, because the measured processes do not need the app.
     from app import pictures
 
     drawn = [resize(pixels, size) for pixels, _ in pictures.drawn(32, seed=1)]
@@ -65,7 +66,7 @@ def draw_cells(size: int) -> Pixels:
 
 
 def measure(way: str, folder: Path, cells: Pixels, calls: int, batches: int) -> dict[str, float]:
-    """The figures of one way, in this process, which has just started; all of them are better if less."""
+    """Measure one way in this process, which has just started; smaller figures are better."""
     process = psutil.Process()
     ask = bundle.load(folder, threads=1).run if way == BUNDLE else _keras(folder, way)
     ask(cells[:1])
@@ -82,7 +83,7 @@ def measure(way: str, folder: Path, cells: Pixels, calls: int, batches: int) -> 
 
 
 def _keras(folder: Path, way: str) -> Callable[[Pixels], Any]:
-    """Keras on a network like the bundle's. Its weights are drawn: they change no time."""
+    """Keras on a network like the bundle's, with random weights, which do not change the time."""
     from malaria.train import network
 
     model = network.build(bundle.read_record(folder).input_size)
@@ -96,7 +97,7 @@ def _keras(folder: Path, way: str) -> Callable[[Pixels], Any]:
 
 
 def check_same(folder: Path, model: Any) -> None:
-    """UserError unless the bundle has all kernels that the network of malaria/train/network.py has."""
+    """UserError unless the bundle has kernels of the sizes in the network of malaria/train/network.py."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(folder / bundle.NETWORK))
@@ -109,7 +110,7 @@ def check_same(folder: Path, model: Any) -> None:
 
 
 def _times(name: str, ask: Callable[[Pixels], Any], asked: list[Pixels]) -> dict[str, float]:
-    """Of each cell, in ms: median and 99th percentile over the calls, and processor time."""
+    """Time per cell in ms: median and 99th percentile over the calls, and processor time."""
     took = []
     processor = time.process_time()
     for cells in asked:

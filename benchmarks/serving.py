@@ -1,9 +1,9 @@
-"""How many cells a second the app answers, how long each waits, and what the server holds in memory.
+"""Measure how many cells the app answers per second, how long each waits, and the server's memory.
 
-Starts the app on loopback, and lets 1, 8 and 32 clients at once ask `/classify` for single cells, each
+Starts the app on loopback. Then 1, 8 and 32 clients at the same time send single cells to `/classify`, each
 over one connection that stays open, as fast as the answers come. In the same run a bare call of the bundle
 does the same work without a server, in one process: decode, resize, network, check. Clients and server share
-the cores, so that a server of its own answers more.
+the cores, so that a server on a machine of its own answers more.
 """
 
 import argparse
@@ -31,13 +31,13 @@ from malaria.cells import decoding
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
 
-# So many different cells that no cache would hold them.
+# Different cells, too many for any cache.
 CELLS = 200
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running app: its address without a slash at the end, its process, and where it logs to."""
+    """A running app: its address without a slash at the end, its process, and its log file."""
 
     url: str
     process: "subprocess.Popen[str]"
@@ -75,7 +75,7 @@ def start(
     command: Sequence[str | Path] = (sys.executable, "-m", "app", "--port", "0"),
     **process_options: Any,
 ) -> Iterator[Server]:
-    """Start the app on a free port, and end it with the block; UserError where it does not start."""
+    """Run the app on a free port until the block ends; UserError if it does not start."""
     with log.open("w") as errors:
         process = subprocess.Popen(
             [*command, *arguments], stdout=subprocess.PIPE, stderr=errors, text=True, **process_options
@@ -97,7 +97,7 @@ def encoded(count: int) -> list[bytes]:
 
 
 def bare(model: str, cells: list[bytes], seconds: float) -> float:
-    """Seconds a cell takes without a server, decoded and judged one by one."""
+    """Seconds per cell without a server, for cells that are decoded and judged one by one."""
     opened = bundle.load(model)
 
     def judge(number: int) -> None:
@@ -113,14 +113,16 @@ def bare(model: str, cells: list[bytes], seconds: float) -> float:
 
 
 def load(server: Server, cells: list[bytes], clients: int, seconds: float) -> dict[str, float]:
-    """Let so many clients ask for so long: how many answers came a second, ms that they took, how many came
-    that are none, and the peak of the server's memory.
+    """Let `clients` ask for `seconds`, each with one cell at a time.
+
+    Returns:
+        Answers per second, their p50 and p99 in ms, the number of failed requests, peak memory of the server.
     """
     address = urlsplit(server.url)
     end = time.monotonic() + seconds
 
     def ask(first: int) -> list[tuple[float, bool]]:
-        """How long each answer took, ms, and whether it was one."""
+        """The time of each request in ms, and whether its answer was valid."""
         found: list[tuple[float, bool]] = []
         while time.monotonic() < end:
             begun = time.perf_counter()
@@ -152,7 +154,7 @@ def load(server: Server, cells: list[bytes], clients: int, seconds: float) -> di
 
 
 def memory(server: Server) -> float:
-    """What the server holds in memory, MB."""
+    """The server's resident memory, MB."""
     return float(psutil.Process(server.process.pid).memory_info().rss) / 1e6
 
 

@@ -2,14 +2,14 @@
 
 The original's, written plainly with Keras: an ImageDataGenerator that decodes PNGs from class folders
 every epoch and rotates, shears and flips them; three blocks of convolution and pooling, one sigmoid;
-Adam, batches of 32. Ours: the pipeline's training, for as few epochs as reach the mark. Both clocks start
-before Keras is imported. Both are judged by AUC on the val cells of the split; the time that takes counts for
-ours alone. The mark is `--mark`, or the original's best where it does not get there. Every run is a process
-of its own.
+Adam, batches of 32. Ours: the pipeline's training, for the fewest epochs that reach the mark, a val AUC. The
+time starts before Keras is imported. The val cells are those of the split; only for ours does the time to
+evaluate them count. The mark is `--mark`, or the original's best AUC if that is lower. Every run has its own
+process.
 
-Ours is told apart: start-up (imports, compilation, validation), and images per second after it; and these as
-a share of a bare training step: the same network, loss and optimizer as one compiled function, on one batch
-that lies in memory, with the recipe's augmentation and without. Needs `dvc repro pack split`.
+The time of ours is split into start-up (imports, compilation, validation) and images per second after it. The
+latter is also given as a share of a bare training step: the same network, loss and optimizer as one compiled
+function, on one batch in memory, with the recipe's augmentation and without. Needs `dvc repro pack split`.
 """
 
 import argparse
@@ -30,17 +30,17 @@ from malaria.command import end_with, how_many
 from malaria.errors import UserError
 from malaria.labels import LABELS
 
-# Steps that come before the rate is measured.
+# Warm-up steps before the rate is measured.
 _BEFORE = 20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
-    parser.add_argument("--seeds", type=how_many, default=3, help="how many (3)")
-    parser.add_argument("--epochs", type=how_many, default=30, help="of each training, at most (30)")
+    parser.add_argument("--seeds", type=how_many, default=3, help="number of seeds (3)")
+    parser.add_argument("--epochs", type=how_many, default=30, help="most epochs of each training (30)")
     parser.add_argument("--mark", type=float, default=0.985, help="val AUC to reach (0.985)")
-    parser.add_argument("--steps", type=how_many, default=100, help="of a measurement of the rate (100)")
-    parser.add_argument("--rounds", type=how_many, default=5, help="of these measurements (5)")
+    parser.add_argument("--steps", type=how_many, default=100, help="steps per measurement of the rate (100)")
+    parser.add_argument("--rounds", type=how_many, default=5, help="number of these measurements (5)")
     given = parser.parse_args()
     print(by_turns.machine())
     rate, bare, plain = by_turns.alone(rates, _BEFORE + given.steps, given.rounds)
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _ours(seed: int, most: int, mark: float, rate: float) -> tuple[int, float, float]:
-    """The fewest epochs after which ours reaches `mark`, its seconds, and those of them that are start-up."""
+    """The fewest epochs with which ours reaches `mark`, its seconds, and how many of these are start-up."""
     for epochs in range(1, most + 1):
         auc, seconds, images = by_turns.alone(pipeline, seed, epochs)
         if auc >= mark:
@@ -89,8 +89,9 @@ def pipeline(seed: int, epochs: int) -> tuple[float, float, int]:
 
 
 def rates(steps: int, rounds: int) -> tuple[float, float, float]:
-    """Images per second of `fit` on the pipeline's batches, of a bare step, and of one that does not augment:
-    medians of rounds in turn.
+    """Images per second of `fit` on the pipeline's batches, of a bare step, and of one without augmentation.
+
+    Each is the median over rounds, in which the three alternate.
     """
     from malaria.train import augmentation, network, training
     from malaria.train.backend import keras, tf
@@ -129,14 +130,14 @@ def rates(steps: int, rounds: int) -> tuple[float, float, float]:
 
 
 def _rate(way: Callable[[Callable[..., None]], None], batch: int) -> float:
-    """Images per second of `way`, which calls the clock that it is given after each step."""
+    """Images per second of `way`, which must call the clock that it gets after each step."""
     times: list[float] = []
     way(lambda *_, **__: times.append(time.perf_counter()))
     return batch * (len(times) - _BEFORE) / (times[-1] - times[_BEFORE - 1])
 
 
 def _settings(seed: int, epochs: int) -> params.Train:
-    """Those of params.yaml, for a training that runs to its end."""
+    """Settings of params.yaml, changed so that training runs through all epochs."""
     from malaria.train import backend
 
     settings = params.load_params().train
@@ -146,7 +147,7 @@ def _settings(seed: int, epochs: int) -> params.Train:
 
 
 def original(seed: int, epochs: int, mark: float) -> tuple[float, float]:
-    """Train as the original did until `mark`, or for all epochs: its best AUC, and the seconds to it."""
+    """Train as the original did, until `mark` or for all epochs: best val AUC, and the seconds to it."""
     begun = time.monotonic()
     import keras
     import tensorflow as tf

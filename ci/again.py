@@ -1,6 +1,6 @@
-"""Run a branch's stages again, in a copy of its work tree, and what makes the bundle without the test cells.
+"""Rerun a branch's stages in a copy of its work tree, and make its bundle without sight of the test cells.
 
-Nothing of the branch is imported here: its stages run as processes of their own, as dvc.yaml has them.
+Nothing of the branch is imported here: its stages run as separate processes, as dvc.yaml lists them.
 """
 
 import hashlib
@@ -24,15 +24,15 @@ from malaria import bundle as bundle_format
 from malaria import files, labels, paths, programs, tables
 from malaria.errors import UserError
 
-# What these write depends on the kind of processor too, which training records (docs/ci.md).
+# Stages whose results also depend on the kind of processor, which training records (docs/ci.md).
 OF_PROCESSOR = ("train", "evaluate", "export")
-# What these make is hidden from all others, where test cells may not be seen.
+# Stages whose results are hidden from all other stages in the run that may not see the test cells.
 SEEING = ("fetch", "audit", "split")
 _SINGLE = ("repro", "--force", "--single-item", "--no-run-cache", "--no-commit")
 
 
 class Output(Plain):
-    """An output of a stage that was run again: DVC's hash in the branch's dvc.lock, and of this time."""
+    """An output that was made twice. `first`: its hash before, as in dvc.lock; `again`: its hash now."""
 
     stage: str
     path: str
@@ -45,11 +45,12 @@ class Output(Plain):
 
 
 class Rerun(Plain):
-    """What running stages again gave.
+    """The result of running stages again.
 
-    frozen: stages of dvc.yaml that DVC does not run, so that nothing was run. elsewhere: dvc.lock's results
-    were made on another kind of processor than this machine's. blind: what training gave and what apps read
-    of the bundle, beside the same of a run that could not see the test cells; empty where none was needed.
+    frozen: stages that dvc.yaml freezes; if there are any, nothing was run. elsewhere: whether the results in
+    dvc.lock were made on another kind of processor than this machine's. blind: the trained model and what
+    apps read of the bundle, compared with a run that could not see the test cells; empty if there was no such
+    run. seconds: wall-clock time.
     """
 
     stages: tuple[str, ...]
@@ -64,15 +65,19 @@ class Rerun(Plain):
 def run(
     branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame, blind: bool
 ) -> Iterator[tuple[Rerun, Path | None]]:
-    """Run `stages` of the branch again; what that gave, and where processors differ the bundle made here.
+    """Run `stages` of the branch again, in a temporary copy of its work tree.
 
     Args:
-        stages: in their order; with `train` among them, a blind run trains too.
-        judged: the cells that no training may look at, with their sha256.
-        blind: also make the bundle without a look at them.
+        stages: in the order of the pipeline; with `train` among them, the blind run trains too.
+        judged: the cells that no training may see; column sha256.
+        blind: also make the bundle without sight of these cells.
+
+    Yields:
+        The result, and the folder of the copy's bundle; None for the folder if dvc.lock was made on this kind
+        of processor.
 
     Raises:
-        UserError: the branch has no such stage.
+        UserError: the branch's dvc.lock lacks one of the stages.
     """
     if missing := [stage for stage in stages if stage not in branch.lock]:
         raise UserError(
@@ -94,7 +99,7 @@ def run(
             made = _compared(stage, _hashes(branch.lock, stage), _once_more(copy, stage))
             outs += made
             if not all(output.same for output in made) and not (elsewhere and stage in OF_PROCESSOR):
-                # The next stages start from the lock's own outputs, or one difference is told as many.
+                # The next stages start from the outputs in dvc.lock, so that one difference is reported once.
                 shutil.copyfile(branch.folder / outputs.LOCK, copy / outputs.LOCK)
                 programs.dvc("checkout", "--force", "--quiet", stage, cwd=copy)
         if elsewhere and "train" in stages:
@@ -119,7 +124,7 @@ def _compared(stage: str, first: dict[str, str], again: dict[str, str]) -> tuple
 
 
 def _read_by_apps(bundle: Path) -> dict[str, str]:
-    """The SHA-256 of each file of a bundle, but for what only tells of the test cells, by its path."""
+    """SHA-256 by path of what apps read of a bundle: all but figures, card, manifest and recorded hashes."""
     own = {bundle_format.PARTS["figures"], bundle_format.CARD, bundle_format.MANIFEST, bundle_format.RECORD}
     kept = {file.name: files.sha256(file) for file in bundle.iterdir() if file.name not in own}
     record = json.loads((bundle / bundle_format.RECORD).read_text(encoding="utf-8"))
@@ -129,16 +134,16 @@ def _read_by_apps(bundle: Path) -> dict[str, str]:
 
 
 def _made_elsewhere(folder: Path) -> bool:
-    """Whether training recorded another kind of processor in a folder than this machine's."""
+    """Whether training in `folder` recorded another kind of processor than this machine's."""
     record = folder / paths.PROCESSOR
-    # In a process of its own: what TensorFlow's import sets must not reach the branch's stages.
+    # A separate process: variables that TensorFlow's import sets must not reach the branch's stages.
     asks = "from malaria.train import backend; print(backend.processor())"
     here = programs.run([sys.executable, "-c", asks]).strip()
     return record.is_file() and record.read_text(encoding="utf-8").strip() != here
 
 
 def _once_more(folder: Path, stage: str) -> dict[str, str]:
-    """Run a stage, whatever DVC knows of it; the hashes of its outputs."""
+    """Run a stage, even if DVC has its results; return the hashes of its outputs by path."""
     for line in programs.lines([*programs.DVC, *_SINGLE, stage], cwd=folder):
         print(f"[{folder.name}] {line}", flush=True)
     return _hashes(revisions.lock_of(folder), stage)
@@ -149,18 +154,18 @@ def _hashes(lock: dict[str, dict[str, list[dict[str, str]]]], stage: str) -> dic
 
 
 def _unseen(branch: Revision, judged: pd.DataFrame, train: bool, folder: Path) -> dict[str, str]:
-    """The hashes of what is made in `folder`, where cells that are not to be trained on show others."""
+    """Make the bundle in `folder`, where the test cells show other pictures; return hashes by path."""
     revisions.copy_of_work_tree(branch.folder, folder)
-    # Elsewhere than in its own folder DVC puts a path before each name.
+    # Outside of the current folder, DVC puts a path before each stage's name.
     stages = [address.rpartition(":")[2] for address in revisions.order(folder, paths.BUNDLE)]
     unseeing = [name for name in stages if name not in SEEING and (train or name != "train")]
     needed = [paths.SPLIT_SUMMARY, *([] if train else [paths.MODEL])]
-    # What you added to DVC, as a network to start from: but for the cells, which `fetch` reads.
+    # Also what `dvc add` tracks, such as a network to start from, but not the cells, which `fetch` reads.
     reads = {dep["path"] for name in unseeing for dep in branch.lock[name]["deps"]}
     reads -= {dep["path"] for dep in branch.lock["fetch"]["deps"]}
     needed += [path for path in revisions.added(folder) if _touches(path, reads)]
     programs.dvc("checkout", "--force", "--quiet", *map(str, needed), cwd=folder)
-    # Nor is there a way back to the cells by DVC's cache.
+    # An empty cache, so that no stage can get the cells from DVC.
     programs.dvc("cache", "dir", "--local", ".dvc/tmp/cache", cwd=folder)
     _hide(branch, judged, folder)
     made = {path: md5 for name in unseeing for path, md5 in _once_more(folder, name).items()}
@@ -169,8 +174,9 @@ def _unseen(branch: Revision, judged: pd.DataFrame, train: bool, folder: Path) -
 
 
 def _hide(branch: Revision, judged: pd.DataFrame, folder: Path) -> None:
-    """Write the branch's cells and split into `folder`. Cells that are not to be trained on show others, with
-    labels in turn: what scores them needs both classes.
+    """Write the branch's cells and split into `folder`, with all cells hidden that are not for train or val.
+
+    A hidden cell has the picture of one that is. Hidden labels alternate, since scoring needs both classes.
     """
     cells = accepted(branch).reset_index(drop=True)
     splits = tables.read(branch.folder / paths.SPLITS, tables.SPLITS)

@@ -1,7 +1,7 @@
-"""What a branch changes against its base: model, data, parameters, size and speed, as plain values.
+"""Compare a branch with its base: model, data, parameters, size and speed, as plain values.
 
-Both bundles are asked here and now, by this code, on the base's test cells. What the branch's files say of
-its own model is shown as the branch's word (`Comparison.claims`) and decides nothing.
+This code runs both bundles on the base's test cells. What the branch's files say about its own model is shown
+as a claim (`Comparison.claims`) and decides nothing. `ci.verdict` judges the comparison.
 """
 
 import json
@@ -26,10 +26,10 @@ from malaria.evaluate import evaluation, metrics, paired
 
 MOST_FLIPS = 10
 
-# Cells that both bundles are timed on, and how often: the median of the rounds counts.
+# How many cells both bundles are timed on, and in how many rounds; the median of the rounds counts.
 _TIMED_CELLS, _ROUNDS = 256, 7
 
-# The operating point that the app starts with; a bundle has more, by the specificity they were fixed for.
+# The app's default threshold. A bundle has more operating points, named by the specificity on val.
 DEFAULT_POINT = 0.5
 
 
@@ -37,18 +37,18 @@ def _plain(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else round(float(value), 6)
 
 
-# JSON knows no nan.
+# JSON has no nan.
 Number = Annotated[float | None, BeforeValidator(_plain)]
 
 
 class Plain(BaseModel):
-    """Values for JSON, that do not change."""
+    """Immutable values that can be written as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Side(Plain):
-    """One of the two revisions; `commit` is empty for a work tree that differs from its commit."""
+    """One of the two revisions; `commit` is empty for a work tree with uncommitted changes."""
 
     name: str
     commit: str
@@ -58,10 +58,10 @@ class Side(Plain):
 
 
 class Figure(Plain):
-    """A figure of both on the same cells, and branch minus base with its 95 % interval.
+    """A figure of branch and base on the same cells, and branch minus base with its 95 % interval.
 
-    `at`: the specificity on these cells, or that an operating point was fixed for on val (0.5: the app's
-    default threshold). `base` and the difference are None for a first revision.
+    `at`: a specificity on these cells (`sensitivity_at`), or the one that an operating point was fixed for on
+    val; 0.5 stands for the app's default threshold. `base` and the difference are None for a first revision.
     """
 
     name: str
@@ -74,13 +74,17 @@ class Figure(Plain):
 
 
 class Judged(Plain):
-    """The base's test cells that decide: of patients of whom the branch trained or tuned on no cell.
+    """Counts of the cells that the branch is judged on, and of cells that it must not learn from.
 
-    `left_out` are the others. The rest counts what must not be: base's patients `torn` between the branch's
-    test and its other sides, test cells trained on under another patient's name (`renamed`), or as a copy in
-    another file (`copies`). Cells are matched by the SHA-256 of their files, copies by their looks.
-    Of the branch's test patients `came` are not the base's; of the base's `tested` ones, `gone` are not in
-    the branch's data.
+    cells: the base's test cells of patients that the branch does not train or tune on. relabelled: cells
+    among them that have another label on the branch. left_out: the base's other test cells.
+
+    These must be 0: patients with cells on the branch's test side and on another one (`torn`), test cells
+    trained on under another patient's name (`renamed`) or as a copy in another file (`copies`). Cells are
+    matched by the SHA-256 of their files, copies by their fingerprints.
+
+    came: the branch's test patients that the base lacks. gone: the base's test patients, of `tested`, that
+    the branch lacks.
     """
 
     cells: int
@@ -97,7 +101,7 @@ class Judged(Plain):
 
 
 class Flip(Plain):
-    """A cell that the two call differently at 0.5; a cell that is turned away has no probability."""
+    """A cell that base and branch call differently at 0.5; None for P where it is turned away."""
 
     path: str
     label: str
@@ -106,7 +110,7 @@ class Flip(Plain):
 
 
 class Gained(Plain):
-    """What the data gained or lost of one class, and which cells it now has under the other label."""
+    """Counts of one class: cells gained, lost, `relabelled` (the other label before), and all cells now."""
 
     label: str
     gained: int
@@ -116,7 +120,7 @@ class Gained(Plain):
 
 
 class Data(Plain):
-    """Accepted cells, told apart by their files' hashes."""
+    """Changes of the accepted cells, which are identified by the SHA-256 of their files."""
 
     classes: tuple[Gained, ...]
     patients_gained: int
@@ -125,7 +129,7 @@ class Data(Plain):
 
 
 class Change(Plain):
-    """A parameter with another value; empty where a revision does not have it."""
+    """A parameter whose value differs; the value is empty if a revision lacks the parameter."""
 
     key: str
     base: str
@@ -133,7 +137,7 @@ class Change(Plain):
 
 
 class Speed(Plain):
-    """Milliseconds a cell on one core, measured in turns on the same cells."""
+    """Milliseconds per cell on one core; both bundles are timed alternately on the same cells."""
 
     base_ms: float | None
     branch_ms: float
@@ -141,7 +145,7 @@ class Speed(Plain):
 
 
 class Stage(Plain):
-    """How a stage came by its results: `ran`, from the run `cache`, or not at all since base."""
+    """How a stage got its results: it `ran`, or the run `cache` had them; else how dvc.lock compares."""
 
     name: str
     how: Literal["ran", "cache", "unchanged", "changed"]
@@ -149,7 +153,7 @@ class Stage(Plain):
 
 
 class Elsewhere(Plain):
-    """A figure on another laboratory's set, as `predict.external` names both; both are claims."""
+    """A figure on another laboratory's set, named as in `predict.external`; both values are claims."""
 
     laboratory: str
     name: str
@@ -158,10 +162,12 @@ class Elsewhere(Plain):
 
 
 class Comparison(Plain):
-    """All of it. `base` is None for a first revision; `unreadable` says why the branch's bundle could not be
-    asked, and then there are no figures. `auc_low` is the lower end of the interval of the branch's AUC.
-    `turned_away`: the shares of pictures that are no cells which base and branch turn away. `above_here`: the
-    lower end of the interval of AUC by which the branch's bundle is above the one that its code made here.
+    """The whole comparison of a branch with its base.
+
+    base: None for a first revision. unreadable: why the branch's bundle could not be run; then there are no
+    figures. auc_low: lower end of the interval of the branch's AUC. turned_away: shares of pictures that are
+    no cells which base and branch turn away. above_here: lower end of the interval of the difference in AUC,
+    the branch's bundle minus the one that its code made here.
     """
 
     base: Side | None
@@ -190,13 +196,15 @@ class Comparison(Plain):
 
 
 def judged_cells(base: Revision | None, branch: Revision) -> tuple[pd.DataFrame, Judged]:
-    """The cells to judge by: columns path (below the base's data/raw), patient, label and sha256; and counts.
+    """Choose the cells that the branch is judged on.
 
-    Without a base they are the branch's own test cells.
+    Returns:
+        The cells, with the columns path (below the base's data/raw), patient, label and sha256; and counts.
+        Without a base they are the branch's own test cells.
     """
     known, now = _cells(base or branch), _cells(branch)
     owner = known.set_index("sha256").patient
-    # By the base's names: what the branch calls its patients is its own affair.
+    # The base's names of patients count, so that a new name on the branch hides no one.
     now = now.assign(owner=now.sha256.map(owner).fillna(now.patient))
     made_with = now[now.split != tables.TEST]
     used, kept = set(made_with.owner), set(now.owner[now.split == tables.TEST])
@@ -236,12 +244,12 @@ def compare(
 
     Args:
         judged, counted: as `judged_cells` gives them.
-        settings: by which both are judged.
-        stages: how the branch's results came about.
-        behind: commits of base that the branch lacks.
-        rules: what the branch changes of how models are judged.
+        settings: the parameters by which both are judged.
+        stages: how the branch's stages got their results.
+        behind: number of the base's commits that the branch lacks.
+        rules: files and sections that decide how models are judged, and that the branch changes.
         sample: whether both were made on the synthetic sample in place of params.yaml's source.
-        here: the bundle that the branch's code made here, where that may be another.
+        here: folder of the bundle that the branch's code made on this machine, if it may differ.
     """
     limits = images.Limits(settings.audit.min_side, settings.audit.max_pixels)
     raw = (base or branch).folder / paths.RAW
@@ -252,7 +260,7 @@ def compare(
         said = now.run(crops)
         again = None if here is None else bundle.load(here, threads=1).run(crops)
     except (UserError, ValueError, KeyError, RuntimeError) as error:
-        # A format that this code does not know fails anywhere in it.
+        # A bundle of an unknown format may fail at any step.
         answers: dict[str, Any] = {"unreadable": str(error)}
     else:
         answers = _answers(now, said, before, judged, crops, settings)
@@ -286,7 +294,7 @@ def _elsewhere(base: Revision | None, branch: Revision) -> tuple[Elsewhere, ...]
 
 
 def _external(revision: Revision) -> dict[tuple[str, str], float | None]:
-    """What the stage external wrote: the figures' values by laboratory and name."""
+    """Values of the figures that the stage external wrote, by laboratory and name."""
     file = revision.folder / paths.EXTERNAL
     scores = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return {
@@ -305,11 +313,11 @@ def _answers(
     crops: list[images.Pixels],
     settings: params.Params,
 ) -> dict[str, Any]:
-    """What a comparison has of both bundles' answers; `here` is what the branch's says of the `crops`."""
+    """The fields of `Comparison` that come from both bundles; `here` are the branch's answers to `crops`."""
     there = here if before is None else before.run(crops)
     asked = judged.assign(one=here.p_parasitized, other=there.p_parasitized)
     turned = {"one": _rejected(here), "other": _rejected(there)}
-    # Colours and black turned round: no cell, whatever the stain.
+    # Inverted pictures: they are no cells, whatever the stain.
     strange = [(255 - crop).astype(np.uint8) for crop in crops[:_TIMED_CELLS]]
     sides = (before or now, now)
     figures, auc_low = _figures(asked, turned, sides, settings, first=before is None)
@@ -340,7 +348,7 @@ def changes(base: Mapping[str, Any], branch: Mapping[str, Any]) -> tuple[Change,
 
 
 def changed_stages(base: Revision | None, branch: Revision) -> tuple[Stage, ...]:
-    """The stages whose entry in dvc.lock differs from base's, where no record tells how they ran."""
+    """How each stage's entry in dvc.lock compares with the base's, if no record says how the stages ran."""
     before = {} if base is None else base.lock
     return tuple(
         Stage(name=name, how="unchanged" if before.get(name) == entry else "changed")
@@ -366,9 +374,9 @@ def accepted(revision: Revision) -> pd.DataFrame:
 
 
 def _cells(revision: Revision) -> pd.DataFrame:
-    """The split cells, each file's content once: columns of tables.SPLITS, and sha256.
+    """The split cells, without duplicates of a file's content: columns of tables.SPLITS, and sha256.
 
-    Of one that lies on two sides, the side that is trained or tuned on counts.
+    A cell that lies on the test side and on another one counts as on the other.
     """
     splits = tables.read(revision.folder / paths.SPLITS, tables.SPLITS)
     hashes = accepted(revision).set_index("path").sha256
@@ -377,9 +385,11 @@ def _cells(revision: Revision) -> pd.DataFrame:
 
 
 def _copies(base: Revision, branch: Revision, judged: pd.DataFrame, made_with: pd.DataFrame) -> int:
-    """How many of the judged cells look like none that the base's training has met, and like one that the
-    branch's has: a file that the base lacks, as the base prepares it, another laboratory's cell, or one that
-    the network to start from has learned. Cells that are turned or mirrored look alike.
+    """Count the judged cells that the branch learns from as copies, and the base does not.
+
+    A copy has the same fingerprint, also if it is turned or mirrored. Copies are looked for in files that the
+    base lacks (prepared as the base does), in other laboratories' cells, and in the cells that the network to
+    start from has learned. If these are not known, every judged cell counts.
     """
     theirs = packed.load(base.folder / paths.PACKED)
     cells = theirs.images[packed.rows_of(theirs, judged.path)]
@@ -403,8 +413,10 @@ def _copies(base: Revision, branch: Revision, judged: pd.DataFrame, made_with: p
 
 
 def _learnt_elsewhere(revision: Revision) -> fingerprints.Fingerprints | None:
-    """Of other laboratories' cells, and of what the network has learned from that training starts from; None
-    where that is not known.
+    """Fingerprints of cells that training learns from, beside the revision's own.
+
+    They are those of other laboratories, and those that the network to start from has learned. None if the
+    latter are not known.
     """
     folder = revision.folder / paths.LABORATORIES
     others = fingerprints.of(packed.load(folder).images if folder.is_dir() else [])
@@ -441,8 +453,8 @@ def _figures(
         for one in bundles
     )
     for at in theirs:
-        # A cell that is turned away is judged wrongly, whatever it is. Where the branch gives up a point, no
-        # cell is called parasitised.
+        # A cell that is turned away counts as wrong. If the branch lacks the point, no cell is called
+        # parasitised there.
         called = {
             side: np.where(turned[side], asked.label != labels.PARASITIZED, asked[side] >= threshold)
             for side, threshold in (("one", ours.get(at, math.inf)), ("other", theirs[at]))
@@ -457,18 +469,18 @@ def _figures(
         apart = both.difference
         beside = {"base": both.other, "difference": apart.value, "low": apart.low, "high": apart.high}
         figures.append(Figure(name=name, at=point, branch=both.one, **({} if first else beside)))
-    # A model that says the same of every cell has an AUC of 0.5 in every draw.
+    # A model with one probability for all cells has an AUC of 0.5 under every resample.
     chance = paired.differences(asked.assign(other=0.5), settings.evaluate)[evaluation.AS_GIVEN]["auc"]
     return figures, _low(chance.difference) + 0.5
 
 
 def _low(difference: metrics.Estimate) -> float:
-    """The lower end of an interval; the value where no draw gives another."""
+    """The lower end of the interval; the value itself if all resamples give the same."""
     return difference.value if math.isnan(difference.low) else difference.low
 
 
 def _flips(asked: pd.DataFrame, turned: dict[str, npt.NDArray[np.bool_]]) -> list[Flip]:
-    """The cells that the two call differently, the furthest apart first."""
+    """The cells that base and branch call differently, the largest difference first."""
     p = {side: asked[side].mask(turned[side]) for side in ("one", "other")}
     differ = ((p["one"] >= 0.5) != (p["other"] >= 0.5)) | (p["one"].isna() != p["other"].isna())
     step = (p["one"].fillna(-1) - p["other"].fillna(-1)).abs()
@@ -495,7 +507,7 @@ def _data(base: Revision | None, branch: Revision) -> Data:
 
 
 def by_class(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
-    """Cells, rows of tables.CELLS told apart by their hashes, counted by label as `Gained` has them."""
+    """Count cells (rows of tables.CELLS, identified by sha256) by label, with the columns of `Gained`."""
     was = now.sha256.map(before.drop_duplicates("sha256").set_index("sha256").label)
     counted = {
         "gained": now.label[was.isna()],
@@ -508,7 +520,7 @@ def by_class(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
 
 
 def _speed(before: bundle.Bundle | None, now: bundle.Bundle, crops: list[images.Pixels]) -> Speed:
-    """Time both bundles in turns, so that whatever else the machine does slows both."""
+    """Time both bundles alternately, so that other load on the machine slows both."""
     sides = {"branch": now} if before is None else {"base": before, "branch": now}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(_ROUNDS):

@@ -1,8 +1,8 @@
-"""Compare the cells that lie here with those of a base revision: what came and went, and how they look.
+"""Compare the cells of this work tree with those of a base revision: cells gained and lost, size and colour.
 
 Writes reports/ci/drift.md. For each quantity of size and colour it gives the Kolmogorov-Smirnov distance of
-the two distributions, from 0 (alike) to 1; beyond gate.max_drift the quantity has drifted. Drift fails
-nothing: it informs the reader of the pull request.
+the two distributions, from 0 (alike) to 1. A quantity with a distance over gate.max_drift has drifted. Drift
+fails no check: it informs the reader of the pull request.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from malaria.errors import UserError
 from malaria.labels import PARASITIZED
 from malaria.params import load_params
 
-# What `malaria.bundle.ood.quantities` measures of colour and stain, and in words.
+# The quantities of `malaria.bundle.ood.quantities` that describe colour and stain, and their meaning.
 COLOURS = {
     "own_stain": "stain, log optical density",
     "own_green": "green's optical density beyond its share",
@@ -34,11 +34,11 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Drift:
-    """Cells are told apart by their files' hashes.
+    """How the cells changed; they are identified by the SHA-256 of their files.
 
-    cells, share: before and now; of `cells` that share is parasitised. classes: cells `gained` and `lost` by
-    label. looks: each quantity's median `before` and `now`, and the Kolmogorov-Smirnov `distance` of its two
-    distributions, in [0, 1].
+    cells: counts before and now. share: the parasitised share before and now, in [0, 1]. classes: cells
+    `gained` and `lost` by label. looks: each quantity's median `before` and `now`, and the Kolmogorov-Smirnov
+    `distance` of its two distributions, in [0, 1].
     """
 
     cells: tuple[int, int]
@@ -59,7 +59,7 @@ def main() -> None:
                 (before / path).parent.mkdir(exist_ok=True)
                 programs.dvc("get", "--quiet", "--rev", base, "--out", str(before / path), ".", str(path))
         except UserError as missing:
-            # A retraining does not wait for it.
+            # A retraining goes on without this comparison.
             text = f"### Data against {base}\n\nNot compared: {missing} (docs/ci.md: stores keep results)"
         else:
             text = markdown(drift(before, Path()), base, limit)
@@ -105,7 +105,7 @@ def markdown(found: Drift, base: str, limit: float) -> str:
 
 
 def _look(folder: Path, cells: packed.Packed) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The packed cells' rows of tables.CELLS, and their quantities, by what they are in words."""
+    """The packed cells' rows of tables.CELLS, and their quantities in columns named in words."""
     audited = tables.read(folder / paths.CELLS, tables.CELLS).set_index("path", drop=False)
     table = audited.loc[cells.index.path]
     measured = pd.DataFrame(ood.quantities(cells.prepared()), columns=list(ood.REASONS))

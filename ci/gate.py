@@ -1,9 +1,9 @@
 """Judge whether the work tree's model may replace the base's, by the base's code and limits.
 
-Makes a clean copy of the base with its results, which are made anew where they are in no store, and runs
-`python -m ci.judge` there. Ends with status 1 where a check fails. A pull request that carries the label
-gate.override passes all the same, and says so. Writes reports/ci/: report.html, verdict.json, summary.json
-(for a comment) and DVC's plots of both.
+Makes a clean copy of the base with its results, and runs `python -m ci.judge` there. Results that no store
+has are made again. The exit status is 1 if a check fails. A pull request with the label gate.override passes
+all the same, and the report says so. Writes reports/ci/: report.html, verdict.json, summary.json (for a
+comment) and DVC's plots of both.
 """
 
 import argparse
@@ -35,10 +35,10 @@ def main() -> int:
 
 
 def judge(rev: str, *arguments: str) -> int:
-    """Judge the work tree against `rev`; the judge's exit status.
+    """Judge the work tree against the revision `rev`; return the judge's exit status.
 
     Raises:
-        UserError: a side's results cannot be had.
+        UserError: the results of the work tree are not up to date, or those of `rev` cannot be made.
     """
     outputs.VERDICT.unlink(missing_ok=True)
     branch = revisions.work_tree()
@@ -49,7 +49,7 @@ def judge(rev: str, *arguments: str) -> int:
         if base is not None:
             given += ["--base", str(base.folder), "--name", rev, "--note", base.note]
             code = base.folder if (base.folder / JUDGE).is_file() else code
-        # -E: no variable of the environment brings other code.
+        # -E: Python's environment variables must not bring in other code.
         command = [sys.executable, "-E", "-m", "ci.judge", *given]
         with programs.start(command, cwd=code) as process:
             return process.wait()

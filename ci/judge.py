@@ -1,8 +1,8 @@
-"""Judge a branch by the code in the current folder, a clean copy of the base: `python -m ci.gate` starts it.
+"""Judge a branch with the code of the current folder, a clean copy of the base; `ci.gate` starts this.
 
-Takes the branch's files as they lie: its bundle is asked about the base's test cells, its stages are run
-again as processes of their own. Nothing of the branch is imported. Writes reports/ci of the branch, and ends
-with status 1 where a check fails.
+Runs the branch's bundle on the base's test cells, and the branch's stages again as separate processes.
+Imports nothing of the branch. Writes reports/ci in the branch's work tree. The exit status is 1 if a check
+fails.
 """
 
 import argparse
@@ -17,15 +17,15 @@ from malaria import files, paths, programs
 from malaria.command import end_with
 from malaria.params import load_params
 
-# As `outputs.RULES`, of params.yaml.
+# Sections of params.yaml that decide how branches are judged, as `outputs.RULES` are files that do.
 RULING_SECTIONS = ("evaluate", "gate")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ci.judge", description=__doc__)
     parser.add_argument("branch", type=Path, help="the branch's work tree")
-    parser.add_argument("--base", type=Path, help="the base's; without, the branch is a first revision")
-    parser.add_argument("--name", default="", help="the base as people call it")
+    parser.add_argument("--base", type=Path, help="the base's work tree (none: a first revision)")
+    parser.add_argument("--name", default="", help="the base's name in the report")
     parser.add_argument("--note", default="", help="what is special about the base's results")
     parser.add_argument("--report", action="store_true", help="run no stage again, and end with status 0")
     parser.add_argument("--label", action="append", default=[], help="a label of the pull request")
@@ -60,7 +60,7 @@ def _judge(
     stages = () if given.report else settings.gate.rerun
     if not given.report and _differ(base, branch, "train"):
         stages = tuple(name for name in branch.lock if name in (*stages, "train"))
-    # From training on everything could look at the test cells, and write what it saw into the bundle.
+    # Training and later stages could see the test cells, and write what they saw into the bundle.
     blind = not given.report and _differ(base, branch, *again.OF_PROCESSOR)
     with again.run(branch, stages, cells, blind) as (ran, here):
         found = comparison.compare(
@@ -87,7 +87,7 @@ def _differ(base: Revision | None, branch: Revision, *stages: str) -> bool:
 
 
 def _forged(branch: Revision) -> int:
-    """How many accepted cells have other bytes than the hash says by which they are told apart."""
+    """Count accepted cells whose file is missing or does not have the hash of data/cells.csv."""
     cells = comparison.accepted(branch)
     files_ = (branch.folder / paths.RAW / path for path in cells.path)
     return sum(
@@ -97,7 +97,7 @@ def _forged(branch: Revision) -> int:
 
 
 def contradicted(base: Revision | None, branch: Revision) -> list[str]:
-    """The stages with the inputs that the base's dvc.lock has, and other outputs."""
+    """The stages that have the same inputs as in the base's dvc.lock, and other outputs."""
 
     def inputs(entry: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in entry.items() if key != "outs"}
@@ -117,9 +117,9 @@ def _behind(base: Revision | None, branch: Revision) -> int:
 
 
 def _rules(base: Revision | None, branch: Revision) -> tuple[str, ...]:
-    """What of `outputs.RULES` and `RULING_SECTIONS` the branch has changed since it left the base's line.
+    """Those of `outputs.RULES` and `RULING_SECTIONS` that the branch changed since it left the base.
 
-    A section that was not there yet loosens nothing.
+    A section that did not exist then is left out: it cannot have loosened anything.
     """
     if base is None:
         return ()

@@ -1,4 +1,4 @@
-"""Where the modules of `ci` keep what they make, what git keeps of a run, and which files judge."""
+"""Paths of the files that `ci` writes, that git keeps of a run, and that decide how branches are judged."""
 
 from pathlib import Path, PurePath
 
@@ -9,7 +9,7 @@ LOCK = paths.LOCK
 # The files that a run changes and git keeps, in the order of the stages.
 KEPT = (LOCK, paths.SIDES, paths.SUMMARY)
 
-# What is made for a report lies here, and is never committed.
+# Files of reports lie here, and are never committed.
 REPORTS = Path("reports/ci")
 RUN = REPORTS / "run.json"
 COMPARISON = REPORTS / "comparison.json"
@@ -33,8 +33,10 @@ RULES = (
 
 
 def rule(file: str) -> str:
-    """Which of `RULES` holds a changed file, if any; or its own top where that is new here: Python would take
-    it for the library of that name.
+    """The entry of `RULES` that contains a changed file; empty if there is none.
+
+    For a file at or below a new name at the top of the tree, it is that name: Python could import it in place
+    of a library.
     """
     top = PurePath(file).parts[0]
     new = "" if Path(top).exists() else top

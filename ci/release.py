@@ -3,7 +3,7 @@
 Checks that the workspace is clean, that dvc.lock is up to date, that the bundle was not made of synthetic
 cells, that all outputs are in the remote, and that the gate passes against the last release. Then makes the
 annotated tag malaria-cells@v1.2.0, whose message is the release notes: figures, and what changed since the
-last release. Nothing is published: the last line says how.
+last release. Nothing is published: the last line of output says how to.
 """
 
 import json
@@ -17,7 +17,7 @@ from malaria.command import end_with, options
 from malaria.errors import UserError
 from malaria.evaluate import evaluation, metrics
 
-# The artifact of dvc.yaml, and with it the first part of the tags' names: the convention of GTO and DVC.
+# The artifact's name in dvc.yaml and, by the convention of GTO and DVC, the first part of the tags.
 ARTIFACT = "malaria-cells"
 
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
@@ -25,9 +25,9 @@ VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 
 def main() -> None:
     parser = options("ci.release", __doc__)
-    parser.add_argument("version", help="as 1.2.0: semantic versioning")
+    parser.add_argument("version", help="semantic version, such as 1.2.0")
     parser.add_argument(
-        "--override", metavar="REASON", help="release although the gate fails; the notes carry the reason"
+        "--override", metavar="REASON", help="release even if the gate fails; the notes give the reason"
     )
     parser.add_argument("--dry", action="store_true", help="check and show the notes, and make no tag")
     arguments = parser.parse_args()
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def last_release() -> str:
-    """The tag of the highest version so far; empty where there is none."""
+    """The tag of the highest version so far; empty if there is none."""
     versions = [
         tag.rpartition("@v")[2] for tag in programs.git("tag", "--list", f"{ARTIFACT}@v*").splitlines()
     ]
@@ -60,7 +60,7 @@ def last_release() -> str:
 
 
 def check_version(version: str, last: str) -> str:
-    """The tag for `version`, which has to be above that of the tag `last`."""
+    """The tag for `version`; UserError unless it is higher than the version of the tag `last`."""
     if not VERSION.fullmatch(version):
         raise UserError(f"VERSION is {version!r}, but must be three numbers, as 1.2.0.")
     if last and _numbers(version) <= _numbers(last.rpartition("@v")[2]):
@@ -76,7 +76,7 @@ def check_clean() -> None:
 
 
 def check_real() -> bundle.Bundle:
-    """The bundle, which must be whole and of real cells."""
+    """The bundle; UserError if it is damaged or was made of synthetic cells."""
     released = bundle.load(paths.BUNDLE)
     if released.record.synthetic:
         raise UserError(
@@ -96,8 +96,8 @@ def check_pushed() -> None:
 
 
 def gate(last: str) -> tuple[bool, str]:
-    """Whether the gate passes against the release `last`, or by itself without one, and what it found."""
-    # A commit that holds nothing, and no branch: beside it the gate's absolute limits alone count.
+    """Whether the gate passes against the release `last` (empty: there is none), and its findings as text."""
+    # Without a release the base is an empty commit: then only the gate's absolute limits count.
     base = last or programs.git("commit-tree", "-m", "before the first release", programs.git("mktree"))
     passed = ci_gate.judge(base) == 0
     if not outputs.VERDICT.is_file():
@@ -108,10 +108,10 @@ def gate(last: str) -> tuple[bool, str]:
 
 
 def check_gate(last: str, passed: bool, found: str, override: str | None) -> str:
-    """What the notes say of the gate.
+    """The text about the gate in the notes.
 
     Raises:
-        UserError: it fails, and no reason to override it is given.
+        UserError: the gate fails, and no reason to override it is given.
     """
     if passed:
         return found
@@ -124,7 +124,7 @@ def check_gate(last: str, passed: bool, found: str, override: str | None) -> str
 
 
 def notes(tag: str, released: bundle.Bundle, last: str, verdict: str) -> str:
-    """The release notes, as Markdown, after the gate has compared the work tree with `last`, if any."""
+    """The release notes, as Markdown; they read what the gate wrote when it compared with `last`."""
     figures, audit, found = (
         json.loads(file.read_text(encoding="utf-8"))
         for file in (paths.METRICS, paths.AUDIT, outputs.COMPARISON)

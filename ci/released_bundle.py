@@ -1,7 +1,7 @@
 """Verify what a version tag names, and put its bundle and model card into reports/ci/release/.
 
-A release is of the results that the tagged commit's dvc.lock names, pulled and not made anew; a model of the
-synthetic sample is none.
+A release consists of the results that the tagged commit's dvc.lock names, pulled and not made again. A model
+of the synthetic sample is refused.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from malaria.errors import UserError
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ci.released_bundle", description=__doc__)
     parser.add_argument(
-        "--tag", default=os.environ.get("GITHUB_REF_NAME", ""), help="as malaria-cells@v1.2.0"
+        "--tag", default=os.environ.get("GITHUB_REF_NAME", ""), help="such as malaria-cells@v1.2.0"
     )
     version = verify(parser.parse_args().tag)
     pack(paths.BUNDLE, version, outputs.RELEASE)
     event.output("version", version)
-    # Registries take lower case alone.
+    # Registries accept only lower case.
     event.output("image", f"ghcr.io/{event.repository().lower()}")
     print(f"malaria-cells {version} is what its dvc.lock names; {outputs.RELEASE} holds bundle and card.")
 
@@ -34,8 +34,8 @@ def verify(tag: str) -> str:
     """The version that `tag` names.
 
     Raises:
-        UserError: it is no version tag, or not of this commit; the results are not those of dvc.lock; the
-            bundle is damaged or of the synthetic sample.
+        UserError: it is no version tag, or on another commit; the results are not those of dvc.lock; the
+            bundle is damaged, or was made of the synthetic sample.
     """
     name, _, version = tag.rpartition("@v")
     if name != release.ARTIFACT or not release.VERSION.fullmatch(version):
@@ -48,7 +48,7 @@ def verify(tag: str) -> str:
 
 
 def pack(source: Path, version: str, folder: Path) -> None:
-    """Fill `folder` with the bundle, as `bundle/` and in a zip that depends on it alone, and its card."""
+    """Put the bundle into `folder`, as `bundle/` and as a zip with reproducible bytes, and its card."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source, folder / "bundle")
     with zipfile.ZipFile(folder / f"malaria-cells-{version}.zip", "w", zipfile.ZIP_DEFLATED) as archive:

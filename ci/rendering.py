@@ -1,4 +1,4 @@
-"""A comparison and its verdict: as a page that holds all it shows, and as numbers for a comment."""
+"""Write a comparison and its verdict: as one self-contained HTML page, and as numbers for a comment."""
 
 import base64
 from pathlib import Path
@@ -13,7 +13,7 @@ from malaria.errors import UserError
 
 
 def write(found: Comparison, verdict: Verdict, folder: Path) -> None:
-    """Write both into the branch's folder, and DVC's own plots of both revisions beside them."""
+    """Write page, numbers and comparison into the branch's folder, with DVC's plots of both revisions."""
     files.write_json(folder / outputs.SUMMARY, numbers(found, verdict))
     files.write_json(folder / outputs.COMPARISON, found.model_dump(mode="json"))
     if found.base is not None:
@@ -25,7 +25,7 @@ def write(found: Comparison, verdict: Verdict, folder: Path) -> None:
 
 
 def numbers(found: Comparison, verdict: Verdict) -> dict[str, Any]:
-    """What `ci.github.summary` tells in a comment."""
+    """The content of summary.json, which `ci.github.summary` shows in a comment."""
     return {
         "overridden": bool(verdict.overridden),
         "sample": found.branch.source == "sample" or found.sample,
@@ -65,7 +65,7 @@ def page(found: Comparison, verdict: Verdict, folder: Path) -> str:
 
 
 def _picture(file: Path) -> str:
-    """The cell's own file as a data URI; empty where it is not at hand."""
+    """The cell's file as a data URI; empty if it is missing, or neither PNG nor JPEG."""
     kind = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}.get(file.suffix.lower())
     if kind is None or not file.is_file():
         return ""

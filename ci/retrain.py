@@ -1,8 +1,8 @@
-"""Run what changed of the pipeline, and record which stages ran and for how long.
+"""Run the stages of the pipeline that changed, and record which ran and for how long (wall-clock time).
 
-Entries of dvc.lock whose results are in no store are dropped first: DVC then asks its record of earlier runs
-for them, and runs a stage where that has none. On a pull request from a fork the cells are those of the
-synthetic sample, whatever params.yaml says: such a run has no secrets.
+Entries of dvc.lock whose results are missing are dropped first. DVC then looks for these results in its
+record of earlier runs, and runs the stage if there are none. A pull request from a fork uses the synthetic
+sample, whatever params.yaml says, because such a run has no secrets.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from malaria.command import end_with
 
 
 class Run(Plain):
-    """A run of the pipeline: what became of its stages, and the SHA-256 of the dvc.lock that it left.
+    """A run of the pipeline: how its stages got their results, and the SHA-256 of the dvc.lock that it left.
 
-    `sample`: it was made on the synthetic sample in place of params.yaml's source.
+    `sample`: whether it used the synthetic sample in place of params.yaml's source.
     """
 
     lock: str
@@ -38,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pull = event.pull()
     if pull:
-        # The branch may have committed the record of a run that never was.
+        # The branch may have committed a forged record of a run.
         shutil.rmtree(outputs.REPORTS, ignore_errors=True)
     fork = arguments.sample or (pull is not None and pull.fork)
     sample = revisions.use_sample(paths.PARAMS) if fork else False
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def reproduce(folder: Path = Path()) -> tuple[Stage, ...]:
-    """Run `dvc repro`, a stage at a time, and tell what became of each: two locks are compared."""
+    """Run `dvc repro` stage by stage; return how each stage got its results."""
     names = list(revisions.lock_of(folder))
     revisions.drop_missing(folder)
     made = []
@@ -71,7 +71,7 @@ def reproduce(folder: Path = Path()) -> tuple[Stage, ...]:
         else:
             same = before == revisions.lock_of(folder).get(name)
             made.append(Stage(name=name, how="unchanged" if same else "cache"))
-    # As it was where nothing changed: what is dropped and comes back stands at the end.
+    # Restore the order of entries: DVC appends those that were dropped and made again.
     with modify_yaml(str(folder / outputs.LOCK)) as content:
         stages = content["stages"]
         content["stages"] = {name: stages[name] for name in sorted(stages, key=[*names, *stages].index)}
@@ -79,13 +79,13 @@ def reproduce(folder: Path = Path()) -> tuple[Stage, ...]:
 
 
 def _started(folder: Path, stage: str) -> int:
-    """When the stage last ran there, ns: each writes its own lock file as it starts; 0 where it never did."""
+    """When the stage last started in `folder`, in ns, by the time of its lock file; 0 if it never did."""
     file = folder / paths.RUNNING / f"{stage}.lock"
     return file.stat().st_mtime_ns if file.exists() else 0
 
 
 def recorded(branch: revisions.Revision) -> Run | None:
-    """The record of the run that left the branch's dvc.lock; None where there is none."""
+    """The record of the run that left the branch's dvc.lock; None if there is none."""
     try:
         run = Run.model_validate_json((branch.folder / outputs.RUN).read_bytes())
     except (OSError, ValueError):
@@ -94,7 +94,7 @@ def recorded(branch: revisions.Revision) -> Run | None:
 
 
 def handed_back() -> tuple[Stage, ...]:
-    """What the run did that HEAD hands back (`ci.github.commit_lock`); empty where HEAD is another commit."""
+    """How stages ran, from the trailer of a commit of `ci.github.commit_lock`; empty if HEAD is none."""
     trailer = f"%(trailers:key={commit_lock.TRAILER},valueonly)"
     headline, _, told = programs.git("log", "-1", f"--format=%s%n{trailer}").partition("\n")
     if headline != commit_lock.MESSAGE:

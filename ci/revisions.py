@@ -1,4 +1,4 @@
-"""A revision's parameters and results as plain files: of the work tree, of a commit, or made anew."""
+"""Revisions with parameters and results as plain files: the work tree, a copy of it, or a commit's clone."""
 
 import shutil
 import tempfile
@@ -15,14 +15,16 @@ from malaria import paths, programs
 from malaria.errors import UserError
 from remote import pull
 
-# DVC takes what lies here for what its name says, and the gate for what a run of it has left.
+# DVC trusts the names of its files, and the gate the records in reports/ci: git must hold none of them.
 _OWN = (".dvc/cache", ".dvc/remote", ".dvc/tmp", "reports/ci")
 
 
 @dataclass(frozen=True)
 class Revision:
-    """`name` as people say it; `commit` is empty for a work tree that no commit holds; `folder` is a checkout
-    with its results; `note` says what is special about them.
+    """A checkout with its results, in `folder`.
+
+    name: for people. commit: empty for a work tree with uncommitted changes. note: what is special about the
+    results.
     """
 
     name: str
@@ -43,13 +45,13 @@ class Revision:
 
 
 def stages_of(lock: str) -> dict[str, Any]:
-    """The stages of a lock file's text; none where it is empty. Each has `deps` and `outs`, if empty ones."""
+    """The stages of a lock file's text, by name; each has `deps` and `outs`, which may be empty."""
     found = (yaml.safe_load(lock) or {}).get("stages") or {}
     return {name: {"deps": [], "outs": [], **entry} for name, entry in found.items()}
 
 
 def work_tree(folder: Path = Path()) -> Revision:
-    """What lies in a folder.
+    """The revision that a folder holds.
 
     Raises:
         UserError: its results are missing or not those of its parameters, data and code.
@@ -62,8 +64,9 @@ def work_tree(folder: Path = Path()) -> Revision:
 
 
 def check_up_to_date(folder: Path = Path()) -> None:
-    """Raise UserError where the results in a folder are not those of its parameters, data and code, or where
-    git holds what DVC and the gate take for their own.
+    """Raise UserError unless a folder's results are those of its parameters, data and code.
+
+    Also raise it if git holds files where DVC keeps results or the gate keeps its records.
     """
     cache = (folder / programs.dvc("cache", "dir", cwd=folder).strip()).resolve()
     own = [*_OWN, *([str(cache)] if cache.is_relative_to(folder.resolve()) else [])]
@@ -77,7 +80,7 @@ def check_up_to_date(folder: Path = Path()) -> None:
 
 
 def resolve(rev: str) -> str:
-    """The commit that `rev` names; UserError where git knows none."""
+    """The commit that `rev` names; UserError if git knows none."""
     try:
         return programs.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
     except UserError:
@@ -87,7 +90,7 @@ def resolve(rev: str) -> str:
 
 
 def fork_point(commit: str, folder: Path) -> str:
-    """The commit where a folder's HEAD left the line of `commit`; `commit` itself where they share none."""
+    """The last common ancestor of a folder's HEAD and `commit`; `commit` itself if they have none."""
     try:
         return programs.git("merge-base", commit, "HEAD", cwd=folder)
     except UserError:
@@ -95,12 +98,12 @@ def fork_point(commit: str, folder: Path) -> str:
 
 
 def has_model(commit: str) -> bool:
-    """Whether the pipeline has been run to its end at a commit: its dvc.lock tells."""
+    """Whether the pipeline has been run to its end at a commit, by its dvc.lock."""
     return "export" in stages_of(_text_at(commit, LOCK))
 
 
 def params_at(commit: str, folder: Path) -> dict[str, Any]:
-    """params.yaml of a commit, unchecked; empty where it has none."""
+    """params.yaml of a commit, unchecked; empty if it has none."""
     try:
         content = yaml.safe_load(_text_at(commit, paths.PARAMS, folder))
     except yaml.YAMLError:
@@ -109,7 +112,7 @@ def params_at(commit: str, folder: Path) -> dict[str, Any]:
 
 
 def _text_at(commit: str, file: Path, folder: Path = Path()) -> str:
-    """A file of a commit; empty where it has none."""
+    """The text of a file of a commit; empty if it has no such file."""
     try:
         return programs.git("show", f"{commit}:{file.as_posix()}", cwd=folder)
     except UserError:
@@ -118,9 +121,9 @@ def _text_at(commit: str, file: Path, folder: Path = Path()) -> str:
 
 @contextmanager
 def base(rev: str, sample: bool = False) -> Iterator[Revision | None]:
-    """The revision to compare with, in a clean folder with its results; None where it has no model yet.
+    """The revision to compare with, in a clean folder with its results; None if it has no model yet.
 
-    What is in neither cache nor remote is made anew, which takes as long as the pipeline.
+    Results that are in neither cache nor remote are made again, which takes as long as the pipeline.
 
     Args:
         sample: make it on the synthetic sample, whatever its params.yaml says.
@@ -141,7 +144,7 @@ def base(rev: str, sample: bool = False) -> Iterator[Revision | None]:
         note = "made on the synthetic sample" if sample and use_sample(folder / paths.PARAMS) else ""
         if lost := drop_missing(folder):
             note = f"{', '.join(lost)} were in no store, and made anew"
-            print(f"Of {rev} {note}: this takes as long as these stages do.", flush=True)
+            print(f"Results of {rev}: {note}. This takes as long as these stages.", flush=True)
         if note:
             for line in programs.lines([*programs.DVC, "repro"], cwd=folder):
                 print(f"[{rev}] {line}", flush=True)
@@ -149,7 +152,7 @@ def base(rev: str, sample: bool = False) -> Iterator[Revision | None]:
 
 
 def copy_of_work_tree(source: Path, folder: Path) -> None:
-    """Clone `source` into `folder` as it lies, with what is not committed and the same cache."""
+    """Clone the work tree `source` into `folder`, with its uncommitted files and the same DVC cache."""
     _clone(source, programs.git("rev-parse", "HEAD", cwd=source), folder)
     changed = programs.git("diff", "--name-only", "-z", "HEAD", cwd=source)
     untracked = programs.git("ls-files", "-z", "--others", "--exclude-standard", cwd=source)
@@ -170,7 +173,7 @@ def _clone(source: Path, commit: str, folder: Path) -> None:
 
 
 def lock_of(folder: Path = Path()) -> dict[str, Any]:
-    """The stages of the dvc.lock in a folder; none where it has none."""
+    """The stages of the dvc.lock in a folder, by name; empty if there is no such file."""
     file = folder / LOCK
     return stages_of(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
@@ -198,7 +201,7 @@ def imports(folder: Path = Path()) -> list[str]:
 
 
 def added(folder: Path) -> list[Path]:
-    """What .dvc files track in a folder, relative to it."""
+    """The paths that .dvc files in a folder track, relative to it."""
     from dvc.repo import Repo
 
     with Repo(str(folder)) as repo:
@@ -207,9 +210,9 @@ def added(folder: Path) -> list[Path]:
 
 
 def drop_missing(folder: Path = Path()) -> list[str]:
-    """Take from dvc.lock each stage whose outputs are neither here nor in the cache; their names.
+    """Remove stages whose outputs are neither here nor in the cache from dvc.lock; return their names.
 
-    DVC takes such an entry for valid, and runs the stage without a look at its record of earlier runs.
+    With such an entry, DVC would run the stage again without a look at its record of earlier runs.
     """
     from dvc.utils.serialize import modify_yaml
 
@@ -224,14 +227,14 @@ def drop_missing(folder: Path = Path()) -> list[str]:
 
 
 def _missing(folder: Path) -> dict[str, list[str]]:
-    """The outputs that a folder lacks, by the stage of its dvc.lock."""
+    """The outputs of dvc.lock that a folder lacks, by stage."""
     outs = {name: [out["path"] for out in entry["outs"]] for name, entry in lock_of(folder).items()}
     lost = {name: [path for path in made if not (folder / path).exists()] for name, made in outs.items()}
     return {name: gone for name, gone in lost.items() if gone}
 
 
 def use_sample(file: Path) -> bool:
-    """Set data.source to `sample` in a params.yaml; whether it was anything else before."""
+    """Set data.source to `sample` in a params.yaml; return whether it was something else before."""
     from dvc.utils.serialize import modify_yaml
 
     with modify_yaml(str(file)) as content:

@@ -1,11 +1,11 @@
-"""Where results travel on GitHub's runners: an object store where a secret names one, else a folder.
+"""Pull and push results on GitHub's runners: from a store if the environment names one, else from a folder.
 
-pull  bring what the remote has of this revision and of earlier runs; what it lacks will be made
-push  send results and the run cache there; does nothing where the remote may only be read
+pull  bring what the remote has of this revision and of earlier runs; later steps make what it lacks
+push  send results and the run cache there; does nothing if the remote may only be read
 
-The environment names the remote; it is set for this checkout alone, in .dvc/config.local:
+Variables of the environment name the remote. It is set for this checkout alone, in .dvc/config.local:
   DVC_REMOTE_URL   a store to read and write, with its credentials in the environment too
-  DVC_READ_URL     a store that anybody may read, for runs without secrets
+  DVC_READ_URL     a store that everybody may read, for runs without secrets
   neither          the folder .dvc/remote, which the workflow keeps in GitHub's cache
 """
 
@@ -23,15 +23,15 @@ FOLDER = Path(".dvc/remote")
 def main() -> None:
     parser = options("ci.storage", __doc__)
     parser.add_argument("what", choices=("pull", "push"))
-    parser.add_argument("--store-needed", action="store_true", help="stop where no store is named")
+    parser.add_argument("--store-needed", action="store_true", help="stop if no store is named")
     arguments = parser.parse_args()
-    # An empty variable is no credential.
+    # GitHub sets a missing secret to an empty text, which must not count as a credential.
     for name in set(os.environ) - set(programs.environment()):
         del os.environ[name]
     url, read_only = _store()
     if arguments.store_needed and not url:
         raise UserError(
-            "No store is named, and a release is of results in one: set the secret DVC_REMOTE_URL or "
+            "No store is named, and a release needs one: set the secret DVC_REMOTE_URL or "
             "the variable DVC_READ_URL (docs/ci.md), and `make push` the tagged commit's results there."
         )
     if arguments.what == "push" and read_only:
@@ -39,9 +39,9 @@ def main() -> None:
         return
     FOLDER.mkdir(parents=True, exist_ok=True)
     url = url or str(FOLDER.resolve())
-    # What comes from a remote is hashed before it is taken for what dvc.lock names.
+    # verify: DVC checks the hash of each file that comes from the remote.
     storage.use("ci", url=url, verify=True)
-    print(f"Results travel by way of {url}{', which is only read' if read_only else ''}.")
+    print(f"The remote is {url}{', which is only read' if read_only else ''}.")
     if arguments.what == "push":
         push.push()
         return
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _store() -> tuple[str, bool]:
-    """The store that the environment names, if any, and whether it may only be read."""
+    """The store that the environment names (empty: none), and whether it may only be read."""
     writable, readable = (os.environ.get(name, "") for name in ("DVC_REMOTE_URL", "DVC_READ_URL"))
     return writable or readable, bool(readable and not writable)
 

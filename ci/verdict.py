@@ -1,4 +1,4 @@
-"""Whether a branch may be merged: each check of the gate, what it found, and why it failed."""
+"""Decide whether a branch may be merged: the checks of the gate, with the outcome and findings of each."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -12,7 +12,7 @@ Found = tuple[Outcome, str]
 
 
 class Check(Plain):
-    """One check of the gate; `outcome` is `not judged` where there was nothing to judge."""
+    """One check of the gate; `outcome` is `not judged` if there was nothing to judge."""
 
     name: str
     outcome: Outcome
@@ -20,7 +20,7 @@ class Check(Plain):
 
 
 class Verdict(Plain):
-    """`passed` is what the checks say; with the label `overridden` it may be merged all the same."""
+    """The verdict. `passed`: no check failed; `overridden`: the label that lets it through all the same."""
 
     passed: bool
     overridden: str
@@ -32,7 +32,7 @@ class Verdict(Plain):
 
     @property
     def headline(self) -> str:
-        """In a sentence."""
+        """The verdict in one sentence."""
         if self.passed:
             return "The gate passes."
         failed = ", ".join(check.name for check in self.checks if check.outcome == "failed")
@@ -52,11 +52,11 @@ def judge(
     """Judge a comparison by the limits it carries.
 
     Args:
-        rerun: what running stages again found; None where nothing was run.
-        contradicted: stages whose inputs are those of the base's dvc.lock, and whose outputs are not.
-        own_code: the branch was judged by its own code, since the base has none that could.
+        rerun: the result of running stages again; None if nothing was run.
+        contradicted: stages with the same inputs as in the base's dvc.lock, and other outputs.
+        own_code: whether the branch was judged by its own code, because the base has none that could.
         pull_labels: the labels on the pull request.
-        forged: the branch's cells whose bytes are not those of their hash.
+        forged: number of the branch's cells whose file does not have their hash.
     """
     limits = found.limits
     made: dict[str, Found] = {
@@ -82,7 +82,7 @@ def judge(
 
 
 def not_comparable(found: Comparison) -> str:
-    """Why no figure can be judged; empty where it can."""
+    """Why no figure can be judged; empty if figures can."""
     cells, limits = found.judged, found.limits
     if found.unreadable:
         return "not judged: the format changed"
@@ -150,7 +150,7 @@ def _not_worse(found: Comparison, figures: Iterable[Figure | None], loss: float)
     outcome: Outcome = "passed"
     said = []
     for figure in filter(None, figures):
-        # Without a spread the two are alike under every draw.
+        # Without an interval every resample gives the same difference.
         worse = (figure.high if figure.high is not None else figure.difference or 0.0) < -loss
         outcome = "failed" if worse else outcome
         at = "" if figure.at is None else f" at {figure.at:g}"

@@ -1,6 +1,6 @@
-"""Take the picture of Airflow's graph for docs/airflow.md: while `make airflow` runs, and a run has ended.
+"""Take the picture of Airflow's graph for docs/airflow.md; `make airflow` must run, and a run have ended.
 
-Logs in as a person does, opens the newest run's graph in Debian's chromium and writes docs/airflow.png.
+Logs in as a user does, opens the newest run's graph in Debian's Chromium and writes docs/airflow.png.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
         newest = page.request.get(f"{arguments.url}/api/v2/{DAG}/dagRuns?order_by=-start_date&limit=1").json()
         page.goto(f"{arguments.url}/{DAG}/runs/{quote(newest['dag_runs'][0]['dag_run_id'])}")
         page.wait_for_selector(".react-flow__node")
-        # The graph is laid out, then moved into the middle.
+        # Wait until the graph is laid out and centred.
         page.wait_for_timeout(5000)
         page.screenshot(path=PICTURE)
     print(f"{PICTURE} is written")

@@ -1,4 +1,4 @@
-"""The documentation as a site: `make docs`."""
+"""Sphinx configuration of the documentation site: `make docs`."""
 
 from malaria import __version__
 
@@ -8,7 +8,7 @@ release = __version__
 html_theme = "furo"
 html_title = f"malaria-cells {release}"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-# The list of pages for people who read them on GitHub.
+# docs/README.md is the list of pages for readers on GitHub.
 exclude_patterns = ["README.md"]
 default_role = "code"  # docstrings are written in Markdown
 autodoc_member_order = "bysource"

@@ -1,7 +1,7 @@
 """Draw the README's wide picture of synthetic cells, docs/overview.png, and print the README's badges.
 
-From left to right: drawn cells with what the pretrained model says, one of them with the map of what
-decided, and the reliability diagram of the real cells that the model was judged on.
+From left to right: drawn cells with the pretrained model's P, one of them with the map of its answer, and the
+reliability diagram of the real cells that the model was evaluated on.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def badges(figures: dict[str, Any]) -> str:
-    """The lines of the README, with the AUC of `figures`, the content of `figures.json`."""
+    """The README's lines of badges, with the AUC of `figures`, the content of `figures.json`."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     side = figures["sides"][figures["judged"]]
     auc = f"{side['auc']['value']:.3f} on {side['patients']} NIH/NLM patients, {figures['judged']}"
@@ -68,7 +68,7 @@ def picture(model: bundle.Bundle, reliability: dict[str, list[float]]) -> Image.
 
 
 def _tile(cell: images.Pixels, p: float | None = None) -> Image.Image:
-    """A cell, with a frame and its probability where there is one."""
+    """A cell; with `p`, also framed and labelled with this probability."""
     tile = Image.fromarray(cell).resize((SIDE, SIDE))
     if p is not None:
         draw = ImageDraw.Draw(tile)

@@ -1,7 +1,7 @@
 """Take the README's pictures of the app, on synthetic cells: `make screenshots`, needs Debian's Chromium.
 
 Serves `models/pretrained`, or another bundle by the options of `python -m app`, and writes docs/app*.png: one
-cell, many cells, one cell on a phone in the dark.
+cell, many cells, one cell on a phone with a dark theme.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             page.goto(server.url)
             act(page)
-            # Lets Gradio's spinners fade out of the picture.
+            # Wait until Gradio's spinners have faded out.
             page.wait_for_timeout(1000)
             shown = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             shown.save(DOCS / picture, optimize=True)
@@ -47,7 +47,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Any]:
-    """Debian's Chromium, as playwright drives it, while the block runs; UserError where there is none."""
+    """Debian's Chromium, driven by playwright, while the block runs; UserError if it is not installed."""
     program = shutil.which("chromium")
     if program is None:
         raise UserError("There is no Chromium here to take pictures with: run `make browser` as root.")

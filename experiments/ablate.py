@@ -1,8 +1,8 @@
 """Change one thing of the recipe at a time, and cross-validate each change on the same folds.
 
-Each fold of each row is a DVC experiment `ablation-ROW-FOLD`, as cross-validation's are, for fewer epochs
-than a final model, so that many changes can be compared. One that is done comes from DVC's run cache: a run
-goes on where the last one ended. `--full` trains as long as the pipeline does.
+Each fold of each row is a DVC experiment `ablation-ROW-FOLD`. It trains for fewer epochs than a final model,
+so that many changes can be compared; `--full` trains as long as the pipeline does. Finished experiments come
+from DVC's run cache, so that the command continues where it stopped.
 """
 
 import argparse
@@ -29,15 +29,15 @@ EPOCHS = 6
 
 @dataclass(frozen=True)
 class Row:
-    """What a row is, in words; `settings` of section train that differ, and how many times the epochs."""
+    """A change of the recipe, in `words`: other `settings` of section train, `times` as many epochs."""
 
     words: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     times: int = 1
 
 
-# What helps is taken over into params.yaml or the library. Rows that ended in nothing are gone; docs/model.md
-# has their figures.
+# Changes that help go into params.yaml or the library. Rows that led nowhere are gone; docs/model.md has
+# their figures.
 RECIPE = "recipe"
 ROWS = {
     RECIPE: Row("the recipe"),
@@ -54,10 +54,10 @@ ROWS = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.ablate", description=__doc__)
     parser.add_argument(
-        "--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="these beside the recipe (all)"
+        "--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="rows beside the recipe (all)"
     )
-    parser.add_argument("--epochs", type=how_many, default=EPOCHS, help="of each training (%(default)s)")
-    parser.add_argument("--full", action="store_true", help="the epochs of params.yaml")
+    parser.add_argument("--epochs", type=how_many, default=EPOCHS, help="for each training (%(default)s)")
+    parser.add_argument("--full", action="store_true", help="train for the epochs of params.yaml")
     parser.add_argument("--workers", type=how_many, default=1, help="folds that run at once (1)")
     given = parser.parse_args()
     settings = load_params()
@@ -92,7 +92,7 @@ def as_table(
     settings: params.Evaluate,
     doubted: frozenset[tuple[str, str]],
 ) -> str:
-    """The rows as a Markdown table; the first is what the others are compared with."""
+    """The rows as a Markdown table; the others are compared with the first one."""
     first, *_ = done.values()
     lines = [
         "| change | accuracy (sd over folds) | AUC | sensitivity, mean of patients | worst tenth "
@@ -115,7 +115,7 @@ def as_table(
 
 
 def sets_of(row: Row, epochs: int) -> list[str]:
-    """KEY=VALUE for each parameter that a row trains with and that params.yaml has otherwise."""
+    """KEY=VALUE for each parameter that a row changes, as `dvc exp run -S` takes it."""
     epochs *= row.times
     changed = {"epochs": epochs, "patience": epochs, **row.settings}
     return [f"train.{key}={value}" for key, value in changed.items()]

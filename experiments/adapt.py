@@ -1,7 +1,7 @@
-"""Adapt a network to your cells: train on from its weights, beside cells of the set that it came from.
+"""Adapt a network to your cells: continue its training on them, and on cells of the set that it came from.
 
-Cells, split and all else come from params.yaml. Runs the experiment NAME, and asks the bundle that it starts
-from and the one that comes out about the test cells, and about sets that neither learned from.
+Cells, split and all other settings come from params.yaml. Runs the DVC experiment NAME. Then evaluates the
+bundles before and after it on the test cells, and on sets that neither learned from.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from malaria.predict import external
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.adapt", description=__doc__)
-    parser.add_argument("--name", default="adapted", help="of the experiment (adapted)")
+    parser.add_argument("--name", default="adapted", help="name of the experiment (adapted)")
     parser.add_argument(
         "--start", type=Path, default=paths.PRETRAINED, help="a bundle with model.keras (models/pretrained)"
     )
@@ -27,10 +27,10 @@ def main() -> None:
         "--rehearsal",
         type=Path,
         default=Path("data/others"),
-        help="a folder with the set that it came from, as laboratories.folder has them (data/others)",
+        help="a folder with the set that it came from, laid out as laboratories.folder (data/others)",
     )
     parser.add_argument("--epochs", type=how_many, default=3, help="through your cells and the rehearsal (3)")
-    parser.add_argument("--rate", type=float, default=0.0005, help="of learning, at most (0.0005)")
+    parser.add_argument("--rate", type=float, default=0.0005, help="peak learning rate (0.0005)")
     parser.add_argument("--kept", type=Path, nargs="*", default=[], help="sets that neither learned from")
     given = parser.parse_args()
     settings = load_params()
@@ -40,7 +40,7 @@ def main() -> None:
             f"{given.start} sees cells of {started.record.input_size} px, colour {started.record.colour}: "
             "set pack.size and pack.colour in params.yaml to these."
         )
-    # Of two for one key the last counts.
+    # If two changes have the same key, the last one counts.
     changes = [
         *experiment.outside_git(settings),
         experiment.change("train.start", given.start.resolve()),

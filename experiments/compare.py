@@ -1,8 +1,8 @@
 """Compare a cross-validation with another model's predictions of the same cells.
 
-Prints the figures of both and how far they are apart (ours minus the other's), with 95 % intervals from
-the same draws of patients for both: on labels as given, without doubtful ones and with them flipped,
-pooled and fold by fold. And the patients on whom ours is weak.
+Prints the figures of both and their differences (ours minus the other's), with 95 % intervals from the same
+resamples of patients for both: on labels as given, without doubtful ones and with them flipped, pooled and
+fold by fold. Also lists the patients on whom ours is weak.
 """
 
 import argparse
@@ -19,15 +19,15 @@ from malaria.evaluate import paired
 from malaria.params import load_params
 from malaria.paths import CROSSVAL
 
-# A patient with fewer parasitised cells tells little alone; under this sensitivity a model is weak on one.
+# Patients with fewer parasitised cells say little. A model is weak on a patient under this sensitivity.
 _CELLS, _WEAK = 20, 0.90
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=__doc__)
     parser.add_argument("other", type=Path, help="CSV with path (or file) and p_parasitized, out of fold")
-    parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
-    parser.add_argument("--out", type=Path, default=CROSSVAL / "comparison.csv", help="every figure")
+    parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
+    parser.add_argument("--out", type=Path, default=CROSSVAL / "comparison.csv", help="file for every figure")
     arguments = parser.parse_args()
     settings = load_params().evaluate
     cells = paired.join(folds.predictions(arguments.name), paired.read(arguments.other))

@@ -1,7 +1,7 @@
-"""Whether a bundle says the same of cells whatever size their crops have.
+"""Check whether a bundle gives cells the same verdict when their crops have another size.
 
-Judges the crops of one folder or zip, and the crops of the same names in another, a copy at another size;
-prints how many have the same verdict (category, or rejected), and those that have not.
+Runs the bundle on the crops of one folder or zip, and on crops with the same file names in another, a copy at
+another size. Prints how many have the same verdict (category, or rejected), and lists the others.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from malaria.predict import inputs
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.crop_size", description=__doc__)
     parser.add_argument("one", help="a folder or zip of crops")
-    parser.add_argument("other", help="a folder or zip that has the same cells at another size, and others")
-    parser.add_argument("--model", type=Path, help="a bundle folder (default: the one that comes along)")
+    parser.add_argument("other", help="a folder or zip with the same cells at another size; it may have more")
+    parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
     arguments = parser.parse_args()
     pairs = judge(bundle.load(arguments.model or bundle.default_folder()), arguments.one, arguments.other)
     same = f"{pairs.same.sum():,} of {len(pairs):,} cells"
@@ -34,14 +34,14 @@ def main() -> None:
 
 
 def judge(model: bundle.Bundle, one: str, other: str) -> pd.DataFrame:
-    """What a bundle says of the crops in `one`, and of those in `other` that have the same file names.
+    """Run a bundle on the crops in `one`, and on those in `other` that have the same file names.
 
     Returns:
-        By name, the columns of `predict.Row`, again with the ending `_other`, and `same`: whether both have
-        the same category, or both have none.
+        A row for each file name: the columns of `predict.Row` for `one`, the same with the ending `_other`,
+        and `same`: whether both crops have the same category, or both have none.
 
     Raises:
-        UserError: a path does not exist, no name is in both, or one is there twice.
+        UserError: a path does not exist, no name is in both, or a name is in one of them twice.
     """
     first, second = _by_name(one), _by_name(other)
     names = sorted(set(first) & set(second))

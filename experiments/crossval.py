@@ -1,11 +1,11 @@
-"""Cross-validate the recipe of params.yaml by patient, through DVC experiments, one a fold.
+"""Cross-validate the recipe of params.yaml by patient, with one DVC experiment for each fold.
 
-Each fold is an experiment `NAME-<fold>`; a fold that nothing has changed for comes from DVC's run
-cache. Prints every fold as it ends, mean and standard deviation, and the figures of all out-of-fold cells
-pooled, and writes these cells' predictions.
+Each fold is an experiment `NAME-<fold>`; a fold for which nothing has changed comes from DVC's run cache.
+Prints the figures of each fold as it ends, their mean and standard deviation, and the figures of all
+out-of-fold cells pooled. Writes the predictions of these cells.
 
-With --leave-out laboratories it trains once without each of the sets that are learned from beside the train
-cells, and asks that network about the set: how the recipe does in a laboratory that it never saw.
+With --leave-out laboratories it trains once without each set of laboratories.folder, and evaluates that
+network on the set. This shows how good the recipe is in a laboratory that the network never saw.
 """
 
 import argparse
@@ -35,14 +35,14 @@ FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "macro_sensitivity")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.crossval", description=__doc__)
-    parser.add_argument("--folds", type=int, default=5, help="how many, where split.file names none (5)")
-    parser.add_argument("--name", default="crossval", help="of the experiments, and of the file (crossval)")
+    parser.add_argument("--folds", type=int, default=5, help="number of folds, if split.file has none (5)")
+    parser.add_argument("--name", default="crossval", help="name of experiments and file (crossval)")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a parameter, as dvc exp run -S has it",
+        help="set a parameter, as dvc exp run -S does",
     )
     parser.add_argument("--leave-out", choices=["laboratories"], help="each of laboratories.folder in turn")
     parser.add_argument("--workers", type=how_many, default=1, help="folds that run at once (1)")
@@ -74,7 +74,7 @@ def main() -> None:
     pooled = pd.concat([oof[fold] for fold in folds]).sort_values("path", ignore_index=True)
     out = CROSSVAL / f"{arguments.name}.csv"
     tables.write(pooled, out, tables.OUT_OF_FOLD)
-    # Each fold's probabilities carry that fold's temperature already.
+    # Probabilities are calibrated by their fold's temperature already.
     scored = pooled.assign(p_network=pooled.p_parasitized)
     doubted = doubtful_labels.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
     scores = evaluation.score(scored, evaluation.Fitted(1.0, {}), settings.evaluate, doubted)
@@ -83,12 +83,12 @@ def main() -> None:
 
 
 def figures_of(metrics: dict[str, Any]) -> npt.NDArray[np.float64]:
-    """`FIGURES` of the test cells; nan where one cannot be given, for lack of a class say."""
+    """`FIGURES` of the test cells, float64 (5,); nan for one that cannot be given, as for lack of a class."""
     return np.array([metrics[tables.TEST][name]["value"] for name in FIGURES], dtype=np.float64)
 
 
 def _without_each(arguments: argparse.Namespace, settings: params.Params, sets: Sequence[str]) -> None:
-    """A network trained without each set of other laboratories, judged by it."""
+    """Train once without each set of other laboratories, and evaluate that network on the set."""
     given = laboratories.learned(settings.laboratories)
     if not given:
         raise UserError(f"{settings.laboratories.folder} holds no set of cells to leave out: put some there.")

@@ -1,7 +1,7 @@
-"""What everyday distortions of labelled cells cost: cells turned away, and accuracy of the network's answers.
+"""Measure what everyday distortions of labelled cells cost: cells turned away, and the network's accuracy.
 
-Each cell is asked of one bundle, or with --name of the fold of a cross-validation that never saw its patient.
-The accuracy counts what the network says of every cell, turned away or not.
+One bundle answers for all cells or, with --name, the fold of a cross-validation that never saw the cell's
+patient. The accuracy counts the network's answer for every cell, turned away or not.
 """
 
 import argparse
@@ -30,7 +30,7 @@ Distort = Callable[[Image.Image], Image.Image]
 Bools = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
 
-# Darker than this in every channel is outside of the cell.
+# A pixel that is darker than this in every channel lies outside of the cell.
 _BLACK = 12
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.distortions", description=__doc__)
     parser.add_argument("cells", type=Path, help="a folder, zip or tar with class folders, of crops on black")
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
-    parser.add_argument("--name", help="of a cross-validation, whose folds answer instead")
+    parser.add_argument("--name", help="name of a cross-validation, whose folds answer instead")
     given = parser.parse_args()
     settings = load_params()
     with tempfile.TemporaryDirectory() as temporary:
@@ -67,10 +67,10 @@ def _judged(
 
 
 def _groups(table: pd.DataFrame, name: str | None, model: Path | None) -> list[tuple[Bundle, Rows]]:
-    """Bundles, and the rows of the cells that each is asked about.
+    """The bundles, each with the rows of the cells in `table` that it answers for.
 
     Raises:
-        UserError: a cell that no fold of the cross-validation has judged.
+        UserError: no fold of the cross-validation has judged a cell of `table`.
     """
     if name is None:
         return [(bundle.load(model or bundle.default_folder(), threads=1), np.arange(len(table)))]

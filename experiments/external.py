@@ -1,7 +1,7 @@
-"""Ask a bundle about other laboratories' cells, one set after the other, as the external stage does.
+"""Evaluate a bundle on other laboratories' cells, one set after the other, as the stage `external` does.
 
 Each set is a folder or archive with class folders, or a folder of annotated fields of view, whose cells
-are found and cut out; cells of one class alone will do.
+are found and cut out. A set may have cells of one class only.
 """
 
 import argparse

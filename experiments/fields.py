@@ -1,8 +1,8 @@
-"""How well red cells are found on annotated fields of view: `make fields FIELDS=folder`.
+"""Measure how well red cells are found on annotated fields of view: `make fields FIELDS=folder`.
 
-Of each annotated set in the folder: F1, precision and recall at a box IoU of 0.5, how far the count of a
-field is off, seconds of one core and memory; the worst fields are drawn into reports/fields/. Cells that the
-border cuts are measured nowhere, neither found nor annotated ones. Of sets of points there is recall alone.
+Prints for each annotated set in the folder: F1, precision and recall at a box IoU of 0.5, the error of a
+field's count, processor seconds of a field, and memory. Draws the worst fields into reports/fields/. Cells
+that the border cuts do not count, whether found or annotated. For sets of points there is only recall.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.fields", description=__doc__)
     parser.add_argument("folder", type=Path, help="a folder of annotated sets, or one set")
     parser.add_argument(
-        "--sample", type=how_many, metavar="N", help="only N fields of each set, drawn by chance"
+        "--sample", type=how_many, metavar="N", help="only N fields of each set, chosen at random"
     )
     parser.add_argument(
         "--worst", type=int, default=6, metavar="N", help="how many fields of a set to draw (6)"
@@ -54,11 +54,12 @@ def main() -> None:
 
 
 def score(field: annotations.Annotated, pixels: images.Pixels) -> dict[str, float]:
-    """Find the cells of a field, and compare with its annotation; what is no red cell must not be found.
+    """Find the cells of a field, and compare them with its annotation.
 
     Returns:
-        Cells found and annotated (`both`), found alone (`extra`), annotated alone (`missed`); whether by
-        `boxes`; and seconds.
+        Numbers of cells that are found and annotated (`both`), only found (`extra`) and only annotated
+        (`missed`). A found object that is annotated as no red cell is `extra`. `boxes`: whether the
+        annotation has boxes; `seconds`: processor time.
     """
     start = time.process_time()
     found = find.find(pixels)
@@ -75,7 +76,7 @@ def score(field: annotations.Annotated, pixels: images.Pixels) -> dict[str, floa
 
 
 def f1(of: Any) -> Any:
-    """Of a table of scores, or of one row of it."""
+    """F1 of each row of a table of scores, or of a single row."""
     return 2 * of.both / np.maximum(2 * of.both + of.extra + of.missed, 1)
 
 

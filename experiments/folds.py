@@ -1,8 +1,8 @@
-"""One DVC experiment in a clone of its own, so that several can run at once.
+"""Run DVC experiments, each in its own clone, so that several can run at once; read their results.
 
-`dvc exp run --temp` keeps what waits to be run in one stash of the repository, and takes the first that it
-finds there: of two at once, one may take the other's, or both the same. A clone has its own stash, locks and
-workspace; the cache is shared, and with it DVC's run cache.
+`dvc exp run --temp` queues experiments in one stash of the repository, and takes the first entry that it
+finds. Two commands at once may take each other's entry, or both the same. A clone has its own stash, locks
+and workspace; it shares DVC's cache, and with it the run cache.
 """
 
 import shutil
@@ -34,15 +34,15 @@ _OF_PATHS = (
 
 
 def change(key: str, text: object) -> str:
-    """KEY=VALUE that sets a parameter to a text, whatever signs it has, as `dvc exp run -S` reads it."""
+    """KEY=VALUE that sets a parameter to a text with any characters, as `dvc exp run -S` takes it."""
     quoted = str(text).replace("'", r"\'")
     return f"{key}='{quoted}'"
 
 
 def outside_git(settings: Params) -> list[str]:
-    """KEY=VALUE for each path of the parameters that git does not wholly hold, made absolute.
+    """KEY=VALUE with an absolute path, for each parameter whose file or folder git does not wholly track.
 
-    A fold runs in a clone: what lies outside of the repository, or in it and untracked, is not there.
+    A fold runs in a clone, which has no files from outside of the repository and no untracked ones.
     """
     here = Path.cwd().resolve()
     given = {key: Path(attrgetter(key)(settings)).resolve() for key in _OF_PATHS}
@@ -54,30 +54,30 @@ def outside_git(settings: Params) -> list[str]:
 
 
 def read(name: str, path: Path) -> str:
-    """A text file as experiment `name` left it; UserError where it is not to be had."""
+    """The content of a text file of experiment `name`; UserError if it is not available."""
     with _left_by(name, path) as there:
         text: str = there.read_text(path.as_posix(), encoding="utf-8")
     return text
 
 
 def get(name: str, path: Path, target: Path) -> None:
-    """Copy a file or folder as experiment `name` left it; UserError where it is not to be had."""
+    """Copy a file or folder of experiment `name` to `target`; UserError if it is not available."""
     with _left_by(name, path) as there:
         there.get(path.as_posix(), str(target), recursive=there.isdir(path.as_posix()))
 
 
 def bundle_of(name: str, folder: Path) -> bundle.Bundle:
-    """The bundle that experiment `name` exported, brought below `folder`, which `Bundle.known` still reads.
+    """Copy the bundle of experiment `name` below `folder`, and load it; `Bundle.known` reads `folder` later.
 
     Raises:
-        UserError: it is not to be had.
+        UserError: the bundle is not available.
     """
     get(name, BUNDLE, folder / name)
     return bundle.load(folder / name)
 
 
 def predictions(name: str) -> pd.DataFrame:
-    """What a cross-validation says of every cell, out of fold: tables.OUT_OF_FOLD."""
+    """Out-of-fold predictions of a cross-validation: rows of tables.OUT_OF_FOLD; UserError without any."""
     file = CROSSVAL / f"{name}.csv"
     if not file.is_file():
         raise UserError(f"{file} is missing: run `make crossval` first, or name another with --name.")
@@ -92,14 +92,14 @@ def side(name: str, split: str, cells: packed.Packed) -> tuple[pd.DataFrame, lis
 
 
 def tested(name: str, fold: int) -> pd.DataFrame:
-    """What the network of a fold's experiment says of the cells that the fold tests: tables.OUT_OF_FOLD."""
+    """Predictions of the network of a fold's experiment for its test cells: rows of tables.OUT_OF_FOLD."""
     found = tables.read(PREDICTIONS, tables.PREDICTIONS, content=read(name, PREDICTIONS))
     return found[found.split == tables.TEST].assign(fold=fold)
 
 
 @contextmanager
 def _left_by(name: str, path: Path) -> Iterator[Any]:
-    """The files of experiment `name`; UserError where `path`, which the block asks for, is not to be had."""
+    """The file system of experiment `name`; UserError if the block cannot read `path` there."""
     from dvc.api import DVCFileSystem
 
     try:
@@ -115,21 +115,21 @@ def _left_by(name: str, path: Path) -> Iterator[Any]:
 def run(name: str, sets: Sequence[str], *targets: str) -> str:
     """Run the workspace with changed parameters, as experiment `name` of this repository; returns the name.
 
-    What Git knows comes along, with its uncommitted changes; an experiment of that name from before gives
-    way once this one has ended.
+    It has the files that git tracks, with their uncommitted changes. An earlier experiment of that name is
+    replaced when this one has ended.
 
     Args:
-        sets: KEY=VALUE, as `dvc exp run -S` has it.
-        targets: stages, with all that they need; else all stages.
+        sets: KEY=VALUE, as `dvc exp run -S` takes it.
+        targets: stages to run, with those that they need; without any, all stages.
 
     Raises:
-        UserError: the experiment failed; the sentence has what DVC said.
+        UserError: the experiment failed; the message has what DVC said.
     """
     changes = [part for change in sets for part in ("-S", change)]
     with _clone(name) as clone:
         programs.dvc("cache", "dir", "--local", programs.dvc("cache", "dir").strip(), cwd=clone)
         programs.dvc("exp", "run", "-n", name, *changes, *targets, cwd=clone)
-        # The figures come with Git; what they were made of lies in the cache already.
+        # Git brings the figures; the other results are in the shared cache already.
         programs.dvc("--wait-for-lock", "exp", "pull", "--no-cache", "--force", str(clone.resolve()), name)
     return name
 
@@ -137,9 +137,10 @@ def run(name: str, sets: Sequence[str], *targets: str) -> str:
 def spread(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[tuple[Item, Result]]:
-    """Each item with `function(item)`, as they end; so many at once, each of which waits for DVC's processes.
+    """Give each item with `function(item)` as it ends, `workers` at a time.
 
-    TensorFlow takes as many threads in each as it takes alone, and so gives the same bytes.
+    Threads are enough, because each function waits for DVC's processes. TensorFlow uses as many threads in
+    each of them as it does alone, and so gives the same bytes.
     """
     with ThreadPoolExecutor(workers) as pool:
         running = {pool.submit(function, item): item for item in items}
@@ -153,10 +154,10 @@ def spread(
 @contextmanager
 def _clone(name: str) -> Iterator[Path]:
     try:
-        # Clones that killed runs left go first; one of these may still be at work in its own.
+        # atomic_folder removes clones that killed runs left, but none whose process is still running.
         with files.atomic_folder(_CLONES / name) as clone:
             programs.git("clone", "--quiet", "--shared", ".", str(clone))
-            # Not `git stash create`: it locks the index, and of two experiments at once one would fail.
+            # Not `git stash create`: it locks the index, so that one of two experiments at once would fail.
             changed = clone / ".git/changed"
             plain = ("--binary", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
             programs.git("diff", *plain, f"--output={changed.resolve()}", "HEAD")

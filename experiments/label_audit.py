@@ -1,8 +1,8 @@
 """Rank every cell's label by how likely it is wrong, from a cross-validation's out-of-fold predictions.
 
-Writes the ranking, a count by patient, and a contact sheet per class. The list of labels in doubt that
-evaluate names is never used to make the ranking, only to score it; to be published, the ranking must come
-from a cross-validation whose training used no list either, or the one that --contradicted writes.
+Writes the ranking, a count by patient, and a contact sheet for each class. The list in
+evaluate.doubtful_labels is never used to make the ranking, only to score it. A ranking can be published only
+if its cross-validation was trained without a list, or with the one that --contradicted writes.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from malaria.paths import CROSSVAL, LABEL_AUDIT, LOCK, PARAMS, RAW
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.label_audit", description=__doc__)
-    parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
-    parser.add_argument("--out", type=Path, default=CROSSVAL / "label_audit.csv", help="the ranking")
-    parser.add_argument("--cells", type=how_many, default=120, help="on each contact sheet (120)")
+    parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
+    parser.add_argument("--out", type=Path, default=CROSSVAL / "label_audit.csv", help="file for the ranking")
+    parser.add_argument("--cells", type=how_many, default=120, help="cells on each contact sheet (120)")
     parser.add_argument(
         "--publish", action="store_true", help=f"write the ranking to {LABEL_AUDIT} too, without pictures"
     )
@@ -40,7 +40,7 @@ def main() -> None:
         "--contradicted",
         type=Path,
         metavar="FILE",
-        help=f"write what {LABEL_AUDIT} contradicts, as train.labels_file has it, and end",
+        help=f"only write the labels that {LABEL_AUDIT} contradicts, for train.labels_file",
     )
     arguments = parser.parse_args()
     if arguments.contradicted:
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def check_unseen(name: str, folds: list[int]) -> None:
-    """UserError where a fold was trained with another list of labels in doubt than the ranking's own."""
+    """UserError if a fold was trained with a list of doubtful labels other than the ranking's own."""
     for fold in folds:
         revision = f"{name}-{fold}"
         train = yaml.safe_load(experiment.read(revision, PARAMS))["train"]
@@ -87,16 +87,16 @@ def check_unseen(name: str, folds: list[int]) -> None:
 
 
 def _contradicted(revision: str) -> frozenset[tuple[str, str]]:
-    """The labels that the ranking published when a fold was trained contradicts."""
+    """The labels that are contradicted by the ranking that was published when a fold was trained."""
     content = experiment.read(revision, LABEL_AUDIT)
     found = label_audit.contradicted(tables.read(LABEL_AUDIT, label_audit.RANKING, content=content))
     return frozenset(zip(found.given_label, found.file, strict=True))
 
 
 def _listed(revision: str, file: Path) -> frozenset[tuple[str, str]]:
-    """The labels in doubt that a fold was trained with: `file` as it was then."""
+    """The doubtful labels that a fold was trained with: the content of `file` at that time."""
     if file.is_absolute():
-        # The fold did not keep it, only its hash.
+        # The fold has no copy of a file outside of the repository, only its hash.
         stages = yaml.safe_load(experiment.read(revision, LOCK))["stages"]
         then = {dep["path"]: dep.get("md5") for dep in stages["train"]["deps"]}.get(str(file))
         if not file.is_file() or then != hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest():

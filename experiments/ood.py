@@ -1,10 +1,10 @@
-"""How well a bundle's out-of-distribution check tells cells from other pictures.
+"""Measure how well a bundle's out-of-distribution check tells cells from other pictures.
 
-Gives the bundle pictures that are no crop of one stained red cell (drawn ones, spoilt cells, fields of view,
-cuts of the photographs that installed packages ship), and counts by kind how many it turns away. The check
-has learned from drawn and spoilt ones of another seed, and from none of these fields and photographs. Counts
-also the cells that it should take and turns away: out of fold, where a cross-validation is there, and among
-files that are named with --cells. Writes the table.
+Runs the bundle on pictures that are no crop of one stained red cell (drawn pictures, spoilt cells, fields of
+view, cuts of photographs that installed packages ship), and counts how many of each kind it turns away. The
+check has learned from drawn pictures and spoilt cells of another seed, and from no such fields or
+photographs. Also counts the cells that it turns away wrongly: out of fold, if there is a cross-validation,
+and among the files of --cells. Writes the counts as a table.
 """
 
 import argparse
@@ -24,18 +24,18 @@ from malaria.errors import UserError
 from malaria.fields import synthetic as fields
 from malaria.predict import inputs
 
-# Cells that spoilt ones are made from.
+# Number of cells that spoilt cells are made from.
 _CELLS = 400
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.ood", description=__doc__)
-    parser.add_argument("--model", type=Path, help="a bundle folder (default: the one that comes along)")
-    parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
+    parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
+    parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     parser.add_argument("--cells", type=Path, nargs="*", default=[], help="files, folders, zips of cells")
     parser.add_argument("--count", type=how_many, default=24, help="pictures of each kind (24)")
-    parser.add_argument("--seed", type=int, default=1, help="of the pictures (1)")
-    parser.add_argument("--out", type=Path, default=Path("reports/ood.csv"), help="the table")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the pictures (1)")
+    parser.add_argument("--out", type=Path, default=Path("reports/ood.csv"), help="file for the table")
     arguments = parser.parse_args()
     model = bundle.load(arguments.model or bundle.default_folder())
     if model.fitted_ood is None:
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _cells(seed: int) -> tuple[str, list[images.Pixels]]:
-    """Where cells were found, and some of them: packed ones, else drawn ones."""
+    """Where cells were found, in words, and some of them: packed cells if there are any, else drawn ones."""
     if not (paths.PACKED / packed.INDEX).is_file():
         random = np.random.default_rng(seed)
         return "drawn cells", [
@@ -76,7 +76,7 @@ def _cells(seed: int) -> tuple[str, list[images.Pixels]]:
 
 
 def _fields(count: int, seed: int) -> dict[str, list[images.Pixels]]:
-    """Drawn fields of view, thick films and empty ones among them."""
+    """Drawn fields of view by kind, `count` of each: thin films, thick films, empty and blurred ones."""
     kinds = (fields.THIN, fields.THICK, fields.EMPTY, fields.BLURRED)
     return {
         f"fields: {kind}": [
@@ -88,12 +88,13 @@ def _fields(count: int, seed: int) -> dict[str, list[images.Pixels]]:
 
 
 def _out_of_fold(name: str) -> list[tuple[str, list[str | None]]]:
-    """Why the cells of each fold are turned away by its own check, at the limits of all folds; none without
-    folds.
+    """Why each cell is turned away by the check of its fold (None: it is not), at the limits of all folds.
+
+    First for all cells, then for each fold; empty without a cross-validation.
     """
     if not (paths.CROSSVAL / f"{name}.csv").is_file():
         return []
-    # TensorFlow, which the rest does without, takes seconds to import.
+    # This imports TensorFlow, which takes seconds and which nothing else here needs.
     from experiments import pretrained
 
     found = pretrained.out_of_fold(name, packed.load(paths.PACKED))
@@ -112,7 +113,7 @@ def _files(model: bundle.Bundle, path: Path) -> list[str | None]:
 
 
 def _counted(kind: str, rejected: Sequence[str | None], *, cells: bool = False) -> dict[str, object]:
-    """A kind of pictures, how many there are, how many are turned away, and most often why."""
+    """A row of the table: a kind, its pictures, how many are turned away, and the most frequent reason."""
     reasons = Counter(reason for reason in rejected if reason is not None)
     often = reasons.most_common(1)[0][0] if reasons else ""
     return {

@@ -1,4 +1,4 @@
-"""Cuts of the photographs that installed packages carry: pictures that no check of ours has learned from."""
+"""Cuts of photographs that installed packages ship; the out-of-distribution check never learned from them."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from malaria.bundle import not_cells
 from malaria.bundle.not_cells import Random
 from malaria.cells.images import Pixels
 
-# Where installed packages keep pictures. None is imported: only their files are read.
+# Folders in which installed packages keep pictures. The packages are not imported.
 SHIPPED = {
     "scikit-image": ("skimage", "data"),
     "scikit-learn": ("sklearn", "datasets/images"),
@@ -56,7 +56,7 @@ def _read(file: Path) -> Pixels:
 
 
 def _cut(random: Random, picture: Pixels) -> Pixels:
-    """The whole picture, made small, or a square of it."""
+    """A square of the picture or, once in five times, the whole picture made small."""
     height, width = picture.shape[:2]
     if random.random() < 0.2:
         scale = random.uniform(100, 500) / max(height, width)

@@ -1,8 +1,8 @@
-"""What a smaller precision costs: exported networks beside the trained ones, out of fold.
+"""Measure what a lower precision costs: compare exported networks with the trained ones, out of fold.
 
-Takes each fold's trained network of a cross-validation, exports it at every precision, and compares what it
-says of the fold's test cells, which it never saw, with the trained network itself: decisions at 0.5, AUC,
-and AUC without the labels that `evaluate.doubtful_labels` lists.
+Exports each fold's trained network of a cross-validation at every precision, and compares its answers with
+those of the trained network, on the fold's test cells: decisions at 0.5, AUC, and AUC without the labels that
+`evaluate.doubtful_labels` lists.
 """
 
 import argparse
@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.precision", description=__doc__)
-    parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
+    parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     arguments = parser.parse_args()
     judged = experiment.predictions(arguments.name)
     cells = packed.load(paths.PACKED)
@@ -44,8 +44,16 @@ def main() -> None:
 def cost(
     p: Floats, p_trained: Floats, y: npt.NDArray[np.int64], sure: npt.NDArray[np.bool_]
 ) -> dict[str, float]:
-    """The exported network's `p` beside the trained one's, of cells with labels `y`, `sure` or in doubt: how
-    many decisions differ, what AUC changes by with and without labels in doubt, the largest difference in P.
+    """Compare the probabilities of an exported network with those of the trained one.
+
+    Args:
+        p, p_trained: float64 (n,), of the exported and of the trained network.
+        y: int64 (n,), 1 for parasitised.
+        sure: bool (n,), False for cells with a doubtful label.
+
+    Returns:
+        Number of cells, of `decisions` that differ, change of AUC for all and for sure cells, and the largest
+        difference in P.
     """
     return {
         "cells": len(y),
@@ -57,7 +65,7 @@ def cost(
 
 
 def together(costs: pd.DataFrame) -> pd.DataFrame:
-    """All folds, by precision: cells and decisions summed, of the rest what is furthest from 0."""
+    """All folds, by precision: the sum of cells and decisions, else the value that is furthest from 0."""
 
     def furthest(column: "pd.Series[float]") -> float:
         return float(max(column, key=abs))

@@ -1,8 +1,8 @@
-"""Make the bundle that the repository carries: trained on every patient, judged out of fold.
+"""Make the pretrained bundle of this repository: trained on every patient, evaluated out of fold.
 
-Run `make crossval` first, with the same parameters. Its folds' bundles judge the cells that they never
-saw: temperature, operating points, the check's limits and every figure on the card come from there. The
-network is then trained on all cells, for the epochs of params.yaml, with nothing held out.
+Run `make crossval` first, with the same parameters. The bundle of each fold answers for the cells that it
+never saw: temperature, operating points, the check's limits and every figure on the card come from these
+answers. The network is then trained on all cells, for the epochs of params.yaml, with nothing held out.
 """
 
 import argparse
@@ -39,13 +39,12 @@ _HOW = {"keep": "kept", "drop": "left out", "soften": "softened"}
 
 @dataclass(frozen=True)
 class Judged:
-    """Every cell as the fold's bundle judges it that never saw its patient, and the out-of-distribution
-    check's limits.
+    """Out-of-fold results of all cells, and the limits of the out-of-distribution check.
 
-    cells: columns path, patient, label, fold, p_network and rejected, sorted by path; limits: float64
-    (2,), as `ood.limits` finds them on the distances from each fold's own check; by_patient: whether no
-    patient, all of them known, was on both sides of a fold. foreign: how many of the patients' `batches` of
-    enough cells the fold calls foreign that never saw them.
+    cells: columns path, patient, label, fold, p_network and rejected, sorted by path. limits: float64 (2,),
+    by `ood.limits` from the distances that each fold's own check gives. by_patient: whether all patients are
+    known, and none was on both sides of a fold. batches: number of patients with enough cells to be called
+    foreign. foreign: how many of them are, by the fold that never saw them.
     """
 
     cells: pd.DataFrame
@@ -57,7 +56,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class _Fold:
-    """One fold's bundle on its test cells; `tested` has the columns path, patient and label."""
+    """Results of a fold's bundle on its test cells; `tested` has the columns path, patient and label."""
 
     tested: pd.DataFrame
     seen: ood.Seen
@@ -67,7 +66,7 @@ class _Fold:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.pretrained", description=__doc__)
-    parser.add_argument("--name", default="crossval", help="of the cross-validation (crossval)")
+    parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     parser.add_argument("--out", type=Path, default=paths.PRETRAINED, help="the bundle's folder")
     parser.add_argument("--cells", metavar="WORDS", help="what the cells are, in words for the card")
     arguments = parser.parse_args()
@@ -93,7 +92,7 @@ def main() -> None:
     listed = doubtful_labels.read(Path(settings.train.labels_file), "train.labels_file")
     others = packed.load(paths.LABORATORIES)
     learnt = training.with_others(training.side(cells, everyone, tables.TRAIN, listed), others)
-    # Nothing is held out; what is watched chooses nothing.
+    # No cells are held out. Training watches some, but with these settings they decide nothing.
     recipe = settings.train.model_copy(update={"keep": "last", "patience": settings.train.epochs})
     watched = training.side(cells, everyone.iloc[::20], tables.TRAIN)
     with tempfile.TemporaryDirectory() as log:
@@ -136,8 +135,8 @@ def main() -> None:
         shutil.copyfile(paths.PARAMS, folder / paths.PARAMS.name)
         files.write_text(folder / paths.LOCK.name, lock_of_cells(paths.LOCK.read_text(encoding="utf-8")))
         write(folder, laboratories=others_say)
-        # No part of the bundle: the network, which `make hub` uploads and no app reads, and a ranking that is
-        # another cross-validation's.
+        # Not part of the bundle: the network, which `make hub` uploads and no app reads, and the ranking of
+        # labels, which comes from another cross-validation.
         network.save(model, folder / paths.MODEL.name)
         ranking = arguments.out / paths.LABEL_AUDIT.name
         if ranking.is_file():
@@ -146,10 +145,10 @@ def main() -> None:
 
 
 def _laboratories(name: str, made: bundle.Bundle, settings: Params) -> dict[str, Any]:
-    """What networks say of laboratories that they did not learn from.
+    """Figures of networks on laboratories that they did not learn from.
 
-    These are the networks of `make crossval OPTIONS="--leave-out laboratories"`, where there are some, and
-    the bundle that was `made`.
+    The networks are those of `make crossval OPTIONS="--leave-out laboratories"`, if it has run, and the one
+    of the bundle `made`. `learned`: whether this bundle learned from the laboratory.
     """
     left_out = paths.CROSSVAL / f"{name}-laboratories.json"
     found = json.loads(left_out.read_text(encoding="utf-8")) if left_out.is_file() else {}
@@ -160,17 +159,17 @@ def _laboratories(name: str, made: bundle.Bundle, settings: Params) -> dict[str,
 
 
 def lock_of_cells(lock: str) -> str:
-    """Of a dvc.lock the stages that bring the cells: the others are of runs on a split of them."""
+    """The text of a dvc.lock with only the stages that bring the cells; the others depend on a split."""
     content = yaml.safe_load(lock)
     stages = {name: content["stages"][name] for name in ("fetch", "audit", "pack")}
     return yaml.safe_dump({**content, "stages": stages}, sort_keys=False)
 
 
 def out_of_fold(name: str, cells: packed.Packed) -> Judged:
-    """What the folds' bundles of a cross-validation say of all cells.
+    """Run the bundle of each fold of a cross-validation on the cells that it never saw.
 
     Raises:
-        UserError: the cross-validation is missing, was of other cells, or its bundles have no check.
+        UserError: the cross-validation is missing, has other cells, or its bundles have no check.
     """
     folds = {number: _of_fold(f"{name}-{number}", cells) for number in _numbers(name)}
     if sorted(path for fold in folds.values() for path in fold.tested.path) != sorted(cells.index.path):
@@ -189,7 +188,7 @@ def out_of_fold(name: str, cells: packed.Packed) -> Judged:
 
 
 def _foreign(fold: _Fold) -> list[bool]:
-    """Whether each test patient's cells are foreign to a fold's check, of patients of whom it can tell."""
+    """Whether a fold's check calls each test patient's cells foreign; without patients of too few cells."""
     found = []
     for rows in fold.tested.reset_index(drop=True).groupby("patient").indices.values():
         looks = ood.Looks()
@@ -199,8 +198,9 @@ def _foreign(fold: _Fold) -> list[bool]:
 
 
 def check_recipe(revision: str) -> None:
-    """UserError where a fold was made by other parameters than those of params.yaml: its figures are none
-    of the network that these make.
+    """UserError if a fold was made with other parameters than those of params.yaml.
+
+    Its figures would not be those of the network that params.yaml gives.
     """
     then, now = (
         yaml.safe_load(text)
@@ -218,7 +218,7 @@ def check_recipe(revision: str) -> None:
 
 
 def _absolute(key: str, value: object) -> object:
-    """A fold names by its whole path what git does not hold."""
+    """`value`, as an absolute path if it is a path: a fold has absolute paths for files outside of git."""
     return str(Path(str(value)).resolve()) if key in ("labels_file", "folder", "start") else value
 
 

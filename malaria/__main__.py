@@ -22,7 +22,7 @@ from malaria.predict.rows import disk_in_words, save
 
 NOTE = "Research use only: nothing here is a diagnosis."
 
-# The room app/, where it is installed with the package (pyproject.toml).
+# The package of app/ in an installation (pyproject.toml); a checkout has no such package.
 _APP = "malaria.app"
 
 
@@ -86,19 +86,19 @@ def main() -> int:
 
     arguments = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A file's name need not be UTF-8; a row gives back the bytes that it has.
+        # A file name need not be UTF-8; a row shows its bytes unchanged.
         sys.stdout.reconfigure(errors="surrogateescape")
     status: int = arguments.run(arguments)
     return status
 
 
 def command() -> None:
-    """`malaria`, as it is installed."""
+    """Run the command `malaria`, as it is installed."""
     end_with(main)
 
 
 def _texts(does: str, example: str) -> dict[str, Any]:
-    """What `--help` says of a command."""
+    """The help texts of a subcommand, as arguments of `add_parser`."""
     return {
         "help": does,
         "description": f"{does[0].upper()}{does[1:]}.",
@@ -117,7 +117,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     if arguments.engine == "none" and arguments.scheduler is not None:
         raise UserError("--scheduler needs --engine dask.")
     if arguments.engine != "none" and out is None:
-        raise UserError("--engine needs --out FILE.csv: beside it lies what a killed run can go on from.")
+        raise UserError("--engine needs --out FILE.csv: a killed run goes on from the files beside it.")
     model = bundle.load(arguments.model or bundle.default_folder())
     threshold = _threshold(model.record, arguments.operating_point)
     looks = Looks()
@@ -142,7 +142,7 @@ def _threshold(record: bundle.Record, specificity: float | None) -> float:
 def _judge(
     arguments: argparse.Namespace, model: bundle.Bundle, threshold: float, looks: Looks
 ) -> Counter[str]:
-    """Write the rows, and count them."""
+    """Judge the images, write the rows, and count them by status and label."""
     if arguments.engine != "none":
         done = batch.run(
             model.folder,
@@ -166,10 +166,10 @@ def _judge(
 def _close(
     arguments: argparse.Namespace, counts: Counter[str], model: bundle.Bundle, threshold: float
 ) -> None:
-    """Say what came of it, apart from the rows.
+    """Report the counts and the model on stderr.
 
     Raises:
-        UserError: nothing was judged, or too much was unreadable.
+        UserError: no image was judged, or too many were unreadable.
     """
     judged, rejected, unreadable = (
         counts[status] for status in (predict.PREDICTED, predict.REJECTED, predict.UNREADABLE)

@@ -1,12 +1,12 @@
-"""Pictures of numbers for pages, in Vega-Lite: the grammar that `dvc plots` draws in too."""
+"""Draw charts for pages from Vega-Lite, the format that `dvc plots` uses too."""
 
 import re
 from typing import Any
 
 import vl_convert
 
-# The font is one that vl-convert brings along, so that text is measured alike on every machine. Text and
-# lines take the colour of the text around the picture, which a dark page changes.
+# vl-convert includes the font, so that text has the same width on every machine. Text and lines take the
+# colour of the page's text, so that charts also fit a dark page.
 _CONFIG = {
     "background": None,
     "font": "Liberation Sans",
@@ -29,13 +29,13 @@ _MARK = re.compile(r'<path (aria-label="([^"]*)" role="graphics-symbol"[^>]*)/>'
 
 
 def svg(specification: dict[str, Any]) -> str:
-    """Draw a Vega-Lite specification whose data stand in it; the same one makes the same bytes.
+    """Draw a Vega-Lite specification with inline data as SVG; the same one gives the same text.
 
-    A mark shows its `description` (by default its values) when pointed at. Colours may be CSS variables of
+    A mark shows its `description` (by default its values) under the pointer. Colours may be CSS variables of
     the page.
 
     Raises:
-        ValueError: it is no Vega-Lite, or asks for data from elsewhere.
+        ValueError: it is not valid Vega-Lite, or loads data from elsewhere.
     """
     drawn = vl_convert.vegalite_to_svg(specification, config=_CONFIG, allowed_base_urls=[])
     return _MARK.sub(r"<path \1><title>\2</title></path>", drawn)

@@ -1,4 +1,4 @@
-"""How every command of the project starts and ends: `--help`, and errors in one sentence."""
+"""Start and end every command of the project alike: `--help`, exit status, errors in one sentence."""
 
 import argparse
 import errno
@@ -16,26 +16,26 @@ from malaria import running
 from malaria.errors import UnavailableError, UserError
 from malaria.paths import PARAMS, RUNNING
 
-# A quota counts as a disk.
+# An exhausted quota counts as a full disk.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
-# The exit status of a failure that may pass, and the variable by which commands end with their parents.
+# The exit status of a temporary failure, and the environment variable that ends commands with their parents.
 TEMPORARY = 75
 WITH_PARENT = "MALARIA_END_WITH_PARENT"
 
-_PATIENCE = 60.0  # s for a run of the same stage that was told to end
+_PATIENCE = 60.0  # s to wait for another run of the same stage, which may be ending
 
-# Held by the thread that keeps the terminal quiet, which may do so again within.
+# Held by the thread that keeps native logs off the terminal; reentrant, because such blocks may be nested.
 _TERMINAL = threading.RLock()
 
 
 def run_stage(main: Callable[..., None], **folders: str) -> None:
-    """Run one stage of `dvc.yaml`, alone; its module's docstring is its `--help`.
+    """Run one stage of `dvc.yaml`, never twice at the same time; its module's docstring is its `--help`.
 
     Args:
-        folders: options that name a folder, with their help. What results may depend on belongs into
-            params.yaml; these only say where something is kept. `main` takes each by its name, a Path
-            or None.
+        main: the stage.
+        folders: options that name a folder, with their help. They only say where something is kept; whatever
+            changes results belongs in params.yaml. `main` takes each by its name, a Path or None.
     """
     module = sys.modules[main.__module__]
     assert module.__spec__ is not None
@@ -48,7 +48,7 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
     stage = module.__spec__.name.rsplit(".", 1)[-1]
 
     def run() -> None:
-        # Elsewhere than in a repository nothing is written, and `main` says so.
+        # Outside a repository no lock file is written, and `main` reports that params.yaml is missing.
         lock = running.locked(RUNNING / f"{stage}.lock", f"still runs {stage} in this repository", _PATIENCE)
         with lock if PARAMS.is_file() else nullcontext():
             main(**given)
@@ -58,7 +58,7 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
 
 
 def options(module: str, description: str | None, **further: Any) -> argparse.ArgumentParser:
-    """The parser of `python -m module`; its `--help` has the description as it is written."""
+    """The parser of `python -m module`; its `--help` keeps the line breaks of the description."""
     return argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=description,
@@ -70,21 +70,21 @@ def options(module: str, description: str | None, **further: Any) -> argparse.Ar
 def end_with(main: Callable[[], int | None]) -> None:
     """Call `main` and exit with its status.
 
-    One line and status 1 are what becomes of a UserError, of a full disk, and of a file or folder that the
-    system refuses; status TEMPORARY of what may pass. Under a scheduler, which sets WITH_PARENT, the process
+    A UserError, a full disk, and a file or folder that the system refuses end in a message of one line and
+    status 1, an UnavailableError in status TEMPORARY. Under a scheduler, which sets WITH_PARENT, the process
     ends with the one that started it.
     """
     if os.environ.get(WITH_PARENT):
         running.end_with_parent()
     try:
         status = main()
-        # A short output has not left the process yet.
+        # Short output is still in the buffer, and its errors belong here.
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = TEMPORARY if isinstance(error, UnavailableError) else 1
     except BrokenPipeError:
-        # The reader of our output (`head`, say) has gone; nothing is left to say to it.
+        # The reader of the output has gone, as `head` does: there is nobody to report to.
         status = 1
     except OSError as error:
         if error.errno in _FULL:
@@ -101,20 +101,20 @@ def end_with(main: Callable[[], int | None]) -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        # Python would try once more at its end, and say so in words of its own.
+        # Otherwise Python would flush again at its end, and print an error of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
 
 def how_many(text: str) -> int:
-    """The `type` of an option that counts something."""
+    """The argparse type of an option that is a count, from 1 on."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
     return int(text)
 
 
 def share_of_one(text: str) -> float:
-    """The `type` of an option that is a share, in [0, 1]."""
+    """The argparse type of an option that is a share, in [0, 1]."""
     with suppress(ValueError):
         if 0 <= float(text) <= 1:
             return float(text)
@@ -122,14 +122,14 @@ def share_of_one(text: str) -> float:
 
 
 def local_path(text: str) -> Path:
-    """The `type` of an option that names a file or folder of this machine, and never an object in a store."""
+    """The argparse type of an option that names a file or folder on this machine; a store is refused."""
     if "://" in text:
         raise argparse.ArgumentTypeError(f"{text} is no place on this machine: name a file or folder here")
     return Path(text)
 
 
 def needs(module: str, what: str, extra: str) -> None:
-    """Raise UserError where `module`, without which there is no `what`, is not installed."""
+    """Raise UserError if `module`, which `what` needs, is not installed; the package's `extra` has it."""
     if importlib.util.find_spec(module) is None:
         raise UserError(f"`{what}` needs {module}: pip install 'malaria-cells[{extra}]'.")
 
@@ -138,8 +138,8 @@ def needs(module: str, what: str, extra: str) -> None:
 def without_native_logs() -> Iterator[None]:
     """Keep off the terminal what C++ libraries write to stderr.
 
-    Where the block fails, it is shown after all: it may say why. One thread at a time: of two, one would
-    take the other's file for the terminal.
+    If the block fails, the text is shown after all, because it may say why. Only one thread at a time may do
+    this: a second one would take the first one's file for the terminal.
     """
     with _TERMINAL, tempfile.TemporaryFile() as said:
         sys.stderr.flush()

@@ -1,8 +1,8 @@
-"""The errors that you can correct, and those that pass."""
+"""Errors that the user can correct, and temporary ones."""
 
 
 class UserError(Exception):
-    """Something that a person can put right.
+    """An error that the user can correct.
 
     The message is one sentence: what is wrong, where (file, key, value), and what to do. Commands
     print it without a traceback and end with status 1.
@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 class UnavailableError(UserError):
-    """Something that may be there again in a minute, as a server or a network: the status is 75 instead.
+    """A temporary failure, as of a server or a network: commands end with status 75 instead.
 
-    That is EX_TEMPFAIL of sysexits.h, by which a scheduler tells what to try again.
+    That is EX_TEMPFAIL of sysexits.h, by which a scheduler knows what to try again.
     """

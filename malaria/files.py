@@ -1,4 +1,4 @@
-"""Writes that are whole or absent, and hashes of what was written."""
+"""Write files and folders whole or not at all, list folders, and hash files."""
 
 import glob
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any
 
 from malaria.errors import UserError
 
-# Names of what file browsers leave behind, in small letters.
+# Names of files that file browsers leave behind, in lower case.
 LITTER = frozenset({"thumbs.db", "desktop.ini", ".ds_store"})
 
 
@@ -21,7 +21,7 @@ LITTER = frozenset({"thumbs.db", "desktop.ini", ".ds_store"})
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path that takes the name of `path` when the block ends without an error.
 
-    A device or a pipe is `path` itself: to take its name would remove it from the system.
+    For a device or a pipe it is `path` itself: to replace it would remove it from the system.
     """
     if path.exists() and not path.is_file():
         yield path
@@ -36,14 +36,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """An empty folder that replaces `folder` when the block ends without an error.
 
-    Killed at whatever moment, a run leaves `folder` as it was, whole and new, or not there, never with
-    some of its files.
+    A run that is killed at any moment leaves `folder` as it was, whole and new, or missing, but never with
+    only some of its files.
     """
     with _beside(folder) as beside:
         new = beside / folder.name
         new.mkdir()
         yield new
-        # Removing takes its time, and a kill would leave half; a new name is given at once.
+        # Renamed first: removing takes time, and a kill would leave half of the folder.
         if folder.exists():
             os.replace(folder, beside / "old")
         os.replace(new, folder)
@@ -51,9 +51,9 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """A hidden folder beside `path`, which goes with all that is in it when the block ends.
+    """A hidden folder beside `path`, which is removed with its content when the block ends.
 
-    A killed run leaves it there, and the next one removes it: it may be large.
+    A killed run leaves it there, and the next run removes it, because it may be large.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix, suffix = f".{path.name}.", ".part"
@@ -67,7 +67,7 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """`os.walk`, which passes over a folder that it cannot list in silence, as pathlib's `rglob` does.
+    """Walk a folder like `os.walk`, but raise an error for folders that `os.walk` would silently skip.
 
     Raises:
         UserError: a folder cannot be listed.
@@ -80,7 +80,7 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def _is_running(process: str) -> bool:
-    """Whether a process of this number runs here; another's, or no number at all, counts as one."""
+    """Whether a process with this number runs here; also True for other users' processes and non-numbers."""
     try:
         os.kill(int(process), 0)
     except (OSError, ValueError, OverflowError) as error:

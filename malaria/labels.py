@@ -1,4 +1,4 @@
-"""What the two classes are called, which one is positive and which number stands for each.
+"""The names of the two classes, which one is positive, and the number of each.
 
 Class folders sorted by name would make `Parasitized` 0 and `Uninfected` 1, as Keras does by
 default. Here the positive class is `Parasitized` and its value is 1, everywhere.

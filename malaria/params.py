@@ -1,7 +1,7 @@
-"""`params.yaml` as frozen, typed values: the one schema that every stage reads it through.
+"""The schema of `params.yaml`: every stage reads the file as frozen, typed values.
 
-The values' defaults are what stands in `params.yaml`; the schema has none. Each class below is a
-section of that file, where each key is explained.
+The schema has no defaults: every value is in `params.yaml`. Each class below is a section of that file,
+where each key is explained.
 """
 
 import difflib
@@ -17,20 +17,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from malaria import paths
 from malaria.errors import UserError
 
-# A description says what may stand there, where bounds do not.
+# A description says in error messages which values are allowed, if bounds do not.
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(gt=0, lt=1)]
-# In their order, as dvc.yaml has them.
+# In the order of dvc.yaml.
 Stage = Literal["fetch", "audit", "split", "pack", "laboratories", "train", "evaluate", "export", "external"]
-# How cells are prepared: as they are, or by their own colour.
+# How cells are prepared: as they are, or adjusted by their own colour.
 Colour = Literal["as-is", "own"]
 Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
 
 
 class Section(BaseModel):
-    """A part of `params.yaml`: no key more, no key less, no value of another type."""
+    """A section of `params.yaml`: unknown keys, missing keys and values of another type are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -181,7 +181,7 @@ class Params(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes 1e-05 for a number, as YAML 1.2 does and DVC writes it; PyYAML's own wants a point in it."""
+    """Reads 1e-05 as a number, as YAML 1.2 does and DVC writes it; PyYAML's own loader needs a point."""
 
 
 _Loader.add_implicit_resolver(
@@ -193,7 +193,7 @@ def load_params(path: Path = paths.PARAMS) -> Params:
     """Read and check `params.yaml`.
 
     Raises:
-        UserError: the file is missing or no YAML; a key is missing, unknown or mis-spelt, or its
+        UserError: the file is missing or not YAML; a key is missing, unknown or mis-spelt, or its
             value is out of range. Only the first fault is named.
     """
     try:
@@ -205,7 +205,7 @@ def load_params(path: Path = paths.PARAMS) -> Params:
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{where}: this is not valid YAML; correct the line and run again.") from None
     try:
-        # By way of JSON a list may become a tuple, while strict typing holds for the rest.
+        # Read from JSON, a list may become a tuple, although typing is strict.
         return Params.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
         raise UserError(f"{path}: {_sentence(error)}") from None

@@ -8,26 +8,26 @@ LOCK = Path("dvc.lock")
 RAW = Path("data/raw")
 PROVENANCE = RAW / "provenance.json"
 PATIENTS = "patients.csv"  # optional, beside the class folders: file,patient
-SLIDES = "slides.csv"  # beside the class folders where the NLM's mapping files are: slides.Row
-FIELDS = "fields.csv"  # beside the class folders where cells were cut out of fields: tables.FIELDS
-FIELD_PICTURES = "fields"  # some of those fields with outlines
+SLIDES = "slides.csv"  # beside the class folders, if the NLM's mapping files are there: tables.SLIDES
+FIELDS = "fields.csv"  # beside the class folders, if cells were cut out of fields: tables.FIELDS
+FIELD_PICTURES = "fields"  # a folder with some of those fields, with outlined cells
 
 CELLS = Path("data/cells.csv")
 AUDIT = Path("reports/audit.json")
 AUDIT_PAGE = Path("reports/audit.html")
 
 SPLITS = Path("data/splits.csv")
-SIDES = Path("data/sides.json")  # who of your own patients was put where: git keeps it
+SIDES = Path("data/sides.json")  # the side of each of your own patients; kept in git
 SPLIT_SUMMARY = Path("reports/split.json")
 
 PACKED = Path("data/packed")
-LABORATORIES = Path("data/laboratories")  # packed, too
+LABORATORIES = Path("data/laboratories")  # other laboratories' cells, packed too
 
 MODEL = Path("models/model.keras")
 TRAINING = Path("reports/train")
-PROCESSOR = TRAINING / "processor.txt"  # the kind of processor that it ran on
+PROCESSOR = TRAINING / "processor.txt"  # the kind of processor that training ran on
 
-# What a running stage keeps for the next run, should it be killed: git-ignored, and no stage's result.
+# State by which the next run resumes a stage that was killed: git-ignored, and no stage's result.
 RUNNING = Path(".running")
 CHECKPOINT = RUNNING / "training.npz"
 
@@ -45,6 +45,6 @@ PRETRAINED = Path("models/pretrained")
 ROOTS = (Path(), Path(__file__).parents[1], Path(__file__).parent, Path(__file__).parent / PRETRAINED)
 LABEL_AUDIT = PRETRAINED / "label_audit.csv"  # the published ranking of labels
 
-# What cross-validation and ablation leave: no stage makes it.
+# Results of cross-validation and ablation, which no stage makes.
 CROSSVAL = Path("reports/crossval")
 ABLATION = Path("reports/ablation")

@@ -1,4 +1,4 @@
-"""One function over many files, in as many processes as there are cores that this one may use."""
+"""Apply a function to many items in parallel processes, one for each core that this one may use."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -13,7 +13,7 @@ from malaria.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Under so many batches a process costs more than it saves.
+# With fewer batches a process costs more than it saves.
 _BATCHES_A_PROCESS = 8
 _ITEMS_A_BATCH = 50
 
@@ -27,13 +27,13 @@ def in_order(
     batch: int = _ITEMS_A_BATCH,
     unit: str = "images",
 ) -> Iterator[Result]:
-    """`function`'s results for all `items`, in their order, with a progress bar called `name`.
+    """The results of `function` for all `items`, in their order, with a progress bar called `name`.
 
     Args:
-        function: a module's own function, or a partial of one, since it travels to other processes.
-        processes: 1 stays in this one; None takes what the machine and the number of items suggest.
-        batch: items that travel together.
-        unit: what the bar calls the items.
+        function: a function of a module, or a partial of one, because it is sent to other processes.
+        processes: 1 stays in this one; None chooses by the machine's cores and the number of items.
+        batch: items that are sent together.
+        unit: the bar's name for the items.
 
     Raises:
         UserError: a process was killed, as the system does when memory runs out.
@@ -44,7 +44,7 @@ def in_order(
     )
     results = workers(delayed(function)(item) for item in items)
     try:
-        # No bar where no terminal shows it: a log would fill up.
+        # disable=None: no bar without a terminal, because it would fill a log.
         yield from tqdm(results, name, len(items), unit=f" {unit}", disable=None)
     except TerminatedWorkerError:
         raise UserError("A worker process was killed, most likely for lack of memory: free some.") from None

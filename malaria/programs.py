@@ -1,4 +1,4 @@
-"""Git, DVC and other programs, as the project calls them: no shell, and errors in one sentence."""
+"""Run Git, DVC and other programs: without a shell, and with errors in one sentence."""
 
 import os
 import subprocess
@@ -9,17 +9,17 @@ from typing import Any
 
 from malaria.errors import UserError
 
-# -P: no module of the work tree is taken for one of DVC's.
+# -P: a module in the current folder must not replace one of DVC's.
 DVC = (sys.executable, "-P", "-m", "dvc")
 
 
 def git(*arguments: str, cwd: Path = Path(), timeout: float | None = None) -> str:
-    """What git prints; UserError where it fails, or takes more than `timeout` seconds."""
+    """What git prints; UserError if it fails, or takes more than `timeout` seconds."""
     return run(["git", *arguments], cwd=cwd, timeout=timeout).strip()
 
 
 def dvc(*arguments: str, cwd: Path = Path()) -> str:
-    """What DVC prints on stdout; UserError where it fails."""
+    """What DVC prints on stdout; UserError if it fails."""
     return run([*DVC, *arguments], cwd=cwd)
 
 
@@ -57,7 +57,7 @@ def lines(command: Sequence[str], cwd: Path = Path()) -> Iterator[str]:
 
 
 def start(command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
-    """Start a program, with `subprocess.Popen`'s options; UserError where it is not installed."""
+    """Start a program, with `subprocess.Popen`'s options; UserError if it is not installed."""
     try:
         return subprocess.Popen(command, env=environment(), **options)
     except FileNotFoundError:
@@ -65,9 +65,10 @@ def start(command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
 
 
 def environment() -> Mapping[str, str]:
-    """The environment with this Python's commands first, so that DVC's stages run in it.
+    """The environment variables, with this Python's commands first on the PATH, for DVC's stages.
 
-    A secret that is not set comes as an empty text, which is no credential. Git asks no questions.
+    Empty variables for credentials are left out, because a secret that is not set may come as an empty text.
+    Git does not ask for passwords.
     """
     secrets = ("AWS_", "KAGGLE_")
     kept = {name: value for name, value in os.environ.items() if value or not name.startswith(secrets)}
@@ -76,11 +77,11 @@ def environment() -> Mapping[str, str]:
 
 
 def _check(command: Sequence[str], status: int, printed: str) -> None:
-    """Raise UserError where a program failed, with the line that says why."""
+    """Raise UserError if a program failed, with the line that says why."""
     if status == 0:
         return
     said = [line for line in printed.splitlines() if line.strip()] or ["it printed nothing"]
-    # A stage's own sentence comes before that of the DVC which ran it.
+    # The error of a stage comes before that of the DVC that ran it.
     errors = [line for line in said if line.casefold().startswith(("error", "fatal"))] or said[-1:]
     raise UserError(f"`{_shown(command)}` failed (status {status}): {errors[0].strip()}")
 

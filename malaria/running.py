@@ -1,8 +1,8 @@
-"""A stage runs alone, and no longer than the run that started it.
+"""Keep a stage from running twice at the same time, and from outliving the DVC process that started it.
 
-DVC waits for the stage that it started. Where DVC alone is killed, the stage would go on, and write
-beside whatever runs next; here it ends with DVC instead. It may end at any moment: results are written
-whole or not at all, but for training's log, reports/train, which the next run begins anew.
+If only DVC is killed, its stage would go on and write the same files as the next run; here it ends with DVC
+instead. It may end at any moment, because results are written whole or not at all. The exception is
+training's log, reports/train, which the next run starts again.
 """
 
 import os
@@ -19,20 +19,20 @@ from pathlib import Path
 from malaria.errors import UserError
 
 _SHELLS = ("bash", "dash", "fish", "ksh", "sh", "zsh")
-_PAUSE = 0.2  # s between two looks at the process above
+_PAUSE = 0.2  # s between two checks of the process above
 
 
 def end_with_dvc() -> None:
     """From now on, end this process when the DVC that runs it as a stage has ended.
 
-    A stage that you start by hand may outlive its terminal, and is left alone.
+    Nothing happens to a stage that you start by hand: it may outlive its terminal.
     """
     if "DVC_STAGE" in os.environ:
         _end_with(_dvc, _dvc())
 
 
 def end_with_parent() -> None:
-    """In a worker process: end it, and what it has started, when the process that it works for has ended."""
+    """In a worker process: end it, and its child processes, when its parent has ended."""
     _end_with(os.getppid, os.getppid())
 
 
@@ -47,30 +47,30 @@ def _end_with(above: Callable[[], int | None], first: int | None) -> None:
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 child.kill()
-        # Whatever other threads are in the middle of.
+        # SIGKILL, because other threads may still be working.
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=end_after, daemon=True).start() if first is not None else end_after()
 
 
 def _dvc() -> int | None:
-    """The process that runs this one, but for shells between; None where it has ended."""
+    """The DVC process that runs this one, perhaps by way of shells; None if it has ended."""
     import psutil
 
     with suppress(psutil.NoSuchProcess, ProcessLookupError):
         above = os.getppid()
         while psutil.Process(above).name() in _SHELLS:
             above = int(psutil.Process(above).ppid())
-        # DVC's stages are in its process group; a process that takes in orphans is not.
+        # A stage is in DVC's process group; a process that adopts orphans is not.
         if os.getpgid(above) == os.getpgrp():
             return above
     return None
 
 
 def check_room_in_cache(stage: str) -> None:
-    """Where DVC runs this stage: its results fit into DVC's cache, where they are copied next.
+    """If DVC runs this stage, check that its results fit into DVC's cache, which they are copied to next.
 
-    DVC itself says of each file that it does not fit, and goes on to the next stage.
+    DVC itself only reports each file that does not fit, and goes on to the next stage.
 
     Raises:
         UserError: the cache's disk has less room than the results take.
@@ -87,7 +87,7 @@ def check_room_in_cache(stage: str) -> None:
     outs = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["outs"]
     made = [Path(out if isinstance(out, str) else next(iter(out))) for out in outs]
     files = (file for out in made for file in (out.rglob("*") if out.is_dir() else [out]))
-    # In blocks, as a disk counts.
+    # Space on disk: st_blocks counts blocks of 512 bytes.
     needed, free = sum(file.stat().st_blocks for file in files) * 512, shutil.disk_usage(cache).free
     if needed > free:
         raise UserError(
@@ -99,14 +99,14 @@ def check_room_in_cache(stage: str) -> None:
 
 @contextmanager
 def locked(path: Path, work: str, patience: float = -1) -> Iterator[None]:
-    """Hold the lock file `path`; the system lets go of it when a process dies, however it dies.
+    """Hold the lock file `path` while the block runs; the system releases it however the process dies.
 
     Args:
         work: what the lock guards, as in "Process 7 {work}".
         patience: s to wait for another process that holds it; -1 waits until it ends.
 
     Raises:
-        UserError: another process still holds it; the sentence names it.
+        UserError: another process still holds it; the message names the process.
     """
     from filelock import FileLock, Timeout
 
@@ -125,7 +125,7 @@ def locked(path: Path, work: str, patience: float = -1) -> Iterator[None]:
                 f"{other}, and both would write the same files: wait for it, or end it."
             ) from None
     try:
-        # Its number alone means nothing in another container, or on another machine.
+        # With the machine's name: in another container or on another machine the number means nothing.
         path.write_text(f"{os.getpid()} on {platform.node()}\n")
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The columns of the tables that the stages hand on, and how they are read and written."""
+"""The columns of the tables that stages pass on, and functions to read and write such tables."""
 
 import io
 from pathlib import Path
@@ -8,11 +8,11 @@ import pandas as pd
 from malaria.errors import UserError
 from malaria.files import atomic_path
 
-#: One row for each image below data/raw. `path` is relative to it, with forward slashes, and unique;
-#: `label` is one of labels.LABELS; `patient` and `slide` are texts and empty where the name tells
-#: none; `width`, `height` are px and empty where the file could not be read; of `pages` the first counts;
-#: `bits` of 16 are in use, 8 to 16, and 0 in a file of 8 bits a colour; `sha256` is of the file's bytes;
-#: `status` is ok or quarantined, and `reason` says why. Sorted by path.
+#: One row for each image below data/raw, sorted by path. `path` is relative to data/raw, with forward
+#: slashes, and unique; `label` is one of labels.LABELS; `patient` and `slide` are texts, empty if unknown;
+#: `width` and `height` are in px, empty if the file could not be read; `pages` is the number of pages, of
+#: which the first is read; `bits` is how many of 16 bits are in use, 8 to 16, and 0 in a file of 8 bits a
+#: colour; `sha256` is of the file's bytes; `status` is ok or quarantined, and `reason` says why.
 CELLS = {
     "path": "str",
     "label": "str",
@@ -27,11 +27,11 @@ CELLS = {
     "reason": "str",
 }
 
-#: Where the publisher tells the slide: one row a cell, sorted by path, which is as in CELLS.
+#: Slides that the publisher gives: one row for each cell, sorted by path, which is as in CELLS.
 SLIDES = {"path": "str", "slide": "str", "patient": "str"}
 
-#: Where cells were cut out of fields: one row a cell, sorted by path; the field's file name, and the box in
-#: px of it.
+#: Cells that were cut out of fields: one row for each, sorted by path. `field` is the field's file name; `x`,
+#: `y`, `w`, `h` are the cell's box in it, in px.
 FIELDS = {
     "path": "str",
     "patient": "str",
@@ -42,14 +42,14 @@ FIELDS = {
     "h": "int64",
 }
 
-#: Where the owner tells the patient: a row for each file that has one, its path as in CELLS.
+#: Patients that the cells' owner gives: one row for each such file; `file` is its path as in CELLS.
 PATIENTS = {"file": "str", "patient": "str"}
 
-#: One row for each accepted cell, sorted by path; `patient` is never empty (a cell of no known patient is
-#: its own); `split` is train, val or test.
+#: One row for each accepted cell, sorted by path; `patient` is never empty (a cell of an unknown patient
+#: counts as a patient of its own); `split` is train, val or test.
 SPLITS = {"path": "str", "label": "str", "patient": "str", "split": "str"}
 
-#: Row i of the packed arrays is row i here; accepted cells alone, sorted by path. `red`, `green`, `blue`: the
+#: Row i describes row i of the packed arrays: accepted cells, sorted by path. `red`, `green`, `blue`: the
 #: cell's own colour, in grey levels, before it is brought to the reference.
 INDEX = {
     "path": "str",
@@ -72,7 +72,7 @@ PREDICTIONS = {
     "p_parasitized": "float64",
 }
 
-#: One row for each cell, as the fold that tested it predicted it; sorted by path.
+#: One row for each cell, sorted by path, with the prediction of the network that was tested on its `fold`.
 OUT_OF_FOLD = {**{name: kind for name, kind in PREDICTIONS.items() if name != "split"}, "fold": "int64"}
 
 TRAIN, VAL, TEST = "train", "val", "test"
@@ -85,10 +85,10 @@ def read(path: Path, columns: dict[str, str], content: str | None = None) -> pd.
     """Read a table with exactly `columns`; empty texts stay empty texts.
 
     Args:
-        content: the file's, where it has been read already, out of another revision say.
+        content: the file's text, if it has been read already, for example from another revision.
 
     Raises:
-        UserError: the file is missing or no such table, or its columns are others.
+        UserError: the file is missing or damaged, or has other columns.
     """
     try:
         texts = _texts(path if content is None else io.StringIO(content))
@@ -105,14 +105,14 @@ def read(path: Path, columns: dict[str, str], content: str | None = None) -> pd.
 
 
 def read_given(file: Path, *choices: str, key: str = "") -> pd.DataFrame:
-    """Read a table that you wrote: all texts, and empty ones stay empty.
+    """Read a table that a user wrote: all texts, and empty ones stay empty.
 
     Args:
-        choices: columns that it must have, as "file,patient"; one choice of several.
+        choices: the columns that it must have, such as "file,patient"; one of the choices is enough.
         key: the parameter that names the file, if one does.
 
     Raises:
-        UserError: there is no such file, or it is no such table.
+        UserError: there is no such file, or it is not such a table.
     """
     needed = " or ".join(choices)
     try:
@@ -137,15 +137,15 @@ def read_given(file: Path, *choices: str, key: str = "") -> pd.DataFrame:
 
 
 def separator(head: str) -> str:
-    """What stands between the columns of a table, by its first line: not every Excel writes commas."""
+    """The separator of a table's columns, by its first line: Excel may write commas, semicolons or tabs."""
     return max(",;\t", key=head.count)
 
 
 def _texts(source: Path | io.StringIO, between: str = ",") -> pd.DataFrame:
-    """A CSV table as it stands in the file; without this `NA` as a patient's name would become missing."""
+    """Read a CSV table as texts; by default pandas would take a patient called `NA` for a missing value."""
     table = pd.read_csv(source, dtype="str", keep_default_na=False, sep=between)
     if not isinstance(table.index, pd.RangeIndex):
-        # pandas takes the first column of rows that are longer than the header for their names.
+        # If rows are longer than the header, pandas takes their first column for the index.
         raise ValueError("it has rows with more values than columns")
     return table
 

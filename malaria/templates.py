@@ -1,4 +1,4 @@
-"""Jinja as every page, report and card of the project uses it: names that are not given are errors."""
+"""The Jinja environment of every page, report and card of the project: undefined names are errors."""
 
 from pathlib import Path
 

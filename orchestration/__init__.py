@@ -1,1 +1,1 @@
-"""What a scheduler calls in the project's environment: the stage graph, and one stage of it."""
+"""Commands for schedulers and containers: stage graph, run of one stage, work folder, push to a store."""

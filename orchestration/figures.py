@@ -1,4 +1,4 @@
-"""A stage's metrics and plots as a page, as DVC reads them from the working tree."""
+"""Render a stage's metrics and plots as an HTML page, from what DVC reads in the working tree."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -15,10 +15,10 @@ from orchestration.stage_graph import Stage
 
 
 def page(repo: Repo, stage: Stage) -> str:
-    """The stage's figures as they are now, as HTML that fetches nothing.
+    """The stage's present metrics and plots, as HTML that loads nothing from elsewhere.
 
-    Metrics are tables; of the plots of dvc.yaml those whose data the stage writes are pictures. What is not
-    there is left out.
+    Metrics become tables, and those plots of dvc.yaml whose data the stage writes become pictures. Missing
+    files are left out.
     """
     shown = repo.metrics.show(targets=list(stage.metrics)) if stage.metrics else {}
     metrics = shown.get("", {}).get("data", {})
@@ -32,7 +32,7 @@ def page(repo: Repo, stage: Stage) -> str:
 
 
 def rows(metrics: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Nested metrics as rows of a name and a value, `value (low to high)` where there is an interval."""
+    """Nested metrics as rows of name and value; a value with an interval is `value (low to high)`."""
     if not isinstance(metrics, dict):
         yield name, f"{metrics:.4f}" if isinstance(metrics, float) else str(metrics)
     elif "value" in metrics:

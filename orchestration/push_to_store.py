@@ -1,6 +1,6 @@
-"""Send the results, and the runs that made them, to an S3-compatible store, which becomes DVC's remote here.
+"""Push the results, and the runs that made them, to an S3-compatible store; it becomes DVC's remote.
 
-The bucket is made where it is missing. Credentials are those of AWS's own variables and files.
+A missing bucket is created. Credentials come from AWS's environment variables and files.
 """
 
 import argparse
@@ -19,7 +19,7 @@ REMOTE = "store"
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m orchestration.push_to_store", description=__doc__)
     parser.add_argument("url", help="s3://bucket, or a folder in one")
-    parser.add_argument("endpoint", help="the store's own address, http://store:8333 say")
+    parser.add_argument("endpoint", help="the store's own address, such as http://store:8333")
     arguments = parser.parse_args()
     make_bucket(arguments.url, arguments.endpoint)
     storage.use(REMOTE, url=arguments.url, endpointurl=arguments.endpoint)
@@ -27,10 +27,10 @@ def main() -> None:
 
 
 def make_bucket(url: str, endpoint: str) -> None:
-    """Make the URL's bucket where it is missing.
+    """Create the bucket of `url` if it is missing.
 
     Raises:
-        UserError: the store does not answer, or refuses.
+        UserError: the store does not answer, or refuses access.
     """
     bucket = urlsplit(url).netloc
     store = s3fs.S3FileSystem(endpoint_url=endpoint)

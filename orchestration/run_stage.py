@@ -1,8 +1,8 @@
 """Run one stage as `dvc repro --single-item` does, and keep its metrics and plots.
 
-Ends with status 99 where nothing has changed and nothing was run, as schedulers mark a task skipped; with 75
-where the stage failed of something that may pass, as a network or a kill; and with 1 where a person has to
-put something right first. Waits while another DVC command holds the repository.
+The exit status is 0 if the stage ran; 99, which schedulers show as skipped, if nothing has changed; 75 if the
+stage failed for a reason that may be temporary, such as the network or a kill; and 1 if you have to correct
+something first. Waits while another DVC command holds the repository.
 """
 
 import argparse
@@ -24,13 +24,13 @@ SKIPPED = 99
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m orchestration.run_stage", description=__doc__)
-    parser.add_argument("stage", help="as dvc.yaml names it")
-    parser.add_argument("--force", action="store_true", help="run it even where nothing has changed")
+    parser.add_argument("stage", help="its name in dvc.yaml")
+    parser.add_argument("--force", action="store_true", help="run it even if nothing has changed")
     parser.add_argument(
-        "--figures", type=Path, metavar="FILE", help="where its metrics and plots go, as a page"
+        "--figures", type=Path, metavar="FILE", help="write its metrics and plots here, as a page"
     )
     arguments = parser.parse_args()
-    # Before DVC looks: nothing is gained by another try with these.
+    # Check params.yaml before DVC does: its errors end with status 1, since a retry would not help.
     load_params()
     stages = {stage.name: stage for stage in stage_graph.read()}
     if arguments.stage not in stages:
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def run(stage: str, force: bool) -> int:
-    """0, SKIPPED, or the status of a failure."""
+    """Run the stage; return 0, SKIPPED, or the status of a failure."""
     ui.enable()
     with Repo(_wait_for_lock=True) as repo:
         if not force and not repo.status(targets=[stage]):
@@ -55,7 +55,7 @@ def run(stage: str, force: bool) -> int:
             said = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
             ended = re.search(r"exited with (-?\d+)$", said)
             print(f"error: {said}", flush=True)
-            # A stage says in a sentence what a person has to do, and ends with status 1.
+            # With status 1, the stage has said in a sentence what the user has to do.
             return 1 if ended and ended[1] == "1" else TEMPORARY
     return 0
 

@@ -1,7 +1,7 @@
 """Print the stage graph as JSON, as DVC itself sees it.
 
-A list, in the order of dvc.yaml; of each stage: `name`, `desc`, `cmd`, `after` (the stages whose outputs it
-reads), `outs` (what it writes) and `metrics` (those of them that are metrics).
+It is a list in the order of dvc.yaml. Each stage has `name`, `desc`, `cmd`, `after` (the stages whose outputs
+it reads), `outs` (what it writes) and `metrics` (those outputs that are metrics).
 """
 
 import argparse
@@ -37,11 +37,11 @@ def read() -> list[Stage]:
     """
     try:
         with Repo() as repo:
-            # DVC's arrows point from a stage to those whose outputs it needs.
+            # In DVC's graph, edges point from a stage to the stages whose outputs it needs.
             needs = repo.index.graph.successors
             return [_stage(stage, needs(stage)) for stage in repo.index.stages if stage.cmd]
     except DvcException as error:
-        raise UserError(f"DVC cannot tell the stages: {error}") from None
+        raise UserError(f"DVC cannot read the stages: {error}") from None
 
 
 def _stage(stage: Any, needs: Iterable[Any]) -> Stage:

@@ -1,8 +1,8 @@
-"""Lay this version's pipeline into a folder and run a command there, `dvc repro` say.
+"""Copy this version's pipeline into a folder, and run a command there, such as `dvc repro`.
 
-What a container starts with: code is the image's, data and results are the folder's. Code that lies there is
-replaced, so that a newer image brings the newer pipeline; params.yaml and the tables beside the data are
-yours once they are there.
+Containers start with this: the code comes from the image, data and results stay in the folder. Code in the
+folder is replaced, so that a newer image brings the newer pipeline. params.yaml and the tables beside the
+data are only added if they are missing: they are yours.
 """
 
 import argparse
@@ -22,17 +22,17 @@ CODE = (
     *("ci", "experiments", "malaria", "orchestration", "remote", "stages"),
     *("dvc.yaml", ".dvc/config", ".dvc/plots", ".dvcignore"),
 )
-# Tables without rows: those of the work tree that an image is built from may name its patients.
+# Added without rows: the image has no tables, because those of a work tree may name its patients.
 TABLES = {"data/doubtful.csv": "given_label,file\n", "data/split.csv": "patient,split\n"}
-# Stages depend on them, so that they must be there even where they hold nothing.
+# Stages depend on these folders, so they must exist even if they are empty.
 FOLDERS = ("data/folder", "data/others", "data/start", "data/external")
 
 
 def lay(source: Path, folder: Path) -> None:
-    """Bring `folder` to the code of `source`, and add what is missing of what is yours.
+    """Replace the code in `folder` by that of `source`; add params.yaml, tables and folders if missing.
 
     Raises:
-        UserError: the folder is not there, or cannot be written.
+        UserError: the folder does not exist, or cannot be written.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not there: mount the folder for data and results at {folder}.")
@@ -54,10 +54,10 @@ def lay(source: Path, folder: Path) -> None:
 
 
 def hold(folder: Path) -> None:
-    """Hold `folder` beside others, for as long as this process lives, and what it becomes.
+    """Share `folder` with other containers: hold a lock until this process ends, also after `exec`.
 
-    DVC's lock file names processes by their numbers, which mean nothing in another container: where no
-    other process holds the folder, those that it names have ended, and it goes.
+    DVC's own lock file names processes by their ids, which mean nothing in another container. If no other
+    process holds the folder, the processes named there have ended, and DVC's lock file is deleted.
     """
     locks = folder / ".dvc/tmp"
     locks.mkdir(parents=True, exist_ok=True)
@@ -75,14 +75,14 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copyfile(source, part)
         return
     with files.atomic_folder(target) as part:
-        # Bytecode of another Python is no part of a stage, and DVC would take it for one.
+        # Without bytecode of another Python, which DVC would take for part of a stage.
         shutil.copytree(source, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m orchestration.workspace", description=__doc__)
     parser.add_argument("folder", type=Path, help="where data and results are kept")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="run there, in place of this command")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="the command to run in that folder")
     arguments = parser.parse_args()
     if not arguments.command:
         parser.error("which command is to run there?")

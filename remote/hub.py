@@ -1,6 +1,6 @@
 """Write a model repository for the Hugging Face Hub: the bundle, and its card with the hub's metadata.
 
-Nothing is uploaded: docs/releases.md has the command that does.
+Nothing is uploaded: docs/releases.md has the command for that.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from malaria.evaluate import evaluation, metrics
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m remote.hub", description=__doc__)
     parser.add_argument("--model", type=Path, default=paths.PRETRAINED, help="a bundle folder (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("build/hub"), help="the folder (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("build/hub"), help="folder to write (%(default)s)")
     parser.add_argument(
-        "--cells", default="NIH/NLM malaria cells", help="what it was measured on (%(default)s)"
+        "--cells", default="NIH/NLM malaria cells", help="the cells that the figures come from (%(default)s)"
     )
     given = parser.parse_args()
     write(given.model, given.out, given.cells)
@@ -32,7 +32,7 @@ def write(source: Path, out: Path, cells: str) -> None:
     """Write the repository of the bundle in `source` into `out`, whole or not at all.
 
     Args:
-        cells: what it was measured on, in words.
+        cells: the cells that the figures come from, in words.
 
     Raises:
         UserError: as `bundle.load` and `bundle.check_replaceable`.
@@ -50,7 +50,7 @@ def write(source: Path, out: Path, cells: str) -> None:
 
 
 def metadata(name: str, cells: str, figures: dict[str, Any]) -> ModelCardData:
-    """What the hub reads at the top of the card; `figures` is the content of `figures.json`."""
+    """The card's metadata, which the hub reads; `figures` is the content of `figures.json`."""
     return ModelCardData(
         model_name=name,
         license="mit",
@@ -70,12 +70,12 @@ def metadata(name: str, cells: str, figures: dict[str, Any]) -> ModelCardData:
 
 
 def _result(cells: str, side: str, kind: str, metric: str, scores: dict[str, Any]) -> EvalResult:
-    """One figure; `kind` says what became of the labels in doubt."""
+    """One figure; `kind` says how doubtful labels were treated."""
     return EvalResult(
         task_type="image-classification",
         dataset_type="red-blood-cells",
         dataset_name=f"{cells} ({scores['cells']:,} cells of {scores['patients']:,} patients)",
-        # By these the hub tells data sets of one type apart.
+        # The hub tells data sets of one type apart by these.
         dataset_config=f"labels {kind.replace('_', ' ')}",
         dataset_split=side,
         metric_type=metric,

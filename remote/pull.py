@@ -1,6 +1,6 @@
-"""Bring the results that dvc.lock names from the remote: `make pull`.
+"""Pull the results that dvc.lock names from the remote: `make pull`.
 
-It is `dvc pull`, with one sentence where the remote does not answer or does not have them.
+It is `dvc pull`, with a one-sentence error if the remote does not answer or lacks results.
 """
 
 import argparse
@@ -23,13 +23,13 @@ def main() -> None:
 
 
 def pull(run_cache: bool = False) -> list[str]:
-    """Bring what the default remote has of this revision; the outputs that it lacks.
+    """Pull this revision's results from the default remote; return the outputs that it lacks.
 
     Args:
-        run_cache: bring the records of earlier runs too. A store that is read over HTTP cannot list them.
+        run_cache: pull the records of earlier runs too. A store that is read over HTTP cannot list them.
 
     Raises:
-        UserError: the remote does not answer, or refuses; or something here would go that is saved nowhere.
+        UserError: the remote does not answer, or refuses; or a file that is saved nowhere would be lost.
     """
     with storage.reached() as (repo, _):
         try:
@@ -49,7 +49,7 @@ def pull(run_cache: bool = False) -> list[str]:
 
 
 def fetch(commit: str) -> None:
-    """Bring what the default remote has of a commit into the cache; says so where it cannot be asked."""
+    """Fetch a commit's results from the default remote into the cache; print a line if that fails."""
     try:
         with storage.reached() as (repo, _):
             repo.fetch(revs=[commit], workspace=False)

@@ -1,10 +1,10 @@
-"""Send this revision's results, and the runs that made them, to the remote: `make push`.
+"""Push this revision's results, and the runs that made them, to the remote: `make push`.
 
-It is `dvc push --run-cache`, and then the metrics that git has, which DVC leaves out: with these a checkout
-that has a run's parameters and not its dvc.lock finds the whole of the run, and runs no stage.
+It is `dvc push --run-cache`, and then the metrics in git, which DVC leaves out. With these, a checkout that
+has a run's parameters but not its dvc.lock finds the whole run, and runs no stage.
 
-With --verify every object in the remote is read first and compared with its hash; a damaged one is sent
-again. DVC itself takes what exists for good.
+With --verify, every object in the remote is first read and compared with its hash; a damaged one is sent
+again. DVC itself trusts every object that exists.
 """
 
 from malaria.command import end_with, options
@@ -13,15 +13,15 @@ from remote import storage
 
 def main() -> None:
     parser = options("remote.push", __doc__)
-    parser.add_argument("--verify", action="store_true", help="as much traffic as a whole pull")
+    parser.add_argument("--verify", action="store_true", help="repair damaged objects: traffic as for a pull")
     push(verify=parser.parse_args().verify)
 
 
 def push(verify: bool = False) -> None:
-    """Send what the current folder's checkout has to its default remote.
+    """Push the results of the checkout in the current folder to its default remote.
 
     Raises:
-        UserError: the remote does not answer or refuses, or holds something damaged that is not here whole.
+        UserError: the remote does not answer or refuses, or an object is damaged there and not whole here.
     """
     with storage.reached() as (repo, odb):
         if verify:

@@ -1,8 +1,8 @@
-"""DVC's remote, looked at object by object: what is there, and whether it is what its name says.
+"""Reach DVC's remote, compare its objects with their hashes, and replace damaged ones.
 
-An object is named after the MD5 of its content. DVC uploads whole or not at all, but takes an object that
-exists for good, and the files of a folder for present where the folder's own object is. So one that a disk
-has damaged since is never sent again by `dvc push`.
+An object is named after the MD5 of its content. DVC uploads an object whole or not at all, but trusts every
+object that exists, and takes the files of a folder for present if the folder's own object is. So `dvc push`
+never sends an object again that was damaged later, by a disk for example.
 """
 
 import re
@@ -23,7 +23,7 @@ from malaria.errors import UnavailableError, UserError
 
 _AWAY = r"onnect|resolve|timed out|unreachable"
 
-# What each kind of store says, in its own words, and what that means.
+# Patterns in the error messages of stores, and what they mean.
 _MEANINGS = {
     r"Forbidden|Denied|InvalidAccessKeyId|SignatureDoesNotMatch|[Cc]redentials|Permission": "refuses the "
     "credentials: see docs/remote.md for where they go",
@@ -46,11 +46,11 @@ def url_of(odb: HashFileDB) -> str:
 
 @contextmanager
 def reached() -> Iterator[tuple[Repo, HashFileDB]]:
-    """The current folder's repository, and the store of its default remote, after it has answered.
+    """Give the current folder's repository and the store of its default remote, after it has answered.
 
     Raises:
-        UserError: there is no remote, what its kind needs is not installed, it does not answer, or the block
-            is told something else in its own way.
+        UserError: there is no remote, a library that it needs is not installed, it does not answer, or it
+            fails in the `with` block.
     """
     with Repo() as repo:
         try:
@@ -59,17 +59,17 @@ def reached() -> Iterator[tuple[Repo, HashFileDB]]:
             raise UserError(f"{' '.join(str(error).split())}: see docs/remote.md.") from None
         with _one_sentence(repo.config["core"]["remote"], url_of(odb)):
             if odb.fs.protocol == "s3":
-                # Where asked whether something exists, it takes a refusal for a no.
+                # Because `exists` below takes a refusal for a no, and a listing does not.
                 odb.fs.fs.call_s3("list_objects_v2", Bucket=odb.path.split("/")[0], MaxKeys=1)
             odb.fs.exists(odb.path)
             yield repo, odb
 
 
 def replace_damaged(repo: Repo, odb: HashFileDB) -> None:
-    """Delete what is damaged in the default remote and whole in the cache: the next push sends it again.
+    """Delete objects that are damaged in the remote and whole in the cache; the next push sends them again.
 
     Raises:
-        UserError: something is damaged that this checkout's cache does not have.
+        UserError: an object is damaged that this checkout's cache does not have whole.
     """
     name, cache = repo.config["core"]["remote"], repo.cache.local
     needed = {out.hash_info.value for out in repo.index.outs if out.use_cache and out.hash_info}
@@ -83,11 +83,11 @@ def replace_damaged(repo: Repo, odb: HashFileDB) -> None:
         whole = pool.map(lambda md5: _is_whole(odb, md5), there)
         damaged = {md5 for md5, good in zip(there, whole, strict=True) if not good}
     replaceable = {md5 for md5 in damaged if cache.exists(md5) and _is_whole(cache, md5)}
-    # A push takes the files of a folder for present where the folder's own object is.
+    # Folders' own objects, too: while one exists, a push takes the files of its folder for present.
     listing = {folder for folder, listed in folders.items() if listed & replaceable}
     for md5 in (replaceable | listing).intersection(there):
         odb.delete(md5)
-    # What DVC remembers of earlier pushes.
+    # DVC's memory of earlier pushes.
     get_index(odb).clear()
     for md5 in sorted(replaceable):
         print(f"{md5} is damaged in the remote {name}, and is sent again.")
@@ -101,7 +101,7 @@ def replace_damaged(repo: Repo, odb: HashFileDB) -> None:
 
 
 def _listed(stores: Iterable[HashFileDB], md5: str) -> frozenset[str]:
-    """What a folder's object lists, by the first store that can tell; nothing where none can."""
+    """Hashes of a folder's files, from the first store that has its object; none if no store has it."""
     for odb in stores:
         try:
             return frozenset(info.value for _, _, info in Tree.load(odb, HashInfo("md5", md5)))
@@ -117,13 +117,13 @@ def _is_whole(odb: HashFileDB, md5: str) -> bool:
 
 @contextmanager
 def _one_sentence(name: str, url: str) -> Iterator[None]:
-    """What a store says in its own way, as a UserError."""
+    """Turn a store's own exceptions into a UserError of one sentence."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        # Each kind of store has exceptions of its own; DVC has none above them.
+        # Each kind of store has its own exceptions, and DVC gives them no common base class.
         said = " ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__
         sign = next((sign for sign in _MEANINGS if re.search(sign, said)), "")
         kind = UnavailableError if sign == _AWAY else UserError

@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 
-# DVC takes the `python` that it finds: without activation the system's, which has none of the libraries.
+# DVC runs the first `python` on the PATH: without activation the system's, which lacks the libraries.
 if importlib.util.find_spec("dvc") is None:
     sys.exit(
         f"error: {sys.executable} is not this project's Python: activate the environment first "

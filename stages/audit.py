@@ -1,4 +1,4 @@
-"""Read every image once, set aside what is no cell crop, and write a page that shows both."""
+"""Read every image once, set aside those that are not cell crops, and write a page about all of them."""
 
 from dataclasses import asdict
 
@@ -14,7 +14,7 @@ def main() -> None:
     cells = audit.audit(RAW, params)
     summary = audit.summarise(cells, slides.read(RAW))
     page = audit_page.render(RAW, cells, summary, provenance.read(RAW), params.max_pixels)
-    # Written before the check, which sends people to the page.
+    # Written before the check, because its error message refers to the page.
     files.write_text(AUDIT_PAGE, page)
     files.write_json(AUDIT, asdict(summary))
     tables.write(cells, CELLS, tables.CELLS)

@@ -1,4 +1,4 @@
-"""Ask the exported bundle about other laboratories' cells, which nothing was learned from."""
+"""Evaluate the exported bundle on other laboratories' cells, on which nothing was trained."""
 
 from pathlib import Path
 

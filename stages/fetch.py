@@ -1,4 +1,4 @@
-"""Bring the cells into data/raw/: class folders, and a record of where they are from."""
+"""Bring the cells into data/raw/: class folders, and a record of their origin."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Prepare other laboratories' cells, which the network learns from beside the train cells."""
+"""Prepare other laboratories' cells, on which the network is trained in addition to the train cells."""
 
 import tempfile
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Draw train, val and test by patient, or take the split that a file gives.
+"""Draw train, val and test by patient, or take a given split from a file.
 
-Your own patients (data.source: folder or fields) keep the side that data/sides.json says; new ones are drawn
+Your own patients (data.source: folder or fields) keep their side in data/sides.json; new ones are drawn
 and added.
 """
 
@@ -20,7 +20,7 @@ def main() -> None:
     if params.data.source in ("folder", "fields"):
         assigned, summary, kept = splits.extend(cells, params.split, kept)
     else:
-        # The other sources never change.
+        # Cells of the other sources never change, so no sides have to be kept.
         assigned, summary = splits.split(cells, params.split)
     splits.write_kept(kept, SIDES)
     tables.write(assigned, SPLITS, tables.SPLITS)
@@ -31,11 +31,11 @@ def main() -> None:
             f"{side.parasitized} of them parasitised"
         )
     if summary.came or summary.gone:
-        print(f"{len(summary.came)} patients came last, {len(summary.gone)} are gone; the others stay.")
+        print(f"{len(summary.came)} patients were added last, {len(summary.gone)} are gone; the others stay.")
     if not summary.draw:
         print("The split is the one that came with the cells, or with split.file.")
     if not summary.by_patient:
-        print("This split is not by patient: figures on it say nothing of new patients.")
+        print("This split is not by patient: figures on it say nothing about new patients.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train the network on the train cells, watched on val."""
+"""Train the network on the train cells, and validate it on val after each epoch."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ def main() -> None:
     train, val = (training.side(cells, splits, name, listed) for name in (tables.TRAIN, tables.VAL))
     train = training.with_others(train, packed.load(LABORATORIES))
     print(f"Training on {len(train.rows):,} cells, watching {len(val.rows):,}")
-    # A training older than dvc.lock is recorded there, and another begins. One that is not recorded goes on.
+    # A checkpoint older than dvc.lock is of a training that is recorded there: start again. Otherwise resume.
     if LOCK.is_file() and CHECKPOINT.is_file() and LOCK.stat().st_mtime > CHECKPOINT.stat().st_mtime:
         CHECKPOINT.unlink()
     shutil.rmtree(TRAINING, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What several tests share: a small synthetic sample on disk, and the real cells where they are."""
+"""Fixtures that several test modules use: a synthetic sample, and the real cells if they are available."""
 
 import io
 import os
@@ -18,14 +18,14 @@ from tests.support import app_server, bundles, project, traces
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# When DVC sets up its logging, TensorFlow's log handler closes its stream, unless that is the present
-# sys.stderr. In a test that has a sys.stderr of its own, it would close pytest's.
+# When DVC sets up its logging, TensorFlow's log handler closes its stream, unless that is the current
+# sys.stderr. In a test with another sys.stderr, it would close pytest's.
 absl.logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 
 @pytest.fixture(scope="session")
 def shared_cells() -> Path:
-    """The folder of real cells beside the project; the test is skipped where there is none."""
+    """The folder of real cells beside the project; the test is skipped if there is none."""
     folder = ROOT.parent / "shared" / "cells"
     if not folder.is_dir():
         if os.environ.get("MALARIA_REQUIRE_SHARED"):
@@ -36,7 +36,7 @@ def shared_cells() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_cases(shared_cells) -> Path:
-    """The folder of real cells in the formats and layouts that people have; skipped as `shared_cells` is."""
+    """The folder of real cells in the formats and layouts that people have; the test may be skipped, too."""
     return shared_cells.parent / "cases"
 
 
@@ -57,9 +57,9 @@ def raw(data, tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def leaves_no_trace(request) -> Iterator[None]:
-    """Fails a test that leaves the environment, the working directory, an open file or a process changed.
+    """Fail a test that changes environment or working directory, or leaves an open file or a process.
 
-    What wider fixtures opened was there before; a test may not add to it.
+    Files and processes of fixtures with a wider scope exist before the test, and do not count.
     """
     before = traces.now()
     yield
@@ -69,7 +69,7 @@ def leaves_no_trace(request) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """Makes a folder by its name once for all workers of a test run; it is read, or copied, never changed."""
+    """Makes a named folder once for all workers of a test run. Read it or copy it, never change it."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if os.environ.get("PYTEST_XDIST_WORKER") else shared
 
@@ -99,7 +99,7 @@ def finished(once) -> Path:
 
 @pytest.fixture(scope="session")
 def crossvalidated(once, finished) -> Path:
-    """A copy of `finished` with a cross-validation named spread of three folds, two at once. Read it only."""
+    """A copy of `finished` with a cross-validation named spread: three folds, two at once. Read it only."""
 
     def make(repository: Path) -> None:
         project.copy(finished, repository)
@@ -112,7 +112,7 @@ def crossvalidated(once, finished) -> Path:
 
 @pytest.fixture
 def repository(finished, tmp_path) -> Path:
-    """A copy of `finished` of the test's own; results are links, since nothing writes into them in place."""
+    """A copy of `finished` that a test may change; results are links, since nothing writes them in place."""
     return project.copy(finished, tmp_path / "repository")
 
 
@@ -122,7 +122,7 @@ def packaged(once) -> Path:
 
     def make(source: Path) -> None:
         project.start(source, {})
-        # The environment is there, and is never touched.
+        # -o env: do not make the environment, which is there.
         project.run("make", "package", "-o", "env", cwd=source)
 
     return once("packaged", make)
@@ -139,7 +139,7 @@ def model_bundle(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def mapped_bundle(tmp_path_factory) -> Path:
-    """`model_bundle` with a network that has a map. Shared too."""
+    """`model_bundle` with a network that has a map. Shared, too."""
     return bundles.violet(tmp_path_factory.mktemp("mapped") / "malaria-cells", mapped=True)
 
 
@@ -156,7 +156,7 @@ def pngs() -> list[bytes]:
 
 @pytest.fixture(scope="session")
 def gated_bundle(tmp_path_factory) -> Path:
-    """`model_bundle` with a gate, which takes synthetic cells and turns away most else. Shared too."""
+    """`model_bundle` with an out-of-distribution check, which takes synthetic cells. Shared, too."""
     return bundles.violet(tmp_path_factory.mktemp("gated") / "malaria-cells", gated=True)
 
 
@@ -169,7 +169,7 @@ def live(gated_bundle, tmp_path_factory) -> Iterator[app_server.Server]:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Where Debian's Chromium is; the test is skipped where there is none."""
+    """The path of Debian's Chromium; the test is skipped if there is none."""
     found = shutil.which("chromium")
     if found is None:
         if os.environ.get("MALARIA_REQUIRE_BROWSER"):
@@ -180,7 +180,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def axe() -> str:
-    """The source of axe-core, from npm's folder node_modules; the test is skipped where it is not."""
+    """The source of axe-core, from npm's folder node_modules; the test is skipped if it is missing."""
     file = ROOT / "node_modules/axe-core/axe.min.js"
     if not file.is_file():
         if os.environ.get("MALARIA_REQUIRE_BROWSER"):

@@ -1,8 +1,8 @@
-"""The rules that decide: what a figure, a verdict or a refusal depends on, and the tests that guard each.
+"""The rules that decide a figure, a verdict or a refusal, each with tests that must fail if it changes.
 
-`make rules` changes a rule at a time, in a copy of the working tree, and runs its guards: they have to fail.
-Prints a line a rule, and ends with status 1 where a change passes. A rule whose code has moved stops the
-command: give its new place here.
+`make rules` changes one rule at a time, in a copy of the working tree, and runs its guards, which must fail.
+Prints a line for each rule. The exit status is 1 if the guards of a changed rule pass. If the code of a rule
+has changed or moved, the command stops: update its row here.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from malaria.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 BEFORE = "HEAD~1"
 
-# Each run starts from a process that has these already: their import takes longer than most tests.
+# Imported once, in the process that each run is forked from: importing them takes longer than most tests.
 LIBRARIES = [
     "ai_edge_litert.interpreter", "cleanlab.filter", "hypothesis", "jinja2", "pandas", "PIL.Image",
     "pydantic", "requests", "scipy.optimize", "scipy.spatial", "scipy.special", "sklearn.calibration",
     "sklearn.covariance", "sklearn.metrics", "splitfolders", "starlette.exceptions", "yaml",
 ]  # fmt: skip
-# Plugins take their time, too; bytecode might outlive a change; threads would wait for each other.
+# Plugins take time to load, bytecode could outlive a change, and threads would wait for each other.
 ENVIRONMENT = {
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"
 }  # fmt: skip
@@ -42,7 +42,10 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Rule:
-    """`code` stands once in `file`; with `change` in its place, the tests `guards` (files, or nodes) fail."""
+    """A rule: `code` occurs once in `file`. With `change` in its place, the tests `guards` must fail.
+
+    `guards` are test files or pytest's node ids.
+    """
 
     name: str
     file: str
@@ -52,7 +55,12 @@ class Rule:
 
 
 def of(file: str, guards: str, *rows: tuple[str, str, str]) -> tuple[Rule, ...]:
-    """The rules of a file with the same guards, tests of one file: a row has name, code, change."""
+    """The rules of a file that have the same guards.
+
+    Args:
+        guards: a test file, then the names of tests in it (none: all of them), separated by spaces.
+        rows: name, code and change of each rule.
+    """
     tests, *names = guards.split()
     nodes = tuple(f"{tests}::{name}" for name in names) or (tests,)
     return tuple(Rule(name, file, code, change, nodes) for name, code, change in rows)
@@ -63,7 +71,11 @@ RULES = (
         "malaria/labels.py",
         "tests/test_labels.py",
         ("the threshold itself is positive", "p_parasitized >= threshold", "p_parasitized > threshold"),
-        ("a cell is called from one half on", "threshold: float = 0.5", "threshold: float = 0.4"),
+        (
+            "by default a cell is called parasitised from 0.5 on",
+            "threshold: float = 0.5",
+            "threshold: float = 0.4",
+        ),
         ("Parasitized has the value 1", "names == PARASITIZED, dtype", "names != PARASITIZED, dtype"),
         ("a label's value is its position", "(UNINFECTED, PARASITIZED)", "(PARASITIZED, UNINFECTED)"),
     ),
@@ -72,7 +84,7 @@ RULES = (
         "tests/evaluate/test_metrics.py",
         ("intervals are of 95 %", "(2.5, 97.5)", "(5.0, 95.0)"),
         (
-            "rates call from the threshold on",
+            "rates call a cell parasitised from the threshold on",
             "called = sample.p >= threshold",
             "called = sample.p > threshold",
         ),
@@ -82,38 +94,46 @@ RULES = (
             "multinomial(2, np",
         ),
         ("ties share one threshold", "np.flatnonzero(np.diff(p, append=-np.inf))", "np.arange(len(p))"),
-        ("sensitivity at a specificity keeps that", "allowed = fp <= ", "allowed = fp < 1 + "),
+        ("sensitivity at a specificity keeps the specificity", "allowed = fp <= ", "allowed = fp < 1 + "),
         (
-            "its false alarms are of all healthy cells",
+            "its false positives are a share of all healthy cells",
             "(1 - specificity) * fp[-1] + 1e-9",
             "(1 - specificity)",
         ),
-        ("a bin's gap has no sign", "np.abs(gaps).sum(axis=0)", "np.abs(np.sum(gaps, axis=0))"),
-        ("a calibration error is of all cells", ".sum(axis=0) / sample.cells()", ".sum(axis=0) / bins"),
+        ("a bin's gap counts without its sign", "np.abs(gaps).sum(axis=0)", "np.abs(np.sum(gaps, axis=0))"),
+        (
+            "a calibration error is a mean over all cells",
+            ".sum(axis=0) / sample.cells()",
+            ".sum(axis=0) / bins",
+        ),
         ("the Brier score is squared", "(sample.p - sample.y) ** 2", "np.abs(sample.p - sample.y)"),
         (
-            "a patient counts from the least cells on",
+            "a patient counts from the fewest cells on",
             "np.where(cells >= least, hits",
             "np.where(cells > least, hits",
         ),
         ("a patient's cells are called from 0.5 on", "(sample.p >= 0.5) == kind", "(sample.p > 0.5) == kind"),
         ("a patient's AUC needs both classes", ">= max(least, 1)", "> max(least, 1)"),
-        ("the least cells are of the rarer class", "of_class.min(axis=1)", "of_class.max(axis=1)"),
-        ("the worst tenth", "round(len(values) / 10)", "round(len(values) / 5)"),
+        ("the fewest cells are those of the rarer class", "of_class.min(axis=1)", "of_class.max(axis=1)"),
+        ("the worst tenth is a tenth of the patients", "round(len(values) / 10)", "round(len(values) / 5)"),
         (
-            "the worst come first",
+            "the worst patients come first",
             "np.sort(np.repeat(of_patients[known], drawn))",
             "np.repeat(of_patients[known], drawn)",
         ),
         (
-            "at least the specificity is under the threshold",
+            "a threshold has at least its specificity",
             "np.ceil(specificity *",
             "np.floor(specificity *",
         ),
         ("a threshold lies between cells", "halfway if halfway > last else following", "following"),
-        ("where all must stay under, nothing is called", "if last >= 1:", "if last > 1:"),
+        ("if a cell at 1 must stay below, no cell is called parasitised", "if last >= 1:", "if last > 1:"),
         ("without a healthy cell the threshold is 0.5", "        return 0.5", "        return 0.0"),
-        ("false alarms are of healthy cells", "(1 - specificity) * (1 - parasitaemia)", "(1 - specificity)"),
+        (
+            "false positives are a share of healthy cells",
+            "(1 - specificity) * (1 - parasitaemia)",
+            "(1 - specificity)",
+        ),
         ("a share is from 0 to 1", "if not 0 <= value <= 1:", "if not 0 <= value <= 2:"),
     ),
     *of(
@@ -123,32 +143,32 @@ RULES = (
         ("temperatures up to 20", "(0.05, 20.0)", "(0.05, 19.0)"),
         ("temperatures from 0.05", "(0.05, 20.0)", "(0.06, 20.0)"),
         ("few cells ask for caution", "(cells + 1)", "(cells + 2)"),
-        ("each class by its own cells", "1 - certainty[0])", "1 - certainty[1])"),
-        ("one class alone fits nothing", "len(np.unique(y)) < 2", "len(np.unique(y)) < 1"),
+        ("the targets of each class come from its own cells", "1 - certainty[0])", "1 - certainty[1])"),
+        ("one class alone fits no temperature", "len(np.unique(y)) < 2", "len(np.unique(y)) < 1"),
     ),
     *of(
         "malaria/evaluate/evaluation.py",
         "tests/evaluate/test_evaluation.py",
         (
-            "thresholds are of calibrated probabilities",
+            "thresholds are fitted on calibrated probabilities",
             "p = calibration.apply(p_network, temperature)",
             "p = p_network",
         ),
-        ("a control is told by the name", "not name.infected if", "name.infected if"),
+        ("a control is recognised by the file's name", "not name.infected if", "name.infected if"),
         (
-            "the name stands above the cells' labels",
+            "the name takes precedence over the cells' labels",
             "if (name := names.parse(Path(path).name)) else patient not in infected",
             "if (name := names.parse(Path(path).name)) and False else patient not in infected",
         ),
-        ("sensitivities are of parasitised cells", "for kind in (1, 0))", "for kind in (0, 0))"),
-        ("specificities of healthy ones", "for kind in (1, 0))", "for kind in (1, 1))"),
+        ("patients' sensitivities use parasitised cells", "for kind in (1, 0))", "for kind in (0, 0))"),
+        ("patients' specificities use healthy cells", "for kind in (1, 0))", "for kind in (1, 1))"),
         (
-            "without names, a patient of no parasite",
+            "without names, a control is a patient without a parasite",
             "else patient not in infected",
             "else patient in infected",
         ),
         (
-            "controls' specificity is of controls",
+            "controls' specificity uses controls only",
             "sample.only(known & controls))",
             "sample.only(known & ~controls))",
         ),
@@ -164,31 +184,39 @@ RULES = (
             "metrics.ece(network, settings.bins)",
             "metrics.ece(sample, settings.bins)",
         ),
-        ("a reason is a rejection", 'cells[cells.rejected != ""]', 'cells[cells.rejected == ""]'),
+        ("a cell with a reason is rejected", 'cells[cells.rejected != ""]', 'cells[cells.rejected == ""]'),
         ("rejected parasites are counted", "(turned.label == PARASITIZED)", "(turned.label != PARASITIZED)"),
     ),
     *of(
         "malaria/evaluate/paired.py",
         "tests/evaluate/test_paired.py",
         ("an interval without zero tells apart", "low > 0 or", "low > -1 or"),
-        ("an interval below zero does, too", "self.difference.high < 0", "self.difference.high < -1"),
+        ("an interval below zero tells apart, too", "self.difference.high < 0", "self.difference.high < -1"),
         ("a difference is one minus other", "metrics.estimate(one - other)", "metrics.estimate(other - one)"),
         (
-            "what either turned away is left out",
+            "a cell that either model turned away is left out",
             "joined.one.notna() & joined.other.notna()",
             "joined.one.notna()",
         ),
         ("a patient's cells are called from 0.5 on", "one=sure.one >= 0.5", "one=sure.one > 0.5"),
-        ("those of the other model, too", "other=sure.other >= 0.5", "other=sure.other > 0.5"),
-        ("a patient counts from the least cells on", "found.cells >= least", "found.cells > least"),
-        ("of sure labels alone", " & ~doubtful_labels.among(cells, doubtful)", ""),
+        (
+            "the other model's cells are called from 0.5 on, too",
+            "other=sure.other >= 0.5",
+            "other=sure.other > 0.5",
+        ),
+        ("a patient counts from the fewest cells on", "found.cells >= least", "found.cells > least"),
+        (
+            "patients' sensitivities leave out doubtful labels",
+            " & ~doubtful_labels.among(cells, doubtful)",
+            "",
+        ),
     ),
     *of(
         "malaria/evaluate/plots.py",
         "tests/evaluate/test_plots.py",
         ("a perfect reliability is the diagonal", '"perfect": mean', '"perfect": share'),
         ("a patient's cells are called from 0.5 on", "p_parasitized >= 0.5", "p_parasitized > 0.5"),
-        ("a patient is drawn from the least cells on", '["size"] >= least', '["size"] > least'),
+        ("a patient is plotted from the fewest cells on", '["size"] >= least', '["size"] > least'),
         (
             "parasitised cells are the parasitised ones",
             '"parasitized_cells": np.histogram(p[y == 1]',
@@ -205,19 +233,19 @@ RULES = (
         ("a class's mark", "_MARK, _HALF = 0.85, 10", "_MARK, _HALF = 0.5, 10"),
         ("a patient's own median", "_MARK, _HALF = 0.85, 10", "_MARK, _HALF = 0.85, 20"),
         (
-            "what speaks against a label",
+            "log-odds against the label count",
             "np.where(y == 1, -logits, logits)",
             "np.where(y == 1, logits, -logits)",
         ),
         ("stain is seen on healthy cells", "[y == 0]\n", "[y == 1]\n"),
-        ("without any there is no stain", "fillna(0.0)", "fillna(1.0)"),
+        ("without healthy cells no stain is subtracted", "fillna(0.0)", "fillna(1.0)"),
     ),
     *of(
         "malaria/evaluate/label_audit.py",
         "tests/evaluate/test_label_audit.py "
         "test_as_many_labels_are_listed_as_lie_on_the_other_side_of_one_half",
         ("how many labels are contradicted", "(ranked.p_parasitized >= 0.5)", "(ranked.p_parasitized > 0.5)"),
-        ("a contradiction is the other side", "!= (ranked.label ==", "== (ranked.label =="),
+        ("a contradicted label is on the other side of 0.5", "!= (ranked.label ==", "== (ranked.label =="),
     ),
     *of(
         "experiments/label_audit.py",
@@ -230,13 +258,13 @@ RULES = (
         "malaria/bundle/card.py",
         "tests/bundle/test_card.py",
         (
-            "predictive values of sensitivity and specificity",
+            "predictive values take sensitivity, then specificity",
             "metrics.ppv(*rates,",
             "metrics.ppv(*rates[::-1],",
         ),
         ("parasitaemias of the predictive values", "(0.001, 0.01, 0.05)", "(0.01, 0.01, 0.05)"),
-        ("the last side is judged by", "judged = list(sides)[-1]", "judged = list(sides)[0]"),
-        ("points were fitted on the first", "fitted_on=next(iter(sides))", "fitted_on=judged"),
+        ("the last side gives the figures", "judged = list(sides)[-1]", "judged = list(sides)[0]"),
+        ("operating points were fitted on the first side", "fitted_on=next(iter(sides))", "fitted_on=judged"),
     ),
     *of(
         "malaria/bundle/ood.py",
@@ -258,19 +286,19 @@ RULES = (
             "_UNLIKE = 0.0002, 0.3, 1.0",
         ),
         ("the log-odds of no cell", "_UNLIKE = 0.0002, 0.2, 1.0", "_UNLIKE = 0.0002, 0.2, 2.0"),
-        ("a stain's strength may be another", "[[1.5, 0.0, 0.2], [0.6,", "[[1.0, 0.0, 0.2], [0.6,"),
-        ("and the balance of red and blue", "[0.6, 0.0, 0.2]])", "[0.6, 0.0, 0.4]])"),
-        ("green is not", "[0.6, 0.0, 0.2]])", "[0.6, 0.1, 0.2]])"),
+        ("the strength of the stain may differ", "[[1.5, 0.0, 0.2], [0.6,", "[[1.0, 0.0, 0.2], [0.6,"),
+        ("the balance of red and blue may differ", "[0.6, 0.0, 0.2]])", "[0.6, 0.0, 0.4]])"),
+        ("the share of green may not differ", "[0.6, 0.0, 0.2]])", "[0.6, 0.1, 0.2]])"),
         ("an empty background's grey level", "_LIGHT, _GREEN = 235, 0.43", "_LIGHT, _GREEN = 236, 0.43"),
         ("green's usual share", "_LIGHT, _GREEN = 235, 0.43", "_LIGHT, _GREEN = 235, 0.33"),
         ("a strong stain is no colour", "over = np.maximum(stain, 1)", "over = np.maximum(stain, 3)"),
         ("cells of a batch", "_BATCH_CELLS, _PATIENTS = 50, 10", "_BATCH_CELLS, _PATIENTS = 49, 10"),
         ("a batch beyond the limit is foreign", "whitening) > float(", "whitening) >= float("),
-        ("so many cells of a patient are enough", "len(of) >= _BATCH", "len(of) > _BATCH"),
-        ("so many patients are enough", "len(rows) < _PATIENTS", "len(rows) <= _PATIENTS"),
+        ("fifty cells of a patient are enough", "len(of) >= _BATCH", "len(of) > _BATCH"),
+        ("ten patients are enough to compare with", "len(rows) < _PATIENTS", "len(rows) <= _PATIENTS"),
         ("patients to compare with", "_BATCH_CELLS, _PATIENTS = 50, 10", "_BATCH_CELLS, _PATIENTS = 50, 9"),
-        ("the farthest patient is no foreign one", "[max(alone)]", "[min(alone) / 2]"),
-        ("what is brighter than black is cell", "_BLACK = 16", "_BLACK = 17"),
+        ("the farthest patient sets the limit of a batch", "[max(alone)]", "[min(alone) / 2]"),
+        ("a pixel brighter than 16 belongs to the cell", "_BLACK = 16", "_BLACK = 17"),
         ("the largest side", "_LARGEST_ASPECT = 1000, 2.5", "_LARGEST_ASPECT = 1001, 2.5"),
         ("the largest aspect", "_LARGEST_ASPECT = 1000, 2.5", "_LARGEST_ASPECT = 1000, 2.6"),
         ("the inner disc", "_MIDDLE = 0.6", "_MIDDLE = 0.9"),
@@ -310,7 +338,7 @@ RULES = (
         "tests/bundle/test_bundle.py test_a_rejected_picture_has_no_probability "
         "test_a_crops_own_shape_counts_also_where_it_was_resized_before "
         "test_a_gate_that_is_not_the_exported_one_is_refused",
-        ("what is turned away has no probability", "taken = [reason is None for", "taken = [True for"),
+        ("a cell that is turned away has no probability", "taken = [reason is None for", "taken = [True for"),
         ("another part is refused", "hexdigest() != sha256", "hexdigest() == ''"),
     ),
     *of(
@@ -330,12 +358,20 @@ RULES = (
     *of(
         "malaria/cells/prepare.py",
         "tests/cells/test_prepare.py",
-        ("a crop that has no corners is as it is", "if min(cell.shape[:2]) < _CORNER:", "if False:"),
+        (
+            "a crop that is too small for corners keeps its background",
+            "if min(cell.shape[:2]) < _CORNER:",
+            "if False:",
+        ),
     ),
     *of(
         "malaria/cells/splits.py",
         "tests/cells/test_splits.py",
-        ("what was set aside has no side", "sides_of(cells[cells.status == tables.OK])", "sides_of(cells)"),
+        (
+            "a cell that was set aside is on no side",
+            "sides_of(cells[cells.status == tables.OK])",
+            "sides_of(cells)",
+        ),
         (
             "val's share is of all cells",
             "settings.ratio[1] * len(accepted) / max(len(rest), 1)",
@@ -343,7 +379,11 @@ RULES = (
         ),
         ("val is half of the rest at most", "max(len(rest), 1), 0.5)", "max(len(rest), 1), 0.9)"),
         ("shares fit within the tolerance", "distance <= settings.tolerance + 1e-9", "distance <= 0.5"),
-        ("of cells and of parasitised ones", ".abs().to_numpy().max()", ".abs().to_numpy().min()"),
+        (
+            "the worse share of all and of parasitised cells counts",
+            ".abs().to_numpy().max()",
+            ".abs().to_numpy().min()",
+        ),
         ("a patient on two sides is torn", "sides[sides > 1]", "sides[sides > 2]"),
         (
             "split.fold is tested",
@@ -351,16 +391,20 @@ RULES = (
             "table.fold == str(settings.fold), TRAIN, TEST",
         ),
         ("infected patients are drawn apart", 'new["sum"] > 0', 'new["sum"] > -1'),
-        ("who was there keeps the side", "split(cells, settings, kept.side_of)", "split(cells, settings)"),
-        ("who goes is not forgotten", "rounds=(*kept.rounds, Round", "rounds=(*(), Round"),
-        ("another ratio or seed begins anew", "!= (settings.ratio, settings.seed)", "== ((), -1)"),
+        (
+            "a patient that was there before keeps its side",
+            "split(cells, settings, kept.side_of)",
+            "split(cells, settings)",
+        ),
+        ("the sides of earlier rounds are kept", "rounds=(*kept.rounds, Round", "rounds=(*(), Round"),
+        ("another ratio or seed draws all sides again", "!= (settings.ratio, settings.seed)", "== ((), -1)"),
         (
             "each side needs both classes",
             "(assigned.split == name) & (assigned.label == label)",
             "(assigned.split == name)",
         ),
         (
-            "unknown patients are no split by patient",
+            "with unknown patients a split is not by patient",
             " and bool(patients.known(assigned.patient).all())",
             "",
         ),
@@ -368,7 +412,11 @@ RULES = (
     *of(
         "malaria/cells/patients.py",
         "tests/cells/test_patients.py",
-        ("a cell of no known patient is its own", "[_NOBODY + one for one in own]", "_NOBODY"),
+        (
+            "a cell without a known patient is a patient of its own",
+            "[_NOBODY + one for one in own]",
+            "_NOBODY",
+        ),
         ("an exact row wins", 'end if end in given else ""', '""'),
         ("the longest end of a path wins", "(*_ends(came), *_ends(path))", "(*_ends(path), *_ends(came))"),
         ("rows of several patients name nothing", "given[first] != patient", "False"),
@@ -377,7 +425,7 @@ RULES = (
         "malaria/cells/patients.py",
         "tests/cells/test_splits.py",
         (
-            "accepted cells alone are split",
+            "only accepted cells are split",
             "cells[cells.status == tables.OK].reset_index",
             "cells.reset_index",
         ),
@@ -405,17 +453,17 @@ RULES = (
         ("the first of copies stays", "~both & (own != readable.path)", "~both"),
         ("no copy under both labels stays", "firsts.notna().all(axis=1)", "firsts.isna().all(axis=1)"),
         (
-            "patients.csv stands above the name",
+            "patients.csv takes precedence over the name",
             'given.get(path) or (known.patient if known else "")',
             '(known.patient if known else "") or given.get(path, "")',
         ),
         (
-            "slides.csv stands above the name",
+            "slides.csv takes precedence over the name",
             'published.get(path) or names.parse(path.rpartition("/")[2])',
             'names.parse(path.rpartition("/")[2]) or published.get(path)',
         ),
         (
-            "who has a parasitised cell is infected",
+            "a patient with a parasitised cell is infected",
             "known.patient[known.label == PARASITIZED]",
             "known.patient[known.label != PARASITIZED]",
         ),
@@ -434,7 +482,7 @@ RULES = (
             'infected or match["person"], match',
             'match["person"], match',
         ),
-        ("who has a P number is infected", "infected is not None", "infected is None"),
+        ("a patient with a P number is infected", "infected is not None", "infected is None"),
     ),
     *of(
         "malaria/cells/doubtful_labels.py",
@@ -467,7 +515,7 @@ RULES = (
             "image.width * image.height >= limits.max_pixels",
         ),
         ("the smallest side", "min(image.size) < limits.min_side", "min(image.size) <= limits.min_side"),
-        ("what is transparent is black", 'image.size, "black")', 'image.size, "white")'),
+        ("transparent pixels become black", 'image.size, "black")', 'image.size, "white")'),
         ("of 16 bits those in use", "value << (16 - used)", "value << (15 - used)"),
     ),
     *of(
@@ -478,7 +526,7 @@ RULES = (
         ("a large pale cell needs no votes", "> _LONELY * size", "> 9 * size"),
         ("a long cell is whole", "(_counts(clumps, marks > 0) == 1)", "(_counts(clumps, marks > 0) == 9)"),
         (
-            "what is about a nucleus is no red cell",
+            "a piece with a nucleus is no red cell",
             "0.4 * min(piece.sum(), area)",
             "4 * min(piece.sum(), area)",
         ),
@@ -488,7 +536,7 @@ RULES = (
         "tests/test_files.py",
         ("a new folder can be read by others", "new.mkdir()", "new.mkdir(0o700)"),
         (
-            "a failed write takes no name",
+            "a failed write leaves no file under its final name",
             "        yield folder / path.name\n        os",
             "        try:\n            yield folder / path.name\n        finally:\n            os",
         ),
@@ -497,12 +545,12 @@ RULES = (
         "ci/verdict.py",
         "tests/ci/test_verdict.py",
         (
-            "worse is who loses for sure",
+            "a model is worse only if its whole interval is",
             "figure.high if figure.high is not None",
             "figure.low if figure.low is not None",
         ),
-        ("by more than is allowed", "or 0.0) < -loss", "or 0.0) < loss"),
-        ("without an interval by the difference", "else figure.difference or 0.0)", "else 0.0)"),
+        ("a loss that is allowed passes", "or 0.0) < -loss", "or 0.0) < loss"),
+        ("without an interval the difference counts", "else figure.difference or 0.0)", "else 0.0)"),
         ("both rates of a point count", '("sensitivity", "specificity")]', '("sensitivity",)]'),
         (
             "the lower limit of AUC is enough",
@@ -510,8 +558,8 @@ RULES = (
             "found.auc_low > found.limits.min_auc",
         ),
         ("a size or an error at its limit passes", "if value <= limit", "if value < limit"),
-        ("so many cells are needed", "cells.cells < limits.min_cells", "cells.cells <= limits.min_cells"),
-        ("a label overrides what fails alone", "in pull_labels and not passed", "in pull_labels"),
+        ("min_cells cells are enough", "cells.cells < limits.min_cells", "cells.cells <= limits.min_cells"),
+        ("a label overrides only a gate that fails", "in pull_labels and not passed", "in pull_labels"),
         (
             "a mergeable branch passes, or is overridden",
             "self.passed or bool(self.overridden)",
@@ -531,12 +579,12 @@ RULES = (
         ("renamed cells fail", "another patient's name\": cells.renamed", "another patient's name\": 0"),
         ("forged cells fail", 'data/cells.csv says": forged', 'data/cells.csv says": 0'),
         (
-            "so many patients are needed",
+            "a share of min_patients is enough",
             "< limits.min_patients * cells.tested",
             "<= limits.min_patients * cells.tested",
         ),
         (
-            "the check of what is no cell keeps up",
+            "pictures that are no cells are turned away as well as by the base",
             "branch >= base - found.limits.point_loss",
             "branch >= base - 1",
         ),
@@ -547,7 +595,7 @@ RULES = (
             "any(output.stage in OF_PROCESSOR",
         ),
         (
-            "what its code makes is not below what dvc.lock names",
+            "a model that is above the one made here by just the limit passes",
             "(found.above_here or 0) > found",
             "(found.above_here or 0) >= found",
         ),
@@ -565,8 +613,16 @@ RULES = (
     *of(
         "ci/judge.py",
         "tests/ci/test_verdict.py",
-        ("same inputs are inputs that are the same", "inputs(before[name]) == inputs(entry)", "True"),
-        ("other outputs are outputs that differ", "before[name] != entry", "before[name] == entry"),
+        (
+            "only stages with the same inputs can contradict the base",
+            "inputs(before[name]) == inputs(entry)",
+            "True",
+        ),
+        (
+            "only stages with other outputs contradict the base",
+            "before[name] != entry",
+            "before[name] == entry",
+        ),
     ),
     *of(
         "ci/judge.py",
@@ -576,13 +632,17 @@ RULES = (
         "test_what_a_branch_changes_of_the_judging_is_listed_and_not_what_its_base_changed_since "
         "test_a_section_that_was_not_there_yet_loosens_nothing",
         ("another training runs again", '_differ(base, branch, "train")', "False"),
-        ("another bundle is made blindly", "_differ(base, branch, *again.OF_PROCESSOR)", "False"),
+        (
+            "another bundle is made without sight of the test cells",
+            "_differ(base, branch, *again.OF_PROCESSOR)",
+            "False",
+        ),
         ("a first revision differs in all", "base is None or any(base", "base is not None and any(base"),
         ("a cell without a file is forged", "not file.is_file() or ", "file.is_file() and "),
-        ("so is one of other bytes", " or files.sha256(file) != told", ""),
-        ("limits and figures rule", '("evaluate", "gate")', '("evaluate",)'),
+        ("a cell with other bytes is forged", " or files.sha256(file) != told", ""),
+        ("the sections evaluate and gate are listed", '("evaluate", "gate")', '("evaluate",)'),
         (
-            "what the base changed since is its own",
+            "changes of the base since the fork are not listed",
             "revisions.params_at(start",
             "revisions.params_at(base.commit",
         ),
@@ -591,7 +651,7 @@ RULES = (
             "name in before and before[name] != branch",
             "before.get(name) != branch",
         ),
-        ("what fails ends with status 1", "judged.mergeable or given.report", "True"),
+        ("a failed gate ends with status 1", "judged.mergeable or given.report", "True"),
     ),
     *of(
         "ci/comparison.py",
@@ -612,7 +672,7 @@ RULES = (
             "asked.label != labels.PARASITIZED, asked",
             "asked.label == labels.PARASITIZED, asked",
         ),
-        ("a cell that one turned away is a flip", ' | (p["one"].isna() != p["other"].isna())', ""),
+        ("a cell that only one side turned away is a flip", ' | (p["one"].isna() != p["other"].isna())', ""),
     ),
     *of(
         "ci/comparison.py",
@@ -629,19 +689,19 @@ RULES = (
         "ci/comparison.py",
         "tests/ci/test_comparison.py test_test_cells_trained_on_as_copies_in_other_files_fail "
         "test_a_test_cell_s_own_file_trained_on_beside_it_fails",
-        ("copies that the base had, too, are none", "met[0] & ~met[1]", "met[0] & met[1]"),
+        ("copies that the base had, too, do not count", "met[0] & ~met[1]", "met[0] & met[1]"),
         ("a turned copy is a copy", "for turns in range(4)", "for turns in range(3)"),
-        ("of two sides the trained one counts", "side == tables.TEST", "side != tables.TEST"),
+        ("a cell on two sides counts as trained on", "side == tables.TEST", "side != tables.TEST"),
     ),
     *of(
         "ci/comparison.py",
         "tests/ci/test_comparison.py test_a_copy_more_of_what_the_base_has_learned_is_no_fault "
         "test_one_half_is_called_parasitised_and_47_5_percent_is_not "
         "test_figures_without_an_interval_are_not_comparable",
-        ("what the base has learned, too, is no copy", "met[0] & ~met[1]", "met[0]"),
+        ("a cell that the base has learned, too, is no copy", "met[0] & ~met[1]", "met[0]"),
         ("a cell is called from the threshold on", "asked[side] >= threshold", "asked[side] > threshold"),
-        ("a flip is across one half", '(p["one"] >= 0.5)', '(p["one"] > 0.5)'),
-        ("on either side", '(p["other"] >= 0.5)', '(p["other"] > 0.5)'),
+        ("the branch calls a cell from 0.5 on", '(p["one"] >= 0.5)', '(p["one"] > 0.5)'),
+        ("the base calls a cell from 0.5 on, too", '(p["other"] >= 0.5)', '(p["other"] > 0.5)'),
         ("without an interval the value counts", "if math.isnan(difference.low)", "if False"),
     ),
     *of(
@@ -671,10 +731,14 @@ RULES = (
     *of(
         "app/verdict.py",
         "tests/app/test_verdict.py",
-        ("one in ten is unsure", "_UNSURE = (0.1, 0.9)", "_UNSURE = (0.2, 0.8)"),
-        ("the band goes down to the divide", "min(_UNSURE[0], self.threshold)", "_UNSURE[0]"),
-        ("the band goes up to the divide", "max(_UNSURE[1], min(self.threshold, 1.0))", "_UNSURE[1]"),
-        ("the band has its ends", "low <= p <= high", "low < p < high"),
+        ("a probability from 0.1 to 0.9 is unsure", "_UNSURE = (0.1, 0.9)", "_UNSURE = (0.2, 0.8)"),
+        ("the unsure band reaches down to the threshold", "min(_UNSURE[0], self.threshold)", "_UNSURE[0]"),
+        (
+            "the unsure band reaches up to the threshold",
+            "max(_UNSURE[1], min(self.threshold, 1.0))",
+            "_UNSURE[1]",
+        ),
+        ("the ends of the unsure band belong to it", "low <= p <= high", "low < p < high"),
         (
             "a category is at the point's threshold",
             "labels.category(p, point.threshold)",
@@ -700,35 +764,47 @@ RULES = (
         "app/batches.py",
         "tests/app/test_verdict.py",
         (
-            "what was turned away is not judged",
+            "a cell that was turned away is not judged",
             "one.status == predict.PREDICTED]",
             "one.status != predict.UNREADABLE]",
         ),
-        ("a share is of the judged", "share=positive / len(judged)", "share=positive / len(verdicts)"),
+        ("a share is of the judged cells", "share=positive / len(judged)", "share=positive / len(verdicts)"),
         (
             "second looks are counted",
             "sum(one.second_look for one in judged)",
             "sum(not one.second_look for one in judged)",
         ),
         (
-            "where versions differ a person looks",
+            "a person should look where versions differ",
             "differ(verdicts) or any(one.second_look for one in verdicts)",
             "any(one.second_look for one in verdicts)",
         ),
         (
-            "where one of them is unsure, too",
+            "a person should look where a version is unsure",
             "differ(verdicts) or any(one.second_look for one in verdicts)",
             "differ(verdicts)",
         ),
         (
-            "rejected and unreadable are apart",
+            "rejected and unreadable files are counted apart",
             "one.status == predict.REJECTED",
             "one.status == predict.UNREADABLE",
         ),
         ("the interval of a share is of 95 %", "z = 1.959964", "z = 1.644854"),
-        ("an interval is of the judged", "wilson(positive, len(judged))", "wilson(positive, len(verdicts))"),
-        ("what was turned away may be healthy", "least=positive / cells", "least=positive / len(judged)"),
-        ("or parasitised", "most=(positive + rejected) / cells", "most=positive / cells"),
+        (
+            "an interval is of the judged cells",
+            "wilson(positive, len(judged))",
+            "wilson(positive, len(verdicts))",
+        ),
+        (
+            "the least share takes rejected cells as healthy",
+            "least=positive / cells",
+            "least=positive / len(judged)",
+        ),
+        (
+            "the largest share takes rejected cells as parasitised",
+            "most=(positive + rejected) / cells",
+            "most=positive / cells",
+        ),
     ),
     *of(
         "app/cells.py",
@@ -751,8 +827,12 @@ RULES = (
         "tests/predict/test_rows.py",
         ("a category is at the asked threshold", "labels.category(p, threshold)", "labels.category(p)"),
         ("a rejected picture has no probability", "if reason is not None:", "if False:"),
-        ("large pictures that are held are few at once", "if held >= _HELD:", "if False:"),
-        ("what a spreadsheet takes for a formula", 'return f"\'{text}" if', "return text if"),
+        ("only few large pictures are held at once", "if held >= _HELD:", "if False:"),
+        (
+            "a text that a spreadsheet takes for a formula is quoted",
+            'return f"\'{text}" if',
+            "return text if",
+        ),
     ),
     *of(
         "malaria/predict/labelled.py",
@@ -760,11 +840,15 @@ RULES = (
         "test_evaluate_tells_the_network_before_calibration_from_the_network_after "
         "test_evaluate_s_brier_score_is_that_of_the_rows_that_it_writes",
         (
-            "calibration is turned round",
+            "calibration is undone by the inverse temperature",
             "calibration.apply(p, 1 / temperature)",
             "calibration.apply(p, temperature)",
         ),
-        ("what is turned away counts in no figure", 'judged = cells[cells.rejected == ""]', "judged = cells"),
+        (
+            "a cell that is turned away counts in no figure",
+            'judged = cells[cells.rejected == ""]',
+            "judged = cells",
+        ),
     ),
     *of(
         "malaria/predict/inputs.py",
@@ -776,7 +860,7 @@ RULES = (
         "malaria/predict/batch.py",
         "tests/predict/test_batch.py test_another_threshold_takes_over_nothing",
         (
-            "rows of another threshold are others",
+            "rows of another threshold are not taken over",
             "job.bundle[bundle.RECORD], job.threshold)",
             "job.bundle[bundle.RECORD])",
         ),
@@ -791,7 +875,7 @@ def main() -> int:
         metavar="BASE",
         nargs="?",
         const=BEFORE,
-        help="only rules whose file or guards differ from those of this revision (the commit before)",
+        help="only rules whose file or guards differ from this revision (the commit before)",
     )
     base = parser.parse_args().changed
     chosen = RULES if base is None else since(base)
@@ -806,9 +890,9 @@ def main() -> int:
 
 
 def since(base: str) -> tuple[Rule, ...]:
-    """The rules whose file, or a file of whose guards, differs from that of the revision `base`.
+    """The rules whose file, or a file of whose guards, differs from the revision `base`.
 
-    All of them in a first commit, or a clone that has no other.
+    These are all rules if HEAD has no parent, as in a first commit or a shallow clone.
     """
     if base == BEFORE and programs.git("rev-list", "--count", "HEAD", cwd=ROOT) == "1":
         return RULES
@@ -818,7 +902,7 @@ def since(base: str) -> tuple[Rule, ...]:
 
 
 def check_places(rules: Sequence[Rule]) -> None:
-    """UserError where the code of a rule does not stand once in its file."""
+    """Raise UserError unless the code of each rule occurs once in its file."""
     for rule in rules:
         times = (ROOT / rule.file).read_text(encoding="utf-8").count(rule.code)
         if times != 1:
@@ -829,10 +913,10 @@ def check_places(rules: Sequence[Rule]) -> None:
 
 
 def judged(rules: Sequence[Rule]) -> list[bool]:
-    """Whether each rule's guards fail with the change, several at a time.
+    """Run the guards of each rule with its change, several rules at a time; return whether they fail.
 
     Raises:
-        UserError: guards fail without any change, or are no tests.
+        UserError: guards fail without any change, or no test runs.
     """
     os.environ |= ENVIRONMENT
     context = multiprocessing.get_context("forkserver")
@@ -862,13 +946,13 @@ def judged(rules: Sequence[Rule]) -> list[bool]:
 
 
 def guards_of(rules: Sequence[Rule]) -> tuple[str, ...]:
-    """All guards, each test once."""
+    """The guards of all rules, without duplicates."""
     found = dict.fromkeys(guard for rule in rules for guard in rule.guards)
     return tuple(guard for guard in found if "::" not in guard or guard.partition("::")[0] not in found)
 
 
 def copied(folder: Path) -> Path:
-    """The files of the working tree that git has, or would have, in `folder`."""
+    """Copy the files of the working tree that git does not ignore into `folder`, and return it."""
     for name in programs.git("ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).splitlines():
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -877,16 +961,19 @@ def copied(folder: Path) -> Path:
 
 
 def run_guards(tree: Path, copy: Path, guards: Sequence[str], rule: Rule | None) -> tuple[int, str]:
-    """pytest's exit status (0 passed, 1 failed, else nothing was tested) and its last words.
+    """Run guards in `copy`, a new copy of the tree with the change of `rule` (None: no change).
 
-    Runs in a process of its own, in a `copy` of the tree with the change of `rule`.
+    Must have a process of its own, because it changes modules, sys.path and the working directory.
+
+    Returns:
+        pytest's exit status (0 passed, 1 failed, else nothing was tested) and its last line of output.
     """
     shutil.copytree(tree, copy, copy_function=os.link)
     if rule:
         text = (copy / rule.file).read_text(encoding="utf-8")
         (copy / rule.file).unlink()
         (copy / rule.file).write_text(text.replace(rule.code, rule.change), encoding="utf-8")
-    # Of this project only what lies in the copy counts, not what brought this function here.
+    # Import this project's modules from the copy, not from the tree that this function came from.
     for name in [
         name for name in sys.modules if name.partition(".")[0] in {one.name for one in tree.iterdir()}
     ]:

@@ -1,4 +1,4 @@
-"""Pictures of numbers: as SVG, safe to put into a page."""
+"""malaria.charts: Vega-Lite charts become SVG that is safe to put into a page."""
 
 from typing import Any
 from xml.etree import ElementTree

@@ -1,4 +1,4 @@
-"""What every command has in common."""
+"""malaria.command, which all commands share: errors, exit status, and messages of native libraries."""
 
 import argparse
 import errno
@@ -53,7 +53,7 @@ def test_what_counts_something_is_a_whole_number_from_1_on(text):
         how_many(text)
 
 
-def test_a_full_disk_is_one_line_and_any_other_refusal_of_the_system_is_no_such_thing(capsys):
+def test_a_full_disk_is_told_in_one_line_and_another_system_error_is_raised(capsys):
     def full() -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "data/packed")
 
@@ -69,7 +69,7 @@ def test_a_full_disk_is_one_line_and_any_other_refusal_of_the_system_is_no_such_
 
 
 @pytest.mark.parametrize("where", ["a full disk", "a reader that has gone"])
-def test_a_short_output_that_cannot_be_taken_is_told_as_any_other(where):
+def test_a_short_output_that_cannot_be_written_is_an_error_too(where):
     code = [sys.executable, "-c", "from malaria.command import end_with; end_with(lambda: print('short'))"]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     if where == "a full disk":

@@ -1,4 +1,4 @@
-"""What pyproject.toml overrides still needs to be overridden."""
+"""Fail once an override in pyproject.toml is no longer needed."""
 
 import importlib.metadata
 import tomllib

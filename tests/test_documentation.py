@@ -1,4 +1,4 @@
-"""The pages run: their code, the notebook, and the site that is built of them."""
+"""The documentation works: its code blocks and notebook run, and the site builds."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is written is whole or absent, at whatever moment the writer is killed."""
+"""malaria.files: a written file or folder is whole or absent, even if its writer is killed."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
 from malaria import files
 
 ROOT = Path(__file__).parents[1]
-GONE = 999_999_999  # no system gives a process such a number
+GONE = 999_999_999  # no running process has this number
 
 
 def fail_half_way(writing, write):
@@ -80,7 +80,8 @@ def test_the_next_write_of_a_folder_removes_what_killed_ones_left(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"cells", f".cells.x2.{os.getppid()}.part"}
 
 
-# Once all is written, the writer kills itself before the nth step that renames or removes something.
+# Writes `old`, then `new`. In the second round the writer kills itself just before the nth call that
+# renames or removes something.
 WRITER = """
 import os, signal, sys
 from pathlib import Path

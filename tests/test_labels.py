@@ -1,4 +1,4 @@
-"""Parasitized is positive, has the value 1, and begins at the threshold itself."""
+"""malaria.labels: Parasitized has the value 1, and P equal to the threshold counts as Parasitized."""
 
 import pandas as pd
 import pytest

@@ -1,4 +1,4 @@
-"""What a person gets who installs the package: `pip install malaria-cells`."""
+"""The package that `pip install malaria-cells` installs: its commands, app, size and metadata."""
 
 import csv
 import subprocess
@@ -23,7 +23,7 @@ LARGEST = 3 * 2**20
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory) -> Path:
-    """An otherwise empty folder with 12 drawn cells of each class."""
+    """A folder that holds only `cells/`, with 12 synthetic cells of each class."""
     folder = tmp_path_factory.mktemp("empty")
     for label in labels.LABELS:
         (folder / "cells" / label).mkdir(parents=True)
@@ -43,7 +43,7 @@ def test_the_index_takes_wheel_and_sdist(packaged):
 
 @pytest.fixture(scope="module", params=PYTHONS)
 def installed(request, packaged, tmp_path_factory) -> Path:
-    """The folder of commands of a fresh environment in which the wheel was installed."""
+    """The `bin` folder of a fresh virtual environment with the wheel, for each Python version found."""
     uv = Path(sys.executable).with_name("uv")
     known = [uv, "python", "find", "--no-python-downloads", "--no-project", "--system", request.param]
     found = subprocess.run(known, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""params.yaml is read strictly, and its faults are named in one sentence."""
+"""params.yaml is read strictly: each mistake in it gives an error of one sentence."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def load(tmp_path):
-    """Load params.yaml as the repository has it, with one key changed (None: removed)."""
+    """Return a function that loads the repository's params.yaml with one key changed (None: removed)."""
 
     def _load(key, value):
         content = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -96,7 +96,7 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
 
 
 def test_every_parameter_is_explained_on_its_line():
-    # `dvc exp run -S` puts a value that is too long for the line, and its comment, on the next one.
+    # `dvc exp run -S` moves a value that makes its line too long to the next line, with its comment.
     text = re.sub(r": *\n +(?=\w{64} )", ": ", (ROOT / "params.yaml").read_text())
     keys = [line for line in text.splitlines() if re.match(r" +\w+:", line)]
     bare = [line for line in keys if "#" not in line and not line.rstrip().endswith("sample:")]
@@ -114,7 +114,7 @@ def test_the_pretrained_bundles_parameters_can_be_run_again():
 
 
 @pytest.mark.parametrize("written", ["1e-05", "0.00001", "1.0e-05"])
-def test_a_small_number_is_one_however_it_is_written(tmp_path, written):
+def test_a_small_number_may_be_written_with_or_without_an_exponent(tmp_path, written):
     file = tmp_path / "params.yaml"
     text = (ROOT / "params.yaml").read_text()
     file.write_text(re.sub(r"learning_rate: \S+", f"learning_rate: {written}", text))

@@ -1,4 +1,4 @@
-"""Work shared among processes: its order, its bar's total, and a process that dies."""
+"""malaria.processes: the order of results from parallel workers, errors, and a worker that is killed."""
 
 import os
 

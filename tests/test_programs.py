@@ -1,4 +1,4 @@
-"""Programs that the project calls: what they print, and how their failures are told."""
+"""malaria.programs, which calls git, DVC and others: their output, and errors when they fail."""
 
 import sys
 from pathlib import Path

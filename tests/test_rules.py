@@ -1,4 +1,4 @@
-"""The table of rules that decide is true: `make rules` finds each rule, and the tests that guard it."""
+"""The table in tests/rules.py is up to date: each rule's code and each of its tests exist."""
 
 from dataclasses import replace
 

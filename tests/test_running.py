@@ -1,4 +1,4 @@
-"""A stage ends with the DVC that runs it, its workers end with it, and two never run at once."""
+"""malaria.running: a stage ends when DVC ends, its workers end with it, and it never runs twice at once."""
 
 import os
 import platform
@@ -15,9 +15,9 @@ from malaria import running
 from malaria.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-LONG = 300  # s; what waits so long has failed
+LONG = 300  # s; a longer wait is a failure
 
-# What stands for DVC: a process that runs a command of its own, tells its number, and waits for it.
+# A stand-in for DVC: a process that runs the given command and waits for it.
 RUNNER = "import subprocess, sys; subprocess.run(sys.argv[1:])"
 STAGE = """
 import os, sys
@@ -25,7 +25,7 @@ from malaria import running
 above = os.getppid()
 print(os.getpid(), flush=True)
 if "late" in sys.argv:
-    # As a stage whose DVC is killed while it still starts.
+    # DVC is killed while the stage still starts: wait until the parent has changed.
     while os.getppid() == above:
         pass
 running.end_with_dvc()
@@ -47,7 +47,7 @@ def start(*command: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def ends(process: subprocess.Popen[str]) -> bool:
-    """Whether all who may write to the process's stdout end in time, with nothing more to say."""
+    """Whether every process that holds this stdout ends within LONG seconds, with no further output."""
     readable, _, _ = select.select([process.stdout], [], [], LONG)
     return bool(readable) and os.read(process.stdout.fileno(), 1) == b""
 
@@ -127,7 +127,7 @@ def slow(_number):
 
 
 def test_worker_processes_end_with_the_process_they_work_for(tmp_path):
-    # A file, since worker processes import the main module.
+    # A file, because worker processes import the main module.
     script = tmp_path / "work.py"
     script.write_text("if __name__ == '__main__':" + WORK.replace("\n", "\n    "))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -180,7 +180,7 @@ with running.locked(Path(sys.argv[1], "train.lock"), "runs"):
 
 @pytest.fixture
 def holder(tmp_path):
-    """A process that runs the stage in `tmp_path`."""
+    """A process that holds the lock of the stage `train` in `tmp_path`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)],
@@ -214,7 +214,7 @@ def test_different_stages_run_side_by_side(holder, tmp_path):
 
 @pytest.fixture
 def _results(tmp_path, monkeypatch):
-    """A repository whose stage `draw` has made 2 MB, on a disk that has 1 MB left."""
+    """A repository whose stage `draw` has written 2 MB, on a disk with 1 MB left."""
     (tmp_path / ".dvc").mkdir()
     (tmp_path / "dvc.yaml").write_text("stages: {draw: {cmd: x, outs: [made, figures: {cache: false}]}}")
     (tmp_path / "made").mkdir()

@@ -1,4 +1,4 @@
-"""The tree and its arrows: what README and docs show is what there is."""
+"""The structure of the repository: README, docs and Makefile agree with the folders and imports."""
 
 import ast
 import json
@@ -20,7 +20,7 @@ TARGETS = set(re.findall(r"^([a-z-]+):.*  #[#+] ", MAKEFILE, re.MULTILINE))
 
 
 def may_import() -> dict[str, set[str]]:
-    """The rooms below each room, from the layers that import-linter checks."""
+    """The packages that each package may import, by the layers that import-linter checks."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = [re.findall("[a-z]+", layer) for layer in contracts[0]["layers"]]
     return {
@@ -29,7 +29,7 @@ def may_import() -> dict[str, set[str]]:
 
 
 def named(module: Path) -> set[str]:
-    """The packages of modules that a module names in a text, as `python -m ci.gate` needs."""
+    """The project's packages whose modules a file names in a string, such as "ci.gate" to run it."""
     texts = (node.value for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Constant))
     pattern = rf"({'|'.join((*ROOMS, 'tests'))})(\.\w+)+"
     found = (re.fullmatch(pattern, text) for text in texts if isinstance(text, str))
@@ -84,7 +84,7 @@ def test_pages_name_only_targets_and_pages_that_exist():
 
 
 def commands(text: str) -> list[str]:
-    """Code of a page: its blocks and what stands between backticks."""
+    """The code of a page: its `sh` blocks, and its inline code between backticks."""
     return re.findall(r"```sh\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
 
 

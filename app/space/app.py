@@ -1,4 +1,4 @@
-"""The Hugging Face Space: the app of the package that lies beside this file."""
+"""Start the app in a Hugging Face Space, from the package `malaria` beside this file."""
 
 import os
 import sys

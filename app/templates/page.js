@@ -7,14 +7,14 @@ const bring = (files) => {
   choose().files = all.files;
   choose().dispatchEvent(new Event("change", { bubbles: true }));
 };
-// Gradio draws an answer after it has come.
+// Wait, because Gradio draws an answer some time after it has arrived.
 window.look = () => setTimeout(() => {
   const answer = document.querySelector("#answer .mc-headline") ?? document.querySelector("#totals .mc-total");
   if (!answer) return;
   const { top, bottom } = answer.getBoundingClientRect();
   if (top < 0 || bottom > innerHeight) answer.closest("[role]").scrollIntoView();
 }, 150);
-// A card's tables are wider than a phone: the keyboard scrolls what has the focus.
+// Tables of a card are wider than a phone; the keyboard can scroll them only if they can have the focus.
 addEventListener("click", () => document.querySelectorAll(".mc-card, .mc-facts").forEach((card) => (card.tabIndex = 0)));
 addEventListener("paste", (event) => bring(event.clipboardData.files));
 addEventListener("dragover", (event) => event.preventDefault());

@@ -1,8 +1,8 @@
-"""Carry what a `retrain` run made to a checkout that did not: by way of the run's artifact.
+"""Bring the results of a `retrain` run into another checkout, through the artifact of that run.
 
 pack  put dvc.lock, figures and results into reports/ci/retrained/, for the artifact `retrained`
-take  take a run's artifact over, without training again: what git keeps goes into the work tree, for you
-      to look at and commit; results go into DVC's cache, every hash checked, and are checked out
+take  bring a run's artifact into this checkout, without training: what git keeps goes into the work tree, for
+      you to look at and commit; results go into DVC's cache, every hash checked, and are checked out
 """
 
 import shutil
@@ -21,7 +21,7 @@ ARTIFACT = "retrained"
 FOLDER = outputs.RETRAINED
 STORE = "store"
 
-# Cells are not carried: a reader who takes over has them, or fetches and packs them again.
+# Without the cells: whoever takes the artifact has them, or fetches and packs them again.
 STAGES = ("audit", "split", "train", "evaluate", "export", "external")
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser = options("ci.github.artifact", __doc__)
     what = parser.add_subparsers(dest="what", required=True)
     what.add_parser("pack")
-    what.add_parser("take").add_argument("run", type=int, help="the run's number, as its address ends in")
+    what.add_parser("take").add_argument("run", type=int, help="the number that the run's address ends in")
     arguments = parser.parse_args()
     if arguments.what == "pack":
         pack()
@@ -42,11 +42,11 @@ def main() -> None:
 
 
 def pack() -> None:
-    """Fill `FOLDER` anew."""
+    """Replace `FOLDER` by one with dvc.lock, figures and results."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     for path in (*outputs.KEPT, outputs.VERDICT, outputs.RUN):
         if path.is_file():
-            # What git keeps lies below its paths, the rest at the top.
+            # Files that git keeps lie under their own paths, the others at the top.
             target = FOLDER / (path if path in outputs.KEPT else path.name)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
@@ -55,10 +55,10 @@ def pack() -> None:
 
 
 def take(folder: Path) -> None:
-    """Take over what `pack` put into `folder`.
+    """Bring what `pack` put into `folder` into this checkout.
 
     Raises:
-        UserError: the work tree has changes of its own there; the folder is no such artifact.
+        UserError: dvc.lock or figures have uncommitted changes here; the folder is no such artifact.
     """
     kept = [path for path in outputs.KEPT if (folder / path).is_file()]
     if not kept or not (folder / STORE).is_dir():
@@ -74,12 +74,12 @@ def take(folder: Path) -> None:
 
 @contextmanager
 def _remote(folder: Path) -> Iterator[str]:
-    """`folder` as a DVC remote, for as long as the block lasts."""
+    """Make `folder` a DVC remote while the block runs; gives the remote's name."""
     name = "handover"
     folder.mkdir(parents=True, exist_ok=True)
     programs.dvc("remote", "add", "--local", "--force", name, str(folder.resolve()))
     try:
-        # A stranger's run may have filled it: no object is believed by its name.
+        # The run of a fork may have filled it: DVC must check the hash of each object.
         programs.dvc("remote", "modify", "--local", name, "verify", "true")
         yield name
     finally:

@@ -1,8 +1,8 @@
-"""Put what a `retrain` run found under its pull request, in one comment that is updated in place.
+"""Write the findings of a `retrain` run under its pull request, in one comment that is updated in place.
 
-For the workflow_run event, whose token may write: it runs the default branch's code. Which pull request the
-run was for is told by GitHub, never by the artifact. Of the artifact it reads numbers and known words
-(`ci.github.summary`), and writes the comment's text itself.
+Runs on the workflow_run event, with a token that may write and the code of the default branch. GitHub says
+which pull request the run was for, never the artifact. From the artifact it reads only numbers and known
+words (`ci.github.summary`), and writes the comment's text itself.
 """
 
 import argparse
@@ -23,7 +23,7 @@ MARK = "<!-- malaria-cells: report of retrain -->"
 ARTIFACT, FILE = "report", "summary.json"
 MOST_ZIPPED = 20_000_000
 
-# What `retrain` commits on top of what it judged.
+# The files that `retrain` may commit on top of the judged commit.
 HANDED_BACK = set(map(str, outputs.KEPT))
 
 _SAYS = {
@@ -34,7 +34,7 @@ _SAYS = {
 }
 
 
-# What GitHub tells of a run: whose commit `head_sha` it judged, and where that lies.
+# A workflow run, as GitHub's API describes it; `head_sha` is the commit that it judged.
 Run = dict[str, Any]
 
 
@@ -65,9 +65,10 @@ def _run() -> Run | None:
 
 
 def pull_number(run: Run) -> int | None:
-    """The open pull request whose branch still holds what was judged, and no more than `retrain` added to it.
+    """The number of the open pull request that the run was for; None if its branch has moved on.
 
-    The event itself names none for a fork, so GitHub is asked.
+    The commit that `retrain` itself adds does not count. The event names no pull request for a fork, so
+    GitHub's API is asked.
     """
     head = quote(f"{run['head_repository']['owner']['login']}:{run['head_branch']}", safe="")
     pulls = ask(f"repos/{event.repository()}/pulls?state=open&per_page=100&head={head}")
@@ -77,7 +78,7 @@ def pull_number(run: Run) -> int | None:
 
 
 def _stands(judged: str, head: str) -> bool:
-    """Whether `head` is the judged commit, or its only child with another lock and figures alone."""
+    """Whether `head` is the judged commit, or its child that changes only files of `HANDED_BACK`."""
     if head == judged:
         return True
     commit = ask(f"repos/{event.repository()}/commits/{head}")
@@ -86,7 +87,7 @@ def _stands(judged: str, head: str) -> bool:
 
 
 def report(run: Run) -> str | None:
-    """What the run found, as Markdown; None where it left no summary that can be read."""
+    """The findings of the run, as Markdown; None if it left no summary that can be read."""
     repository = event.repository()
     found = ask(f"repos/{repository}/actions/runs/{int(run['id'])}/artifacts?name={ARTIFACT}")["artifacts"]
     if not found or found[0]["size_in_bytes"] > MOST_ZIPPED:
@@ -95,32 +96,32 @@ def report(run: Run) -> str | None:
     if len(zipped) > MOST_ZIPPED:
         return None
     try:
-        # One member is read, and no more of it than a summary may have.
+        # Read one member, and no more bytes of it than a summary may have.
         with zipfile.ZipFile(io.BytesIO(zipped)) as archive, archive.open(FILE) as member:
             return summary.markdown(summary.read(member.read(summary.MOST + 1)))
     except Exception:
-        # A stranger's file may fail in any way, and each packing has errors of its own.
+        # The file of a fork may fail in any way, and each compression method raises its own errors.
         return None
 
 
 def comment(run: Run, number: int, text: str | None) -> str:
-    """The comment's Markdown: what is known of the run from GitHub, then what the run found."""
+    """The comment's Markdown: what GitHub says about the run, then `text`, the run's own findings."""
     says = _SAYS.get(run["conclusion"] or "", "the run did not end as it should")
     head = run["head_sha"][:8] if re.fullmatch("[0-9a-f]{40}", run["head_sha"]) else "an odd commit"
     files = ask(f"repos/{event.repository()}/pulls/{number}/files?per_page=100")
-    # Named whatever the run says.
+    # Asked of GitHub, so that the run cannot hide it.
     judges = sum(bool(outputs.rule(file["filename"])) for file in files)
     lines = [MARK, f"**Retrained at {head}: {says}.** [The run]({run['html_url']}) has all of it."]
     if judges or len(files) == 100:
         lines.append(
-            f"**It changes {judges} files of those that judge it** ({', '.join(outputs.RULES)}, or "
+            f"**It changes {judges} of the files that judge it** ({', '.join(outputs.RULES)}, or "
             "new ones beside them): read them first."
         )
     return "\n".join([*lines, "", text or "It left no summary that can be read: its log says why."])
 
 
 def _known(number: int) -> int | None:
-    """The comment of an earlier run, if this workflow's own account wrote it."""
+    """The number of an earlier run's comment, if the account of workflows wrote one; else None."""
     pages = gh(
         "api", "--paginate", f"repos/{event.repository()}/issues/{number}/comments?per_page=100",
         "--jq", ".[] | [.id, .user.login, .body[0:100]] | tojson",

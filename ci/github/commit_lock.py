@@ -1,10 +1,10 @@
-"""Hand a retrained dvc.lock and its figures back to the branch they are of, as one commit.
+"""Commit a retrained dvc.lock and its figures to the branch that was retrained.
 
-The commit goes on top of the very commit that was retrained, and without force: a push in the meantime is
-never lost. Its message has a trailer, `Stages`, with what the run did, so that a later run on it can tell.
-The gate's outcome is put on the new commit as the status `gate`, since runs that a commit of GITHUB_TOKEN
-starts wait for approval. Where the lock is the branch's already, the status goes on the commit that was
-judged: an earlier run may have put another there. Runs in a checkout of that commit.
+The commit goes on top of the retrained commit, without force, so that no push in the meantime is lost. The
+trailer `Stages` of its message says how the stages ran, for the report of a later run. The new commit gets
+the gate's outcome as the status `gate`, because workflow runs on a commit of GITHUB_TOKEN wait for approval.
+If the branch already has this dvc.lock, the status goes on the judged commit, where an earlier run may have
+set another. Runs in a checkout of the judged commit.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from malaria.errors import UserError
 MESSAGE = "Retrained: dvc.lock and figures"
 TRAILER = "Stages"
 
-# GitHub's own account for what workflows do; `gh` has the token.
+# Commits are made by GitHub's account for workflows; `gh` has the token.
 _AS_GITHUB = (
     *("-c", "user.name=github-actions[bot]", "-c", "credential.helper=!gh auth git-credential"),
     *("-c", "user.email=41898282+github-actions[bot]@users.noreply.github.com"),
@@ -32,7 +32,7 @@ _AS_GITHUB = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ci.github.commit_lock", description=__doc__)
-    parser.add_argument("folder", type=Path, help="of the artifact: it has the files below their paths")
+    parser.add_argument("folder", type=Path, help="folder of the artifact, files under their own paths")
     folder = parser.parse_args().folder
     pull = event.pull()
     if pull is None or pull.fork:
@@ -47,10 +47,10 @@ def main() -> None:
 
 
 def bring(folder: Path, files: Sequence[Path]) -> bool:
-    """Copy those of `files` that lie below `folder` into the checkout, staged; whether any is another there.
+    """Copy those of `files` that `folder` has into the checkout, and stage them; return whether any differs.
 
     Raises:
-        UserError: none lies there.
+        UserError: `folder` has none of them.
     """
     there = [path for path in files if (folder / path).is_file()]
     if not there:
@@ -63,7 +63,7 @@ def bring(folder: Path, files: Sequence[Path]) -> bool:
 
 
 def push(branch: str, headline: str, body: str = "", *options: str) -> str:
-    """Commit what is staged, and push it to a branch; the new commit.
+    """Commit what is staged, and push it to a branch; return the new commit.
 
     Raises:
         UserError: GitHub refuses: the branch has moved on, say, or the token may not write.
@@ -77,7 +77,7 @@ def push(branch: str, headline: str, body: str = "", *options: str) -> str:
 
 
 def _stages(file: Path) -> str:
-    """The trailer that tells what the run did; empty where it left no record."""
+    """The trailer that says how the stages ran; empty if the run left no record."""
     try:
         stages = json.loads(file.read_bytes())["stages"]
         told = [
@@ -91,7 +91,7 @@ def _stages(file: Path) -> str:
 
 
 def _outcome(file: Path) -> tuple[str, str]:
-    """The state of a status, and its description, as the gate's verdict has it."""
+    """State and description of the status `gate`, from the gate's verdict."""
     try:
         verdict = json.loads(file.read_bytes())
     except (FileNotFoundError, ValueError):

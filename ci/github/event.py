@@ -1,4 +1,7 @@
-"""What GitHub says of the run: the event that started it, and where output goes; none of it is needed."""
+"""The event that started a workflow run, and where its output goes.
+
+Outside of GitHub there is no event, and no output for GitHub is written.
+"""
 
 import json
 import os
@@ -11,8 +14,10 @@ from malaria.errors import UserError
 
 @dataclass(frozen=True)
 class Pull:
-    """The pull request that a run is for. `fork`: it comes from another repository, with a token that
-    may only read; `head` is the commit at the tip of its branch `branch`, `base` that of the base branch.
+    """The pull request that a run is for.
+
+    base, head: the last commits of the base branch and of its own branch, `branch`. fork: it comes from
+    another repository, and the run's token may only read.
     """
 
     base: str
@@ -23,7 +28,7 @@ class Pull:
 
 
 def read() -> dict[str, Any]:
-    """The event, as the file GITHUB_EVENT_PATH has it; empty outside of GitHub's runners."""
+    """The event, from the file that GITHUB_EVENT_PATH names; empty outside of GitHub's runners."""
     path = os.environ.get("GITHUB_EVENT_PATH")
     if not path:
         return {}
@@ -35,7 +40,7 @@ def read() -> dict[str, Any]:
 
 
 def pull() -> Pull | None:
-    """The pull request of the event, if it is of one."""
+    """The pull request that the event is about; None for other events."""
     found = read().get("pull_request")
     if found is None:
         return None
@@ -59,17 +64,17 @@ def repository() -> str:
 
 
 def summarise(markdown: str) -> None:
-    """Show Markdown on the run's own page, where there is one."""
+    """Show Markdown on the page of the run, on GitHub only."""
     _append("GITHUB_STEP_SUMMARY", markdown)
 
 
 def output(name: str, value: str) -> None:
-    """Hand a value of one line to later steps and jobs, where there are any."""
+    """Pass a value of one line to later steps and jobs, on GitHub only."""
     _append("GITHUB_OUTPUT", f"{name}={value}")
 
 
 def warn(text: str) -> None:
-    """A line of the log; on GitHub also a mark on the run."""
+    """Print a line; on GitHub it is also a warning on the page of the run."""
     print(f"::warning::{text}" if os.environ.get("GITHUB_ACTIONS") else text)
 
 

@@ -1,4 +1,4 @@
-"""GitHub's command line `gh`, as the modules beside this one call it."""
+"""Calls of `gh`, GitHub's command-line program, for the modules beside this one."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from malaria import programs
 
 
 def gh(*arguments: str, stdin: str = "") -> str:
-    """What `gh` answers; UserError where it is missing or fails."""
+    """Run `gh`, and return what it prints; UserError if it is missing or fails."""
     return programs.run(["gh", *arguments], stdin=stdin)
 
 
@@ -18,13 +18,13 @@ def ask(path: str) -> Any:
 
 
 def send(path: str, content: Any, method: str = "POST") -> Any:
-    """GitHub's answer to a request with a body; None where it has none."""
+    """GitHub's answer to a request with `content` as its JSON body; None if the answer is empty."""
     answer = gh("api", "--method", method, path, "--input", "-", stdin=json.dumps(content))
     return json.loads(answer) if answer else None
 
 
 def first_bytes(path: str, most: int) -> bytes:
-    """The first `most` + 1 bytes of an answer: one more than `most` says that there were more."""
+    """The first `most` + 1 bytes of an answer; if there are so many, the answer is longer than `most`."""
     with programs.start(["gh", "api", path], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         content: bytes = process.stdout.read(most + 1)

@@ -1,6 +1,6 @@
 """Open a pull request with a retrained dvc.lock and its figures, or bring the open one up to date.
 
-Takes the artifacts of the run that retrained. Does nothing where the gate failed.
+Reads the artifacts of the run that retrained. Stops with an error if the gate failed.
 """
 
 import argparse
@@ -37,13 +37,15 @@ def main() -> None:
 
 
 def propose(branch: str, title: str, folder: Path, files: Sequence[Path], text: str) -> str:
-    """Open a pull request with those of `files` that lie below `folder`, or bring the open one up to date;
-    what was done.
+    """Open a pull request with those of `files` that `folder` has, or bring the open one up to date.
+
+    Returns:
+        A sentence that says what was done.
     """
     base = programs.git("rev-parse", "--abbrev-ref", "HEAD")
     if not commit_lock.bring(folder, files):
         return "Nothing differs from what is here: no pull request is opened."
-    # In one step: GitHub closes a pull request whose branch has nothing that its base lacks.
+    # A single push: GitHub would close the pull request if its branch were reset to the base first.
     commit_lock.push(branch, title, "", "--force")
     there = ("--repo", event.repository())
     named = ("--head", branch, "--base", base)

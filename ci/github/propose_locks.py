@@ -1,4 +1,4 @@
-"""Open a pull request with lock files that were resolved anew, or bring the open one up to date."""
+"""Open a pull request with newly resolved lock files, or bring the open one up to date."""
 
 import argparse
 from pathlib import Path
@@ -10,10 +10,10 @@ from malaria.command import end_with
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ci.github.propose_locks", description=__doc__)
-    parser.add_argument("folder", type=Path, help="with the lock files below their paths")
+    parser.add_argument("folder", type=Path, help="folder with the lock files under their own paths")
     folder = parser.parse_args().folder
     locks = [Path(name) for name in programs.git("ls-files", "*requirements*.lock").splitlines()]
-    text = "Newer versions of what pyproject.toml admits. Other bytes of results are for the checks to show."
+    text = "Newer versions that pyproject.toml admits. The checks show whether they change any result."
     print(propose("weekly-locks", "Newer versions in the lock files", folder, locks, text))
 
 

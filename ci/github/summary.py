@@ -1,14 +1,14 @@
-"""What a comment on GitHub tells of a comparison: numbers and words of a closed list, and nothing else.
+"""The summary of a comparison for a comment on GitHub: numbers and words of a closed list, nothing else.
 
-`ci.rendering` writes it in a run that a stranger's code may have changed. `read` is for the job that comments
-with a token that may write: every text in it must be one of `WORDS`, so that no text of a stranger is shown.
+`ci.rendering` writes it in a run that the code of a fork may have changed. The job that comments has a token
+that may write. It uses `read`, which accepts no text but `WORDS`, so that it shows no text of a fork.
 """
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-# Each word that may stand in a summary, and how it is shown.
+# The words that a summary may contain, and how they are shown.
 OUTCOMES = {"passed": "passed", "failed": "**failed**", "not judged": "not judged"}
 HOW = {"ran": "ran", "cache": "from the run cache", "unchanged": "unchanged", "changed": "differs from base"}
 STAGES = ("fetch", "audit", "split", "pack", "laboratories", "train", "evaluate", "export", "external")
@@ -36,9 +36,9 @@ FIGURES = {
 }
 WORDS = {*OUTCOMES, *HOW, *STAGES, *CHECKS, *FIGURES}
 
-# Bytes of an honest summary: it has some twenty rows.
+# Most bytes of a summary, which has some twenty rows.
 MOST = 20_000
-# Longer numbers would make a longer comment than GitHub takes.
+# Longer numbers would make a longer comment than GitHub accepts.
 _LARGEST = 1e12
 
 
@@ -46,7 +46,7 @@ def read(content: bytes) -> dict[str, Any]:
     """The summary in `content`.
 
     Raises:
-        ValueError: it is none, or holds a text that is not one of `WORDS`.
+        ValueError: it is no summary, or has a text that is not one of `WORDS`.
     """
     if len(content) > MOST:
         raise ValueError("a summary is not so long")
@@ -99,7 +99,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"| {_known(check['name'], CHECKS)} | {OUTCOMES[check['outcome']]} |"
     yield (
         f"\nOn {found['cells']:,d} test cells of {found['patients']:,d} patients, of which "
-        f"{found['flipped']:,d} are called otherwise at 0.5. Differences are branch minus base, with 95 % "
+        f"{found['flipped']:,d} are called differently at 0.5. Differences are branch minus base, with 95 % "
         "intervals over patients.\n"
     )
     yield figures(found)
@@ -131,7 +131,7 @@ def _known(word: str, words: tuple[str, ...]) -> str:
 
 
 def number(value: float | None, sign: str = "") -> str:
-    """A figure to four places."""
+    """A figure with four decimals; `none` for None."""
     return "none" if value is None else f"{value:{sign}.4f}"
 
 

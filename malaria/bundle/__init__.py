@@ -1,16 +1,17 @@
-"""The model bundle: a folder with all that an app needs to judge cells, and no TensorFlow.
+"""The model bundle: a folder with everything an app needs to judge cells, without TensorFlow.
 
-`malaria.bundle.load(folder).predict(images)` judges cells.
+`malaria.bundle.load(folder).predict(images)` judges cells; `malaria.bundle.build` makes a bundle.
 
 network.tflite   the network: float32 (n, size, size, 3) in [0, 255] to P(parasitised), features and map
-bundle.json      how to feed it and read it, and what it was made of (`Record`)
-MODEL_CARD.md    what it is for, how good it is, and what it must not be used for
+bundle.json      how to prepare the input and read the output, and what the bundle was made of (`Record`)
+MODEL_CARD.md    its purpose, its figures, and what it must not be used for
 figures.json     every figure on val and test with its interval, and the curves of the plots
 trained_on.npy   fingerprints of the cells it was made with (`malaria.bundle.fingerprints`)
 gate.npz         the out-of-distribution check: is this a stained red cell? (`malaria.bundle.ood`)
-SHA256SUMS       the manifest: the hash of each of them, as `sha256sum -c` reads it
+SHA256SUMS       the manifest: the SHA-256 of each file above, in the format of `sha256sum -c`
 
-Nothing in it changes from one run to the next: version and date belong to the commit that carries it.
+A bundle has no date or version of its own (both belong to the commit that carries it), so a rerun changes
+nothing in it.
 """
 
 import hashlib
@@ -33,13 +34,14 @@ from malaria.evaluate import calibration
 
 NETWORK, RECORD, CARD, MANIFEST = "network.tflite", "bundle.json", "MODEL_CARD.md", "SHA256SUMS"
 
-# What goes with the network, by the name of its hash in the record. Bundles that are in use have these names.
+# Files beside the network, by the name of their hash in the record. Existing bundles use these names.
 PARTS = {"figures": "figures.json", "trained_on": "trained_on.npy", "gate": "gate.npz"}
 
 
 class OperatingPoint(BaseModel):
-    """A calibrated probability from which a cell counts as parasitised, and the specificity on val
-    that it was fixed for.
+    """A threshold on the calibrated probability, and the specificity on val that it was fixed for.
+
+    A cell counts as parasitised when its probability is at least the threshold.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,12 +51,12 @@ class OperatingPoint(BaseModel):
 
 
 class Record(BaseModel):
-    """`bundle.json`, whole.
+    """The content of `bundle.json`.
 
-    `schema_version` is 2 where the bundle may have an out-of-distribution check, which readers of version 1
-    know nothing of, and 3 where its network may have a map, and `colour`, which `prepare.prepare` takes, is
-    said. `hashes` are SHA-256: of the network's file, of the packed index (every cell's hash), of the split,
-    and of the code that shaped the network; `data_source` is params.yaml's data.source.
+    `schema_version`: 2 added the out-of-distribution check, which readers of version 1 do not know; 3 added
+    the network's map and `colour`, an argument of `prepare.prepare`. `hashes`: SHA-256 of the network's file,
+    of the packed index (which has every cell's hash), of the split, of the code that shaped the network, and
+    of the files in `PARTS`. `data_source`: data.source of params.yaml.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,10 +82,12 @@ class Record(BaseModel):
 
 @dataclass(frozen=True)
 class Predictions:
-    """`p_parasitized` and `p_network` (before calibration): float64 (n,); `features`: float32 (n, d);
-    `rejected`: for each cell why the out-of-distribution check turns it away, in words for people, or None.
-    The probability of a rejected one means nothing. `look`: float32 (n, q), the check's quantities.
-    `maps`: as `Bundle.explain` has them, float32 (n, h, w).
+    """What a bundle says of n cells.
+
+    `p_parasitized`, `p_network`: P(parasitised) after and before calibration, float64 (n,). `features`:
+    float32 (n, d). `rejected`: for each cell the reason, in words for people, why the out-of-distribution
+    check rejects it, or None; the probability of a rejected cell has no meaning. `look`: the check's
+    quantities, float32 (n, q). `maps`: as in `Bundle.explain`, float32 (n, h, w).
     """
 
     p_parasitized: npt.NDArray[np.float64]
@@ -96,12 +100,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle. Not for use by several threads at once.
+    """A loaded bundle. Do not use one bundle in several threads at once.
 
-    `network` is LiteRT's interpreter; `tensors` are its numbers for the cell, float32 (1, size, size, 3), for
-    P(parasitised), for the features and, where it has one, for the map. `fitted_ood` is None where the
-    bundle was written without an out-of-distribution check: it then takes everything for a cell. `manifest`
-    as `check_manifest` gives it.
+    `network`: LiteRT's interpreter. `tensors`: its indices of the cell, float32 (1, size, size, 3), of
+    P(parasitised), of the features and, if the network has one, of the map. `fitted_ood`: None if the bundle
+    was written without an out-of-distribution check; it then accepts every picture. `manifest`: as
+    `check_manifest` returns it.
     """
 
     record: Record
@@ -113,36 +117,38 @@ class Bundle:
 
     @property
     def limits(self) -> images.Limits:
-        """What `images.read` may take for a cell crop."""
+        """The limits within which `images.read` accepts a cell crop."""
         return images.Limits(self.record.min_side, self.record.max_pixels)
 
     def predict(self, cells: Sequence[images.Pixels] | images.Pixels) -> npt.NDArray[np.float64]:
-        """Calibrated P(parasitised), float64 (n,), of crops of any size: each uint8 (h, w, 3).
+        """Calibrated P(parasitised), float64 (n,), of n crops of any size, each uint8 (h, w, 3).
 
-        nan where the out-of-distribution check turns the picture away; `run` gives the reason.
+        nan if the out-of-distribution check rejects the picture; `run` gives the reason.
         """
         predictions = self.run(cells)
         taken = [reason is None for reason in predictions.rejected]
         return np.where(taken, predictions.p_parasitized, np.nan)
 
     def explain(self, cell: images.Pixels) -> npt.NDArray[np.float32] | None:
-        """How much each place of a crop, uint8 (h, w, 3), adds to the logit of the network's P (before
-        calibration), float32 of the last feature map's size; the sum is that logit without its bias.
+        """How much each place of a crop, uint8 (h, w, 3), adds to the logit of P before calibration.
 
-        None where the bundle was written without a map.
+        Returns:
+            float32 of the last feature map's size, whose sum is that logit without its bias; None if the
+            bundle was written without a map.
         """
         maps = self.run([cell]).maps
         return None if maps is None else maps[0]
 
     def seen(self, cell: images.Pixels) -> images.Pixels:
-        """The part of a crop, uint8 (h, w, 3), that the network looks at, and its map is of."""
+        """The part of a crop, uint8 (h, w, 3), that the network sees and that its map covers."""
         return cell if self.record.colour == prepare.AS_IS else prepare.without_margin(cell)
 
     def prepare(self, cell: images.Pixels) -> Prepared:
-        """A crop of any size, uint8 (h, w, 3), as the network is given it.
+        """Prepare a crop of any size, uint8 (h, w, 3), as the network's input.
 
         Raises:
-            ValueError: it is no such array, nor a picture or whole numbers that become one.
+            ValueError: the crop is not such an array, nor a picture or whole numbers that convert to one
+                unchanged.
         """
         return prepare.prepare(_pixels(cell), self.record.input_size, self.record.colour)
 
@@ -151,12 +157,12 @@ class Bundle:
         return self.run_prepared([self.prepare(cell) for cell in cells])
 
     def run_prepared(self, cells: Sequence[Prepared]) -> Predictions:
-        """The same of cells that `prepare` gave, or the pack stage with the bundle's parameters."""
+        """As `run`, for cells from `prepare`, or from the pack stage with the bundle's parameters."""
         cell_in, *outputs = self.tensors
         shapes = (self.network.get_tensor(output).shape[1:] for output in outputs)
         said = [np.zeros((len(cells), *shape), np.float32) for shape in shapes]
-        # One at a time: on a CPU larger batches gain nothing, take megabytes a cell, and a batch of another
-        # size than the last takes milliseconds to prepare.
+        # One cell at a time: on a CPU larger batches are no faster and take megabytes a cell, and every
+        # change of the batch size takes milliseconds.
         for row, cell in enumerate(cells):
             self.network.set_tensor(cell_in, cell.pixels[None].astype(np.float32))
             self.network.invoke()
@@ -172,27 +178,35 @@ class Bundle:
         return Predictions(calibration.apply(p, self.record.temperature), p, features, rejected, look, *maps)
 
     def known(self, cells: Iterable[images.Pixels]) -> npt.NDArray[np.bool_] | None:
-        """Which prepared cells, uint8 (size, size, 3), the model was made with, or copies of them, bool (n,);
-        None where the bundle does not tell.
+        """Whether the model was made with each of these cells or a copy of it, bool (n,).
+
+        None if the bundle cannot tell.
+
+        Args:
+            cells: prepared, each uint8 (size, size, 3).
         """
         content = part(self.folder, self.record, "trained_on")
         learned = None if content is None else fingerprints.from_bytes(content)
         return None if learned is None else fingerprints.known(learned, cells)
 
     def foreign(self, looks: ood.Looks) -> bool | None:
-        """Whether a batch of cells is of a stain that no patient learned from has; None where that is not
-        known: of fewer than 50 cells, or for a bundle of an earlier version.
+        """Whether a batch of cells has a stain unlike that of every patient that the model learned from.
+
+        None if that is not known: for fewer than 50 cells, for a bundle of an earlier version, or for one
+        that learned from too few patients.
         """
         return None if self.fitted_ood is None else ood.foreign(self.fitted_ood, looks)
 
 
 def _pixels(cell: npt.ArrayLike) -> images.Pixels:
-    """A crop as uint8 (h, w, 3), also where it comes as a PIL image or in numbers of another kind; ValueError
-    where that would change one.
+    """A crop as uint8 (h, w, 3), converted from a PIL image or another numeric dtype if need be.
+
+    Raises:
+        ValueError: the shape is wrong, or the conversion would change a value.
     """
     given = np.asarray(cell)
     if given.ndim == 3 and given.shape[2] == 3 and min(given.shape) >= 3 and given.dtype.kind in "uif":
-        # NaN and infinity become some number, and differ from it.
+        # NaN and infinity become an arbitrary number, so the comparison below finds a difference.
         with np.errstate(invalid="ignore"):
             pixels = given.astype(np.uint8, copy=False)
         if pixels is given or np.array_equal(pixels, given):
@@ -207,7 +221,7 @@ def load(folder: Path | str, threads: int | None = None) -> Bundle:
     """Open a bundle.
 
     Args:
-        threads: for the network; None takes as many as there are cores.
+        threads: of the network; None for one per core.
 
     Raises:
         UserError: the bundle is missing, incomplete, of an unknown schema, or was tampered with.
@@ -222,14 +236,17 @@ def load(folder: Path | str, threads: int | None = None) -> Bundle:
 
 
 def opened(record: Record, network: bytes, threads: int | None = None) -> Bundle:
-    """A bundle of no folder and without a check: what a build judges cells with, and `load` begins with."""
+    """A bundle with no folder and no out-of-distribution check, as `build.export` needs it.
+
+    `load` adds both.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
-    # The runtime says on the terminal which of its parts it uses.
+    # The runtime logs which of its parts it uses.
     with command.without_native_logs():
         interpreter = Interpreter(model_content=network, num_threads=threads or os.cpu_count() or 1)
         interpreter.allocate_tensors()
-        # By the names that export gave; calls through the signature itself take a tenth longer.
+        # The signature finds the tensors by their exported names; calls through it take a tenth longer.
         signature = interpreter.get_signature_runner()
     cell_in = signature.get_input_details()["cell"]["index"]
     outputs = (tensor["index"] for _, tensor in sorted(signature.get_output_details().items()))
@@ -237,7 +254,7 @@ def opened(record: Record, network: bytes, threads: int | None = None) -> Bundle
 
 
 def read_record(folder: Path) -> Record:
-    """Read and check a bundle's `bundle.json`; UserError where it cannot be used."""
+    """Read and check a bundle's `bundle.json`; UserError if it cannot be used."""
     path = folder / RECORD
     try:
         record = Record.model_validate_json(path.read_bytes())
@@ -257,16 +274,19 @@ def read_record(folder: Path) -> Record:
 
 
 def write_manifest(folder: Path) -> None:
-    """List the hashes of all files that are in `folder` now, a bundle's, in its manifest."""
+    """Write the manifest of a bundle: the hashes of all files that are in `folder` now."""
     lines = [f"{files.sha256(file)}  {file.name}\n" for file in sorted(folder.iterdir())]
     files.write_text(folder / MANIFEST, "".join(lines))
 
 
 def check_manifest(folder: Path) -> str:
-    """The manifest's own SHA-256, which stands for all of the bundle; empty where it was written without one.
+    """Check a bundle's files against its manifest, and return the manifest's SHA-256.
+
+    That hash identifies the whole bundle; it is empty if the bundle was written without a manifest.
 
     Raises:
-        UserError: a file that the manifest lists is missing or another, or it leaves one out.
+        UserError: a listed file is missing or has changed, or the manifest is damaged or does not list
+            network, record and card.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -282,10 +302,10 @@ def check_manifest(folder: Path) -> str:
 
 
 def part(folder: Path, record: Record, name: str) -> bytes | None:
-    """The content of one of `PARTS`; None where the bundle was written without it.
+    """The content of one of `PARTS`; None if the bundle was written without it.
 
     Raises:
-        UserError: the record names it, but it is missing or another.
+        UserError: the record names the file, but it is missing or has changed.
     """
     if name not in record.hashes:
         return None
@@ -293,10 +313,10 @@ def part(folder: Path, record: Record, name: str) -> bytes | None:
 
 
 def _checked(file: Path, sha256: str | None, said: str) -> bytes:
-    """The content of a bundle's file, which must be what is `said` elsewhere.
+    """The content of a bundle's file, if its hash is `sha256`; `said` describes the file in the error.
 
     Raises:
-        UserError: it is missing, or has another hash than `sha256`.
+        UserError: the file is missing or has another hash.
     """
     if not file.is_file():
         raise UserError(
@@ -309,7 +329,7 @@ def _checked(file: Path, sha256: str | None, said: str) -> bytes:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise UserError where `folder` holds other files than a bundle's: one in its place removes them."""
+    """Raise UserError if `folder` holds files that are not a bundle's: writing one there removes them."""
     if not folder.is_dir() or (folder / RECORD).is_file():
         return
     if others := {file.name for file in folder.iterdir()} - {paths.LABEL_AUDIT.name}:
@@ -319,7 +339,11 @@ def check_replaceable(folder: Path) -> None:
 
 
 def default_folder() -> Path:
-    """The pretrained bundle, or the one that `dvc repro` made: here, else beside or inside the package."""
+    """The pretrained bundle, else the one of `dvc repro`: here, else beside or inside the package.
+
+    Raises:
+        UserError: there is neither.
+    """
     for root in paths.ROOTS:
         for folder in (root / paths.PRETRAINED, root / paths.BUNDLE):
             if (folder / RECORD).is_file():

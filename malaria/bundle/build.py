@@ -1,4 +1,4 @@
-"""Build a bundle: export the network, and write it with what was fitted on its predictions and its card."""
+"""Build a bundle: export the network, fit what depends on its predictions, and write the folder."""
 
 import hashlib
 import importlib.metadata
@@ -20,7 +20,7 @@ from malaria.evaluate import calibration, evaluation, plots
 from malaria.train import augmentation, network
 from malaria.train.backend import keras
 
-# What shapes the network's answers; a change elsewhere leaves the bundle's code hash alone.
+# Modules that shape what the network answers. A change elsewhere leaves the code hash as it is.
 CODE = (
     "bundle/convert",
     "bundle/not_cells",
@@ -39,15 +39,17 @@ CODE = (
 )
 
 
-# For the out-of-distribution check: one learnt cell in so many is seen varied, too; drawn pictures of each
-# kind, their seed, and from how many cells the spoilt ones among them are made.
+# For the out-of-distribution check: one training cell in _VARIED is also used augmented; _PICTURES drawn
+# pictures of each kind; their seed; and the number of cells from which the spoilt ones among them are made.
 _VARIED, _PICTURES, _SEED, _SPOILT = 2, 24, 0, 400
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A trained network as apps run it: `network` is the LiteRT file's content, `parameters` its number of
-    parameters, `model` the same as a bundle that judges cells, with nothing fitted yet.
+    """A trained network as apps run it.
+
+    `network`: the content of the LiteRT file. `parameters`: its number of parameters. `model`: the same
+    network as a bundle that judges cells, with nothing fitted yet.
     """
 
     network: bytes
@@ -60,10 +62,10 @@ def export(model: keras.Model, learnt: Sequence[Prepared], settings: params.Para
 
     Args:
         learnt: the cells that it was trained on.
-        splits: the file that says which cells these were; its hash enters the bundle.
+        splits: the file that lists these cells; its hash goes into the record.
 
     Raises:
-        UserError: the network is larger than an app may be asked to load.
+        UserError: the network is larger than `convert.check_size` allows.
     """
     pixels = [cell.pixels for cell in learnt]
     content = convert.convert(network.fused(model), settings.export.precision, pixels)
@@ -101,14 +103,15 @@ def fit_ood(
     patient: npt.NDArray[np.str_],
     settings: params.Params,
 ) -> ood.Check:
-    """The out-of-distribution check of what `export` gave.
+    """Fit the out-of-distribution check for an exported network.
 
-    It learns from the cells that the network did, from some of them varied as in training, and from drawn
-    pictures that are no cell.
+    It learns from the cells that the network was trained on, from some of them augmented as in training, and
+    from drawn pictures that are not cells.
 
     Args:
+        model: from `export`.
         learnt: the n cells that the network was trained on.
-        patient: (m,), of the first m of them; those after them are other laboratories'.
+        patient: (m,), the patients of the first m of them; the others are other laboratories' cells.
     """
     some = learnt[::_VARIED]
     pixels = augmentation.varied(np.stack([cell.pixels for cell in some]), settings.train)
@@ -135,15 +138,15 @@ def write(
     by_patient: bool = True,
     laboratories: dict[str, dict[str, Any]] | None = None,
 ) -> None:
-    """Write the bundle into `folder`; its manifest lists what lies there already, too.
+    """Write the bundle into `folder`; its manifest also lists the files that are already there.
 
     Args:
         fitted_ood: the out-of-distribution check, its limits set.
-        sides: predictions of cells that the predicting network was not trained on, columns path, patient,
-            label, p_network and rejected (why, or an empty text). Temperature and operating points are
-            fitted on the first, the last is what the bundle is judged by.
-        made_with: fingerprints of the cells that any choice was made with.
-        origin, by_patient, laboratories: as `card.render` takes them.
+        sides: by name, predictions of cells that the predicting network was not trained on: columns path,
+            patient, label, p_network and rejected (the reason, or an empty text). Temperature and operating
+            points are fitted on the first side; the last is what the bundle is judged by.
+        made_with: fingerprints of all cells that training or any other choice used.
+        origin, by_patient, laboratories: as in `card.render`.
     """
     fitted = evaluation.fit(next(iter(sides.values())), settings)
     listed = doubtful_labels.read(Path(settings.doubtful_labels), "evaluate.doubtful_labels")
@@ -154,7 +157,7 @@ def write(
     last, judged = list(sides.items())[-1]
     judged = judged.assign(p_parasitized=calibration.apply(judged.p_network.to_numpy(), fitted.temperature))
     curves = plots.frames(judged, settings.bins, settings.min_cells, fitted.thresholds)
-    # The confusion plot has a row for every cell; the rates say the same.
+    # Without the confusion plot, which has a row for every cell: the rates say the same.
     drawn = {name: curve.to_dict("list") for name, curve in curves.items() if name != "confusion"}
     figures = {"judged": last, "sides": scores, "plots": drawn, "laboratories": laboratories or {}}
     parts = {

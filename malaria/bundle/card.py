@@ -1,4 +1,4 @@
-"""The model card: every figure from exported networks' own predictions."""
+"""Render the model card, with figures from the predictions of exported networks only."""
 
 import math
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from malaria import bundle, templates
 from malaria.evaluate import metrics
 
-# Shares of red cells that carry parasites, for the predictive values.
+# Parasitaemias, as shares of red cells, for which the card gives the positive predictive value.
 PARASITAEMIAS = (0.001, 0.01, 0.05)
 
 
@@ -20,16 +20,16 @@ def render(
     *,
     by_patient: bool,
 ) -> str:
-    """`MODEL_CARD.md`, whole.
+    """The text of `MODEL_CARD.md`.
 
     Args:
-        sides: `evaluation.score` of each side, and `evaluation.rejections` under `rejected`; temperature
-            and operating points were fitted on the first, and the figures to go by are the last one's.
-            One side alone is out of fold.
-        origin: what else there is to say of the data and of how the bundle was made, as Markdown.
-        laboratories: `external.judge` of each set, with `learned`, whether the bundle has learned from it and
-            another network, which has not, was judged.
-        by_patient: whether no patient, all of them known, was both learned from and judged.
+        sides: `evaluation.score` of each side, with `evaluation.rejections` under `rejected`. Temperature and
+            operating points were fitted on the first; the card's figures are those of the last. A single side
+            is out of fold.
+        origin: what else there is to say about the data and how the bundle was made, as Markdown.
+        laboratories: `external.judge` of each set, with `learned`: whether the bundle has learned from the
+            set, so that another network, which has not, was judged.
+        by_patient: whether every patient is known, and none was both learned from and judged.
     """
     environment = templates.environment(Path(__file__).parent, autoescape=False)
     environment.filters["figure"] = lambda of: metrics.interval(**of, form=".3f", unknown="not known")

@@ -1,4 +1,4 @@
-"""From the trained network to the one that apps run: conversion, size, agreement."""
+"""Convert the trained network to LiteRT, which apps run, and check its size and agreement with Keras."""
 
 import contextlib
 import io
@@ -15,48 +15,51 @@ from malaria.command import without_native_logs
 from malaria.errors import UserError
 from malaria.evaluate import metrics
 
-# Largest difference of the float32 bundle's probabilities from Keras's.
+# Largest difference between the probabilities of the float32 bundle and of Keras.
 _TOLERANCE = 1e-5
 
-# What a smaller precision may cost: a share of decisions at 0.5 (or two cells, where there are so few
-# cells that one is more), and AUC.
+# Largest change that a lower precision may cause: a share of decisions at 0.5 (or two cells, if that is
+# more), and in AUC.
 _DECISIONS, _FEWEST, _AUC = 0.002, 2, 0.001
 
-# What the exported network may weigh.
+# Largest size of the exported network.
 MOST_PARAMETERS, MOST_BYTES = 300_000, 2**20
 
-# Train cells that show the quantisation how large activations get; more change nothing.
+# Number of train cells on which quantisation measures the range of activations; more change nothing.
 _REPRESENTATIVE = 500
 
-# Left in float by int8, so that features, probability and map have more than 256 values: they take no time.
+# Operations that int8 leaves in float, so that features, probability and map have more than 256 values. They
+# take hardly any time.
 _HEAD = ["MEAN", "FULLY_CONNECTED", "LOGISTIC", "MUL", "SUM"]
 
 
 def convert(model: Any, precision: str, train: Sequence[images.Pixels]) -> bytes:
-    """The network as a LiteRT flatbuffer: P(parasitised), the last features and, where these are means over
-    places, the map of how much each place adds to the logit, float32 (n, h, w).
+    """Convert a Keras network to a LiteRT flatbuffer.
+
+    Outputs are P(parasitised), the last features and, if these are means over places, the map of how much
+    each place adds to the logit, float32 (n, h, w).
 
     Args:
-        model: of `network.fused`, or another with a layer of the features.
-        precision: float32, float16 (weights alone) or int8 (weights and activations of all but the
-            head); input and outputs are float32 whichever it is.
-        train: uint8 (size, size, 3) each, the cells that int8 ranges are measured on, evenly spaced ones of
-            them. The same cells give the same bytes.
+        model: from `network.fused`, or another model with a layer named `network.FEATURES`.
+        precision: float32, float16 (weights only) or int8 (weights and activations of all but the head);
+            input and outputs are always float32.
+        train: uint8 (size, size, 3) each; int8 ranges are measured on evenly spaced ones of these cells. The
+            same cells give the same bytes.
     """
     from malaria.train import network
     from malaria.train.backend import keras, tf
 
     outputs = [model.output, model.get_layer(network.FEATURES).output, *_maps(model)]
-    # Named, since Keras numbers nameless models, and the name is written into the file.
+    # Named, because Keras numbers models without a name, and the name is written into the file.
     whole = keras.Model(model.inputs, outputs, name="cells")
     converter = tf.lite.TFLiteConverter.from_keras_model(whole)
     if precision == "float16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
-    # The converter reports every variable it saves; none of it is of use to a reader.
+    # The converter logs every variable that it saves, which is of no use to a reader.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), without_native_logs(), warnings.catch_warnings():
-        # TensorFlow deprecates the interpreter that its own quantisation opens.
+        # TensorFlow has deprecated the interpreter that its own quantisation opens.
         warnings.simplefilter("ignore")
         if precision != "int8":
             return bytes(converter.convert())
@@ -67,7 +70,7 @@ def convert(model: Any, precision: str, train: Sequence[images.Pixels]) -> bytes
 
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = representative
-        # The debugger is TensorFlow's one way to leave some operations in float.
+        # The debugger is TensorFlow's only way to leave some operations in float.
         quantised = tf.lite.experimental.QuantizationDebugger(
             converter=converter,
             debug_dataset=representative,
@@ -77,8 +80,9 @@ def convert(model: Any, precision: str, train: Sequence[images.Pixels]) -> bytes
 
 
 def _maps(model: Any) -> list[Any]:
-    """The class-activation map, with whose sum and its bias the last unit gives the logit (Zhou et al. 2016,
-    arXiv:1512.04150); none where the features are no means.
+    """The class-activation map as an output (Zhou et al. 2016, arXiv:1512.04150).
+
+    Its sum plus the last unit's bias is the logit. Empty if the features are not means over places.
     """
     from malaria.train import network
     from malaria.train.backend import keras
@@ -92,7 +96,7 @@ def _maps(model: Any) -> list[Any]:
 
 
 def check_size(flatbuffer: bytes, parameters: int) -> None:
-    """UserError if the network is larger than what an app should have to load."""
+    """Raise UserError if the network is larger than an app should have to load."""
     if parameters > MOST_PARAMETERS:
         raise UserError(
             f"The network has {parameters:,} parameters, but at most {MOST_PARAMETERS:,} are exported: "
@@ -109,8 +113,8 @@ def check_size(flatbuffer: bytes, parameters: int) -> None:
 class Agreement:
     """How far the exported network is from the trained one, on the same cells.
 
-    `difference`: the largest, in probability; `decisions`: how many of `cells` fall on the other side of
-    0.5; `auc`: the difference in AUC.
+    `difference`: the largest, in probability; `decisions`: how many of the `cells` fall on the other side of
+    0.5; `auc`: the absolute difference in AUC.
     """
 
     cells: int
@@ -122,15 +126,15 @@ class Agreement:
 def check_agreement(
     p_bundle: metrics.Floats, p_keras: metrics.Floats, y: metrics.Ints, precision: str
 ) -> Agreement:
-    """Compare two networks' probabilities of cells whose labels are `y`.
+    """Compare two networks' probabilities for cells with the labels `y`.
 
     Raises:
-        UserError: float32 differs by more than 1e-5 somewhere; a smaller precision decides more than 0.2 %
-            of the cells (or two) otherwise, or changes AUC by more than 0.001.
+        UserError: float32 probabilities differ by more than 1e-5; or a lower precision changes the decision
+            at 0.5 for more than 0.2 % of the cells (and more than two), or AUC by more than 0.001.
     """
     from sklearn.metrics import roc_auc_score
 
-    # Without both classes there is no AUC that could differ.
+    # With one class only there is no AUC to compare.
     aucs = [float(roc_auc_score(y, p)) for p in (p_bundle, p_keras)] if len(np.unique(y)) == 2 else [0.0, 0.0]
     found = Agreement(
         cells=len(y),

@@ -1,7 +1,7 @@
-"""Pictures that are no crop of one stained red cell: drawn ones and spoilt cells.
+"""Pictures that are not a crop of one stained red cell: drawn ones and spoilt cells.
 
-Each kind stands for something that people give to such a model, by mistake or to see what it says. The
-out-of-distribution check learns from some of them, and `make ood` asks it about others.
+Each kind stands for something that people give to such a model, by mistake or as a test. The
+out-of-distribution check (`malaria.bundle.ood`) learns from some of them, and `make ood` tests it on others.
 """
 
 import zlib
@@ -18,7 +18,7 @@ Random = np.random.Generator
 Floats = npt.NDArray[np.float64]
 Option = TypeVar("Option")
 
-# What drawn pages and programs say.
+# Words on drawn pages and screens.
 _WORDS = ["the", "of", "a", "red", "cell", "blood", "patient", "smear", "stain", "slide", "count", "method"]
 
 
@@ -26,7 +26,7 @@ def all_kinds(cells: Sequence[Pixels], count: int, seed: int) -> dict[str, list[
     """`count` pictures of each kind, each uint8 (h, w, 3), by the kind's name.
 
     Args:
-        cells: crops of single cells on black, each uint8 (h, w, 3), which spoilt ones are made from.
+        cells: crops of single cells on black, each uint8 (h, w, 3), from which the spoilt ones are made.
     """
     found = {}
     for name, draw in DRAWN.items():
@@ -37,7 +37,7 @@ def all_kinds(cells: Sequence[Pixels], count: int, seed: int) -> dict[str, list[
 
 
 def random_of(seed: int, kind: str, number: int) -> Random:
-    """Of the picture's own, so that a kind more changes none of the others."""
+    """The generator of one picture, so that an added kind does not change the pictures of the others."""
     key = np.array([seed, 2**32 * zlib.crc32(kind.encode()) + number], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
 
@@ -47,12 +47,12 @@ def _any(random: Random, options: Sequence[Option]) -> Option:
 
 
 def _side(random: Random) -> int:
-    """The side of a drawn picture, px: as crops of cells have it, and larger."""
+    """The side of a drawn picture, px: that of a cell crop, or larger."""
     return int(random.integers(50, 260))
 
 
 def _canvas(random: Random) -> tuple[int, Floats, Floats]:
-    """A side; and rows and columns from -1 to 1, each (side, side, 1)."""
+    """A side, px; and rows and columns from -1 to 1, each (side, side, 1)."""
     side = _side(random)
     y, x = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side), indexing="ij")
     return side, y[:, :, None], x[:, :, None]
@@ -68,7 +68,7 @@ def _ink(random: Random) -> tuple[int, ...]:
 
 
 def _stain(random: Random) -> Floats:
-    """A colour as Giemsa gives it: pale pink to violet."""
+    """A colour that Giemsa stain gives: pale pink to violet."""
     return random.uniform([150, 90, 120], [235, 190, 220])
 
 
@@ -151,7 +151,7 @@ def _checkerboard(random: Random) -> Pixels:
 
 
 def _code(random: Random) -> Pixels:
-    """As a QR code looks, with a white margin."""
+    """A grid like a QR code, with a white margin."""
     cells = int(random.integers(21, 40))
     blocks = np.pad((random.random((cells, cells)) < 0.5) * np.uint8(255), 3, constant_values=255)
     side = _side(random)
@@ -159,7 +159,7 @@ def _code(random: Random) -> Pixels:
 
 
 def _shapes(random: Random) -> Pixels:
-    """Flat shapes on a plain ground, black or white among them."""
+    """Flat shapes on a plain ground, which may be black or white."""
     side = _side(random)
     picture = Image.new("RGB", (side, side), _any(random, [(0, 0, 0), (255, 255, 255), _ink(random)]))
     draw = ImageDraw.Draw(picture)
@@ -177,7 +177,7 @@ def _shapes(random: Random) -> Pixels:
 
 
 def _disc(random: Random) -> Pixels:
-    """A disc of one colour on black, where a cell would be: a drawing of a cell, and no cell."""
+    """A disc of one colour on black, in the place of a cell: a drawing, not a cell."""
     _, y, x = _canvas(random)
     inside = np.hypot(y, x / random.uniform(0.8, 1.2)) < random.uniform(0.75, 0.95)
     colour = _stain(random) if random.random() < 0.5 else _colour(random).clip(40)
@@ -214,7 +214,7 @@ def _fluorescence(random: Random) -> Pixels:
 
 
 def _histology(random: Random) -> Pixels:
-    """Tissue: crowded nuclei in a fibrous ground, in eosin and haematoxylin or in grey, to every edge."""
+    """Tissue up to every edge: crowded nuclei on fibres, in eosin and haematoxylin or in grey."""
     side, y, x = _canvas(random)
     fibres = _smooth(random, side, random.uniform(0.03, 0.15))
     tissue = _mix(fibres, np.array([215, 140, 180]), np.array([245, 215, 230]))
@@ -229,7 +229,7 @@ def _histology(random: Random) -> Pixels:
 
 
 def _phase_contrast(random: Random) -> Pixels:
-    """Grey rings on grey: cells as a microscope without stain shows them."""
+    """Grey rings on grey, as a microscope shows cells without stain."""
     side, y, x = _canvas(random)
     light = random.uniform(110, 170) + 25 * (_smooth(random, side, 0.3) - 0.5)
     for _ in range(int(random.integers(1, 9))):
@@ -254,7 +254,7 @@ def _chart(random: Random) -> Pixels:
 
 
 def _screen(random: Random) -> Pixels:
-    """A window of some program."""
+    """A program's window with buttons."""
     side = _side(random) + 60
     width, dark = int(side * 1.5), bool(random.integers(2))
     page = Image.new("RGB", (width, side), (32, 34, 40) if dark else (246, 246, 248))
@@ -269,7 +269,7 @@ def _screen(random: Random) -> Pixels:
 
 
 def _landscape(random: Random) -> Pixels:
-    """Sky above hills: what the simplest photograph is made of."""
+    """Sky above hills, as in a simple photograph."""
     side, y, x = _canvas(random)
     horizon = random.uniform(-0.3, 0.5) + 0.2 * np.sin(random.uniform(1, 4) * x + random.uniform(0, 6))
     sky = _mix((y + 1) / 2, random.uniform([60, 110, 170], [150, 190, 255]), np.array([235.0, 225, 215]))
@@ -279,13 +279,13 @@ def _landscape(random: Random) -> Pixels:
 
 
 def _plasma(random: Random) -> Pixels:
-    """Clouds of colours, to every edge."""
+    """Clouds of colours, up to every edge."""
     side, grain = _side(random), random.uniform(0.04, 0.5)
     return _pixels(255 * np.dstack([_smooth(random, side, grain) for _ in range(3)]))
 
 
 def _part_of(cell: Pixels) -> npt.NDArray[np.bool_]:
-    """Which pixels are cell and not the black around it, bool (h, w, 1)."""
+    """Which pixels belong to the cell and not to the black around it, bool (h, w, 1)."""
     inside: npt.NDArray[np.bool_] = cell.max(axis=2, keepdims=True) > 16
     return inside
 
@@ -334,7 +334,7 @@ def _inverted(random: Random, cells: Sequence[Pixels]) -> Pixels:
 
 
 def _other_hue(random: Random, cells: Sequence[Pixels]) -> Pixels:
-    """A cell in yellow, green or light blue, as no Giemsa stain has it."""
+    """A cell in yellow, green or light blue, which no Giemsa stain gives."""
     cell = _any(random, cells)
     hue, saturation, value = Image.fromarray(cell).convert("HSV").split()
     hues = np.asarray(hue, dtype=np.int64)

@@ -1,13 +1,13 @@
-"""Turn away pictures that are no stained red cell, which a network would answer just as confidently.
+"""Reject pictures that are not a stained red cell, because a network answers these just as confidently.
 
-The picture's shape is judged first, and then two distances: how far any plain quantity of its look (black
-around the cell, colour, texture) lies outside the range that training cells span, and how much more it is
-like drawn pictures that are no cell than like a training cell. That is the log-odds of a logistic
-regression on the quantities, their products, the network's last features, and the Mahalanobis distances of
-both from the training cells (Lee et al. 2018, arXiv:1807.03888, who use one Gaussian a class).
+The check judges the picture's shape first, and then two distances. The first is how far any plain quantity of
+its look (black around the cell, colour, texture) lies outside the range that training cells span. The second
+is how much more the picture resembles drawn pictures that are not cells than training cells: the log-odds of
+a logistic regression on the quantities, their products, the network's last features, and the Mahalanobis
+distances of both from the training cells (Lee et al. 2018, arXiv:1807.03888, who use one Gaussian per class).
 
-A batch of cells may be foreign though each of them passes: its mean quantities are compared with those of the
-patients that were learned from.
+A batch of cells may be foreign although each of them passes. `foreign` therefore compares its mean quantities
+with those of the patients that the model learned from.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ from malaria.errors import UserError
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
 
-# What `quantities` gives, in its order, and what a person is told where one is out of range:
-# (too little, too much).
+# The names of `quantities`, in order, and the reasons that people read if one is out of range: (too low, too
+# high).
 _NO_CELL = "this does not look like a stained red cell"
 _NO_STAIN = "no stain to be seen: a picture without colour?"
 _OTHER_COLOUR = ("the colour is not that of a stained red cell",) * 2
@@ -48,56 +48,57 @@ REASONS = {
     "blue_spread": (_NO_STAIN, "more colours than in a stained red cell"),
     "roughness": ("blurred beyond what can be judged", "rougher than a stained red cell"),
     "grain": ("smoother than any photograph of a cell: a drawing?", "more grain than in a stained red cell"),
-    # Checks of earlier bundles know those above alone.
+    # Checks of earlier bundles have only the quantities above.
     "dyes": (_NO_STAIN, ""),
     "own_stain": ("too bright: the picture is overexposed", "too dark: the picture is underexposed"),
     "own_green": _OTHER_COLOUR,
     "own_red": _OTHER_COLOUR,
 }
-# Those from here on are of the crop before it was prepared. The network does not see how strong stain and
-# light were, nor the white balance: they may differ by so much more below and above than in training cells.
+# Earlier bundles have the first _EARLIER quantities. Those from _PREPARED on describe the crop before it was
+# prepared. The network does not see how strong stain and light were, nor the white balance, so these
+# quantities may lie below (first row of _BALANCE) and above (second row) the training cells by this much.
 _EARLIER, _PREPARED, _BALANCE = 12, 13, np.array([[1.5, 0.0, 0.2], [0.6, 0.0, 0.2]])
 
 _FAR = (f"{_NO_CELL}: colour, texture and outline do not go together", _NO_CELL)
 
-# Grey levels in a unit of their logarithm, at a cell's brightness.
+# Grey levels per unit of their logarithm, at the brightness of a cell.
 _SCALE = np.float32(150)
 
 # An empty background's grey level, and the share of a NIH/NLM cell's optical density that is in green.
 _LIGHT, _GREEN = 235, 0.43
 
-# Brighter than this in any channel counts as part of the cell; lossy copies are not quite black outside.
+# A pixel brighter than this in any channel belongs to the cell: lossy copies are not quite black outside it.
 _BLACK = 16
 
-# The NIH crops' sides go from 46 to 394 px. The public copies are all square, so that training cells
-# cannot teach what a crop's shape may be.
+# The sides of NIH crops range from 46 to 394 px. The public copies are all square, so training cells cannot
+# teach which shapes a crop may have.
 _LARGEST_SIDE, _LARGEST_ASPECT = 1000, 2.5
 
-# Ranges are those of all training cells but this share at each end. A cell may lie outside by a fifth of the
-# range's width, and may be more like drawn pictures than like a cell by these log-odds: with both, healthy
-# cells of a laboratory that was left out are kept (docs/model.md).
+# A range is that of all training cells but a share _TAIL at each end. A cell may lie outside it by _SLACK of
+# its width, and may have log-odds of up to _UNLIKE of being no cell. With these limits, healthy cells of a
+# laboratory that was left out are accepted (docs/model.md).
 _TAIL, _SLACK, _UNLIKE = 0.0002, 0.2, 1.0
 
-# A range has some width even where all training cells are alike, as with no colour outside the cell.
+# Least width of a range, for a quantity that is the same in all training cells, such as black corners.
 _NARROWEST = 1e-3
 
-# Of how many cells the mean says whether a batch is foreign, and of how many patients with as many cells each
-# one learns that.
+# Cells whose mean decides whether a batch is foreign; and the patients, each with as many cells, that are
+# needed to learn this.
 _BATCH_CELLS, _PATIENTS = 50, 10
 
-# Of the logistic regression: standard deviations beyond which a value says no more; inverse of the penalty.
+# Logistic regression: standard deviations at which values are clipped; inverse of the penalty.
 _MOST_SPREAD, _PENALTY = 6.0, 0.01
 
-# The inner disc, in halves of the cell's side.
+# Radius of the inner disc, in halves of the cell's side.
 _MIDDLE = 0.6
 
-# Directions in which a cell's outline is measured: how far each goes up and along a row.
+# Directions in which a cell's outline is measured: the parts of each across the rows and along a row.
 _DIRECTIONS = 24
 _TURN = np.float32(2 * np.pi / _DIRECTIONS)
 _UP, _ALONG = np.sin(_TURN * np.arange(_DIRECTIONS)), np.cos(_TURN * np.arange(_DIRECTIONS))
 
-# Cells looked at together: what is set aside for more of them comes from the system anew each time,
-# which takes longer than the arithmetic.
+# Cells processed together. For larger arrays the system hands out memory anew each time, which takes longer
+# than the arithmetic.
 _BATCH = 32
 
 
@@ -107,18 +108,18 @@ def _none() -> Singles:
 
 @dataclass(frozen=True)
 class Check:
-    """What tells cells from other pictures, as `fit` learned it.
+    """The out-of-distribution check, as `fit` learned it.
 
-    least, most: float32 (q,), the range of each of `quantities`; look_centre (q,) and look_scale (q,), mean
-    and spread of each; features_centre, features_scale: float32 (d,), the same of the network's features;
-    look_whitening (p, p), features_whitening (d, d): what turns the difference from the centre into a
-    Mahalanobis distance; weights: float32 (k,) of the logistic regression, its constant last. limits: float64
-    (2,), the largest of each of a cell's `distances`.
+    least, most: float32 (q,), the range of each of `quantities`; look_centre, look_scale: float32 (q,), their
+    mean and standard deviation; features_centre, features_scale: float32 (d,), the same of the network's
+    features; look_whitening, features_whitening: float32 (p, p) and (d, d), by which the difference from the
+    centre becomes a Mahalanobis distance; weights: float32 (k,), of the logistic regression, the constant
+    last; limits: float64 (2,), the largest that a cell's `distances` may be.
 
     patients_centre, patients_whitening, patients_limit: the same of the patients' mean quantities, float32
-    (p,), (p, p) and (1,); empty where there were too few patients.
+    (p,), (p, p) and (1,); empty if there were too few patients.
 
-    The check of a bundle of an earlier version has neither scales nor weights, and limits of three distances:
+    The check of a bundle of an earlier version has no scales and no weights, and limits of three distances:
     of the ranges and of both Mahalanobis distances.
     """
 
@@ -145,7 +146,7 @@ FOREIGN = (
 
 @dataclass
 class Looks:
-    """Adds up the quantities of the judged cells of a batch: `total`, float64 (p,), of `cells`."""
+    """The sum of the quantities of a batch's judged cells: `total`, float64 (p,), of `cells` cells."""
 
     total: Floats = dataclasses.field(default_factory=lambda: np.zeros(_PREPARED))
     cells: int = 0
@@ -158,19 +159,19 @@ class Looks:
 
 @dataclass(frozen=True)
 class Seen:
-    """`cells` as networks see them, and what a network says of them: `features`, float32 (n, d)."""
+    """`cells` as networks see them, and a network's `features` of them, float32 (n, d)."""
 
     cells: Sequence[Prepared]
     features: Singles
 
     @functools.cached_property
     def look(self) -> Singles:
-        """Their `quantities`."""
+        """The cells' `quantities`."""
         return quantities(self.cells)
 
 
 def fit(cells: Seen, others: Seen) -> Check:
-    """Learn what tells training cells, as they are and varied, from `others`, which are no cells."""
+    """Learn to tell training cells, both as they are and augmented, from `others`, which are not cells."""
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
@@ -178,7 +179,7 @@ def fit(cells: Seen, others: Seen) -> Check:
     least, most = np.quantile(look, [_TAIL, 1 - _TAIL], axis=0).astype(np.float32)
     least[_PREPARED:] -= _BALANCE[0]
     most[_PREPARED:] += _BALANCE[1]
-    # In any light that they may be in.
+    # Training cells with every strength of stain and every white balance that the wider ranges allow.
     random = np.random.default_rng(0)
     look[:, _PREPARED:] += random.uniform(-_BALANCE[0], _BALANCE[1], (len(look), len(_BALANCE[0])))
     centre, whitening = _whiten(look[:, :_PREPARED])
@@ -195,7 +196,7 @@ def fit(cells: Seen, others: Seen) -> Check:
     terms = np.concatenate([_terms(check, look, cells.features), _terms(check, others.look, others.features)])
     is_cell = np.arange(len(terms)) < len(look)
     centre, spread = terms.mean(axis=0), np.maximum(terms.std(axis=0), 1e-6)
-    # BLAS adds up in another order on another number of threads.
+    # With another number of threads BLAS adds up in another order.
     with threadpool_limits(1):
         model = LogisticRegression(C=_PENALTY, class_weight="balanced", max_iter=200)
         model.fit((terms - centre) / spread, is_cell)
@@ -205,10 +206,11 @@ def fit(cells: Seen, others: Seen) -> Check:
 
 
 def with_patients(check: Check, look: Singles, patient: npt.NDArray[np.str_]) -> Check:
-    """`check` that also knows a batch of cells which looks like no patient's.
+    """`check`, able to recognise a batch of cells that looks like no patient's.
 
     The limit is how far the farthest patient lies from the others, so that of n patients like these about one
-    in n + 1 is taken for foreign.
+    in n + 1 is called foreign. Patients with fewer than 50 cells do not count; with fewer than 10 patients
+    `check` stays as it is.
 
     Args:
         look, patient: `quantities` and patient of training cells, float32 (n, q) and (n,).
@@ -227,8 +229,9 @@ def with_patients(check: Check, look: Singles, patient: npt.NDArray[np.str_]) ->
 
 
 def foreign(check: Check, looks: Looks) -> bool | None:
-    """Whether a batch looks like no patient learned from; None where it is too small, or where the check does
-    not know.
+    """Whether a batch looks like no patient that the model learned from.
+
+    None if the batch has fewer than 50 cells, or if the check does not know the patients.
     """
     if looks.cells < _BATCH_CELLS or not len(check.patients_limit):
         return None
@@ -243,9 +246,9 @@ def _far(point: Singles, centre: Singles, whitening: Singles) -> float:
 def distances(check: Check, seen: Seen) -> Floats:
     """How far cells lie from the training cells: float64 (n, len(check.limits)).
 
-    The first is by how much the plain quantity that fits worst is out of its range, in widths of the range
-    (below zero inside); the second the log-odds that the cell is no cell. A check of an earlier version has
-    both Mahalanobis distances instead.
+    The first distance is how far the plain quantity that fits worst lies outside its range, in widths of the
+    range (negative inside). The second is the log-odds that the cell is no cell. A check of an earlier
+    version has both Mahalanobis distances instead of the second.
     """
     far = [_outside(check, seen.look).max(axis=(1, 2))]
     if len(check.weights):
@@ -256,10 +259,10 @@ def distances(check: Check, seen: Seen) -> Floats:
 
 
 def limits(held_out: Floats, rejected: float = 0.005) -> Floats:
-    """The largest distances of a cell, float64 (2,).
+    """The largest distances that a cell may have, float64 (2,).
 
-    Larger than the usual ones where, as with training cells of few patients, one of those would turn away
-    more than a share `rejected` of held-out cells.
+    A limit is larger than usual if the usual one would reject more than a share `rejected` of held-out cells,
+    as with training cells of few patients.
 
     Args:
         held_out: float64 (n, 2), distances of cells that neither network nor check was fitted on.
@@ -272,7 +275,7 @@ def limits(held_out: Floats, rejected: float = 0.005) -> Floats:
 
 
 def reasons(check: Check, seen: Seen) -> tuple[str | None, ...]:
-    """For each cell why it is turned away, or None."""
+    """The reason why each cell is rejected, or None."""
     beyond = distances(check, seen) > check.limits
     outside = _outside(check, seen.look) > check.limits[0]
     return tuple(
@@ -283,7 +286,7 @@ def reasons(check: Check, seen: Seen) -> tuple[str | None, ...]:
 
 
 def shape_reason(height: int, width: int) -> str | None:
-    """Why a picture of `height` x `width` px, before it is resized, can be no crop of one cell, or None."""
+    """Why a picture of `height` x `width` px, before it is resized, cannot be a crop of one cell, or None."""
     if max(height, width) > _LARGEST_SIDE:
         return f"a side over {_LARGEST_SIDE:,} px: larger than any crop of one cell"
     if max(height, width) > _LARGEST_ASPECT * min(height, width):
@@ -294,22 +297,25 @@ def shape_reason(height: int, width: int) -> str | None:
 def quantities(cells: Sequence[Prepared]) -> Singles:
     """Plain quantities of how n cells look, float32 (n, len(REASONS)).
 
-    background: share that is black; corners: share of the four corners that is not; middle: share of the
-    inner disc that is black; dents: black within the cell's convex hull, over the cell's area, square root;
-    then of the pixels that are not black: brightness; red, blue: over green; contrast and spread: log of the
-    standard deviation of brightness, of red over green and of blue over green; roughness, grain: log of the
-    mean step between neighbours, and of how much it changes to the next. Brightness and colours in grey
-    levels. dyes: log of what red and blue have that does not follow from green, their standard deviation
-    about the line through them, in grey levels. The last are of the optical densities that the cell's own
-    colour had: own_stain, the log of their sum; own_green, what green has of it beyond its usual share;
-    own_red, red minus blue; both over the sum where that is above 1, so that a strong stain changes neither.
+    Of the whole picture: background, the share that is black; corners, the share of the four corners that is
+    not; middle, the share of the inner disc that is black; dents, the square root of the black area in the
+    cell's convex hull over the cell's area.
+
+    Of the pixels that are not black, in grey levels: brightness; red and blue, each minus green; contrast,
+    red_spread and blue_spread, the log of the standard deviation of these three; roughness, the log of the
+    mean step between neighbours; grain, the log of how much the step changes to the next; dyes, the log of
+    the standard deviation of red and blue about the line through green.
+
+    Of the optical densities of the cell's colour before it was prepared: own_stain, the log of their sum;
+    own_green, what green has of the sum beyond its usual share; own_red, red minus blue; both divided by the
+    sum if that is above 1, so that a strong stain changes neither.
     """
     parts = [_quantities(cells[start : start + _BATCH]) for start in range(0, len(cells), _BATCH)]
     return np.concatenate(parts) if parts else np.zeros((0, len(REASONS)), np.float32)
 
 
 def to_bytes(check: Check) -> bytes:
-    """`check` as an .npz file, whose bytes depend on its values alone."""
+    """`check` as an .npz file whose bytes depend on its values only."""
     out = io.BytesIO()
     arrays = {field.name: getattr(check, field.name) for field in dataclasses.fields(Check)}
     np.savez(out, **{name: array for name, array in arrays.items() if len(array)})
@@ -317,12 +323,12 @@ def to_bytes(check: Check) -> bytes:
 
 
 def from_bytes(content: bytes) -> Check:
-    """Read what `to_bytes` wrote, nothing of it unpickled; UserError where it is no check of this version."""
+    """Read what `to_bytes` wrote, without pickles; UserError if it is damaged or of another version."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             check = Check(**arrays)
     except Exception:
-        # NumPy answers foreign bytes with several kinds of exception.
+        # NumPy raises several kinds of exception for bytes that it does not know.
         raise UserError(
             "The bundle's out-of-distribution check is damaged: fetch or export the bundle again."
         ) from None
@@ -341,13 +347,13 @@ def _quantities(prepared: Sequence[Prepared]) -> Singles:
     over = np.maximum(stain, 1)
     count, size = cells.shape[:2]
     corners, middle = _places(size)
-    # A plane a colour: all of what follows runs along rows.
+    # One plane per colour, so that the arithmetic below runs along memory.
     planes = np.ascontiguousarray(cells.transpose(3, 0, 1, 2)).reshape(3, count, -1)
     part = np.maximum(np.maximum(planes[0], planes[1]), planes[2]) > _BLACK
     inside = part.astype(np.float32)
     pixels = np.maximum(inside.sum(axis=1), 1)
 
-    # Brightness, red over green, blue over green; then their differences from the cell's means.
+    # Red minus green, brightness, blue minus green; then their differences from the cell's means.
     axes = planes.astype(np.float32)
     axes[0] -= axes[1]
     axes[2] -= axes[1]
@@ -373,7 +379,7 @@ def _quantities(prepared: Sequence[Prepared]) -> Singles:
         1 - part[:, middle].mean(axis=1),
         np.sqrt((_hull_area(part.reshape(shape)) / pixels - 1).clip(0)),
         *means[[1, 0, 2]],
-        # Logarithms, since the spread of what is never negative has a long tail.
+        # Logarithms, because quantities that are never negative have a long upper tail.
         *np.log(np.concatenate([spreads[[1, 0, 2]], texture / (2 * pixels), dyes[None]]) + 0.1),
         np.log(np.maximum(stain, 0.1)),
         (density[:, 1] - _GREEN * stain) / over,
@@ -383,8 +389,8 @@ def _quantities(prepared: Sequence[Prepared]) -> Singles:
 
 
 def _dyes(planes: Pixels, inside: Singles, pixels: Singles) -> Singles:
-    """What red and blue have that does not follow from green: the residual's standard deviation, (n,)."""
-    # In logarithms, since preparing multiplied those: without colour each follows from green.
+    """What of red and blue does not follow from green: the residual's standard deviation, (n,)."""
+    # In logarithms, because preparing multiplied these. In a picture without colour each follows from green.
     values = _SCALE * np.log(np.maximum(planes, 1), dtype=np.float32)
     values -= (np.einsum("anp,np->an", values, inside) / pixels)[:, :, None]
     values *= inside
@@ -397,7 +403,7 @@ def _dyes(planes: Pixels, inside: Singles, pixels: Singles) -> Singles:
 
 @functools.lru_cache
 def _places(size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Where the four corners and the inner disc lie among a cell's pixels, row by row."""
+    """Indices of the four corners and of the inner disc among a cell's pixels, row by row."""
     edge = max(1, size // 25)
     ends = np.r_[:edge, size - edge : size]
     away = np.linspace(-1, 1, size)
@@ -406,10 +412,11 @@ def _places(size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
 
 
 def _hull_area(part: npt.NDArray[np.bool_]) -> Singles:
-    """Pixels within the convex hull of each bool (n, size, size): float32 (n,), or a few more.
+    """The area of each part's convex hull, px, float32 (n,); `part` is bool (n, size, size).
 
-    The hull is taken as the polygon of `_DIRECTIONS` sides around it, whose area follows from how far the
-    cell reaches in each direction (its support function; Schneider, Convex Bodies, 2014).
+    The hull is taken as the polygon of `_DIRECTIONS` sides around it, so it may be a few pixels too large.
+    The polygon's area follows from how far the cell reaches in each direction (its support function;
+    Schneider, Convex Bodies, 2014).
     """
     size = part.shape[1]
     first = part.argmax(axis=2).astype(np.float32)
@@ -426,7 +433,7 @@ def _hull_area(part: npt.NDArray[np.bool_]) -> Singles:
 
 
 def _terms(check: Check, look: Singles, features: Singles) -> Singles:
-    """What the logistic regression adds up, float32 (n, k - 1)."""
+    """The inputs of the logistic regression, float32 (n, k - 1)."""
     seen = ((look - check.look_centre) / check.look_scale).clip(-_MOST_SPREAD, _MOST_SPREAD)
     said = ((features - check.features_centre) / check.features_scale).clip(-_MOST_SPREAD, _MOST_SPREAD)
     one, other = np.triu_indices(look.shape[1])
@@ -443,9 +450,9 @@ def _mahalanobis(check: Check, look: Singles, features: Singles) -> list[Singles
 
 
 def _outside(check: Check, look: Singles) -> Singles:
-    """By how much each quantity is under its range and over it, in the range's widths: float32 (n, q, 2).
+    """How far each quantity lies below and above its range, in the range's widths: float32 (n, q, 2).
 
-    Far below zero on a side that says nothing.
+    -1, which is far inside, on a side that has no reason in REASONS.
     """
     known = len(check.least)
     width = np.maximum(check.most - check.least, _NARROWEST)
@@ -455,24 +462,25 @@ def _outside(check: Check, look: Singles) -> Singles:
 
 
 def _reason(outside: npt.NDArray[np.bool_]) -> str:
-    """What to say of a cell with quantities `outside` their ranges, bool (q, 2): the reason of the first."""
+    """The reason of the first quantity `outside` its range, bool (q, 2)."""
     said = zip(REASONS.values(), outside, strict=False)
     return next(words[int(sides[1])] for words, sides in said if sides.any())
 
 
 def _whiten(values: Singles) -> tuple[Singles, Singles]:
-    """Centre, float32 (d,), and a matrix, float32 (d, d), so that the length of (value - centre) @ matrix
-    is the Mahalanobis distance, whatever the scale of each column.
+    """The centre of `values`, (n, d), float32 (d,), and a whitening matrix, float32 (d, d).
+
+    The length of (value - centre) @ matrix is the Mahalanobis distance, whatever the scale of each column.
     """
     from sklearn.covariance import ledoit_wolf
     from threadpoolctl import threadpool_limits
 
     centre, spread = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
-    # A feature that never fires says nothing while it stays so.
+    # A feature that is constant in the training cells adds nothing to the distance while it stays so.
     spread = np.where(spread > 1e-6, spread, 1.0)
-    # BLAS adds up in another order on another number of threads.
+    # With another number of threads BLAS adds up in another order.
     with threadpool_limits(1, user_api="blas"):
         covariance, _ = ledoit_wolf((values - centre) / spread, assume_centered=True)
         whitening = np.linalg.cholesky(np.linalg.inv(covariance)) / spread[:, None]
-    # Adding 0 leaves no zero with a sign, which differs from machine to machine.
+    # Adding 0 turns -0.0 into 0.0: the sign of a zero differs from machine to machine.
     return centre.astype(np.float32) + 0, whitening.astype(np.float32) + 0

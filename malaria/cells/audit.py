@@ -17,7 +17,7 @@ from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
 from malaria.labels import LABELS, PARASITIZED
 
-# A reason may go on after a colon, with what concerns the one image; what stands before is counted.
+# Reasons. The text after a colon is about one image; reasons are counted by the text before it.
 DUPLICATE = "duplicate"
 BOTH_LABELS = "under both labels"
 UNPRINTABLE = "control characters in the file name"
@@ -25,18 +25,19 @@ UNPRINTABLE = "control characters in the file name"
 MOST_EXAMPLES = 5
 _ADVICE = f"look at {paths.AUDIT_PAGE}, then correct the data"
 
-# What no CSV file or page should have to carry: control characters, line ends, halves of characters.
+# Kept out of CSV files and pages: control characters, line ends, and surrogates (bytes that are no UTF-8).
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The audit in numbers, each a DVC metric.
+    """The audit in numbers, as reports/audit.json has them.
 
-    Sides are the longer ones of accepted cells, in px. A patient is infected who has an accepted
-    parasitised cell. `reasons` counts what was set aside, most frequent first. `slides` is empty without
-    the publisher's slides.csv, else how many images it tells the slide of, how many it does not
-    (`missing`), and how many it puts on another slide than their names do, with `examples`.
+    `side_px` is about the longer sides of accepted cells, in px. A patient with an accepted parasitised cell
+    counts as infected. `reasons` counts the images that were set aside, the most frequent reason first.
+    `slides` is empty without the publisher's slides.csv. Otherwise it counts the images that the table gives
+    a slide (`told`), those that it lacks (`missing`), and those whose names give another slide or patient
+    (`disagreeing`), with `examples`.
     """
 
     images: int
@@ -53,14 +54,17 @@ class Summary:
 
 
 def audit(raw: Path, settings: params.Audit) -> pd.DataFrame:
-    """One row for each image below the class folders of `raw`, in the columns of tables.CELLS.
+    """Examine each image below the class folders of `raw`.
 
-    An image is quarantined that cannot be read as a cell crop; that repeats the bytes of one before
-    it, by path, under the same label; or whose bytes lie under both labels, every copy of it. A cell
-    whose patient neither patients.csv nor its name tells has an empty one.
+    An image is quarantined if it cannot be read as a cell crop, if its file name has control characters, if
+    an earlier path with the same label has the same bytes, or if the other label has the same bytes (then
+    every copy is). The patient is that of patients.csv, of slides.csv or of the file name, else empty.
+
+    Returns:
+        One row for each image, in the columns of tables.CELLS, sorted by path.
 
     Raises:
-        UserError: there is no image; patients.csv or slides.csv is no such table.
+        UserError: there is no image, or patients.csv or slides.csv is not such a table.
     """
     there = [raw / label for label in LABELS if (raw / label).is_dir()]
     walked = ((Path(above), inside) for folder in there for above, _, inside in files.walk(folder))
@@ -101,11 +105,11 @@ def check(
     advice: str = _ADVICE,
     labels: Sequence[str] = LABELS,
 ) -> None:
-    """Stop where too little is left to build on.
+    """Stop the run if the audit accepted too few images.
 
     Args:
-        folder, advice: where the cells are from and what to do, for the sentence.
-        labels: those that must have a cell.
+        folder, advice: where the cells are from and what to do about it, for the error message.
+        labels: classes that must have an accepted image.
 
     Raises:
         UserError: a class has no accepted image, or more than `settings.max_quarantined` of all
@@ -131,7 +135,7 @@ def count_reasons(aside: pd.DataFrame) -> dict[str, int]:
 
 
 def summarise(cells: pd.DataFrame, published: Mapping[str, slides.Row] = MappingProxyType({})) -> Summary:
-    """The numbers of an audit's rows (tables.CELLS); `published` is what slides.csv says, by path."""
+    """Summarise an audit's rows (tables.CELLS); `published` has the rows of slides.csv by path."""
     accepted = cells[cells.status == tables.OK]
     aside = cells[cells.status == tables.QUARANTINED]
     known = accepted[accepted.patient != ""]
@@ -157,7 +161,7 @@ def summarise(cells: pd.DataFrame, published: Mapping[str, slides.Row] = Mapping
 
 
 def _compare_slides(cells: pd.DataFrame, published: Mapping[str, slides.Row]) -> dict[str, Any]:
-    """What slides.csv tells of the images, and where names tell otherwise: `Summary.slides`."""
+    """Compare slide and patient in slides.csv with those in file names, for `Summary.slides`."""
     told = [published[path] for path in cells.path.tolist() if path in published]
     differing = []
     for row in told:
@@ -176,12 +180,12 @@ def _compare_slides(cells: pd.DataFrame, published: Mapping[str, slides.Row]) ->
 
 
 def bits_in_use(cells: pd.DataFrame) -> int:
-    """How many of 16 bits the accepted of an audit's rows use at most, by which they are read, or 0."""
+    """The most bits that an accepted 16-bit image uses, by which all are scaled; 0 without such images."""
     return max(map(int, cells.bits[cells.status == tables.OK]), default=0)
 
 
 def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -> tuple[str, ...]:
-    """What users of these cells should know and numbers do not say, a sentence each."""
+    """Remarks for users of these cells that the numbers do not show, one text each; may be empty."""
     accepted = cells[cells.status == tables.OK]
     given = patients.read(raw)
     parsed = {path: names.parse(path.rpartition("/")[2]) for path in accepted.path.tolist()}
@@ -201,19 +205,19 @@ def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -
     note(
         "Cells whose patient is unknown",
         summary.cells_without_patient,
-        f"Neither names nor {paths.PATIENTS} tell it, so each counts as a patient of its own; a split of "
-        "them is not by patient, and figures on it say nothing of new patients.",
+        f"Neither names nor {paths.PATIENTS} give it, so each counts as a patient of its own; a split of "
+        "them is not by patient, and its figures say nothing about new patients.",
     )
-    believed = "The table was believed."
+    believed = "The table was used."
     another = f"Cells to which {paths.PATIENTS} gives another patient than their names do"
     note(another, len(differing), believed, differing[:1])
     elsewhere = f"Cells that {paths.SLIDES} puts on another slide than their names do"
     note(elsewhere, told.get("disagreeing", 0), believed, told.get("examples", ()))
-    note(f"Images that {paths.SLIDES} does not know", told.get("missing", 0), "Their names were believed.")
+    note(f"Images that {paths.SLIDES} does not know", told.get("missing", 0), "Their names were used.")
     note("Parasitised cells with the name of an uninfected control", len(odd), such=odd[:1])
     pages = [f"{row.path}: page 1 of {row.pages}" for row in paged.head(1).itertuples()]
     note("Files of several pages, of which the first was read", len(paged), such=pages)
-    read_by = f"They use {bits_in_use(cells)} bits at most, and are read by these."
+    read_by = f"They use {bits_in_use(cells)} bits at most, and all were scaled by this number."
     note("Files of 16 bits a colour", len(deep), read_by, list(deep.path.head(1)))
     return tuple(found)
 

@@ -1,4 +1,4 @@
-"""The audit as one page that a person looks at: everything on it is inside the file itself."""
+"""Render the audit as one HTML page, with its pictures and charts embedded."""
 
 import base64
 import io
@@ -20,18 +20,18 @@ from malaria.cells.provenance import Provenance
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 
 SHEET_CELLS = 60  # on each contact sheet
-SHEET_SIDE = 72  # px on the page that a cell of median size gets; all cells have one scale
-SWATCH_CELLS = 3  # cells a patient whose colour is averaged
+SHEET_SIDE = 72  # px on the page for the longer side of a median cell; all cells have the same scale
+SWATCH_CELLS = 3  # cells of each patient whose colours are averaged
 MOST_SWATCHES = 400
 MOST_BARS = 400
 MOST_ROWS = 500  # of quarantined images; the others are in cells.csv
-MOST_THUMBNAILS = 100  # of them
+MOST_THUMBNAILS = 100  # of quarantined images
 
 CHART_WIDTH, CHART_HEIGHT = 880, 200  # px
 WORDS = {PARASITIZED: "Parasitised", UNINFECTED: "Uninfected"}
 INFECTED, CONTROLS, UNKNOWN = "Infected patients", "Uninfected controls", "Patient unknown"
 
-# Outside the cell crops are black, apart from what compression left there.
+# Crops are black outside the cell, except for faint compression artefacts.
 _DARKEST_OF_CELL = 16
 
 
@@ -48,12 +48,12 @@ class Picture:
 def render(
     raw: Path, cells: pd.DataFrame, summary: audit.Summary, provenance: Provenance, max_pixels: int
 ) -> str:
-    """The whole page, as HTML in one file; the same cells make the same bytes.
+    """The page as HTML; the same cells give the same text.
 
     Args:
-        raw: the folder that the paths in `cells` start from; thumbnails are read from it.
-        cells: rows as tables.CELLS; `summary` is theirs.
-        max_pixels: no larger image is decoded.
+        raw: the folder to which the paths in `cells` are relative; pictures are read from it.
+        cells, summary: the audit's rows (tables.CELLS) and their summary.
+        max_pixels: larger images are not decoded.
     """
     accepted = cells[cells.status == tables.OK]
     parasitized = accepted.label == PARASITIZED
@@ -73,7 +73,7 @@ def render(
     look = images.Limits(min_side=1, max_pixels=max_pixels, bits=audit.bits_in_use(cells))
     shown = aside.head(MOST_ROWS).fillna({"width": 0, "height": 0})
     thumbnails = [_picture(raw, path, look, most=SHEET_SIDE) for path in shown.path.head(MOST_THUMBNAILS)]
-    # Where cells were cut out of fields, some of those with outlines.
+    # If the cells were cut out of fields: some of these fields, with outlined cells.
     fields = sorted((raw / paths.FIELD_PICTURES).glob("*.jpg"))
     environment = templates.environment(Path(__file__).parent, autoescape=True)
     return environment.get_template("audit_page.html.j2").render(
@@ -94,7 +94,7 @@ def render(
 
 
 def _sizes(accepted: pd.DataFrame) -> str:
-    """A chart of how many cells have which longer side; empty where all have the same."""
+    """A histogram of the cells' longer sides, as SVG; empty if all are the same."""
     if accepted.side.nunique() < 2:
         return ""
     counts = accepted.groupby(["side", "label"]).size().rename("cells").reset_index()
@@ -102,7 +102,7 @@ def _sizes(accepted: pd.DataFrame) -> str:
 
 
 def _patients(known: pd.DataFrame) -> str:
-    """A chart of each patient's cells, infected ones first, the largest first; empty without patients."""
+    """Bars (SVG) of each patient's cells, infected and largest patients first; empty without patients."""
     if known.empty:
         return ""
     counts = known.groupby(["kind", "patient", "label"]).size().unstack(fill_value=0)
@@ -125,7 +125,7 @@ def _patients(known: pd.DataFrame) -> str:
 
 
 def _bars(counts: pd.DataFrame, x: dict[str, Any], **encoding: dict[str, Any]) -> str:
-    """Columns of `cells` over `x`, parasitised ones below; in the page's colours."""
+    """Bars of `cells` over `x`, as SVG in the page's colours; parasitised cells are at the bottom."""
     colours = [f"var(--{label.lower()})" for label in reversed(LABELS)]
     return charts.svg(
         {
@@ -150,16 +150,16 @@ def _bars(counts: pd.DataFrame, x: dict[str, Any], **encoding: dict[str, Any]) -
 
 
 def _turns(cells: pd.DataFrame) -> pd.DataFrame:
-    """`cells`, sorted by path, as if shuffled; `turn` counts a patient's cells in that order, from 0.
+    """Shuffle `cells`, sorted by path; the new column `turn` numbers each patient's cells from 0.
 
-    The lot is a cell's own hash, so that a few cells more or less change little of the page.
+    The order is that of the cells' hashes, so that a few cells more or less change little on the page.
     """
     lots = cells.sort_values("sha256", kind="stable")
     return lots.assign(turn=lots.groupby(lots.patient.where(lots.patient != "", lots.path)).cumcount())
 
 
 def _sheet(raw: Path, accepted: pd.DataFrame, label: str, limits: images.Limits) -> list[Picture | None]:
-    """Cells of one class from as many patients as there are, all at one scale."""
+    """Up to SHEET_CELLS cells of one class, from as many patients as possible, all at one scale."""
     turns = _turns(accepted[accepted.label == label])
     if turns.empty:
         return []
@@ -169,7 +169,7 @@ def _sheet(raw: Path, accepted: pd.DataFrame, label: str, limits: images.Limits)
 
 
 def _swatches(raw: Path, known: pd.DataFrame, limits: images.Limits) -> dict[str, str]:
-    """A patient's stain and light: the mean colour of some cells, in CSS, the darkest patient first."""
+    """The mean colour of a few cells of each patient, as CSS by patient, the darkest first."""
     turns = _turns(known[known.patient.isin(sorted(set(known.patient))[:MOST_SWATCHES])])
     chosen = turns[turns.turn < SWATCH_CELLS]
     with ThreadPoolExecutor() as pool:
@@ -181,7 +181,7 @@ def _swatches(raw: Path, known: pd.DataFrame, limits: images.Limits) -> dict[str
 
 def _colour(path: Path, limits: images.Limits) -> npt.NDArray[np.float64]:
     """The mean RGB inside a cell, float64 (3,)."""
-    # Every fourth pixel either way tells the same colour, in a sixteenth of the time.
+    # Every fourth pixel in each direction gives the same colour in a sixteenth of the time.
     pixels = images.read(path, limits).pixels[::4, ::4]
     inside = pixels[pixels.max(axis=2) > _DARKEST_OF_CELL]
     return inside.mean(axis=0) if len(inside) else np.zeros(3)
@@ -190,10 +190,11 @@ def _colour(path: Path, limits: images.Limits) -> npt.NDArray[np.float64]:
 def _picture(
     raw: Path, path: str, limits: images.Limits, scale: float = 1.0, most: float = math.inf
 ) -> Picture | None:
-    """The image embedded as JPEG; None where it cannot be read.
+    """The image embedded as JPEG; None if it cannot be read.
 
     Args:
-        scale, most: px on the page for a px in the file, and at most of the longer side.
+        scale: px on the page for one px in the file.
+        most: largest length of the longer side on the page, in px.
     """
     try:
         crop = images.read(raw / path, limits)
@@ -203,7 +204,7 @@ def _picture(
     factor = min(side * scale, most) / side
     width, height = max(round(crop.width * factor), 1), max(round(crop.height * factor), 1)
     image = Image.fromarray(crop.pixels)
-    # Half as many again, for screens with more pixels than CSS counts; never more than there are.
+    # 1.5 times the size on the page, for screens of high density; thumbnail() never enlarges.
     image.thumbnail((width * 3 // 2 + 1, height * 3 // 2 + 1), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=88)

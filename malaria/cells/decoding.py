@@ -1,6 +1,6 @@
-"""From the bytes of a file to RGB: what of a file is read, and what never reaches a parser.
+"""Decode the bytes of an image file to RGB. Parts of a file that its pixels do not need never reach Pillow.
 
-Needs Pillow alone: the process that `sandbox` forks for each who asks is the cheaper the less it holds.
+Imports only Pillow: `sandbox` forks processes with this module, and a small process is cheaper to fork.
 """
 
 import io
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from PIL import ExifTags, Image, ImageChops, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-# Pillow is not to look for plug-ins of other formats: these it knows by itself, and TIFF by the import above.
+# Pillow knows these formats without loading all its plug-ins (TIFF by the import above).
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-# What their files start with (BMP's two letters might be any text's): Pillow calls a file that is cut
-# off in its header no image at all.
+# First bytes of these files, by which one that is cut off in its header counts as damaged: Pillow calls it
+# no image. BMP is left out, because any text may start with its two letters.
 PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SIGNATURES = (PNG[:4], JPEG, *TIFF)
 
@@ -27,11 +27,11 @@ FLOATING = "pixels are floating-point numbers: save it with 8 or 16 bits a colou
 PLANES = "16-bit colours in compressed planes: save it without compression, or pixel by pixel"
 EMPTY_PICTURE = "one colour throughout"
 
-# Whatever else a file tells of its picture is not parsed, and neither is this where it is larger.
+# Bytes. The orientation is the only metadata that is parsed, and only up to this size.
 _MOST_METADATA = 2**16
 _MOST_PAGES = 10_000
 
-# What describes the pixels of a TIFF, of which long lists may be; and what turns them.
+# TIFF tags: all those that the pixels need (some hold long lists), then those with a name here.
 _PIXELS_OF_TIFF = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338,
                    339, 347, *range(512, 522), 529, 530, 531, 532}  # fmt: skip
 _ORIENTATION, _BITS, _COMPRESSION, _PLANAR, _KIND = 274, 258, 259, 284, 339
@@ -40,10 +40,10 @@ _OTHER_COMPRESSIONS = {33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000
                        34887: "LERC", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL",
                        52546: "JPEG XL"}  # fmt: skip
 
-# Bytes of a value, by the number of its kind in a TIFF.
+# Bytes of one value, by the number of its TIFF type.
 _TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 
-# What undoes each turn that metadata may tell of.
+# The operation that turns a picture upright, by its EXIF orientation.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,15 +54,15 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# How many of 16 bits a picture may use: what cameras give.
+# How many of 16 bits a picture may use: the bit depths of cameras.
 _RANGES = (8, 10, 12, 14, 16)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is taken for a cell crop: no side under `min_side` px, at most `max_pixels` in all.
+    """Limits on a cell crop: no side under `min_side` px, at most `max_pixels` in all.
 
-    bits: how many of 16 bits pictures use, where that is known of the set; else each tells it by itself.
+    bits: how many of 16 bits the pictures of the set use; 0 if unknown, then each picture is judged alone.
     """
 
     min_side: int
@@ -72,9 +72,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An RGB image, all of it; the pages of its file, and how many of 16 bits it uses, 0 where it has 8.
+    """A decoded image, in RGB.
 
-    notes: what to know of how it was read.
+    pages: of its file. bits: how many of 16 bits it uses; 0 if it has 8. notes: remarks on how it was read.
     """
 
     image: Image.Image
@@ -84,10 +84,10 @@ class Decoded:
 
 
 class Unreadable(Exception):  # noqa: N818 - a finding about a file, not a fault of the program
-    """A file that is no cell crop, and why, in a few words.
+    """A file that is not a cell crop.
 
-    The words are one of few, so that they can be counted; `width` and `height` (px) are known
-    where the size is what is wrong.
+    `reason` is one of a few fixed phrases, so that reasons can be counted. `width` and `height` are in px,
+    and None if unknown.
     """
 
     def __init__(self, reason: str, width: int | None = None, height: int | None = None) -> None:
@@ -99,7 +99,7 @@ class Unreadable(Exception):  # noqa: N818 - a finding about a file, not a fault
 
 @dataclass(frozen=True)
 class _Pruned:
-    """A file without what is not read of it; of a TIFF, how many pages it had, and `tags` of the first."""
+    """A file without the parts that are not read; of a TIFF, its number of pages and the first one's tags."""
 
     content: bytes
     pages: int = 1
@@ -111,7 +111,7 @@ def decode(encoded: bytes, limits: Limits) -> Decoded:
 
     Raises:
         Unreadable: no image, a damaged one, or one outside `limits`.
-        MemoryError: this process may not have as much as it takes.
+        MemoryError: it takes more memory than this process may have.
     """
     if not encoded:
         raise Unreadable(EMPTY)
@@ -136,11 +136,11 @@ def decode(encoded: bytes, limits: Limits) -> Decoded:
 
 
 def _whole(pruned: _Pruned, limits: Limits) -> Decoded:
-    """Decode a file, also a JPEG without its end that has all its pixels."""
+    """Decode a file; a JPEG that lacks only its end still counts as whole."""
     try:
         return _rgb(pruned, limits)
     except OSError:
-        # A JPEG may lack its last bytes and have all its pixels: then what stands there is no matter.
+        # A JPEG without its last bytes may have all its pixels: then any filling gives the same image.
         if not pruned.content.startswith(JPEG) or pruned.content.endswith(b"\xff\xd9"):
             raise
     cut = pruned.content.removesuffix(b"\xff")
@@ -151,7 +151,7 @@ def _whole(pruned: _Pruned, limits: Limits) -> Decoded:
 
 
 def _rgb(pruned: _Pruned, limits: Limits) -> Decoded:
-    """Decode what was left of a file: its first page, upright, in 8-bit RGB."""
+    """Decode a pruned file: its first page, upright, in 8-bit RGB."""
     notes: tuple[str, ...] = (f"page 1 of {pruned.pages:,}",) if pruned.pages > 1 else ()
     with Image.open(io.BytesIO(pruned.content), formats=FORMATS) as opened:
         _check_size(opened, limits)
@@ -168,7 +168,7 @@ def _rgb(pruned: _Pruned, limits: Limits) -> Decoded:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """In RGB, on black where it is transparent."""
+    """Convert to RGB; transparent parts become black."""
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, "black")
         return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
@@ -187,32 +187,34 @@ def _too_large(limits: Limits) -> str:
 
 
 def _check_kind(tags: dict[int, int]) -> None:
-    """Refuse by its name what a TIFF may hold and is not read; Pillow calls it no image, or misreads it."""
+    """Refuse TIFFs of kinds that are not read, and name the kind; Pillow misreads them or says "no image"."""
     how = tags.get(_COMPRESSION, 1)
     if how not in _READ_COMPRESSIONS:
         named = _OTHER_COMPRESSIONS.get(how, f"way {how}")
         raise Unreadable(f"TIFF compressed by {named}: save it without compression, or by LZW")
     if tags.get(_KIND, 1) == 3:
         raise Unreadable(FLOATING)
-    # Of signed numbers.
+    # More than 16 bits, or signed integers.
     if tags.get(_BITS, 1) > 16 or tags.get(_KIND, 1) == 2:
         raise Unreadable(NO_COLOUR)
     if tags.get(_BITS, 1) == 16 and tags.get(_PLANAR, 1) == 2 and how != 1:
         raise Unreadable(PLANES)
 
 
-# 16 bits a colour, of which Pillow gives the high byte alone
+# 16 bits a colour, of which Pillow gives only the high byte
 
 
 def _of_deep(opened: ImageFile.ImageFile, pruned: _Pruned, limits: Limits) -> tuple[Image.Image, int, int]:
-    """A picture of 16 bits a colour in 8: the high ones of those in use; how many were taken for that, and
-    how many it uses itself.
+    """Convert a picture of 16 bits a colour to 8: the highest eight of the bits in use.
+
+    Returns:
+        The picture, how many bits were taken to be in use, and how many it uses itself.
     """
     high, low = _bytes_of(opened, pruned)
     colours = Image.merge("RGB", high.split()[:3]) if high.mode == "RGBA" else high
     most = max(maximum for _, maximum in extrema(colours))
     own = next(bits for bits in _RANGES if most < 2 ** (bits - 8))
-    # One picture may be dark: by itself it tells no finer than 8, 12 and 16.
+    # A single picture may be dark, so without `limits.bits` it counts as one of 8, 12 or 16 bits.
     used = max(own, limits.bits) if limits.bits else {10: 12, 14: 16}.get(own, own)
     if used == 16 or low is None:
         return high, 16, own
@@ -228,7 +230,7 @@ def extrema(image: Image.Image) -> tuple[tuple[int, int], ...]:
 
 
 def _bytes_of(opened: ImageFile.ImageFile, pruned: _Pruned) -> tuple[Image.Image, Image.Image | None]:
-    """The high bytes of all colours, and the low ones; None where Pillow cannot be had to give them."""
+    """The high and the low bytes of all colours; the low ones are None if Pillow cannot give them."""
     if opened.mode.startswith("I;16"):
         first, second = (Image.frombytes("L", opened.size, opened.tobytes()[at::2]) for at in (0, 1))
         return (first, second) if opened.mode.endswith("B") else (second, first)
@@ -247,7 +249,7 @@ def _bytes_of(opened: ImageFile.ImageFile, pruned: _Pruned) -> tuple[Image.Image
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """How the samples lie in the file, in Pillow's words."""
+    """Pillow's raw mode: how the samples lie in the file; just ";16" for a 16-bit TIFF."""
     if isinstance(image, TiffImagePlugin.TiffImageFile) and 16 in image.tag_v2.get(_BITS, ()):
         return ";16"
     given = image.tile[0].args if image.tile else ""
@@ -264,11 +266,11 @@ def _set_raw_mode(image: ImageFile.ImageFile, to: Callable[[str], str]) -> None:
     ]
 
 
-# What reaches Pillow
+# Pruning: only what these functions keep reaches Pillow
 
 
 def _pruned(encoded: bytes) -> _Pruned:
-    """The file without what is not read of it."""
+    """Remove the parts of a file that are not read."""
     if encoded.startswith(PNG):
         return _Pruned(_pruned_png(encoded))
     if encoded.startswith(JPEG):
@@ -277,13 +279,13 @@ def _pruned(encoded: bytes) -> _Pruned:
 
 
 def _pruned_png(encoded: bytes) -> bytes:
-    """Only chunks that pixels need, and the first that may turn them."""
+    """Keep only the chunks that the pixels need, and the first EXIF chunk, for the orientation."""
     kept, at, turned = [encoded[:8]], 8, False
     while at + 8 <= len(encoded):
         size, kind = struct.unpack_from(">I4s", encoded, at)
         turning = kind == b"eXIf" and size <= _MOST_METADATA and not turned
         turned |= turning
-        # A capital letter begins the name of what no reader may leave out.
+        # The name of a chunk that every reader must read starts with a capital letter.
         if kind[:1].isupper() or kind == b"tRNS" or turning:
             kept.append(encoded[at : at + 12 + size])
         at += 12 + size
@@ -291,7 +293,7 @@ def _pruned_png(encoded: bytes) -> bytes:
 
 
 def _pruned_jpeg(encoded: bytes) -> bytes:
-    """Only segments that pixels need (two tell which colours they are), and the first that may turn them."""
+    """Keep only the segments that the pixels need (two give the colour space), and the first EXIF segment."""
     kept, at, seen = [encoded[:2]], 2, set()
     while (at := encoded.find(b"\xff", at)) >= 0 and at + 4 <= len(encoded):
         marker, size = encoded[at + 1], int.from_bytes(encoded[at + 2 : at + 4], "big")
@@ -310,7 +312,7 @@ def _pruned_jpeg(encoded: bytes) -> bytes:
 
 
 def _pruned_tiff(encoded: bytes) -> _Pruned:
-    """Only the first page, with the tags that its pixels need, each once, and the one that turns them."""
+    """Keep only the first page, with the tags that its pixels need, each once, and its orientation."""
     order, big = "<" if encoded[:2] == b"II" else ">", encoded[2:4] in (b"+\0", b"\0+")
     count, pointer, size = ("Q", "Q", 20) if big else ("H", "I", 12)
     room = struct.calcsize(pointer)
@@ -326,7 +328,7 @@ def _pruned_tiff(encoded: bytes) -> _Pruned:
             seen.add(start)
             start = at(pointer, end)
     except (struct.error, OverflowError):
-        # The list of pages leads out of the file; the first may be whole.
+        # The list of pages leads outside the file; the first page may still be whole.
         pass
     kept, tags = dict[int, bytes](), dict[int, int]()
     for number in range(at(count, first)):

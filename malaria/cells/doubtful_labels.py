@@ -1,4 +1,4 @@
-"""Labels in doubt: a list of cells whose given label is held to be wrong."""
+"""Doubtful labels: a list of cells whose given label is thought to be wrong."""
 
 from pathlib import Path
 
@@ -12,17 +12,17 @@ from malaria.labels import LABELS
 
 
 def read(file: Path, key: str) -> frozenset[tuple[str, str]]:
-    """Read a table of labels in doubt, columns given_label and file; a header alone is an empty list.
+    """Read a table of doubtful labels, with the columns given_label and file; it may have no rows.
 
     Args:
-        file: its column `file` has a file's name, or its path as tables.CELLS has it.
-        key: the parameter that names the file, for the error.
+        file: the table; its column `file` has file names, or paths as in tables.CELLS.
+        key: the parameter that names the table, for the error message.
 
     Returns:
         Pairs of given label and file.
 
     Raises:
-        UserError: there is no such table, or a label in it is none of labels.LABELS.
+        UserError: there is no such table, or it has a label that is not in labels.LABELS.
     """
     table = tables.read_given(file, "given_label,file", key=key)
     strange = table.given_label[~table.given_label.isin(LABELS)]
@@ -34,9 +34,9 @@ def read(file: Path, key: str) -> frozenset[tuple[str, str]]:
 
 
 def among(cells: pd.DataFrame, doubtful: frozenset[tuple[str, str]]) -> npt.NDArray[np.bool_]:
-    """Which of `cells` (columns path and label) have a label in doubt, bool (n,).
+    """Which of `cells` (columns path and label) have a doubtful label, bool (n,).
 
-    A cell whose label has been corrected since the list was made has none.
+    A cell whose label has been corrected since the list was made does not count.
     """
     pairs = zip(cells.label, cells.path, strict=True)
     return np.array(

@@ -1,4 +1,4 @@
-"""The one way from a file to pixels: audit, pack, predict and the app all read images through here."""
+"""Read image files as pixels. Audit, pack, predict and the app all read images with this module."""
 
 import functools
 import hashlib
@@ -21,19 +21,20 @@ __all__ = ["DAMAGED", "NO_IMAGE", "Crop", "Limits", "Unreadable"]
 
 Pixels = npt.NDArray[np.uint8]
 
-# The name of `resize` in the model bundle, for apps that resize on their own.
+# The name of the method of `resize` in the model bundle, for apps that resize cells themselves.
 RESIZE = "bilinear-no-antialias"
 
-# Uncompressed 16-bit RGBA takes 8 bytes a pixel; the rest is left to metadata.
+# Limits on the size of a file. Uncompressed 16-bit RGBA takes 8 bytes a pixel; the rest is for metadata.
 _BYTES_A_PIXEL = 16
 _BYTES_OF_METADATA = 2**24
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What reading a file told: its SHA-256 (empty where its bytes could not be had), its size in px
-    where that is known, and why it is no cell crop (empty for one that is); `pages` and `bits` as
-    in tables.CELLS.
+    """The result of reading a file.
+
+    sha256: of its bytes; empty if they could not be read. width, height: in px; None if unknown. reason: why
+    it is not a cell crop; empty for one that is. pages, bits: as in tables.CELLS.
     """
 
     sha256: str
@@ -48,13 +49,13 @@ def content(source: Path | BinaryIO, limits: Limits) -> bytes:
     """All bytes of one image file.
 
     Raises:
-        Unreadable: it cannot be opened, or is so large that `limits` would refuse it.
+        Unreadable: it cannot be opened, or is larger than any image within `limits`.
     """
     most = _BYTES_A_PIXEL * limits.max_pixels + _BYTES_OF_METADATA
     found = io.BytesIO()
     try:
         with source.open("rb", buffering=0) if isinstance(source, Path) else nullcontext(source) as stream:
-            # In pieces, since a read of `most` bytes would set that much memory aside for each small file.
+            # In pieces, because read(most) would allocate `most` bytes even for a small file.
             while chunk := stream.read(2**16):
                 found.write(chunk)
                 if found.tell() > most:
@@ -67,17 +68,17 @@ def content(source: Path | BinaryIO, limits: Limits) -> bytes:
 def read(source: Path | BinaryIO | bytes, limits: Limits, name: str = "") -> Crop:
     """Decode one image to RGB as a person sees it, in another process.
 
-    The format is told by content, never by name. EXIF rotation is applied; greyscale, palette, CMYK
-    and 16-bit images become 8-bit RGB (of 16 bits the highest eight in use); what is transparent becomes
-    black, as the set has it outside the cell. Of several pages the first counts. Sizes are checked
-    before a pixel is decoded.
+    The content decides the format, never the file name. EXIF rotation is applied; greyscale, palette, CMYK
+    and 16-bit images become 8-bit RGB (of 16 bits the highest eight in use); transparent parts become black,
+    like the background of the NIH/NLM cells. Of several pages the first is read. Sizes are checked before a
+    pixel is decoded.
 
     Args:
-        name: of what is no path, for the sentence.
+        name: of the image in error messages, if `source` is not a path.
 
     Raises:
         Unreadable: no image, a damaged one, or one outside `limits`.
-        UserError: it takes more than an image may.
+        UserError: decoding took more time or memory than sandbox.OWN allows, or crashed.
     """
     if not isinstance(source, bytes):
         name, source = name or str(source), content(source, limits)
@@ -94,7 +95,7 @@ def examine(raw: Path, limits: Limits, path: str) -> Finding:
     try:
         encoded = content(raw / path, limits)
         sha256 = hashlib.sha256(encoded).hexdigest()
-        # No caller would look at the pixels.
+        # A Finding has no pixels.
         found = _decoded(encoded, limits, str(raw / path), pixels=False)
     except Unreadable as refusal:
         return Finding(sha256, refusal.width, refusal.height, refusal.reason)
@@ -102,7 +103,7 @@ def examine(raw: Path, limits: Limits, path: str) -> Finding:
 
 
 def _decoded(encoded: bytes, limits: Limits, name: str, *, pixels: bool = True) -> Crop:
-    """Decode in this thread's own process for such limits."""
+    """Decode in a separate process; each thread keeps one for each value of `limits` and `pixels`."""
     kept: dict[object, sandbox.Decoder] = vars(_own).setdefault("decoders", {})
     decoder = kept.get((limits, pixels))
     if decoder is None:
@@ -123,8 +124,8 @@ def resize(pixels: Pixels, size: int) -> Pixels:
     """Stretch `pixels`, uint8 (h, w, 3), to uint8 (size, size, 3).
 
     Bilinear between the four nearest pixels, with half-pixel centres and without anti-aliasing, and
-    rounded: so were the public 50 px copies of the NIH cells made. A network sees the same crops
-    whichever copy it is given.
+    rounded. The public 50 px copies of the NIH cells were made in this way, so a network sees the same
+    crops from either copy.
     """
     height, width = pixels.shape[:2]
     if height == width == size:
@@ -141,8 +142,10 @@ def resize(pixels: Pixels, size: int) -> Pixels:
 
 @functools.lru_cache(maxsize=2048)
 def _neighbours(length: int, size: int) -> tuple[npt.NDArray[np.intp], ...]:
-    """For each of `size` places along `length` pixels: the two nearest pixels, intp, and the
-    second's share, float32.
+    """The two nearest of `length` pixels for each of `size` places, and the second's weight.
+
+    Returns:
+        First and second pixel, intp (size,), and weight in [0, 1], float32 (size,).
     """
     at = np.clip((np.arange(size) + 0.5) * (length / size) - 0.5, 0, length - 1)
     first = np.minimum(at.astype(np.intp), max(length - 2, 0))

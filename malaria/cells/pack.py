@@ -1,4 +1,4 @@
-"""Writing the accepted cells as one array, prepared once, so that no epoch decodes an image again."""
+"""Prepare the accepted cells once and write them as one array, so that no epoch decodes an image again."""
 
 import functools
 from pathlib import Path
@@ -13,15 +13,14 @@ from malaria.params import Colour
 
 
 def write(raw: Path, cells: pd.DataFrame, size: int, colour: Colour, folder: Path) -> int:
-    """Prepare the accepted of `cells` and write them, with their index, as `folder`.
+    """Prepare the accepted cells and write them, with their index, as `folder`.
 
-    Memory holds a few images a process at a time, and the bytes do not depend on how many processes
-    work on them.
+    Each process holds only a few images at a time. The bytes do not depend on the number of processes.
 
     Args:
-        raw: the folder that the paths in `cells` start from.
+        raw: the folder to which the paths in `cells` are relative.
         cells: rows as tables.CELLS.
-        size, colour: as `prepare.prepare` takes them.
+        size, colour: as for `prepare.prepare`.
 
     Returns:
         How many cells were written.
@@ -30,7 +29,7 @@ def write(raw: Path, cells: pd.DataFrame, size: int, colour: Colour, folder: Pat
         UserError: an accepted cell can no longer be read.
     """
     accepted = cells[cells.status == tables.OK].sort_values("path", ignore_index=True)
-    # The audit has set its limits already; this one only keeps out what has grown since.
+    # The audit has applied its limits already; these only keep out files that have grown since.
     most, bits = (max(map(int, of), default=0) for of in (accepted.width * accepted.height, accepted.bits))
     limits = images.Limits(min_side=1, max_pixels=most, bits=bits)
     work = functools.partial(prepare.read, raw, limits, size, colour)

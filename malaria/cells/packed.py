@@ -1,4 +1,4 @@
-"""Reading the accepted cells as one array, as `pack` wrote them."""
+"""Read the array of accepted cells that `pack` wrote."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +13,23 @@ from malaria.errors import UserError
 
 ARRAY = "cells.npy"
 INDEX = "index.csv"
-# The columns of the index with the colour that each cell had.
+# Columns of the index: the colour that each cell had before it was prepared.
 OWN = ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
 class Packed:
-    """`images`: uint8 (n, size, size, 3) RGB, memory-mapped and read-only; row i is of the cell that
-    row i of `index` (tables.INDEX) describes.
+    """Packed cells and their index.
+
+    images: uint8 (n, size, size, 3) RGB, memory-mapped and read-only. index: as tables.INDEX; row i describes
+    images[i].
     """
 
     images: npt.NDArray[np.uint8]
     index: pd.DataFrame
 
     def prepared(self, rows: npt.NDArray[np.int64] | None = None) -> list[Prepared]:
-        """The cells in `rows`, int64 (n,), or all, as a bundle is asked about them."""
+        """The cells in `rows`, int64 (n,), or all cells, in the form that a bundle takes."""
         rows = np.arange(len(self.images)) if rows is None else rows
         own = self.index[list(OWN)].to_numpy()[rows].tolist()
         return [Prepared(self.images[row], (r, g, b)) for row, (r, g, b) in zip(rows, own, strict=True)]
@@ -58,15 +60,15 @@ def load(folder: Path) -> Packed:
 def rows(
     packed: Packed, splits: pd.DataFrame, name: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Where the cells of one side of the split lie.
+    """Find the cells of one side of the split.
 
     Args:
         splits: rows as tables.SPLITS.
         name: train, val or test.
 
     Returns:
-        Rows of `packed.images`, int64 (n,), in the order of `splits`, and whether each is
-        Parasitized, float32 (n,) of 1 and 0.
+        Rows of `packed.images`, int64 (n,), in the order of `splits`, and their labels, float32 (n,):
+        1 for Parasitized, 0 for Uninfected.
 
     Raises:
         UserError: the split has cells that were not packed.

@@ -1,4 +1,4 @@
-"""Whose cells are whose where file names do not tell: patients.csv, and cells of no known patient."""
+"""The patients of cells whose file names do not give them: patients.csv, and cells of unknown patients."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -10,17 +10,17 @@ from malaria import paths, tables
 from malaria.cells import names
 from malaria.errors import UserError
 
-# A cell whose patient is not known is its own, under this and its path.
+# A cell of an unknown patient counts as a patient of its own, named by this and its path.
 _NOBODY = "cell "
 
 _EXTENSION = re.compile(r"\.(png|jpe?g|tiff?|bmp)$")
 
 
 def read(folder: Path) -> dict[str, str]:
-    """`patients.csv` in `folder`: the patient of each file it names; empty where there is no table.
+    """Read `patients.csv` in `folder`: the patient of each file that it names; empty without such a table.
 
     Raises:
-        UserError: it is no CSV table with the columns file and patient, or gives a file twice.
+        UserError: it is not a CSV table with the columns file and patient, or gives a file to two patients.
     """
     file = folder / paths.PATIENTS
     if not file.exists():
@@ -39,19 +39,20 @@ def read(folder: Path) -> dict[str, str]:
 def told(
     given: Mapping[str, str], came_as: Mapping[str, str], origin: str
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Which patient `given`, as `read` gives it, names for each file.
+    """Find the patient of each file in the table `given`, from `read`.
 
-    A row names a file by its path, or by the end of it; the longest wins. Where no row is exact, case, the
-    composition of accents, the extension and what marks an altered copy do not count.
+    A row names a file by its path, or by the end of the path; the longest match wins. If no row matches
+    exactly, case, the composition of accents, the extension and the ending of an altered copy are ignored.
 
     Args:
-        came_as: by the path that a file has now, the path that it came with.
+        came_as: the original path of each file, by its present path.
+        origin: what users call the source, for the error message.
 
     Returns:
-        The patient by path of now, and a phrase that counts the rows that name no file, if any.
+        The patient by present path; and, if some rows name no file, a phrase with their number.
 
     Raises:
-        UserError: there are rows, and none names a file of `origin`.
+        UserError: there are rows, and none names a file.
     """
     folded, stems = _keyed(given, names.folded), _keyed(given, _stem)
     found: dict[str, str] = {}
@@ -75,7 +76,7 @@ def told(
 
 
 def with_own(cells: pd.DataFrame) -> pd.DataFrame:
-    """The accepted rows of `cells`; one of no known patient becomes its own, with its copies."""
+    """The accepted rows of `cells`; a cell of unknown patient, with its copies, becomes its own patient."""
     accepted = cells[cells.status == tables.OK].reset_index(drop=True)
     stems = accepted.path.map(_stem)
     first = dict(zip(stems, accepted.path, strict=True))
@@ -86,12 +87,12 @@ def with_own(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def known(patient: "pd.Series[str]") -> "pd.Series[bool]":
-    """Which of the patients, as `with_own` gives them, are known."""
+    """Which patients, named as by `with_own`, are known; bool (n,)."""
     return ~patient.str.startswith(_NOBODY)
 
 
 def _keyed(given: Mapping[str, str], key: Callable[[str], str]) -> dict[str, str]:
-    """The rows by the key of their file; empty where a key stands for files of several patients."""
+    """The rows by the key of their file; an empty text for a key that files of several patients share."""
     rows: dict[str, str] = {}
     for row, patient in given.items():
         first = rows.setdefault(key(row), row)
@@ -105,7 +106,7 @@ def _stem(name: str) -> str:
 
 
 def _ends(path: str) -> Iterator[str]:
-    """A path, then what is left of it without its first folder, and so on."""
+    """The path, then the path without its first folder, and so on."""
     yield path
     while path := path.partition("/")[2]:
         yield path

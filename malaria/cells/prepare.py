@@ -1,8 +1,8 @@
-"""From a crop of any size, background and colour to what a network is given.
+"""Prepare a crop of any size, background and colour for a network.
 
-The margin around the cell comes off, what is left is resized, and the cell's own colour is brought to one
-reference: a laboratory's stain, light and white balance are gone, and what stays is how parts of the cell
-differ from the rest of it. The cell alone decides, never another one of the same call.
+The margin around the cell is removed, the rest is resized, and the cell's own colour is brought to one
+reference. This removes a laboratory's stain, light and white balance, and keeps the contrasts within the
+cell. The result depends on the cell alone, never on other cells of the same call.
 """
 
 from pathlib import Path
@@ -16,32 +16,32 @@ from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
 from malaria.params import Colour
 
-# What `pack.colour` and a bundle's record may name: the crop as it is, or by its own colour.
+# Values of `pack.colour` and of a bundle's record: the crop as it is, or adjusted by its own colour.
 AS_IS: Colour = "as-is"
 OWN: Colour = "own"
 
-# An empty background's grey level, and what a cell's colour is brought to: about the median NIH/NLM cell.
+# The grey level of an empty background, and the reference colour (RGB): about that of a median NIH/NLM cell.
 _LIGHT = 235.0
 _REFERENCE = (200.0, 150.0, 165.0)
 _LEVELS = np.arange(256)
-# A cell's colour is this percentile of its pixels: parasites are darker, and fewer.
+# A cell's colour is this percentile of its pixels; the few, darker pixels of parasites hardly change it.
 _PERCENTILE = 60
-# Optical densities are stretched within these bounds: what has no stain would be noise alone.
+# Bounds of the factor on optical densities: a channel without stain would become pure noise.
 _LEAST, _MOST = 0.4, 2.5
 
-# Brighter than this in any channel counts as part of the cell.
+# A pixel that is brighter than this in any channel counts as part of the cell.
 BLACK = 16
-# A background is even if its corners differ by no more than this, in grey levels; the rest of it may differ
-# as much from them.
+# A background is even if its corners differ by no more than this, in grey levels, from their median colour;
+# its other pixels may differ as much.
 _EVEN = 14
-# px from each corner along either side, whose median is the corner's colour.
+# Side in px of the square in each corner whose median is the corner's colour.
 _CORNER = 3
-# Shares of a side: a margin that is less stays, and rows with less of the cell are margin.
+# Shares of a side: a thinner margin stays; a row or column with a smaller share of cell is margin.
 _MARGIN, _SPECK = 0.04, 0.03
 
 
 def prepare(crop: Pixels, size: int, colour: Colour) -> Prepared:
-    """A crop, uint8 (h, w, 3), for a network of `size` px."""
+    """Prepare a crop, uint8 (h, w, 3), for a network of `size` px."""
     cell = images.resize(crop if colour == AS_IS else without_margin(crop), size)
     part = _brightest(cell) > BLACK
     own = _own(cell, part)
@@ -51,7 +51,7 @@ def prepare(crop: Pixels, size: int, colour: Colour) -> Prepared:
 def read(
     raw: Path, limits: images.Limits, size: int, colour: Colour, path: str
 ) -> tuple[Prepared, tuple[str, ...]]:
-    """The audited crop `path` below `raw`, prepared, and notes on how it was read.
+    """Read and prepare the audited crop `path` below `raw`; also returns notes on how it was read.
 
     Raises:
         UserError: it can no longer be read.
@@ -66,7 +66,7 @@ def read(
 
 
 def without_margin(cell: Pixels) -> Pixels:
-    """The part of `cell`, uint8 (h, w, 3), that holds the cell, on black; all of it where that is unclear."""
+    """Cut off the margin of `cell`, uint8 (h, w, 3), on black, unless it is thin or the cell is not found."""
     cell = _on_black(cell)
     part = _brightest(cell) > BLACK
     height, width = part.shape
@@ -81,7 +81,7 @@ def without_margin(cell: Pixels) -> Pixels:
 
 
 def _brightest(cell: Pixels) -> npt.NDArray[np.uint8]:
-    """The brightest channel of each pixel; over a last axis of three NumPy's own maximum is slow."""
+    """The brightest channel of each pixel; NumPy's maximum over a last axis of three is slower."""
     return np.maximum(np.maximum(cell[..., 0], cell[..., 1]), cell[..., 2])
 
 
@@ -95,11 +95,11 @@ def _own(cell: Pixels, part: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
 
 
 def _stained(cell: Pixels, part: npt.NDArray[np.bool_], own: tuple[int, int, int]) -> Pixels:
-    """`cell` with its `own` colour brought to the reference; black stays black.
+    """Bring the `own` colour of `cell` to the reference; black stays black.
 
-    Each channel's optical density, minus the logarithm of the light that passes (Beer and Lambert), is
-    multiplied so that the cell's colour becomes the reference. Where that would take too much, as in a
-    channel that is as bright as the background, it is shifted for the rest.
+    Each channel's optical density (minus the logarithm of the transmitted light, by Beer and Lambert) is
+    multiplied so that the cell's colour becomes the reference. If the factor would exceed its bounds, as in a
+    channel that is as bright as the background, the density is also shifted.
     """
     found = np.empty_like(cell)
     for channel, (reference, level) in enumerate(zip(_REFERENCE, own, strict=True)):
@@ -111,7 +111,7 @@ def _stained(cell: Pixels, part: npt.NDArray[np.bool_], own: tuple[int, int, int
 
 
 def _on_black(cell: Pixels) -> Pixels:
-    """`cell` with an even background of another colour made black, where it reaches in from the border."""
+    """Make an even background of another colour black, as far as it reaches straight in from the border."""
     if min(cell.shape[:2]) < _CORNER:
         return cell
     ends = np.r_[:_CORNER, -_CORNER:0]

@@ -1,4 +1,4 @@
-"""A cell as networks see it: what `malaria.cells.prepare` gives, and the packed arrays hold."""
+"""A cell as networks see it: the result of `malaria.cells.prepare`, which the packed arrays hold."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ import numpy.typing as npt
 class Prepared:
     """A cell as networks see it.
 
-    pixels: uint8 (size, size, 3); own: the red, green and blue that the cell had, in grey levels; shape: the
-    crop's height and width, or None where they are not to be judged.
+    pixels: uint8 (size, size, 3). own: the cell's red, green and blue before it was prepared, in grey levels.
+    shape: the crop's height and width in px; None if the out-of-distribution check is to ignore them.
     """
 
     pixels: npt.NDArray[np.uint8]

@@ -1,4 +1,4 @@
-"""Where cells are from: what `fetch` knows of them, kept beside them for the audit."""
+"""The origin of the cells: a record that `fetch` writes beside them, and that the audit shows."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,10 @@ from malaria import paths
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is known of fetched cells. Nothing here changes from one fetch of the same data to the next.
+    """The origin of fetched cells. Another fetch of the same data gives the same record.
 
     `origin` is a URL, a slug or the folder as params.yaml names it; `checksum` is the SHA-256 of the
-    archive or of the content; `ignored` says, a phrase each, what was left out.
+    archive or of the content; `ignored` has a phrase for each kind of thing that was left out.
     """
 
     source: str = ""
@@ -30,7 +30,7 @@ class Provenance:
 
 
 def read(raw: Path) -> Provenance:
-    """The record in `raw`; an empty one where there is none, or no such record."""
+    """The record in `raw`; an empty one if it is missing or damaged."""
     try:
         return TypeAdapter(Provenance).validate_json((raw / paths.PROVENANCE.name).read_bytes())
     except (OSError, ValueError):

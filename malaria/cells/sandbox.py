@@ -1,4 +1,4 @@
-"""Decoding in processes that can be killed, and that hold nothing of anybody else's."""
+"""Decode images in separate processes, which can be killed and never hold another client's images."""
 
 import atexit
 import json
@@ -19,14 +19,16 @@ import numpy.typing as npt
 from malaria.cells.decoding import Limits, Unreadable
 from malaria.cells.zygote import ORDER
 
-_PAUSE = 0.1  # s between two looks at whether anybody waits for the answer
+_PAUSE = 0.1  # s between two checks whether the client still waits for the answer
 _MOST_HEAD = 2**16
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What decoding may take: processor seconds a picture and, of one process, in all; MB of memory;
-    seconds a picture on the clock. 0 is without end.
+    """Limits on decoding.
+
+    seconds: processor time for one picture, in s. total: processor time for one process, in s; 0: no limit.
+    memory: in MB. wait: wall-clock time for one picture, in s; 0: no limit.
     """
 
     seconds: int
@@ -35,19 +37,21 @@ class Bounds:
     wait: int
 
 
-# On the clock a busy machine takes as long as it takes.
+# No limit on wall-clock time: a busy machine may be slow.
 OWN = Bounds(seconds=60, total=0, memory=4096, wait=0)
 STRANGERS = Bounds(seconds=5, total=60, memory=1024, wait=30)
 
 
 class Costly(Exception):  # noqa: N818 - a finding about a file, not a fault of the program
-    """A file at which the process that decoded it ended: at a limit, or because the decoder crashed."""
+    """The process that decoded a file ended: it reached a limit, was killed, or the decoder crashed."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A decoded image: `pixels` is uint8 (height, width, 3), RGB, or (height, width, 0) where none were
-    wanted; `notes` on how it was read; `pages` and `bits` as `Decoded` has them.
+    """A decoded image.
+
+    pixels: uint8 (height, width, 3), RGB, or (height, width, 0) if none were asked for. notes: on how it was
+    read. pages, bits: as in decoding.Decoded.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -65,11 +69,13 @@ class Crop:
 
 
 class Decoder:
-    """Decodes in a process of its own, which is forked anew after one that ended.
+    """Decode in a process of its own. After a process has ended, the next call forks another.
 
     Args:
-        pixels: whether they are wanted; without, a picture of one colour is refused.
-        ahead: how many more are forked in advance, for those who ask with the same limits later.
+        limits: on cell crops.
+        bounds: on time and memory.
+        pixels: whether to return pixels; if not, a picture of one colour is Unreadable.
+        ahead: how many more processes to fork in advance, for later decoders with the same arguments.
     """
 
     def __init__(self, limits: Limits, bounds: Bounds = OWN, *, pixels: bool = True, ahead: int = 0) -> None:
@@ -81,14 +87,15 @@ class Decoder:
         self._number = self._asker = 0
 
     def read(self, content: bytes, gone: Callable[[], bool] | None = None) -> Crop:
-        """Decode a file; where those who asked are `gone`, the process is killed.
+        """Decode a file. If `gone` returns True, the client has left, and the process is killed.
 
         Raises:
             Unreadable: as `decoding.decode`.
             Costly: the process ended, or was killed.
         """
         try:
-            # A fork of the process that asked before would get that one's answers, and its other forks'.
+            # After os.fork() the child must not reuse its parent's connection: each would read the other's
+            # answers.
             if self._process is None or self._asker != os.getpid():
                 self._asker = os.getpid()
                 self._process = _zygote.fork(self._order, self._ahead)
@@ -98,7 +105,7 @@ class Decoder:
                 if gone and gone():
                     os.kill(self._number, signal.SIGKILL)
             head, _, pixels = self._process.recv_bytes(self._most).partition(b"\n")
-            # A file that takes over the process must not get any further than this.
+            # A hostile file may control the process, so nothing in its answer is trusted.
             said = json.loads(head)
             if "reason" in said:
                 raise Unreadable(str(said["reason"]), said["width"], said["height"])
@@ -110,20 +117,20 @@ class Decoder:
             raise Costly from None
 
     def close(self) -> None:
-        """Let the process go, which ends by that."""
+        """Close the connection, which ends the process."""
         if self._process is not None:
             self._process.close()
             self._process = None
 
 
 class _Zygote:
-    """The process that all of this one's are forked from; started when needed, and ended with this one."""
+    """The process from which all decoding processes are forked; started when needed, ended with this one."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """In a fork of this process: what it had is not this one's, which has no child yet."""
+        """Start anew, also after os.fork(): the zygote and its connections belong to the parent."""
         self._lock = threading.Lock()
         self._ready: dict[bytes, deque[Connection]] = defaultdict(deque)
         self._control: socket.socket | None = None
@@ -154,7 +161,7 @@ class _Zygote:
                 f"from malaria.cells import zygote; "
                 f"zygote.serve(socket.socket(fileno={its.fileno()}))"
             )
-            # Nothing of the environment, nor of site: each module more is paid for at every fork.
+            # Without environment variables and `site`: each further module makes every fork slower.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", code],
                 pass_fds=[its.fileno()],

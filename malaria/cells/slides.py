@@ -1,4 +1,4 @@
-"""The slide that each cell was cut from, where its publisher tells: slides.csv, beside the class folders."""
+"""The slide of each cell, if the publisher gives it: slides.csv, beside the class folders."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +15,10 @@ class Row(NamedTuple):
 
 
 def read(raw: Path) -> dict[str, Row]:
-    """The slides of the cells in `raw`, by path; empty where there is no table.
+    """Read slides.csv in `raw`: its rows by path of the cell; empty without such a table.
 
     Raises:
-        UserError: it is another table.
+        UserError: the table is damaged, or has other columns.
     """
     file = raw / paths.SLIDES
     if not file.exists():

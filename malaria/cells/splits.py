@@ -1,12 +1,12 @@
-"""Which patient, and so which cell, is trained on, tuned on and tested on.
+"""Split the cells into train, val and test by patient.
 
 A patient's cells resemble each other (one stain, one microscope, one illumination), so cells of one
 patient on two sides let a model recognise the patient. Whole patients are drawn instead, infected
-ones and controls apart. An infected patient has cells of both classes: drawing class by class would
+ones and controls separately. An infected patient has cells of both classes: a draw for each class would
 put one patient on two sides again.
 
-Of your own cells, which grow, `Kept` remembers who was put where: patients keep their side when others come
-or go, and only who is new is drawn.
+For your own cells, whose patients may change, `Kept` records each patient's side: patients keep their side
+when others come or go, and only new ones are drawn.
 """
 
 import functools
@@ -30,14 +30,16 @@ from malaria.tables import SPLIT_NAMES, TEST, TRAIN, VAL
 
 MOST_DRAWS = 1000
 
-# Takes folders of units, a seed and the shares of the sides; gives the side of each unit, by its number.
+# Takes a folder of units, a seed and the shares of the sides; returns the side of each unit, by its number.
 Draw = Callable[[Path, int, Sequence[float]], dict[int, str]]
 
 
 @dataclass(frozen=True)
 class Side:
-    """What lies on one side of the split; `patients` are the known ones, shares are of all accepted cells, in
-    [0, 1], to four places.
+    """The size of one side of the split.
+
+    patients: only known ones. share: of all accepted cells. share_of_parasitized: of all parasitised ones.
+    Shares are in [0, 1], rounded to four places.
     """
 
     patients: int
@@ -49,10 +51,11 @@ class Side:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a split came about: by `draw` number so and so (0 for a file), in whole patients or not.
+    """How a split was made.
 
-    Of a split that is kept, `came` are the patients of the last addition, whom `draw` is of, and `gone` those
-    that were there once and are no more; both are sorted.
+    unit: patient or image. by_patient: whether each side has whole patients, all of them known. draw: the
+    number of the draw that fits, from 1; 0 if nothing was drawn. If sides are kept: `came` are the patients
+    of the last addition, which `draw` is about, and `gone` those who have no cells any more; both are sorted.
     """
 
     unit: str
@@ -65,7 +68,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Round:
-    """The patients who came together, by the side that `draw` put them on; each side's are sorted."""
+    """Patients who were added together, by the side that the draw of this number gave them; sorted."""
 
     draw: int
     sides: dict[str, list[str]]
@@ -73,7 +76,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Kept:
-    """Everybody who was ever put on a side, by a draw of `ratio` and `seed`. Who goes is not forgotten."""
+    """All patients who were ever drawn, with `ratio` and `seed`. Patients who leave stay recorded."""
 
     ratio: tuple[float, ...] = ()
     seed: int = 0
@@ -88,10 +91,10 @@ class Kept:
 
 
 def read_kept(file: Path) -> Kept:
-    """What a file that `write_kept` wrote remembers; nothing where it is missing.
+    """Read the record that `write_kept` wrote; an empty one if the file is missing.
 
     Raises:
-        UserError: it is no such file, or has a patient twice.
+        UserError: the file is damaged, has a patient twice, or has an unknown side.
     """
     try:
         kept = TypeAdapter(Kept).validate_json(file.read_bytes())
@@ -102,22 +105,22 @@ def read_kept(file: Path) -> Kept:
         return Kept()
     except (OSError, ValueError):
         raise UserError(
-            f"{file} is damaged: take git's (`git checkout {file}`), or remove it to have all patients drawn "
+            f"{file} is damaged: restore it (`git checkout {file}`), or remove it to have all patients drawn "
             "anew."
         ) from None
     return kept
 
 
 def write_kept(kept: Kept, file: Path) -> None:
-    """Write what `read_kept` reads."""
+    """Write the record to `file` as JSON, for `read_kept`."""
     files.write_json(file, asdict(kept))
 
 
 def extend(cells: pd.DataFrame, settings: params.Split, kept: Kept) -> tuple[pd.DataFrame, Summary, Kept]:
-    """As `split`, but who is in `kept` stays where they are; and `kept` with who is new.
+    """Split as `split` does, but patients in `kept` keep their side; also returns `kept` with the new ones.
 
-    A draw by image, of folds, by a file or by the folders that cells come in keeps no side and leaves
-    `kept` as it is. Another ratio or seed is another draw, and begins anew.
+    A split by image, into folds, by split.file or by the folders of the cells ignores `kept` and returns it
+    as it is. With another ratio or seed all patients are drawn again.
     """
     came = sides_of(cells[cells.status == tables.OK])
     given = came is not None or not _read(Path(settings.file)).empty
@@ -131,7 +134,7 @@ def extend(cells: pd.DataFrame, settings: params.Split, kept: Kept) -> tuple[pd.
     if len(new):
         drawn = {name: sorted(new.index[new == name]) for name in SPLIT_NAMES}
         kept = replace(kept, rounds=(*kept.rounds, Round(summary.draw, drawn)))
-    # Of the last round, so that a run on the same cells says the same again.
+    # About the last round, so that another run on the same cells reports the same.
     last = kept.rounds[-1]
     came_last = sorted(itertools.chain(*last.sides.values())) if len(kept.rounds) > 1 else ()
     gone = sorted(set(kept.side_of) - set(sides.index))
@@ -145,13 +148,13 @@ def split(
 
     Args:
         cells: rows as tables.CELLS.
-        side_of: the side of patients who are not to be drawn; there may be more than `cells` has.
+        side_of: the sides of patients who are not drawn; may name patients without cells.
 
     Returns:
-        Rows as tables.SPLITS, and how they came about.
+        Rows as tables.SPLITS, and how the split was made.
 
     Raises:
-        UserError: too few patients; no draw fits; the given file does not; a side lacks a class.
+        UserError: there are too few patients, no draw fits, a given split does not, or a side lacks a class.
     """
     accepted = patients.with_own(cells)
     given = read_assignment(Path(settings.file), settings)
@@ -184,25 +187,25 @@ def split(
 
 
 def sides_of(cells: pd.DataFrame) -> "pd.Series[str] | None":
-    """The side that each of `cells` came in, a folder below its class; None where they came in one."""
+    """The side of each cell by the folder below its class folder; None unless all have such a folder."""
     parts = cells.path.str.split("/", n=2, expand=True).reindex(columns=range(3))
     return parts[1] if (parts[1].isin(SPLIT_NAMES) & parts[2].notna()).all() else None
 
 
 def check_disjoint(assigned: pd.DataFrame) -> None:
-    """Raise UserError if a patient's cells lie on more than one side, as those may that come in a split."""
+    """Raise UserError if a patient has cells on several sides, as a split that comes with cells may have."""
     sides = assigned.groupby("patient").split.nunique()
     torn = sorted(sides[sides > 1].index)
     if torn:
         raise UserError(
             f"The folders train, val and test that the cells come in share {len(torn):,} patients, such as "
             f"{torn[0]}: put all cells into the same class folders to have a split by patient drawn, or set "
-            "split.unit to image to keep this one, whose figures say nothing of new patients."
+            "split.unit to image to keep this one, whose figures say nothing about new patients."
         )
 
 
 def folds_in(file: Path) -> list[int]:
-    """The folds that a file of patient,fold names, in order; empty where it names none.
+    """The folds in a file with the columns patient,fold, sorted; empty if it has none.
 
     Raises:
         UserError: there is no such table.
@@ -211,15 +214,18 @@ def folds_in(file: Path) -> list[int]:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    """The table of split.file: patient, and split or fold; all texts."""
+    """Read the table of split.file: patient, and split or fold, all as texts."""
     return tables.read_given(file, "patient,split", "patient,fold", key="split.file")
 
 
 def read_assignment(file: Path, settings: params.Split) -> dict[str, str] | None:
-    """The user's own assignment of patients, or None where `file` has no rows.
+    """The side of each patient in split.file, or None if `file` has no rows.
 
-    `file` has the columns patient,split (train, val or test) or patient,fold (0, 1, ...). Of folds,
-    split.fold is tested and the others are trained on; val is drawn from those later.
+    `file` has the columns patient,split (train, val or test) or patient,fold (0, 1, ...). With folds,
+    split.fold is test and the others are train; val is drawn from train later.
+
+    Raises:
+        UserError: the table has a patient twice or an unknown side, or contradicts unit, folds or fold.
     """
     table = _read(file)
     if table.empty:
@@ -255,7 +261,7 @@ def _draw(
     if not settings.folds:
         shares = dict(zip(SPLIT_NAMES, settings.ratio, strict=True))
         return _first_fit(accepted, settings, shares, _by_ratio, side_of)
-    # Every fold must fit, since a run of another fold makes the same draw.
+    # Every fold must fit, because a run on another fold uses the same draw.
     equal = {str(fold): 1 / settings.folds for fold in range(settings.folds)}
     draw, folds = _first_fit(accepted, settings, equal, _by_folds)
     sides = pd.Series(np.where(folds == str(settings.fold), TEST, TRAIN), accepted.index)
@@ -280,7 +286,7 @@ def _first_fit(
     """Draw until cells and parasitised cells both have `shares`, within the tolerance.
 
     Args:
-        side_of: units that are not drawn; the others are drawn by the shares that those leave to them.
+        side_of: the sides of units that are not drawn; the others are drawn by the shares that these leave.
 
     Returns:
         The number of the draw, from 1, and the drawn side of each row of `accepted`.
@@ -327,7 +333,7 @@ def _first_fit(
 
 @contextmanager
 def _unit_folders(infected: "pd.Series[bool]") -> Iterator[Path]:
-    """A folder with two, infected and control, that hold an empty file for each unit, named by its number."""
+    """A folder for split-folders: infected/ and control/ have an empty file for each unit's number."""
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("control", "infected"):
             Path(folder, kind).mkdir()
@@ -337,18 +343,18 @@ def _unit_folders(infected: "pd.Series[bool]") -> Iterator[Path]:
 
 
 def _by_ratio(folders: Path, seed: int, shares: Sequence[float], by_chance: bool = False) -> dict[int, str]:
-    """The side that split-folders draws for each unit: train, val or, of three shares, test.
+    """The side that split-folders draws for each unit: train, val or, with three shares, test.
 
     Args:
-        by_chance: shares of units are rounded up or down by chance, so that of one unit alone too any side
-            may come out; else to the nearest.
+        by_chance: round the number of units on a side up or down by chance, so that even a single unit may
+            come to any side; otherwise round to the nearest.
     """
     chance = np.random.default_rng(seed).uniform(-0.5, 0.5) if by_chance else 0.0
     import splitfolders
 
     with tempfile.TemporaryDirectory() as drawn, redirect_stderr(io.StringIO()):
         for kind in folders.iterdir():
-            # Of a few units split-folders would round two shares down, and give all the rest to the last.
+            # Shares of whole units: split-folders rounds two shares down, and gives the rest to the last one.
             count = max(len(list(kind.iterdir())), 1)
             upto = np.rint(np.cumsum(shares) * count + chance).clip(0, count)
             upto[-1] = count
@@ -368,7 +374,7 @@ def _by_folds(folders: Path, seed: int, shares: Sequence[float]) -> dict[int, st
 
 
 def _check_classes(assigned: pd.DataFrame) -> None:
-    """Raise UserError where a side lacks a class."""
+    """Raise UserError if a side lacks a class."""
     for name, label in itertools.product(SPLIT_NAMES, LABELS):
         if not ((assigned.split == name) & (assigned.label == label)).any():
             raise UserError(
@@ -378,7 +384,7 @@ def _check_classes(assigned: pd.DataFrame) -> None:
 
 
 def _sides(assigned: pd.DataFrame) -> dict[str, Side]:
-    """What lies on each side, by its name."""
+    """The size of each side, by its name."""
     parasitized = assigned.label == PARASITIZED
     known = assigned.patient.where(patients.known(assigned.patient))
     sides = {}

@@ -1,6 +1,6 @@
 """Synthetic red-cell crops of Giemsa-stained thin smears, drawn from random numbers alone.
 
-They have what makes the real task hard: one stain and illumination a patient, rings a few pixels
+They have what makes the real task hard: one stain and illumination per patient, rings a few pixels
 wide (some on the cell's rim), and platelets, precipitate, Howell-Jolly-like dots and blur that look
 like parasites at a glance. They show that the pipeline works, and nothing about medicine.
 """
@@ -18,14 +18,18 @@ Point = tuple[float, float]
 
 # Sides of the NIH crops, px: 46 to 394, mean about 133.
 SMALLEST, LARGEST, USUAL = 46, 394, 130
-# How a parasite's chromatin differs from its cytoplasm, by colour channel; pigment is RGB.
+# The colour of chromatin, as a factor on the parasite's colour by channel; the colour of pigment, RGB.
 CHROMATIN = np.array([0.85, 0.5, 0.8])
 PIGMENT = np.array([80.0, 58.0, 40.0])
 
 
 @dataclass(frozen=True)
 class Stain:
-    """How a patient's smear looks: colours are RGB in [0, 255]."""
+    """How a patient's smear looks.
+
+    cell, parasite: colours, RGB in [0, 255]. pallor: brightening at the cell's centre, as a share. light:
+    gradient of the illumination in x and y, as shares. side: usual side of a crop, in px.
+    """
 
     cell: Floats
     parasite: Floats
@@ -36,7 +40,11 @@ class Stain:
 
 @dataclass(frozen=True)
 class Canvas:
-    """A cell being drawn; x and y run from -1 to 1 over the crop, and 1 is a cell radius."""
+    """A cell being drawn.
+
+    image: RGB, (h, w, 3). x, y: coordinates of each pixel, (h, w), from -1 to 1 over the crop; 1 is about a
+    cell radius. inside: 1 in the cell, 0 outside. pixel: width of a pixel in these coordinates.
+    """
 
     image: Floats
     x: Floats
@@ -45,7 +53,7 @@ class Canvas:
     pixel: float
 
     def paint(self, where: Floats, colour: Floats) -> None:
-        """Blend `colour` in where `where`, (h, w) in [0, 1], says so."""
+        """Blend in `colour`, with the weights `where`, (h, w) in [0, 1]."""
         np.add(self.image, where[:, :, None] * (colour - self.image), out=self.image)
 
     def disc(self, x: float, y: float, radius: float, soft: float = 0.0) -> Floats:
@@ -55,7 +63,7 @@ class Canvas:
     def specks(
         self, random: Random, centre: Point, spread: float, count: int, radius: float, colour: Floats
     ) -> None:
-        """Paint small discs of about `radius` about a place."""
+        """Paint `count` small discs of about `radius` around `centre`."""
         for _ in range(count):
             dx, dy = random.normal(0, spread, 2)
             speck = self.disc(centre[0] + dx, centre[1] + dy, radius * random.uniform(0.6, 1.3))
@@ -122,7 +130,7 @@ def _ring(canvas: Canvas, random: Random, look: Stain) -> None:
     radius = random.uniform(0.15, 0.24)
     thick = random.uniform(0.035, 0.06)
     distance = np.hypot(canvas.x - x, (canvas.y - y) * random.uniform(0.8, 1.25))
-    # Stain takes badly at times: some rings are hardly there.
+    # Some rings take little stain and are hardly visible.
     taken = random.uniform(0.2, 0.75)
     canvas.paint(taken * _edge(thick - np.abs(distance - radius), 1.5 * canvas.pixel), look.parasite + 22)
     turn = random.uniform(0, 2 * np.pi)
@@ -149,7 +157,7 @@ def _trophozoite(canvas: Canvas, random: Random, look: Stain) -> None:
 
 
 def _schizont(canvas: Canvas, random: Random, look: Stain) -> None:
-    """A rosette of merozoites about a clump of pigment."""
+    """A rosette of merozoites around a clump of pigment."""
     x, y = _place(random, random.uniform(0.0, 0.3))
     count = int(random.integers(7, 15))
     for turn in np.linspace(0, 2 * np.pi, count, endpoint=False):
@@ -160,7 +168,7 @@ def _schizont(canvas: Canvas, random: Random, look: Stain) -> None:
 
 
 def _gametocyte(canvas: Canvas, random: Random, look: Stain) -> None:
-    """A crescent with pigment about its middle."""
+    """A crescent with pigment around its middle."""
     turn = random.uniform(0, 2 * np.pi)
     along = canvas.x * np.cos(turn) + canvas.y * np.sin(turn)
     across = canvas.y * np.cos(turn) - canvas.x * np.sin(turn) + random.uniform(0.3, 0.5) * along**2 - 0.1
@@ -186,7 +194,7 @@ def _precipitate(canvas: Canvas, random: Random, look: Stain) -> None:
 
 
 def _howell_jolly(canvas: Canvas, random: Random, look: Stain) -> None:
-    """A Howell-Jolly-like body: one smooth, round, dark dot, and no ring about it."""
+    """A Howell-Jolly-like body: one smooth, round, dark dot without a ring."""
     x, y = _place(random, random.uniform(0.2, 0.75))
     canvas.paint(0.95 * canvas.disc(x, y, random.uniform(0.07, 0.12), 0.03), look.parasite * [0.8, 0.5, 0.8])
 
@@ -199,7 +207,7 @@ def _smudge(canvas: Canvas, random: Random, look: Stain) -> None:
 
 
 def _fold(canvas: Canvas, random: Random, look: Stain) -> None:
-    """A crease or a drying mark: a thin, faint arc as of a ring, of the cell's own colour and no dot."""
+    """A crease or a drying mark: a thin, faint arc, like part of a ring without a dot."""
     x, y = _place(random, random.uniform(0.1, 0.8))
     distance = np.hypot(canvas.x - x, canvas.y - y)
     arc = _edge(0.045 - np.abs(distance - random.uniform(0.14, 0.3)), 1.5 * canvas.pixel)
@@ -230,5 +238,5 @@ def _place(random: Random, far: float) -> Point:
 
 
 def _edge(distance: Floats, width: float) -> Floats:
-    """0 to 1 over `width` about distance 0."""
+    """Rises from 0 to 1 over `width`, with 0.5 at distance 0."""
     return np.clip(distance / width + 0.5, 0, 1)

@@ -1,8 +1,8 @@
-"""A process that does nothing but fork others, each of which decodes pictures for one who asks.
+"""The process from which `sandbox` forks its decoding processes, one for each Decoder.
 
-It has decoded none itself, so that uninitialised memory of a fork shows no other picture. `sandbox` starts
-it, and tells it over a socket what each is bound to. multiprocessing's forkserver does the same, for three
-times the processor time a fork.
+It decodes no client's picture itself, so that uninitialised memory of a fork cannot show one. `sandbox`
+starts it, and sends it the limits of each fork over a socket. multiprocessing's forkserver does the same,
+but takes three times the processor time for a fork.
 """
 
 import gc
@@ -20,19 +20,19 @@ from PIL import Image
 
 from malaria.cells import decoding
 
-# Of one fork: `decoding.Limits`, processor seconds a picture and in all (0: without end), memory in MB,
-# seconds a picture on the clock (0: without end), and whether pixels are wanted.
+# The order for one fork: the numbers of `decoding.Limits`, those of `sandbox.Bounds`, and whether to return
+# pixels.
 ORDER = struct.Struct("!IIIIIIII")
-# As multiprocessing's connections have it.
+# The length before each message, as in multiprocessing's connections.
 SIZE = struct.Struct("!i")
 
 
 def serve(control: socket.socket) -> None:
-    """Fork for each order that comes with a socket, until the socket is closed."""
+    """Fork a process for each order and socket that `control` brings, until `control` is closed."""
     signal.signal(signal.SIGCHLD, _bury)
-    # Ctrl-C is for the process that asks.
+    # The process that started this one handles Ctrl-C.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Imported here is what Pillow imports as it goes, and not in each fork.
+    # Pillow imports some modules when it first needs them: here, and not in each fork.
     for sample in (*map(_sample, decoding.FORMATS), b"none"):
         _answer(sample, decoding.Limits(16, 256), pixels=True)
     gc.disable()
@@ -53,7 +53,7 @@ def serve(control: socket.socket) -> None:
 
 
 def _bury(*_: object) -> None:
-    """Let the system forget forks that have ended, and count their time as this process's."""
+    """Reap forks that have ended, so that their processor time counts as this process's."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -66,22 +66,22 @@ def _sample(kind: str) -> bytes:
 
 
 def _work(asks: io.BufferedRWPair, order: bytes) -> None:
-    """Decode what comes, one picture after the other, in at most so much time and memory."""
+    """Decode the pictures that come over `asks`, one after the other, within the limits of `order`."""
     min_side, max_pixels, bits, seconds, total, memory, wait, pixels = ORDER.unpack(order)
     limits = decoding.Limits(min_side, max_pixels, bits)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Darwin has no such limit.
+    # macOS has no such limit.
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (memory * 2**20, memory * 2**20))
     _send(asks, str(os.getpid()).encode())
     while head := asks.read(SIZE.size):
         content = asks.read(SIZE.unpack(head)[0])
         most = int(time.process_time()) + 1 + seconds
-        # The system may allow less than this, and refuses more. Without end is 0 or, on Linux, -1.
+        # The system's hard limit may be lower than `total`, and cannot be raised. 0 and -1 (Linux): no limit.
         allowed = [bound for bound in (total, resource.getrlimit(resource.RLIMIT_CPU)[1]) if bound > 0]
         hard = min(allowed, default=resource.RLIM_INFINITY)
         resource.setrlimit(resource.RLIMIT_CPU, (min([most, *allowed]), hard))
-        # Where both are reached the system ends the process.
+        # At either limit, processor time or wall-clock time, the system ends the process.
         signal.alarm(wait)
         try:
             said, decoded = _answer(content, limits, bool(pixels))
@@ -92,7 +92,7 @@ def _work(asks: io.BufferedRWPair, order: bytes) -> None:
 
 
 def _answer(content: bytes, limits: decoding.Limits, pixels: bool) -> tuple[dict[str, object], bytes]:
-    """The head of what is sent back, for JSON, and the pixels as RGB bytes, where they are wanted."""
+    """The head of the answer, for JSON, and the pixels as RGB bytes, if they are asked for."""
     try:
         found = decoding.decode(content, limits)
     except decoding.Unreadable as refusal:

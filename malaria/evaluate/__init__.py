@@ -1,1 +1,1 @@
-"""How good a model is: metrics with intervals over patients, calibration, comparison."""
+"""Evaluate a model: metrics with intervals over patients, calibration, comparison."""

@@ -1,7 +1,7 @@
-"""Temperature scaling: one number that makes probabilities mean what they say.
+"""Temperature scaling: calibrate a network's probabilities with one number.
 
-Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv:1706.04599). It moves no cell
-across 0.5 and changes no ranking.
+Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv:1706.04599). It moves no cell across 0.5
+and does not change the ranking.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-# Beyond these a float32 sigmoid has no digits left.
+# Closer to 0 or 1 than this, a float32 sigmoid has no digits left.
 _LEAST = 1e-7
 _RANGE = (0.05, 20.0)
 
@@ -28,16 +28,16 @@ def logit(p: Floats) -> Floats:
 def fit_temperature(p: Floats, y: npt.NDArray[np.int64]) -> float:
     """The temperature with the least negative log-likelihood on val, from 0.05 to 20.
 
-    Labels count as not quite certain, the less so the fewer they are (Platt 1999): n cells of a class
-    have the target (n + 1) / (n + 2). Where 0.5 parts the classes without an error, ever lower
-    temperatures would otherwise fit ever better; and a handful of cells asks for caution.
+    Labels count as uncertain, and more so the fewer there are (Platt 1999): n cells of a class have the
+    target (n + 1) / (n + 2). Otherwise ever lower temperatures would fit ever better if 0.5 separates the
+    classes without an error; and few cells call for caution.
 
     Args:
         p: float64 (n,), the network's probabilities.
         y: (n,), 1 where parasitised.
 
     Returns:
-        1.0 where there is nothing to fit: no cells, or cells of one class alone.
+        1.0 if there is nothing to fit: no cells, or cells of one class only.
     """
     from scipy.optimize import minimize_scalar
 

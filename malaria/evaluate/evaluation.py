@@ -1,6 +1,6 @@
-"""How good a model is: fit temperature and operating points on val, score any labelled cells.
+"""Evaluate a model: fit temperature and operating points on val, and score any labelled cells.
 
-The pipeline, the model card and `python -m malaria evaluate` all score through here.
+The pipeline, the model card and `python -m malaria evaluate` all score with this module.
 """
 
 import math
@@ -23,8 +23,10 @@ AS_GIVEN, WITHOUT, FLIPPED = "as_given", "without_doubtful", "doubtful_flipped"
 
 @dataclass(frozen=True)
 class Fitted:
-    """What is fixed on val and never again: `temperature`, and for each wanted specificity the
-    calibrated probability from which a cell counts as parasitised.
+    """What is fitted on val and then stays fixed.
+
+    `temperature`, and for each wanted specificity the calibrated probability from which a cell counts as
+    parasitised.
     """
 
     temperature: float
@@ -41,7 +43,7 @@ def fit(val: pd.DataFrame, settings: params.Evaluate) -> Fitted:
     )
 
 
-# What `as_text` shows: the figure's name, and in words.
+# Figures that `as_text` shows: name, and in words.
 MAIN = {
     "auc": "AUC",
     "accuracy": "accuracy",
@@ -57,8 +59,9 @@ MAIN = {
 
 
 def as_text(scores: dict[str, Any], versions: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> str:
-    """The main figures of `score` for a terminal: a row each, a column for each of the `versions` of the
-    cells, or else of the labels.
+    """The main figures of `score` for a terminal, a row each.
+
+    There is a column for each of the `versions` of the cells, or else of the labels.
     """
     columns = dict(versions) or {"": scores}
     if "labels" in scores and not versions:
@@ -77,7 +80,7 @@ def as_text(scores: dict[str, Any], versions: Mapping[str, dict[str, Any]] = Map
 
 
 def cells_in_words(scores: dict[str, Any], kind: str = "cells") -> str:
-    """How many cells `score` counted, and of whom."""
+    """How many cells `score` counted, and of how many patients."""
     unknown = scores.get("cells_without_patient", 0)
     if not scores["patients"]:
         return f"{scores['cells']:,} {kind}, patients not known"
@@ -86,7 +89,7 @@ def cells_in_words(scores: dict[str, Any], kind: str = "cells") -> str:
 
 
 def summary(val: dict[str, Any], test: dict[str, Any]) -> dict[str, Any]:
-    """The main figures, of test and without intervals, and the AUC on val: few enough for a column each.
+    """The main figures on test, without intervals, and the AUC on val: few enough for a column each.
 
     `val` and `test` are as `score` gives them.
     """
@@ -104,17 +107,17 @@ def score(
 
     Args:
         cells: columns path, patient, label and p_network, as in tables.PREDICTIONS.
-        doubtful: the labels in doubt, as `doubtful_labels.read` gives them; all figures without them and
-            with them flipped are then given too, beside those on the labels as given.
+        doubtful: the doubtful labels, as `doubtful_labels.read` gives them; all figures are then also given
+            without these cells, and with their labels flipped.
 
     Returns:
-        Plain values for JSON, rounded to six places; a figure is {value, low, high}, where null
-        means that these cells cannot give it. `patients` counts the known ones, and `cells_without_patient`,
-        if there are any, cells of unknown ones: each is its own patient, in the intervals alone. Under
-        `labels`, if any are doubtful, the same figures for each version of the labels.
+        Plain values for JSON, rounded to six places; a figure is {value, low, high}, where null means that
+        these cells cannot give it. `patients` counts the known ones. `cells_without_patient`, if there are
+        any, counts the cells of unknown patients: each is its own patient, in the intervals only. `labels`,
+        if there are doubtful ones, has the same figures for each version of the labels.
     """
     given = metrics.sample(cells, cells.p_network, settings)
-    # By the labels as given: who is a control does not depend on the verdicts on single cells.
+    # From the labels as given: verdicts on single cells do not change who is a control.
     controls, known = _controls(cells), patients.known(cells.patient).to_numpy()
     in_doubt = doubtful_labels.among(cells, doubtful) if doubtful else None
     figures = {
@@ -132,7 +135,8 @@ def versions(
     """The cells with their labels as given, without those `in_doubt` (bool (n,)), and with these flipped.
 
     Returns:
-        By version the cells, and which of `given` they are, bool (n,); as given alone without `in_doubt`.
+        By version the cells, and which of `given` they are, bool (n,); only the labels as given if `in_doubt`
+        is None.
     """
     everything = np.ones(len(given.y), dtype=bool)
     found = {AS_GIVEN: (given, everything)}
@@ -143,10 +147,10 @@ def versions(
 
 
 def rejections(cells: pd.DataFrame) -> dict[str, Any]:
-    """How many cells a bundle turns away, for JSON: in all, of each class, and by reason.
+    """How many cells a bundle rejects, for JSON: in all, of the parasitised ones, and by reason.
 
     Args:
-        cells: columns label and rejected, the reason or an empty text.
+        cells: columns label and rejected (the reason, or an empty text).
     """
     turned = cells[cells.rejected != ""]
     return {
@@ -164,9 +168,9 @@ def _figures(
     fitted: Fitted,
     settings: params.Evaluate,
 ) -> dict[str, Any]:
-    """All figures as plain values, of cells with the `network`'s probabilities, not yet calibrated.
+    """All figures as plain values, of cells with the `network`'s probabilities before calibration.
 
-    Figures by patient and by kind of patient are of cells whose patient is `known`.
+    Figures by patient and by kind of patient use only cells whose patient is `known`.
     """
     sample = replace(network, p=calibration.apply(network.p, fitted.temperature))
     figures = {
@@ -198,9 +202,9 @@ def _figures(
 
 
 def patient_figures(sample: metrics.Sample, least: int) -> dict[str, metrics.Floats]:
-    """Figures at 0.5 in which every patient counts alike, however many cells they have.
+    """Figures at 0.5 in which every patient counts the same, however many cells they have.
 
-    A patient counts with at least `least` cells of the class, for AUC of either class.
+    A patient counts with at least `least` cells of the class; for AUC, of each class.
 
     Returns:
         By name, each float64 (1 + resamples,).
@@ -215,10 +219,10 @@ def patient_figures(sample: metrics.Sample, least: int) -> dict[str, metrics.Flo
 
 
 def _controls(cells: pd.DataFrame) -> metrics.Bools:
-    """Which cells are of uninfected controls, bool (n,).
+    """Which cells are of controls, bool (n,).
 
-    The file name tells where it follows the NIH scheme; else a patient without any parasitised cell
-    counts as a control.
+    The file name tells, if it follows the NIH scheme; else a patient without any parasitised cell counts as a
+    control.
     """
     infected = set(cells.patient[cells.label == PARASITIZED])
     return np.array(
@@ -231,6 +235,6 @@ def _controls(cells: pd.DataFrame) -> metrics.Bools:
 
 
 def plain(figures: metrics.Floats) -> dict[str, float | None]:
-    """A figure with its interval, for JSON: rounded to six places, None where there is none."""
+    """A figure with its interval, for JSON: rounded to six places, None if it is nan."""
     estimate = asdict(metrics.estimate(figures))
     return {name: None if math.isnan(value) else round(value, 6) + 0.0 for name, value in estimate.items()}

@@ -1,4 +1,4 @@
-"""Which labels are most likely wrong, by the predictions of models that never saw the cell's patient."""
+"""Rank labels by how likely they are wrong, with models that never saw the cell's patient."""
 
 from pathlib import Path
 
@@ -16,31 +16,31 @@ from malaria.files import atomic_path
 
 # The published table: all cells, the most suspect first.
 RANKING = {"path": "str", "label": "str", "p_parasitized": "float64", "score": "float64"}
-# Its first labels, as train.labels_file has labels in doubt.
+# Its first labels, in the format of train.labels_file.
 CONTRADICTED = {"given_label": "str", "file": "str"}
 
-# The share of a class's cells under its mark, and how many Uninfected cells a patient needs for half the
-# weight of the own median, the other half being that of all patients.
+# The share of a class's cells below its mark; and how many Uninfected cells give the patient's own median
+# half the weight, beside the median of all patients.
 _MARK, _HALF = 0.85, 10
 
-_COLUMNS, _SIDE, _CAPTION = 12, 96, 26  # of a contact sheet: cells a row, px, px
+_COLUMNS, _SIDE, _CAPTION = 12, 96, 26  # of a contact sheet: cells per row, their side and caption in px
 
 
 def rank(cells: pd.DataFrame) -> pd.DataFrame:
     """Rank cells by how suspect their labels are.
 
-    What counts is how far a cell's log-odds speak against its label, after two corrections that no list of
-    wrong labels is needed for. A patient's stain moves all log-odds of that patient alike: they are taken
-    from the median of the patient's cells labelled Uninfected. And a model is surer of one class than of
-    the other: each class's cells are compared with the mark that 85 % of them stay under, which wrong
-    labels, rarer than that, do not move.
+    What counts is how far a cell's log-odds contradict its label, after two corrections that need no list of
+    wrong labels. First, a patient's stain shifts all log-odds of that patient alike, so they are measured
+    from the median of the patient's cells labelled Uninfected. Second, a model is surer of one class than of
+    the other, so each class's cells are compared with the mark below which 85 % of them lie. Wrong labels are
+    rarer than the rest, and do not move it.
 
     Args:
         cells: columns path, label, patient and p_parasitized, out of fold.
 
     Returns:
-        `cells`, the most suspect first, with `score`, float64 in [0, 1], 0.5 at the class's mark; no
-        probability; and `suspect`, whether confident learning calls the label wrong (Northcutt et al.
+        `cells`, the most suspect first, with `score`, float64 in [0, 1], which is 0.5 at the class's mark and
+        not a probability; and `suspect`, whether confident learning calls the label wrong (Northcutt et al.
         2021, doi:10.1613/jair.1.12125).
 
     Raises:
@@ -60,7 +60,7 @@ def rank(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def averaged(cells: pd.DataFrame, ranked: pd.DataFrame) -> pd.DataFrame:
-    """`cells` as `rank` takes them, each with the mean of its log-odds and those in an earlier ranking.
+    """`cells` as `rank` takes them, each with the mean of its log-odds here and in an earlier ranking.
 
     Raises:
         UserError: the ranking lacks a cell.
@@ -75,13 +75,13 @@ def averaged(cells: pd.DataFrame, ranked: pd.DataFrame) -> pd.DataFrame:
 
 
 def contradicted(ranked: pd.DataFrame) -> pd.DataFrame:
-    """The first labels of a ranking (RANKING), as many as its probabilities contradict: CONTRADICTED."""
+    """The first labels of a ranking (RANKING), as many as its probabilities contradict (CONTRADICTED)."""
     wrong = (ranked.p_parasitized >= 0.5) != (ranked.label == labels.PARASITIZED)
     return pd.DataFrame({"given_label": ranked.label, "file": ranked.path}).head(int(wrong.sum()))
 
 
 def by_patient(ranked: pd.DataFrame) -> pd.DataFrame:
-    """Columns patient, label, cells, suspect and share (of them), most suspect labels first."""
+    """Suspect labels by patient and label, most first: columns patient, label, cells, suspect and share."""
     groups = ranked.groupby(["patient", "label"], as_index=False)
     counts = groups.agg(cells=("path", "size"), suspect=("suspect", "sum"), share=("suspect", "mean"))
     return counts.round({"share": 4}).sort_values(
@@ -131,7 +131,7 @@ def contact_sheet(ranked: pd.DataFrame, label: str, raw: Path, cells: int, out: 
 def _without_stain(
     logits: npt.NDArray[np.float64], y: npt.NDArray[np.int64], patient: pd.Series
 ) -> npt.NDArray[np.float64]:
-    """Log-odds without what all cells of a patient share, float64 (n,)."""
+    """Log-odds without the shift that all cells of a patient share, float64 (n,)."""
     healthy = pd.DataFrame({"patient": patient.to_numpy(), "logit": logits})[y == 0]
     of_patient = healthy.groupby("patient").logit.agg(["median", "size"])
     weight = of_patient["size"] / (of_patient["size"] + _HALF)

@@ -1,12 +1,12 @@
-"""What is measured of a classifier's probabilities, and how sure the measure is.
+"""Metrics of a classifier's probabilities, with intervals by a bootstrap of patients.
 
-Every figure is a function of cells that are weighted by how often their patient was drawn: all
-weights 1 give the figure itself, a bootstrap of patients gives its 95 % interval. Cells of one
-patient are no independent evidence; resampling cells would make the intervals too narrow.
+Every figure is a function of cells that are weighted by how often their patient was drawn: all weights 1 give
+the figure itself, a bootstrap of patients gives its 95 % interval. Cells of one patient are not independent,
+so a bootstrap of cells would make the intervals too narrow.
 
-A figure comes as float64 (1 + resamples,), first of the cells as they are; where the cells cannot give it
-(AUC of one class, say) it is nan. The tests hold the figures against scikit-learn's. They are computed
-here because asking scikit-learn once for each resample takes minutes, and because SciPy's bootstrap
+A figure is float64 (1 + resamples,): first the value on the cells as they are, then one on each resample; nan
+if the cells cannot give it (AUC of one class, say). The tests compare the figures with scikit-learn's. They
+are computed here because calling scikit-learn for each resample takes minutes, and because SciPy's bootstrap
 cannot judge two models, or several figures, under the same resamples of patients.
 """
 
@@ -30,7 +30,7 @@ _ENDS = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Sample:
-    """Cells, what a model says of them, and the bootstrap of their patients.
+    """Cells, a model's probabilities for them, and the bootstrap of their patients.
 
     p: float64 (n,), P(parasitised); y: int64 (n,), 1 where parasitised; patient: int64 (n,), the number of
     the cell's patient, from 0; resamples: float64 (1 + resamples, patients), how often each patient was
@@ -57,7 +57,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval; the ends are nan where there is no spread to estimate."""
+    """A figure and its 95 % interval; the ends are nan if there is no spread to estimate."""
 
     value: float
     low: float
@@ -93,9 +93,9 @@ def interval(
     """A figure and its interval for people: `0.9570 (0.9441 to 0.9662)`, `0.9570` or `none`.
 
     Args:
-        value, low, high: None or nan where these are not known.
+        value, low, high: None or nan if they are not known.
         form: of each number; `+.4f` gives differences their sign.
-        unknown: what stands where there is no figure.
+        unknown: the text if there is no figure.
     """
     if value is None or np.isnan(value):
         return unknown
@@ -105,7 +105,7 @@ def interval(
 
 
 def rates(sample: Sample, threshold: float = 0.5) -> dict[str, Floats]:
-    """Sensitivity, specificity, accuracy, F1 and Matthews' correlation where p >= threshold is called."""
+    """Sensitivity, specificity, accuracy, F1 and Matthews' correlation of `p >= threshold`, by name."""
     called = sample.p >= threshold
     kind = 2 * sample.y + called  # 0 TN, 1 FP, 2 FN, 3 TP
     tn, fp, fn, tp = (sample.cells(kind == which) for which in range(4))
@@ -117,7 +117,7 @@ def rates(sample: Sample, threshold: float = 0.5) -> dict[str, Floats]:
             "sensitivity": tp / (tp + fn),
             "specificity": tn / (tn + fp),
             "f1": np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan),
-            # As scikit-learn has it: 0 where all cells are called alike.
+            # As in scikit-learn: 0 if all cells are called alike.
             "mcc": np.where(both, np.where(root > 0, (tp * tn - fp * fn) / root, 0.0), np.nan),
         }
 
@@ -127,34 +127,35 @@ def ranking(sample: Sample) -> dict[str, Floats]:
     auc, precision = np.full((2, len(sample.resamples)), np.nan)
     for row, tp, fp in _curves(sample):
         gained, false = np.diff(tp, prepend=0.0), np.diff(fp, prepend=0.0)
-        # Before the first drawn cell nothing is called, and nothing gained.
+        # Before the first drawn cell no cell is called and none gained: avoid 0 / 0.
         precision[row] = (gained * tp / np.maximum(tp + fp, 1)).sum() / tp[-1]
         auc[row] = (false * (tp - gained / 2)).sum() / (tp[-1] * fp[-1])
     return {"auc": auc, "average_precision": precision}
 
 
 def sensitivity_at(sample: Sample, specificity: float) -> Floats:
-    """The largest sensitivity that leaves at least `specificity`; nan without both classes.
+    """The largest sensitivity at a specificity of at least `specificity`; nan without both classes.
 
-    Each resample has its own threshold: what counts is how p ranks the cells.
+    Each resample has its own threshold, because this measures how p ranks the cells.
     """
     found = np.full(len(sample.resamples), np.nan)
     for row, tp, fp in _curves(sample):
-        # In floats 0.03 of 100 cells are 3.0000000000000027 or 2.9999999999999996: not to be left to chance.
+        # In floats 0.03 of 100 cells are 3.0000000000000027 or 2.9999999999999996, so allow for rounding.
         allowed = fp <= (1 - specificity) * fp[-1] + 1e-9
         found[row] = tp[allowed].max(initial=0.0) / tp[-1]
     return found
 
 
 def brier(sample: Sample) -> Floats:
-    """Mean squared difference of probability and label; nan where no cell is drawn."""
+    """Mean squared difference of probability and label; nan if no cell is drawn."""
     with np.errstate(invalid="ignore"):
         return sample.cells((sample.p - sample.y) ** 2) / sample.cells()
 
 
 def ece(sample: Sample, bins: int) -> Floats:
-    """Expected calibration error: over equal bins of p, `|share parasitised - mean p|` weighted by cells
-    (Naeini et al. 2015); nan where no cell is drawn.
+    """Expected calibration error (Naeini et al. 2015); nan if no cell is drawn.
+
+    `|share parasitised - mean p|` in bins of p of equal width, weighted by cells.
     """
     bin_of = np.minimum((sample.p * bins).astype(np.int64), bins - 1)
     gaps = [sample.cells((sample.y - sample.p) * (bin_of == number)) for number in range(bins)]
@@ -166,7 +167,7 @@ def ece(sample: Sample, bins: int) -> Floats:
 def hits_by_patient(sample: Sample, kind: int, least: int) -> Floats:
     """Share of each patient's cells of class `kind`, 0 or 1, that are called so at 0.5: float64 (patients,).
 
-    nan with under `least` such cells.
+    nan for a patient with fewer than `least` such cells.
     """
     among = sample.y == kind
     hit = among & ((sample.p >= 0.5) == kind)
@@ -175,7 +176,7 @@ def hits_by_patient(sample: Sample, kind: int, least: int) -> Floats:
 
 
 def auc_by_patient(sample: Sample, least: int) -> Floats:
-    """AUC within each patient, float64 (patients,); nan with under `least` cells of either class."""
+    """AUC within each patient, float64 (patients,); nan with fewer than `least` cells of either class."""
     figures = np.full(sample.patients, np.nan)
     of_class = np.bincount(2 * sample.patient + sample.y, minlength=2 * sample.patients).reshape(-1, 2)
     for number in np.flatnonzero(of_class.min(axis=1) >= max(least, 1)):
@@ -185,7 +186,7 @@ def auc_by_patient(sample: Sample, least: int) -> Floats:
 
 
 def macro(of_patients: Floats, resamples: Floats) -> Floats:
-    """Mean over patients of a patient's figure; patients without one do not count."""
+    """Mean over patients of a figure by patient; patients without one (nan) do not count."""
     known = ~np.isnan(of_patients)
     with np.errstate(invalid="ignore"):
         mean: Floats = (resamples[:, known] @ of_patients[known]) / resamples[:, known].sum(axis=1)
@@ -193,7 +194,7 @@ def macro(of_patients: Floats, resamples: Floats) -> Floats:
 
 
 def worst_decile(of_patients: Floats, resamples: Floats) -> Floats:
-    """Mean of the worst tenth of patients (rounded, at least one)."""
+    """Mean of a figure over the worst tenth of patients (rounded, at least one)."""
     known = np.flatnonzero(~np.isnan(of_patients))
     out = np.full(len(resamples), np.nan)
     for row, drawn in enumerate(resamples[:, known].astype(np.int64)):
@@ -204,17 +205,18 @@ def worst_decile(of_patients: Floats, resamples: Floats) -> Floats:
 
 
 def threshold_at(p: Floats, y: Ints, specificity: float) -> float:
-    """The threshold with at least `specificity` of the uninfected cells under it, and no more than needed.
+    """The threshold with at least `specificity` of the uninfected cells below it, and no more than needed.
 
-    The threshold itself counts as parasitised, as in labels.category, so cells that tie stay under it
-    together. It lies halfway to the next higher probability of any cell (or to 1): computed elsewhere
-    with other rounding errors, these cells still fall on the same side. Where an uninfected cell at 1
-    must stay under, it lies just above 1 and calls nothing. 0.5 where no cell is uninfected.
+    A probability equal to the threshold counts as parasitised, as in labels.category, so cells that tie stay
+    below it together. The threshold lies halfway to the next higher probability of any cell (or to 1), so
+    that these cells fall on the same side if they are computed elsewhere with other rounding errors. If an
+    uninfected cell at 1 must stay below, the threshold is just above 1, and no cell is called parasitised.
+    0.5 if no cell is uninfected.
     """
     healthy = np.sort(p[y == 0])
     if not len(healthy):
         return 0.5
-    # Without the subtraction 0.55 of 100 cells, 55.00000000000001, would be 56.
+    # Without the subtraction, 0.55 of 100 cells (55.00000000000001) would become 56.
     under = max(int(np.ceil(specificity * len(healthy) - 1e-9)), 1)
     last = float(healthy[under - 1])
     if last >= 1:
@@ -246,8 +248,11 @@ def ppv(sensitivity: float, specificity: float, parasitaemia: float) -> float:
 
 
 def _curves(sample: Sample) -> Iterator[tuple[int, Floats, Floats]]:
-    """Of each resample with cells of both classes its row and, from the highest threshold to the lowest,
-    how many cells are called rightly and falsely, each (thresholds,).
+    """ROC counts of each resample that has cells of both classes.
+
+    Yields:
+        The resample's row and, from the highest threshold to the lowest, how many cells are called
+        parasitised rightly and wrongly, each (thresholds,).
     """
     order = np.argsort(-sample.p, kind="stable")
     p, y, patient = sample.p[order], sample.y[order], sample.patient[order]

@@ -1,7 +1,7 @@
-"""Two models on the same cells: how far their figures are apart, with 95 % intervals over patients.
+"""Compare two models on the same cells: differences of figures, with 95 % intervals over patients.
 
-Both are judged under the same resamples of patients, so that what makes a patient hard for either
-cancels out: an interval that excludes zero says that patients like these would tell the two apart.
+Both models are judged under the same resamples of patients, so that what makes a patient hard for both
+cancels out. If an interval excludes zero, patients like these tell the two models apart.
 """
 
 from dataclasses import astuple, dataclass, replace
@@ -16,7 +16,7 @@ from malaria.errors import UserError
 from malaria.evaluate import evaluation, metrics
 from malaria.labels import PARASITIZED
 
-# Figures that `differences` gives, and in words.
+# Figures that `differences` gives: name, and in words.
 FIGURES = {
     "auc": "AUC",
     "accuracy": "accuracy",
@@ -30,7 +30,7 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure of both models, and `one` minus `other` with its interval; nan where it cannot be given."""
+    """A figure of both models, and `one` minus `other` with its interval; nan if it cannot be given."""
 
     one: float
     other: float
@@ -38,14 +38,14 @@ class Difference:
 
     @property
     def tells_apart(self) -> bool:
-        """Whether the interval excludes zero; not where there is none."""
+        """Whether the interval excludes zero; False if there is no interval."""
         return self.difference.low > 0 or self.difference.high < 0
 
 
 def read(file: Path) -> pd.DataFrame:
-    """Read a table of predictions: a column path or file, p_parasitized, and whatever else it has, as texts.
+    """Read a table of predictions: a column path or file, p_parasitized, and any others, as texts.
 
-    p_parasitized is nan where it is empty, as `predict` writes it for what is unreadable or turned away.
+    p_parasitized is nan where it is empty, as `predict` writes it for unreadable and rejected images.
 
     Raises:
         UserError: there is no such table, or it lacks these columns.
@@ -67,10 +67,10 @@ def join(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
         other: columns path, or file (a name without folders), and p_parasitized.
 
     Returns:
-        Columns path, patient, label, one and other (the two probabilities), and what else `one` has.
+        Columns path, patient, label, one and other (the two probabilities), and any others of `one`.
 
     Raises:
-        UserError: a cell stands in a table twice.
+        UserError: a table has two rows for one cell.
     """
     key = "path" if "path" in other else "file"
     names = one.path if key == "path" else one.path.map(lambda path: Path(path).name)
@@ -90,10 +90,10 @@ def differences(
     Args:
         cells: columns path, patient, label, one and other, as `join` gives them.
         settings: its resamples, seed, and least cells of the class for a patient to count.
-        doubtful: labels in doubt, as `doubtful_labels.read` gives them.
+        doubtful: the doubtful labels, as `doubtful_labels.read` gives them.
 
     Returns:
-        By version of the labels (evaluation.AS_GIVEN and, if any label is in doubt, WITHOUT and FLIPPED),
+        By version of the labels (evaluation.AS_GIVEN and, if any label is doubtful, WITHOUT and FLIPPED),
         then by figure.
     """
     in_doubt = doubtful_labels.among(cells, doubtful)
@@ -109,8 +109,9 @@ def differences(
 
 
 def table(found: dict[str, dict[str, Difference]]) -> pd.DataFrame:
-    """What `differences` gives as rows: columns labels, figure, one, other, difference, low, high and
-    tells_apart.
+    """The result of `differences` as rows.
+
+    Columns labels, figure, one, other, difference, low, high and tells_apart.
     """
     return pd.DataFrame(
         [
@@ -123,10 +124,10 @@ def table(found: dict[str, dict[str, Difference]]) -> pd.DataFrame:
 
 
 def at_specificity(cells: pd.DataFrame, settings: params.Evaluate, specificity: float) -> Difference:
-    """Sensitivity of both models where `specificity` of these very cells' uninfected ones is reached.
+    """Sensitivity of both models at a `specificity` that is reached on these same cells.
 
-    Each model's threshold is set anew under each resample of patients: what is compared is how well they
-    rank cells, not how well a threshold fixed elsewhere happens to carry over.
+    Each model's threshold is set anew under each resample of patients: this compares how well the models rank
+    cells, not how well a threshold that was fixed elsewhere carries over.
     """
     one, other = (metrics.sensitivity_at(sample, specificity) for sample in _samples(cells, settings))
     return _difference(one, other)
@@ -141,10 +142,11 @@ def calibration(cells: pd.DataFrame, settings: params.Evaluate) -> Difference:
 def patients(
     cells: pd.DataFrame, least: int, doubtful: frozenset[tuple[str, str]] = frozenset()
 ) -> pd.DataFrame:
-    """Both models' sensitivity on each patient with at least `least` parasitised cells, doubtful ones aside.
+    """Both models' sensitivity on each patient with at least `least` parasitised cells.
 
     Args:
         cells: as `differences` takes them.
+        doubtful: the labels that are left out.
 
     Returns:
         Columns patient, cells, one and other, the worst of `one` first.
@@ -173,5 +175,5 @@ def _samples(cells: pd.DataFrame, settings: params.Evaluate) -> tuple[metrics.Sa
 
 
 def _difference(one: metrics.Floats, other: metrics.Floats) -> Difference:
-    """Two models' figures under the same resamples, each float64 (1 + resamples,), set against each other."""
+    """The difference of two models' figures under the same resamples, each float64 (1 + resamples,)."""
     return Difference(float(one[0]), float(other[0]), metrics.estimate(one - other))

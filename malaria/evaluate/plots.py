@@ -1,4 +1,4 @@
-"""The data behind the plots of `dvc plots show`: one small CSV a plot, drawn by DVC's templates."""
+"""Write the data of the plots of `dvc plots show`: one small CSV per plot, drawn by DVC's templates."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ _SCORES = 20  # bins of the histogram of probabilities
 def write(
     cells: pd.DataFrame, folder: Path, bins: int, least: int, thresholds: Mapping[float, float]
 ) -> None:
-    """Write the plots' data for one set of cells into `folder`; arguments as `frames` has them."""
+    """Write the plots' data for one set of cells into `folder`; arguments as in `frames`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in frames(cells, bins, least, thresholds).items():
         frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
@@ -33,8 +33,8 @@ def frames(
     Args:
         cells: columns patient, label and p_parasitized, as in tables.PREDICTIONS; both classes.
         bins: of the reliability diagram.
-        least: parasitised cells a patient needs to be drawn.
-        thresholds: by the specificity that each was fixed for, as `evaluation.Fitted` has them.
+        least: parasitised cells that a patient needs to be drawn.
+        thresholds: by the specificity that each was fixed for, as in `evaluation.Fitted`.
     """
     y, p = labels.values(cells.label), cells.p_parasitized.to_numpy(np.float64)
     false, true, _ = roc_curve(y, p)
@@ -69,7 +69,7 @@ def frames(
 
 
 def _patients(cells: pd.DataFrame, least: int) -> pd.DataFrame:
-    """Each patient's sensitivity at 0.5 with its 95 % interval, by Wilson."""
+    """Each patient's sensitivity at 0.5 with its 95 % interval (Wilson)."""
     infected = cells[cells.label == labels.PARASITIZED]
     found = (infected.p_parasitized >= 0.5).groupby(infected.patient).agg(["size", "sum", "mean"])
     drawn = found[found["size"] >= least]
@@ -86,7 +86,7 @@ def _patients(cells: pd.DataFrame, least: int) -> pd.DataFrame:
 
 
 def _thin(curve: pd.DataFrame) -> pd.DataFrame:
-    """At most `_POINTS` rows of `curve`, both ends among them."""
+    """At most `_POINTS` rows of `curve`, including both ends."""
     if len(curve) <= _POINTS:
         return curve
     return curve.iloc[np.unique(np.linspace(0, len(curve) - 1, _POINTS).astype(int))]

@@ -1,4 +1,4 @@
-"""What `make repro` closes with: the test metrics, and where to look next."""
+"""Print the end of `make repro`: the test metrics, and where to look next."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def main() -> int:
     print(f"  {AUDIT_PAGE}               the data, as a page")
     print("  dvc plots show                   ROC, reliability and more (in the activated environment)")
     print(f"  {BUNDLE}/MODEL_CARD.md  the model card")
-    # What learned from drawn cells turns real ones away: without --model the pretrained bundle answers.
+    # A model that learned from drawn cells rejects real ones: without --model the pretrained bundle answers.
     whose, model = ("the pretrained model", "") if drawn else ("it", f" --model {BUNDLE}")
     python = os.path.relpath(sys.executable)
     print(f"  {python} -m malaria predict CELL.png{model}   what {whose} says of your cell")
@@ -33,7 +33,7 @@ def main() -> int:
 
 
 def other_results() -> str:
-    """What a `dvc.lock` that is not the committed one means, and what to do with it; empty where it is.
+    """What it means that `dvc.lock` is not the committed one, and what to do; empty if it is.
 
     The same parameters and code give the same bytes on the same kind of processor (docs/reruns.md).
     """

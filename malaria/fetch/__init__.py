@@ -1,1 +1,1 @@
-"""Where cells come from."""
+"""Fetch cells: one module for each source, and the modules that they share."""

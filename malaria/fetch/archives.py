@@ -1,4 +1,4 @@
-"""Unpacking archives from strangers: nothing outside the target, no links, no bombs."""
+"""Unpack untrusted archives: no file outside the target folder, no links, no decompression bombs."""
 
 import errno
 import os
@@ -20,12 +20,12 @@ from malaria.errors import UserError
 
 
 class DiskRefusal(UserError):  # noqa: N818 - a UserError, as its base says
-    """The disk takes no more. Any other UserError here means that the archive cannot be used on any disk."""
+    """The disk is full or refuses to write. Any other UserError here is a fault of the archive itself."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may hold: members, unpacked bytes in all, and unpacked over packed bytes."""
+    """Limits on an archive: its number of files, their unpacked bytes, and unpacked over packed bytes."""
 
     members: int = 200_000
     size: int = 8 * 2**30
@@ -41,16 +41,16 @@ class Member:
     stream: IO[bytes]
 
 
-# What zipfile raises, beside OSError, on a zip that is damaged, encrypted or made to do harm.
+# What zipfile raises, beside OSError, on a zip that is damaged, encrypted or malicious.
 DAMAGED_ZIP = (
     zipfile.BadZipFile, zlib.error, struct.error,
     EOFError, IndexError, OverflowError, RuntimeError, ValueError,
 )  # fmt: skip
 
-# What the system answers to a directory that lies about places, and to names that no file can have.
+# Errors of the system that the archive causes: false offsets in its directory, or impossible file names.
 _OF_THE_ARCHIVE = (errno.EINVAL, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
 
-# Of these zipfile unpacks no more at a time than is asked for; of the others a few bytes may fill the memory.
+# With these zipfile unpacks no more at a time than is asked for; with others a few bytes may fill the memory.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -60,7 +60,7 @@ def is_archive(path: Path) -> bool:
 
 
 def is_zip(file: Path | IO[bytes]) -> bool:
-    """Whether a file begins or ends as a zip does, by its content: one that is cut short has no end.
+    """Whether the content of a file begins or ends as a zip does; a zip that is cut short has no end.
 
     Raises:
         OSError: it cannot be read.
@@ -73,7 +73,7 @@ def is_zip(file: Path | IO[bytes]) -> bool:
 
 
 def check_method(member: zipfile.ZipInfo) -> None:
-    """BadZipFile where a member is packed in a way whose memory nothing bounds, or is encrypted."""
+    """Raise BadZipFile if a member is encrypted, or packed by a method without a bound on memory."""
     if member.flag_bits & 1:
         raise zipfile.BadZipFile(f"{member.filename} is encrypted")
     if member.compress_type not in _METHODS:
@@ -82,9 +82,10 @@ def check_method(member: zipfile.ZipInfo) -> None:
 
 @contextmanager
 def opened(given: Path, within: Path) -> Iterator[tuple[Path, Callable[[Path, Path], object]]]:
-    """The files of a folder or archive while the block runs, and what brings one elsewhere.
+    """A folder with the files of a folder or archive, and a function that brings one of them elsewhere.
 
-    Those of an archive lie in a folder inside `within`, and are moved; those of a folder are copied.
+    An archive is unpacked inside `within` while the block runs, and its files are moved; the files of a
+    folder are copied.
 
     Raises:
         UserError: as `unpack`.
@@ -109,7 +110,7 @@ def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
         for member in tqdm(members(archive, limits), desc="unpacking", unit=" files", disable=None):
             target = folder.joinpath(*member.path.parts)
             target.parent.mkdir(parents=True, exist_ok=True)
-            # Also where the disk takes names of another case, or with other accents, for the same.
+            # Also if the disk ignores case or the composition of accents.
             if target.exists():
                 raise UserError(f"{archive} holds {member.path} twice: pack it again.")
             with target.open("wb") as out:
@@ -124,7 +125,7 @@ def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
 
 
 def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
-    """The regular files of a zip or tar, each to be read before the next is asked for.
+    """The regular files of a zip or tar; read each one before you ask for the next.
 
     Raises:
         UserError: as `unpack`.
@@ -157,7 +158,7 @@ def _zip(archive: Path) -> Iterator[Member]:
                 raise UserError(f"{archive} holds the link {info.filename}: pack the files themselves.")
             check_method(info)
             with pack.open(info) as stream:
-                # Some tools of Windows write its own separator.
+                # Some Windows tools write backslashes.
                 yield Member(PurePosixPath(info.filename.replace("\\", "/")), info.file_size, stream)
 
 

@@ -1,4 +1,4 @@
-"""Cells in folders for each class, at whatever depth, once or for train, val and test: found and placed."""
+"""Find class folders at any depth, also those of train, val and test, and place their cells."""
 
 import difflib
 import hashlib
@@ -19,7 +19,7 @@ from malaria.tables import TEST, TRAIN, VAL
 
 _LITTER = {*files.LITTER, "__macosx"}
 
-# Where class folders of other names are named.
+# Where the user gives the names of other class folders, for error messages.
 _BY = "under data.classes in params.yaml (`evaluate` takes --classes)"
 
 # How people, split-folders and Keras call the sides of a split.
@@ -34,9 +34,9 @@ _SIDES = {
 class Placed:
     """Where the cells came from.
 
-    beside: the folders that hold the class folders, or hold train, val and test. came_as: by the path that a
-    cell has now, the path that it had below the first of `beside`. known: their number, a checksum of names
-    and contents, so that copies of a set compare, and what was left out.
+    beside: the folders that hold the class folders, or hold train, val and test. came_as: the original path
+    of each cell, relative to the first of `beside`, by its present path. known: the number of cells, what was
+    left out, and a checksum of names and contents, which is the same for copies of a set.
     """
 
     beside: tuple[Path, ...]
@@ -55,18 +55,17 @@ def place(
 ) -> Placed:
     """Bring the cells below `given` into the class folders of `folder`.
 
-    Cells that come as train, val and test lie in folders of these names below their class afterwards, and
-    those of several folders for one class in folders of their own names. Links to files are followed: what is
-    put in place is what they lead to.
+    Cells that come in train, val and test are put into folders of these names below their class. If a class
+    has several folders, each keeps its name below the class. Links to files are followed.
 
     Args:
         put: moves or copies one file.
-        origin: what people call `given`.
-        own: labels of class folders that have other names than these.
-        one_class: cells of one class alone will do.
+        origin: what users call `given`, for messages.
+        own: labels by the names of class folders that are not called by their label.
+        one_class: accept cells of one class alone.
 
     Raises:
-        UserError: class folders are missing, doubled, empty, or in several places that are no split.
+        UserError: class folders are missing, doubled, empty, or in several places that are not a split.
     """
     own = {name: label for name, label in own.items() if label in LABELS}
     labels = {names.folded(name): label for name, label in ({one: one for one in LABELS} | own).items()}
@@ -120,8 +119,9 @@ def place(
 
 
 def _homes(given: Path, folders: list[Path], named: list[Path], origin: str) -> dict[Path, str]:
-    """The folders that hold those `named` as classes, on the shallowest level of such: one, whose side is
-    empty, or one for each side of a split.
+    """The folders that hold the shallowest of the class folders `named`, with their sides.
+
+    This is one folder with the side "", or one folder for each side of a split.
     """
     if not named:
         seen = sorted({path.name for path in folders})
@@ -146,7 +146,10 @@ def _homes(given: Path, folders: list[Path], named: list[Path], origin: str) -> 
 def _classes(
     home: Path, side: str, labels: Mapping[str, str], origin: str, one_class: bool
 ) -> dict[Path, Path]:
-    """The class folders in `home`, of every label at least one, or of one, and where what is in them goes."""
+    """The class folders in `home`, each with the relative folder that its files go to.
+
+    Every label must have one, unless `one_class`; `side` is that of `home` in a split, or empty.
+    """
     found: dict[str, dict[str, Path]] = {label: {} for label in LABELS}
     for path in _inside(home):
         name = names.folded(path.name)
@@ -171,7 +174,7 @@ def _classes(
 
 
 def _strangers(beside: Sequence[Path], known: set[Path], labels: Mapping[str, str]) -> dict[str, int]:
-    """How many files lie in each folder beside the class folders that is none, and holds none."""
+    """The number of files in each folder beside the class folders that is no class folder, and holds none."""
     counts = Counter[str]()
     for path in (path for home in beside for path in _inside(home) if path not in known):
         inside = [] if _is_litter(path.name) or path.is_symlink() else _below(path)
@@ -181,7 +184,7 @@ def _strangers(beside: Sequence[Path], known: set[Path], labels: Mapping[str, st
 
 
 def _check_mapping(own: Iterable[str], taken: Iterable[Path], strangers: Iterable[str], origin: str) -> None:
-    """Raise UserError where a name in data.classes is that of no folder, and nearly that of one left out."""
+    """Raise UserError if a name in data.classes fits no folder, but nearly that of one that was left out."""
     found = {names.folded(folder.name) for folder in taken}
     for name in own:
         near = difflib.get_close_matches(name, list(strangers), n=1)
@@ -200,6 +203,6 @@ def _is_litter(name: str) -> bool:
 
 
 def _below(folder: Path) -> list[Path]:
-    """Files and folders below `folder`, sorted; links to folders stand for themselves."""
+    """Files and folders below `folder`, sorted; links to folders are not followed."""
     walked = files.walk(folder)
     return sorted(Path(above, name) for above, folders, names in walked for name in (*folders, *names))

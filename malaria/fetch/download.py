@@ -1,4 +1,4 @@
-"""Downloads that go on where they broke off, and bear their name only once they are whole and right."""
+"""Download files: resume after an interruption, and name a file only when it is whole and checked."""
 
 import os
 import shutil
@@ -23,23 +23,24 @@ from malaria.errors import UnavailableError, UserError
 
 CACHE_VARIABLE = "MALARIA_CACHE"
 
-# These answers may change by themselves. Only failures without progress count; waits are in s, and grow.
+# After these answers another attempt may succeed. Only failures without progress count; waits (s) grow.
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 PATIENT = Retry(5, backoff_factor=1, backoff_jitter=1, backoff_max=120, status_forcelist=_PASSING)
-SILENCE = 60.0  # s that a server may say nothing
+SILENCE = 60.0  # s without an answer or data from the server before an attempt fails
 
 _CHUNK = 2**16
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file that a server has.
+    """A file on a server.
 
-    origin: names the file to people, and keeps parts of different files apart; holds no secret.
-    request: prepares the request for the whole file; called for each attempt, since signed addresses
-        expire. What it raises of `requests` counts as a failed attempt, a UserError ends them.
-    setting: the parameter that chooses the file, for advice.
-    size, sha256: what it must have, in bytes and in hexadecimal; None where no publisher tells them.
+    origin: the file's name in messages, by which partial downloads of different files are also kept apart;
+        holds no secret.
+    request: prepares the request for the whole file; called for each attempt, because signed addresses
+        expire. An exception of `requests` counts as a failed attempt; a UserError ends the download.
+    setting: the parameter that chooses the file, for messages.
+    size, sha256: expected, in bytes and in hexadecimal; None if no publisher gives them.
     """
 
     origin: str
@@ -51,10 +52,10 @@ class Remote:
 
 @dataclass(frozen=True)
 class _Record:
-    """What is known of a file that is here whole or in part: kept beside it, as JSON.
+    """The record of a whole or partial file, kept beside it as JSON.
 
-    validator: the ETag or date by which a server tells that the rest belongs to the part; empty
-        where it gave none. size: -1 where the server did not tell it.
+    validator: the ETag or date by which the server checks that the rest belongs to the part; empty if it
+        gave none. size: in bytes; -1 if the server did not give it.
     """
 
     origin: str
@@ -85,14 +86,14 @@ def cache_folder(given: Path | None = None) -> Path:
 
 
 def fetch(remote: Remote, target: Path) -> None:
-    """Bring `remote` to `target`, or find it there already; then nothing is asked of the network.
+    """Download `remote` to `target`; makes no request if the file is there already.
 
     Until it is whole and has the right size and SHA-256 it is called `<target>.part`, and a later
-    call goes on from there if the server still has the same file. Two processes never write one file:
-    the second waits, and then finds it.
+    call resumes it if the server still has the same file. Two processes never write one file: the
+    second waits, and then finds it.
 
     Raises:
-        UserError: it cannot be had, or is another file than expected; the sentence says what to do.
+        UserError: it cannot be downloaded, or is not the expected file; the message says what to do.
     """
     with _disk_in_words(target):
         if _is_here(remote, target):
@@ -105,7 +106,7 @@ def fetch(remote: Remote, target: Path) -> None:
 
 
 def _is_here(remote: Remote, target: Path) -> bool:
-    """Whether `target` is the file that is asked for, by its content."""
+    """Whether `target` is the requested file, by its content."""
     expected = remote.sha256 or _read_record(remote, target).sha256
     if not expected or not target.is_file() or remote.size not in (None, target.stat().st_size):
         return False
@@ -115,7 +116,7 @@ def _is_here(remote: Remote, target: Path) -> bool:
 def _bring(remote: Remote, target: Path) -> None:
     """Download and check the file, and give it its name."""
     part = _beside(target, ".part")
-    for _ in range(2):  # a transfer that came damaged is repeated once
+    for _ in range(2):  # a damaged transfer is repeated once
         _complete(remote, target, part)
         found = files.sha256(part)
         if remote.sha256 in (None, found):
@@ -133,7 +134,7 @@ def _bring(remote: Remote, target: Path) -> None:
 
 
 def _complete(remote: Remote, target: Path, part: Path) -> None:
-    """Ask until `part` is as long as the server's file."""
+    """Make requests until `part` is as long as the server's file."""
     left, furthest = PATIENT, 0
     while True:
         try:
@@ -158,7 +159,7 @@ def _complete(remote: Remote, target: Path, part: Path) -> None:
 
 
 def _wait(left: Retry, asked: str) -> float:
-    """How long to wait, in s: what the server asks for (Retry-After), or else longer each time."""
+    """The wait before the next attempt, in s: the server's Retry-After, or else longer each time."""
     try:
         return left.parse_retry_after(asked) or left.get_backoff_time()
     except InvalidHeader:
@@ -166,12 +167,12 @@ def _wait(left: Retry, asked: str) -> float:
 
 
 def _attempt(remote: Remote, target: Path, part: Path) -> None:
-    """One request for what `part` lacks."""
+    """Make one request for the bytes that `part` lacks."""
     record, have = _read_record(remote, target), _size(part)
     if have == record.size:
         return
     request = remote.request()
-    # A compressed transfer would make ranges and sizes those of another file.
+    # In a compressed transfer, ranges and sizes would be those of the compressed bytes.
     headers = {**request.headers, "Accept-Encoding": "identity"}
     if record.validator and 0 < have < record.size:
         headers |= {"Range": f"bytes={have}-", "If-Range": record.validator}
@@ -186,7 +187,7 @@ def _attempt(remote: Remote, target: Path, part: Path) -> None:
                 "has changed there, or something else answers in its place; look at it in a browser."
             )
         if start == 0:
-            # The old part goes before the new record comes: a kill between leaves an empty part.
+            # The part is emptied before the new record is written: a kill in between leaves an empty part.
             part.write_bytes(b"")
             _write_record(target, _Record(remote.origin, _validator(response), size))
         _check_space(target.parent, size - start)
@@ -200,7 +201,7 @@ def _attempt(remote: Remote, target: Path, part: Path) -> None:
 
 
 def _validator(response: requests.Response) -> str:
-    """What If-Range takes; a weak ETag does not promise the same bytes."""
+    """The value for If-Range: the ETag, else the date. A weak ETag does not promise the same bytes."""
     etag = response.headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
 
@@ -210,7 +211,7 @@ def _write_record(target: Path, record: _Record) -> None:
 
 
 def _read_record(remote: Remote, target: Path) -> _Record:
-    """What is known of `remote` at `target`; where nothing is, a record of nothing."""
+    """The record of `remote` at `target`; an empty record if there is none."""
     with suppress(OSError, ValueError):
         record = TypeAdapter(_Record).validate_json(_beside(target, ".json").read_bytes())
         if record.origin == remote.origin:
@@ -219,7 +220,7 @@ def _read_record(remote: Remote, target: Path) -> _Record:
 
 
 def _in_words(error: requests.RequestException, remote: Remote) -> str:
-    """What went wrong, to be followed by how often.
+    """Say what went wrong in an attempt, as the start of a message.
 
     Raises:
         UserError: another attempt would not help. It hides `error`, whose text may quote a signed address.
@@ -241,17 +242,17 @@ def _in_words(error: requests.RequestException, remote: Remote) -> str:
             "proxy that inspects traffic, set REQUESTS_CA_BUNDLE to its certificate."
         ) from None
     if isinstance(error, ProxyError):
-        return f"The proxy on the way to {server} does not let through (HTTPS_PROXY)"
+        return f"The proxy on the way to {server} does not let the request through (HTTPS_PROXY)"
     if isinstance(error, requests.Timeout) or isinstance(next(iter(error.args), None), ReadTimeoutError):
-        return f"{server} says nothing"
+        return f"{server} does not answer"
     if isinstance(error, (ChunkedEncodingError, ContentDecodingError)):
-        return f"{server} broke off"
+        return f"{server} broke off the transfer"
     return f"{server} cannot be reached (is this computer online?)"
 
 
 @contextmanager
 def _disk_in_words(target: Path) -> Iterator[None]:
-    """Turns what the disk refuses into a UserError; what the network does is an OSError to `requests`."""
+    """Turn errors of the disk into UserErrors; those of the network, OSErrors too, pass through."""
     try:
         yield
     except requests.RequestException:
@@ -264,7 +265,7 @@ def _disk_in_words(target: Path) -> Iterator[None]:
 
 
 def _check_space(folder: Path, needed: int) -> None:
-    """Raise UserError where the disk has no room for so many bytes."""
+    """Raise UserError if the disk has fewer than `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(

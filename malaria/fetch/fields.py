@@ -1,4 +1,4 @@
-"""Your own annotated fields of view: their cells are found, cut out and labelled as the annotations say."""
+"""Your own annotated fields of view: find their cells, cut them out, and label them by the annotations."""
 
 import functools
 import hashlib
@@ -26,7 +26,11 @@ MOST_PICTURES = 12
 
 @dataclass(frozen=True)
 class Cut:
-    """A field's cells, in the columns of tables.FIELDS, and how many things were left out, by reason."""
+    """The cells of one field.
+
+    rows: in the columns of tables.FIELDS. left_out: how many things were left out, by reason. digest: SHA-256
+    of the cells' paths and pixels.
+    """
 
     rows: list[tuple[str | int, ...]]
     left_out: Counter[str]
@@ -38,14 +42,15 @@ def fetch(
 ) -> Provenance:
     """Cut the cells out of the fields that `data.folder` holds, and write fields.csv and patients.csv.
 
-    A cell without an annotation is uninfected where `data.fields.complete` says that all cells are
-    annotated, and left out elsewhere. Whatever is left out is counted.
+    A cell without an annotation is uninfected if `data.fields.complete` says that all cells are annotated,
+    and is left out otherwise. Everything that is left out is counted.
 
     Args:
-        one_class: cells of one class alone will do; the other has no folder then.
+        one_class: accept cells of one class alone; the other then has no folder.
 
     Raises:
-        UserError: as `annotations.read`; a field that is no image; no cell of a class; scikit-image missing.
+        UserError: as `annotations.read`; or a field is not an image, a class has no cell, or scikit-image is
+            missing.
     """
     needs("skimage", "data.source: fields", "fields")
     given = Path(data.folder)
@@ -85,13 +90,13 @@ def _below(given: Path, image: Path) -> str:
 
 
 def _patient(field: str, pattern: re.Pattern[str]) -> str:
-    """Whose the field is that patients.csv does not name: by the pattern, else the field itself."""
+    """The patient of a field that patients.csv does not name: the pattern's match, else the field itself."""
     found = pattern.search(field)
     return (found[found.re.groups] if found else "") or str(Path(field).with_suffix(""))
 
 
 def _cut(folder: Path, complete: bool, order: tuple[int, annotations.Annotated, str]) -> Cut:
-    """Find and write a field's cells; `order`: its number, what is annotated on it, and whose it is."""
+    """Find and write a field's cells; `order`: the field's number, its annotations and its patient."""
     from malaria.fields import find, matching
 
     number, annotated, patient = order

@@ -18,7 +18,7 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
     """Copy the class folders of `data.folder`, and its patients.csv if there is one.
 
     Raises:
-        UserError: no such folder; a patients.csv of another shape; as `class_folders.place` and
+        UserError: the folder is missing; patients.csv is not such a table; as `class_folders.place` and
             `archives.opened`.
     """
     given = Path(data.folder)
@@ -34,19 +34,19 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
     if not given.is_dir() and not archives.is_archive(given):
         what = "no zip or tar archive" if given.is_file() else "not there"
         raise UserError(
-            f"params.yaml: data.folder is {data.folder}, which is {what}: name a folder; experiments and "
-            "clones have one that `dvc add` has stored."
+            f"params.yaml: data.folder is {data.folder}, which is {what}: name a folder. Experiments and "
+            "clones only have one that `dvc add` has stored."
         )
     with archives.opened(given, folder) as (cells, put):
         placed = class_folders.place(cells, folder, put, data.folder, data.classes)
         try:
             table = {file: of for at in placed.beside for file, of in patients.read(at).items()}
         except UserError as error:
-            # An archive's content lies elsewhere for the moment.
+            # Name the archive, not the temporary folder with its content.
             raise UserError(str(error).replace(str(cells), data.folder)) from None
     of, unused = patients.told(table, placed.came_as, data.folder)
     if of:
-        # A path that is no text is set aside by the audit.
+        # The audit sets aside paths that cannot be printed.
         rows = [row for row in of.items() if row[0].isprintable()]
         tables.write(pd.DataFrame(rows, columns=list(tables.PATIENTS)), folder / PATIENTS, tables.PATIENTS)
     ignored = placed.known.ignored + unused

@@ -1,12 +1,11 @@
-"""The NIH/NLM set from Kaggle: the same cells, for people with an account there.
+"""The NIH/NLM set from Kaggle: the same cells as from `nlm`, for people with an account there.
 
-Signing in and naming the file is left to Kaggle's own client: `kagglesdk`, which the `kaggle` package
-is built on and brings along. That package itself is not imported, since its import signs in at once,
-over the network, at kaggle.com whatever KAGGLE_API_ENVIRONMENT says, and prints or exits where it
-can't. Its download writes under the final name from the first byte on, and checks no content. The
-client's answer, however, is that to an ordinary request, at a signed address that is good for some
-minutes; `download` sends this request again with a range, and asks the client for a new one for each
-attempt.
+Kaggle's own client signs in and finds the file: `kagglesdk`, on which the `kaggle` package is built. The
+`kaggle` package itself is not imported, because its import signs in at once, over the network, at
+kaggle.com whatever KAGGLE_API_ENVIRONMENT says, and prints or exits if it can't. Its download writes under
+the final name from the first byte on, and checks no content. The client's answer, however, contains an
+ordinary request to a signed address, which is valid for some minutes. `download` sends this request again
+with a range, and asks the client for a new one for each attempt.
 """
 
 import json
@@ -30,7 +29,7 @@ _HOW_TO_SIGN_IN = (
 def fetch(
     data: params.Data, folder: Path, cache: Path | None = None, census: nih.Census = nih.WHOLE
 ) -> Provenance:
-    """Download what `data.kaggle` names, and unpack it; its second copy of the set is left out.
+    """Download the archive that `data.kaggle` names, and unpack it without its second copy of the set.
 
     Raises:
         UserError: you are not signed in, or Kaggle refuses; as `download.fetch` and `nih.unpack`.
@@ -45,21 +44,21 @@ def fetch(
     except archives.DiskRefusal:
         raise
     except UserError:
-        # No published hash tells more: what can't be used is not kept, so that the next run brings it anew.
+        # Kaggle publishes no hash: an archive that can't be used is removed, and the next run downloads it.
         archive.unlink(missing_ok=True)
         raise
     return replace(placed, source="kaggle", origin=f"https://www.{origin}", version=str(asked.version))
 
 
 def _request(asked: params.KaggleData) -> requests.PreparedRequest:
-    """The request that Kaggle's client ends up with for the archive.
+    """The signed request for the archive, from Kaggle's client.
 
     Raises:
-        UserError: Kaggle refuses, or its client fails. No text of theirs is passed on: it may quote
-            credentials.
+        UserError: Kaggle refuses, or its client fails. Their own texts are not passed on, because they may
+            quote credentials.
         requests.RequestException: another attempt may help.
     """
-    # Here, since it takes a second, and other sources need none of it.
+    # Imported here, because it takes a second and other sources do not need it.
     from kagglesdk import KaggleClient
     from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
 
@@ -75,7 +74,7 @@ def _request(asked: params.KaggleData) -> requests.PreparedRequest:
             return found
     except requests.HTTPError as error:
         error.response.close()
-        # After a redirect it is the storage that answers, which knows nothing of datasets and rules.
+        # After a redirect the storage answers, which knows nothing about datasets and rules.
         page = f"kaggle.com/datasets/{asked.slug}"
         refusals = {
             401: f"does not accept the credentials (401): {_HOW_TO_SIGN_IN}.",
@@ -97,7 +96,7 @@ def _request(asked: params.KaggleData) -> requests.PreparedRequest:
 
 
 def _credentials() -> dict[str, str]:
-    """What Kaggle's own command signs in with, as `KaggleClient`'s arguments: that looks in fewer places.
+    """The credentials that Kaggle's own command finds, as arguments of `KaggleClient`, which finds fewer.
 
     Raises:
         UserError: there is none.

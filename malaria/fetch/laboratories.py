@@ -1,7 +1,7 @@
-"""Labelled cells of other laboratories, to learn from or to be judged by: a folder with a set of each.
+"""Read labelled cells of other laboratories, for training or evaluation: a folder with a set of each.
 
 A set is a folder, zip or tar with class folders, or a folder of annotated fields of view, whose cells are
-found and cut out; cells of one class alone will do.
+found and cut out. It may have cells of one class alone.
 """
 
 import re
@@ -22,10 +22,10 @@ _FIELD = re.compile(r"(.+)__\d+$")
 
 
 def sets(folder: Path) -> dict[str, Path]:
-    """The sets in `folder`, by the name of folder or archive up to its first dot.
+    """The sets in `folder`, by the name of the set's folder or archive up to its first dot.
 
     Raises:
-        UserError: `folder` is not there, or two sets have one name.
+        UserError: `folder` is missing, or two sets have the same name.
     """
     if not folder.is_dir():
         raise UserError(
@@ -46,10 +46,10 @@ def sets(folder: Path) -> dict[str, Path]:
 
 
 def learned(settings: params.Laboratories) -> dict[str, Path]:
-    """The sets to learn from: those of the folder that are not left out.
+    """The sets to train on: all in the folder but those in `leave_out`.
 
     Raises:
-        UserError: a set that is to be left out is not there.
+        UserError: a set in `leave_out` is missing.
     """
     found = sets(Path(settings.folder))
     for name in settings.leave_out:
@@ -61,12 +61,12 @@ def learned(settings: params.Laboratories) -> dict[str, Path]:
 
 
 def place(given: Path, raw: Path, settings: params.Params) -> pd.DataFrame:
-    """Bring the cells of one set into the new folder `raw`, and read each once.
+    """Bring the cells of one set into the new folder `raw`, and audit them.
 
     Returns:
-        Accepted cells with the columns of tables.CELLS, paths below the folder that `raw` is in. `patient` is
-        never empty: where it is not known it is the field of view that the cell is cut out of, which the name
-        tells, else the cell is its own.
+        Accepted cells with the columns of tables.CELLS; paths are relative to the parent of `raw`. `patient`
+        is never empty: an unknown one is the field of view in the cell's name, if it has one, else the cell
+        itself.
 
     Raises:
         UserError: there are neither class folders nor annotations, or too many images are set aside; as
@@ -89,7 +89,7 @@ def place(given: Path, raw: Path, settings: params.Params) -> pd.DataFrame:
 
 
 def _is_annotated(given: Path, classes: Mapping[str, str]) -> bool:
-    """Whether a folder holds annotated fields: files that annotate, and no class folders."""
+    """Whether a folder holds annotated fields: annotation files and no class folders."""
     inside = {names.folded(name) for _, folders, _ in files.walk(given) for name in folders}
     return inside.isdisjoint(map(names.folded, (*LABELS, *classes))) and bool(
         annotations.annotation_files(given)

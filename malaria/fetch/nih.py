@@ -1,4 +1,4 @@
-"""What every copy of the NIH/NLM set has in common: its class folders, its file names, its counts."""
+"""Unpack and check a copy of the NIH/NLM set; all copies have the same class folders, names and counts."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ LICENCE = "courtesy of the U.S. National Library of Medicine; cite doi:10.7717/p
 
 @dataclass(frozen=True)
 class Census:
-    """What the set must hold: cells of each class, and patients by their file names."""
+    """The counts that a set must have: cells of each class, and patients by the file names."""
 
     cells: int
     infected: int
@@ -30,7 +30,7 @@ def unpack(archive: Path, folder: Path, census: Census = WHOLE) -> Provenance:
     """Unpack the cells of `archive` into the class folders of `folder`, and count them.
 
     Raises:
-        UserError: as `archives.unpack` and `class_folders.place`; the counts are not those of `census`.
+        UserError: as `archives.unpack` and `class_folders.place`; or the counts differ from `census`.
     """
     with archives.opened(archive, folder) as (cells, put):
         placed = class_folders.place(cells, folder, put, str(archive), {}).known

@@ -22,7 +22,7 @@ MAPPINGS = {label: f"patientid_cellmapping_{label.lower()}.csv" for label in (PA
 def fetch(
     data: params.Data, folder: Path, cache: Path | None = None, census: nih.Census = nih.WHOLE
 ) -> Provenance:
-    """Download, check and unpack what `data.nlm` names, and write slides.csv beside the class folders.
+    """Download, check and unpack the set in `data.nlm`, and write slides.csv beside its class folders.
 
     Raises:
         UserError: as `download.fetch`, `mapped` and `nih.unpack`.
@@ -48,18 +48,17 @@ def fetch(
 
 
 def cache_of(asked: params.NlmData, cache: Path | None) -> Path:
-    """Where the downloads are kept: by the archive's hash, so that no two archives ever share a place."""
+    """The folder for downloads, named by the archive's hash, so that two archives never share one."""
     return download.cache_folder(cache) / "nlm" / asked.sha256[:16]
 
 
 def mapped(mapping: Path, label: str) -> list[Row]:
-    """Read one of the NLM's mapping files, of the cells in class folder `label`.
+    """Read one of the NLM's mapping files, that of the cells in class folder `label`.
 
-    It has no header; a row is a slide's key and a Python list of file names, and commas after it that
-    fill the row up.
+    It has no header; a row is a slide's key and a Python list of file names, padded with commas.
 
     Raises:
-        UserError: a row is none such; it is named.
+        UserError: a row has another form; the message gives its number.
     """
     rows = []
     for number, line in enumerate(mapping.read_text(encoding="utf-8").splitlines(), 1):

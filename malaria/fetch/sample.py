@@ -17,7 +17,7 @@ from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 
 LICENCE = "MIT, as the project; synthetic sample, drawn by malaria/cells/synthetic.py"
 
-# Keeps the numbers of patients and of cells apart, so that more cells change no patient's stain.
+# Separate streams of random numbers for patients and cells, so that more cells change no patient's stain.
 _OF_PATIENTS, _OF_CELLS, _OF_COUNTS = 1, 2, 3
 
 
@@ -45,9 +45,10 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
 
 
 def plan(sample: params.SampleData) -> list[Order]:
-    """Share the cells among patients as the NIH set does: a quarter are controls, half of the cells
-    are parasitised, few patients hold many of those, and every infected patient has some of both
-    where there are cells enough.
+    """Share the cells among patients as in the NIH set.
+
+    A quarter of the patients are controls, half of the cells are parasitised, and a few patients have many of
+    these. Every infected patient has cells of both classes, if there are enough cells.
     """
     random = _random(sample.seed, _OF_COUNTS, 0)
     infected = sample.patients - max(1, sample.patients // 4)
@@ -77,7 +78,7 @@ def _draw(folder: Path, seed: int, order: Order) -> bytes:
 
 
 def _shares(total: int, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """`total` as whole numbers in proportion to `weights`, each at least 1 where there is enough."""
+    """Share `total` into whole numbers in proportion to `weights`, each at least 1 if there is enough."""
     least = 1 if total >= len(weights) else 0
     rest = total - least * len(weights)
     exact = rest * weights / weights.sum()
@@ -88,5 +89,5 @@ def _shares(total: int, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int6
 
 
 def _random(seed: int, purpose: int, number: int) -> synthetic.Random:
-    """A generator of its own for each patient and cell, so that neither order nor process matters."""
+    """A generator of its own for each patient and cell, so that neither order nor processes matter."""
     return np.random.Generator(np.random.Philox(key=[seed, purpose << 56 | number]))

@@ -1,4 +1,4 @@
-"""Where cells come from: one module a source, each with `fetch(data, folder, cache) -> Provenance`."""
+"""Fetch cells from the chosen source; each is a module with `fetch(data, folder, cache) -> Provenance`."""
 
 import importlib
 from dataclasses import asdict
@@ -10,14 +10,13 @@ from malaria.paths import PROVENANCE
 
 
 def write(data: params.Data, folder: Path, cache: Path | None = None) -> Provenance:
-    """Fill `folder` from the source that `data.source` names: class folders, and the record of where they are
-    from, whole or not at all.
+    """Fill `folder` with cells from `data.source` and the record of their origin, whole or not at all.
 
     Args:
-        cache: where downloads are kept; None where `download.cache_folder` says.
+        cache: the folder for downloads; None for that of `download.cache_folder`.
 
     Raises:
-        UserError: the source has no such cells; the sentence says what to do.
+        UserError: the source does not give the cells; the message says what to do.
     """
     source = importlib.import_module(f"malaria.fetch.{data.source}")
     with files.atomic_folder(folder) as part:

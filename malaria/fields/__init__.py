@@ -1,1 +1,1 @@
-"""Whole fields of view: find the cells, read what laboratories have annotated."""
+"""Whole fields of view: find the cells, and read what laboratories have annotated."""

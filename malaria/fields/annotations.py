@@ -1,7 +1,7 @@
-"""What laboratories have annotated on whole fields: boxes, outlines or points, in the forms of common tools.
+"""Read annotations of whole fields: boxes, outlines or points, in the formats of common tools.
 
-COCO, Pascal VOC, YOLO, LabelMe, CVAT, tables of boxes or points, and a list of fields with their objects
-(`annotations.json` with `image_name`, `objects` or `points`, and `ignore`).
+The formats are COCO, Pascal VOC, YOLO, LabelMe, CVAT, CSV tables of boxes or points, and a list of fields
+with their objects (`annotations.json` with `image_name`, `objects` or `points`, and `ignore`).
 """
 
 import csv
@@ -20,7 +20,7 @@ from malaria.errors import UserError
 from malaria.labels import PARASITIZED, UNINFECTED
 from malaria.paths import PATIENTS
 
-# What a class may stand for besides the two labels: a red cell with neither label, or no red cell.
+# What a class may stand for besides the two labels: a red cell without a label, or no red cell.
 UNLABELLED, OTHER = "Unlabelled", "Other"
 _OF_LABEL = {
     PARASITIZED: "parasitized parasitised infected malaria parasite ring trophozoite schizont gametocyte",
@@ -29,11 +29,11 @@ _OF_LABEL = {
     OTHER: "other leukocyte leucocyte wbc platelet thrombocyte artefact artifact",
 }
 KNOWN = {name: label for label, names in _OF_LABEL.items() for name in names.split()} | {
-    "red blood cell": UNINFECTED,  # so BBBC041 and IML call the healthy ones, beside the parasites' stages
+    "red blood cell": UNINFECTED,  # the healthy ones in BBBC041 and IML, whose other classes are stages
     "white blood cell": OTHER,
 }
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-_COLUMNS = {  # of a table, in small letters
+_COLUMNS = {  # of a table, in lower case
     "image": ("image", "file", "filename", "image_name", "field"),
     "name": ("label", "class", "type", "name"),
     "x": ("x", "xmin", "x_min", "left"),
@@ -43,15 +43,15 @@ _COLUMNS = {  # of a table, in small letters
     "x2": ("xmax", "x_max", "right"),
     "y2": ("ymax", "y_max", "bottom"),
 }
-# What says whose the fields are, and what YOLO's classes are called.
+# Files that are no annotations: the fields' patients, and the names of YOLO's classes.
 _OTHER_TABLES = (PATIENTS, "classes.txt")
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One annotated thing: `box` is x, y, width, height in px; a point has neither width nor height.
+    """One annotated thing: `box` is x, y, width, height in px; a point has width and height 0.
 
-    `label` is what its class stands for: a label, UNLABELLED or OTHER. An ignored one stands where the
+    `label` is what its class stands for: a label, UNLABELLED or OTHER. `ignore` marks a place where the
     annotation is known to be incomplete.
     """
 
@@ -62,28 +62,28 @@ class Mark:
 
 @dataclass(frozen=True)
 class Annotated:
-    """A field's image and what is annotated on it."""
+    """A field's image and the marks on it."""
 
     image: Path
     marks: tuple[Mark, ...]
 
 
-# Image, class, box (None: only that there is the image), ignore.
+# Image, class, box (None: there is the image, and no mark), ignore.
 Raw = tuple[str, str, list[float] | None, bool]
 Item = TypeVar("Item")
-Place = list[str]  # what is being read, for errors: the last one counts
+Place = list[str]  # what is being read, for errors: the last entry counts
 
 
 def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = "") -> list[Annotated]:
     """The annotated fields of a file, or of a folder of files, sorted by image.
 
     Args:
-        classes: what class names stand for, before KNOWN, as data.classes; upper and lower case are one.
-        unknown: what all others stand for; empty refuses them.
+        classes: what class names stand for, as data.classes; they go before KNOWN. Case does not matter.
+        unknown: what all other classes stand for; if empty, they are an error.
 
     Raises:
-        UserError: no annotation, a form that is none of these, a malformed one, an unknown class, or an
-            image that is not there; the sentence names the file, and the line or the entry.
+        UserError: there is no annotation, or one is of an unknown format, damaged, of an unknown class, or of
+            a missing image; the message names the file, and the line or the entry.
     """
     known = KNOWN | {name.lower(): label for name, label in (classes or {}).items()}
     fields: dict[Path, list[Mark]] = {}
@@ -113,8 +113,8 @@ def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = ""
 
 
 def _mark(name: str, box: list[float], ignore: bool, label: str) -> Mark:
-    """One annotated thing; ValueError where the box or the class cannot be."""
-    # What lies in the first pixel are shares of the image's sides, as other forms have them.
+    """One annotated thing; ValueError if the box is impossible or the class unknown."""
+    # A box within the first pixel is in shares of the image's sides, as other formats have them.
     if len(box) != 4 or not all(abs(v) < 1e6 for v in box) or min(box[2:]) < 0 or 0 < max(box) <= 1:
         raise ValueError(f"its box {box} is no x, y, width and height in px")
     x, y, w, h = box
@@ -124,7 +124,7 @@ def _mark(name: str, box: list[float], ignore: bool, label: str) -> Mark:
 
 
 def annotation_files(path: Path) -> list[Path]:
-    """The files that annotate: the one given, or those below a folder."""
+    """The annotation files: the one given, or those below a folder."""
     if path.is_file():
         return [path]
     if (path / "annotations.json").is_file():
@@ -142,7 +142,7 @@ def annotation_files(path: Path) -> list[Path]:
 
 
 def _entries(file: Path, at: Place) -> Iterator[Raw]:
-    """What a file holds; `at` is told what comes next: `line 3`, `annotation 3`."""
+    """The entries of a file; `at` records which comes next: `line 3`, `annotation 3`."""
     suffix = file.suffix.lower()
     if suffix == ".csv":
         return _table(file, at)
@@ -158,7 +158,7 @@ def _entries(file: Path, at: Place) -> Iterator[Raw]:
 
 
 def _numbered(things: Iterable[Item], kind: str, at: Place) -> Iterator[Item]:
-    """The things one by one, of which `at` is told the number."""
+    """The things one by one; `at` records the number of each."""
     for number, thing in enumerate(things, 1):
         at.append(f"{kind} {number}")
         yield thing
@@ -227,7 +227,7 @@ def _cvat(root: ET.Element, at: Place) -> Iterator[Raw]:
                 yield name, given["label"], [x - rx, y - ry, 2 * rx, 2 * ry], False
             elif shape.tag != "tag":
                 points = [[float(v) for v in point.split(",")] for point in given["points"].split(";")]
-                # Several points in one mark are as many cells; those of a polygon are its outline.
+                # Each point of a points mark is a cell; the points of a polygon are its outline.
                 for group in [[point] for point in points] if shape.tag == "points" else [points]:
                     yield name, given["label"], _around(group), False
 
@@ -247,7 +247,7 @@ def _yolo(file: Path, at: Place) -> Iterator[Raw]:
         if len(values) == 4:
             x, y, w, h = values
             values = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
-        # Rounding takes boxes over the border.
+        # Rounding may take a box over the border.
         if len(values) < 4 or len(values) % 2 or not all(-0.01 <= value <= 1.01 for value in values):
             raise ValueError(
                 f"its numbers {values} are no box or outline in shares of the image's sides, 0 to 1"
@@ -258,7 +258,7 @@ def _yolo(file: Path, at: Place) -> Iterator[Raw]:
 
 
 def _yolo_names(file: Path, at: Place) -> Mapping[int, str]:
-    """Names by number: classes.txt, or `names` of data.yaml, beside the file or above it."""
+    """Class names by number, from classes.txt or data.yaml's `names`, beside the file or above it."""
     for folder in list(file.parents)[:4]:
         if (folder / "classes.txt").is_file():
             return dict(enumerate((folder / "classes.txt").read_text(encoding="utf-8-sig").split("\n")))

@@ -1,8 +1,8 @@
-"""Find the red cells of a field of view of a thin smear: no pixel size, no network, no settings.
+"""Find the red cells of a field of view of a thin smear, without pixel size, network or settings.
 
-What is darker than the field's own background is foreground. Every edge of a cell, also one that lies on
-another cell, votes for the places that lie inward by about a radius. A watershed from the middles, where the
-votes meet, divides the foreground.
+Foreground is what is darker than the field's own background. Every edge of a cell, even one that lies on
+another cell, votes for the places about a radius inward of it. The votes meet in the middles of cells, from
+which a watershed divides the foreground.
 """
 
 from collections.abc import Iterable
@@ -24,50 +24,52 @@ Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int32]
 Integers = npt.NDArray[np.int_]
 
-# What a picture shows; cells are looked for on thin films alone.
+# What a picture shows. Cells are returned for thin films only.
 THIN_FILM, THICK_FILM = "a thin film", "a thick film"
 EMPTY, BLURRED, NO_FIELD = "empty", "out of focus", "no field of red cells"
 
 LEAST_SIDE = 100  # px, of a field
 
-_FIRST_LOOK = 200_000  # px, of the picture in which the cells' size is measured
+_FIRST_LOOK = 200_000  # pixels of the picture in which the cells' size is measured
 _DIAMETER = 44  # px, of a cell in the picture that is cut into cells
-_LARGEST = 6_000_000  # px, of that picture, which bounds memory
-_WINDOW = 48  # px, of the picture in which the background is measured
+_LARGEST = 6_000_000  # pixels of that picture, to bound memory
+_WINDOW = 48  # px, longer side of the picture in which the background is measured
 
-# In shares of the usual cell's optical density: what is foreground, and, of the density about it, what
-# belongs to a cell that is darker than usual or out of focus.
+# Where foreground starts: as a share of the usual cell's optical density, and as a share of the cell's own,
+# for one that is darker than usual or out of focus.
 _FOREGROUND, _LOCAL = 0.3, 0.4
-_LEVELS = (0.3, 0.45, 0.6, 0.75)  # at which lone cells are looked for
-_PALE = 0.6  # what a level costs, in shares of the area of lone cells
-_HOLE = 0.45  # the largest pale middle of a cell, in usual areas
+_LEVELS = (0.3, 0.45, 0.6, 0.75)  # shares of the density at which lone cells are looked for
+_PALE = 0.6  # what a level costs, as a share of the area of lone cells
+_HOLE = 0.45  # the largest pale middle of a cell, in areas of the usual cell
 
-# In diameters of the usual cell: from edges to middles, how wide the votes spread, how far apart middles are,
-# how far a cell reaches at most, and how near its middle it shares what another covers.
+# In diameters of the usual cell: distances from edges to middles, spread of the votes, least distance between
+# middles, farthest reach of a cell from its middle, and distance from the middle within which a cell includes
+# what another covers.
 _RADII, _SPREAD, _APART, _FAR, _SHARED = np.arange(0.34, 0.57, 0.03), 0.1, 0.2, 0.8, 0.45
-_EDGE, _STEEP = 2.2, 13.0  # usual densities a diameter: what votes, and the most that counts
-# Of what the best middles have, that a middle needs; and in a piece that is too large and dense for one cell.
+_EDGE, _STEEP = 2.2, 13.0  # steepness that votes, and the most that counts: usual densities per diameter
+# Votes that a middle needs, as a share of those of the best ones; and in a piece that is too large and dense
+# for one cell.
 _VOTES, _FEW_VOTES = 0.45, 0.3
 
-_DEEP, _LONELY = 0.3, 0.7  # diameters: of a middle without votes, from the edge and from other middles
+_DEEP, _LONELY = 0.3, 0.7  # diameters: least distance of a voteless middle from the edge, and from others
 
-LEAST, LEAST_CUT = 0.5, 0.5  # of the usual area; of a cell that the border cuts, of which more was outside
-_ONE_CELL = 1.57  # the most area times root of density of one cell, in usual ones: overlaps are dense
-# In usual areas: up to here what lies alone is one cell, however long; up to here a clump without a waist
-# (solidity) and with one middle is one.
+LEAST, LEAST_CUT = 0.5, 0.5  # usual areas: least of a cell, and of the visible part of one that is cut
+_ONE_CELL = 1.57  # most area times root of density of one cell, in usual ones: overlaps are denser
+# In usual areas. A piece that lies alone is one cell up to _LONE, however long. A clump with one middle and
+# no waist (solidity above _NO_WAIST) is one cell up to _LARGE.
 _LONE, _LARGE, _NO_WAIST = 1.25, 5, 0.9
 
-_BODY = 0.2  # diameters about a nucleus that belong to the white cell
-_NUCLEUS = 2.2  # times the usual density: nuclei of white cells
-_FOCUSED = 4.0  # the least steepness of edges
-_LEAST_LIKE = 0.35  # share of the foreground of a thin film that has the size and shape of lone cells
-_ROUGH = 0.04  # optical density: how uneven the bare ground of a thick film is
-_CONTRAST = 0.04  # optical density: the least that a stained cell has
+_BODY = 0.2  # diameters around a nucleus that belong to the white cell
+_NUCLEUS = 2.2  # usual densities from which it is the nucleus of a white cell
+_FOCUSED = 4.0  # least steepness of edges in focus, usual densities per diameter
+_LEAST_LIKE = 0.35  # least share of a thin film's foreground with the size and shape of cells
+_ROUGH = 0.04  # optical density: unevenness of the bare ground that shows a thick film
+_CONTRAST = 0.04  # optical density: the least of a stained cell
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A red cell: `box` is x, y, width, height in px of the field, `mask` (height, width) where it is.
+    """A red cell: `box` is x, y, width, height in px of the field, `mask` its pixels, bool (height, width).
 
     `cut` says that the border of the field cuts it, `clumped` that it touches or overlaps another.
     """
@@ -84,7 +86,7 @@ class Cell:
 
     @property
     def outline(self) -> Floats:
-        """Points round the cell, (n, 2), x and y in px of the field."""
+        """Points around the cell, (n, 2), x and y in px of the field."""
         longest = max(measure.find_contours(np.pad(self.mask, 1).astype(float), 0.5), key=len)
         return longest[:, ::-1] - 1 + self.box[:2]
 
@@ -96,11 +98,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Field:
-    """What a picture shows: `kind`, and on a thin film its cells, from top to bottom.
+    """What a picture shows: `kind`, and on a thin film its cells.
 
     `shape` is height and width, px; `background` and `colour` of the usual cell are RGB; `diameter` of the
-    usual cell is in px; `focus` is how steep cells' edges are, in usual densities a diameter (out of focus
-    under 4).
+    usual cell is in px; `focus` is how steep cells' edges are, in usual densities per diameter (below 4 is
+    out of focus).
     """
 
     kind: str
@@ -115,8 +117,8 @@ class Field:
 def find(field: Pixels) -> Field:
     """Find the red cells of `field`, uint8 (h, w, 3), RGB, each side at least LEAST_SIDE px.
 
-    White cells, platelets and dirt are no cells. A cell of which the border cuts off more than about a half
-    is left out.
+    White cells, platelets and dirt are left out, and so are cells of which the border cuts off more than
+    about half.
     """
     height, width = field.shape[:2]
     shape = (height, width)
@@ -141,7 +143,7 @@ def find(field: Pixels) -> Field:
         return nothing
     focus = _steepness(density, _reach(density, core, usual, size), usual) * size
     pieces = _pieces(_middles(density / usual, core, size), core, core, size)
-    # Once more, with a threshold for each: what is out of focus has a wide edge.
+    # A second time with a threshold for each piece, because a cell out of focus has a wide edge.
     areas = np.maximum(np.bincount(pieces.ravel()), 1)
     typical = np.bincount(pieces.ravel(), density.ravel()) / areas
     core = _foreground(density, np.clip(_LOCAL * typical, _FOREGROUND * usual, 2 * usual)[pieces], size)
@@ -190,7 +192,7 @@ def find(field: Pixels) -> Field:
 
 
 def crop(field: Pixels, cell: Cell) -> Pixels:
-    """The cell on black, at the field's own size: uint8 (h, w, 3), RGB."""
+    """The cell on black, at the field's own resolution: uint8 (h, w, 3), RGB."""
     x, y, w, h = cell.box
     return field[y : y + h, x : x + w] * cell.mask[:, :, None]
 
@@ -218,7 +220,7 @@ def _density(pixels: Pixels) -> tuple[Floats, Floats]:
 
 
 def _usual(density: Floats) -> float:
-    """The median density of cells, which nuclei, far darker ones, do not raise; 0 of one even colour."""
+    """The median density of cells, which the far darker nuclei do not raise; 0 for one even colour."""
     if np.ptp(density) == 0:
         return 0.0
     lowest = filters.threshold_multiotsu(density[::2, ::2], 3, nbins=64)[0]
@@ -227,10 +229,10 @@ def _usual(density: Floats) -> float:
 
 
 def _look(density: Floats, dense: float) -> tuple[float, float, float]:
-    """Of the cells that lie alone: diameter, px, and density; and the density above which most lie alone.
+    """Diameter (px) and density of the cells that lie alone, and the threshold at which most lie alone.
 
-    Without such the diameter follows from how far the middles of all foreground lie from its edges, which
-    touching cells change little; it is 0 without any. `dense` is the density of all foreground.
+    Without such cells the diameter follows from how far the middles of all foreground lie from its edges,
+    which touching cells change little; it is 0 without foreground. `dense` is the density of all foreground.
     """
     found = []
     for level in _LEVELS:
@@ -250,15 +252,18 @@ def _look(density: Floats, dense: float) -> tuple[float, float, float]:
             usual = float(np.median(density[np.isin(labels, alone)]))
         else:
             usual = dense
-        # A higher level must earn it, as it takes more of a cell for background. Without lone cells the
-        # lowest would join what stain lies between.
+        # A higher level must find more lone cells, because it counts more of each cell as background. Without
+        # lone cells, the lowest level would join cells by the stain between them.
         score = areas.sum() * (1 - _PALE * level) - abs(level - _LEVELS[1])
         found.append((score, guess, usual, level * dense))
     return max(found)[1:] if found else (0.0, dense, dense)
 
 
 def _size_of_middles(depth: Floats) -> float:
-    """The diameter of cells, px, from the depths of their middles: deepest in a window that grows with it."""
+    """The diameter of cells, px, from the depths of their middles.
+
+    A middle is the deepest place of a window, which grows with the diameter.
+    """
     guess = 18.0
     for _ in range(4):
         smooth = ndimage.gaussian_filter(depth, 0.03 * guess)
@@ -271,14 +276,14 @@ def _size_of_middles(depth: Floats) -> float:
 
 
 def _median_by_weight(values: Floats, power: int) -> float:
-    """The median of values, each of which weighs its `power`-th power."""
+    """The median of values, each weighted by its `power`-th power."""
     values = np.sort(values)
     weights = np.cumsum(values**power)
     return float(values[np.searchsorted(weights, weights[-1] / 2)])
 
 
 def _filled(density: Floats, limit: Floats | float, largest: float) -> Mask:
-    """What is denser than `limit`, with the middles of cells: pale, or round, and below `largest` px."""
+    """What is denser than `limit`, and the middles of cells: holes below `largest` px, pale or round."""
     share = density / limit
     foreground = share > 1
     labels, _ = ndimage.label(~foreground)
@@ -291,29 +296,29 @@ def _filled(density: Floats, limit: Floats | float, largest: float) -> Mask:
 
 
 def _foreground(density: Floats, limit: Floats | float, size: float) -> Mask:
-    """The same without threads and specks."""
+    """What `_filled` finds, without threads and specks."""
     filled = _filled(density, limit, _HOLE * np.pi / 4 * size**2)
     return ndimage.binary_opening(filled, _disc(0.06 * size))
 
 
 def _reach(density: Floats, core: Mask, usual: float, size: float) -> Mask:
-    """The foreground with the pale edge about it."""
+    """The foreground with the pale edge around it."""
     near = ndimage.binary_dilation(core, _disc(0.05 * size))
     return core | ((density > _FOREGROUND * usual) & near)
 
 
 def _disc(radius: float) -> Mask:
-    """A disc of `radius` px, to dilate and open with."""
+    """A disc of `radius` px, for dilation and opening."""
     y, x = np.ogrid[-int(radius) - 1 : int(radius) + 2, -int(radius) - 1 : int(radius) + 2]
     return x * x + y * y <= radius * radius + 0.5
 
 
 def _middles(density: Floats, core: Mask, size: float, least: Floats | float = _VOTES) -> Integers:
-    """The middles of cells, (n, 2), y and x: what most edges around point to.
+    """The middles of cells, (n, 2), y and x: the places to which most edges around them point.
 
-    Across the edge of a cell the density rises towards its middle, even where the cell lies on another one.
-    A middle has at least the share `least` of the votes of the best ones. What lies alone and is no larger
-    than a cell has one middle, however long it is.
+    At the edge of a cell the density rises towards its middle, even if the cell lies on another one. A middle
+    has at least a share `least` of the votes of the best ones. A piece that lies alone and is no larger than
+    a cell has one middle, however long it is.
     """
     slope = np.stack([ndimage.gaussian_filter(density, 1, order=order) for order in ((1, 0), (0, 1))])
     steep = np.hypot(*slope) * size
@@ -328,7 +333,7 @@ def _middles(density: Floats, core: Mask, size: float, least: Floats | float = _
     votes = ndimage.gaussian_filter(votes, _SPREAD * size)
     most = votes == ndimage.maximum_filter(votes, round(2 * _APART * size) | 1)
     chosen = core & most & (votes > least * np.percentile(votes[core], 98))
-    # A large pale cell among others gets few votes: the deepest place that lies far from every middle.
+    # A large pale cell among others gets few votes. Its middle is the deepest place far from every other.
     depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(core), 0.05 * size)
     deepest = (depth > _DEEP * size) & (depth == ndimage.maximum_filter(depth, round(size)))
     chosen |= deepest & (ndimage.distance_transform_edt(~chosen) > _LONELY * size)
@@ -340,7 +345,7 @@ def _middles(density: Floats, core: Mask, size: float, least: Floats | float = _
 
 
 def _clumps(foreground: Mask, size: float) -> tuple[Labels, Floats]:
-    """What hangs together, and the size of each, in usual areas."""
+    """The connected parts of the foreground, and the size of each, in usual areas."""
     clumps, _ = ndimage.label(foreground)
     return clumps, np.bincount(clumps.ravel()) / (np.pi / 4 * size**2)
 
@@ -351,7 +356,7 @@ def _counts(clumps: Labels, middles: Mask) -> Integers:
 
 
 def _pieces(middles: Integers, core: Mask, reach: Mask, size: float) -> Labels:
-    """A watershed with a piece for every middle, (h, w), 0 outside and too far from the middle."""
+    """A watershed with a piece for every middle, (h, w); 0 outside and too far from the middle."""
     marks = np.zeros(core.shape, np.int32)
     marks[tuple(middles.T)] = np.arange(1, len(middles) + 1)
     away = ndimage.distance_transform_edt(marks == 0)
@@ -365,7 +370,7 @@ def _pieces(middles: Integers, core: Mask, reach: Mask, size: float) -> Labels:
 
 @dataclass(frozen=True)
 class _Part:
-    """Pixels in one piece: their `scatter` about the centre (y, x), `hull` its corners in order."""
+    """A connected set of pixels: `scatter` about the centre (y, x), `hull` the convex hull's corners."""
 
     area: float
     scatter: Floats
@@ -374,7 +379,7 @@ class _Part:
 
     @cached_property
     def solidity(self) -> float:
-        """Area over that of the convex hull."""
+        """Area over the area of the convex hull."""
         y, x = self.hull.T
         hull = 0.5 * abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))
         return float(min(1.0, self.area / hull))
@@ -387,7 +392,7 @@ class _Part:
 
 
 def _hull(points: Floats) -> Floats:
-    """The corners of the convex hull of points, (n, 2), in order; all points where they have none."""
+    """The corners of the convex hull of points, (n, 2), in order; all points if there is no hull."""
     try:
         return points[ConvexHull(points).vertices]
     except (QhullError, ValueError):
@@ -395,7 +400,7 @@ def _hull(points: Floats) -> Floats:
 
 
 def _parts(labels: Labels, wanted: Mask | None = None) -> dict[int, _Part]:
-    """The parts with these labels, of those alone that `wanted`, by label, says."""
+    """The parts of `labels`, by label; only those that are `wanted`, bool by label."""
     height, width = labels.shape
     count = labels.max() + 1
     chosen = np.ones(count, bool) if wanted is None else wanted.copy()
@@ -414,7 +419,7 @@ def _parts(labels: Labels, wanted: Mask | None = None) -> dict[int, _Part]:
     dy, dx = y - centres[of, 0], x - centres[of, 1]
     scatters = np.stack([total(dy * dy), total(dx * dy), total(dx * dy), total(dx * dx)], 1).reshape(-1, 2, 2)
     cut = total(((y == 0) | (x == 0) | (y == height - 1) | (x == width - 1)).astype(float)) > 0
-    # A hull needs no more than the ends of runs of pixels.
+    # The ends of runs of pixels are enough for a hull.
     first = np.flatnonzero(np.diff(of, prepend=0) | (np.diff(at, prepend=-2) != 1) | np.diff(y, prepend=-1))
     last = np.append(first[1:], len(at)) - 1
     order = np.argsort(of[first], kind="stable")
@@ -439,7 +444,7 @@ def _white_cells(density: Floats, usual: float, usual_area: float) -> Mask:
 
 
 def _steepness(density: Floats, reach: Mask, usual: float) -> float:
-    """How much of the usual density edges rise in a pixel."""
+    """How much density rises per pixel at the edges, as a share of the usual density."""
     edge = reach & ~ndimage.binary_erosion(reach, iterations=3, border_value=1)
     slope = ndimage.gaussian_gradient_magnitude(density, 1)
     return float(np.median(slope[edge]) / usual) if edge.any() else 0.0
@@ -448,7 +453,7 @@ def _steepness(density: Floats, reach: Mask, usual: float) -> float:
 def _kind(
     parts: Iterable[_Part], white: Mask, reach: Mask, density: Floats, usual_area: float, focus: float
 ) -> str:
-    """What the picture is, by its parts: most of a thin film's foreground looks like cells in focus."""
+    """The kind of picture: much of a thin film's foreground looks like cells, and these are in focus."""
     like_cells = sum(part.area for part in parts if part.solidity > 0.87 and 0.5 < part.area / usual_area < 2)
     bare = density[~ndimage.binary_dilation(reach, iterations=4)]
     rough = float(np.median(np.abs(bare - np.median(bare)))) if len(bare) else 0.0
@@ -462,7 +467,7 @@ def _kind(
 def _cell(
     mask: Mask, where: tuple[slice, slice], scale: float, shape: tuple[int, int], clumped: bool
 ) -> Cell:
-    """A cell of the small picture in px of the field; `mask` lies at `where`, and may not fill it."""
+    """A cell of the small picture, in px of the field; `mask` lies at `where`, and may not fill it."""
     (inside,) = ndimage.find_objects(mask.astype(np.int8))
     ends = [(of.start + at.start, of.start + at.stop) for of, at in zip(where, inside, strict=True)]
     (top, bottom), (left, right) = (

@@ -1,4 +1,4 @@
-"""Which found cell is which annotated one, and how good finding is."""
+"""Match the cells that were found to the annotated ones, to see what was missed and what is extra."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +21,10 @@ MATCHED, MISSED, LEFT_OUT = (0, 160, 60), (230, 40, 30), (40, 90, 255)
 
 @dataclass(frozen=True)
 class Match:
-    """`pairs` are positions of a cell and of its mark; `missed` of marks of red cells that no cell is, unless
-    the border cuts them; `extra` of whole cells that no mark is, where the annotation is not ignored.
+    """Which cell is which mark, by their positions.
+
+    `pairs`: of a cell and of its mark. `missed`: of marks of red cells that match no cell, unless the border
+    cuts them. `extra`: of whole cells that match no mark, outside ignored places.
     """
 
     pairs: tuple[tuple[int, int], ...]
@@ -31,7 +33,7 @@ class Match:
 
 
 def match(field: Field, marks: Sequence[Mark]) -> Match:
-    """One cell for one mark: a box by its overlap (IoU at least 0.5), a point by the cell it lies in."""
+    """Match one cell to one mark: a box by its overlap (IoU at least 0.5), a point by the cell it lies in."""
     cells = field.cells
     found, given = (np.array([thing.box for thing in of], float).reshape(-1, 4) for of in (cells, marks))
     ignored = np.array([mark.ignore for mark in marks], dtype=bool)
@@ -65,7 +67,7 @@ def outlines(pixels: Pixels, field: Field, marks: Sequence[Mark], matched: Match
 
 
 def _fits(cells: Sequence[Cell], found: Floats, given: Floats) -> Floats:
-    """(cells, marks): IoU of boxes where at least MIN_IOU, 1 for a point in a cell, else 0."""
+    """How well cells fit marks, (cells, marks): IoU if at least MIN_IOU, 1 for a point in a cell, else 0."""
     shared, area = _shared(found, given), given[:, 2:].prod(axis=1)
     iou = shared / (found[:, 2:].prod(axis=1)[:, None] + area - shared)
     fits = np.where(iou >= MIN_IOU, iou, 0.0)
@@ -75,7 +77,7 @@ def _fits(cells: Sequence[Cell], found: Floats, given: Floats) -> Floats:
 
 
 def _shared(first: Floats, second: Floats) -> Floats:
-    """The area that each box of one, (n, 4), has in common with each of the other."""
+    """The area that each box of `first`, (n, 4), shares with each of `second`, (m, 4): (n, m)."""
     near = np.maximum(first[:, None, :2], second[None, :, :2])
     far = np.minimum((first[:, :2] + first[:, 2:])[:, None], (second[:, :2] + second[:, 2:])[None])
     sides: Floats = np.clip(far - near, 0, None)

@@ -1,4 +1,4 @@
-"""Whole fields of view drawn from random numbers alone, with the truth about every cell on them."""
+"""Draw whole fields of view from random numbers, with the true label and box of every cell."""
 
 from dataclasses import replace
 
@@ -26,11 +26,11 @@ def draw(
     infected: float = 0.06,
     diameter: float = 72.0,
 ) -> tuple[Pixels, tuple[Mark, ...]]:
-    """Draw a field: its pixels, uint8 (h, w, 3), RGB, and what lies on it.
+    """Draw a field: its pixels, uint8 (h, w, 3), RGB, and the marks of what lies on it.
 
     Args:
         size: width and height, px.
-        cells: how many red cells to lay; those that find no place are left out.
+        cells: how many red cells to draw; those that find no free place are left out.
         infected: share of them with parasites.
         diameter: of a usual red cell, px, at least 50.
     """
@@ -105,9 +105,9 @@ def _mark(random: Random, passed: Floats, colour: Floats, shape: npt.NDArray[np.
 def _lay(
     passed: Floats, colour: Floats, shape: npt.NDArray[np.bool_], at: Floats
 ) -> tuple[float, float, float, float] | None:
-    """Take light away where `shape` is, about `at`; the box of what is seen, None where nothing is.
+    """Take light away where `shape` is, centred at `at`; return the box of what is visible, or None.
 
-    `colour` is the share of light that gets through, (3,) or of each pixel of the shape.
+    `colour` is the share of light that gets through, (3,) or for each pixel of the shape.
     """
     left, top = (int(v) for v in at - np.array(shape.shape[::-1]) / 2)
     height, width = passed.shape[:2]
@@ -132,6 +132,6 @@ def _specks(random: Random, passed: Floats, count: int, radius: float) -> None:
 
 
 def _clouds(random: Random, size: tuple[int, int], grain: int) -> Floats:
-    """Smooth noise in [0, 1], (h, w), of about `grain` hills across."""
+    """Smooth noise in [0, 1], (h, w), with about `grain` hills across."""
     coarse = Image.fromarray(random.uniform(0, 1, (grain, grain)).astype(np.float32))
     return np.clip(np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.float64), 0, 1)

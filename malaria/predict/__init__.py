@@ -1,4 +1,4 @@
-"""Ask a bundle about many images: `malaria.predict.predict(bundle, items)` gives a row for each."""
+"""Judge many images with a bundle: `malaria.predict.predict(bundle, items)` gives a row for each."""
 
 from malaria.predict.rows import PREDICTED, REJECTED, UNREADABLE, Item, Row, predict, write
 

@@ -1,10 +1,10 @@
-"""Predictions for any number of cells, in partitions that an engine's workers judge; resumable.
+"""Predict any number of cells, in partitions that an engine's workers judge; a killed run can resume.
 
-The inputs are cut into partitions as they are listed. The rows of a partition come back from whichever
-worker judged it, and are kept as a file of their own beside the output. Its name has the partition's key
-(a hash of the model bundle and of the inputs as they were listed) and a hash of its content: a run that was
-killed goes on with the partitions that have no such file. The last step joins them in order, which gives
-the bytes that the rows have without an engine.
+The inputs are cut into partitions in the order in which they are listed. The rows of a partition come back
+from whichever worker judged it, and are kept in a file of their own beside the output. The file's name has
+the partition's key (a hash of the bundle and of the inputs as they were listed) and a hash of its content: a
+killed run resumes with the partitions that have no such file. The last step joins the files in order, which
+gives the same bytes as a run without an engine.
 """
 
 import hashlib
@@ -26,16 +26,17 @@ from malaria.bundle.ood import Looks
 from malaria.errors import UserError
 from malaria.predict import engine, inputs, rows, stores
 
-# A multiple of the images that `predict` decodes at once: the network then sees the same batches.
+# Images per partition: a multiple of those that `predict` decodes at once, so that the network sees the same
+# batches.
 SIZE = 1024
 
-# Raised with every change to what a partition's file means.
+# Raise this with every change to what a partition's file means.
 _FORMAT = 3
 
 
 @dataclass(frozen=True)
 class Partition:
-    """What one task judges; `key` has its number, and a hash of the job and of the sources as listed."""
+    """The images of one task; `key` has its number, and a hash of the job and of the sources as listed."""
 
     key: str
     sources: tuple[inputs.Source, ...]
@@ -43,8 +44,10 @@ class Partition:
 
 @dataclass(frozen=True)
 class Job:
-    """What all tasks share. bundle: the content of its files by their names; base: where relative paths
-    start; threshold: as `predict.predict` takes it.
+    """What all tasks share.
+
+    `bundle`: the content of its files, by name. `base`: where relative paths start. `threshold`: as in
+    `predict.predict`.
     """
 
     version: str
@@ -64,7 +67,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class Done:
-    """Rows written, as `predict.write` counts them; partitions, and how many an earlier run had finished."""
+    """What a run did: `counts` of the rows, as `predict.write` gives them, and how many partitions.
+
+    `resumed`: how many of the `partitions` an earlier run had finished.
+    """
 
     counts: Counter[str]
     partitions: int
@@ -84,18 +90,18 @@ def run(
 ) -> Done:
     """Judge all images of `paths` with the bundle in `folder`, and write their rows to `out`.
 
-    What is finished lies in the folder `out`.malaria-parts until all is, and is taken over by a run of the
-    same inputs.
+    Finished partitions lie in the folder `out`.malaria-parts until all are finished. A later run with the
+    same inputs uses them.
 
     Args:
-        out: a file here, or an object in a store.
-        workers, scheduler: as `engine.cluster` takes them.
-        size: images a partition.
-        threshold, looks: as `predict.predict` takes them.
+        out: a local file, or an object in a store.
+        workers, scheduler: as in `engine.cluster`.
+        size: images per partition.
+        threshold, looks: as in `predict.predict`.
 
     Raises:
-        UserError: as `engine.cluster`, `inputs.listed` and `bundle.load` raise it; a worker cannot read
-            what can be read here.
+        UserError: as `engine.cluster`, `inputs.listed` and `bundle.load` raise it; `out` lies in a judged
+            folder; a worker cannot read what this process can read.
     """
     bundle.load(folder)
     for path in paths:
@@ -112,7 +118,7 @@ def run(
             nonlocal resumed
             for partition in _partitions(inputs.listed(paths), size, job):
                 finished[partition.key] = file = kept.get(partition.key, "")
-                # One that is half written, or was changed, has another content than its name says.
+                # The hash in its name rules out a file that is incomplete or was changed.
                 if file and file == _file(parts, partition, found := stores.read(file)):
                     resumed += 1
                     bar.update(len(json.loads(found)["rows"]))
@@ -135,11 +141,11 @@ def judge(partition: Partition, job: Job) -> Judged:
     """Judge a partition; runs in a worker.
 
     Raises:
-        UserError: the worker is another version of this project, or a store does not answer.
+        UserError: the worker has another version of this project, or a store does not answer.
     """
     if job.version != __version__:
         raise UserError(
-            f"A worker has version {__version__} of this project, but {job.version} asks: install the same."
+            f"A worker has version {__version__} of this project, not {job.version}: install the same."
         )
     items = (item for source in partition.sources for item in inputs.items(source, job.base))
     remote = any(stores.is_remote(source.path) for source in partition.sources)
@@ -155,7 +161,7 @@ def _written(judged: Judged) -> bytes:
 
 
 def _joined(files: Iterable[str], looks: Looks) -> Iterator[rows.Row]:
-    """The rows of all partitions, in their order; adds to `looks` how the cells look."""
+    """The rows of all partitions, in order; adds to `looks` how the cells look."""
     for file in files:
         found = json.loads(stores.read(file))
         looks.total += found["total"]
@@ -164,7 +170,10 @@ def _joined(files: Iterable[str], looks: Looks) -> Iterator[rows.Row]:
 
 
 def _check_was_seen(judged: Judged) -> None:
-    """A cell that can be read here is not unreadable because a worker's share is not mounted, say."""
+    """Raise UserError if the worker could not read a cell that this process can read.
+
+    The worker may lack a mounted share, for example; the cell must not count as unreadable.
+    """
     for row in judged.rows:
         if row.reason.startswith(rows.NOT_READ) and inputs.can_be_read(row.path):
             raise UserError(
@@ -174,7 +183,7 @@ def _check_was_seen(judged: Judged) -> None:
 
 
 def _partitions(sources: Iterable[inputs.Source], size: int, job: Job) -> Iterator[Partition]:
-    """The sources in partitions of `size` images, the last of which may have fewer."""
+    """The sources in partitions of `size` images; the last may have fewer."""
     same = (_FORMAT, job.version, job.bundle[bundle.RECORD], job.threshold)
     for number, group in enumerate(_cut(sources, size)):
         digest = hashlib.sha256(repr((same, group)).encode()).hexdigest()
@@ -182,7 +191,7 @@ def _partitions(sources: Iterable[inputs.Source], size: int, job: Job) -> Iterat
 
 
 def _cut(sources: Iterable[inputs.Source], size: int) -> Iterator[tuple[inputs.Source, ...]]:
-    """The sources in groups of `size` images; a zip may be in several."""
+    """The sources in groups of `size` images; a zip may be spread over several."""
     group, room = list[inputs.Source](), size
     for source in sources:
         left = source.images
@@ -198,10 +207,13 @@ def _cut(sources: Iterable[inputs.Source], size: int) -> Iterator[tuple[inputs.S
 
 @contextmanager
 def _parts(out: str) -> Iterator[str]:
-    """A folder for the files of partitions, for this run alone; it goes when the block ends well."""
+    """A folder for this run's partition files, removed when the block ends without an error.
+
+    A local folder is locked, so that no other run uses it.
+    """
     parts = f"{_place(out)}.malaria-parts"
     with ExitStack() as stack:
-        # A store has no locks.
+        # Stores have no locks.
         if not stores.is_remote(parts):
             Path(parts).mkdir(parents=True, exist_ok=True)
             stack.enter_context(running.locked(Path(parts, "lock"), f"is at work in {parts}", patience=0))
@@ -229,7 +241,7 @@ _loaded = threading.local()
 
 
 def _model(job: Job) -> bundle.Bundle:
-    """The bundle, loaded once by each thread of a worker: it is not for several at once."""
+    """The bundle, loaded once per thread of a worker, because threads cannot share it."""
     if getattr(_loaded, "job", None) != job:
         with tempfile.TemporaryDirectory() as folder:
             for name, content in job.bundle.items():

@@ -1,7 +1,7 @@
-"""Tasks spread over worker processes by Dask, on this machine or on a cluster that runs already.
+"""Run tasks in worker processes with Dask, on this machine or on a cluster that is already running.
 
-The one place that knows Dask, which is imported where it is used: nothing else needs it installed.
-A task whose worker is killed runs again on another; what it gives must be the same each time.
+Only this module uses Dask, which is imported where it is used, so that nothing else needs it installed. A
+task whose worker is killed runs again on another: it must give the same result each time.
 """
 
 import itertools
@@ -22,21 +22,22 @@ NAMES = ("none", "dask")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Tasks in all for each one that runs: workers never idle, and what is not finished stays with us.
+# Tasks that are given out, for each one that can run: workers are never idle, and the rest wait in this
+# process.
 _GIVEN = 3
 
 _CONNECT_SECONDS = 20
 
-# Of a cluster on this machine.
+# Dask settings of a cluster on this machine.
 _HERE = {
     # Tasks may start processes of their own.
     "distributed.worker.daemon": False,
-    # Workers take this process's environment: how many threads there are decides in which order sums are
-    # added up, and so the last bits.
+    # Workers keep this process's environment: the number of threads decides in which order sums are added up,
+    # and so the last bits.
     "distributed.nanny.pre-spawn-environ": {},
-    # On a busy machine a new worker takes longer than the 15 s after which its place is given up.
+    # On a busy machine a new worker may need more than the 15 s after which Dask gives it up.
     "distributed.deploy.lost-worker-timeout": "1 hour",
-    # Neither pages nor profiles, which would only say what goes on.
+    # No web pages and no profiles, which would only show what is going on.
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
@@ -45,16 +46,15 @@ _HERE = {
 
 @contextmanager
 def cluster(workers: int, scheduler: str | None = None) -> Iterator["Client"]:
-    """Workers for as long as the block runs.
+    """Provide workers for as long as the block runs.
 
-    Those of this machine are processes that are ended with the block, also where this process is
-    killed; they talk over TLS with keys made for this run, since Dask runs the code that a
-    message brings.
+    Workers on this machine are processes that end with the block, even if this process is killed. They
+    communicate over TLS with keys made for this run, because Dask runs the code that a message contains.
 
     Args:
         workers: how many processes to start on this machine, at least 1.
-        scheduler: the address of a cluster that runs already, used instead; `tls://` takes its
-            certificates from Dask's own configuration.
+        scheduler: the address of a running cluster to use instead; `tls://` takes its certificates from
+            Dask's own configuration.
 
     Raises:
         UserError: Dask is not installed, or there is no such cluster.
@@ -63,7 +63,7 @@ def cluster(workers: int, scheduler: str | None = None) -> Iterator["Client"]:
     import dask.config
     from distributed import Client, LocalCluster, Security
 
-    # A scheduler that is gone is told in our own sentence, without Dask's traceback before it.
+    # If the scheduler is gone, our own error says so, without Dask's traceback before it.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         if scheduler is None:
@@ -92,22 +92,22 @@ def cluster(workers: int, scheduler: str | None = None) -> Iterator["Client"]:
 def as_they_come(
     client: "Client", function: Callable[..., Result], items: Iterable[Item], *common: Any
 ) -> Iterator[tuple[Item, Result]]:
-    """Each item with `function(item, *common)`, in the order in which tasks end.
+    """Each item with `function(item, *common)`, in the order in which the tasks finish.
 
-    Items are taken as workers come free, so that there may be any number.
+    Items are taken as workers become free, so there may be any number of them.
 
     Args:
-        function: a module's own function, or one of the script that runs.
+        function: a function of a module, or of the script that runs.
         common: sent to each worker once.
 
     Raises:
-        UserError: a task's workers were killed again and again, or the cluster is gone.
+        UserError: a task's workers were killed repeatedly, the cluster is gone, or it lacks this project.
     """
     from distributed import as_completed
     from distributed.client import FutureCancelledError
     from distributed.scheduler import KilledWorker
 
-    # Results of tasks, since Dask makes those again where their worker dies.
+    # Passed as results of tasks, because Dask makes those again if their worker dies.
     shared = [client.submit(_itself, value, pure=False) for value in common]
     waiting = iter(items)
     running: dict[Future, Item] = {}
@@ -136,7 +136,7 @@ def as_they_come(
     except FutureCancelledError as error:
         raise _gone(error.reason) from None
     except (ModuleNotFoundError, RuntimeError) as error:
-        # Dask's own, where its scheduler cannot read what a task is; the module is not named.
+        # Dask raises these if its scheduler cannot read a task; it does not name the missing module.
         if not isinstance(error, ModuleNotFoundError) and "deserialization" not in str(error):
             raise
         raise UserError(
@@ -146,7 +146,7 @@ def as_they_come(
 
 
 def _restore(environment: dict[str, str]) -> None:
-    """Undo what Dask sets in this process so that workers have it."""
+    """Undo what Dask sets in this process's environment for its workers."""
     os.environ.clear()
     os.environ.update(environment)
 

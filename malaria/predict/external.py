@@ -1,4 +1,4 @@
-"""How a bundle does on other laboratories' cells, each set for itself."""
+"""Evaluate a bundle on the cells of other laboratories, each set separately."""
 
 import functools
 import tempfile
@@ -18,8 +18,11 @@ from malaria.fetch import laboratories
 
 
 def judge(bundle: Bundle, given: Path, settings: params.Params) -> dict[str, Any]:
-    """`figures` of one set: a folder or archive of one laboratory's cells, or a folder of its annotated
-    fields, as `laboratories.place` takes it.
+    """`figures` of one set.
+
+    Args:
+        given: a folder or archive of one laboratory's cells, or a folder of its annotated fields, as
+            `laboratories.place` takes it.
     """
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
@@ -29,13 +32,13 @@ def judge(bundle: Bundle, given: Path, settings: params.Params) -> dict[str, Any
 
 
 def read(bundle: Bundle, raw: Path, cells: pd.DataFrame) -> list[tuple[Prepared, tuple[str, ...]]]:
-    """The accepted `cells` of an audit as `bundle` is asked about them, and notes on how each was read.
+    """Read the accepted `cells` of an audit as the bundle's input, with notes on how each was read.
 
     Args:
         raw: the folder that the paths in `cells` start from.
     """
     record = bundle.record
-    # 16-bit files are read by the range that the set uses.
+    # 16-bit files are scaled by the number of bits that the whole set uses.
     limits = replace(bundle.limits, bits=audit.bits_in_use(cells))
     work = functools.partial(prepare.read, raw, limits, record.input_size, record.colour)
     return list(processes.in_order(work, list(cells.path), "reading"))
@@ -44,20 +47,19 @@ def read(bundle: Bundle, raw: Path, cells: pd.DataFrame) -> list[tuple[Prepared,
 def figures(
     bundle: Bundle, cells: pd.DataFrame, prepared: list[Prepared], settings: params.Params
 ) -> dict[str, Any]:
-    """What `bundle` says of labelled cells, as plain values for JSON.
+    """Evaluate `bundle` on labelled cells, as plain values for JSON.
 
     Args:
         cells: label and patient, or field of view, of each of the `prepared` cells.
 
     Returns:
-        How many cells and parasitised ones there are, of how many fields of view (or patients, where they
-        are known), how many of the cells the bundle has learned from, and whether they are foreign, as
-        `Bundle.foreign` has it. Then figures, {value, low, high}
-        with the 95 % interval by bootstrap over fields: turned_away_parasitized and turned_away_uninfected,
-        shares; sensitivity and false_positives, healthy cells called parasitised per 1,000, at 0.5; auc;
-        false_positives_at_95, the same per 1,000 at a sensitivity of 0.95. All but the first two count what
-        the network says of every cell, whether the check turns it away or not. null is what the set cannot
-        give.
+        cells and parasitized: how many there are; fields: of how many fields of view (or patients, if they
+        are known); known: how many of the cells the bundle has learned from; foreign: as in `Bundle.foreign`.
+        Then figures, {value, low, high} with the 95 % interval by bootstrap over fields:
+        turned_away_parasitized and turned_away_uninfected, the share of each class that is rejected;
+        sensitivity and false_positives, healthy cells called parasitised per 1,000, at 0.5; auc;
+        false_positives_at_95, the same per 1,000 at a sensitivity of 0.95. All figures but the first two use
+        the network's answer for every cell, rejected or not. A value is null if the set cannot give it.
     """
     found = bundle.run_prepared(prepared)
     sample = metrics.sample(cells, found.p_parasitized, settings.evaluate)
@@ -99,7 +101,7 @@ _WORDS = (
 
 def _measured(sample: metrics.Sample, rejected: metrics.Bools) -> dict[str, metrics.Floats]:
     rates = metrics.rates(sample)
-    # At a sensitivity of 0.95: with the classes changed round, as if at a specificity.
+    # Swapping the classes turns specificity at a sensitivity into sensitivity at a specificity.
     turned_round = metrics.Sample(1 - sample.p, 1 - sample.y, sample.patient, sample.resamples)
     return {
         "turned_away_parasitized": _share(sample, rejected, 1),
@@ -112,7 +114,7 @@ def _measured(sample: metrics.Sample, rejected: metrics.Bools) -> dict[str, metr
 
 
 def _share(sample: metrics.Sample, chosen: metrics.Bools, kind: int) -> metrics.Floats:
-    """The share of the cells of one class that are `chosen`, float64 (1 + resamples,)."""
+    """The share of the cells of class `kind`, 0 or 1, that are `chosen`, float64 (1 + resamples,)."""
     of = sample.only(sample.y == kind)
     with np.errstate(invalid="ignore"):
         return of.cells(chosen[sample.y == kind]) / of.cells()

@@ -1,4 +1,4 @@
-"""Where the images lie that `predict` is asked about: files, folders, zips, here or in an S3 store."""
+"""Find the images that `predict` judges: in files, folders and zips, here or in an S3 store."""
 
 import contextlib
 import functools
@@ -18,20 +18,21 @@ from malaria.errors import UserError
 from malaria.fetch import archives
 from malaria.predict import Item, stores
 
-# Zips in zips, deeper than anyone packs them, are a bomb's mark.
+# Zips nested deeper than anyone packs them suggest a zip bomb.
 _DEEPEST = 3
 
-# A file larger than this is no cell crop.
+# A file larger than this is not a cell crop.
 _MOST_BYTES = 64 * 2**20
 _TOO_LARGE = f"larger than {_MOST_BYTES:,} bytes"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file or an object, as it was listed, or a part of a zip.
+    """A file or an object as it was listed, or a part of a zip.
 
-    path: as rows name it. size: in bytes. mark: time of last change, or an object's tag; another content
-    has another. zipped: whether it is a zip. images: which entries of a zip's sorted directory, else one.
+    path: as rows name it. size: in bytes. mark: time of the last change, or the object's tag; it changes with
+    the content. zipped: whether it is a zip. images: which entries of the zip's sorted directory; one for any
+    other file.
     """
 
     path: str
@@ -42,7 +43,7 @@ class Source:
 
 
 def find(paths: Sequence[str]) -> Iterator[Item]:
-    """Every image of `paths`, folders and zips opened, nested as they come, in sorted order.
+    """Every image of `paths`, in sorted order; folders and zips are opened, nested ones too.
 
     An image inside a zip has the path `archive.zip/member`.
 
@@ -55,10 +56,11 @@ def find(paths: Sequence[str]) -> Iterator[Item]:
 def listed(paths: Sequence[str]) -> Iterator[Source]:
     """Every file and object of `paths`, in the order of their rows.
 
-    A folder below one of `paths` that cannot be listed stands for itself: reading it fails, and says why.
+    A folder inside one of `paths` that cannot be listed is given in place of its files: reading it fails with
+    the reason.
 
     Raises:
-        UserError: a path does not exist, or is a folder that cannot be listed.
+        UserError: a path does not exist, or is a folder that cannot be listed; as `stores.objects`.
     """
     folders = [not stores.is_remote(path) and _is_folder(path) for path in paths]
     for path, folder in zip(paths, folders, strict=True):
@@ -82,13 +84,13 @@ def items(source: Source, base: Path = Path()) -> Iterator[Item]:
         with _open(path, base) as archive:
             yield from _members(path, archive, 1, slice(first, last))
     except OSError as error:
-        # It could be listed before. The entries before these may have been read by then, so this says which.
+        # Listing the zip worked. Entries before these may have been read, so the row says which failed.
         some = f", entries {first + 1} to {last}" if first else ""
         yield Item(path, _fail(OSError(error.errno, f"{error.strerror or error}{some}")))
 
 
 def can_be_read(path: str) -> bool:
-    """Whether a file or an object gives its first byte."""
+    """Whether the first byte of a file or an object can be read."""
     try:
         with _open(path, Path()) as file:
             file.read(1)
@@ -102,9 +104,9 @@ def _open(path: str, base: Path) -> BinaryIO:
 
 
 def _is_folder(path: str) -> bool:
-    """Whether a path is that of a folder; UserError where it is not there, or may not be listed."""
+    """Whether a path is a folder; UserError if it does not exist, or is one that cannot be listed."""
     if "://" in path:
-        raise UserError(f"{path} is of a store that is not read: name files here, or s3://BUCKET/PREFIX.")
+        raise UserError(f"{path} is in an unsupported store: name local files, or s3://BUCKET/PREFIX.")
     try:
         folder = stat.S_ISDIR(os.stat(path).st_mode)
         if folder:
@@ -117,9 +119,9 @@ def _is_folder(path: str) -> bool:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All files, in the order that their paths sort in; a folder's names are held at a time, not all.
+    """All files below a folder, in the sort order of their paths, without holding all their names at once.
 
-    A folder that cannot be listed comes in place of its files.
+    A folder that cannot be listed is given in place of its files.
     """
     try:
         with os.scandir(folder) as entries:
@@ -138,29 +140,29 @@ def _may_be_file(entry: "os.DirEntry[str]") -> bool:
     try:
         mode = entry.stat().st_mode
     except OSError:
-        # A link in a circle, to nothing, or into a folder that is closed to us: its row will say why.
+        # A circular or dangling link, or one into a folder that may not be read: its row gives the reason.
         return True
-    # So will that of a link to a folder, whose files are not looked for: it may lead back here.
+    # So does the row of a link to a folder. It is not followed, because it may lead back here.
     return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def _file(path: Path) -> Source:
-    """A file of this machine as it is now; one that cannot be looked into counts as an image."""
+    """A local file as it is now; one that cannot be examined counts as an image."""
     name = path.as_posix()
     try:
         found = path.stat()
         source = Source(name, found.st_size, str(found.st_mtime_ns))
-        # A pipe can be read once.
+        # Not a pipe, which can be read only once.
         return _zip(source, path) if stat.S_ISREG(found.st_mode) and archives.is_zip(path) else source
     except OSError:
-        # Its row will say why.
+        # Its row gives the reason.
         return Source(name, 0, "")
 
 
 def _object(found: dict[str, Any]) -> Source:
-    """An object of a store, by its listing."""
+    """An object of a store, from its entry in the listing."""
     source = Source(stores.SCHEME + found["name"], found["size"], found["ETag"])
-    # To look into each for a zip's mark would take as long as to read it.
+    # By name: opening each object to look for a zip's signature would take as long as reading it.
     if source.path.lower().endswith(".zip"):
         with contextlib.suppress(OSError), stores.open_object(source.path) as archive:
             return _zip(source, archive) if archives.is_zip(archive) else source
@@ -168,7 +170,7 @@ def _object(found: dict[str, Any]) -> Source:
 
 
 def _zip(source: Source, archive: Path | BinaryIO) -> Source:
-    """`source` as the zip that `archive` is, with the number of its entries."""
+    """`source` marked as a zip, with the number of entries of `archive`, its content."""
     try:
         with zipfile.ZipFile(archive) as pack:
             return replace(source, zipped=True, images=range(len(pack.infolist())))
@@ -177,7 +179,7 @@ def _zip(source: Source, archive: Path | BinaryIO) -> Source:
 
 
 def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)) -> Iterator[Item]:
-    """The images of a zip that lies in `depth` - 1 others, and of those inside it."""
+    """The images of a zip, and of the zips inside it; `depth` is 1 for a zip that lies in no other."""
     try:
         with zipfile.ZipFile(archive) as pack:
             for info in sorted(pack.infolist(), key=lambda info: info.filename)[part]:
@@ -199,13 +201,13 @@ def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)
 
 
 def _content(pack: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """The bytes of a zip's member; Unreadable where it is too large or damaged."""
+    """The bytes of a zip's member; Unreadable if it is too large or damaged."""
     if info.file_size > _MOST_BYTES:
         raise images.Unreadable(_TOO_LARGE)
     try:
         archives.check_method(info)
         with pack.open(info) as stream:
-            # As much as the directory promises: asked for all, zipfile unpacks what a liar holds.
+            # At most the size that the directory gives: otherwise zipfile unpacks all that a zip bomb holds.
             return stream.read(info.file_size)
     except (*archives.DAMAGED_ZIP, OSError) as error:
         raise images.Unreadable(f"cannot be unpacked: {error}") from None
@@ -221,6 +223,6 @@ def _fail(error: Exception) -> Callable[[], bytes]:
 
 
 def is_litter(path: str) -> bool:
-    """Whether a path is that of a file which systems leave beside pictures."""
+    """Whether a path is that of a file which operating systems leave beside pictures."""
     name = path.rsplit("/", 1)[-1]
     return name.startswith(".") or name.lower() in files.LITTER

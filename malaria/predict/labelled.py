@@ -1,4 +1,4 @@
-"""Score a bundle on a folder of labelled cells, with the pipeline's own audit, metrics and intervals."""
+"""Evaluate a bundle on a folder of labelled cells, with the pipeline's audit, metrics and intervals."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ from malaria.predict.rows import Row, check_out, disk_in_words, of_decoded, save
 
 @dataclass(frozen=True)
 class _LabelledRow(Row):
-    """A row with what is known of the cell; `patient` is never empty."""
+    """A row with the cell's label and patient; `patient` is never empty."""
 
     label: str
     patient: str
@@ -36,22 +36,22 @@ def evaluate(
 ) -> dict[str, Any]:
     """`evaluation.score` on every accepted cell of `folder`, at the bundle's own operating points.
 
-    Cells that the bundle turns away have no probability and count in no figure: `evaluation.rejections`
-    stands under `rejected`. What the audit sets aside is counted under `set_aside`, what is no cell stands
-    under `left_out`, and how many came as train, val and test under `came_as`. `known` counts the judged
-    cells that the bundle was made with, and has the figures `without` them (None where none are left); it is
-    None where the bundle does not tell. Bootstrap, bins and least cells a patient come from the params.yaml
-    that comes along, as in the pipeline.
-
-    `foreign` as `Bundle.foreign` has it.
+    Resamples, bins and least cells per patient come from params.yaml, as in the pipeline.
 
     Args:
-        classes: label by name of a class folder, beside the labels' own names; data.classes where empty.
-        out: a file or an object for a row of CSV for each cell that was not set aside.
+        classes: label by name of class folder, beside the labels' own names; data.classes if empty.
+        out: a file or an object for a CSV row for each cell that was not set aside.
+
+    Returns:
+        What `evaluation.score` gives, and: rejected, `evaluation.rejections` of the cells that the bundle
+        rejects, which have no probability and count in no figure; set_aside, the images that the audit sets
+        aside; left_out, what is not a cell; came_as, how many cells came as train, val and test; known, how
+        many judged cells the bundle was made with, and the figures `without` them (None if none are left), or
+        None if the bundle cannot tell; foreign, as in `Bundle.foreign`.
 
     Raises:
-        UserError: no folder or archive, no class folders, too many images set aside, a class without a
-            readable cell, or all turned away.
+        UserError: there is no folder or archive, or it has no class folders; too many images are set aside; a
+            class has no readable cell; or all cells are rejected.
     """
     if not folder.is_dir() and not archives.is_archive(folder):
         what = "no folder, zip or tar" if folder.exists() else "not there, on this machine"
@@ -83,7 +83,7 @@ def evaluate(
     p = np.array([row.p_parasitized for row in rows], dtype=np.float64)
     temperature = bundle.record.temperature
     cells = cells.assign(
-        # Calibration turned round, so that the figures before it are those of the network.
+        # Undo the calibration, because `evaluation.score` takes the network's own probabilities.
         p_network=calibration.apply(p, 1 / temperature),
         rejected=[row.reason if row.status == predict.REJECTED else "" for row in rows],
     )
@@ -109,7 +109,7 @@ def evaluate(
 
 
 def as_text(scores: dict[str, Any]) -> str:
-    """What `evaluate` found, for a terminal."""
+    """The result of `evaluate`, for a terminal."""
     turned, aside, came = scores["rejected"], scores["set_aside"], scores["came_as"]
     known = scores["known"] or {"cells": 0, "without": None}
     beside = known["cells"] and known["without"]
@@ -139,7 +139,7 @@ def as_text(scores: dict[str, Any]) -> str:
 
 
 def _settings() -> params.Params:
-    """params.yaml of the current folder where it is one of this project, else the one that comes along."""
+    """The current folder's params.yaml if it is one of this project, else the one in the package."""
     *here, last = [root / PARAMS for root in ROOTS if (root / PARAMS).is_file()]
     for file in here:
         with contextlib.suppress(UserError):
@@ -150,7 +150,7 @@ def _settings() -> params.Params:
 def _without(
     judged: pd.DataFrame, known: metrics.Bools, fitted: evaluation.Fitted, settings: params.Params
 ) -> dict[str, Any]:
-    """How many of the `judged` are `known`, bool (n,), and the figures without them, for JSON."""
+    """How many of the `judged` cells are `known`, bool (n,), and the figures without these, for JSON."""
     rest = judged[~known]
     figures = None if rest.empty else evaluation.score(rest, fitted, settings.evaluate)
     return {"cells": int(known.sum()), "without": figures}

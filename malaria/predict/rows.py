@@ -1,4 +1,4 @@
-"""Predictions for images, one row each; `malaria.predict.inputs` finds them."""
+"""Predictions for images, one row each; `malaria.predict.inputs` finds the images."""
 
 import csv
 import itertools
@@ -22,22 +22,23 @@ from malaria.predict import stores
 
 PREDICTED, UNREADABLE, REJECTED = "ok", "unreadable", "rejected"
 
-# How the reason begins where the system or the store gives no bytes at all.
+# The start of the reason if the system or the store gives no bytes at all.
 NOT_READ = "cannot be read: "
 
-# Images decoded before the network sees them: enough to keep all cores busy, little memory. Fewer where they
-# are held already, as those of a zip are, and take more bytes than this.
+# Images decoded before the network sees them: enough to keep all cores busy, and little memory. Fewer if the
+# images already in memory, as those of a zip are, take more bytes than _HELD.
 _CHUNK, _HELD = 256, 2**28
 
-# What a spreadsheet takes for a formula, or loses at the start of a cell, with apostrophes before it or none.
+# The start of a text that a spreadsheet takes for a formula, or loses; apostrophes may come before it.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image's verdict; `p_parasitized` and `category` are None unless `status` is ok.
+    """The result for one image; `p_parasitized` and `category` are None unless `status` is ok.
 
-    `reason` tells why it is not, then what to know of how it was read; of one that is ok, the latter alone.
+    `reason` says why the status is not ok, and then what to know of how the image was read; if it is ok, only
+    the latter.
     """
 
     path: str
@@ -49,8 +50,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Item:
-    """An image yet to be read: `path` is what the row will say, `read` gives its bytes, of which so many are
-    `held` in memory already.
+    """An image that is not read yet.
+
+    `path`: as in its row. `read`: gives its bytes. `held`: how many of these are in memory already.
     """
 
     path: str
@@ -65,15 +67,15 @@ def predict(
     threshold: float = 0.5,
     looks: Looks | None = None,
 ) -> Iterator[Row]:
-    """A row for each item, in their order; one bad file never stops the rest.
+    """A row for each item, in order; a bad file never stops the rest.
 
     Args:
-        readers: items read and decoded at once; None takes as many as there are cores.
+        readers: items read and decoded at once; None for one per core.
         threshold: P(parasitised) from which a cell is called parasitised, in [0, 1].
         looks: adds up how the judged cells look, for `Bundle.foreign`.
 
     Raises:
-        UserError: an image takes more than one may to decode.
+        UserError: decoding an image takes more than the limits of `malaria.cells.sandbox` allow.
     """
 
     def decode(item: Item) -> tuple[Prepared, tuple[str, ...]] | str:
@@ -83,7 +85,7 @@ def predict(
             return error.reason
         except OSError as error:
             return f"{NOT_READ}{error.strerror or error}"
-        # A chunk of large pictures would take gigabytes at their own size.
+        # Prepared here, because a chunk of large pictures would take gigabytes at full size.
         return bundle.prepare(crop.pixels), crop.notes
 
     stream = iter(items)
@@ -99,7 +101,7 @@ def predict(
 
 
 def _chunk(items: Iterator[Item]) -> list[Item]:
-    """The next items: `_CHUNK`, or fewer that hold `_HELD` bytes."""
+    """The next items: `_CHUNK`, or fewer that hold `_HELD` bytes in memory."""
     chunk, held = list[Item](), 0
     for item in itertools.islice(items, _CHUNK):
         chunk.append(item)
@@ -112,10 +114,10 @@ def _chunk(items: Iterator[Item]) -> list[Item]:
 def write(rows: Iterable[Row], out: TextIO, kind: type[Row] = Row) -> Counter[str]:
     """Write rows of a `kind` as CSV, numbers to six places, and count them by status and by category.
 
-    A path or reason that a spreadsheet would take for a formula gets an apostrophe before it, and so does
-    one that begins with apostrophes before such a mark, so that taking one off gives it back.
+    A path or reason that a spreadsheet would take for a formula gets an apostrophe before it. So does one
+    that has apostrophes before such a formula, so that removing one apostrophe always restores the text.
     """
-    # csv quotes a carriage return only where lines end with one; without quotes it would end the row.
+    # csv quotes a carriage return only if the line terminator has one; unquoted it would end the row.
     lines = SimpleNamespace(write=lambda line: out.write(line.removesuffix("\r\n") + "\n"))
     writer = csv.writer(lines, lineterminator="\r\n")
     names = [field.name for field in fields(kind)]
@@ -132,10 +134,10 @@ def _text(value: object) -> str:
 
 
 def save(rows: Iterable[Row], out: str, kind: type[Row] = Row) -> Counter[str]:
-    """`write` to a file here or an object in a store, whole or not at all.
+    """`write` to a local file or an object in a store, completely or not at all.
 
     Raises:
-        UserError: the store does not take it.
+        UserError: the store does not accept it.
     """
     with (
         stores.whole(out) as part,
@@ -146,7 +148,7 @@ def save(rows: Iterable[Row], out: str, kind: type[Row] = Row) -> Counter[str]:
 
 @contextmanager
 def disk_in_words(out: str) -> Iterator[None]:
-    """Turns what the disk refuses of `out` into a UserError; a folder is refused at once."""
+    """Turn an error of the disk on writing `out` into a UserError; a folder is refused at once."""
     check_out(out)
     try:
         yield
@@ -157,13 +159,13 @@ def disk_in_words(out: str) -> Iterator[None]:
 
 
 def check_out(out: str) -> None:
-    """Raise UserError where `out` is a folder."""
+    """Raise UserError if `out` is a folder."""
     if not stores.is_remote(out) and os.path.isdir(out):
         raise UserError(f"--out is {out}, a folder: name a file in it.")
 
 
 def shown(text: str) -> str:
-    """A cell of a table for spreadsheets, as `write` describes it."""
+    """`text` as a cell of a table for spreadsheets, escaped as in `write`."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 
@@ -174,7 +176,11 @@ def of_decoded(
     threshold: float = 0.5,
     looks: Looks | None = None,
 ) -> Iterator[Row]:
-    """A row for each of `paths`: `decoded` has the prepared cell and notes on it, or why it was not read."""
+    """A row for each of `paths`.
+
+    Args:
+        decoded: for each path the prepared cell and notes on it, or the reason why it was not read.
+    """
     cells = [cell[0] for cell in decoded if not isinstance(cell, str)]
     predictions = bundle.run_prepared(cells)
     if looks is not None:

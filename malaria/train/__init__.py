@@ -1,1 +1,1 @@
-"""The network and how it learns: with `bundle.convert`, all there is of TensorFlow."""
+"""The network and its training: with `bundle.convert`, all that uses TensorFlow in this package."""

@@ -1,4 +1,4 @@
-"""Augmentation of train cells: rotation, shear, zoom, flips; stain, light, a dark rim, focus and noise."""
+"""Augmentation of train cells: rotation, shear, zoom, flips; stain, light, rim, focus and noise."""
 
 import math
 
@@ -9,8 +9,8 @@ from malaria import params
 from malaria.train.backend import tf
 
 # Random numbers for each cell: rotation, shear, zoom, two flips; gain of each channel and of all; stain of
-# each channel; rim; focus; direction and strength of a gradient of light; two seeds of the noise, and its
-# strength.
+# each channel; rim; focus; direction and strength of a gradient of light; two seeds of the noise (those of
+# the batch's first cell), the second of which is also the strength of the cell's noise.
 NUMBERS = 18
 
 # Images that `varied` augments together.
@@ -18,7 +18,7 @@ _BATCH = 64
 
 # An empty background's grey level, from which optical densities are counted.
 _LIGHT = 235.0
-# Brighter than this in any channel counts as part of the cell.
+# A pixel brighter than this in any channel belongs to the cell.
 _BLACK = 16.0
 
 
@@ -27,45 +27,45 @@ def augment(images: tf.Tensor, numbers: tf.Tensor, settings: params.Train) -> tf
 
     Args:
         images: uint8 (n, size, size, 3).
-        numbers: float32 (n, NUMBERS) in [0, 1): they decide all that happens to each image.
+        numbers: float32 (n, NUMBERS) in [0, 1), which decide everything that happens to the images.
 
     Returns:
-        float32 (n, size, size, 3) in [0, 255]; what comes from outside an image is black, and black stays
-        black.
+        float32 (n, size, size, 3) in [0, 255]. Places from outside an image are black, and black stays black.
     """
     seen = _focused(_moved(images, numbers, settings), numbers, settings)
-    # XLA draws numbers slowly.
+    # Drawn outside the compiled functions, because XLA draws random numbers slowly.
     noise = tf.random.stateless_normal(tf.shape(seen), tf.cast(numbers[0, 16:18] * 2.0**31, tf.int32))
     return _stained(seen, noise, numbers, settings)
 
 
 def varied(images: npt.NDArray[np.uint8], settings: params.Train) -> npt.NDArray[np.uint8]:
-    """Images, uint8 (n, size, size, 3), each augmented once, the same way for the same settings."""
+    """Augment each image once, uint8 (n, size, size, 3); the same settings give the same result."""
     found = np.empty_like(images)
     random = np.random.default_rng(settings.seed)
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH]
-        # Of one size, or XLA compiles again.
+        # Always a full batch, because XLA compiles again for another size.
         full = np.resize(batch, (_BATCH, *images.shape[1:]))
         numbers = random.random((_BATCH, NUMBERS), dtype=np.float32)
         found[start : start + _BATCH] = np.rint(augment(full, numbers, settings))[: len(batch)]
     return found
 
 
-# XLA makes one loop of it all: a quarter of the time of TensorFlow's own projective transform.
+# XLA makes one loop of this, in a quarter of the time of TensorFlow's own projective transform.
 @tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
 def _moved(images: tf.Tensor, numbers: tf.Tensor, settings: params.Train) -> tf.Tensor:
-    """Turned, sheared, zoomed and mirrored."""
+    """The images rotated, sheared, zoomed and flipped."""
     a, b, c, d = tf.unstack(_linear(2 * numbers - 1, settings)[..., None, None], axis=1)
     centre, y, x = _places(images)
     return _sampled(images, a * x + b * y + centre, c * x + d * y + centre)
 
 
-# Pooling is fast without XLA, and slow with it.
+# Without XLA, with which pooling is slow.
 @tf.function  # type: ignore[untyped-decorator]
 def _focused(images: tf.Tensor, numbers: tf.Tensor, settings: params.Train) -> tf.Tensor:
-    """Blurred or sharpened: towards or away from the mean of the cell's pixels around, so that the black
-    outside does not run into the cell.
+    """The images blurred or sharpened: moved towards or away from the mean of the pixels around.
+
+    Only pixels of the cell count, so that the black outside does not run into the cell.
     """
     strength = settings.focus * (2 * numbers[:, 13, None, None, None] - 1)
     inside = tf.cast(tf.reduce_max(images, axis=-1, keepdims=True) > _BLACK, tf.float32)
@@ -78,7 +78,7 @@ def _focused(images: tf.Tensor, numbers: tf.Tensor, settings: params.Train) -> t
 
 @tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
 def _stained(images: tf.Tensor, noise: tf.Tensor, numbers: tf.Tensor, settings: params.Train) -> tf.Tensor:
-    """In another stain, with a darker or paler rim, under another and uneven light, and with noise."""
+    """The images with another stain, a darker or paler rim, another and uneven light, and noise."""
     signed = 2 * numbers - 1
     gains = (1 + settings.colour * signed[:, 5:8]) * (1 + settings.brightness * signed[:, 8:9])
     centre, y, x = _places(images)
@@ -94,7 +94,7 @@ def _stained(images: tf.Tensor, noise: tf.Tensor, numbers: tf.Tensor, settings: 
 
 
 def _places(images: tf.Tensor) -> tuple[float, tf.Tensor, tf.Tensor]:
-    """The middle of a side, and how far below and right of it each pixel lies, float32 (size, size)."""
+    """The centre of a side, and how far below and right of it each pixel lies, float32 (size, size)."""
     centre = (images.shape[1] - 1) / 2
     places = tf.range(images.shape[1], dtype=tf.float32) - centre
     y, x = tf.meshgrid(places, places, indexing="ij")
@@ -102,8 +102,9 @@ def _places(images: tf.Tensor) -> tuple[float, tf.Tensor, tf.Tensor]:
 
 
 def _linear(signed: tf.Tensor, settings: params.Train) -> tf.Tensor:
-    """From output to input pixels about the centre, float32 (n, 4), the rows of a matrix one after the other:
-    rotation times shear times flips, over the zoom.
+    """Matrices from output to input pixels about the centre, float32 (n, 4), row after row.
+
+    A matrix is rotation times shear times flips, divided by the zoom.
     """
     rotation, shear, zoom, flip_x, flip_y = tf.unstack(signed[:, :5], axis=1)
     angle, shear = math.radians(settings.rotation) * rotation, tf.tan(math.radians(settings.shear) * shear)
@@ -113,9 +114,9 @@ def _linear(signed: tf.Tensor, settings: params.Train) -> tf.Tensor:
 
 
 def _sampled(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """`images` at (x, y), between pixels bilinear, float32 (n, size, size, 3)."""
+    """`images` at (x, y), bilinear between pixels, float32 (n, size, size, 3)."""
     size = images.shape[1]
-    # What lies outside comes from a black rim.
+    # Places outside the image read from a black rim.
     rimmed = tf.pad(images, [[0, 0], [1, 2], [1, 2], [0, 0]])
     x, y = tf.clip_by_value(x, -1.0, size) + 1, tf.clip_by_value(y, -1.0, size) + 1
     left, top = tf.floor(x), tf.floor(y)

@@ -9,15 +9,15 @@ import threadpoolctl
 from malaria.command import without_native_logs
 from malaria.errors import UserError
 
-# TensorFlow's C++ side reads these at import. What it says before that, and when it looks for a GPU,
-# it says whatever stands here.
+# TensorFlow's C++ code reads these at import. They do not silence what it logs before that and when it looks
+# for a GPU: `without_native_logs` below does.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# oneDNN's kernels train nearly twice as fast on two cores. By itself TensorFlow takes them on some
-# processors only, and a training's bytes would depend on which.
+# oneDNN's kernels train nearly twice as fast on two cores. By default TensorFlow uses them on some processors
+# only, and the bytes of a training would depend on which.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _CPUINFO = Path("/proc/cpuinfo")
-# Instructions that oneDNN has kernels of their own for, the widest first.
+# Instruction sets for which oneDNN has its own kernels, the widest first.
 _WIDEST = ("amx_tile", "avx512f", "avx2")
 
 with without_native_logs():
@@ -30,10 +30,10 @@ __all__ = ["keras", "processor", "tf", "use_threads"]
 
 
 def use_threads(count: int) -> None:
-    """Compute with `count` threads from now on, TensorFlow and BLAS alike, however many cores there are.
+    """Compute with `count` threads from now on, in TensorFlow and BLAS, however many cores there are.
 
-    How many threads share a sum decides in which order it is added up, and so its last bits. Call it before
-    TensorFlow computes anything.
+    The number of threads that share a sum decides in which order it is added up, and so its last bits. Call
+    this before TensorFlow computes anything.
 
     Raises:
         UserError: TensorFlow already computes, with another number of threads.
@@ -50,16 +50,16 @@ def use_threads(count: int) -> None:
 
 
 def processor() -> str:
-    """The kind of processor, which the last bits of a training depend on: `x86_64, AMD EPYC, 26/2, avx512f`.
+    """The kind of processor, on which a training's last bits depend: `x86_64, AMD EPYC, 26/2, avx512f`.
 
-    Clouds give processors of several generations one name: family and model tell them apart, and the widest
-    instructions tell what a virtual machine may use of them.
+    Clouds use one name for processors of several generations: family and model tell them apart. The widest
+    instruction set tells what a virtual machine may use.
     """
     try:
         lines = [line.split(":", 1) for line in _CPUINFO.read_text(encoding="utf-8").splitlines()]
     except OSError:
         lines = []
-    # The first of several cores.
+    # Reversed, so that the first of several cores counts.
     of = {key.strip(): value[0].strip() for key, *value in reversed(lines) if value}
     generation = "/".join(of[key] for key in ("cpu family", "model") if key in of)
     widest = next((name for name in _WIDEST if name in of.get("flags", "").split()), "")

@@ -1,7 +1,7 @@
-"""Where a training stands after each epoch, kept in a file so that a killed run goes on from there.
+"""Keep the state of a training after each epoch in a file, so that a killed run can resume from there.
 
-The file holds named arrays and nothing that could run (NumPy's .npz without pickles). It bears the key of
-the training that wrote it: another training does not take it, and overwrites it.
+The file holds named arrays and nothing that could run (NumPy's .npz without pickles). It has the key of the
+training that wrote it: another training ignores and overwrites it.
 """
 
 import importlib.metadata
@@ -26,13 +26,13 @@ _LIBRARIES = ("keras", "numpy", "scikit-learn", "tensorflow")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one training keeps of itself at `path`; `key` tells it from every other training."""
+    """The saved state of one training at `path`; `key` tells it from that of every other training."""
 
     path: Path
     key: str
 
     def save(self, **lists: Sequence[npt.ArrayLike]) -> None:
-        """Replace what was kept by `lists` of arrays, whole or not at all."""
+        """Replace the saved state by `lists` of arrays, completely or not at all."""
         arrays = {
             f"{name}/{place}": np.asarray(array)
             for name, listed in lists.items()
@@ -44,8 +44,8 @@ class Checkpoint:
     def load(self) -> dict[str, list[npt.NDArray[Any]]]:
         """The lists that this training saved last.
 
-        Empty where nothing was kept, where it is another training's, or where it is damaged (each array in
-        the file has a checksum): training then begins at the beginning.
+        Empty if nothing was saved, if another training saved it, or if the file is damaged (each array has a
+        checksum): the training then starts from the beginning.
         """
         lists = defaultdict(list)
         try:
@@ -60,11 +60,13 @@ class Checkpoint:
 
 
 def key(*made_of: Any) -> str:
-    """A hash of all that shapes a training: what it is `made_of`, settings, arrays and lists of these; the
-    library's code, the versions and the processor that it runs on.
+    """A hash of everything that shapes a training.
+
+    That is `made_of` (settings, arrays and lists of these), the package's code, the versions of the
+    libraries, and the machine and its processor.
     """
     package = Path(__file__).parents[1]
-    # All of the package: a checkpoint lives for minutes, and need not survive a change of code.
+    # The whole package: a checkpoint is needed for minutes only, and need not survive a change of code.
     code = {str(file.relative_to(package)): files.sha256(file) for file in sorted(package.rglob("*.py"))}
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     runs_on = [platform.python_version(), platform.node(), processor()]

@@ -1,4 +1,4 @@
-"""Which devices the network trains on, and how numbers are kept there."""
+"""Which devices the network trains on, and in which precision."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from malaria.train.backend import keras, tf
 class Devices:
     """Where a training runs.
 
-    strategy: TensorFlow's, that runs each step on its replicas; the default one has one replica.
+    strategy: TensorFlow's strategy, which runs each step on its replicas; the default one has one replica.
     precision: Keras's dtype policy: `float32`, or `mixed_float16`, which keeps weights in float32 and
         computes in float16.
     """
@@ -23,7 +23,7 @@ class Devices:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Networks built in this block train on these devices."""
+        """Networks that are built in this block train on these devices."""
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(self.precision)
         try:
@@ -38,14 +38,14 @@ class Devices:
 
 
 def choose(distribute: str) -> Devices:
-    """The devices to train on: GPUs where there are any, in mixed precision, else the processor.
+    """The devices to train on: GPUs in mixed precision if there are any, else the processor.
 
     Args:
-        distribute: `none` takes one of them, `mirrored` each, with an equal part of every batch.
+        distribute: `none` takes one device; `mirrored` takes all, each with an equal part of every batch.
 
     Raises:
-        UserError: the processor is divided into several devices, and TensorFlow uses oneDNN, whose
-            normalisation mixes up the parts' gradients (TensorFlow 2.21).
+        UserError: `mirrored`, but the processor is divided into several devices and TensorFlow uses oneDNN,
+            whose normalisation mixes up the parts' gradients (TensorFlow 2.21).
     """
     gpus = tf.config.list_logical_devices("GPU")
     found = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
@@ -58,13 +58,13 @@ def choose(distribute: str) -> Devices:
             "is divided: set TF_ENABLE_ONEDNN_OPTS=0 in the environment, or train.distribute to none in "
             "params.yaml."
         )
-    # NCCL, the default, is for GPUs alone.
+    # NCCL, the default, works on GPUs only.
     across = None if gpus else tf.distribute.ReductionToOneDevice()
     return Devices(tf.distribute.MirroredStrategy(found, cross_device_ops=across), precision)
 
 
 def in_words(devices: Devices, distribute: str) -> str:
-    """What you should know of `devices`; nothing where they are the usual ones."""
+    """What you should know of `devices`; empty for the usual ones."""
     if distribute == "mirrored" and devices.strategy.num_replicas_in_sync == 1:
-        return f"train.distribute is mirrored, but there is one device here ({devices}): as with none"
+        return f"train.distribute is mirrored, but there is one device here ({devices}): the same as none"
     return f"Training on {devices}" if str(devices) != "1 x CPU, float32" else ""

@@ -1,8 +1,8 @@
 """The network: four convolutions, the first on the cell at full resolution, and one sigmoid unit.
 
-The stem does not stride: ring forms on a cell's rim are two or three pixels wide at 50 px, and a
-strided stem loses them. Each convolution is pooled before it is normalised, which spares three
-quarters of the work on the largest arrays.
+The first convolution has stride 1: ring forms on a cell's rim are two or three pixels wide at 50 px, and a
+larger stride loses them. Each convolution is pooled before it is normalised, which saves three quarters of
+the work on the largest arrays.
 """
 
 import json
@@ -25,20 +25,20 @@ FEATURES = "features"
 LOGIT = "logit"
 PROBABILITY = "p_parasitized"
 
-# The oldest moment a zip member can carry.
+# The earliest date that a zip member can have.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def build(size: int, *, synchronized: bool = False, fused: bool = False) -> keras.Model:
     """A network for cells of `size` px.
 
-    Input float32 (n, size, size, 3) in [0, 255]; output float32 (n, 1), P(parasitised). About
-    98,000 parameters at any size.
+    Input float32 (n, size, size, 3) in [0, 255]; output float32 (n, 1), P(parasitised). About 98,000
+    parameters at any size.
 
     Args:
         synchronized: for several devices: normalisation takes mean and variance over the whole batch, not
-            over each device's part, so that their number does not change what is learned.
-        fused: as `fused` gives it: convolutions do what rescaling and normalisation do.
+            over each device's part, so that the number of devices does not change what is learned.
+        fused: as `fused` returns it: convolutions include rescaling and normalisation.
     """
     cell = keras.Input((size, size, 3), name="cell")
     x = cell if fused else keras.layers.Rescaling(1 / 255, name="rescale")(cell)
@@ -58,15 +58,15 @@ def build(size: int, *, synchronized: bool = False, fused: bool = False) -> kera
 
 
 def fused(model: keras.Model) -> keras.Model:
-    """The network that `build` gives, with each normalisation inside the convolution before it.
+    """The network that `build` gives, with each normalisation merged into the convolution before it.
 
-    It says the same, but for rounding, with less work. `model` itself where a trained scale is not
-    positive: the convolution is pooled before it is normalised, and scaled by a negative number the
-    largest of four becomes the smallest.
+    Its output is the same but for rounding, with less work. Returns `model` itself if a trained scale is not
+    positive: the convolution is pooled before it is normalised, and with a negative scale the largest of four
+    values would become the smallest.
     """
     network = build(model.input_shape[1], fused=True)
     network.get_layer(LOGIT).set_weights(model.get_layer(LOGIT).get_weights())
-    # The first convolution also takes the rescaling to [0, 1].
+    # The first convolution also includes the rescaling to [0, 1].
     unit = 1 / 255
     for depth in range(1, len(WIDTHS) + 1):
         kernel, norm = model.get_layer(f"conv{depth}").get_weights()[0], model.get_layer(f"norm{depth}")
@@ -96,10 +96,10 @@ def predict(model: keras.Model, images: npt.NDArray[np.uint8], batch: int = 256)
 
 
 def save(model: keras.Model, path: Path) -> None:
-    """Write `model` as a .keras file whose bytes depend on the model alone, whole or not at all.
+    """Write `model` as a .keras file whose bytes depend on the model only, completely or not at all.
 
-    Keras puts the time of saving into the archive's metadata and its members' headers, and addresses
-    in memory into its configuration; they go.
+    Keras writes the time of saving into the archive's metadata and its members' headers, and memory addresses
+    into its configuration; these are removed.
     """
     with atomic_path(path) as part, tempfile.TemporaryDirectory() as folder:
         raw = Path(folder, "raw.keras")
@@ -110,7 +110,7 @@ def save(model: keras.Model, path: Path) -> None:
 
 
 def load(path: Path) -> keras.Model:
-    """Read a network that `save` wrote; UserError where there is none or it is damaged."""
+    """Read a network that `save` wrote; UserError if it is missing or damaged."""
     if not path.is_file():
         raise UserError(f"{path} is missing: run `dvc repro train`.")
     try:
@@ -120,7 +120,7 @@ def load(path: Path) -> keras.Model:
 
 
 def start_from(model: keras.Model, folder: Path) -> bool:
-    """Give `model` the weights of the network in `folder`; whether there is one.
+    """Give `model` the weights of the network in `folder`; return whether there is one.
 
     Raises:
         UserError: it is damaged, or of another shape.
@@ -139,7 +139,7 @@ def start_from(model: keras.Model, folder: Path) -> bool:
 
 
 def _timeless(name: str, content: bytes) -> bytes:
-    """A member without what differs from run to run: the date, and objects' addresses in memory."""
+    """A member without what differs from run to run: the date, and memory addresses of objects."""
     if name == "metadata.json":
         metadata: dict[str, Any] = json.loads(content)
         metadata.pop("date_saved", None)

@@ -1,4 +1,4 @@
-"""How the network learns: Keras's `fit` on a stateless data set, watched on val, resumed after a kill."""
+"""Train the network: Keras's `fit` on a stateless data set, judged on val, resumable after a kill."""
 
 import dataclasses
 import sys
@@ -20,10 +20,10 @@ from malaria.errors import UserError
 from malaria.train import augmentation, checkpoint, devices, network
 from malaria.train.backend import keras, tf
 
-# Of the labels in doubt, how many are taken to be wrong (noisy_labels: soften).
+# The share of the doubtful labels that are taken to be wrong (noisy_labels: soften).
 _WRONG = 0.75
 
-# What is logged of each epoch: Keras's name, DVCLive's.
+# Figures that are logged for each epoch: name in Keras, name in DVCLive.
 _FIGURES = {"loss": "train/loss", "val_loss": "val/loss", "val_auc": "val/auc"}
 
 
@@ -31,9 +31,9 @@ _FIGURES = {"loss": "train/loss", "val_loss": "val/loss", "val_auc": "val/auc"}
 class Cells:
     """The cells of one side of the split.
 
-    images: uint8 (n, size, size, 3), memory-mapped; rows: int64 (m,), this side's rows of images;
-    labels: float32 (m,), 1 where parasitised; doubtful: bool (m,), whose labels are listed as in doubt, or
-    None where there is no list.
+    images: uint8 (n, size, size, 3), memory-mapped; rows: int64 (m,), this side's rows of images; labels:
+    float32 (m,), 1 where parasitised; doubtful: bool (m,), whose labels are listed as doubtful, or None if
+    there is no list.
     """
 
     images: npt.NDArray[np.uint8]
@@ -42,7 +42,7 @@ class Cells:
     doubtful: npt.NDArray[np.bool_] | None = None
 
     def where(self, chosen: npt.NDArray[np.bool_]) -> "Cells":
-        """Those of the cells that are chosen, bool (m,)."""
+        """The cells that are `chosen`, bool (m,)."""
         doubtful = None if self.doubtful is None else self.doubtful[chosen]
         return Cells(self.images, self.rows[chosen], self.labels[chosen], doubtful)
 
@@ -55,7 +55,7 @@ def side(
     Args:
         splits: rows as tables.SPLITS.
         name: train, val or test.
-        listed: the labels in doubt, as `doubtful_labels.read` gives them.
+        listed: the doubtful labels, as `doubtful_labels.read` gives them.
     """
     rows, labels = packed.rows(cells, splits, name)
     doubtful = doubtful_labels.among(splits[splits.split == name], listed) if listed else None
@@ -63,7 +63,7 @@ def side(
 
 
 def with_others(cells: Cells, others: packed.Packed) -> Cells:
-    """`cells`, and other laboratories' after them."""
+    """`cells`, followed by those of other laboratories."""
     if not len(others.images):
         return cells
     rows = np.arange(len(cells.images), len(cells.images) + len(others.images))
@@ -87,7 +87,7 @@ class Trained:
 
 
 def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: Path | None = None) -> Trained:
-    """Train the pipeline's network on the devices that there are; arguments and errors are those of `fit`."""
+    """Train the pipeline's network on the devices that are here; arguments and errors are those of `fit`."""
     begin(settings)
     size = train.images.shape[1]
     on = devices.choose(settings.distribute)
@@ -98,14 +98,14 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
         if network.start_from(model, Path(settings.start)):
             print(f"Starting from the weights in {settings.start}", flush=True)
     trained = fit(model, train, val, settings, log, resume)
-    # On one device and in float32 wherever the other trained.
+    # A network for one device in float32, whatever the training ran on.
     plain = network.build(size)
     plain.set_weights(trained.model.get_weights())
     return dataclasses.replace(trained, model=plain)
 
 
 def begin(settings: params.Train) -> None:
-    """Seed all that Keras draws: initial weights come from it. Call it before a network is built."""
+    """Seed all random numbers that Keras draws, first weights included. Call it before a network is built."""
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -121,20 +121,20 @@ def fit(
 ) -> Trained:
     """Train `model` until `settings.epochs`, or until val AUC has not risen for `settings.patience` epochs.
 
-    What is watched and returned has the running average of the weights.
+    The network that is judged on val and returned has the running average of the weights.
 
-    With noisy_labels other than keep, val AUC is that of the cells whose labels are not listed as in
-    doubt: the noise should not choose the epoch either.
+    With noisy_labels other than keep, val AUC leaves out the cells with doubtful labels, so that wrong labels
+    do not choose the epoch either.
 
     Args:
         model: takes float32 (n, size, size, 3) in [0, 255] to P(parasitised), (n, 1).
         log: an empty folder for DVCLive's loss and AUC of each epoch.
-        resume: a file where each finished epoch is kept, and where the same training goes on from after
-            it was killed, to the same bytes; None keeps nothing.
+        resume: a file that keeps each finished epoch; the same training resumes from it after it was killed,
+            and gives the same bytes. None keeps nothing.
 
     Raises:
-        UserError: the loss is not finite any more; the sentence names epoch and step. Or labels in doubt are
-            to be dropped or softened, and none are listed.
+        UserError: the loss is no longer finite; the message names epoch and step. Or doubtful labels are to
+            be dropped or softened, and none are listed.
     """
     if settings.noisy_labels != "keep" and train.doubtful is None:
         raise UserError(
@@ -143,7 +143,7 @@ def fit(
         )
     learnt = taught(train, settings.noisy_labels)
     steps = len(learnt.rows) // _batch(learnt, settings)
-    # Keras numbers the optimizers of a process, and a compiled model's description carries the number.
+    # Before `set_up`: a compiled model's description has the number of its optimizer in this process.
     kept = checkpoint.Checkpoint(resume, _key(learnt, val, settings, model)) if resume else None
     set_up(model, settings, steps)
     with Live(str(log), save_dvc_exp=False, report=None, dvcyaml=None, monitor_system=False) as live:
@@ -164,17 +164,19 @@ def fit(
 
 
 def set_up(model: keras.Model, settings: params.Train, steps: int) -> None:
-    """Compile `model` as the recipe has it: cross-entropy, and AdamW under a cosine schedule after half an
-    epoch of warm-up; `steps` are those of an epoch.
+    """Compile `model` with cross-entropy, and AdamW under a cosine schedule after half an epoch of warm-up.
+
+    Args:
+        steps: of an epoch.
     """
     total = settings.epochs * steps
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, total - steps // 2, warmup_target=settings.learning_rate, warmup_steps=steps // 2
     )
-    # A short training is averaged over a tenth of its steps: else its beginning would weigh too much.
+    # A short training is averaged over a tenth of its steps; otherwise its beginning would weigh too much.
     momentum = max(0.0, min(settings.averaging, 1 - 10 / total))
     loss = keras.losses.BinaryCrossentropy(label_smoothing=settings.label_smoothing)
-    # Where the network is mirrored, what the optimizer keeps has to be, too.
+    # The optimizer's variables have to be mirrored if the network is.
     with model.distribute_strategy.scope():
         optimizer = keras.optimizers.AdamW(
             rate, weight_decay=settings.weight_decay, use_ema=momentum > 0, ema_momentum=momentum
@@ -186,11 +188,11 @@ def set_up(model: keras.Model, settings: params.Train, steps: int) -> None:
 
 
 def batches(cells: Cells, settings: params.Train, first: int = 0) -> tf.data.Dataset:
-    """Augmented batches, epoch after epoch from `first` on: images float32 (b, size, size, 3) in [0, 255],
-    targets and weights float32 (b,).
+    """Augmented batches, epoch after epoch, starting with epoch `first`.
 
-    Order and augmentation depend on seed, epoch and position alone. What is left over of an epoch after its
-    last whole batch waits for the next epoch's draw.
+    Each has images float32 (b, size, size, 3) in [0, 255], targets and weights float32 (b,). Order and
+    augmentation depend on seed, epoch and position only. An epoch leaves out the cells that remain after its
+    last whole batch; the next epoch draws from all cells again.
     """
     size, pixels = _batch(cells, settings), cells.images.shape[1]
     shapes = (
@@ -207,7 +209,7 @@ def batches(cells: Cells, settings: params.Train, first: int = 0) -> tf.data.Dat
 
 
 def drawn(cells: Cells, settings: params.Train, first: int = 0) -> Iterator[tuple[npt.NDArray[Any], ...]]:
-    """What `batches` augments: uint8 images, the numbers for `augmentation.augment`, targets, weights."""
+    """The input of `batches`: uint8 images, numbers for `augmentation.augment`, targets, weights."""
     size = _batch(cells, settings)
     weigh = None if settings.class_weights == "none" else settings.class_weights
     weights = compute_sample_weight(weigh, cells.labels > 0.5).astype(np.float32)
@@ -221,7 +223,7 @@ def drawn(cells: Cells, settings: params.Train, first: int = 0) -> Iterator[tupl
 
 
 def taught(cells: Cells, how: str) -> Cells:
-    """The cells to learn: labels in doubt are kept, their cells dropped, or their targets softened."""
+    """The cells to learn from: doubtful labels are kept, their cells dropped, or their targets softened."""
     if how == "keep" or cells.doubtful is None:
         return cells
     if how == "drop":
@@ -231,7 +233,7 @@ def taught(cells: Cells, how: str) -> Cells:
 
 
 class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
-    """Judges each epoch on val, stops the training, keeps the best network and where the training stands."""
+    """Judges each epoch on val, stops the training, and keeps the best network and the checkpoint."""
 
     def __init__(
         self,
@@ -252,7 +254,7 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
         self.best: list[npt.NDArray[Any]] = []
 
     def go_on(self) -> int:
-        """Take up what was kept; how many epochs that were."""
+        """Restore the checkpoint; return how many epochs it has."""
         kept = self.checkpoint.load() if self.checkpoint else {}
         for variable, value in zip(self.variables, kept.get("variables", ()), strict=bool(kept)):
             variable.assign(value)
@@ -272,7 +274,7 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         self._average()
         p = network.predict(self.average, self.images)
-        # Keras prints what stands here.
+        # Keras prints the figures in `logs`.
         logs["val_loss"] = log_loss(self.labels, p, labels=[0, 1])
         logs["val_auc"] = roc_auc_score(self.labels, p)
         self._log([float(logs[name]) for name in _FIGURES])
@@ -284,12 +286,15 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
             self.checkpoint.save(history=self.history, best=self.best, variables=variables)
 
     def is_over(self) -> bool:
-        """Whether all epochs have been, or val AUC has not risen for too long."""
+        """Whether all epochs are done, or val AUC has not risen for `settings.patience` epochs."""
         done = len(self.history)
         return done in (self.settings.epochs, self._best_epoch() + self.settings.patience)
 
     def kept(self) -> Trained:
-        """What the training gives. Near the ceiling val AUC is luck; the end of the schedule is not."""
+        """The network of the last epoch or of the best one, as `settings.keep` says.
+
+        Near its ceiling val AUC picks an epoch by chance, which the end of the schedule does not.
+        """
         done = len(self.history)
         last = self.settings.keep == "last" and done == self.settings.epochs
         self.model.set_weights(self.average.get_weights() if last else self.best)
@@ -302,11 +307,11 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
         self.model.optimizer.finalize_variable_values(self.average.trainable_variables)
 
     def _best_epoch(self) -> int:
-        """From 1; 0 before the first."""
+        """The epoch with the highest val AUC, from 1; 0 before the first."""
         return 1 + int(np.argmax([auc for *_, auc in self.history])) if self.history else 0
 
     def _log(self, figures: list[float]) -> None:
-        """Add an epoch; after a resume those before come again, to the same bytes."""
+        """Log an epoch; after a resume the earlier ones are logged again, to the same bytes."""
         self.history.append(figures)
         for name, value in zip(_FIGURES.values(), figures, strict=True):
             self.live.log_metric(name, value)
@@ -318,16 +323,17 @@ def _batch(cells: Cells, settings: params.Train) -> int:
 
 
 def _key(train: Cells, val: Cells, settings: params.Train, model: keras.Model) -> str:
-    """What tells this training from all others: settings, cells, network, first weights, devices, code and
-    versions.
-    """
+    """The checkpoint's key, from settings, cells, network, first weights, devices, code and versions."""
     network_of = [model.to_json(), model.get_weights(), model.distribute_strategy.num_replicas_in_sync]
     sides = [(cells.rows, cells.labels, cells.doubtful) for cells in (train, val)]
     return checkpoint.key(settings.model_dump_json(), network_of, train.images, sides)
 
 
 def _watched(val: Cells, how: str) -> Cells:
-    """The val cells whose AUC chooses the epoch: all where the rest lacks a class."""
+    """The val cells whose AUC chooses the epoch.
+
+    Those without doubtful labels, or all cells if the others would lack a class.
+    """
     if how == "keep" or val.doubtful is None or len(np.unique(val.labels[~val.doubtful])) < 2:
         return val
     return val.where(~val.doubtful)

@@ -1,7 +1,7 @@
-"""Start Airflow on this machine with the pipeline's DAG in sight: `make airflow`.
+"""Start Airflow on this machine with the pipeline's DAG: `make airflow`.
 
 Runs in Airflow's own environment. Web server, scheduler and DAG processor are Airflow's `standalone`, for
-one person on one machine; nothing listens on any other address than 127.0.0.1.
+one person on one machine; they listen only on 127.0.0.1, unless --host names another address.
 """
 
 import argparse
@@ -17,16 +17,16 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
-GRACE = 45  # s that a component has to end: less than a container has
+GRACE = 45  # s that a component has to end: less than stop_grace_period in compose.yaml
 PASSWORD = "simple_auth_manager_passwords.json.generated"
 
 
 def settings(home: Path, host: str = "127.0.0.1", port: int = 8080) -> dict[str, str]:
-    """The environment variables that make Airflow this project's.
+    """The environment variables that configure Airflow for this project.
 
     Args:
         home: where Airflow keeps its database, logs and password.
-        host: where the web server listens; its own tasks reach it on 127.0.0.1 all the same.
+        host: address where the web server listens; Airflow's own tasks always reach it on 127.0.0.1.
     """
     address = f"http://127.0.0.1:{port}"
     binaries = Path(sys.executable).parent
@@ -52,14 +52,14 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=PROJECT / ".airflow", help="Airflow's files (.airflow)")
     parser.add_argument("--host", default="127.0.0.1", help="address of the web page (%(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="port of the web page (%(default)s)")
-    parser.add_argument("--schedule", help="a cron expression, or @weekly and the like (only by hand)")
+    parser.add_argument("--schedule", help="a cron expression, or @weekly and the like (default: by hand)")
     arguments = parser.parse_args()
     home = arguments.home.resolve()
-    # For this user alone: the password and the keys of sessions lie there.
+    # Only for this user: it contains the password and the session keys.
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Airflow reads its configuration as it is imported.
+    # Airflow reads its configuration when it is imported.
     os.environ |= settings(home, arguments.host, arguments.port)
-    # What was due before is not made up.
+    # Runs that were due before now are not caught up.
     os.environ["MALARIA_START"] = datetime.now(UTC).isoformat()
     if arguments.schedule is not None:
         os.environ["MALARIA_SCHEDULE"] = arguments.schedule
@@ -67,10 +67,10 @@ def main() -> None:
     from airflow.cli.commands import standalone_command
 
     class Component(standalone_command.SubCommand):  # type: ignore[misc] # mypy does not see Airflow
-        """Without the servers that hand logs to other machines: they listen on every address.
+        """One component, without the log servers for other machines, which listen on every address.
 
-        The scheduler starts once the API server answers: tasks die that cannot reach it. Each component has a
-        session of its own, which Ctrl-C does not reach: at a second signal the scheduler hangs.
+        The scheduler starts after the API server answers, because tasks that cannot reach it fail. Each
+        component has its own session, which Ctrl-C does not reach: at a second signal the scheduler hangs.
         """
 
         def __init__(self, parent: Any, name: str, command: list[str], env: dict[str, str]) -> None:
@@ -97,7 +97,7 @@ def main() -> None:
             self.stopped.set()
             super().stop()
             if self.process is not None:
-                # On a busy machine the scheduler may wait for its workers, and they for it.
+                # On a busy machine the scheduler and its workers may wait for each other without end.
                 end = threading.Timer(GRACE, killed, [self.process.pid])
                 end.daemon = True
                 end.start()
@@ -110,7 +110,7 @@ def main() -> None:
         raise KeyboardInterrupt
 
     standalone_command.SubCommand = Component
-    # It ends its components on Ctrl-C alone, which a shell's background job ignores.
+    # Airflow ends its components only on Ctrl-C (SIGINT), which a shell's background job ignores.
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGINT, interrupt)
     print(

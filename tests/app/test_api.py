@@ -1,4 +1,4 @@
-"""What programs may ask of the app."""
+"""Checks of the arguments that programs send to the app."""
 
 import pytest
 from starlette.exceptions import HTTPException

@@ -1,4 +1,4 @@
-"""The app as programs and probes meet it: `python -m app` on a free port."""
+"""The app as programs use it: `python -m app` on a free port, its HTTP routes, start and end."""
 
 import asyncio
 import base64
@@ -39,7 +39,7 @@ from tests.support.project import commit, git
 
 LIMITS = images.Limits(16, 4_000_000)
 
-# Of the table that leaves as CSV: those of `predict`, and by what a row came about.
+# Columns of the downloaded CSV: those of `predict`, and the settings and model behind each row.
 COLUMNS = [
     "path", "p_parasitized", "category", "status", "reason",
     "second_look", "threshold", "operating_point", "model", "network", "date",
@@ -87,7 +87,7 @@ def test_classify_takes_one_image_and_answers_as_the_bundle_does(client, drawn, 
         assert said["category"] == ("Parasitized" if said["p_parasitized"] >= 0.5 else "Uninfected")
 
 
-def test_classify_takes_another_threshold_and_refuses_one_that_is_none(client, drawn, tmp_path):
+def test_classify_takes_a_threshold_and_refuses_one_outside_0_to_1(client, drawn, tmp_path):
     file = tmp_path / "cell.png"
     file.write_bytes(png(drawn[0][0]))
     assert client.predict(handle_file(str(file)), 1.0, api_name="/classify")["category"] == "Uninfected"
@@ -121,7 +121,7 @@ def test_what_is_no_cell_gets_a_reason_and_no_category_anywhere(live, drawn):
     row = batch[0]["rows"][0]
     assert [row[name] for name in ("file", *COLUMNS[1:5])] == ["strip.png", None, None, "rejected", why]
     assert [batch[0]["totals"][name] for name in ("images", "judged", "rejected")] == [2, 1, 1]
-    # Had the strip been a parasite, or had it not.
+    # The rejected strip, one image of two, may be parasitised or not.
     assert batch[0]["totals"]["most"] - batch[0]["totals"]["least"] == 0.5
 
     strip, cell = ({"path": one, "meta": {"_type": "gradio.FileData"}} for one in (path, cell))
@@ -197,7 +197,7 @@ def test_plain_requests_beyond_what_may_wait_are_refused(model_bundle, tmp_path,
         return requests.post(f"{server.url}/classify_batch", data=cells.getvalue()).status_code
 
     with app_server.start(*arguments, log=tmp_path / "log") as server, ThreadPoolExecutor(8) as pool:
-        # Under load the eight may come one after the other: some are sent until two have met.
+        # On a busy machine the eight requests may not overlap: repeat them until one is refused.
         said: set[int] = set()
         for _ in range(10):
             said |= set(pool.map(ask, range(8)))
@@ -220,7 +220,7 @@ def test_a_probe_is_answered_and_the_log_names_no_file(live, drawn):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_ends_though_a_page_is_open(model_bundle, tmp_path, number):
     with app_server.start("--model", str(model_bundle), log=tmp_path / "log") as server:
-        # A page that is open holds a connection for as long as it is.
+        # An open page keeps one connection open.
         page = requests.get(f"{server.url}/gradio_api/heartbeat/abc", stream=True)
         assert next(page.iter_lines()) == b"data: ALIVE"
         server.process.send_signal(number)
@@ -229,7 +229,7 @@ def test_a_signal_drains_and_ends_though_a_page_is_open(model_bundle, tmp_path, 
 
 
 def test_what_runs_has_four_of_the_five_seconds_to_finish():
-    # The fifth is for the end itself.
+    # The fifth second is for the shutdown itself.
     assert serving.config(fastapi.FastAPI()).timeout_graceful_shutdown == 4
 
 
@@ -240,7 +240,7 @@ def test_uploads_do_not_outlive_their_time_nor_the_app(model_bundle, tmp_path, d
         path = server.upload(("cell.png", png(drawn[0][0])))[0]
         folder = os.path.dirname(os.path.dirname(path))
         assert os.path.isdir(folder)
-        # What came by halves, too, and though nothing comes after it.
+        # An incomplete upload is removed too, even if no further request arrives.
         address = urlsplit(server.url)
         with socket.create_connection((address.hostname, address.port)) as half:
             head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: app\r\nContent-Length: 2000000\r\n"
@@ -258,7 +258,7 @@ def test_uploads_do_not_outlive_their_time_nor_the_app(model_bundle, tmp_path, d
 def poll(done, seconds: float) -> None:
     end = time.monotonic() + seconds
     while not done():
-        assert time.monotonic() < end, "it did not come to pass"
+        assert time.monotonic() < end, "not done in time"
         time.sleep(0.1)
 
 
@@ -372,7 +372,7 @@ def test_the_second_look_always_holds_the_threshold(threshold):
 
 
 def spotted(*spots: tuple[int, int], violet: tuple[int, int, int] = (120, 60, 140)) -> images.Pixels:
-    """A grey disc on black, 50 px, with violet spots of 4 px."""
+    """A cell of 50 x 50 px: a grey disc on black, with a violet square of 4 px at each (row, column)."""
     y, x = np.mgrid[:50, :50] - 24.5
     cell = np.where(np.hypot(x, y)[:, :, None] < 24, 200, 0).repeat(3, axis=2).astype(np.uint8)
     for row, column in spots:
@@ -497,7 +497,7 @@ def test_no_more_cells_are_judged_in_one_go_than_was_said_and_each_in_its_turn()
 
     judge = inference.Judge(Slow(), most=32)
     with ThreadPoolExecutor(4) as pool:
-        # The first is being judged, so the others wait, in this order.
+        # The network is busy with the first request, so the others wait in this order.
         answers = [pool.submit(judge.ask, crops(0, 1))]
         asked.wait()
         for number, of in ((1, 20), (2, 40), (3, 1)):
@@ -508,7 +508,7 @@ def test_no_more_cells_are_judged_in_one_go_than_was_said_and_each_in_its_turn()
         go.set()
         assert [len(answer.result()) for answer in answers] == [1, 20, 40, 1]
     assert max(map(len, calls)) == 32
-    # Of the forty, 32 wait at once: the one behind them is judged before the rest of them.
+    # A request queues at most 32 of its cells: request 3 is judged before the last 8 cells of request 2.
     assert [number for call in calls for number in call] == [0] + [1] * 20 + [2] * 32 + [3] + [2] * 8
 
 
@@ -550,7 +550,7 @@ def test_a_round_keeps_the_score_of_both():
     assert cells.called(stranger, verdict.HALF) is None
 
 
-def test_the_csv_is_what_predict_writes_and_by_what_it_came_about(model, drawn, tmp_path):
+def test_the_csv_has_the_columns_of_predict_and_the_settings_behind_each_row(model, drawn, tmp_path):
     (tmp_path / "b.png").touch()
     batch = [upload("a.png", drawn[0][0]), *uploads.many([("b.png", tmp_path / "b.png")], in_bounds)]
     judged = list(batches.judge([model], batch))
@@ -569,7 +569,7 @@ def test_a_batch_holds_no_more_than_two_pictures_at_their_full_size(model):
         for number in range(40):
             pixels = np.full((300, 200, 3), number, np.uint8)
             held.append(weakref.ref(pixels))
-            # This one, and the one before, which was just made small.
+            # This picture, and the one before it, which has just been resized.
             assert sum(one() is not None for one in held) <= 2
             yield upload(f"{number}.png", pixels)
             del pixels

@@ -1,4 +1,4 @@
-"""The page as a person meets it: Debian's Chromium, driven by playwright."""
+"""The app's page in a browser: Debian's Chromium, driven by Playwright."""
 
 import base64
 import csv
@@ -47,7 +47,7 @@ def browser(chromium):
 
 @pytest.fixture(scope="module")
 def mapped(mapped_bundle, tmp_path_factory):
-    """The app with a bundle whose network has a map, and labelled cells that this bundle was made with."""
+    """The app with a bundle that gives maps, and four labelled cells that the bundle was made with."""
     folder = tmp_path_factory.mktemp("labelled")
     for number, (pixels, parasitized) in enumerate(bundles.drawn_cells()[:4]):
         (folder / labels.LABELS[parasitized]).mkdir(exist_ok=True)
@@ -59,7 +59,10 @@ def mapped(mapped_bundle, tmp_path_factory):
 
 @pytest.fixture
 def visit(browser, live):
-    """Opens the page, or the one at `url`; requests to another host and errors of the page fail the test."""
+    """Return a function that opens the page at `url` (default: the app's).
+
+    Requests to another host and JavaScript errors fail the test.
+    """
     foreign, errors, contexts = [], [], []
 
     def opened(url=live.url, **options):
@@ -87,24 +90,24 @@ def upload(page, *files: Path) -> None:
 
 def judge(page, files: list[Path]) -> None:
     upload(page, *files)
-    # Gradio draws the rows that are in view, beside a hidden one that it measures.
+    # Gradio renders only the rows in view, and one hidden row that it measures.
     page.locator("#table [role=gridcell] img").first.wait_for()
 
 
 def in_view(page, selector: str) -> bool:
-    """Whether all of an element is in the window, once the page has scrolled."""
+    """Whether the element is fully inside the window in height, after the page has scrolled."""
     page.wait_for_timeout(400)
     box = page.locator(selector).first.bounding_box()
     return box["y"] >= 0 and box["y"] + box["height"] <= page.viewport_size["height"]
 
 
 def rows(page) -> int:
-    """How many rows the table of many cells has, in view or not."""
+    """The number of rows of the batch table, in view or not."""
     return int(page.locator("#table [role=grid]").get_attribute("aria-rowcount")) - 1
 
 
 def column(page, number: int) -> list[str]:
-    """What the table's rows in view show in a column; the first has number 1."""
+    """The texts of a column in the table rows in view; the first column has number 1."""
     return page.locator(f"#table [role=gridcell][aria-colindex='{number}']").all_inner_texts()
 
 
@@ -116,7 +119,7 @@ def test_an_uploaded_cell_gets_its_category_in_view_right_under_its_picture(visi
     assert in_view(page, "#answer .mc-headline")
     assert "P of being parasitised is" in page.locator(".mc-scale").get_attribute("aria-label")
     picture, headline = (page.locator(one).first.bounding_box() for one in ("#answer img", ".mc-headline"))
-    # On a desk the words stand beside the picture.
+    # On a wide screen the category is beside the picture, so the difference is negative.
     assert headline["y"] - picture["y"] - picture["height"] < 80
     assert page.get_by_text("Research use only. Not a diagnosis.", exact=True).count() == 1
     assert page.evaluate(
@@ -287,7 +290,7 @@ def test_the_tabs_answer_arrow_keys_and_the_focus_stays_after_an_upload(visit, f
     page.keyboard.press("ArrowRight")
     button = page.get_by_role("button", name="Choose cells")
     button.focus()
-    # Headless, Chromium opens no chooser for the first key; that the key reaches the input is what counts.
+    # Headless Chromium opens no file chooser for the first key: check only that the key reaches the input.
     page.evaluate("document.querySelector('#bring input[type=file]').onclick = () => { window.asked = true }")
     page.keyboard.press("Enter")
     page.wait_for_function("window.asked")
@@ -302,7 +305,7 @@ def test_the_page_is_in_one_language_whatever_the_browsers(visit, files):
         page = visit(locale=locale)
         judge(page, files[:2])
         page.locator("#table th[aria-colindex='4'] .cell-menu-button").click()
-        # Gradio's word to screen readers is there for a moment.
+        # Gradio shows "Loading" to screen readers for a moment.
         words.append(page.locator("body").inner_text().removesuffix("\n\nLoading"))
     assert words[0] == words[1]
 
@@ -372,7 +375,7 @@ def test_nothing_is_cut_off_and_no_serious_finding_of_accessibility(visit, axe, 
             page.wait_for_selector(".mc-grid dl")
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
         page.evaluate(axe)
-        # Gradio paints its changes gradually; colours are judged once they stand still.
+        # Gradio animates changes of colour: wait until they are done.
         page.wait_for_function("document.getAnimations().every((one) => one.playState !== 'running')")
         found = page.evaluate("axe.run()")["violations"]
         serious = [
@@ -386,7 +389,7 @@ def test_nothing_is_cut_off_and_no_serious_finding_of_accessibility(visit, axe, 
 
 @pytest.fixture
 def behind_nginx(model_bundle, tmp_path):
-    """Where nginx shows the app, at a path of its own, by the lines of docs/app.md."""
+    """The URL of the app behind nginx, under the path /cells/, configured as docs/app.md says."""
     if shutil.which("nginx") is None:
         pytest.skip("needs nginx")
     documented = re.search(r"```nginx\n(.*?)```", (app_server.ROOT / "docs/app.md").read_text(), re.DOTALL)[1]

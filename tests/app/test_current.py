@@ -1,4 +1,4 @@
-"""A bundle that comes in the place of the served one is taken up by itself, or refused with a word."""
+"""A bundle that replaces the served one is loaded without a restart, or refused with a message."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ def application(models) -> Starlette:
 
 @contextlib.asynccontextmanager
 async def serving(folder):
-    """A client of what serves the bundle in a folder, and looks at it a hundred times a second."""
+    """A client of an app that serves the bundle in a folder and checks it for changes every 10 ms."""
     served = current.Current(lambda: [open_model(folder)], application, folder, seconds=0.01)
     transport = httpx.ASGITransport(served.asgi)
     async with (
@@ -36,7 +36,7 @@ async def serving(folder):
 
 
 async def until(client, name: str, value: object) -> dict:
-    """What /version says once it has this value."""
+    """Wait until the field `name` of /version has this value; return all of /version."""
     with anyio.fail_after(60):
         while (said := (await client.get("/version")).json())[name] != value:
             await anyio.sleep(0.01)
@@ -44,7 +44,7 @@ async def until(client, name: str, value: object) -> dict:
 
 
 def put(source, folder, temperature: float = 1.0) -> str:
-    """Put a copy of a bundle, with a temperature, in a folder's place; its manifest's hash."""
+    """Replace a folder by a copy of a bundle with this temperature; return the SHA-256 of its manifest."""
     with files.atomic_folder(folder) as part:
         shutil.copytree(source, part, dirs_exist_ok=True)
         record = json.loads((part / bundle.RECORD).read_text())
@@ -60,7 +60,7 @@ def test_a_new_bundle_is_served_and_an_open_page_keeps_the_one_it_shows(gated_bu
     async def visit() -> None:
         async with serving(tmp_path / "model") as client:
             assert (await client.get("/")).json()["manifest"] == first
-            # Between the two there is none, as while a stage runs again.
+            # For a while there is no bundle, as when a stage runs again.
             shutil.rmtree(tmp_path / "model")
             assert (await client.get("/version")).json()["manifest"] == first
             second = put(gated_bundle, tmp_path / "model", 2.0)

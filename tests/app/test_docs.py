@@ -1,4 +1,4 @@
-"""What the documentation has a program type works as it stands there."""
+"""The app's documentation is true: its curl lines, Python lines and example answer work as printed."""
 
 import json
 import re
@@ -18,14 +18,14 @@ DOCS = "docs/app.md"
 
 
 def blocks(language: str, needed: str) -> str:
-    """The code of the page's blocks in a language that ask the app something."""
+    """The code of all blocks in a language that contain the text `needed`, joined by line breaks."""
     found = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / DOCS).read_text(), re.MULTILINE | re.DOTALL)
     return "\n".join(block for block in found if needed in block)
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A folder with a cell, another, and a zip of both."""
+    """A folder with two cells, cell.png and a.png, and cells.zip with both."""
     for name, (pixels, _) in zip(("cell.png", "a.png"), bundles.drawn_cells(), strict=False):
         Image.fromarray(pixels).save(tmp_path / name)
     with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:

@@ -1,4 +1,4 @@
-"""Visitors who mean harm, or send whatever lies about: a sentence for each, and nothing read but theirs."""
+"""Malicious and malformed requests: each gets an error in words, and the app reads uploaded files alone."""
 
 import contextlib
 import io
@@ -44,7 +44,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def short_strip() -> bytes:
-    """A TIFF of 64 x 64 pixels whose one JPEG strip has 16 x 16: the rest was whatever lay in memory."""
+    """A TIFF of 64 x 64 pixels whose one JPEG strip has 16 x 16: the rest would be whatever memory held."""
     strip = encoded(Image.new("RGB", (16, 16), "red"), "JPEG")
     tags = {256: 64, 257: 64, 258: 8, 259: 7, 262: 2, 273: 8, 277: 3, 278: 64, 279: len(strip)}
     table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
@@ -53,7 +53,7 @@ def short_strip() -> bytes:
 
 
 def shared_block() -> bytes:
-    """A sound TIFF of 0.5 MB, with 8,000 more tags which all say that this block is theirs."""
+    """A valid TIFF of 0.5 MB with 8,000 more tags, which all point to the same block of 0.5 MB."""
     tiff = encoded(cell(), "TIFF") + bytes(2**19)
     (start,) = struct.unpack_from("<I", tiff, 4)
     (count,) = struct.unpack_from("<H", tiff, start)
@@ -66,7 +66,7 @@ def shared_block() -> bytes:
 
 
 def repeated_header() -> bytes:
-    """A sound PNG with an eXIf chunk of 2 MB, which is nothing but the header that readers take off."""
+    """A valid PNG with an eXIf chunk of 2 MB that only repeats the header `Exif`, which readers strip."""
     png = encoded(cell())
     return png[:33] + chunk(b"eXIf", b"Exif\0\0" * 350_000) + png[33:]
 
@@ -79,7 +79,7 @@ def endless_comments() -> bytes:
 
 
 def bomb() -> bytes:
-    """A PNG of 60,000 x 60,000 pixels in a few hundred bytes."""
+    """A decompression bomb: a PNG of 60,000 x 60,000 pixels in fewer than 100 bytes."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -147,7 +147,7 @@ def test_unusual_images_are_read_as_a_person_sees_them(live, name):
     path = live.upload(("cell.png", TAKEN[name]))[0]
     kind, said = live.answer("classify", {"path": path}, 0.5)
     assert kind == "complete"
-    # One even grey is no cell, however deep; the others show one.
+    # The 16-bit image is a single grey, so it is rejected; the others show a cell.
     assert said[0]["status"] == ("rejected" if name == "16-bit grey" else "ok")
 
 
@@ -192,7 +192,7 @@ def leave_gradio(live, slow: bytes) -> None:
 
 @pytest.mark.parametrize("leave", [leave_plain, leave_gradio])
 def test_a_client_that_leaves_takes_its_decoder_along(live, leave):
-    # Which starts the process that all others are forked from.
+    # The first request starts the process that all decoders are forked from.
     assert requests.get(f"{live.url}/healthz").status_code == 200
     zygote = next(
         one for one in psutil.Process(live.process.pid).children() if "zygote" in " ".join(one.cmdline())
@@ -206,7 +206,7 @@ def test_a_client_that_leaves_takes_its_decoder_along(live, leave):
         left = pool.submit(leave, live, slow)
         while not (busy := decoding()):
             assert not left.done()
-        # On the fastest machine, too, it does not end by itself.
+        # Suspended, so that no decoder ends by itself, however fast the machine is.
         for one in busy:
             one.suspend()
         left.result()
@@ -229,7 +229,7 @@ def packed(*members: tuple[str, bytes], link: bool = False, method: int = zipfil
 
 
 def listing(members: int) -> bytes:
-    """A zip that lists many members, and has none."""
+    """A zip whose directory lists so many members, without their content."""
     fields = (b"PK\1\2", 20, 20, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
     entries = (struct.pack("<4s6H3L5H2L", *fields) + b"a") * members
     told = members & 0xFFFF
@@ -237,7 +237,7 @@ def listing(members: int) -> bytes:
 
 
 def lying(method: int) -> bytes:
-    """A zip of few bytes whose one member unpacks to 10 by its own word, and to a million in truth."""
+    """A small zip whose one member claims to unpack to 10 bytes, but unpacks to a million."""
     content = bytes(10**6)
     return packed(("cell.png", content), method=method).replace(
         struct.pack("<L", len(content)), struct.pack("<L", 10)
@@ -245,14 +245,14 @@ def lying(method: int) -> bytes:
 
 
 def with_zip64(disks: int, members: bytes = b"") -> bytes:
-    """A zip whose zip64 records tell of other members, on so many disks, than the record at its end."""
+    """A zip whose zip64 records, on so many disks, contradict the record at its end about the members."""
     end64 = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, len(members), 0)
     locator = struct.pack("<4sLQL", b"PK\6\7", 0, len(members), disks)
     return members + end64 + locator + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, 46, 0, 0)
 
 
 def far_away() -> bytes:
-    """A zip whose one member begins where no file reaches."""
+    """A zip whose one member begins at byte 2**64 - 1."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as pack:
         info = zipfile.ZipInfo("cell.png")
@@ -305,7 +305,7 @@ def test_an_unsafe_zip_gives_a_row_that_says_so(live, name):
 
 
 def damaged_inside() -> bytes:
-    """A zip of four cells: the second's checksum is wrong, and the third is no deflate stream."""
+    """A zip of four cells: the second has a wrong checksum, and the third is no deflate stream."""
     content = encoded(cell())
     broken = bytearray(packed(*((f"{name}.png", content) for name in "abcd")))
     checksum = struct.pack("<L", zlib.crc32(content))
@@ -412,7 +412,7 @@ with uploads.upload_folder() as folder:
 
 
 def test_gradio_itself_still_checks_the_files_that_a_request_names(model_bundle):
-    # Behind the gate, too: a mounted Gradio skips this check unless it is told that it runs.
+    # Without the app's own checks. A mounted Gradio skips its check unless the app tells it that it runs.
     done = subprocess.run(
         [sys.executable, "-c", UNGATED, str(model_bundle)],
         cwd=app_server.ROOT, capture_output=True, text=True, check=True,
@@ -422,7 +422,7 @@ def test_gradio_itself_still_checks_the_files_that_a_request_names(model_bundle)
 
 
 def test_advisory_ghsa_j36p_7w88_g82j_no_component_takes_paths_of_the_server(live):
-    # Gradio's FileExplorer joined what a visitor sent to the folder that it shows.
+    # Gradio's FileExplorer joined any path that a visitor sent to the folder that it shows.
     config = requests.get(f"{live.url}/config").json()
     kinds = {component["type"] for component in config["components"]}
     assert not kinds & {"fileexplorer", "downloadbutton", "video", "audio", "model3d"}
@@ -435,14 +435,14 @@ def test_advisory_ghsa_j36p_7w88_g82j_no_component_takes_paths_of_the_server(liv
 @pytest.mark.parametrize("path", ["/etc/passwd", "//etc/passwd", "%2fetc%2fpasswd", "\\windows\\win.ini"])
 @pytest.mark.parametrize("route", ["static", "assets", "svelte"])
 def test_advisory_cve_2026_28414_an_absolute_path_after_static_reads_no_file(live, route, path):
-    # On Windows Python 3.13 no longer calls "/windows/win.ini" absolute, and Gradio joined it to its own.
+    # Python 3.13 on Windows no longer calls "/windows/win.ini" absolute; Gradio joined it to its own folder.
     answer = requests.get(f"{live.url}/{route}/{path}")
     assert answer.status_code in (403, 404)
     assert "root:" not in answer.text
 
 
 def test_advisory_cve_2026_28416_the_server_asks_no_other_for_anybody(live):
-    # A Space loaded with gr.load() could name hosts that the proxy route then asked.
+    # A Space loaded with gr.load() could name hosts to which the proxy route then sent requests.
     config = requests.get(f"{live.url}/config").json()
     assert not [one for one in config["components"] if one["props"].get("proxy_url")]
     for address in (
@@ -482,7 +482,7 @@ def test_advisory_cve_2026_28416_the_server_asks_no_other_for_anybody(live):
 def test_routes_that_the_page_does_not_need_are_closed(live, path):
     for method in ("GET", "POST"):
         prepared = requests.Request(method, live.url).prepare()
-        # As it stands: requests would tidy the path first.
+        # Set after prepare(), because requests would normalise the path.
         prepared.url = live.url + path
         answer = requests.Session().send(prepared, allow_redirects=False)
         assert answer.status_code in (400, 403, 404, 405)
@@ -503,13 +503,13 @@ FORM = "multipart/form-data; boundary=x"
 
 @contextlib.contextmanager
 def begun(url: str, route: str = "/classify", *headers: str):
-    """A request whose body the server waits for, and never gets."""
+    """Open a request whose body the server waits for, but never gets; yields the connection."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
         further = "Host: app", "Content-Length: 1000", "Expect: 100-continue", *headers
         head = f"POST {route} HTTP/1.1", *further
         connection.sendall("\r\n".join((*head, "", "")).encode())
-        # The server says so once it reads the body.
+        # The server sends 100 Continue once it reads the body.
         assert connection.recv(100).startswith(b"HTTP/1.1 100")
         yield connection
 
@@ -592,15 +592,15 @@ with uploads.upload_folder() as folder:
 """
 
 
-def test_a_body_has_so_long_to_come_and_all_of_them_so_much_room(model_bundle, tmp_path):
-    # To judge so many takes longer than a body has to come.
+def test_bodies_have_limits_on_their_time_and_their_total_size(model_bundle, tmp_path):
+    # 400 cells take longer to judge than the 0.1 s that a body may take to arrive.
     (tmp_path / "cells.zip").write_bytes(packed(*((f"{n}.png", encoded(cell())) for n in range(400))))
     done = subprocess.run(
         [sys.executable, "-c", SLOW, str(model_bundle), str(tmp_path / "cells.zip")],
         cwd=app_server.ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert [line[:40] for line in done.stdout.splitlines()] == [
-        "408 The body was not here within 0.1 sec",
+        "408 The body did not arrive within 0.1 sec",
         "200 400",
         "503 Too much is being sent at once: ask ",
         "422 This file cannot be judged: no PNG, ",
@@ -627,7 +627,7 @@ def test_a_file_of_any_other_shape_gives_an_error_and_no_traceback(live, file):
     assert "Traceback" not in live.log.read_text()
 
 
-def test_a_name_with_half_a_letter_is_shown_as_far_as_it_goes(live):
+def test_a_lone_surrogate_in_a_file_name_is_shown_as_a_question_mark(live):
     path = live.upload(("cell.png", encoded(cell())))[0]
     kind, said = live.answer("classify_batch", [{"path": path, "orig_name": "\ud800.png"}], 0.5)
     assert (kind, said[0]["rows"][0]["file"]) == ("complete", "?.png")
@@ -683,7 +683,7 @@ def test_a_full_queue_refuses_and_the_app_lives_on(model_bundle, tmp_path):
     arguments = ("--model", str(model_bundle), "--concurrency", "1", "--queue", "1")
     with app_server.start(*arguments, log=tmp_path / "log") as server:
         many = [{"path": server.upload(("cell.png", encoded(cell())))[0]}] * uploads.MOST_CELLS
-        # Each takes far longer to judge than to ask for: the second or third finds no place.
+        # Each batch takes far longer to judge than to send, so the second or third finds the queue full.
         asked = [server.call("classify_batch", many, 0.5).status_code for _ in range(10)]
         assert asked[0] == 200
         assert asked[-1] == 503

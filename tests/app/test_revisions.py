@@ -1,4 +1,4 @@
-"""Bundles of git revisions: a small repository with DVC, as a release leaves it."""
+"""Serve bundles of git revisions (`--rev`), from a small repository with DVC and release tags."""
 
 import gc
 import json
@@ -20,7 +20,7 @@ from tests.app.test_app import png
 from tests.support import app_server, bundles
 from tests.support.project import commit, git
 
-# DVC leaves clones to the garbage collector, with their packs open.
+# DVC leaves its clones, with open pack files, to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 DVC_YAML = """
@@ -38,8 +38,10 @@ artifacts:
 
 @dataclass(frozen=True)
 class Repository:
-    """`first` has a pretrained bundle alone; `second` is tagged `release` and `malaria-cells@v1.2.0` and
-    has an artifact, too; the newest, on branch `main`, has another artifact, whose files nobody pushed.
+    """A git repository with three commits, and the folder of its DVC remote.
+
+    `first` has only a pretrained bundle. `second` also has an artifact, and the tags `release` and
+    `malaria-cells@v1.2.0`. The newest, on branch `main`, has another artifact, which was not pushed.
     """
 
     folder: Path
@@ -53,7 +55,7 @@ class Repository:
 
 
 def write_bundle(folder: Path, temperature: float) -> None:
-    """The violet bundle, told from others by its temperature."""
+    """Write the violet bundle (`bundles.violet`) with this temperature, which identifies it in tests."""
     shutil.rmtree(folder, ignore_errors=True)
     record = json.loads((bundles.violet(folder) / bundle.RECORD).read_text())
     (folder / bundle.RECORD).write_text(json.dumps(record | {"temperature": temperature}))
@@ -93,7 +95,7 @@ def repository(tmp_path_factory) -> Repository:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache folder for each test; DVC keeps what it knows of files there, too."""
+    """An empty cache for each test, of bundles and of DVC's record of files; returns the bundles' folder."""
     monkeypatch.setenv("MALARIA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
     return tmp_path / "cache/bundles"
@@ -101,7 +103,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def store(repository, tmp_path):
-    """The remote's folder, to be spoilt; it is repaired after the test."""
+    """The remote's folder, which a test may damage: it is restored after the test."""
     shutil.copytree(repository.store, tmp_path / "sound")
     yield repository.store
     shutil.rmtree(repository.store, ignore_errors=True)
@@ -187,7 +189,7 @@ def test_a_kept_bundle_that_was_changed_is_not_served(repository, cache):
 
 
 def stored(store: Path, file: str) -> Path:
-    """Where a remote has a file of the second bundle: the one of the same content."""
+    """The path of a file of the second commit's artifact in the remote, found by its content."""
     content = {"bundle.json": b'"temperature": 2.0', "network.tflite": b"TFL3"}[file]
     return next(path for path in store.rglob("*") if path.is_file() and content in path.read_bytes()[:4000])
 
@@ -217,7 +219,7 @@ def test_what_leads_to_no_revision_is_said_in_a_sentence(repository, tmp_path):
     ):
         with pytest.raises(UserError, match=sentence):
             revisions.fetch(named, source)
-    # What DVC failed on holds its open clone, and is held in circles.
+    # DVC's errors hold its open clones in reference cycles.
     gc.collect()
 
 
@@ -251,7 +253,7 @@ def test_two_versions_answer_side_by_side(repository, tmp_path):
         said = requests.post(f"{server.url}/classify", data=cell).json()
         other = f"{repository.first}:models/pretrained"
         assert (said["model"], said["compared"]["model"]) == ("release", other)
-        # The release is as sure as its temperature of 2 leaves it.
+        # The release has a temperature of 2, so its probabilities are closer to 0.5.
         assert abs(said["p_parasitized"] - 0.5) < abs(said["compared"]["p_parasitized"] - 0.5)
         path = server.upload(("cell.png", cell))[0]
         _, batch = server.answer("classify_batch", [{"path": path}], 0.5)

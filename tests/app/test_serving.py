@@ -1,4 +1,4 @@
-"""The server itself: who may ask, how much it keeps, and who cannot keep it from others."""
+"""The server: which hosts and sites it answers, its limits on uploads, queue and connections, its log."""
 
 import base64
 import csv
@@ -66,9 +66,11 @@ def test_what_a_killed_server_left_is_swept_and_what_a_running_one_has_is_not(tm
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_left_in_the_temporary_folder_nor_wanted_of_it(model_bundle, tmp_path, monkeypatch, pngs):
-    # Gradio makes folders in one of its own as soon as it is imported. Where others have that, they are in
-    # the way: here a file is.
+def test_the_app_neither_leaves_nor_needs_anything_in_the_temporary_folder(
+    model_bundle, tmp_path, monkeypatch, pngs
+):
+    # Gradio makes folders in $TMPDIR/gradio as soon as it is imported. That fails if another user owns it;
+    # here a file has that name.
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     (tmp_path / "gradio").touch()
     with app_server.start("--model", str(model_bundle), log=tmp_path / "log") as server:
@@ -95,7 +97,7 @@ def test_half_a_head_of_a_request_is_waited_for_no_longer_than_a_while():
         said = []
         async with anyio.create_task_group() as group:
             group.start_soon(server.serve, [listening])
-            # The second has had an answer, and goes no further with what it asks then.
+            # The second connection gets an answer, and then sends half of another request.
             for sent in (
                 b"GET / HTTP/1.1\r\nHost: a",
                 b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHo",
@@ -192,7 +194,7 @@ def test_a_password_is_asked_for_on_every_route_and_an_open_address_is_said(mode
             assert asked.status_code == status
         known = {"auth": ("lab", "violet:é".encode()), "headers": {"Host": "cells.example.org"}}
         assert requests.post(f"{server.url}/classify", data=pngs[0], **known).status_code == 200
-        # Behind a proxy that strips the path which it shows the page at.
+        # As behind a proxy that strips the path under which it shows the page.
         assert requests.get(f"{server.url}/config", **known).json()["root"].endswith("/cells")
         said = server.log.read_text()
         assert "open to anyone who knows name and password" in said
@@ -279,7 +281,7 @@ def test_a_client_that_leaves_while_it_waits_loses_its_place_in_the_queue():
 
 
 class Stuck:
-    """LiteRT's interpreter, which does not answer before it is told to."""
+    """A LiteRT interpreter whose `invoke` sets `asked` and waits until `go` is set."""
 
     def __init__(self, network):
         self.network, self.asked, self.go = network, threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""The Hugging Face Space that `make space` writes, started as the hub starts it."""
+"""The Hugging Face Space that `make space` writes, started as the Hub starts it."""
 
 import importlib.metadata
 import shutil
@@ -21,7 +21,7 @@ HOST = "someone-malaria-cells.hf.space"
 
 
 def pins(file: Path) -> dict[str, set[str]]:
-    """The versions of each package in a file of requirements."""
+    """The version specifiers of each package in a requirements file."""
     found: dict[str, set[str]] = {}
     for line in file.read_text().splitlines():
         if line and not line.startswith((" ", "#")):
@@ -36,7 +36,7 @@ def test_the_space_installs_what_is_locked_but_a_pillow_that_gradio_admits():
     admits = Requirement(next(one for one in named if one.startswith("pillow")))
     (pillow,) = space.pop("pillow")
     assert pillow.removeprefix("==") in admits.specifier
-    # What is for Windows alone is locked nowhere else.
+    # Only packages in both files: the Space's also lists some for Windows, which the lock file has not.
     assert {name for name in space.keys() & locked.keys() if space[name] - locked[name]} == set()
 
 

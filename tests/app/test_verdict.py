@@ -1,4 +1,4 @@
-"""What the page says of a cell and of a batch: category, second look, totals, and a round's score."""
+"""The page's verdict on a cell and on a batch: category, second look, totals, score of a test round."""
 
 import dataclasses
 import math
@@ -54,7 +54,7 @@ def test_the_sentence_on_no_cell_does_not_repeat_the_headline(why, said):
         (0.96, Point("", 0.95), False), (1.0, Point("", 1.0000001), True),
     ],
 )  # fmt: skip
-def test_a_person_looks_where_one_in_ten_is_of_the_other_kind_and_at_the_divide(p, point, unsure):
+def test_a_second_look_is_advised_from_p_0_1_to_0_9_and_at_the_threshold(p, point, unsure):
     assert said(p, point).second_look == unsure
     assert 0 <= point.band[0] < point.band[1] <= 1
 
@@ -76,7 +76,7 @@ def test_a_probability_is_told_as_so_many_of_a_hundred_cells(p, words):
         (0.8, LATE, "P lies exactly on the threshold, 0.800, which itself counts as Parasitized."),
         (0.9, LATE, "P is above the threshold, 0.800 (99 % specificity)."),
         (0.4, HALF, "P is below the threshold, 0.500."),
-        # Equal in three places, and yet not.
+        # Equal to the threshold in three decimal places, but not in six.
         (0.5001, HALF, "P is above the threshold, 0.500000."),
         (0.4999, HALF, "P is below the threshold, 0.500000."),
     ],
@@ -129,7 +129,7 @@ def test_a_batch_is_counted_by_status_and_category():
     assert (totals.rejected, totals.unreadable, totals.share) == (2, 1, 0.6)
     interval = stats.binomtest(3, 5).proportion_ci(method="wilson")
     assert (totals.low, totals.high) == pytest.approx(interval)
-    # Of seven cells none or both of those turned away may be parasitised.
+    # Of seven readable cells, the two that were rejected may both be healthy, or both parasitised.
     assert (totals.least, totals.most) == (3 / 7, 5 / 7)
 
 

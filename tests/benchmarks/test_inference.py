@@ -1,4 +1,4 @@
-"""`make bench-inference`, for a moment."""
+"""benchmarks.inference (`make bench-inference`), in short runs."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ def test_the_bundle_answers_in_a_process_of_its_own_without_tensorflow(model_bun
 
 
 def test_a_command_is_timed_with_what_it_starts_and_a_failure_is_said():
-    """In a process of its own: it waits for all children."""
+    """by_turns.command waits for all child processes, so it runs in a separate process."""
     burn = "import time\nwhile time.process_time() < 0.3: pass"
     below = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"
     code = f"""if True:

@@ -1,4 +1,4 @@
-"""`make bench-training`, for a moment."""
+"""benchmarks.training (`make bench-training`), in a short run."""
 
 import re
 import sys

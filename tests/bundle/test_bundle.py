@@ -1,4 +1,4 @@
-"""A bundle answers for cells, turns away the rest with a reason, and needs little to do so."""
+"""Bundles: they judge cells, reject other pictures with a reason, and refuse to load if damaged."""
 
 import csv
 import dataclasses
@@ -22,7 +22,7 @@ from tests.support.project import ROOT, change
 from tests.support.revision_folders import edited
 
 WHITE = np.full((90, 90, 3), 255, np.uint8)
-# One of a single colour is set aside before.
+# Not of a single colour, or the audit would set it aside.
 WHITE[0, 0] = 250
 
 
@@ -38,7 +38,7 @@ def gated(gated_bundle) -> bundle.Bundle:
 
 @pytest.fixture
 def labelled_folder(cells, tmp_path) -> Path:
-    """Twelve drawn cells in class folders, and a white picture among the Uninfected."""
+    """A folder of twelve synthetic cells in class folders, and a white picture under Uninfected."""
     for number, cell in enumerate(cells):
         folder = tmp_path / "cells" / ("Uninfected" if number % 2 else "Parasitized")
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def test_a_gate_that_is_not_the_exported_one_is_refused(gated_bundle, tmp_path, 
     spoil(copy / bundle.PARTS["gate"])
     with pytest.raises(UserError, match=sentence):
         bundle.load(copy)
-    # Also where the bundle was written before there were manifests.
+    # Also in a bundle without a manifest, as earlier versions wrote it.
     (copy / bundle.MANIFEST).unlink()
     with pytest.raises(UserError, match=sentence):
         bundle.load(copy)

@@ -1,4 +1,4 @@
-"""The model card says what holds of the very run that made it."""
+"""The model card describes the run that made it: its split, figures and labels."""
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ def rendered(
     """The card of a record with operating points, for 200 cells of 10 patients as val and test.
 
     Args:
-        of_last: figures that are others on the last side, test.
+        of_last: values that replace these figures on the last of `names`.
     """
     random = np.random.default_rng(0)
     y = np.arange(200) % 2
@@ -90,14 +90,14 @@ def test_a_specificity_is_named_as_it_was_asked_for(model_bundle):
 def test_predictive_values_follow_from_sensitivity_specificity_and_parasitaemia(model_bundle):
     text = rendered(model_bundle, True, sensitivity=0.9, specificity=0.8)
     assert "| PPV at 0.1 % | PPV at 1 % | PPV at 5 % |" in text
-    # Of 100,000 cells: 90 of 20,070 called, 900 of 20,700, 4,500 of 23,500.
+    # Of 100,000 cells, true positives among those called: 90 of 20,070, 900 of 20,700, 4,500 of 23,500.
     assert "| 0.5 | 0.500 | 0.900 | 0.800 | 0.004 | 0.043 | 0.191 |" in text
     unknown = rendered(model_bundle, True, sensitivity=None, specificity=0.8)
     row = next(line for line in unknown.splitlines() if line.startswith("| 0.5 |"))
     assert row == "| 0.5 | 0.500 | not known | 0.800 | not known | not known | not known |"
 
 
-def test_points_are_fitted_on_the_first_side_and_the_last_is_gone_by(model_bundle):
+def test_the_card_says_that_points_are_fitted_on_val_and_figures_on_test_count(model_bundle):
     text = rendered(model_bundle, True, sensitivity=0.25)
     assert "were fitted on val; the figures to go by are those on test." in text
     assert "| 0.5 | 0.500 | 0.250 |" in text

@@ -1,4 +1,4 @@
-"""From the trained network to the bundle's: agreement, size, and the same bytes again."""
+"""Conversion of the trained network to the bundle's: agreement, size, and reproducible bytes."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ import pytest
 from malaria.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings(
-    # TensorFlow's and Keras's own, raised while they import or trace; until they fix them.
+    # TensorFlow and Keras raise these on import and in tracing; remove them once that is fixed there.
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
     "ignore::UserWarning",
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def cells():
-    """64 discs of 32 px on black, half of them with a dark square."""
+    """64 discs on black, half of them with a dark square: uint8 (64, 32, 32, 3)."""
     random = np.random.default_rng(0)
     y, x = np.meshgrid(np.linspace(-1, 1, 32), np.linspace(-1, 1, 32), indexing="ij")
     colour = random.normal([190, 150, 165], 8, (64, 1, 1, 3)) + random.normal(0, 4, (64, 32, 32, 3))
@@ -90,7 +90,7 @@ def test_the_map_sums_to_the_logit_without_its_bias_at_every_precision(model, ce
 
 
 def as_if_trained(size: int, least: float):
-    """A network whose normalisations have been at work, with scales from `least` to 1.5."""
+    """A network with random values in its batch normalisations, with scales from `least` to 1.5."""
     from malaria.train import network
 
     random = np.random.default_rng(1)
@@ -137,7 +137,7 @@ def test_int8_is_a_quarter_of_the_size_and_leaves_fine_probabilities(model, cell
     whole, small = (convert.convert(model, precision, cells) for precision in ("float32", "int8"))
     assert len(small) < 0.35 * len(whole)
     p = bundle.opened(record_of(small), small).predict(cells)
-    # A quantised sigmoid would know multiples of 1/256 alone.
+    # A quantised sigmoid would give only multiples of 1/256.
     assert np.abs(p * 256 - np.round(p * 256)).max() > 0.1
 
 

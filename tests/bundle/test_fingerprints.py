@@ -1,4 +1,4 @@
-"""Knowing the cells that a model was made with."""
+"""Fingerprints: how a bundle recognises the cells that its model was made with."""
 
 import io
 import zipfile
@@ -19,13 +19,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Synthetic cells of their own sizes."""
+    """60 synthetic cells in their original sizes."""
     return [pixels for pixels, _ in pictures.drawn(60, seed=3)]
 
 
 @pytest.fixture(scope="module")
 def record(drawn):
-    """That of a model which was made with the first 40."""
+    """The fingerprints of a model that was made with the first 40 cells."""
     made_with = fingerprints.of(images.resize(cell, 50) for cell in drawn[:40])
     return fingerprints.from_bytes(fingerprints.to_bytes(made_with))
 
@@ -77,7 +77,7 @@ def test_the_pretrained_model_knows_its_cells_at_their_original_size(shared_cell
             for name in pack.namelist()
             if name.endswith(".png")
         ]
-    # Of one the margin is taken off the 50 px copy, and not off the original.
+    # All but one: its margin is cropped from the 50 px copy, but not from the original.
     assert fingerprints.known(record, cells).sum() == 158
 
 

@@ -1,4 +1,4 @@
-"""The gate takes cells, turns away what is none, and says why in words."""
+"""The out-of-distribution check: it accepts cells, rejects other pictures, and says why."""
 
 import dataclasses
 import io
@@ -17,7 +17,7 @@ from tests.support.toy_cells import prepared
 
 
 class Mark:
-    """Notes whether anybody has unpickled it."""
+    """Sets `Mark.unpickled` when a Mark is unpickled."""
 
     unpickled = False
 
@@ -29,7 +29,7 @@ class Mark:
 
 
 def drawn(seed: int, count: int) -> np.ndarray:
-    """Synthetic cells of 50 px, uint8 (count, 50, 50, 3), of as many patients."""
+    """Synthetic cells, uint8 (count, 50, 50, 3), each with another patient's stain."""
     random = np.random.default_rng(seed)
     return np.stack(
         [
@@ -40,7 +40,7 @@ def drawn(seed: int, count: int) -> np.ndarray:
 
 
 def features_of(cells: np.ndarray) -> np.ndarray:
-    """Stands in for a network: what a 5 x 5 copy of the cell looks like, float32 (n, 75)."""
+    """A stand-in for the network's features: the pixels of a 5 x 5 copy of each cell, float32 (n, 75)."""
     small = [np.asarray(Image.fromarray(cell).resize((5, 5))) for cell in cells]
     return np.stack(small).reshape(len(cells), -1).astype(np.float32)
 
@@ -85,7 +85,7 @@ def test_drawn_pictures_of_another_seed_are_turned_away(train, fitted):
 def test_limits_are_wider_where_held_out_cells_lie_farther_out():
     held_out = np.stack([np.linspace(-0.2, 0.6, 2000), np.linspace(-9, 3, 2000)], axis=1)
     found = ood.limits(held_out)
-    # The tenth of 2,000, half a per cent, is the limit.
+    # The limit is the tenth largest of 2,000 (0.5 %), so nine are above it.
     assert (held_out > found).sum(axis=0).tolist() == [9, 9]
 
 
@@ -97,12 +97,12 @@ def test_limits_are_never_narrower_than_the_usual_ones(held_out):
 def test_ranges_hold_all_training_cells_but_the_outermost(train, others):
     found = ood.fit(seen(train), others)
     look = ood.quantities(prepared(train))
-    # 0.02 % of 400 cells is less than one.
+    # 0.02 % of 400 cells is less than one cell.
     assert (look < found.least).sum(axis=0).max() <= 1
     assert (look > found.most).sum(axis=0).max() <= 1
     assert np.array_equal(found.least[:13], np.quantile(look, 0.0002, axis=0).astype(np.float32)[:13])
     assert np.array_equal(found.most[:13], np.quantile(look, 0.9998, axis=0).astype(np.float32)[:13])
-    # Of what the network does not see, ranges are wider: stain or light, and the balance of red and blue.
+    # The network does not see the original colour, so own_stain and own_red have wider ranges.
     names = list(ood.REASONS)
     for name, below, above in (("own_stain", 1.5, 0.6), ("own_green", 0, 0), ("own_red", 0.2, 0.2)):
         at = names.index(name)
@@ -113,7 +113,7 @@ def test_ranges_hold_all_training_cells_but_the_outermost(train, others):
 def test_beyond_its_limits_a_cell_is_turned_away(fitted):
     cells = drawn(3, 400)
     far = ood.distances(fitted, seen(cells))
-    # Narrow ones, so that each of them turns some cells away.
+    # Narrower limits, so that each of them rejects some cells.
     narrow = dataclasses.replace(fitted, limits=np.quantile(far, 0.9, axis=0))
     turned = [reason is not None for reason in ood.reasons(narrow, seen(cells))]
     assert turned == (far > narrow.limits).any(axis=1).tolist()
@@ -258,7 +258,10 @@ def test_the_colour_that_a_cell_had_is_looked_at_too(train, fitted):
 
 
 def test_a_stain_of_any_strength_has_one_colour():
-    """Twice the dye takes the square of the light's share; above a density of 1 the colour stays the same."""
+    """Twice the dye squares the transmitted share of light (Beer-Lambert): only own_stain changes.
+
+    The relative colours (own_green, own_red) stay the same where the summed density is above 1.
+    """
     light, share = 235, np.array([0.78, 0.5, 0.6])
     own = [tuple(round(light * level) for level in share**strength) for strength in (1.0, 2.0)]
     cell = prepared(np.full((1, 50, 50, 3), 100, np.uint8))[0]
@@ -293,7 +296,7 @@ def test_a_feature_that_never_fires_does_no_harm(train, others):
 
 def test_a_batch_that_looks_like_no_patient_is_foreign(fitted):
     random = np.random.default_rng(1)
-    # Twelve patients with a look of their own, each of 60 cells that differ a little.
+    # Twelve patients who differ in look, with 60 cells each that differ a little.
     means = random.normal(size=(12, 13))
     patient = np.repeat([f"P{number}" for number in range(12)], 60)
     look = np.pad(np.repeat(means, 60, axis=0), ((0, 0), (0, 3))) + random.normal(0, 0.1, (720, 16))
@@ -311,7 +314,7 @@ def test_a_batch_that_looks_like_no_patient_is_foreign(fitted):
 
 
 def test_the_farthest_patients_distance_from_the_others_is_the_limit_of_a_batch(fitted):
-    """Of 99 cells of a patient every second one counts: fifty, from the first to the last."""
+    """Of a patient's 99 cells, only 50 evenly spaced ones count: here the others are outliers."""
     means = np.random.default_rng(2).normal(size=(12, 13))
     look = means[:, None] + np.resize([0, 100], 99)[:, None]
     look = np.pad(look.reshape(-1, 13), ((0, 0), (0, 3))).astype(np.float32)
@@ -346,7 +349,7 @@ def test_few_patients_or_patients_of_few_cells_say_nothing_of_batches(fitted, pa
 
 
 def test_a_check_of_an_earlier_version_turns_away_by_three_distances(train):
-    """Two cells that differ in one quantity and one feature: the distances follow by hand."""
+    """The features (3, 0, 4) lie at distance 5, which is the limit; 1 % farther, the cell is rejected."""
     look = ood.quantities(prepared(train[:1]))[0]
     check = ood.Check(
         least=look[:12] - 1,

@@ -1,9 +1,9 @@
-"""Run the tests twenty times in random order, to show that none fails for nothing: `make test-repeat`.
+"""Run the tests twenty times in random order, to find tests that fail by chance: `make test-repeat`.
 
 Ten runs have the machine to themselves if you leave it alone, six run beside four busy processes, four on one
-core. What each printed lies in the folder --log, beside runs.txt, with a line a run: commit, number, status,
-order's seed, seconds, condition. Started again, it goes on with the runs of this commit that are not there.
-Ends with status 1 where one failed.
+core. The folder --log gets the output of each run, and runs.txt with a line for each: commit, number, status,
+seed of the order, seconds, condition. If you start the command again, it continues with the missing runs of
+this commit. The exit status is 1 if a run failed.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from malaria import programs
 from malaria.command import end_with
 
 RUNS = ("alone",) * 10 + ("busy",) * 6 + ("one core",) * 4
-# Ends with its parent, however that ends.
+# A busy process, which ends with its parent, however that ends.
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.campaigns.repeat", description=__doc__)
-    parser.add_argument("--log", type=Path, default=Path("reports/repeat"), help="(reports/repeat)")
+    parser.add_argument("--log", type=Path, default=Path("reports/repeat"), help="folder (reports/repeat)")
     parser.add_argument("command", nargs="*", default=["make", "test"], help="what to run (make test)")
     given = parser.parse_args()
     given.log.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def once(command: list[str], condition: str, out: Path) -> tuple[int, int, int]:
-    """Run the tests under a condition: exit status, the order's seed, seconds."""
+    """Run the tests under a condition; return exit status, seed of the order, and seconds."""
     seed, begun = random.SystemRandom().randrange(2**31), time.monotonic()
     pinned = ["taskset", "-c", "0"] if condition == "one core" else []
     ordered = {**os.environ, "PYTEST_ADDOPTS": f"--randomly-seed={seed}"}

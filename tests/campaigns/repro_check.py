@@ -1,6 +1,6 @@
 """Show that the same revision gives the same bytes: run the pipeline in two fresh clones and compare.
 
-Prints one line an output of dvc.lock, and ends with status 1 where a hash differs.
+Prints one line for each output of dvc.lock. The exit status is 1 if a hash differs.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from tests.campaigns.crash.campaign import locked
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.campaigns.repro_check", description=__doc__)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a parameter")
     sets = parser.parse_args().set
     with tempfile.TemporaryDirectory() as folder:
         first, second = (_hashes(Path(folder, name), sets) for name in ("first", "second"))
@@ -26,7 +26,7 @@ def main() -> int:
 
 
 def _hashes(clone: Path, sets: list[str]) -> dict[str, str]:
-    """Run everything in a fresh clone of HEAD; the hash of each output, from its dvc.lock."""
+    """Run the whole pipeline in a fresh clone of HEAD; return the hash of each output, from dvc.lock."""
     programs.git("clone", "-q", ".", str(clone))
     changes = [part for change in sets for part in ("-S", change)]
     command = ["exp", "run", "--force", *changes] if sets else ["repro", "--force"]

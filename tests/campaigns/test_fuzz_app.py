@@ -1,11 +1,11 @@
-"""Send the app thousands of broken uploads, and show that it lives on: `make fuzz-app`.
+"""Send the app thousands of broken uploads, and check that it keeps working: `make fuzz-app`.
 
-Starts the app, takes files that it accepts (each format and kind of image, and zips of them), breaks them
-at random (bytes anywhere, TIFF tags, PNG chunks, JPEG segments), and sends each by one of the ways that a
-visitor has. Fails where an answer is a server's fault (5xx), an answer fails to come, the log
-has a traceback, memory grows, the process ends, or a sound cell gets another answer than before. Every
-upload follows from the seed and its own number: UPLOADS, UPLOADS_SEED and UPLOADS_FIRST of the environment
-say how many, which, and from which number on, to see one fault again.
+Starts the app, takes files that it accepts (each format and kind of image, and zips of them), breaks them at
+random (bytes anywhere, TIFF tags, PNG chunks, JPEG segments), and sends each in one of the ways that a
+visitor has. Fails if an answer has status 5xx, an answer does not come, the log has a traceback, memory
+grows, the process ends, or a sound cell gets another answer than before. Every upload follows from the seed
+and its own number. The environment variables UPLOADS, UPLOADS_SEED and UPLOADS_FIRST set the number of
+uploads, the seed, and the first number: with these you can repeat one fault.
 """
 
 import io
@@ -34,10 +34,10 @@ UPLOADS, SEED, FIRST = (
 )
 MODEL = os.environ.get("UPLOADS_MODEL", "models/pretrained")
 
-# Fewer than its queue takes, so that no request is refused for want of room.
+# Fewer than the app's queue takes, so that no request is refused.
 AT_ONCE = 4
 
-# A tenth of the uploads warms up allocators and caches; from then on this much may come and go.
+# Memory may grow by this factor after a tenth of the uploads, which warms up allocators and caches.
 _MOST_GROWTH = 1.15
 
 # How a PNG's chunk, a JPEG's segment and a TIFF's tag begin.
@@ -52,7 +52,7 @@ _NAMES = (
     ".png", "\"'<b>.bmp", "con", "%00.png",
 )  # fmt: skip
 
-# What the ways through Gradio ask for: an endpoint, and what it takes beside a file, or several.
+# Endpoints of Gradio, and what each takes beside a file or several files.
 _ASKED = {"classify": (0.5,), "classify_batch": (0.5,), "show_cells": (0, False)}
 
 
@@ -81,13 +81,13 @@ def test_the_app_answers_broken_uploads_and_lives_on(tmp_path):
     if UPLOADS >= 2000:
         assert statistics.median(memory[-3:]) <= _MOST_GROWTH * statistics.median(memory[2:5])
     if UPLOADS >= 100:
-        # Broken as they are, some get through to each.
+        # Although they are broken, some uploads must reach each endpoint.
         reached = {"classify: 200 error", "classify_batch: 200 complete", "show_cells: 200 complete"}
         assert reached <= answers.keys()
 
 
 def send(server: app_server.Server, seed: int, numbers: range) -> tuple[Counter[str], list[str]]:
-    """Send the uploads of `numbers`, some at a time: answers by way and kind, and each fault in words."""
+    """Send the uploads of `numbers`, `AT_ONCE` at a time; count answers by kind, and list the faults."""
     sound, logged = judged(server), app_server.faults(server)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         outcomes = list(pool.map(lambda number: _outcome(server, seed, number), numbers))
@@ -100,14 +100,14 @@ def send(server: app_server.Server, seed: int, numbers: range) -> tuple[Counter[
 
 
 def judged(server: app_server.Server) -> dict[str, object]:
-    """The answer on a sound cell."""
+    """The app's answer for a sound cell."""
     answer = requests.post(f"{server.url}/classify", data=samples()["cell.png"], timeout=60)
     answer.raise_for_status()
     return answer.json()
 
 
 def upload(seed: int, number: int) -> tuple[str, str, bytes]:
-    """A way, a file's name and its broken content; the same for the same seed and number."""
+    """A way to send it, a file name and broken content; the same for the same seed and number."""
     draw = random.Random(f"{seed}-{number}")
     name = draw.choice(sorted(samples()))
     content = samples()[name]
@@ -143,7 +143,7 @@ def _ask(server: app_server.Server, way: str, name: str, content: bytes) -> tupl
 
 @cache
 def samples() -> dict[str, bytes]:
-    """Files that the app takes, each format and kind of image, and zips of them."""
+    """Files that the app accepts, by name: each format and kind of image, and zips of them."""
     cell = Image.fromarray(pictures.drawn(1, seed=11)[0][0])
     grey16 = Image.fromarray((pictures.drawn(1, seed=12)[0][0].astype("uint16") * 257)[:, :, 0])
     exif = Image.Exif()
@@ -180,8 +180,10 @@ def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def _broken(draw: random.Random, content: bytes) -> bytes:
-    """Some bytes (anywhere, in the head, or of a TIFF's tag, a PNG's chunk, a JPEG's segment) become others
-    (odd ones, any, themselves again and again, another file's) or go; and at times whatever follows.
+    """Replace or remove some bytes, and at times remove everything after them.
+
+    The bytes lie anywhere, in the head, or in a TIFF tag, PNG chunk or JPEG segment. Odd bytes, random bytes,
+    copies of themselves or bytes of another file take their place.
     """
     head = draw.randrange(min(len(content), 64) + 1)
     fields = [

@@ -1,8 +1,9 @@
-"""A fetch that is killed leaves nothing that the next run would stumble over: `make kill-fetch`.
+"""Kill the stage fetch, and check that the next run ends with the right files: `make kill-fetch`.
 
-A local server gives a set of the NIH/NLM set's counts, slowly. Each time the stage is started, killed
-(SIGKILL) at a random moment, and run again to its end; then every file it left is compared with those
-of a run that nobody disturbed. KILLS and KILLS_SEED of the environment say how often, and at which moments.
+A local server slowly gives a set with as many cells as the NIH/NLM set. Each time the stage is started,
+killed (SIGKILL) at a random moment, and run again to its end. Then every file is compared with those of an
+undisturbed run. The environment variables KILLS and KILLS_SEED set the number of kills and the seed of their
+moments.
 """
 
 import json
@@ -62,7 +63,7 @@ def prepare(work: Path, server: Server) -> None:
 
 
 def run(work: Path, kill_after: float | None = None) -> bool:
-    """Run the stage, to its end or for so many seconds; whether it was killed."""
+    """Run the stage to its end, or kill it after `kill_after` seconds; return whether it was killed."""
     command = [sys.executable, "-m", "stages.fetch", "--cache-dir", str(work / "cache")]
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=work, env={"PYTHONPATH": str(ROOT)}, **streams) as stage:
@@ -76,7 +77,7 @@ def run(work: Path, kill_after: float | None = None) -> bool:
 
 
 def was_doing(work: Path) -> str:
-    """What a run was doing when it was killed, by what it left."""
+    """What a run was doing when it was killed, judged by the files that it left."""
     if any((work / RAW).parent.glob(".raw.*")):
         return "while unpacking" if list(work.rglob("cell_images.zip")) else "while downloading"
     return "after the last step" if (work / RAW).exists() else "before the first byte"

@@ -1,4 +1,4 @@
-"""The audit: what is accepted, what is set aside and why, when it stops, and the page it writes."""
+"""The audit: images that it accepts or sets aside, errors that stop it, its figures and its page."""
 
 import functools
 import hashlib
@@ -29,7 +29,7 @@ CONTROL = "C1_thinF_IMG_20150604_104722_cell_{}.png"
 
 
 def cell(number: int) -> bytes:
-    """A PNG of its own for each number."""
+    """A PNG of random pixels, different for each number."""
     pixels = np.random.default_rng(number).integers(0, 256, (30 + number % 5, 40, 3), dtype=np.uint8)
     return encoded(Image.fromarray(pixels))
 
@@ -64,7 +64,7 @@ def page(raw, provenance=NOT_RECORDED, cells=None):
     return audit_page.render(raw, cells, summarised(raw, cells), provenance, SETTINGS.max_pixels)
 
 
-# What is accepted
+# Accepted images
 
 
 def test_a_cell_is_told_whole(raw):
@@ -154,7 +154,7 @@ def test_real_cells_of_eight_bits_in_sixteen_are_read_as_their_eight(shared_case
     assert images.read(tmp_path / "Uninfected/cell.tif", images.Limits(16, 4_000_000)).pixels.max() > 128
 
 
-# What is set aside
+# Images that are set aside
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_a_parasitised_cell_named_as_a_controls_is_noted(raw):
     assert "Parasitised cells with the name of an uninfected control: 1 (" in page(raw)
 
 
-# When it stops
+# Errors that stop the audit
 
 
 def test_without_any_image_the_audit_stops(tmp_path):
@@ -323,7 +323,7 @@ def test_the_share_set_aside_may_reach_the_limit(raw):
     audit.check(cells, SETTINGS)
 
 
-# Numbers
+# The summary
 
 
 def test_the_summary_counts_cells_patients_and_sizes(raw):
@@ -337,26 +337,26 @@ def test_the_summary_counts_cells_patients_and_sizes(raw):
 
 
 def test_the_share_of_the_ten_patients_with_most_parasitised_cells():
-    # Twelve patients with 12, 11, ... 1 parasitised cells, and twenty whose names tell nothing.
+    # Twelve patients with 12, 11, ... 1 parasitised cells, and twenty cells of unknown patients.
     patient = [f"P{number}" for number in range(12) for _ in range(12 - number)] + [""] * 20
     cells = pd.DataFrame(
         {"path": [f"{n}" for n in range(98)], "label": "Parasitized", "patient": patient, "status": tables.OK}
     ).assign(width=50, height=60, reason="")
     healthy = cells[:20].assign(label="Uninfected")
     found = audit.summarise(pd.concat([cells, healthy], ignore_index=True))
-    # 75 of 98.
+    # 75 of 98 cells.
     assert found.top_ten_share_of_parasitized == 0.7653
 
 
 @pytest.mark.parametrize(("labels", "share"), [(["Parasitized"], 1.0), (["Uninfected"], 0.0)])
-def test_the_share_of_one_parasitised_cell_is_all_and_of_none_nothing(labels, share):
+def test_the_share_of_the_top_ten_is_1_for_one_parasitised_cell_and_0_for_none(labels, share):
     cells = pd.DataFrame({"path": ["a"], "label": labels, "patient": "P1", "status": tables.OK})
     found = audit.summarise(cells.assign(width=50, height=60, reason=""))
     assert found.top_ten_share_of_parasitized == share
 
 
 @pytest.mark.parametrize(("count", "share"), [(1, 1.0), (0, 0.0)])
-def test_one_image_that_is_set_aside_is_all_and_of_none_there_is_nothing(count, share):
+def test_the_share_set_aside_is_1_for_one_bad_image_and_0_for_no_image(count, share):
     cells = pd.DataFrame({"path": ["a"], "label": "Uninfected", "patient": "", "status": tables.QUARANTINED})
     found = audit.summarise(cells.assign(width=0, height=0, reason="empty file")[:count])
     assert (found.quarantined, found.quarantined_share, found.side_px) == (count, share, {})
@@ -392,7 +392,11 @@ def write_slides(raw, rows):
 
 
 def published(raw, **changed):
-    """slides.csv as the names have it, but for the slide and patient of the cells with numbers `changed`."""
+    """Write and read slides.csv, with slide and patient from the file names.
+
+    Args:
+        changed: `n<cell number>=(slide, patient)` for the cells that get other values.
+    """
     rows = []
     for path in sorted(raw.glob("*/*.png")):
         known = names.parse(path.name)
@@ -409,7 +413,7 @@ def test_slides_that_agree_with_the_names_are_counted_and_raise_no_note(raw):
         "told": 14, "missing": 0, "disagreeing": 0, "examples": []
     }  # fmt: skip
     assert audit.notes(raw, cells, NOT_RECORDED, summarised(raw, cells)) == ()
-    assert "tells the slide of 14 images; it disagrees with the names of 0" in page(raw)
+    assert "gives the slide of 14 images; it disagrees with the names of 0" in page(raw)
 
 
 def test_slides_that_disagree_with_the_names_are_believed_counted_and_shown(raw):
@@ -447,7 +451,7 @@ def test_ones_own_patients_stand_above_the_publishers(raw):
 
 
 class Elements(HTMLParser):
-    """Every element of a page, as (tag, attributes)."""
+    """Collects every element of a page in `found`, as (tag, attributes)."""
 
     def __init__(self, text):
         super().__init__()

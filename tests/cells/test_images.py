@@ -1,4 +1,4 @@
-"""Reading one image: every format and kind of pixels, every way a file can be no cell crop."""
+"""Reading an image: formats, kinds of pixels, files that are refused, and the process that decodes."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ from malaria.errors import UserError
 
 LIMITS = images.Limits(min_side=16, max_pixels=4_000_000)
 RED = (200, 30, 40)
-# What a PNG, a JPEG, both kinds of TIFF, a GIF and a WebP begin with.
+# First bytes: none, PNG, JPEG, TIFF of both byte orders, GIF, WebP.
 HEADS = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF89a", b"RIFF"]
 
 
@@ -48,7 +48,7 @@ def blank_png(width: int, height: int) -> bytes:
 
 
 def deep_tiff(samples: np.ndarray, order: str = "<", planes: bool = False, compression: int = 1) -> bytes:
-    """A TIFF of 16 bits a colour, uint16 (h, w, 3), that Pillow cannot write."""
+    """A TIFF of uint16 samples (h, w, 3), 16 bits a colour, which Pillow cannot write."""
     height, width, _ = samples.shape
     data = (samples.transpose(2, 0, 1) if planes else samples).astype(f"{order}u2").tobytes()
     strips = 3 if planes else 1
@@ -78,7 +78,7 @@ def deep_tiff(samples: np.ndarray, order: str = "<", planes: bool = False, compr
 
 
 def deep_png(samples: np.ndarray) -> bytes:
-    """A PNG of 16 bits a colour, uint16 (h, w, 3)."""
+    """A PNG of uint16 samples (h, w, 3), 16 bits a colour."""
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], 16, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
@@ -185,7 +185,7 @@ def test_of_several_frames_the_first_counts():
         (encoded(Image.new("RGB", (1, 1))), "a side under 16 px"),
         (encoded(Image.new("F", (20, 20)), "TIFF"), "floating-point numbers"),
         (encoded(Image.new("I", (20, 20)), "TIFF"), "no 8-bit or 16-bit colours"),
-        # Of signed numbers.
+        # Tag 339, SampleFormat 2: signed integers.
         (
             encoded(Image.new("RGB", (20, 20)), "TIFF", tiffinfo={339: (2, 2, 2)}),
             "no 8-bit or 16-bit colours",
@@ -286,7 +286,7 @@ def test_a_turn_in_metadata_beyond_64_kb_is_not_looked_for_and_the_picture_is_re
 
 
 def busy_png() -> bytes:
-    """A PNG that takes a while: a million chunks, each of which is looked at."""
+    """A PNG with a million empty chunks, which takes a while to decode."""
     return encoded(noise())[:-12] + chunk(b"aaAa", b"") * 10**6
 
 
@@ -315,11 +315,11 @@ def test_a_zygote_that_was_killed_is_started_anew():
 
 
 def brightness(level: int) -> int:
-    """Of an even picture, as it is read."""
+    """Encode and read a picture of one grey level; return the level that was read."""
     return int(images.read(encoded(Image.new("L", (40, 30), level)), LIMITS).pixels[5, 5, 0])
 
 
-# Python's own advice against forks, which are the default of multiprocessing before 3.14 all the same.
+# Python warns against forks, although they are multiprocessing's default on Linux before 3.14.
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_forks_of_a_process_that_has_read_a_picture_get_their_own_answers():
     brightness(7)
@@ -348,7 +348,7 @@ def test_processor_time_ends_a_decoder():
 
 
 def test_each_fork_is_of_a_process_that_decoded_nothing():
-    """What one decoder has read is in no other's memory, though the same file is read after it."""
+    """The pixels that one decoder has read are not in the memory of a decoder that reads after it."""
     secret = np.random.default_rng(7).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     one, other = sandbox.Decoder(LIMITS), sandbox.Decoder(LIMITS)
     one.read(encoded(Image.fromarray(secret), "BMP"))
@@ -360,7 +360,7 @@ def test_each_fork_is_of_a_process_that_decoded_nothing():
 
 
 def memory_of(process: int) -> bytes:
-    """All that a process may write to in its memory (Linux)."""
+    """The content of all writable memory of a process (Linux only)."""
     if not Path("/proc/self/mem").exists():
         pytest.skip("needs /proc")
     found = []
@@ -402,7 +402,7 @@ NAMED = {
 def test_a_real_cell_is_read_alike_in_every_format_or_refused_by_name(shared_cases):
     files = sorted((shared_cases / "formats").iterdir())
     read = {file.name: images.read(file, LIMITS).pixels for file in files if file.name not in NAMED}
-    # One page of this has one channel.
+    # Each page of this file has one channel.
     del read["p_ome_3ch_pages.ome.tif"]
     for name, pixels in read.items():
         assert abs(pixels.mean() - read["p_tiff_lzw.tif"].mean()) < 0.5, name
@@ -451,7 +451,7 @@ def test_resize_keeps_what_has_the_size():
 def test_resize_is_bilinear_with_half_pixel_centres_and_no_antialiasing(width, height):
     image = noise(width, height)
     box, bilinear = (0, 0, width, height), Image.Resampling.BILINEAR
-    # Pillow truncates where this rounds.
+    # Pillow truncates where images.resize rounds.
     truncated = np.asarray(image.transform((50, 50), Image.Transform.EXTENT, box, bilinear)).astype(int)
     difference = images.resize(np.asarray(image), 50) - truncated
     assert difference.min() >= 0

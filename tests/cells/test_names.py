@@ -94,7 +94,10 @@ def test_any_text_is_read_without_an_error(text):
 
 
 def slides_of(mapping: Path) -> dict[str, str]:
-    """Slide key by file name, of one of the NLM's mapping files: a key, a Python list, padding commas."""
+    """The slide key of each file name in a mapping file of the NLM.
+
+    A line of it holds a key, a Python list of file names, and padding commas.
+    """
     slides = {}
     with mapping.open(encoding="utf-8", newline="") as stream:
         for key, *rest in csv.reader(stream):
@@ -106,7 +109,7 @@ def slides_of(mapping: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def slides(shared_cells) -> dict[str, str]:
-    """Slide key of all 27,558 files, as the NLM's mapping files give them."""
+    """The slide key of each of the 27,558 file names, from the NLM's mapping files."""
     both = [
         slides_of(shared_cells / f"patientid_cellmapping_{name}.csv")
         for name in ("parasitized", "uninfected")

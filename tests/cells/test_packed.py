@@ -18,7 +18,7 @@ COUNT = 60
 
 @pytest.fixture
 def raw(tmp_path):
-    """Cells of many sizes, in one colour each: its number."""
+    """A folder of cells of different sizes; all pixels of a cell have its number as their level."""
     for number in range(COUNT):
         file = tmp_path / "raw" / path_of(number)
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Whose cells are whose: how rows of patients.csv find their files, and cells of no known patient."""
+"""The patient of each cell: how rows of patients.csv match files, and cells without a known patient."""
 
 import unicodedata
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_an_exact_row_wins_over_one_that_differs_in_case():
     )
 
 
-def test_a_row_that_fits_by_halves_alone_and_not_to_one_patient_names_nothing():
+def test_rows_of_other_extensions_that_disagree_on_the_patient_name_nothing():
     with pytest.raises(UserError, match=r"no row of patients\.csv names an image"):
         patients.told({"a.jpg": "Ada", "a.tif": "Ben"}, {"Uninfected/a.png": "a.png"}, "own")
 

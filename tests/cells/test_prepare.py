@@ -1,4 +1,4 @@
-"""What a network is given depends on the cell, and not on its stain, its light or the margin around it."""
+"""malaria.cells.prepare removes differences of stain, light and margin between crops."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_another_light_changes_little(cell, gains):
 
 
 def test_more_of_the_same_stain_changes_little(cell):
-    # No channel as bright as the background.
+    # Darker, so that no channel is as bright as the background.
     cell = (0.8 * cell).astype(np.uint8)
     other = np.where(cell.max(axis=2, keepdims=True) > 16, 235 * (cell / 235) ** 1.5, cell).astype(np.uint8)
     assert apart(own(cell), own(other)) < 3
@@ -83,7 +83,7 @@ def test_black_stays_black_and_nothing_fails_without_a_cell():
     assert not own(np.zeros((40, 40, 3), np.uint8)).pixels.any()
 
 
-def test_as_it_is_a_crop_is_resized_alone(cell):
+def test_preparation_as_is_only_resizes_a_crop(cell):
     assert (prepare.prepare(cell, SIZE, "as-is").pixels == images.resize(cell, SIZE)).all()
 
 

@@ -1,4 +1,4 @@
-"""Whole patients are drawn, the shares fit, and a patient never sits on two sides."""
+"""Splits: whole patients are drawn, none is on two sides, and the shares of cells fit params.yaml."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ SETTINGS = load_params(Path(__file__).parents[2] / "params.yaml").split
 
 
 def table(per_patient: list[tuple[int, int]], known: bool = True) -> pd.DataFrame:
-    """Cells of patients with so many parasitised and uninfected cells each."""
+    """An audit table; `per_patient` gives each patient's number of parasitised and uninfected cells."""
     rows = []
     for number, counts in enumerate(per_patient):
         for label, count in zip(("Parasitized", "Uninfected"), counts, strict=True):
@@ -114,7 +114,7 @@ def test_of_a_file_of_folds_one_is_tested_and_val_is_drawn_from_the_rest(cells, 
 
 @pytest.mark.parametrize(
     ("ratio", "in_val"),
-    # Of 40 patients ten are tested: 15 % of all are six of the thirty; more than half of these is never val.
+    # Ten of 40 patients are tested. Val gets 15 % of all 40, or 6, but never more than half of the other 30.
     [((0.7, 0.15, 0.15), 6), ((0.2, 0.6, 0.2), 15)],
 )
 def test_of_folds_val_has_its_share_of_all_cells(tmp_path, ratio, in_val):
@@ -139,7 +139,7 @@ def test_shares_of_parasitised_cells_have_to_fit_where_those_of_cells_do_anyway(
 
 def test_a_distance_at_the_tolerance_fits(monkeypatch):
     monkeypatch.setattr(splits, "MOST_DRAWS", 20)
-    # Five patients of nine are 0.556 of the cells, 0.044 from the 0.6 that was asked for.
+    # Train gets five of nine patients: 0.556 of the cells, 0.044 less than the ratio's 0.6.
     assert splits.split(table([(9, 9)] * 9), changed(tolerance=0.6 - 5 / 9))[1].draw == 1
     with pytest.raises(UserError, match=r"the nearest was off by 0\.044"):
         splits.split(table([(9, 9)] * 9), changed(tolerance=0.044))
@@ -212,13 +212,13 @@ def test_a_file_of_folds_that_cannot_be_read_is_said_in_a_sentence(tmp_path, con
 
 @pytest.fixture(scope="module")
 def sides_file(tmp_path_factory) -> Path:
-    """What the stage keeps between the runs of `history`."""
+    """The file that keeps the patients' sides between the draws of `history`."""
     return tmp_path_factory.mktemp("kept") / "sides.json"
 
 
 @pytest.fixture(scope="module")
 def history(sides_file) -> list[tuple[pd.DataFrame, pd.DataFrame, splits.Summary]]:
-    """Cells, split and summary of a first draw and five additions, during which some patients go."""
+    """Cells, split and summary of a first draw and of five additions, with which some patients leave."""
     random = np.random.default_rng(3)
     everybody = table([(int(n), 20) for n in random.integers(5, 40, 60)] + [(0, 25)] * 20)
     order = random.permutation(everybody.patient.unique())
@@ -284,14 +284,14 @@ def test_another_seed_is_another_draw_of_everybody(cells):
 
 
 @pytest.mark.parametrize("changes", [{"unit": "image"}, {"folds": 4}])
-def test_a_draw_that_is_no_draw_of_patients_keeps_nobody(cells, changes):
+def test_sides_are_not_kept_for_a_split_by_image_or_into_folds(cells, changes):
     _, _, kept = splits.extend(cells, SETTINGS, splits.Kept())
     assigned, _, unchanged = splits.extend(cells, changed(**changes), kept)
     pd.testing.assert_frame_equal(assigned, splits.split(cells, changed(**changes))[0])
     assert unchanged == kept
 
 
-def test_a_split_that_cells_come_in_keeps_nobody_whatever_lies_beside_it():
+def test_sides_are_not_kept_where_cells_come_in_split_folders():
     cells = come_in({"P1": "train", "P2": "test", "P3": "val"})
     stray = cells.head(1).assign(path="Parasitized/notes.txt", patient="", status=tables.QUARANTINED)
     _, summary, kept = splits.extend(pd.concat([cells, stray]), SETTINGS, splits.Kept())
@@ -321,7 +321,7 @@ def test_a_damaged_record_of_sides_is_refused(tmp_path, content):
 
 
 def come_in(sides: dict[str, str]) -> pd.DataFrame:
-    """Cells that come in train, val and test; `sides` by patient."""
+    """Cells in folders train, val and test, as some publishers deliver them; `sides`: folder by patient."""
     rows = [
         (f"{label}/{side}/{patient}.png", label, patient)
         for patient, side in sides.items()
@@ -331,7 +331,7 @@ def come_in(sides: dict[str, str]) -> pd.DataFrame:
 
 
 def came_in(sides: dict[str, str], **settings: object) -> pd.DataFrame:
-    """The split of such cells."""
+    """The split of the cells that `come_in` gives for `sides`."""
     return splits.split(come_in(sides), changed(**settings))[0]
 
 
@@ -357,7 +357,7 @@ def test_a_split_without_a_train_side_leaves_nobody_to_draw_val_from():
         came_in({"P1": "test", "P2": "test"})
 
 
-def test_a_split_that_tears_a_patient_is_kept_as_one_of_images_alone():
+def test_a_given_split_that_tears_a_patient_is_kept_only_with_unit_image():
     cells = pd.DataFrame(
         {
             "path": [f"{label}/{side}/{side}.png" for side in tables.SPLIT_NAMES for label in LABELS],

@@ -1,4 +1,4 @@
-"""What a branch changes against its base, and what the gate says of it."""
+"""The gate's comparison of a branch with its base, and its verdict."""
 
 import contextlib
 import json
@@ -26,13 +26,16 @@ PARAMS = load_params(ROOT / "params.yaml")
 STAGES = (Stage(name="train", how="ran", seconds=12.5), Stage(name="pack", how="unchanged"))
 LIMITS = {"min_cells": 100, "max_ece": 0.5, "min_auc": 0.5}
 
-# Mixtures of red, green and blue that tell parasites from cells: by violet well, by mostly blue badly.
+# Weights of red, green and blue in the violet network: WELL recognises parasites better than BADLY.
 WELL, BADLY = (0.0, -1.0, 1.0), (0.0, -0.6, 1.0)
 
 
 @pytest.fixture
 def compare(tmp_path, model_bundle):
-    """Compare a branch with a base, both of 240 cells and the violet bundle unless given others."""
+    """Return a function that compares a branch with a base.
+
+    Both have 240 cells and the violet bundle by default.
+    """
 
     def _compare(base=None, branch=None, limits=None, first=False, **options):
         sides = {}
@@ -54,7 +57,7 @@ def compare(tmp_path, model_bundle):
 
 @pytest.fixture
 def bundle(tmp_path, model_bundle):
-    """The violet bundle with another mixture of colours, or another network or record."""
+    """Return a function that copies the violet bundle with other colour weights, network or record."""
 
     def _bundle(mixture=WELL, **edits):
         worse = made.with_weights(model_bundle, tmp_path / "mixed", mixture)
@@ -98,11 +101,11 @@ def test_a_loss_within_the_margins_of_params_yaml_passes(compare, bundle):
 
 
 def biased(content: bytes) -> bytes:
-    """The violet network with another bias: cells are ranked alike, more are called parasitised."""
+    """The violet network with another bias: cells rank as before, but more are called parasitised."""
     return content.replace(struct.pack("<f", -4.0), struct.pack("<f", -2.0))
 
 
-def test_fewer_healthy_cells_known_at_half_fail_though_cells_are_ranked_alike(compare, bundle):
+def test_a_lower_specificity_at_one_half_fails_though_cells_are_ranked_alike(compare, bundle):
     found = compare(branch={"bundle": bundle(network=biased)})
     judged = verdict.judge(found, None)
     assert found.figure("auc").difference == pytest.approx(0, abs=1e-3)
@@ -137,7 +140,7 @@ def test_a_bundle_is_not_above_itself(compare, model_bundle):
 
 @pytest.fixture
 def constant(tmp_path, model_bundle):
-    """A bundle that says the same of every cell: these log-odds."""
+    """Return a function that makes a bundle which gives every cell the same log-odds."""
 
     def _constant(log_odds):
         blind = made.with_weights(model_bundle, tmp_path / f"blind {log_odds}", (0, 0, 0))
@@ -153,7 +156,7 @@ def test_one_half_is_called_parasitised_and_47_5_percent_is_not(compare, constan
     (at_half,) = [one for one in found.figures if (one.name, one.at) == ("sensitivity", 0.5)]
     assert (getattr(at_half, half), getattr(at_half, less)) == (1, 0)
     assert found.flipped == 120
-    # By chance alone, in every draw of patients.
+    # No better than chance, in every bootstrap sample of patients.
     assert found.auc_low == 0.5
 
 
@@ -190,7 +193,7 @@ def test_a_bundle_of_a_format_that_the_base_cannot_read_is_a_verdict_of_its_own(
     assert "format" in outcomes(judged)
     assert said(judged, "format").startswith("not judged: the format changed (")
     assert found.figures == ()
-    # Its own figures are shown as the branch's word.
+    # The page shows the branch's own figures, as a claim.
     assert "auc 0.99" in rendering.page(found, judged, tmp_path)
     assert verdict.judge(found, None, pull_labels=["gate-override"]).mergeable
 
@@ -254,7 +257,7 @@ def test_test_cells_trained_on_under_another_patient_s_name_fail(compare):
 
 
 def copies_of_test_cells(number: int) -> pd.DataFrame:
-    """The cells of P0 once more: other bytes, and so another hash, of the same pictures, to train on."""
+    """The same pictures as P0's, with other file hashes, as train cells of a patient NEW."""
     found = made.cells()
     return found[found.patient == "P0"].assign(
         patient="NEW",
@@ -295,7 +298,7 @@ def test_a_test_cell_s_own_file_trained_on_beside_it_fails(compare):
 def test_a_network_to_start_from_may_know_no_test_cell(compare, tmp_path, marks):
     (tmp_path / "start").mkdir()
     (tmp_path / "start/model.keras").write_bytes(b"a network")
-    # The first 24 cells are uninfected, of as many patients; the first twelve are tested.
+    # The first 24 cells are uninfected, each of another patient; the first twelve are test cells.
     known = {"others": range(1000, 1010), "test cells": range(12)}
     if marks in known:
         seen = fingerprints.of(made.seen(made.drawn(number, False)) for number in known[marks])
@@ -338,7 +341,7 @@ def test_the_cells_whose_verdict_changed_most_come_first_and_are_ten(compare, bu
 
 
 def test_a_cell_that_is_turned_away_counts_as_wrong(compare, gated_bundle):
-    # Four times as wide as high: no red cell, to a bundle that has a gate.
+    # Four times as wide as high: rejected by a bundle with an out-of-distribution check.
     found = compare(base={"stretched": 60}, branch={"bundle": gated_bundle}, limits={"point_loss": 0.3})
     assert sum(flip.branch is None for flip in found.flips) == 10
     assert found.flipped >= 60
@@ -358,7 +361,7 @@ def test_both_bundles_are_weighed_and_timed(compare):
 @pytest.mark.parametrize(
     ("limit", "name"), [({"max_bytes": 1000}, "size"), ({"max_ece": 0.001}, "calibration")]
 )
-def test_a_limit_that_is_passed_fails_alone(compare, limit, name):
+def test_exceeding_a_limit_fails_only_its_own_check(compare, limit, name):
     assert outcomes(verdict.judge(compare(limits=limit), None)) == [name]
 
 
@@ -385,7 +388,7 @@ def test_another_training_is_said_and_no_fault_where_the_processor_is_another(co
     judged = verdict.judge(found, rerun((SAME, MODEL), elsewhere=True))
     assert judged.passed
     assert "another kind of processor" in said(judged, "reproducible")
-    # What no processor changes has to be the same all the same.
+    # Outputs that do not depend on the processor must still be the same.
     assert outcomes(verdict.judge(found, rerun((OTHER, MODEL), elsewhere=True))) == ["reproducible"]
 
 
@@ -408,7 +411,7 @@ def test_the_base_s_inputs_with_other_outputs_fail(compare):
 def test_figures_without_an_interval_are_not_comparable(compare, bundle):
     one = made.cells().assign(patient="P1", split="test")
     found = compare(base={"found": one}, branch={"found": one, "bundle": bundle(BADLY)})
-    # Without an interval the value stands for its lower end.
+    # Without an interval, the value itself counts as the lower limit.
     assert found.auc_low == found.figure("auc").branch
     judged = verdict.judge(found, None)
     assert outcomes(judged) == ["comparable"]
@@ -426,7 +429,7 @@ def test_the_report_says_everything_it_was_asked_for(compare, bundle, tmp_path):
     page = rendering.page(found, judged, tmp_path / "branch")
     for expected in (
         "train.epochs", "ms a cell, one core", "The base has 2 commits", "changes how later ones are judged",
-        "say nothing of real cells", "are called otherwise at 0.5", "data:image/png;base64,",
+        "say nothing of real cells", "are called differently at 0.5", "data:image/png;base64,",
     ):  # fmt: skip
         assert expected in page, expected
     assert "http:" not in page
@@ -489,7 +492,7 @@ def test_an_entry_whose_outputs_are_nowhere_is_dropped_and_the_rest_stays(finish
     assert "split" in revisions.lock_of(clone)
 
 
-def test_a_stage_that_only_reads_or_only_writes_is_one_of_the_lock_s(tmp_path):
+def test_the_lock_has_stages_without_dependencies_or_without_outputs_too(tmp_path):
     (tmp_path / "dvc.lock").write_text(
         "stages:\n  look:\n    cmd: a\n    deps:\n    - path: cells\n"
         "  draw:\n    cmd: b\n    outs:\n    - path: plot\n"
@@ -526,10 +529,13 @@ def test_it_is_said_how_many_test_patients_are_new_and_gone(compare):
 
 @pytest.fixture
 def judging(tmp_path, monkeypatch, model_bundle):
-    """Judge a branch of a base that git has, as `change` leaves the branch's folder and `later` the base's;
-    both come from what `start` leaves.
+    """Return a function that judges a branch against its base, both in git.
 
-    Gives the exit status, what was to run again (stages, blindly), the comparison and what checks say.
+    `start` edits the base before the branch is cloned from it. Then `change` edits the branch, and `later`
+    the base.
+
+    Returns:
+        Exit status; (stages to run again, whether blindly); the comparison; the text of each check.
     """
 
     def _judging(*arguments, start=None, change=None, later=None, first=False):
@@ -576,7 +582,7 @@ def judging(tmp_path, monkeypatch, model_bundle):
 
 
 def relocked(*stages):
-    """Other outputs of some stages, from other inputs."""
+    """Return an edit of dvc.lock that gives these stages other inputs and outputs."""
 
     def _relocked(folder):
         lock = yaml.safe_load((folder / "dvc.lock").read_text())

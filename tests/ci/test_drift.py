@@ -1,4 +1,4 @@
-"""Drift is seen in what cells there are and how they look, and not where there is none."""
+"""ci.drift: it reports changes of the cells' number, labels and look, and nothing for equal data."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ from tests.support.project import commit, run
 
 @pytest.fixture
 def data(tmp_path):
-    """Write audited and packed cells below a folder: grey discs, `light` brighter than usual."""
+    """Return a function that writes audited and packed cells: grey squares at level 150 + `light`."""
 
     def _data(name, cells, light=0.0, side=50, width=50):
         folder = tmp_path / name

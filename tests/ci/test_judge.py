@@ -1,6 +1,6 @@
-"""Report and gate on a repository with several revisions that the real `dvc repro` made.
+"""Report and gate on a repository with several revisions, made by the real `dvc repro`.
 
-Each row of what a gate once let through is a branch here.
+For each way in which a branch once got past the gate, a branch here tries it again.
 """
 
 import json
@@ -32,10 +32,10 @@ GATE = {
 
 @pytest.fixture(scope="module")
 def history(finished, tmp_path_factory) -> Path:
-    """A clone of the finished run; main is checked out, with its results."""
+    """A clone of `finished`; main is checked out, with its results."""
     clone = tmp_path_factory.mktemp("history") / "clone"
     run("git", "clone", "-q", str(finished), str(clone), cwd=finished)
-    # A cache of its own: a doctored result that is committed is a run that DVC's run cache offers to others.
+    # A separate cache, or DVC's run cache would give results that a test falsified to other tests.
     shutil.copytree(finished / ".dvc/cache", clone / ".dvc/cache")
     git("checkout", "-q", "-B", "main", cwd=clone)
     for path in outputs.KEPT:
@@ -48,7 +48,7 @@ def history(finished, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def branch(history, request) -> Path:
-    """The history on a new branch of main; main is checked out again in the end."""
+    """`history` on a new branch from main; main is checked out again after the test."""
     git("checkout", "-q", "-b", request.node.name[:60], "main", cwd=history)
     yield history
     shutil.rmtree(history / outputs.REPORTS, ignore_errors=True)
@@ -69,7 +69,7 @@ def edit(file: Path, before: str, after: str) -> None:
 
 
 def take_for_granted(repository: Path, *stages: str) -> None:
-    """Commit to dvc.lock what lies here, whatever made it."""
+    """Record the present outputs of these stages in dvc.lock without running them, and commit."""
     run("dvc", "commit", "-f", "-q", *stages, "external", cwd=repository)
     commit(repository, "as it lies here")
 
@@ -90,7 +90,7 @@ def said(repository: Path, name: str) -> str:
 
 @pytest.fixture(scope="module")
 def leaky(history) -> Path:
-    """The results of a training on the test patients, whose branch would have its own gate pass it."""
+    """Results of the branch `leaky`, which trains on test patients and changes its own gate to pass."""
     git("checkout", "-q", "-b", "leaky", "main", cwd=history)
     read = "splits = tables.read(SPLITS, tables.SPLITS)"
     learns = 'splits = splits.assign(split=splits.split.replace("test", "train"))'
@@ -151,7 +151,7 @@ def test_an_export_that_fits_its_thresholds_on_test_cells_fails(branch):
 
 
 def test_test_cells_that_come_mirrored_as_another_laboratory_s_fail(branch):
-    """Whatever runs between the cells and the bundle must not see them, and not the training alone."""
+    """The blind training hides test cells from every stage up to the bundle, not from `train` alone."""
     hands_on = """
     from malaria.cells import packed
     from malaria.paths import PACKED, SPLITS
@@ -224,7 +224,7 @@ def test_all_code_that_judges_or_starts_the_base_s_is_named_where_a_branch_chang
 
 def test_what_dvc_lock_claims_of_a_training_has_to_come_out_again(branch, leaky):
     shutil.copytree(leaky, branch, dirs_exist_ok=True)
-    # Another input, so that other outputs are no wonder.
+    # Change an input, which allows other outputs.
     (branch / "stages/train.py").write_text((branch / "stages/train.py").read_text() + "# a word more\n")
     take_for_granted(branch, "train", "evaluate", "export")
     module(branch, "gate", "--base", "main", ok=False)
@@ -284,7 +284,7 @@ def test_doctored_predictions_behind_a_frozen_stage_fail(branch):
 
 
 def rename_cells(repository: Path) -> None:
-    """Make a folder of the same cells, where a test patient's go by a new name and are trained on."""
+    """Write a folder of the same cells, in which a test patient is called NEW and is a train patient."""
     splits = tables.read(repository / paths.SPLITS, tables.SPLITS)
     patient = splits.patient[splits.split == "test"].iloc[0]
     shutil.copytree(
@@ -355,7 +355,7 @@ def test_a_changed_parameter_reruns_its_stage_and_the_report_says_so(branch, tmp
     )  # fmt: skip
     assert "::warning::The gate FAILS (comparable" in done.stdout
     assert "overridden by a label" in summary.read_text()
-    # The change is an honest one: nothing else fails, and without a look at the test cells the same is made.
+    # The change is legitimate: no other check fails, and the blind training makes the same outputs.
     assert failed(branch) == ["comparable"]
     assert "the same" in said(branch, "blind training")
     assert "split ran again in" in said(branch, "reproducible")
@@ -412,7 +412,7 @@ def test_a_base_whose_results_are_gone_is_made_anew_and_said_so(branch):
     )
     kept = cache / "files/md5" / entry["md5"][:2] / entry["md5"][2:]
     aside = kept.with_name("aside")
-    # A change that no other test makes: what this one runs would come from DVC's run cache there.
+    # No other test may make this change: DVC's run cache would give it the results of this one.
     change(branch, {"evaluate.specificities": [0.9]})
     run("dvc", "repro", cwd=branch)
     commit(branch, "one operating point")
@@ -493,7 +493,7 @@ def test_a_run_on_what_was_handed_back_tells_what_the_training_did(branch):
 
 
 def pull_of(head: str, repository: str, folder: Path) -> dict[str, str]:
-    """GitHub's variables for a run of a pull request to lab/cells."""
+    """GitHub's environment variables for a run of a pull request from `repository` to lab/cells."""
     pull = {
         "number": 1,
         "head": {"sha": head, "ref": "x", "repo": {"full_name": repository}},

@@ -1,4 +1,4 @@
-"""Two people each changed something, ran the pipeline, and merge: the documented way through."""
+"""Merging two branches that both ran the pipeline, with the commands of docs/everyday.md."""
 
 import os
 import re
@@ -20,7 +20,7 @@ SOMEBODY = {
 
 @pytest.fixture
 def both(finished, tmp_path) -> Path:
-    """A repository on the branch `mine`; `theirs` started at the same commit, and changed dvc.lock too."""
+    """A repository on branch `mine`; branch `theirs` starts at the same commit, and both change dvc.lock."""
     clone = tmp_path / "clone"
     git("clone", "-q", str(finished), str(clone), cwd=finished)
     for made in ("dvc.lock", "reports/summary.json"):
@@ -42,7 +42,7 @@ def both(finished, tmp_path) -> Path:
 
 
 def documented() -> list[str]:
-    """The commands of docs/everyday.md that settle a conflict in dvc.lock, one a line."""
+    """The commands of docs/everyday.md that merge and resolve a conflict in dvc.lock."""
     section = (ROOT / "docs/everyday.md").read_text().partition("## Two people who both retrain")[2]
     block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)[1]
     return [line.partition("#")[0].strip() for line in block.splitlines() if line.partition("#")[0].strip()]
@@ -54,7 +54,7 @@ def test_the_documented_commands_end_a_conflict_in_dvc_lock_and_run_nothing_twic
     conflict = run(*merge.split(), cwd=both, ok=False, environment=SOMEBODY)
     assert conflict.returncode == 1
     assert "Merge conflict in dvc.lock" in conflict.stdout
-    # DVC can read it: our side, whole.
+    # DVC can read the file: it holds our version, complete.
     assert yaml.safe_load((both / "dvc.lock").read_text()) == yaml.safe_load(
         git("show", "mine:dvc.lock", cwd=both)
     )

@@ -1,4 +1,4 @@
-"""`make release`: what it refuses, and what a release gives."""
+"""`make release`: the errors that stop it, and the tag, notes and bundle that it makes."""
 
 import json
 import re
@@ -19,16 +19,16 @@ from tests.support.project import git, run
 
 pytestmark = pytest.mark.long
 
-# Few cells and two epochs make no calibrated model; the cheap stages are run again elsewhere.
+# Few cells and two epochs give no calibrated model. Other tests run the cheap stages again.
 GATE = {"gate.min_cells": 20, "gate.min_auc": 0.0, "gate.max_ece": 1.0, "gate.rerun": []}
 BUNDLE = "models/malaria-cells"
 
 
 @pytest.fixture(scope="module")
 def real(finished, tmp_path_factory) -> Path:
-    """A repository whose committed results are of a folder's cells, and pushed.
+    """A repository whose results, with data.source `folder`, are committed and pushed.
 
-    The cells are the synthetic sample's all the same: no real ones may lie in this repository.
+    The folder holds the cells of the synthetic sample, because this repository may hold no real ones.
     """
     clone = tmp_path_factory.mktemp("release") / "clone"
     git("clone", "-q", str(finished), str(clone), cwd=finished)
@@ -52,7 +52,7 @@ def real(finished, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def here(real, monkeypatch) -> Path:
-    """The current folder, `real`; what a test changes in it is taken back."""
+    """`real` as the current folder; the test's changes are undone afterwards."""
     monkeypatch.chdir(real)
     head = git("rev-parse", "HEAD", cwd=real)
     yield real
@@ -62,7 +62,7 @@ def here(real, monkeypatch) -> Path:
 
 @pytest.fixture(scope="module")
 def released(real) -> str:
-    """All that the first release says."""
+    """The output of the first release, 1.0.0."""
     return run(sys.executable, "-m", "ci.release", "1.0.0", cwd=real).stdout
 
 
@@ -148,7 +148,7 @@ def test_results_that_are_in_no_remote_are_refused(here):
 def test_a_failing_gate_stops_a_release_unless_a_reason_is_given_for_the_notes(here):
     project.change(here, {"gate.max_ece": 1e-6})
     git("commit", "-qam", "a limit that it cannot keep", cwd=here)
-    # Beside itself: its own limits count, and no stage is run again.
+    # HEAD is compared with itself, so its own limits count, and no stage is run again.
     passed, said = release.gate("HEAD")
     assert not passed
     assert "failed     calibration" in said

@@ -1,4 +1,4 @@
-"""Each check of the gate at its limit and beyond, on comparisons that are written by hand."""
+"""Each check of the gate, at its limit and beyond it, on comparisons written by hand."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ FIGURES = {
 
 
 def comparison(*figures: Figure, **changed) -> Comparison:
-    """A branch that passes every check at its limit, but for the given figures and values."""
+    """A branch that passes every check exactly at its limit, except for the given figures and values."""
     every = FIGURES | {one.name: one for one in figures}
     content = {
         "base": SIDE, "branch": SIDE, "behind": 0, "sample": False, "rules": (), "limits": GATE, "stages": (),

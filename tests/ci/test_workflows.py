@@ -1,6 +1,6 @@
-"""What the workflows may do, and that the steps of retrain.yml work, in order, outside of GitHub.
+"""The permissions of GitHub's workflows, and the steps of retrain.yml, run in order outside of GitHub.
 
-No workflow can run here: what a runner would do with these files is not tested, what they call is.
+Workflows cannot run here: the commands that they call are tested, GitHub's handling of the files is not.
 """
 
 import json
@@ -34,7 +34,7 @@ COMMAND = re.compile(
     re.DOTALL,
 )
 
-# Jobs whose token may write, and what.
+# Jobs whose token may write, and the permissions that they need.
 WRITING = {
     ("retrain", "hand-back"): {"contents", "statuses"},
     ("comment", "comment"): {"pull-requests"},
@@ -106,12 +106,12 @@ def test_the_job_that_comments_runs_nothing_of_the_pull_request():
 
 @pytest.mark.parametrize("module", ["comment", "commit_lock", "open_pull_request", "propose_locks"])
 def test_what_runs_with_a_token_that_may_write_needs_no_package(module):
-    """These run in the runner's own Python: nothing is installed that could read the token."""
+    """They run in the runner's own Python, so that no installed package can read the token."""
     code = (
         f"import sys, ci.github.{module}; found = {{name.split('.')[0] for name in sys.modules}}; "
         "print(sorted(name for name in found - set(sys.stdlib_module_names) if name[0] != '_'))"
     )
-    # Without `site` no installed package can be found.
+    # -S: without `site`, Python finds no installed package.
     done = run(sys.executable, "-S", "-c", code, cwd=ROOT)
     assert done.stdout.strip() == "['ci', 'malaria']"
 
@@ -227,9 +227,9 @@ def test_actionlint_sees_a_mistake(tmp_path):
 
 @pytest.fixture(scope="module")
 def pull_request(finished, tmp_path_factory) -> tuple[Path, str]:
-    """A clone as the runner checks it out, of a branch with one epoch less; and the base's commit.
+    """A clone of a branch with one epoch fewer, checked out as on a runner; and the base's commit.
 
-    Its folder .dvc/remote holds what the run on main has pushed.
+    The clone's folder .dvc/remote holds the results that the run on main has pushed.
     """
     origin = tmp_path_factory.mktemp("origin") / "origin"
     run("git", "clone", "-q", str(finished), str(origin), cwd=finished)
@@ -254,7 +254,7 @@ def pull_request(finished, tmp_path_factory) -> tuple[Path, str]:
     run("dvc", "cache", "dir", "--local", str(finished / ".dvc/cache"), cwd=origin)
     run("dvc", "remote", "add", "--local", "-d", "-f", "main", str(remote), cwd=origin)
     run("dvc", "push", "-q", "--run-cache", cwd=origin)
-    # What `make env` would install is here already.
+    # Stands for the environment that `make env` would install.
     (clone / ".venv/bin").mkdir(parents=True)
     (clone / ".venv/.installed").touch()
     python = clone / ".venv/bin/python"
@@ -265,7 +265,11 @@ def pull_request(finished, tmp_path_factory) -> tuple[Path, str]:
 
 @dataclass(frozen=True)
 class Retrained:
-    """What came of all steps of retrain.yml, in order: the runner's clone, what ran and what was asked."""
+    """The results of all steps of retrain.yml, in order.
+
+    `clone`: the runner's clone. `ran`: the commands. `asked`: the calls of `gh`. `summary`: the step
+    summary. `head`: the commit of the pull request.
+    """
 
     clone: Path
     ran: list[str]
@@ -291,7 +295,7 @@ def retrained(pull_request, tmp_path_factory) -> Retrained:
     (tmp_path / "event.json").write_text(json.dumps(event))
     stand = gh_stand_in.install(tmp_path / "bin")
     stand.answer("statuses", "{}")
-    # GitHub's repository has no work tree.
+    # Accept pushes to the current branch: GitHub's repository has no work tree, but this one does.
     git("config", "receive.denyCurrentBranch", "ignore", cwd=clone.parent / "origin")
     variables = {
         **{name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")},
@@ -306,7 +310,7 @@ def retrained(pull_request, tmp_path_factory) -> Retrained:
     ran, last = [], "gate"
     for job, step in steps_of("retrain"):
         if job != last:
-            # Each job has a checkout of its own; what comes along is the artifact.
+            # Each job starts with a new checkout; only the artifact is passed on.
             git("checkout", "-q", "--force", head, cwd=clone)
         last = job
         if "run" in step:

@@ -1,4 +1,4 @@
-"""Scores on labelled cells: fitted on val, three versions of the labels, no nan in JSON."""
+"""Scores on labelled cells: temperature, thresholds, three versions of the labels, JSON without nan."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ SETTINGS = load_params(Path(__file__).parents[2] / "params.yaml").evaluate.model
 
 @pytest.fixture
 def cells() -> pd.DataFrame:
-    """400 cells of 12 patients, 9 of them infected, and probabilities that are too sure."""
+    """400 cells of 12 patients, 9 of them infected, with overconfident probabilities."""
     random = np.random.default_rng(0)
     rows = []
     for number in range(400):
@@ -48,7 +48,7 @@ def test_temperature_scaling_recovers_the_temperature_of_too_sure_probabilities(
     assert calibration.fit_temperature(sure, y) == pytest.approx(2.0, rel=0.05)
 
 
-def test_the_summary_is_a_number_a_figure_and_names_those_of_the_text(cells):
+def test_the_summary_has_one_number_for_each_of_a_few_figures(cells):
     fitted = evaluation.fit(cells, SETTINGS)
     scores = evaluation.score(cells, fitted, SETTINGS)
     summary = evaluation.summary({"auc": {"value": 0.25}}, scores)
@@ -67,14 +67,14 @@ def test_temperature_moves_no_cell_across_one_half():
 def test_a_temperature_divides_log_odds_and_zero_and_one_stay_finite():
     p = np.array([0.01, 0.3, 0.9])
     assert calibration.apply(p, 2.5) == pytest.approx(expit(logit(p) / 2.5))
-    # In double precision whatever comes, as a network's single: there 1 - 1e-7 is 1 - 1.2e-7.
+    # In double precision, also for float32 input, in which 1 - 1e-7 would be 1 - 1.2e-7.
     low, high = calibration.apply(np.array([0.0, 1.0], np.float32), 1.0)
     assert (low, 1 - high) == pytest.approx((1e-7, 1e-7), rel=1e-6)
 
 
 @pytest.mark.parametrize(("p", "temperature"), [([0.499, 0.501] * 50, 0.05), ([0.999, 0.001] * 50, 20)])
 def test_temperatures_end_at_0_05_and_20(p, temperature):
-    """Nobody is so unsure and right, or so sure and wrong."""
+    """Predictions that are always right but unsure, or sure but always wrong, reach the limits."""
     assert calibration.fit_temperature(np.array(p), np.tile([0, 1], 50)) == pytest.approx(temperature, 1e-4)
 
 
@@ -133,11 +133,11 @@ def test_figures_of_nine_cells_are_those_by_hand():
     by_hand = {
         "brier_uncalibrated": 2.01 / 9,
         "brier": np.mean((expit(logit(p) / 2) - y) ** 2),
-        # Of patient A one parasitised cell of two and three healthy ones of four, of B all and one of two.
+        # Right calls: 1 of 2 parasitised and 3 of 4 healthy cells of patient A, 1 of 1 and 1 of 2 of B.
         "macro_sensitivity": (1 / 2 + 1) / 2,
         "worst_decile_sensitivity": 1 / 2,
         "macro_specificity": (3 / 4 + 1 / 2) / 2,
-        # Of A's eight pairs four and a half are in order, a tie being half of one; of B's all.
+        # Of A's 8 pairs, 4.5 are in order (a tie counts as half); of B's 2 pairs, both.
         "macro_auc": (4.5 / 8 + 1) / 2,
     }
     assert {name: scores[name]["value"] for name in by_hand} == pytest.approx(by_hand, abs=1e-6)
@@ -239,7 +239,7 @@ def test_the_text_has_a_column_for_each_version_of_the_labels(cells):
 
 
 def test_a_few_perfect_cells_do_not_make_certain():
-    """n cells of a class count as parasitised, or not, by (n + 1) / (n + 2): at 2 those here say so."""
+    """The targets (n + 1) / (n + 2) for n cells of a class (Platt 1999) fit these cells at temperature 2."""
     y, p = np.repeat([0, 1], [2, 6]), np.repeat(expit([-2 * np.log(3), 2 * np.log(7)]), [2, 6])
     assert calibration.fit_temperature(p, y) == pytest.approx(2, rel=1e-5)
     assert calibration.fit_temperature(np.tile(p, 100), np.tile(y, 100)) < 1
@@ -277,7 +277,7 @@ def test_the_baselines_published_figures_are_reproduced(shared_cells):
 
 
 def _names_of(shared_cells: Path, kind: str) -> set[str]:
-    """All names of the NLM's mapping file, which quotes them in single quotes."""
+    """All file names in a mapping file of the NLM, which has them in single quotes."""
     text = (shared_cells / f"patientid_cellmapping_{kind}.csv").read_text()
     return set(text.split("'")[1::2])
 

@@ -1,4 +1,4 @@
-"""The label audit puts labels first that models of other patients contradict."""
+"""The label audit: labels that models trained on other patients contradict are ranked first."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ from malaria.evaluate import label_audit
 from malaria.paths import LABEL_AUDIT, PRETRAINED
 from tests.support.project import ROOT, commit, git, run
 
-# Two probabilities contradict their labels, and the first two cells are the suspect ones.
+# Two probabilities contradict their labels (a, d), so the first two cells (a, b) are listed as wrong.
 RANKED = """\
 path,label,p_parasitized,score
 a.png,Parasitized,0.1,0.9
@@ -71,7 +71,11 @@ def test_a_class_that_the_model_is_less_sure_of_does_not_crowd_out_the_other(cel
 
 
 def ranked_of(rows: list[tuple[str, str, float]]) -> pd.Series:
-    """How much speaks against each label of (patient, label, log-odds): log-odds of its score."""
+    """The log-odds of each row's score: the higher, the more suspect is its label.
+
+    Args:
+        rows: (patient, label, log-odds of P) of each cell.
+    """
     table = pd.DataFrame(rows, columns=["patient", "label", "log_odds"])
     table = table.assign(path=[f"{n:04}" for n in table.index], p_parasitized=expit(table.log_odds))
     return pd.Series(logit(label_audit.rank(table).set_index("path").score.sort_index().to_numpy()))
@@ -82,7 +86,7 @@ def test_a_mark_is_what_85_of_100_cells_of_a_class_stay_under():
         [("P1", "Uninfected", -6 + number / 20) for number in range(101)]
         + [("P1", "Parasitized", 1 + number / 20) for number in range(101)]
     )
-    # Against Uninfected speak high log-odds, against Parasitized low ones.
+    # High log-odds contradict Uninfected, low ones Parasitized.
     assert found[85] == pytest.approx(0, abs=1e-6)
     assert found[100] == pytest.approx(15 / 20, abs=1e-6)
     assert found[101 + 15] == pytest.approx(0, abs=1e-6)
@@ -92,7 +96,7 @@ def test_a_mark_is_what_85_of_100_cells_of_a_class_stay_under():
 def test_ten_healthy_cells_shift_by_half_of_their_median():
     rows = [("stained", "Uninfected", -2.0)] * 10 + [("other", "Uninfected", -4.0)] * 90
     found = ranked_of([*rows, ("stained", "Parasitized", 4.0), *[("other", "Parasitized", 4.0)] * 9])
-    # Two apart, of which half is taken for stain.
+    # The log-odds differ by 2, and half of that is attributed to the stain.
     assert found[0] - found[10] == pytest.approx(1, abs=1e-6)
     assert found[100] - found[101] == pytest.approx(1, abs=1e-6)
 
@@ -109,7 +113,7 @@ def test_suspect_labels_are_counted_by_patient(cells):
     assert list(counts.columns) == ["patient", "label", "cells", "suspect", "share"]
     assert counts.cells.sum() == 200
     assert counts.groupby("patient").suspect.sum().to_dict() == {"P1": 6, "P2": 0}
-    # Three of 70.
+    # Share: 3 of 70.
     assert counts.iloc[0].tolist() == ["P1", "Parasitized", 70, 3, 0.0429]
 
 
@@ -176,7 +180,7 @@ def test_the_list_that_the_published_ranking_contradicts_may_be_learned_without(
     tmp_path, monkeypatch, rows, refused
 ):
     start(tmp_path, monkeypatch, rows)
-    # What counts is the ranking that the fold was trained with, not a later one.
+    # The ranking in the fold's commit counts, not a later one.
     (tmp_path / LABEL_AUDIT).write_text("path,label,p_parasitized,score\n")
     expected = contextlib.nullcontext()
     if refused:
@@ -191,7 +195,7 @@ def test_as_many_labels_are_listed_as_lie_on_the_other_side_of_one_half():
     p = pd.Series(parasitized | uninfected).sort_index()
     labels = np.where(p.index.isin(list(parasitized)), "Parasitized", "Uninfected")
     ranked = pd.DataFrame({"path": p.index, "label": labels, "p_parasitized": p.to_numpy()})
-    # Three are contradicted, a, f and g: the three at the top are listed.
+    # Three labels are contradicted (a, f, g), so the first three of the ranking are listed.
     assert label_audit.contradicted(ranked).to_numpy().tolist() == [
         ["Parasitized", "a"], ["Uninfected", "b"], ["Parasitized", "c"]
     ]  # fmt: skip
@@ -231,7 +235,7 @@ def test_a_list_outside_of_the_repository_is_known_by_its_hash(tmp_path, monkeyp
 
 
 def start(folder, monkeypatch, rows, how="drop", labels_file="list.csv"):
-    """Make `folder` the current one, a repository whose commit `crossval-0` trained with `labels_file`."""
+    """Make `folder` a repository whose commit `crossval-0` trained with `labels_file`, and enter it."""
     folder.mkdir(exist_ok=True)
     monkeypatch.chdir(folder)
     Path("list.csv").write_text(f"given_label,file\n{rows}")

@@ -10,7 +10,7 @@ from malaria.evaluate import metrics
 
 
 def sample(p, y, patient=None, resamples=None) -> metrics.Sample:
-    """Cells of one patient, each as often as it is, unless it is said otherwise."""
+    """A sample of cells; by default they are of one patient, who is drawn once."""
     patient = np.zeros(len(p), int) if patient is None else patient
     resamples = np.ones((1, patient.max() + 1)) if resamples is None else resamples
     return metrics.Sample(np.asarray(p, float), np.asarray(y), patient, np.asarray(resamples))
@@ -18,7 +18,7 @@ def sample(p, y, patient=None, resamples=None) -> metrics.Sample:
 
 @st.composite
 def samples(draw):
-    """p with ties, y, patients and how often each of them was drawn."""
+    """Samples with ties in p, up to five patients, and how often each patient was drawn."""
     count = draw(st.integers(2, 40))
     p, y, patient = (
         np.array(draw(st.lists(values, min_size=count, max_size=count)))
@@ -36,9 +36,9 @@ def test_a_threshold_lies_between_cells_not_on_one():
 @pytest.mark.parametrize(
     ("p", "y", "specificity", "threshold"),
     [
-        ([0.1, 0.2, 0.3], [0, 0, 0], 0.5, 0.25),  # two of three, not one
-        (np.arange(100) / 100, [0] * 100, 0.55, 0.545),  # 55.00000000000001 of them are 55
-        ([0.2, 0.6], [0, 1], 0.01, 0.4),  # one at least
+        ([0.1, 0.2, 0.3], [0, 0, 0], 0.5, 0.25),  # two of three cells under it, not one
+        (np.arange(100) / 100, [0] * 100, 0.55, 0.545),  # 0.55 * 100 is 55.00000000000001: 55 cells
+        ([0.2, 0.6], [0, 1], 0.01, 0.4),  # at least one cell under it
         ([0.1, 0.4], [0, 0], 1.0, 0.7),  # half-way to 1
         ([0.3, 0.9], [1, 1], 0.9, 0.5),  # no healthy cell
     ],
@@ -87,7 +87,7 @@ def test_one_class_alone_has_no_figure_that_needs_both(p):
 
 
 def test_one_healthy_cell_is_enough_for_a_correlation():
-    # One rightly called, one missed, one rightly not called: 1 / sqrt(1 * 2 * 1 * 2).
+    # One true positive, one false negative, one true negative: 1 / sqrt(1 * 2 * 1 * 2).
     assert metrics.rates(sample([0.9, 0.2, 0.1], [1, 1, 0]))["mcc"][0] == pytest.approx(0.5)
     assert metrics.rates(sample([0.9, 0.1], [1, 0]))["mcc"][0] == 1
 
@@ -129,7 +129,7 @@ def test_sureness_without_reason_is_calibration_error():
 
 
 def test_errors_of_calibration_do_not_cancel_out_between_bins():
-    # 0.6 too few parasites expected under one half, 0.6 too many above: of four cells.
+    # The bin under 0.5 expects 0.6 parasites too few, the other 0.6 too many: 1.2 of four cells.
     found = metrics.ece(sample([0.2, 0.2, 0.8, 0.8], [0, 1, 1, 0]), 2)
     assert found[0] == pytest.approx(0.3)
     assert metrics.ece(sample([1.0, 1.0], [0, 1]), 2)[0] == 0.5
@@ -175,7 +175,7 @@ def test_a_patients_auc_needs_so_many_cells_of_the_rarer_class():
     p = [0.1, 0.6, 0.4, 0.9, 0.1, 0.2, 0.3, 0.9, 0.8]
     cells = sample(p, [0, 0, 1, 1, 0, 0, 0, 1, 1], np.array([0] * 4 + [1] * 4 + [2]))
     found = metrics.auc_by_patient(cells, least=2)
-    assert found[0] == 0.75  # 0.4 is above 0.1 alone, 0.9 above both
+    assert found[0] == 0.75  # 0.4 is above 0.1 only, 0.9 above both
     assert np.isnan(found[1:]).all()
     assert metrics.auc_by_patient(cells, least=0)[:2].tolist() == [0.75, 1.0]
     assert np.isnan(metrics.auc_by_patient(cells, least=0)[2])
@@ -187,7 +187,7 @@ def test_a_patients_auc_needs_so_many_cells_of_the_rarer_class():
 def test_the_worst_decile_is_the_mean_of_the_worst_tenth():
     figures = np.arange(20)[::-1] / 20
     assert metrics.worst_decile(figures, np.ones((1, 20)))[0] == pytest.approx(0.025)
-    # Of sixteen the worst two, of five the worst one, of a patient drawn twice both; without a patient none.
+    # The worst 2 of 16; the worst of 5; both draws of the worst of 10; nan without a figure.
     for of_patients, drawn, worst in (
         (range(16), np.ones(16), 0.5),
         ([0.5, 0.1, 0.9, 0.7, 0.8], np.ones(5), 0.1),
@@ -200,7 +200,7 @@ def test_the_worst_decile_is_the_mean_of_the_worst_tenth():
 
 def test_ppv_falls_with_parasitaemia():
     assert metrics.ppv(0.95, 0.97, 0.001) == pytest.approx(0.0307, abs=1e-4)
-    # 45 of 100 cells are called rightly, 10 falsely.
+    # Of 100 cells, 45 are true positives and 10 are false positives.
     assert metrics.ppv(0.9, 0.8, 0.5) == pytest.approx(45 / 55)
     assert np.isnan(metrics.ppv(0.0, 1.0, 0.01))
     assert metrics.ppv(1.0, 0.0, 1.0) == 1

@@ -1,4 +1,4 @@
-"""Two models are compared on the same cells and the same draws of patients."""
+"""Paired comparison: two models on the same cells and the same bootstrap samples of patients."""
 
 from pathlib import Path
 

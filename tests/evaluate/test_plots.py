@@ -1,4 +1,4 @@
-"""The plots' data, held against what a person counts in eight cells."""
+"""The data of the plots, checked against counts by hand on eight cells."""
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ def cells() -> pd.DataFrame:
 
 def test_a_perfect_model_lies_on_the_diagonal_of_the_reliability_diagram(cells):
     found = plots.frames(cells, 2, 1, {})["reliability"]
-    # From 0.1 to 0.5 two of five are parasitised, above it two of three.
+    # From 0.1 to 0.5, two of five cells are parasitised; above 0.5, two of three.
     assert found.mean_probability.tolist() == [0.3, 0.75]
     assert found.share_parasitized.tolist() == [0.4, 0.666667]
     assert found.perfect.tolist() == [0.3, 0.75]
@@ -59,7 +59,7 @@ def test_a_patients_interval_is_wilsons(cells):
 def test_operating_points_are_those_of_their_thresholds(cells):
     found = plots.frames(cells, 2, 1, {0.75: 0.55, 0.95: 0.9})["operating_points"]
     assert found.specificity.tolist() == [0.75, 0.95]
-    # From 0.55 on two of the four parasitised cells and one healthy one; from 0.9 on one and none.
+    # At 0.55 two of four parasitised cells and one healthy cell are called; at 0.9 one and none.
     assert found.sensitivity.tolist() == [0.5, 0.25]
     assert found.one_minus_specificity.tolist() == [0.25, 0]
 

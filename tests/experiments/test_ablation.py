@@ -1,4 +1,4 @@
-"""The ablation's rows do what they say; its table compares with the first; finished folds are kept."""
+"""The ablation: each row's parameters, the comparison with the first row, and reuse of finished folds."""
 
 import shutil
 import sys
@@ -66,7 +66,7 @@ def test_rows_are_cross_validated_and_what_has_run_before_is_not_trained_again(c
     judged = pd.read_csv(repository / "reports/ablation/no_average.csv")
     assert judged.path.is_unique
     assert set(judged.fold) == {0, 1, 2}
-    # The recipe's trainings, as the cross-validation ran them, come from DVC's run cache.
+    # The recipe's folds are those of the cross-validation, and come from DVC's run cache.
     kept = runs()
     assert before.items() <= kept.items()
     assert ["stages.train" in path.read_text() for path in kept.keys() - before.keys()] == [True] * 3

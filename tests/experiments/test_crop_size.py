@@ -1,4 +1,4 @@
-"""A cell gets the same verdict whatever size its crop has."""
+"""experiments.crop_size: does a cell get the same category at its original size and resized?"""
 
 import pytest
 from PIL import Image
@@ -12,7 +12,7 @@ from tests.support import bundles
 
 @pytest.fixture
 def copies(tmp_path):
-    """Drawn cells at their own size, and copies at 50 px, of which one has lost its violet."""
+    """Synthetic cells at their original size, and copies of 50 px, one of them without its violet."""
     for number, (cell, _) in enumerate(bundles.drawn_cells()):
         whole, small = tmp_path / "whole", tmp_path / "small"
         whole.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Cross-validation without a laboratory asks a network about it that never saw it."""
+"""Cross-validation that leaves out a laboratory: its cells are judged by a network that never saw them."""
 
 import json
 import sys
@@ -21,5 +21,5 @@ def test_a_laboratory_that_is_left_out_is_judged_by_a_network_that_never_saw_it(
     project.run(*command, "--set", "train.epochs=1", cwd=repository)
     written = (repository / "reports/crossval/crossval-laboratories.json").read_text()
     ((name, found),) = json.loads(written).items()
-    # Of a set that the network has learned from, all would be known.
+    # If the network had learned from the set, all its cells would be known.
     assert (name, found["cells"], found["parasitized"], found["known"]) == ("west", 12, 6, 0)

@@ -1,4 +1,4 @@
-"""What distortions of cells cost is counted against the same cells undistorted."""
+"""experiments.distortions: what each distortion of cells costs, against the same cells undistorted."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The command prints the figures of each set that it is given."""
+"""experiments.external prints the figures of each set that it is given."""
 
 import sys
 

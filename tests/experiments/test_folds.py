@@ -1,4 +1,4 @@
-"""Fold experiments: what a fold's clone is given, and what is read of the folds afterwards."""
+"""experiments.folds: the files that a fold's clone needs, running folds, and reading their results."""
 
 import math
 import shutil
@@ -20,7 +20,7 @@ from tests.support.project import change, commit, git, run
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """A repository, the current folder, with parameters and lists in git; its commit is `crossval-0`."""
+    """A repository, also the current folder, with params.yaml and lists; its commit has tag `crossval-0`."""
     folder = tmp_path / "repository"
     (folder / "data/folder").mkdir(parents=True)
     for name in ("params.yaml", "data/doubtful.csv", "data/split.csv", "data/folder/README.md"):
@@ -34,7 +34,7 @@ def repository(tmp_path, monkeypatch):
 
 
 def test_paths_that_git_wholly_holds_stay_as_they_are(repository):
-    # A change that is not committed travels with the clone.
+    # An uncommitted change also gets into the fold's clone.
     (repository / "data/split.csv").write_text("patient,fold\nP1,0\n")
     assert folds.outside_git(load_params()) == []
 

@@ -1,4 +1,4 @@
-"""Pictures that are no cell: varied, the same from the same seed, and counted by the report."""
+"""Pictures that are no cell: their variety, reproducibility from a seed, and the report on them."""
 
 import subprocess
 import sys

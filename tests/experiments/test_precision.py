@@ -1,4 +1,4 @@
-"""What a smaller precision costs is counted on decisions and AUC."""
+"""experiments.precision: the decisions that a smaller precision changes, and its effect on the AUC."""
 
 import numpy as np
 import pandas as pd

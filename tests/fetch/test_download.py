@@ -1,4 +1,4 @@
-"""Downloads against a local server: they resume, retry, check, and say in a sentence what is wrong."""
+"""Downloads from a local server: resuming, retries, checks, and errors of one sentence."""
 
 import hashlib
 import socket
@@ -31,7 +31,7 @@ def server():
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch) -> list[float]:
-    """No test waits: what would have been waited is in here."""
+    """The waits before retries, in seconds, which tests record instead of waiting."""
     waited: list[float] = []
     monkeypatch.setattr(download, "sleep", waited.append)
     return waited
@@ -166,7 +166,7 @@ def test_a_redirect_is_followed_with_the_range(server, target):
 
 def test_a_silent_server_is_left_and_asked_again(server, target, monkeypatch):
     server.faults.append(stall(300_000))
-    # On a busy machine healthy answers may come late too, and several in a row.
+    # On a busy machine several good answers in a row may also take longer than SILENCE: allow more retries.
     monkeypatch.setattr(download, "PATIENT", download.PATIENT.new(total=1000))
     monkeypatch.setattr(download, "SILENCE", 0.2)
     download.fetch(remote(server), target)
@@ -318,7 +318,7 @@ def test_the_progress_bar_tells_rate_and_time_left(server, target):
 
 @contextmanager
 def tls_server(folder: Path):
-    """The port of a server whose certificate is signed by itself alone."""
+    """Run a server with a self-signed certificate; yields its port."""
     key, certificate = folder / "key.pem", folder / "cert.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
     subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)

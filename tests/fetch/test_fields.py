@@ -1,4 +1,4 @@
-"""Annotated fields become labelled crops; whatever does not become one is counted."""
+"""Source `fields`: annotated fields become labelled crops, and what is left out is counted."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from tests.support.project import ROOT
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
-    """Two drawn fields; the boxes of every third cell are left out."""
+    """A folder of two synthetic fields and annotations, in which every third cell has no box."""
     folder = tmp_path_factory.mktemp("given")
     listed = []
     for number in range(2):
@@ -73,7 +73,7 @@ def test_patients_csv_beside_annotations_names_fields_and_rows_that_name_none_ar
     (own / "annotations.json").rename(own / "slides.json")
     whose = own / "patients.csv"
     whose.write_text("file,patient\nslide0_f.png,Ada\nlost.png,Ben\n")
-    # Another form, whose files are all read: the table of patients is none of them.
+    # Without annotations.json all .json, .xml and .csv files are read, but not patients.csv.
     (own / "slides.json").write_text(json.dumps(as_coco(json.loads((own / "slides.json").read_text()))))
     known, raw = fetched(own, tmp_path)
     assert set(patients.read(raw).values()) == {"Ada", "slide1_f"}

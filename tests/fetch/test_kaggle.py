@@ -1,4 +1,4 @@
-"""Kaggle's own client against a local server that answers as Kaggle does, at the SDK's TEST address."""
+"""Source `kaggle`: Kaggle's own client with a local stand-in for Kaggle, at the client's TEST address."""
 
 import fcntl
 import hashlib
@@ -22,7 +22,7 @@ from tests.support.servers import answer, redirect, serving, truncate
 
 ROOT = Path(__file__).parents[2]
 CENSUS = nih.Census(cells=12, infected=3, controls=2)
-# Where KAGGLE_API_ENVIRONMENT=TEST sends Kaggle's client.
+# The port that Kaggle's client uses if KAGGLE_API_ENVIRONMENT is TEST.
 PORT = 7777
 KEY = '{"username": "u", "key": "k"}'
 CANARY = "canary-5f0c1d"
@@ -37,7 +37,10 @@ def archive(tmp_path) -> bytes:
 
 @pytest.fixture
 def server(archive):
-    """Kaggle: the call answers with a redirect to a signed address. One at a time, as it has one port."""
+    """A stand-in for Kaggle that redirects each call to a signed address.
+
+    A lock lets one test process at a time use its port.
+    """
     lock = Path(tempfile.gettempdir(), f"port-{PORT}.lock")
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -116,7 +119,7 @@ def test_a_second_fetch_asks_for_nothing(fetch, server, monkeypatch):
 def test_a_broken_off_download_goes_on_at_a_newly_signed_address(fetch, server, archive):
     server.files["/storage.zip"] = content = bytes(300_000) + archive
     server.posts[:] = [redirect("/storage.zip?signature=1"), redirect("/storage.zip?signature=2")]
-    # The client itself opens the address each time, and its answer is closed unread.
+    # Kaggle's client opens each address itself; that answer is closed unread.
     server.faults += [truncate(0), truncate(len(content) * 2 // 3)]
     assert fetch().cells == 24
     assert server.asked[-1].path == "/storage.zip?signature=2"
@@ -316,7 +319,7 @@ def test_the_stage_says_a_refusal_in_one_line_without_a_traceback(server, tmp_pa
 
 
 def assert_hidden(refused, capfd) -> None:
-    """Neither message, traceback nor output quote a credential."""
+    """Assert that neither the error, its traceback nor the output quotes a credential."""
     told = "".join(traceback.format_exception(refused.value)) + "".join(capfd.readouterr())
     assert CANARY not in told
     assert hashlib.sha256(CANARY.encode()).hexdigest() not in told

@@ -1,4 +1,4 @@
-"""Other laboratories' sets are found, read and named."""
+"""Sets of other laboratories: found in a folder, read, and named."""
 
 import shutil
 
@@ -17,7 +17,7 @@ SETTINGS = load_params(ROOT / "params.yaml")
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two sets: `east` with both classes, cut out of two fields, and `west.zip`, healthy cells alone."""
+    """Two sets: `east` with both classes, cut out of two fields; `west.zip` with healthy cells only."""
     random = np.random.default_rng(0)
     for path in (
         *(f"east/Parasitized/field{number % 2}__{number}.png" for number in range(4)),

@@ -1,4 +1,4 @@
-"""The publisher's set over HTTP from a local server: fetched, checked, unpacked, with its slides."""
+"""Source `nlm`: the publisher's set, fetched from a local server, checked, unpacked, with its slides."""
 
 import csv
 import hashlib
@@ -44,7 +44,7 @@ def server(published):
 
 @pytest.fixture
 def data(data, server, published) -> params.Data:
-    """Parameters that name what the local server has."""
+    """Parameters of source `nlm` with the addresses and hashes of the local server's files."""
     asked = params.NlmData(**fake_archive.nlm_section(server.base, published))
     return data.model_copy(update={"source": "nlm", "nlm": asked})
 

@@ -1,4 +1,4 @@
-"""Cells drawn or brought by a user end up in class folders, and faults are said in one sentence."""
+"""Sources `sample` and `folder`: cells end up in class folders, and errors are one sentence."""
 
 import json
 import re
@@ -228,7 +228,7 @@ def test_a_patients_csv_of_other_cells_stops_the_fetch(own, tmp_path):
 
 
 def split_up(own: Path, *sides: str) -> Path:
-    """The class folders of `own` in a folder for each side."""
+    """Copy the class folders of `own` into a folder for each of `sides`; return their parent folder."""
     for side in sides:
         shutil.copytree(own, own.with_name("split") / side)
     return own.with_name("split")
@@ -310,7 +310,7 @@ def test_a_zip_with_the_separators_of_windows_has_folders(tmp_path):
     assert (tmp_path / "in/Parasitized/a.png").read_bytes() == b"x"
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")  # as it is meant
+@pytest.mark.filterwarnings("ignore:Duplicate name")  # the test makes one
 def test_an_archive_that_holds_a_name_twice_loses_no_file_in_silence(tmp_path):
     with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
         pack.writestr("a.png", b"x")

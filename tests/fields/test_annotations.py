@@ -1,4 +1,4 @@
-"""The same boxes come out of every form, and malformed files are refused with file and place."""
+"""Annotations: every format gives the same boxes; errors name the file and the place in it."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Cells are found on drawn fields, whose truth is known; other pictures are named as what they are."""
+"""Finding cells on synthetic fields, where their boxes are known, and recognising other pictures."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,11 @@ def test_cells_that_touch_and_overlap_are_found_one_by_one(thin):
 
 
 def of_ellipses(cells, pale=()):
-    """A field of 640 by 480, and its marks: of cells (x, y, length, width, turn), `pale` ones edgeless."""
+    """A field of elliptic cells, uint8 (480, 640, 3), and its marks.
+
+    Args:
+        cells, pale: (x, y, length, width, turn) of each cell, in px and radians; `pale` ones are blurred.
+    """
     down, across = np.mgrid[:480, :640]
     fields, marks = [], []
     for ellipses, blur in ((cells, 1), (pale, 6)):
@@ -49,7 +53,7 @@ ALONE = [(x, y, 60, 60, 0) for x in range(60, 640, 130) for y in (60, 420)]
 
 
 def all_found(pixels, marks):
-    """Whether each cell is found, and nothing else; and how far off a side of its box is at most, px."""
+    """Whether exactly the marked cells are found; the largest error in x, y, width or height of a box, px."""
     field = find.find(pixels)
     matched = matching.match(field, marks)
     off = [np.abs(np.subtract(field.cells[i].box, marks[j].box)).max() for i, j in matched.pairs]

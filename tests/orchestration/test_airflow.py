@@ -26,7 +26,7 @@ pytestmark = pytest.mark.long
 
 HERE = ROOT / "orchestration/airflow"
 
-# A hook of yours: docs/airflow.md.
+# A user's hook for failed runs, as in docs/airflow.md.
 NOTIFY = """
 import pathlib, sys
 def tell(context):
@@ -45,7 +45,10 @@ def module(path: Path) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def binaries() -> Path:
-    """Where Airflow's commands are; the test is skipped where there are none."""
+    """The folder of Airflow's commands.
+
+    If there is none, tests are skipped, or fail if MALARIA_REQUIRE_AIRFLOW is set.
+    """
     folder = ROOT / ".venv-airflow/bin"
     if not (folder / "airflow").exists():
         if os.environ.get("MALARIA_REQUIRE_AIRFLOW"):
@@ -56,15 +59,15 @@ def binaries() -> Path:
 
 @dataclass(frozen=True)
 class Airflow:
-    """An Airflow that knows one repository."""
+    """An Airflow installation that is set up for one repository."""
 
     environment: dict[str, str]
     binaries: Path
     home: Path
 
     def call(self, *command: str, ok: bool = True, **environment: str) -> str:
-        """What a command of Airflow's environment prints."""
-        # Bash reads ~/.bashrc where its input is a socket, as Airflow's workers have it.
+        """Run a command of Airflow's environment; return its stdout."""
+        # Bash reads ~/.bashrc if its stdin is a socket, as it is in Airflow's workers.
         ours, theirs = socket.socketpair()
         with ours, theirs:
             done = subprocess.run(
@@ -75,9 +78,9 @@ class Airflow:
         return done.stdout
 
     def run(self) -> dict[str, str]:
-        """Run the DAG to its end; each task's state."""
+        """Run the DAG to its end; return {task: state}."""
         known = self.runs()
-        # No task of a run before the DAG's start is run.
+        # Airflow runs no task before the DAG's start date, so this date is in the past.
         self.call(
             "airflow", "dags", "test", "malaria_cells", ok=False, MALARIA_START="2026-01-05T12:00:00+00:00"
         )
@@ -93,7 +96,7 @@ class Airflow:
 
 @pytest.fixture(scope="session")
 def repository(finished, tmp_path_factory) -> Path:
-    """The finished repository, committed; then without results, and its export will be new to DVC's cache."""
+    """A copy of `finished` with its results committed, then deleted, and a changed parameter of export."""
     folder = copy(finished, tmp_path_factory.mktemp("scheduled") / "repository")
     change(folder, {"gate.rerun": [], "gate.max_ece": 1.0, "gate.min_auc": 0.0, "gate.min_cells": 20})
     commit(folder, "results, and limits that so small a model meets")
@@ -107,7 +110,7 @@ def repository(finished, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def airflow(binaries, repository, tmp_path_factory) -> Airflow:
     home = tmp_path_factory.mktemp("airflow")
-    # What pyenv and conda do to a ~/.bashrc: another Python goes to the front.
+    # A ~/.bashrc that puts another Python first on PATH, as pyenv and conda write it.
     (home / "bin").mkdir()
     (home / "bin/python").symlink_to("/bin/false")
     (home / ".bashrc").write_text(f'export PATH="{home}/bin:$PATH"\n')
@@ -139,7 +142,7 @@ def outs(stage: dict) -> Iterator[str]:
 
 
 def arrows() -> dict[str, set[str]]:
-    """Stage to those whose outputs it names as dependencies, from the text of dvc.yaml."""
+    """For each stage, the stages whose outputs are its dependencies, from the text of dvc.yaml."""
     stages = stages_of(ROOT)
     return {
         name: {
@@ -181,7 +184,7 @@ print("\\n" + json.dumps({
     assert told["schedule"] == "0 3 * * 1"
     assert told["backoff"] == [2.0]
     assert (told["hours"], told["told"]) == ([3.0], "notify")
-    # What was due before is not made up.
+    # Runs that were due before the start are not caught up.
     assert (told["start"], told["catchup"]) == ("2100-01-05T12:00:00+00:00", False)
 
 
@@ -207,7 +210,7 @@ def test_a_task_keeps_its_stages_metrics_and_plots_and_its_page_shows_them_to_th
 ):
     scores = airflow.home / "stage-figures" / f"{uuid4()}.html"
     command = (sys.executable, "-m", "orchestration.run_stage", "evaluate", "--figures", str(scores))
-    # Nothing has changed: the stage is skipped, and shown all the same.
+    # Nothing has changed: the stage is skipped (status 99), but its figures are still written.
     assert run(*command, cwd=finished, ok=False).returncode == 99
     script = f"""
 import sys
@@ -231,7 +234,7 @@ def test_a_stage_that_dvc_yaml_does_not_have_is_named_with_those_it_has():
     assert done.stderr.startswith("error: dvc.yaml has no stage tran: its stages are fetch, audit, ")
 
 
-def test_a_wrong_parameter_is_no_matter_for_another_try(finished, tmp_path):
+def test_a_wrong_parameter_ends_with_status_1_which_is_not_retried(finished, tmp_path):
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(finished / name, tmp_path)
     change(tmp_path, {"train.epochs": -3})
@@ -244,9 +247,7 @@ def test_a_wrong_parameter_is_no_matter_for_another_try(finished, tmp_path):
 @pytest.mark.parametrize(
     ("ends", "status"), [("sys.exit(1)", 1), ("sys.exit(75)", 75), ("os.kill(os.getpid(), 9)", 75)]
 )
-def test_what_a_person_must_put_right_ends_with_another_status_than_what_may_pass(
-    finished, tmp_path, ends, status
-):
+def test_an_error_that_may_pass_ends_with_status_75_and_any_other_with_1(finished, tmp_path, ends, status):
     copied = copy(finished, tmp_path / "repository")
     (copied / "stages/audit.py").write_text(f"import os, sys\n{ends}\n")
     command = (sys.executable, "-m", "orchestration.run_stage", "audit")
@@ -278,7 +279,7 @@ def test_ctrl_c_ends_airflow_and_all_that_it_started(binaries, tmp_path):
         assert any("Airflow is ready" in line for line in terminal.stdout)
         started = psutil.Process(terminal.pid).children(recursive=True)
         try:
-            # One that hangs, as the scheduler does now and then on a busy machine, is killed.
+            # On a busy machine the scheduler sometimes hangs: a hanging one must be killed too.
             next(one for one in started if "scheduler" in one.cmdline()).suspend()
             os.killpg(terminal.pid, signal.SIGINT)
             terminal.communicate(timeout=120)

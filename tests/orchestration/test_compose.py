@@ -1,4 +1,4 @@
-"""compose.yaml as a Compose implementation reads it, the Dockerfile's promises, what images start with."""
+"""compose.yaml as podman-compose reads it, the Dockerfile, and what containers do at their start."""
 
 import contextlib
 import os
@@ -55,7 +55,7 @@ def test_images_have_the_version_that_is_asked_for_and_are_pulled(services):
 def test_data_lie_in_the_folder_that_is_named_and_the_app_cannot_write_there(services):
     for name in ("pipeline", "app", "push", "airflow"):
         (mounted,) = services[name]["volumes"]
-        # The app sees models alone, no password of Airflow's and no cell.
+        # The app sees only the models: no cells, and not Airflow's password.
         below = "/models" if name == "app" else ""
         assert (mounted["source"], mounted["target"]) == (f"/somewhere{below}", f"/data{below}")
         assert mounted["type"] == "bind"
@@ -69,7 +69,7 @@ def test_nothing_of_ours_is_root_or_writes_into_its_image(services):
         assert services[name]["cap_drop"] == ["ALL"]
 
 
-def test_an_owner_who_is_root_is_none_for_the_front_which_reads_no_data():
+def test_the_front_does_not_run_as_root_even_if_root_owns_the_data():
     root = yaml.safe_load(compose(settings={**SETTINGS, "DATA_UID": "0", "DATA_GID": "0"}).stdout)["services"]
     assert {name: service["user"] for name, service in root.items()} == {
         "pipeline": "0:0", "app": "0:0", "front": "1000:1000"
@@ -87,9 +87,9 @@ def test_what_runs_stages_is_told_to_stop_as_on_a_terminal_and_has_time_to(servi
     for name in ("pipeline", "push", "airflow"):
         service = services[name]
         assert (service["stop_signal"], service["stop_grace_period"]) == ("SIGINT", "1m")
-        # The container's first process passes the signal on to the stage, too; Airflow tells its own.
+        # tini passes the signal on to the stage too; Airflow stops its processes itself.
         assert ("TINI_KILL_PROCESS_GROUP" in service["environment"]) is (name != "airflow")
-        # A checkpoint of training is for the machine that wrote it, and a container is another each time.
+        # A training checkpoint holds for one host name, and each container would get another one.
         assert service["hostname"] == name
     assert all(service["init"] for service in services.values())
 
@@ -133,7 +133,7 @@ def test_what_has_no_default_is_asked_for_by_its_name(name):
 
 def test_the_lock_files_of_the_images_are_parts_of_the_whole():
     def pins(name: str) -> set[str]:
-        """Versions and hashes; which systems a package is for hangs on what else needs it."""
+        """Versions and hashes, without environment markers, which depend on what else is locked."""
         lines = (ROOT / name).read_text().replace(" \\\n", " ").splitlines()
         return {re.sub(r" ; .*?(?= --hash)", "", line) for line in lines}
 
@@ -150,7 +150,7 @@ def test_only_the_files_that_an_image_runs_get_near_a_build():
         if line and not line.startswith(("#", "**"))
     ]
     assert first == "*"
-    # Tables of patients that a command leaves among code that is let in.
+    # Keeps out tables of patients that a command may leave among the code.
     assert "**/*.csv" in (ROOT / ".dockerignore").read_text().splitlines()
     tracked = run(
         "git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT
@@ -160,19 +160,23 @@ def test_only_the_files_that_an_image_runs_get_near_a_build():
     assert not [name for name in cells for line in let_in if name.startswith(line.removeprefix("!"))]
     for line in let_in:
         assert any(name.startswith(line.removeprefix("!")) for name in [*tracked, released]), line
-    # COPY of a name that is not let in fails only where an engine is.
+    # A COPY of a file that .dockerignore excludes would fail only with a container engine.
     dockerfile = (ROOT / "Dockerfile").read_text().replace("${BUNDLE}", "models/pretrained")
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
-    # So does laying out a name that is not: what is not in the image is not copied.
+    # So would workspace.lay, which copies these names out of the image.
     for name in {*workspace.CODE, *(name for names in copied for name in names.split() if name != ".")}:
         assert any(f"!{name}".startswith(line.rstrip("/")) for line in let_in), name
 
 
 @contextlib.contextmanager
 def front(app: str, folder: Path, logs: str = "") -> Iterator[str]:
-    """The address of Debian's nginx with compose.yaml's settings, in front of an app; it gives up soon.
+    """Run Debian's nginx in front of an app, with compose.yaml's settings; yields its URL.
 
-    logs: a pattern of all that it says.
+    Its timeouts for slow clients are 1 s instead of 10 s.
+
+    Args:
+        app: the app's URL.
+        logs: a regular expression that all of nginx's log has to match.
     """
     nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if nginx is None:
@@ -190,7 +194,7 @@ def front(app: str, folder: Path, logs: str = "") -> Iterator[str]:
     for written, instead in (here | sooner).items():
         assert written in settings
         settings = settings.replace(written, instead)
-    # As root it would become another user, who may not write below the test's folder.
+    # Started by root, nginx would become another user, who may not write below the test's folder.
     (folder / "nginx.conf").write_text(settings if os.getuid() else f"user root;\n{settings}")
     command = [nginx, "-e", "stderr", "-c", str(folder / "nginx.conf")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -342,7 +346,7 @@ def test_results_go_to_a_store_whose_bucket_is_made_and_a_second_time_no_result_
         run(*command, cwd=repository, environment=environment)
         left = run("dvc", "status", "--cloud", "--json", cwd=repository, environment=environment)
         assert left.stdout.strip() == "{}"
-        # DVC sends the records of runs each time, whatever the remote has.
+        # DVC sends the records of its run cache each time, even if the remote has them.
         cache = run("dvc", "cache", "dir", cwd=repository).stdout.strip()
         records = [path for path in (repository / cache / "runs").rglob("*") if path.is_file()]
         again = run(*command, cwd=repository, environment=environment).stdout

@@ -1,4 +1,4 @@
-"""What the engine's tests share."""
+"""Fixture for tests of the engine that spreads predictions over workers."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Predictions in shards: the plain path's bytes, exactly one row a cell, whatever is killed on the way."""
+"""Predictions in shards on Dask: the same bytes as without it, even if a worker or the driver is killed."""
 
 import functools
 import os
@@ -27,13 +27,13 @@ from tests.support import bundles, dask_cluster
 from tests.support.bundles import plain
 from tests.support.project import ROOT
 
-# Dask closes its sockets when it finds the time.
+# Dask may close its sockets late.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 @pytest.fixture
 def cells(tmp_path, pngs) -> Path:
-    """A folder of all that may come: cells, no cells, zips in zips, damaged and empty ones, equal names."""
+    """A folder of cells, other files, and zips: nested, damaged, empty, and with a name twice."""
     folder = tmp_path / "cells"
     for number, png in enumerate(pngs):
         path = folder / f"slide{number % 3}" / f"cell {number}, ü.png"
@@ -94,8 +94,9 @@ def test_nothing_to_judge_is_a_header(model_bundle, tmp_path, scheduler):
 
 @dataclass(frozen=True)
 class Run:
-    """`python -m malaria predict --engine dask` with one worker. One of its paths is `pipe`: a worker that
-    reads it waits until its content is written.
+    """A running `python -m malaria predict --engine dask` with one worker.
+
+    One of its paths is the named pipe `pipe`: a worker that reads it waits until its content is written.
     """
 
     pipe: Path
@@ -103,7 +104,7 @@ class Run:
     driver: subprocess.Popen[str]
 
     def wait_for_worker(self) -> BinaryIO:
-        """Returns once a worker reads the pipe; its content can be written to what is returned."""
+        """Wait until a worker reads the pipe; return the pipe, open for writing its content."""
         return self.pipe.open("wb")
 
     def workers(self) -> list[psutil.Process]:
@@ -167,7 +168,7 @@ def test_what_vanishes_after_it_was_listed_is_a_row(model_bundle, pngs, tmp_path
 def test_a_worker_without_the_share_never_calls_its_cells_unreadable(
     model_bundle, pngs, tmp_path, monkeypatch
 ):
-    """The worker's folder `cells` is there, and empty, as where a share is not mounted."""
+    """The worker's folder `cells` is empty, as on a machine where the share is not mounted."""
     for name in ("here/cells", "there/cells"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "here/cells/1.png").write_bytes(pngs[0])
@@ -178,14 +179,14 @@ def test_a_worker_without_the_share_never_calls_its_cells_unreadable(
         with pytest.raises(UserError, match=blind):
             run(scheduler=address)
         assert not Path("out.csv").exists()
-        # With the share in its place the same command goes on.
+        # Once the share is mounted, the same command succeeds.
         shutil.copy("cells/1.png", tmp_path / "there/cells")
         assert run(scheduler=address).counts["ok"] == 1
 
 
 @dataclass(frozen=True)
 class Killed:
-    """What a killed driver leaves: `finished` of the shards' files, beside an output that is not there."""
+    """A run whose driver was killed: its folder `parts` has the files of `finished` shards, and no output."""
 
     model: Path
     paths: list[str]
@@ -222,14 +223,14 @@ def killed(model_bundle, pngs, tmp_path_factory) -> Killed:
 
 @pytest.fixture
 def left(killed, tmp_path) -> Path:
-    """An output's path, with a copy beside it of what the killed driver left."""
+    """The path of a new output; beside it lies a copy of the parts that the killed driver left."""
     shutil.copytree(killed.parts, tmp_path / "out.csv.malaria-parts")
     return tmp_path / "out.csv"
 
 
 def test_a_killed_driver_is_resumed_from_its_finished_shards(killed, left, scheduler):
     done = killed.resume(left, scheduler)
-    # Three shards are given to a worker at a time.
+    # A worker has at most three shards at a time.
     assert done.resumed == killed.finished >= done.partitions - 3
     assert left.read_bytes() == killed.expected
     assert [path.name for path in left.parent.iterdir()] == ["out.csv"]
@@ -280,7 +281,7 @@ def test_an_output_among_the_inputs_is_refused(model_bundle, cells):
 
 def test_a_worker_of_another_version_judges_nothing(model_bundle):
     content = {file.name: file.read_bytes() for file in model_bundle.iterdir()}
-    with pytest.raises(UserError, match="but 0 asks: install the same"):
+    with pytest.raises(UserError, match="not 0: install the same"):
         batch.judge(batch.Partition("", ()), batch.Job("0", content, Path(), 0.5))
 
 

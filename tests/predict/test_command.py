@@ -1,4 +1,4 @@
-"""`python -m malaria predict`: where its rows go, and what it says where they cannot."""
+"""`python -m malaria predict`: where its rows go, its exit status, and its errors."""
 
 import dataclasses
 import hashlib
@@ -29,14 +29,14 @@ def predict(*arguments: str, most_bytes: int = resource.RLIM_INFINITY) -> subpro
         "from malaria.command import end_with; from malaria.__main__ import main; end_with(main)"
     )
     command = [sys.executable, "-c", program, "predict", *arguments]
-    # As in most locales; in the plain one Python lets any name through.
+    # As in most locales; in the C locale Python would print any file name.
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     return subprocess.run(command, cwd=ROOT, capture_output=True, check=False, env=environment)
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A folder with a hundred files that are no images: a row each."""
+    """A folder with 100 files that are no images; each gives a row."""
     (tmp_path / "in").mkdir()
     for number in range(100):
         (tmp_path / f"in/{number}.png").write_text("no image")
@@ -75,7 +75,7 @@ def test_a_batch_of_a_foreign_stain_is_said_before_the_counts(
     cells.mkdir()
     for number, (pixels, _) in enumerate(pictures.drawn(60, seed=5)):
         Image.fromarray(pixels).save(cells / f"{number}.png")
-    # No shard has the 50 cells that can tell.
+    # A shard has 20 cells, while the check needs 50.
     spread = (
         "--engine",
         "dask",
@@ -123,7 +123,7 @@ def test_an_out_that_cannot_be_written_is_refused_before_anything_is_judged(
     Path("results").mkdir()
     Path("note.txt").touch()
     options = ["--model", str(model_bundle), "--engine", engine, "--out", out]
-    # Whoever looks for cells first says that there are none.
+    # If the command looked for cells first, its error would be that there are none.
     monkeypatch.setattr(sys, "argv", ["malaria", "predict", "not-there", *options])
     with pytest.raises(SystemExit, match="1"):
         end_with(main)

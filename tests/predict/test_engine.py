@@ -1,4 +1,4 @@
-"""Tasks spread over workers: all come back, whoever is killed, and nothing of Dask is needed without it."""
+"""Tasks on Dask workers: every result arrives even if workers are killed, and errors are one sentence."""
 
 import functools
 import logging
@@ -18,7 +18,7 @@ from malaria.predict import engine
 from tests.support import dask_cluster
 from tests.support.project import ROOT
 
-# Dask closes sockets of workers that were killed when it finds the time.
+# Dask may close the sockets of killed workers late.
 pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.restarts_processes]
 
 
@@ -27,7 +27,7 @@ def squared(number: int) -> int:
 
 
 def dies_once(marker: Path) -> str:
-    """Kills its own process, the first time."""
+    """Kill the process that runs this, but only the first time."""
     try:
         marker.touch(exist_ok=False)
     except FileExistsError:
@@ -55,7 +55,7 @@ def has_a_child(number: int) -> int:
 
 @pytest.fixture(scope="module")
 def two_workers() -> Iterator[Any]:
-    """`engine.as_they_come` on a cluster of this machine."""
+    """`engine.as_they_come` on a local cluster of two workers."""
     before = dict(os.environ)
     with engine.cluster(2) as client:
         yield functools.partial(engine.as_they_come, client)
@@ -150,7 +150,7 @@ def test_a_killed_scheduler_is_told_in_a_sentence_and_nothing_else(tmp_path, cap
     monkeypatch.setattr(logging.getLogger("distributed.client"), "handlers", [caplog.handler])
     gone = r"^The cluster is gone \(.+\): start it and run again\.$"
     with dask_cluster.started(tmp_path) as address:
-        # Of the attempt to reach it again.
+        # A short timeout for the client's attempts to reconnect.
         monkeypatch.setitem(dask.config.config["distributed"]["comm"]["timeouts"], "connect", "500ms")
         with pytest.raises(UserError, match=gone):
             judged_while_the_scheduler_is_killed(address, begun)

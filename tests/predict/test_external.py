@@ -1,4 +1,4 @@
-"""How a bundle does elsewhere, in figures that scikit-learn and counting by hand confirm."""
+"""Figures of a bundle on another laboratory's cells, checked with scikit-learn and by hand."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ SETTINGS = load_params(ROOT / "params.yaml")
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
-    """Forty drawn cells of eight fields, and one that is no cell."""
+    """A folder of 40 synthetic cells of eight fields, and of one picture that is no cell."""
     folder = tmp_path_factory.mktemp("laboratory")
     from app import pictures
 

@@ -1,4 +1,4 @@
-"""One bad file or folder among those to be judged is a row that says so, whatever is wrong with it."""
+"""Bad files and folders among the inputs: each gives a row with the reason, and the others are judged."""
 
 import io
 import os
@@ -19,7 +19,7 @@ from tests.support.permissions import bound_by_permissions
 
 @pytest.mark.parametrize("path", ["gs://bucket/cells", "azure://cells"])
 def test_a_store_of_another_kind_is_said_not_to_be_read(path):
-    with pytest.raises(UserError, match=f"{path} is of a store that is not read"):
+    with pytest.raises(UserError, match=f"{path} is in an unsupported store"):
         list(inputs.listed([path]))
 
 
@@ -58,7 +58,7 @@ def of_several_disks(png: bytes) -> bytes:
 
 
 def of_negative_offset(png: bytes) -> bytes:
-    """A zip in a zip whose directory claims to lie further back than it does."""
+    """A zip in a zip that records its directory's offset 9 bytes too large."""
     inner = packed("a.png", png)
     at = inner.index(b"PK\5\6") + 16
     directory = int.from_bytes(inner[at : at + 4], "little")
@@ -80,7 +80,7 @@ BAD: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.fixture(params=BAD)
 def folder(request, tmp_path, pngs) -> Path:
-    """A bad zip, with a cell before and one behind it."""
+    """A folder with a bad zip between two cells."""
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells/a.png").write_bytes(pngs[0])
     (tmp_path / "cells/b.zip").write_bytes(BAD[request.param](pngs[1]))
@@ -132,7 +132,7 @@ def test_a_file_may_have_64_mib(tmp_path, pngs, size, is_read):
 
 
 def test_a_zip_is_opened_in_a_zip_in_a_zip_and_no_deeper(tmp_path, pngs):
-    # Packed once: a zip has the time in it.
+    # Packed once, because a zip holds the time of packing.
     one = packed("a.png", pngs[0])
     two = packed("2.zip", one)
     (tmp_path / "three.zip").write_bytes(packed("1.zip", two))
@@ -144,7 +144,7 @@ def test_a_zip_is_opened_in_a_zip_in_a_zip_and_no_deeper(tmp_path, pngs):
 
 @pytest.fixture
 def locked(tmp_path, pngs, monkeypatch) -> Iterator[Path]:
-    """A folder of a cell and a folder that nobody may list, relative to the current one."""
+    """A folder that may not be listed, as a path relative to the current folder; a cell lies beside it."""
     tmp_path.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     folder = Path("cells/locked")
@@ -191,7 +191,7 @@ def test_a_folder_that_cannot_be_listed_is_a_row_below_and_an_error_where_it_is_
             list(inputs.find([str(locked)]))
     assert (one.path, one.status) == ("cells/a.png", "ok")
     assert (other.path, other.status) == ("cells/locked", "unreadable")
-    # Without the path: a worker elsewhere would name another.
+    # The reason has no path, which may be another one on a worker.
     assert other.reason == "cannot be read: Permission denied"
 
 

@@ -1,4 +1,4 @@
-"""`malaria evaluate`: figures on labelled cells, and what is said of cells that the model knows."""
+"""`malaria evaluate`: figures on labelled cells, with and without those that the model was made with."""
 
 import csv
 import dataclasses
@@ -24,7 +24,7 @@ from tests.support.project import ROOT, run
 
 @pytest.fixture
 def own(tmp_path, pngs) -> Path:
-    """The twelve drawn cells in class folders; a bundle of `model_bundle` was made with the first four."""
+    """The twelve synthetic cells in class folders; `model_bundle` was made with the first four."""
     for number, (content, (_, infected)) in enumerate(zip(pngs, bundles.drawn_cells(), strict=True)):
         file = tmp_path / "own" / ("Parasitized" if infected else "Uninfected") / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def test_where_all_cells_are_known_no_figures_are_left(own, model_bundle):
     assert "4 of 4 cells are among those" in labelled.as_text(scores)
 
 
-def test_a_cell_that_may_not_be_read_is_named_and_not_the_table(
+def test_the_error_for_a_cell_that_may_not_be_read_names_the_cell_and_not_the_table(
     own, model_bundle, tmp_path, monkeypatch, capsys
 ):
     def closed(source, _):

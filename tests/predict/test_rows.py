@@ -1,4 +1,4 @@
-"""A row tells category, status and reason of an image, and is no formula to a spreadsheet."""
+"""Rows of predictions: category, status and reason of an image; no text that a spreadsheet would run."""
 
 import io
 
@@ -56,7 +56,7 @@ def test_the_look_of_judged_cells_alone_is_added_up(gated_bundle, pngs):
 
 
 @pytest.mark.parametrize(("mib", "at_once"), [(64, 4), (100, 3)])
-def test_of_large_pictures_that_are_held_already_few_are_taken_at_once(model_bundle, pngs, mib, at_once):
+def test_few_large_pictures_are_held_in_memory_at_once(model_bundle, pngs, mib, at_once):
     taken = []
 
     def large():
@@ -66,7 +66,7 @@ def test_of_large_pictures_that_are_held_already_few_are_taken_at_once(model_bun
 
     found = predict.predict(bundle.load(model_bundle, threads=1), large())
     assert next(found).path == "0.png"
-    # A chunk of 256 MiB or a little more, and the next one.
+    # Two chunks, this one and the next, each of 256 MiB or a little more.
     assert len(taken) == 2 * at_once
     assert [row.path for row in found] == [f"{number}.png" for number in range(1, 100)]
 

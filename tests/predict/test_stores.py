@@ -1,4 +1,4 @@
-"""Cells in an S3 store: the same rows as from a folder, and a store's failures are not a cell's."""
+"""Cells in an S3 store: the same rows as from a folder; a failing store is an error, not unreadable cells."""
 
 import socket
 import zipfile
@@ -19,13 +19,13 @@ def job_of(folder: Path) -> batch.Job:
     return batch.Job(__version__, content, Path(), 0.5)
 
 
-# The client's connections are closed when its threads find the time.
+# The threads of the S3 client may close their connections late.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[Any]:
-    """A client of an empty bucket `cells`, in a store that this process and its children are told of."""
+    """A client of a local S3 server with an empty bucket `cells`; environment variables name the server."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -47,7 +47,7 @@ def store() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def slide(store, pngs, tmp_path_factory) -> Path:
-    """A folder of cells, whose like is in the store below cells/slide."""
+    """A folder of cells, with a copy in the store at s3://cells/slide."""
     folder = tmp_path_factory.mktemp("slide")
     for number, png in enumerate(pngs):
         (folder / f"cell {number} ü+#?.png").write_bytes(png)
@@ -74,7 +74,7 @@ def test_an_engine_gives_the_same_bytes_from_a_store_and_into_it(model_bundle, s
     done = batch.run(model_bundle, paths, "s3://cells/out/rows.csv", workers=1, size=25)
     assert store.get_object(Bucket="cells", Key="out/rows.csv")["Body"].read() == plain(model_bundle, paths)
     assert (done.counts["ok"], done.counts["unreadable"]) == (12 + 12 + 12 + 12 + 12, 2)
-    # Nothing of the run is left beside it.
+    # The run has left no other object beside it.
     assert [found["name"] for found in stores.objects("s3://cells/out")] == ["cells/out/rows.csv"]
 
 
@@ -85,7 +85,7 @@ def test_rows_that_break_off_leave_no_object():
     with pytest.raises(UserError, match="holds no object"):
         stores.objects("s3://cells/broken.csv")
     with (
-        pytest.raises(UserError, match=r"no-such-bucket/rows\.csv: the store does not give or take it"),
+        pytest.raises(UserError, match=r"no-such-bucket/rows\.csv: the store refuses it or does not answer"),
         stores.whole("s3://no-such-bucket/rows.csv"),
     ):
         pytest.fail("hours of judging would end in nothing")
@@ -97,7 +97,7 @@ def test_a_listing_of_several_pages_has_every_object_once():
 
     names = [f"many/{number:04}" for number in range(1005)]
     for name in names:
-        # Into the server's own store, in this process: a thousand requests would take long.
+        # Directly into the server's memory, because a thousand requests would take long.
         s3_backends["123456789012"]["aws"].put_object("cells", name, b"")
     assert [found["name"] for found in stores.objects("s3://cells/many")] == [
         f"cells/{name}" for name in names
@@ -130,7 +130,7 @@ def test_another_content_under_the_same_name_is_another_source(store):
         ("s3://cells/nothing", "s3://cells/nothing holds no object"),
         (
             "s3://no-such-bucket/slide",
-            "s3://no-such-bucket/slide: the store does not give .*bucket.* check the name",
+            "s3://no-such-bucket/slide: the store refuses it or does not answer .*bucket.* check the name",
         ),
         ("s3://", "s3:// names no bucket"),
     ],
@@ -151,6 +151,6 @@ def test_a_store_that_does_not_answer_is_no_unreadable_cell(model_bundle, monkey
         import s3fs
 
         s3fs.S3FileSystem.clear_instance_cache()
-        with pytest.raises(UserError, match=r"cell\.png: the store does not give or take it .*run again"):
+        with pytest.raises(UserError, match=r"cell\.png: the store refuses it or does not answer .*again"):
             batch.judge(partition, job_of(model_bundle))
         s3fs.S3FileSystem.clear_instance_cache()

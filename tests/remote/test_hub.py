@@ -1,4 +1,4 @@
-"""What `make hub` writes is a model repository that the hub reads."""
+"""`make hub` writes a model repository that the Hugging Face Hub can read."""
 
 import json
 

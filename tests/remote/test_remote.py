@@ -1,4 +1,4 @@
-"""Results travel: the real `dvc` against real servers, whole ones and broken ones."""
+"""Pushing and pulling results: the real `dvc` with real S3 and SSH servers, working and failing."""
 
 import os
 import re
@@ -26,7 +26,7 @@ ENVIRONMENT = {**os.environ, **storage_servers.HERMETIC}
 
 @pytest.fixture(scope="module", params=["s3", "ssh"])
 def store(request, tmp_path_factory) -> Iterator[Store]:
-    """A server that keeps objects."""
+    """A server that stores objects: over S3, and over SSH."""
     if request.param == "ssh" and not Path("/usr/sbin/sshd").is_file():
         if os.environ.get("MALARIA_REQUIRE_SERVERS"):
             pytest.fail("MALARIA_REQUIRE_SERVERS is set, but there is no sshd")
@@ -72,7 +72,7 @@ def test_a_pull_takes_nothing_away_that_is_saved_nowhere(tmp_path):
 
 @pytest.fixture(scope="module")
 def results(finished, tmp_path_factory) -> Path:
-    """A clone of `finished` with its results committed, and its cache as its own. Read it only."""
+    """A clone of `finished` with committed results and its own copy of the cache. Do not change it."""
     clone = tmp_path_factory.mktemp("results") / "clone"
     git("clone", "-q", str(finished), str(clone), cwd=finished)
     for made in ("dvc.lock", "reports/summary.json"):
@@ -85,7 +85,7 @@ def results(finished, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def pushed(results, store) -> Path:
-    """`results`, all of it in the store."""
+    """`results`, after all its files were pushed to the store."""
     point(results, store)
     command(results, "push")
     return results
@@ -93,29 +93,31 @@ def pushed(results, store) -> Path:
 
 @pytest.fixture
 def clone(results, store, tmp_path) -> Path:
-    """A fresh clone of `results` that knows the store, with nothing of DVC's in it."""
+    """A fresh clone of `results` whose remote is the store, without outputs and with an empty cache."""
     git("clone", "-q", str(results), str(tmp_path / "clone"), cwd=results)
     point(tmp_path / "clone", store)
     return tmp_path / "clone"
 
 
 def point(repository: Path, store: Store, *, options: dict[str, str] | None = None, url: str = "") -> None:
-    """What `dvc remote modify --local` writes."""
+    """Set a repository's remote, as `dvc remote modify --local` does."""
     options = {"url": url or store.url, **(store.options if options is None else options)}
     lines = ["['remote \"storage\"']", *(f"    {name} = {value}" for name, value in options.items())]
     (repository / ".dvc/config.local").write_text("\n".join(lines) + "\n")
 
 
 def dvc(*arguments: str, cwd: Path, ok: bool = True) -> str:
-    """All that dvc says; unless `ok` it has to fail."""
+    """Run dvc; return its stdout and stderr. Unless `ok`, it has to fail."""
     done = run("dvc", *arguments, cwd=cwd, ok=ok, environment=ENVIRONMENT)
     assert ok or done.returncode != 0, done.stdout
     return done.stdout + done.stderr
 
 
 def command(repository: Path, name: str, *arguments: str, ok: bool = True, **more: str) -> str:
-    """All that a module of `remote` says; unless `ok` it has to end with status 1, or 75 where another
-    try may help, and no traceback."""
+    """Run a module of `remote`; return its stdout and stderr, which must hold no traceback.
+
+    Unless `ok`, it has to end with status 1, or 75 (another try may help).
+    """
     done = run(
         sys.executable, "-m", f"remote.{name}", *arguments,
         cwd=repository, ok=ok, environment={**ENVIRONMENT, **more},
@@ -126,7 +128,7 @@ def command(repository: Path, name: str, *arguments: str, ok: bool = True, **mor
 
 
 def contents(repository: Path) -> dict[str, bytes]:
-    """Every file of every output that dvc.lock names."""
+    """{path: content} of every file of the outputs in dvc.lock."""
     outs = [repository / out["path"] for out in outputs(repository)]
     found = [path for out in outs for path in ([out] if out.is_file() else out.rglob("*")) if path.is_file()]
     return {path.relative_to(repository).as_posix(): path.read_bytes() for path in found}
@@ -176,7 +178,7 @@ def test_with_the_runs_pushed_a_clone_without_a_lock_draws_the_split_alone(clone
     git("rm", "-q", "dvc.lock", "reports/summary.json", cwd=clone)
     said = dvc("repro", "--pull", cwd=clone)
     assert "Stage 'train' is cached - skipping run" in said
-    # DVC keeps no run of a stage that goes on from its own output, as data/sides.json is.
+    # DVC's run cache keeps no run of a stage that reads its own earlier output, here data/sides.json.
     assert re.findall("Running stage '(.+)'", said) == ["split"]
     assert contents(clone) == contents(finished)
 
@@ -314,7 +316,7 @@ def test_a_release_comes_from_a_store_that_its_repository_does_not_name(pushed, 
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch) -> Path:
-    """The current folder: with the project's DVC settings and nothing else."""
+    """The current folder, which holds only the project's DVC settings."""
     (tmp_path / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc/config", tmp_path / ".dvc/config")
     monkeypatch.chdir(tmp_path)

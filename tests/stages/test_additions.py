@@ -1,4 +1,4 @@
-"""Your own cells grow: the next run trains on old and new, and nobody changes sides."""
+"""Adding own cells: the next run trains on old and new cells, and no patient changes sides."""
 
 import json
 import os
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def lab(once, raw, tmp_path):
-    """A laboratory's repository with the cells of five patients; the split has run, and is committed."""
+    """A laboratory's repository with cells of five patients, and with the results of `split` committed."""
 
     def make(repository):
         start(repository, SMALL | {"data.source": "folder", "split.tolerance": 0.3})

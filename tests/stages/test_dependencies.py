@@ -1,4 +1,4 @@
-"""A stage depends on the code that makes its result, and on no other: dvc.yaml beside the real imports."""
+"""Dependencies in dvc.yaml, against the imports: a stage depends on the code that makes its result only."""
 
 import ast
 import re
@@ -17,8 +17,8 @@ from tests.support.project import ROOT
 SOURCES = get_args(params.Data.model_fields["source"].annotation)
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
-# Code that stages run and do not depend on, with the reason. A change here that falsifies a result on purpose
-# is for the gate to find: it runs the stages again.
+# Code that stages run but do not depend on, with the reason. If a change here falsifies a result on purpose,
+# the gate finds it, because it runs the stages again.
 PLUMBING = {
     "malaria/__init__.py": "holds a version number, which results only carry",
     "malaria/command.py": "starts and ends a command: --help, errors in one sentence, the lock of a stage",
@@ -35,7 +35,7 @@ PLUMBING = {
 
 
 def dependencies(stage: str, suffix: str) -> set[str]:
-    """The project's files with this suffix that dvc.yaml names for a stage, those in folders one by one."""
+    """The project's files with this suffix among a stage's dependencies, including those in folders."""
     code = [ROOT / dep for dep in STAGES[stage]["deps"] if dep.startswith(("malaria/", "stages/"))]
     files = [file for path in code for file in ([path] if path.is_file() else path.rglob("*"))]
     return {str(file.relative_to(ROOT)) for file in files if file.suffix == suffix and does_something(file)}
@@ -43,9 +43,9 @@ def dependencies(stage: str, suffix: str) -> set[str]:
 
 @cache
 def runs(stage: str) -> frozenset[str]:
-    """The project's modules that a stage imports, by way of others too, wherever in them an import stands.
+    """The project's modules that a stage imports, directly or indirectly, also inside functions.
 
-    Of the sources of cells any may run: the parameters choose.
+    For `fetch` these include every source of cells, because the parameters choose one.
     """
     finder = ModuleFinder([str(ROOT)])
     finder.import_hook(f"stages.{stage}")
@@ -57,7 +57,7 @@ def runs(stage: str) -> frozenset[str]:
 
 
 def does_something(file: Path) -> bool:
-    """Whether a module has more than a docstring; any other file does."""
+    """False for a Python module that holds at most a docstring, True for any other file."""
     return file.suffix != ".py" or any(
         not isinstance(node, ast.Expr) for node in ast.parse(file.read_text()).body
     )
@@ -71,7 +71,7 @@ def test_code_that_a_stage_runs_is_a_dependency_or_plumbing(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_code_that_a_stage_does_not_run_is_no_dependency(stage):
-    # The record of a bundle has a hash of code that trained it, and of what a bundle runs.
+    # A bundle's record has a hash of this code: what trained the network, and what the bundle runs.
     hashed = {f"malaria/{name}.py" for name in CODE} if stage == "export" else set()
     assert dependencies(stage, ".py") - runs(stage) - hashed == set()
 

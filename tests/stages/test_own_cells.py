@@ -1,4 +1,4 @@
-"""People's own cells: git takes no picture of a patient, and DVC finds what `dvc add` has stored."""
+"""Own cells: git ignores pictures of patients, and DVC finds what `dvc add` has stored."""
 
 import shutil
 import sys
@@ -12,7 +12,7 @@ from tests.support.project import ROOT, change, commit, git, run
 
 @pytest.fixture
 def own(repository) -> Path:
-    """`repository`, with the cells of its sample as somebody's own in data/mycells."""
+    """`repository` with a copy of its sample in data/mycells, as a user's own cells."""
     shutil.copytree(repository / "data/raw", repository / "data/mycells")
     return repository
 
@@ -29,7 +29,7 @@ def test_git_takes_no_picture_below_data_and_dvc_finds_what_stands_for_them(tmp_
         (tmp_path / name).touch()
     git("add", "-A", cwd=tmp_path)
     assert set(git("ls-files", cwd=tmp_path).splitlines()) == {".gitignore", *KEPT}
-    # DVC looks for its files with an own reading of .gitignore, in which a folder ends with a slash.
+    # DVC reads .gitignore in its own way, in which a folder ends with a slash.
     run("dvc", "init", "-q", cwd=tmp_path)
     with Repo(tmp_path) as repo:
         assert [repo.scm.is_ignored(f"{tmp_path}/{name}") for name in ("data/", "data/folder/")] == [

@@ -1,4 +1,4 @@
-"""The real `dvc` on a small sample: what runs, what reruns, what comes out, what a user can do with it."""
+"""The real `dvc` on a small sample: runs, reruns, outputs, experiments, and commands that use the results."""
 
 import csv
 import json
@@ -143,10 +143,10 @@ def test_an_experiment_runs_as_dvc_users_type_it(repository):
     assert "Ran experiment" in done.stdout
     header, *rows = csv.reader(run("dvc", "exp", "show", "--csv", cwd=repository).stdout.splitlines())
     assert any("short" in row for row in rows)
-    # The figures come first, and are few enough to be seen.
+    # The columns of figures come first, before those of the parameters.
     summary = json.loads((repository / "reports/summary.json").read_text())
     shown = header[header.index("parent") + 1 : header.index("data.source")]
-    # A figure that no run here can give has no column.
+    # A figure that is null in every run has no column.
     assert {name for name, value in summary.items() if value is not None} <= set(shown) <= set(summary)
     changed = json.loads(run("dvc", "params", "diff", "--json", "HEAD", "short", cwd=repository).stdout)
     assert changed == {"params.yaml": {"train.epochs": {"old": 2, "new": 1, "diff": -1}}}
@@ -180,7 +180,7 @@ def test_adapting_trains_on_from_a_network_and_compares_before_and_after(reposit
     command = (sys.executable, "-m", "experiments.adapt", "--start", str(start), "--rate", "1e-9")
     said = run(*command, "--epochs", "1", cwd=repository).stdout
     assert re.findall(r"^test cells, (\w+): \d+ cells", said, re.MULTILINE) == ["before", "after"]
-    # In a process of its own, since DVC leaves git's packs open.
+    # In a separate process, because DVC leaves git's pack files open.
     fetch = f"""
 from pathlib import Path
 from experiments import folds
@@ -189,7 +189,7 @@ folds.get("adapted", Path({str(MODEL)!r}), Path({str(after)!r}))
 """
     params = yaml.safe_load(run(sys.executable, "-c", fetch, cwd=repository).stdout)
     assert (params["train"]["start"], params["train"]["epochs"]) == (str(start), 1)
-    # Steps of nothing leave the weights that it started from.
+    # A learning rate of 1e-9 leaves the weights of the start unchanged.
     weights = (network.load(folder / MODEL.name).trainable_weights for folder in (start, tmp_path))
     assert all(np.allclose(one, other, atol=1e-4) for one, other in zip(*weights, strict=True))
 

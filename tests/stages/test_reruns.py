@@ -1,4 +1,4 @@
-"""What a change reruns: each row of the matrix in docs/reruns.md, on the real `dvc status`."""
+"""The stages that a change reruns: each row of the table in docs/reruns.md, by the real `dvc status`."""
 
 import contextlib
 import re
@@ -15,7 +15,7 @@ STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 
 
 def rows() -> dict[str, tuple[set[str], set[str]]]:
-    """The matrix of docs/reruns.md: what reruns at once and what may follow, by what a row has in `code`."""
+    """The table of docs/reruns.md: {code of the row: (stages that rerun at once, stages that may follow)}."""
     page = (ROOT / "docs/reruns.md").read_text()
     header, _, *lines = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("|")]
     stages = [name.strip() for name in header[1:]]

@@ -1,4 +1,4 @@
-"""`python -m app` as a process of its own, for tests that talk to it as a visitor does."""
+"""Start `python -m app` as a separate process, for tests that use it as a visitor does."""
 
 import contextlib
 import json
@@ -13,19 +13,19 @@ from benchmarks import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Where Gradio turns away values that none of its components could have sent.
+# Files of Gradio that reject values which none of its components could have sent.
 _GRADIO_REFUSES = re.compile(r" at (blocks|radio)\.py:")
 
 
 class Server(serving.Server):
-    """A running app, as a visitor asks it."""
+    """A running app, with requests as a visitor sends them."""
 
     def logged(self) -> list[dict[str, Any]]:
-        """What it has logged so far; lines that are no JSON are libraries' own."""
+        """The app's log so far, without lines that are no JSON, which come from libraries."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
     def upload(self, *files: tuple[str, bytes]) -> list[str]:
-        """Upload named files as the page does; the paths they are known by."""
+        """Upload named files as the page does; return the paths by which the app knows them."""
         parts = [("files", (name, content)) for name, content in files]
         answer = requests.post(f"{self.url}/gradio_api/upload", files=parts, timeout=30)
         assert answer.status_code == 200, answer.text
@@ -33,11 +33,11 @@ class Server(serving.Server):
         return paths
 
     def call(self, name: str, *data: Any) -> requests.Response:
-        """Ask an endpoint without gradio_client, which would upload what a file's path names."""
+        """Call an endpoint without gradio_client, which would upload the file that a path names."""
         return requests.post(f"{self.url}/gradio_api/call/{name}", json={"data": data}, timeout=30)
 
     def answer(self, name: str, *data: Any) -> tuple[str, Any]:
-        """The event that an endpoint's call ends with, and what it says."""
+        """Call an endpoint; return the event that the call ends with, and its data."""
         asked = self.call(name, *data)
         assert asked.status_code == 200, asked.text
         event = asked.json()["event_id"]
@@ -48,7 +48,7 @@ class Server(serving.Server):
 
 @contextlib.contextmanager
 def start(*arguments: str, log: Path) -> Iterator[Server]:
-    """Start the app on a free port; it is ended with the block, which fails where it had `faults`."""
+    """Run the app on a free port while the block runs; AssertionError if it had `faults`."""
     with serving.start(*arguments, log=log) as started:
         server = Server(started.url, started.process, started.log)
         yield server
@@ -57,11 +57,11 @@ def start(*arguments: str, log: Path) -> Iterator[Server]:
 
 
 def faults(server: Server) -> list[object]:
-    """What a server logged that it never should: tracebacks, errors, and answers that are its own fault."""
+    """What a server has logged and never should: tracebacks, errors, and a status of 5xx other than 503."""
     found: list[object] = [
         line
         for line in server.logged()
-        # 503 is no fault: more was asked than it takes at once, or it is to end.
+        # 503 is no fault: the queue is full, or the server is about to end.
         if (line.get("status", 0) >= 500 and line["status"] != 503)
         or (line["level"] == "error" and not _GRADIO_REFUSES.search(line.get("error", "")))
     ]

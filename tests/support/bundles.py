@@ -1,6 +1,6 @@
 """A model bundle for tests, made without training and read without TensorFlow.
 
-Its networks are in tests/support/*.tflite; `python -m tests.support.bundles` makes these files anew.
+Its networks are in tests/support/*.tflite; `python -m tests.support.bundles` makes these files again.
 """
 
 import functools
@@ -26,11 +26,13 @@ POINTS = ((0.95, 0.6), (0.97, 0.7), (0.99, 0.8))
 
 
 def violet(folder: Path, gated: bool = False, mapped: bool = False) -> Path:
-    """Write a bundle whose network looks for violet: P grows with the most violet spot of the cell.
+    """Write a bundle whose network looks for violet: P depends on the most violet spot of the cell.
 
     Args:
-        gated: with a gate, fitted on 400 synthetic cells, and a manifest; else as bundles of schema 1 are.
-        mapped: of schema 3, with a network that counts all violet there is, and has a map of it.
+        folder: a new folder for the bundle.
+        gated: with an out-of-distribution check, fitted on 400 synthetic cells, and a manifest (schema 2);
+            else without both, as bundles of schema 1.
+        mapped: schema 3, with a network that sums up all violet of the cell, and has a map of it.
     """
     folder.mkdir(parents=True)
     (folder / bundle.NETWORK).write_bytes((MAPPED if mapped else NETWORK).read_bytes())
@@ -77,7 +79,7 @@ def drawn_cells() -> list[tuple[images.Pixels, bool]]:
 
 
 def plain(model: Path, paths: list[str]) -> bytes:
-    """The CSV that `predict` writes of `paths` without an engine."""
+    """The CSV that `predict` writes for `paths` without an engine."""
     out = io.StringIO(newline="")
     predict.write(predict.predict(bundle.load(model), inputs.find(paths)), out)
     return out.getvalue().encode("utf-8", "surrogateescape")
@@ -85,7 +87,7 @@ def plain(model: Path, paths: list[str]) -> bytes:
 
 @functools.cache
 def _gate() -> ood.Check:
-    """Fitted on synthetic cells and the violet network's one feature."""
+    """An out-of-distribution check, fitted on synthetic cells and the violet network's one feature."""
     drawn = [pixels for pixels, _ in pictures.drawn(400, seed=7)]
     no_cells = not_cells.all_kinds(drawn[:20], 6, seed=7)
     cells, others = seen(drawn), seen([picture for of_kind in no_cells.values() for picture in of_kind])
@@ -97,7 +99,7 @@ def _gate() -> ood.Check:
 
 
 def seen(crops: list[images.Pixels]) -> ood.Seen:
-    """Crops with what the violet network says of them."""
+    """Prepared crops, with the features that the violet network gives them."""
     network = Interpreter(model_path=str(NETWORK)).get_signature_runner()
     cells = [prepare.prepare(crop, SIZE, prepare.AS_IS) for crop in crops]
     pixels = np.stack([cell.pixels for cell in cells]).astype(np.float32)
@@ -105,7 +107,7 @@ def seen(crops: list[images.Pixels]) -> ood.Seen:
 
 
 def _figures() -> dict[str, object]:
-    """What the page shows of `figures.json`: a few figures, and curves of a few points."""
+    """A `figures.json` with what the page shows: a few figures, and curves of a few points."""
     figure = {"value": 0.9, "low": 0.8, "high": 0.95}
     keys = ("sensitivity", "specificity", "worst_decile_sensitivity", "auc", "accuracy", "ece")
     points = {

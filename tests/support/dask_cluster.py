@@ -1,4 +1,4 @@
-"""A Dask cluster in a process of its own: what Dask changes in its process stays there."""
+"""Run a Dask cluster in a separate process, so that Dask changes nothing in the process of the tests."""
 
 import os
 import subprocess
@@ -26,11 +26,11 @@ if __name__ == "__main__":
 def started(
     folder: Path, workers: int = 1, protocol: str = "tcp", environment: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """The address of a cluster that runs in `folder`, where this project can be imported.
+    """Run a cluster whose workers can import this project; gives its address.
 
     Args:
-        folder: for the program, and where its workers run.
-        environment: added to this process's.
+        folder: where its program is written, and its workers run.
+        environment: variables to add to this process's own.
     """
     script = folder / "cluster.py"
     script.write_text(_PROGRAM)

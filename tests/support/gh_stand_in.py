@@ -1,6 +1,6 @@
-"""An executable `gh` for tests: it notes how it is called, and answers from a list of patterns.
+"""A stand-in for the program `gh`: it records its calls, and answers from a list of patterns.
 
-GitHub cannot be reached from a test; what is tested is what would be asked of it.
+A test cannot reach GitHub; it checks the requests that would be sent.
 """
 
 import json
@@ -14,12 +14,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Stand:
-    """The folder to put first on PATH, and what was asked so far."""
+    """An installed stand-in: `folder`, to be put first on PATH, has its answers and the calls so far."""
 
     folder: Path
 
     def answer(self, pattern: str, said: Any) -> None:
-        """What to say where the arguments, joined by blanks, match `pattern`; the last such answer counts."""
+        """Print `said` if the arguments, joined by spaces, match `pattern`; the last match counts."""
         known = json.loads((self.folder / "answers.json").read_text())
         content = said if isinstance(said, str) else json.dumps(said)
         (self.folder / "answers.json").write_text(json.dumps([*known, [pattern, content]]))
@@ -30,13 +30,13 @@ class Stand:
 
     @property
     def asked(self) -> list[tuple[str, str]]:
-        """Arguments, joined by blanks, and standard input of each call."""
+        """The arguments, joined by spaces, and the standard input of each call so far."""
         file = self.folder / "asked.jsonl"
         return [tuple(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def install(folder: Path) -> Stand:
-    """Put a `gh` into `folder`."""
+    """Put the stand-in into a new `folder`."""
     folder.mkdir(parents=True)
     (folder / "answers.json").write_text("[]")
     script = folder / "gh"

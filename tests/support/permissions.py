@@ -1,4 +1,4 @@
-"""Permissions that also bind root, as which tests run in containers."""
+"""File permissions that bind root, too: in containers, tests run as root."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def bound_by_permissions() -> Iterator[None]:
-    """Root is bound by none: it becomes nobody meanwhile."""
+    """Run the block as the user nobody if this process is root, whom permissions do not bind."""
     own = os.geteuid()
     if own == 0:
         os.seteuid(65534)

@@ -18,7 +18,7 @@ SMALL = {
     "train.epochs": 2,
     "train.patience": 2,
     "evaluate.resamples": 100,
-    # Nothing so small is well calibrated.
+    # A network trained on so few cells is not well calibrated.
     "gate.max_ece": 1.0,
 }
 
@@ -26,7 +26,7 @@ SMALL = {
 def run(
     *command: str, cwd: Path, ok: bool = True, environment: Mapping[str, str] = os.environ
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command with this Python's `dvc` and `python`; unless `ok` is False it has to succeed."""
+    """Run a command with this Python's `dvc` and `python`; it must succeed unless `ok` is False."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, env={**environment, "PATH": path}, check=False
@@ -36,21 +36,21 @@ def run(
 
 
 def git(*arguments: str, cwd: Path) -> str:
-    """git's answer, with a name and address for its commits."""
+    """Run git with a name and address for its commits; return what it prints."""
     return run(
         "git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments, cwd=cwd
     ).stdout.strip()
 
 
 def commit(repository: Path, message: str) -> str:
-    """Commit all there is; the commit's hash."""
+    """Commit all changes; return the commit's hash."""
     git("add", "-A", cwd=repository)
     git("commit", "-qm", message, cwd=repository)
     return git("rev-parse", "HEAD", cwd=repository)
 
 
 def start(repository: Path, values: dict[str, object]) -> None:
-    """Make `repository` one of the working tree's files, with some parameters changed, all committed."""
+    """Make a git repository of the working tree's files but dvc.lock, with `values` as other parameters."""
     listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout
     for name in listed.splitlines():
         if (ROOT / name).is_file() and name != "dvc.lock":
@@ -74,7 +74,7 @@ def change(repository: Path, values: dict[str, object]) -> None:
     file.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-# Below these nothing is written in place: a hard link is as good as a copy, and quicker.
+# Files below these are never written in place: a hard link is as good as a copy, and quicker.
 _WRITTEN_ONCE = (".git/objects", ".dvc/cache", "data/raw")
 
 

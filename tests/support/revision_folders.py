@@ -1,4 +1,4 @@
-"""Revisions as `ci.revisions` hands them on, written by the library's own writers: no DVC, no training."""
+"""Write revisions, as `ci.revisions` gives them, with the library's own writers: no DVC, no training."""
 
 import functools
 import hashlib
@@ -23,10 +23,11 @@ COLOUR = load_params(ROOT / paths.PARAMS).pack.colour
 
 
 def cells(count: int = 240, patients: int = 24, first: int = 0) -> pd.DataFrame:
-    """Cells of tables.CELLS with a column `split`; every second is parasitised, patients take turns.
+    """A table of cells: columns of tables.CELLS, and `split`.
 
-    `first`: the number of the first cell, so that two sets overlap or do not. The number stands for the
-    file's hash, and says what the file shows.
+    Patients take turns, and the cells of each are uninfected and parasitised in turn. `first`: number of the
+    first cell, so that two sets overlap or do not. A cell's number stands for the hash of its file, and
+    decides what the file shows.
     """
     number = np.arange(first, first + count)
     patient = number % patients
@@ -57,7 +58,7 @@ def drawn(number: int, parasitized: bool) -> images.Pixels:
 
 
 def seen(cell: images.Pixels) -> images.Pixels:
-    """A cell as the stage pack has it."""
+    """A cell as the stage pack prepares it, uint8 (50, 50, 3)."""
     return prepare.prepare(cell, 50, COLOUR).pixels
 
 
@@ -74,10 +75,10 @@ def write(
     """Write a revision of the cells `found` whose bundle is a copy of `bundle`.
 
     Args:
-        changed: parameters that are others than in the repository, by section and key.
-        external: what the stage external wrote.
-        turned: what the names of some cells hold, and what these show in place of their number's cell.
-        stretched: how many of the test cells' files are wider than a cell is.
+        changed: parameters that differ from the repository's, as `section.key`.
+        external: the figures that the stage external wrote.
+        turned: a part of some cells' paths, and a function that changes what these cells show.
+        stretched: how many of the test cells' files are wider than a cell can be.
     """
     content = yaml.safe_load((ROOT / paths.PARAMS).read_text())
     for key, value in (changed or {}).items():
@@ -118,7 +119,7 @@ def with_weights(bundle: Path, folder: Path, mixture: tuple[float, float, float]
 
 
 def edited(bundle: Path, folder: Path, network=lambda content: content, **record: object) -> Path:
-    """A copy of a bundle with another network and other values in its record, all hashes right."""
+    """A copy of a bundle with another network and other values in its record, and with the right hash."""
     shutil.copytree(bundle, folder)
     content = network((folder / "network.tflite").read_bytes())
     (folder / "network.tflite").write_bytes(content)

@@ -1,4 +1,4 @@
-"""A local server that behaves as well, or as badly, as servers do; it counts what it is asked."""
+"""An HTTP server on this machine that can fail in the ways that servers do, and records its requests."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class Asked:
-    """A request that came: `headers` by their lower-case names."""
+    """A request that was received; `headers` by lower-case name."""
 
     method: str
     path: str
@@ -24,8 +24,10 @@ class Asked:
 class Server:
     """What a running server has and does.
 
-    files: content by path. faults: done instead of the next answers to GET, one each. ranges,
-    validators: whether it knows them. pace: called before each piece of a body, as a slow line.
+    files: content by path. faults: called in place of the next answers to GET, one each. posts: the same for
+    POST. asked: the requests so far. ranges, validators, lengths: whether it supports Range, and sends ETag
+    and Content-Length. pace: called before each piece of a body, to slow it down. released: ends stalled
+    answers.
     """
 
     base: str = ""
@@ -41,7 +43,7 @@ class Server:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers for a `Server`."""
+    """Answers the requests to a `Server`."""
 
     protocol_version = "HTTP/1.0"
     has: Server
@@ -69,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
         self.has.asked.append(Asked(self.command, self.path, headers, body))
 
     def give(self, *, upto: int | None = None, spoil: bool = False, stall: bool = False) -> None:
-        """The file, or the range asked for; cut after `upto` bytes of the body, or with a byte changed."""
+        """Send the file or range asked for: cut after `upto` bytes, stalled there, or with a bit changed."""
         content = self.has.files.get(self.path.partition("?")[0])
         if content is None:
             self.fail(404)
@@ -102,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 self.has.released.wait()
         except OSError:
-            pass  # whoever asked has gone
+            pass  # the client has gone
 
     def fail(self, status: int, content: str = "", **headers: str) -> None:
         self.send_response(status)
@@ -123,12 +125,12 @@ def redirect(to: str) -> Callable[[Handler], None]:
 
 
 def truncate(upto: int) -> Callable[[Handler], None]:
-    """Promises the whole, and ends after `upto` bytes."""
+    """Announces the whole length, and ends after `upto` bytes."""
     return lambda handler: handler.give(upto=upto)
 
 
 def stall(upto: int) -> Callable[[Handler], None]:
-    """Says nothing more after `upto` bytes."""
+    """Sends nothing more after `upto` bytes, and keeps the connection open."""
     return lambda handler: handler.give(upto=upto, stall=True)
 
 
@@ -138,12 +140,12 @@ def corrupt(handler: Handler) -> None:
 
 
 def whole(handler: Handler) -> None:
-    """Nothing is wrong this time."""
+    """Gives the file without any fault."""
     handler.give()
 
 
 def change(content: bytes, then: Callable[[Handler], None] = whole) -> Callable[[Handler], None]:
-    """Has another content from now on, and answers with it."""
+    """Replaces the file by `content` from now on, and answers with `then`."""
 
     def fault(handler: Handler) -> None:
         handler.has.files[handler.path] = content

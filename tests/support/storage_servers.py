@@ -1,4 +1,4 @@
-"""Stores that DVC's remotes live in, as servers on this machine: an S3 API over HTTP, and OpenSSH's sftp."""
+"""Stores for DVC's remotes, as servers on this machine: an S3 API over HTTP, and OpenSSH's sftp."""
 
 import getpass
 import os
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import requests
 
-# Nothing of the user's own, and no questions to a cloud's metadata address.
+# No settings of the user's own, and no requests to a cloud's metadata address.
 HERMETIC = {
     "AWS_EC2_METADATA_DISABLED": "true",
     "AWS_DEFAULT_REGION": "us-east-1",
@@ -25,7 +25,7 @@ HERMETIC = {
 class Store(Protocol):
     """A running server and what it holds.
 
-    options: of the remote, for `dvc remote modify`. wrong: the same with credentials that are refused.
+    options: settings of the remote, for `dvc remote modify`. wrong: the same with credentials that fail.
     """
 
     url: str
@@ -33,19 +33,19 @@ class Store(Protocol):
     wrong: dict[str, str]
 
     def objects(self) -> dict[str, int]:
-        """Bytes by name, below the remote's own folder."""
+        """Sizes in bytes, by name below the remote's folder."""
 
     def read(self, name: str) -> bytes: ...
 
     def write(self, name: str, content: bytes) -> None: ...
 
     def at_upload(self, number: int, call: Callable[[], None]) -> None:
-        """Call once, as the `number`th upload from now on begins."""
+        """Call `call` once, when the `number`th upload from now on begins."""
 
     def stop(self) -> None: ...
 
     def start(self) -> None:
-        """Serve, or serve again: at the same address, with what was there before."""
+        """Serve, or serve again at the same address, with the objects that were there before."""
 
     def close(self) -> None:
         """Stop for good."""
@@ -64,7 +64,7 @@ class _Countdown:
 
 @dataclass
 class S3:
-    """Moto's server, which checks who signs a request."""
+    """Moto's server, which checks the credentials of each request."""
 
     url: str = "s3://team/results"
     options: dict[str, str] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class S3:
         self._server.server_close()
 
     def close(self) -> None:
-        # Moto's state is this process's, and other tests use it too.
+        # Moto keeps its state in this process, where other tests use it too.
         for what, content in (("reset", b""), ("reset-auth", b"inf")):
             requests.post(f"http://127.0.0.1:{self.port}/moto-api/{what}", data=content, timeout=10)
         self.stop()
@@ -139,7 +139,7 @@ class S3:
                 aws_secret_access_key=secret,
             )
 
-        # Until the first `reset-auth` moto lets everybody in.
+        # Moto accepts all credentials until the first `reset-auth`.
         people = client("iam", "anybody", "anything")
         people.create_user(UserName="dvc")
         allowed = (
@@ -217,7 +217,7 @@ class Ssh:
         self.uploads = _Countdown(number, call)
 
     def _listen(self) -> None:
-        # Open for writing too: it does not end where a server does that wrote to it.
+        # Opened for writing too, so that the pipe does not end when a server that writes to it stops.
         with open(os.open(self.home / "told", os.O_RDWR), encoding="utf-8", errors="replace") as told:
             for line in told:
                 if "Server listening" in line:
@@ -234,7 +234,7 @@ class Ssh:
         os.mkfifo(self.home / "told")
         shutil.copy(self.home / "key.pub", self.home / "authorized_keys")
         if os.getuid() == 0:
-            # Debian makes it as the service starts, which it need not have done.
+            # Debian makes this folder when its own service starts, which may not have happened.
             Path("/run/sshd").mkdir(exist_ok=True)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
@@ -249,7 +249,7 @@ class Ssh:
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
             "PermitRootLogin prohibit-password",
-            # The user's shell runs it; what it would tell the client comes to the test.
+            # The user's shell runs this line. The log would go to the client; this sends it to the test.
             f"Subsystem sftp /usr/lib/openssh/sftp-server -e -l INFO 2>>{self.home / 'told'}",
         )
         (self.home / "sshd_config").write_text("\n".join(lines) + "\n")
@@ -259,7 +259,7 @@ class Ssh:
 
 @contextmanager
 def serving(store: Store) -> Iterator[Store]:
-    """The store while the block runs."""
+    """Run the store while the block runs."""
     store.start()
     try:
         yield store

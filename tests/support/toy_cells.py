@@ -21,5 +21,5 @@ def toy_cells(doubtful: npt.NDArray[np.bool_] | None = None) -> Any:
 
 
 def prepared(cells: npt.NDArray[np.uint8]) -> list[Prepared]:
-    """Cells of one size, uint8 (n, size, size, 3), as bundles are asked about them."""
+    """Cells of one size, uint8 (n, size, size, 3), prepared for a bundle."""
     return [prepare.prepare(cell, len(cell), prepare.AS_IS) for cell in cells]

@@ -1,4 +1,4 @@
-"""What a test may leave behind by mistake: environment, working directory, open files, processes."""
+"""Find what a test leaves behind by mistake: environment, working directory, open files, processes."""
 
 import contextlib
 import gc
@@ -11,7 +11,7 @@ import psutil
 
 @dataclass(frozen=True)
 class Traces:
-    """A process at one moment: `files` are the regular ones that are open, `children` its processes."""
+    """This process at one moment: `files` are open regular files, `children` ids of child processes."""
 
     environment: dict[str, str]
     folder: str
@@ -19,23 +19,23 @@ class Traces:
     children: frozenset[int]
 
 
-# Set by pytest itself, or by TensorFlow and other libraries at their first import, always to the same.
+# Set by pytest, or by TensorFlow and other libraries at their first import, always to the same value.
 _EXPECTED = ("PYTEST_", "TF_", "TF2_", "TPU_", "KMP_", "GRADIO_", "HDF5_PLUGIN_PATH", "ENABLE_RUNTIME_UPTIME")
-# Pools that libraries keep for the next call: they end with this process.
+# Pools of processes that libraries keep for the next call; they end with this process.
 _POOLS = ("loky", "resource_tracker", "forkserver", "malaria.cells.zygote")
 
 
 def now() -> Traces:
-    """What there is at this moment."""
+    """The traces of this process at this moment."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith(_EXPECTED)}
     return Traces(environment, os.getcwd(), _open_files(), _children())
 
 
 def left_since(before: Traces, *, processes: bool = True) -> list[str]:
-    """What has changed, each in words; empty where nothing has. Child processes count where `processes`."""
+    """What has changed since `before`, in words. `processes`: whether child processes count."""
     after = now()
     if after.files - before.files or after.children - before.children:
-        # What waits for the collector is closed here, and warns in the test that it is of.
+        # Collect garbage now, so that a warning about an unused file appears in the test that opened it.
         gc.collect()
         after = now()
     changed = {
@@ -55,7 +55,7 @@ def left_since(before: Traces, *, processes: bool = True) -> list[str]:
 
 
 def _open_files() -> frozenset[str]:
-    """Regular files that a test may have opened: those of libraries stay open for good."""
+    """The open regular files, without those that DVC keeps open."""
     found = set()
     for link in Path("/proc/self/fd").iterdir() if Path("/proc/self/fd").is_dir() else ():
         try:
@@ -71,10 +71,10 @@ def _open_files() -> frozenset[str]:
 def _children() -> frozenset[int]:
     found = set()
     for child in psutil.Process().children():
-        # One may end while it is looked at.
+        # A process may end while it is looked at.
         with contextlib.suppress(psutil.NoSuchProcess):
             command = " ".join(child.cmdline())[:120]
-            # One that is ending has no command line any more: it may be a pool's.
+            # A process that is ending has no command line any more, and may belong to a pool.
             if command and not any(pool in command for pool in _POOLS):
                 found.add(child.pid)
     return frozenset(found)

@@ -1,9 +1,9 @@
-"""What the tests of training share."""
+"""Fixture for all tests of training."""
 
 import pytest
 
 
 @pytest.fixture(autouse=True)
 def no_repository(tmp_path, monkeypatch):
-    """A current folder outside any repository: DVCLive would open it, and keep git's packs open."""
+    """Run outside any repository, because DVCLive would open it and leave git's pack files open."""
     monkeypatch.chdir(tmp_path)

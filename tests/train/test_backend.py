@@ -1,4 +1,4 @@
-"""What is recorded of the processor tells kinds apart whose trainings differ."""
+"""The record of the processor: it differs between processors that train to different bytes."""
 
 import platform
 

@@ -1,4 +1,4 @@
-"""A training that is cut off goes on after its last whole epoch, to the bytes of one that never was."""
+"""Checkpoints: an interrupted training resumes after its last full epoch, and gives the same bytes."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from malaria.params import load_params
 from malaria.train.checkpoint import Checkpoint, key
 
 pytestmark = pytest.mark.filterwarnings(
-    # TensorFlow's and Keras's own, raised while they import or trace; until they are fixed.
+    # TensorFlow and Keras raise these on import and in tracing; remove them once that is fixed there.
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
     "ignore::UserWarning",
@@ -80,13 +80,13 @@ def bytes_of(folder) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The model's file and the logs of a training of four epochs that nothing disturbed."""
+    """The result and the folder of a training of four epochs without interruption."""
     folder = tmp_path_factory.mktemp("undisturbed")
     return finish(folder), folder
 
 
 def finish(folder, settings=SETTINGS):
-    """Train on 40 cells of 32 px, the parasitised ones with a dark square."""
+    """Train to the end on 40 cells of 32 px; the parasitised ones have a dark square."""
     from malaria.train import network, training
 
     images = np.random.default_rng(0).integers(120, 200, (40, 32, 32, 3)).astype(np.uint8)
@@ -110,7 +110,7 @@ def test_a_training_cut_off_in_the_middle_ends_with_the_same_bytes(
         if live.step > epoch:
             raise KeyboardInterrupt
 
-    # The epoch is logged, and not yet kept: the log is ahead of the checkpoint.
+    # Stop after the epoch is logged and before it is saved, so that the log is ahead of the checkpoint.
     with monkeypatch.context() as patch:
         patch.setattr(dvclive.Live, "next_step", cut_off)
         with pytest.raises(KeyboardInterrupt, match=""):
@@ -153,7 +153,7 @@ def test_a_training_from_other_first_weights_begins_at_the_beginning(undisturbed
     finish(tmp_path, settings)
     first = (tmp_path / "model.keras").read_bytes()
     capsys.readouterr()
-    # As when someone puts a network there after a killed run.
+    # As if someone puts a network there after the first run was killed.
     shutil.copy(folder / "model.keras", start)
     shutil.rmtree(tmp_path / "log")
     finish(tmp_path, settings)

@@ -1,4 +1,4 @@
-"""Training on several devices, or in mixed precision, learns what one device learns in float32."""
+"""Training on several devices, or in mixed precision, agrees with training on one device in float32."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from malaria.params import load_params
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.filterwarnings(
-    # TensorFlow's and Keras's own, raised while they import or trace; until they fix them.
+    # TensorFlow and Keras raise these on import and in tracing; remove them once that is fixed there.
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
     "ignore::UserWarning",
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def train(folder: Path, distribute: str) -> None:
-    """Four epochs of 65 cells of 32 px in batches of 16."""
+    """Train four epochs on 65 cells of 32 px in batches of 16; write model.keras and p.npy to `folder`."""
     from malaria.train import network, training
 
     images = np.random.default_rng(0).integers(120, 200, (65, 32, 32, 3)).astype(np.uint8)
@@ -43,7 +43,7 @@ def curve(folder: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory) -> Path:
-    """A training on one device."""
+    """The folder of a training on one device."""
     folder = tmp_path_factory.mktemp("one")
     train(folder, "none")
     return folder
@@ -62,7 +62,7 @@ train(Path(sys.argv[1]), sys.argv[2])
 
 
 def on_two(folder: Path, distribute: str, onednn: str) -> subprocess.CompletedProcess[str]:
-    """A training where the processor is divided into two devices."""
+    """Run `train` in a process whose CPU is divided into two logical devices."""
     folder.mkdir()
     command = [sys.executable, "-c", TWO_DEVICES, str(folder), distribute]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_ENABLE_ONEDNN_OPTS": onednn}
@@ -76,8 +76,7 @@ def test_two_devices_have_the_loss_curve_of_one_at_the_same_batch(tmp_path):
         done = on_two(folder, distribute, "0")
         assert done.returncode == 0, done.stdout + done.stderr
         assert ("Training on 2 x CPU, float32" in done.stdout) == (distribute == "mirrored")
-    # Sums over two parts are rounded otherwise than sums over the whole, and nothing else differs;
-    # each step of training makes more of it.
+    # The only difference is that sums over two parts are rounded differently, which grows with each step.
     first, *later = curve(two) / curve(one)
     assert first == pytest.approx(1, abs=1e-5)
     assert later == pytest.approx([1, 1, 1], abs=5e-3)
@@ -89,7 +88,7 @@ def test_a_divided_processor_is_refused_with_kernels_that_cannot_train_on_it(tmp
     assert "UserError: train.distribute is mirrored, but TensorFlow's oneDNN kernels" in done.stderr
 
 
-def test_on_one_device_mirrored_is_none_to_the_byte_and_says_so(one, tmp_path, capsys):
+def test_mirrored_on_one_device_gives_the_bytes_of_none_and_says_so(one, tmp_path, capsys):
     train(tmp_path, "mirrored")
     assert "train.distribute is mirrored, but there is one device here" in capsys.readouterr().out
     assert (tmp_path / "model.keras").read_bytes() == (one / "model.keras").read_bytes()
@@ -102,7 +101,7 @@ def test_where_a_gpu_is_training_is_in_mixed_precision_and_the_model_in_float32(
     from malaria.train import network
     from malaria.train.backend import tf
 
-    # The processor stands for the GPU.
+    # The CPU stands for a GPU.
     listed = tf.config.list_logical_devices("CPU")
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda _: listed)
     train(tmp_path, "none")

@@ -1,4 +1,4 @@
-"""Bytes depend on `train.threads`, not on the cores or the environment that a process happens to have."""
+"""The bytes of results depend on `train.threads`, not on the number of cores or the environment."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.long
 
-# Training, prediction, conversion and the out-of-distribution check, on cells that are drawn here.
+# Prints hashes of a training, predictions, a conversion and an out-of-distribution check on synthetic cells.
 PROGRAM = """
 import hashlib, sys, tempfile
 from pathlib import Path

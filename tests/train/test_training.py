@@ -1,4 +1,4 @@
-"""Training depends on seed, epoch and position alone, stops on a lost loss, and repeats to the byte."""
+"""Training: reproducible batches and bytes, labels in doubt, the epoch that is kept, non-finite losses."""
 
 import hashlib
 from pathlib import Path
@@ -11,7 +11,7 @@ from malaria.params import load_params
 from tests.support.toy_cells import toy_cells
 
 SETTINGS = load_params(Path(__file__).parents[2] / "params.yaml").train.model_copy(
-    # What varies for other laboratories would drown these few, small cells.
+    # No augmentation for other laboratories: it is too strong for so few and small cells.
     update={
         "epochs": 2,
         "batch_size": 16,
@@ -20,7 +20,7 @@ SETTINGS = load_params(Path(__file__).parents[2] / "params.yaml").train.model_co
 )
 
 pytestmark = pytest.mark.filterwarnings(
-    # TensorFlow's and Keras's own, raised while they import or trace; until they are fixed.
+    # TensorFlow and Keras raise these on import and in tracing; remove them once that is fixed there.
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
     "ignore::UserWarning",
@@ -33,7 +33,7 @@ def cells():
 
 
 def first_epoch(cells, settings=SETTINGS, epoch=0):
-    """The batches of an epoch, one after the other: images, numbers, targets, weights."""
+    """The concatenated batches of an epoch: images, random numbers, targets, weights."""
     from malaria.train import training
 
     steps = len(cells.rows) // settings.batch_size
@@ -52,7 +52,7 @@ def test_each_epoch_has_an_order_and_numbers_of_its_own_whichever_epoch_training
     )
     assert len(np.unique(np.stack([first[1], second[1]]))) > 0.99 * 2 * first[1].size
     assert (first[0] != second[0]).any()
-    # Each cell once.
+    # Each cell comes once.
     assert (np.sort(first[0], axis=0) == np.sort(cells.images, axis=0)).all()
     other = first_epoch(cells, SETTINGS.model_copy(update={"seed": 9}))
     assert (other[1] != first[1]).any()
@@ -157,7 +157,7 @@ def test_labels_in_doubt_do_not_choose_the_epoch(cells, tmp_path):
 def test_the_last_epoch_or_the_best_on_val_is_kept(cells, tmp_path, keep, kept):
     from malaria.train import training
 
-    # What is learned is the opposite of val's labels: the longer, the worse on val.
+    # Val has the opposite labels, so more training makes the score on val worse.
     opposite = training.Cells(cells.images, cells.rows, 1 - cells.labels)
     settings = {"epochs": 5, "keep": keep, "learning_rate": 0.0001, "batch_size": 4}
     five = SETTINGS.model_copy(update=settings)
@@ -207,7 +207,7 @@ def test_training_may_start_from_a_networks_weights(cells, tmp_path):
     started = network.build(32)
     assert network.start_from(started, tmp_path / "start")
     assert network.predict(started, cells.images).tolist() == network.predict(first, cells.images).tolist()
-    # Too small a step to leave them.
+    # The learning rate is too small to change the weights.
     still = SETTINGS.model_copy(
         update={"start": str(tmp_path / "start"), "epochs": 1, "learning_rate": 1e-9, "weight_decay": 0.0}
     )

@@ -1,7 +1,7 @@
 """The stages of dvc.yaml as an Airflow DAG.
 
-Nothing here names a stage: the graph is what `python -m orchestration.stage_graph` says in the project's
-own environment, so a new stage of dvc.yaml is a new task. docs/airflow.md tells how to set it up.
+No stage is named here: the graph comes from `python -m orchestration.stage_graph`, run in the project's own
+environment, so that a new stage of dvc.yaml becomes a new task. docs/airflow.md says how to set it up.
 """
 
 import hashlib
@@ -24,35 +24,35 @@ from stage_figures_page import FIGURES, FiguresLink
 
 PROJECT = Path(os.environ.get("MALARIA_PROJECT", Path(__file__).resolve().parents[3]))
 ENVIRONMENT = Path(os.environ.get("MALARIA_ENVIRONMENT", PROJECT / ".venv"))
-# A cron expression, @daily and the like; empty: only by hand.
+# A cron expression, @daily and the like; empty: runs start only by hand.
 SCHEDULE = os.environ.get("MALARIA_SCHEDULE") or None
-# A run that was due before is not made up: the start of `make airflow`, or the day the DAG was put here.
+# Runs due before this time are not caught up: the start of `make airflow`, or the date of this file.
 START = (
     os.environ.get("MALARIA_START") or datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC).isoformat()
 )
 TIMEOUT_HOURS = float(os.environ.get("MALARIA_TIMEOUT_HOURS", "12"))
-# `module.function` of yours, called with Airflow's context where a run has failed.
+# Your `module.function`, called with Airflow's context when a run has failed.
 ON_FAILURE = os.environ.get("MALARIA_ON_FAILURE", "")
 RETRIES = int(os.environ.get("MALARIA_RETRIES", "2"))
 RETRY_SECONDS = int(os.environ.get("MALARIA_RETRY_SECONDS", "30"))
 
-# In the command, not in the task's environment: bash reads ~/.bashrc first, as it does where its input is a
-# socket, and many put another Python at the front there.
-# With MALARIA_END_WITH_PARENT no process outlives its task, whatever ended that.
+# Set in the command, not in the task's environment: bash reads ~/.bashrc first if its input is a socket, and
+# many users put another Python first in PATH there.
+# With MALARIA_END_WITH_PARENT no process outlives its task, however the task ended.
 ENTER = f'set -eu\nexport PATH="{ENVIRONMENT}/bin:$PATH" MALARIA_END_WITH_PARENT=1\n'
 
-# Of a command that failed of something that may pass (malaria.errors.UnavailableError).
+# Exit status of a failure that may be temporary (malaria.errors.UnavailableError).
 TEMPORARY = 75
 
-# `run_stage` is `dvc repro --single-item`, which ends with status 99, Airflow's for "skipped", where nothing
-# has changed.
+# `run_stage` is `dvc repro --single-item`, but ends with status 99, Airflow's for "skipped", if nothing has
+# changed.
 STAGE = "exec python -m orchestration.run_stage {stage} --figures {figures}/{{{{ ti.id }}}}.html{force}"
 FORCE = "{{ ' --force' if params.force else '' }}"
 
-# The model that the last commit has is the one to be as good as.
+# Compares the new model with that of the last commit.
 GATE = """\
 if ! git rev-parse --quiet --verify HEAD; then
-    echo "There is no commit here whose model could be compared with: the gate judges nothing."
+    echo "There is no commit here, so no model to compare with: the gate judges nothing."
     exit 99
 fi
 exec python -m ci.gate --base HEAD
@@ -72,7 +72,7 @@ exec python -m remote.push
 
 
 class Command(BashOperator):  # type: ignore[misc] # Airflow is not in the environment mypy sees
-    """A command that is tried again where that may help: it was killed, or says that its failure may pass."""
+    """A command that is retried only if that may help: it was killed, or its failure may be temporary."""
 
     def execute(self, context: Any) -> Any:
         try:
@@ -83,19 +83,19 @@ class Command(BashOperator):  # type: ignore[misc] # Airflow is not in the envir
             process = self.subprocess_hook.sub_process
             if process is None or process.returncode == TEMPORARY or not 0 < process.returncode < 128:
                 raise
-            raise AirflowFailException(f"{error} Another try would fail alike: see above.") from None
+            raise AirflowFailException(f"{error} Another try would fail the same way: see above.") from None
 
 
 class DvcStage(Command):
-    """A stage of dvc.yaml: run where something has changed, skipped where nothing has."""
+    """A stage of dvc.yaml: run if something has changed, skipped otherwise."""
 
     operator_extra_links = (FiguresLink(),)
 
 
 def stage_graph() -> list[dict[str, Any]]:
-    """The stages as DVC sees them, asked anew only where a file has changed that says what they are.
+    """The stages as DVC sees them, cached until a file that defines them changes.
 
-    Airflow reads this file every half minute, and DVC takes seconds to answer.
+    The cache is needed because Airflow reads this DAG every half minute, and DVC takes seconds to answer.
     """
     known = hashlib.sha256()
     for file in ("dvc.yaml", "params.yaml", "orchestration/stage_graph.py"):
@@ -117,13 +117,13 @@ def stage_graph() -> list[dict[str, Any]]:
 
 
 def on_failure() -> Callable[[Any], object] | None:
-    """The function that ON_FAILURE names; it has to be importable where Airflow runs."""
+    """The function that ON_FAILURE names; it must be importable in Airflow's environment."""
     module, _, name = ON_FAILURE.rpartition(".")
     return getattr(importlib.import_module(module), name) if module else None
 
 
 def about(stage: dict[str, Any]) -> str:
-    """What the task's page says of the stage, as Markdown."""
+    """Describe a stage for its task's page, as Markdown."""
     outs = "\n".join(f"- `{out}`{' (metrics)' if out in stage['metrics'] else ''}" for out in stage["outs"])
     return f"{stage['desc']}.\n\n`{stage['cmd']}`\n\nIt writes\n\n{outs}"
 
@@ -140,11 +140,11 @@ with DAG(
     is_paused_upon_creation=False,
     on_failure_callback=on_failure(),
     params={
-        "force": Param(False, type="boolean", description="Run every stage, also where nothing has changed"),
+        "force": Param(False, type="boolean", description="Run every stage, even if nothing has changed"),
     },
     default_args={
         "cwd": str(PROJECT),
-        # A skipped stage upstream is no obstacle, a failed one is.
+        # A task runs after skipped stages, but not after a failed one.
         "trigger_rule": TriggerRule.NONE_FAILED,
         "execution_timeout": timedelta(hours=TIMEOUT_HOURS),
         "retries": RETRIES,
@@ -156,7 +156,7 @@ with DAG(
     stages = stage_graph()
     tasks = {
         stage["name"]: DvcStage(
-            # DVC allows signs in names that Airflow does not: a stage of foreach is train@a.
+            # DVC allows characters in names that Airflow does not: a foreach stage is called train@a.
             task_id=re.sub(r"[^\w.-]", ".", stage["name"]),
             bash_command=ENTER + STAGE.format(stage=stage["name"], figures=FIGURES, force=FORCE),
             doc_md=about(stage),
@@ -167,7 +167,7 @@ with DAG(
         tasks[stage["name"]].set_upstream([tasks[name] for name in stage["after"]])
     gate = Command(task_id="gate", bash_command=ENTER + GATE, retries=0, doc_md="Is the model good enough?")
     push = Command(
-        task_id="push", bash_command=ENTER + PUSH, doc_md="To DVC's default remote, what it lacks."
+        task_id="push", bash_command=ENTER + PUSH, doc_md="Push to DVC's default remote what it lacks."
     )
     gate.set_upstream([task for task in tasks.values() if not task.downstream_list])
     gate >> push

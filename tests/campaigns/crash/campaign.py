@@ -1,7 +1,7 @@
-"""Runs of the whole pipeline that are killed again and again, and compared with one that never was.
+"""Kill runs of the whole pipeline again and again, and compare their results with an undisturbed run.
 
 Each run begins in a fresh clone with an empty DVC cache, so that every stage really works. It is killed
-a number of times, taken up again each time, and then let come to its end.
+several times, started again each time, and in the end left to finish.
 """
 
 import functools
@@ -28,23 +28,23 @@ from tests.support.project import git
 
 say = functools.partial(print, flush=True)
 
-LONG = 600.0  # s; what takes so long hangs
-_LINGER = 60.0  # s in which orphans must have ended
-# What DVC says of a file of its own that a kill has cut short, and that file.
+LONG = 600.0  # s; a run that takes longer hangs
+_LINGER = 60.0  # s within which orphans must end
+# Words by which DVC reports that one of its own files is cut short, and that file.
 _TORN = {"'dvc.lock'": "dvc.lock", "RWLock-file": ".dvc/tmp/rwlock"}
-# Where stages write.
+# Folders that stages write to.
 _WRITTEN = ("data", "models", "reports", RUNNING)
-# What a training says first: where it goes on, or the first epoch of a new one.
+# The first output of training: the epoch after which it goes on, or epoch 1 of a new training.
 _TRAINS = re.compile(r"^(?:Going on after epoch (\d+)|Epoch 1/).*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Kill:
-    """Who is killed (`group`, `dvc` or `stage`) and when.
+    """One kill. victim: DVC's process `group`, `dvc` alone, or the `stage` alone.
 
-    moment: `clock`, some time after `stage` began; `write`, where it is seen writing; `epoch`, some time
-        after `epoch` of the training was kept; `start`, some time after DVC began.
-    after: s from there.
+    moment: `clock`, when `stage` has begun; `write`, when it is seen writing a file; `epoch`, when `epoch` of
+        the training has been kept; `start`, when DVC has begun.
+    after: seconds from that moment.
     """
 
     stage: str
@@ -56,7 +56,11 @@ class Kill:
 
 @dataclass
 class Report:
-    """What a campaign met."""
+    """What happened in a campaign.
+
+    runs: how many came to their end. resumed: epochs that a training had kept when it went on. lingered:
+    seconds that processes lived on after DVC was killed. removed: torn files of DVC.
+    """
 
     kills: list[Kill] = field(default_factory=list)
     runs: int = 0
@@ -67,7 +71,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run that nobody killed: DVC's hash of each output, that of each file, how long stages took (s)."""
+    """An undisturbed run: DVC's hash of each output, SHA-256 of each file, seconds that each stage took."""
 
     repository: Path
     locked: dict[str, str]
@@ -94,7 +98,7 @@ def undisturbed(repository: Path) -> Undisturbed:
 
 
 def locked(repository: Path) -> dict[str, str]:
-    """DVC's hash of each output in dvc.lock; empty where there is no such file, or half of one."""
+    """DVC's hash of each output in dvc.lock; empty if the file is missing or cut short."""
     try:
         content = yaml.safe_load((repository / "dvc.lock").read_text())
         stages = content["stages"].values()
@@ -104,30 +108,33 @@ def locked(repository: Path) -> dict[str, str]:
 
 
 def hashes(repository: Path, outs: Sequence[str] | dict[str, str]) -> dict[str, str]:
-    """The SHA-256 of each file in `outs`, as far as they are there."""
+    """SHA-256 by path of the files in `outs` that exist."""
     found = (path for out in outs for path in (repository / out, *(repository / out).rglob("*")))
     return {str(path.relative_to(repository)): files.sha256(path) for path in found if path.is_file()}
 
 
 def at_random(expected: Undisturbed, kills: int, a_run: int, seed: int, work: Path, report: Report) -> None:
-    """Kill `kills` times, about `a_run` times before each run's end."""
+    """Kill `kills` times at random moments, about `a_run` times in each run."""
     chance, end = random.Random(seed), len(report.kills) + kills
     while len(report.kills) < end:
         one_run(expected, draw(chance, min(a_run, end - len(report.kills)), expected), work, report)
 
 
 def one_run(expected: Undisturbed, kills: Sequence[Kill], work: Path, report: Report) -> None:
-    """Run the pipeline in a fresh clone, killed as `kills` says, and compare what comes of it in the end.
+    """Run the pipeline in a fresh clone, kill it as `kills` says, and compare its results with `expected`.
 
-    A kill that would come after the end is none. AssertionError: something is not as it must be.
+    If the run ends before the moment of a kill, the kill does not count.
+
+    Raises:
+        AssertionError: a process, file or hash is not as it must be.
     """
     repository = work / f"run{report.runs}"
     git("clone", "-q", str(expected.repository), str(repository), cwd=work)
-    # What DVC keeps outside of a repository lies in it too.
+    # DVC's files outside of a repository must be this clone's own.
     site = repository / ".dvc/tmp/site"
     programs.dvc("config", "--local", "core.site_cache_dir", str(site), cwd=repository)
     for metric in expected.locked:
-        # What git keeps of the outputs are other data's.
+        # The outputs that git keeps are those of other data.
         (repository / metric).unlink(missing_ok=True)
     for kill in [*kills, None]:
         if not _attempt(repository, kill, expected, report):
@@ -139,7 +146,7 @@ def one_run(expected: Undisturbed, kills: Sequence[Kill], work: Path, report: Re
 
 
 def draw(chance: random.Random, count: int, expected: Undisturbed) -> list[Kill]:
-    """Kills for one run, in the order of the stages; the first drawn is in the middle of training."""
+    """Kills for one run, in the order of the stages; one of them is in the middle of training."""
     kills = []
     for number in range(count):
         victim = chance.choices(("group", "dvc", "stage"), (5, 4, 1))[0]
@@ -152,7 +159,7 @@ def draw(chance: random.Random, count: int, expected: Undisturbed) -> list[Kill]
 
 
 def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report: Report) -> bool:
-    """Run `dvc repro` until `kill` or to its end, and look at what it leaves; False where it ended well."""
+    """Run `dvc repro` until `kill` or to its end, and check what it leaves; False if it ended well."""
     kept, run = _epochs_kept(repository), _Run(repository)
     family = run.killed(kill, expected) if kill else None
     run.process.wait(LONG)
@@ -173,7 +180,7 @@ def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report:
         return False
     torn = next((file for sign, file in _TORN.items() if sign in run.said()), None)
     assert torn, f"dvc repro failed: {run.said()[-500:]}"
-    # DVC's own file, cut short by the kill before, and DVC's own advice.
+    # The kill before has cut DVC's own file short; DVC's advice is to remove it.
     (repository / torn).unlink()
     report.removed.append(torn)
     say(f"DVC says that its {torn} is torn; it is removed")
@@ -181,7 +188,7 @@ def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report:
 
 
 class _Run:
-    """A running `dvc repro`, whose words go into a file."""
+    """A running `dvc repro`, whose output goes into a file."""
 
     def __init__(self, repository: Path) -> None:
         self.repository, self.log = repository, repository / ".dvc/tmp/said"
@@ -195,8 +202,10 @@ class _Run:
         return self.log.read_text(errors="replace")
 
     def killed(self, kill: Kill, expected: Undisturbed) -> list[psutil.Process] | None:
-        """Kill DVC, its stage, or all, at the moment of `kill`: which processes were below DVC; None where
-        the run ends before.
+        """Kill DVC, its stage, or the whole group, at the moment of `kill`.
+
+        Returns:
+            The processes that DVC had started; None if the run ends before that moment.
         """
         lasts, later = expected.lasts[kill.stage], list(expected.lasts)
         begins = [f"Running stage '{name}'" for name in later[later.index(kill.stage) :]]
@@ -236,12 +245,12 @@ class _Run:
 
 
 def _parts(repository: Path) -> set[Path]:
-    """What is being written, or was when its writer was killed."""
+    """Files that are being written, or were when their writer was killed."""
     return {path for folder in _WRITTEN for path in (repository / folder).glob(".*.part*")}
 
 
 def _epochs_kept(repository: Path) -> int:
-    """How many epochs the checkpoint holds; it is whole, or not there."""
+    """How many epochs the checkpoint holds, 0 without one; fails if it is not whole."""
     try:
         with np.load(repository / CHECKPOINT, allow_pickle=False) as kept:
             return sum(name.startswith("history/") for name in kept.files)
@@ -250,10 +259,10 @@ def _epochs_kept(repository: Path) -> int:
 
 
 def _check_after(kill: Kill, repository: Path, expected: Undisturbed) -> None:
-    """A kill must not leave a file under its final name with other bytes than it should have.
+    """Check that a kill has left no file under its final name with other bytes than it should have.
 
-    The log of a training grows line by line while it runs. DVC has no hash of it then, and removes it
-    before the next run.
+    The log of a training does not count: it grows line by line, and DVC, which has no hash of it yet, removes
+    it before the next run.
     """
     _epochs_kept(repository)
     changed = hashes(repository, expected.locked).items() - expected.files.items()
@@ -264,7 +273,7 @@ def _check_after(kill: Kill, repository: Path, expected: Undisturbed) -> None:
 
 
 def _check_the_end(repository: Path, expected: Undisturbed) -> None:
-    """Nothing differs from the run that nobody killed, nor is left over."""
+    """Check that nothing differs from the undisturbed run, and that no temporary file is left."""
     differing = expected.locked.items() - locked(repository).items()
     assert not differing, f"dvc.lock has other hashes than {differing}"
     assert hashes(repository, expected.locked) == expected.files, "the files differ from what dvc.lock says"

@@ -1,11 +1,11 @@
-"""A pipeline that is killed and taken up again ends with the bytes of one that never was.
+"""A pipeline that is killed and started again ends with the same bytes as an undisturbed one.
 
 One run is left undisturbed. The others, each in a fresh clone with an empty DVC cache, are killed again
-and again: the whole process group, or DVC alone, or the stage alone; in each stage, in the middle of
-training, while a result is written, while DVC itself works. At each run's end the hashes in dvc.lock must
-be those of the undisturbed one; the first thing that is wrong ends it all. `make kill-pipeline` kills a
-hundred times at random: KILLS, KILLS_A_RUN and KILLS_SEED of the environment say how often, how often in
-each run, and of which stages, moments and victims.
+and again: the whole process group, DVC alone, or the stage alone; in each stage, in the middle of training,
+while a result is written, while DVC itself works. At the end of each run the hashes in dvc.lock must be those
+of the undisturbed one. The first difference stops the campaign. `make kill-pipeline` kills a hundred times at
+random. The environment variables KILLS, KILLS_A_RUN and KILLS_SEED set the number of kills, the number in
+each run, and the seed that draws stages, moments and victims.
 """
 
 import os
@@ -24,17 +24,17 @@ pytestmark = pytest.mark.long
 KILLS, A_RUN, SEED = (
     int(os.environ.get(name, usual)) for name, usual in (("KILLS", 0), ("KILLS_A_RUN", 10), ("KILLS_SEED", 1))
 )
-# Enough cells for worker processes.
+# Enough cells that stages start worker processes.
 CELLS = {"data.sample.cells": 420} if KILLS else {}
 
 
 @pytest.fixture
 def longer(finished, tmp_path):
-    """The finished repository with so many epochs that a kill between two of them comes in time."""
+    """The finished repository, with enough epochs to kill training between two of them."""
     repository = tmp_path / "undisturbed"
     shutil.copytree(finished, repository)
     project.change(repository, {"train.epochs": 20, "train.patience": 20, **CELLS})
-    # Without dvc.lock: its clones begin with nothing done.
+    # Without dvc.lock, so that clones begin with nothing done.
     project.git("commit", "-aqm", "more epochs", cwd=repository)
     project.run("dvc", "repro", cwd=repository)
     return repository

@@ -1,4 +1,4 @@
-"""What is asked of GitHub, and what of a stranger's report reaches a comment."""
+"""Scripts that call GitHub: their requests, and what they show of an untrusted report."""
 
 import functools
 import io
@@ -36,7 +36,7 @@ SUMMARY = {
 
 
 def child(*files, parents=(HEAD,)):
-    """A commit as GitHub tells of it."""
+    """A commit as GitHub's API describes it."""
     return {"parents": [{"sha": sha} for sha in parents], "files": [{"filename": name} for name in files]}
 
 
@@ -56,7 +56,7 @@ EVENT = {
 
 @pytest.fixture
 def github(tmp_path, monkeypatch):
-    """A `gh` on PATH, and GitHub's variables for a workflow_run."""
+    """A stand-in for `gh` on PATH, and GitHub's environment variables for a workflow_run."""
     stand = gh_stand_in.install(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{stand.folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("GITHUB_REPOSITORY", "lab/cells")
@@ -71,7 +71,7 @@ def github(tmp_path, monkeypatch):
 
 
 def answer(stand, content):
-    """Let the run's artifact hold a summary."""
+    """Make the run's artifact hold this summary."""
     stand.answer_bytes("artifacts/5/zip", zipped({"summary.json": json.dumps(content).encode()}))
 
 
@@ -89,7 +89,7 @@ def zipped(members: dict[str, bytes]) -> bytes:
 
 
 def written(stand) -> tuple[str, str]:
-    """Where the comment went, and its text."""
+    """The `gh` arguments that sent the comment, and its text."""
     where, body = stand.asked[-1]
     return where, json.loads(body)["body"]
 
@@ -101,7 +101,7 @@ def test_the_report_becomes_a_comment_on_the_pull_request_that_github_names(gith
     assert body.startswith(comment.MARK)
     assert "Retrained at aaaaaaaa: the check fails." in body
     assert "## The gate fails: AUC." in body
-    # The branch's name is a stranger's: it goes into the address as one value.
+    # The branch's name is untrusted, so it is escaped in the URL.
     assert "head=stranger%3Astain%2F..%2F%26x%3D1" in github.asked[0][0]
 
 
@@ -227,7 +227,7 @@ def test_whatever_is_handed_in_is_refused_or_shown_as_numbers_and_known_words(ke
     assert set(re.findall(letters, text)) <= set(re.findall(letters, known))
 
 
-# What the template says in cases that SUMMARY is not one of.
+# Further words of the template, for cases that SUMMARY does not cover.
 EXTRA = """The gate passes. FAILS, overridden by a label. Both models were made on the synthetic sample: the
 figures say nothing of real cells. The branch changes how models are judged (places): read that first. none
 The base has commits that this branch lacks."""
@@ -236,7 +236,7 @@ The base has commits that this branch lacks."""
 def test_files_that_judge_are_named_whatever_the_run_says(github):
     github.answer("pulls/12/files", [{"filename": "ci/verdict.py"}, {"filename": "params.yaml"}])
     comment.main()
-    assert "It changes 1 files of those that judge it" in written(github)[1]
+    assert "It changes 1 of the files that judge it" in written(github)[1]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ PULL = {
 
 @pytest.fixture
 def retrained(tmp_path, monkeypatch):
-    """An artifact of `retrain`, and a checkout to hand it back to, the current folder, with another lock."""
+    """The folder of an artifact of `retrain`; the current folder is a checkout with another dvc.lock."""
     folder = tmp_path / "retrained"
     (tmp_path / "checkout").mkdir()
     monkeypatch.chdir(tmp_path / "checkout")
@@ -282,14 +282,14 @@ def retrained(tmp_path, monkeypatch):
 
 @pytest.fixture
 def handing_back(github, retrained, tmp_path, monkeypatch):
-    """`github` in a run of a pull request of this repository that hands `retrained` back."""
+    """`github` in a run for a pull request of this repository, about to hand back `retrained`."""
     happen(tmp_path, monkeypatch, PULL)
     monkeypatch.setattr("sys.argv", ["hand_back", str(retrained)])
     return github
 
 
 def pushed(branch, what="%s"):
-    """What GitHub's branch has at its tip."""
+    """The last commit on GitHub's branch, in a format of `git log` (default: its subject)."""
     project.git("fetch", "-q", "origin", branch, cwd=Path())
     return project.git("log", "-1", f"--format={what}", "FETCH_HEAD", cwd=Path())
 
@@ -347,7 +347,7 @@ def test_a_branch_that_moved_on_is_left_alone(handing_back):
     assert handing_back.asked == []
 
 
-def test_an_empty_artifact_is_nothing_that_the_branch_has_already(handing_back, tmp_path, monkeypatch):
+def test_an_empty_artifact_is_an_error_and_not_taken_for_no_change(handing_back, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     monkeypatch.setattr("sys.argv", ["hand_back", str(tmp_path / "empty")])
     with pytest.raises(UserError, match=r"empty holds no dvc\.lock: it is no artifact of this run"):
@@ -374,7 +374,7 @@ def test_the_event_tells_base_labels_and_whether_it_is_a_fork(tmp_path, monkeypa
 
 @pytest.fixture
 def proposal(github, retrained, tmp_path, monkeypatch):
-    """The folders that `propose` takes, of a run whose gate passed."""
+    """`github`, and the two folders that `propose` takes, from a run whose gate passed."""
     (retrained / outputs.VERDICT.name).write_text(json.dumps({"passed": True, "headline": ""}))
     report = tmp_path / "report"
     report.mkdir()
