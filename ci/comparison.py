@@ -286,10 +286,11 @@ def compare(
 
 
 def _elsewhere(base: Revision | None, branch: Revision) -> tuple[Elsewhere, ...]:
-    before = {} if base is None else _external(base)
+    before, now = {} if base is None else _external(base), _external(branch)
+    # A set that the branch no longer evaluates stays in the report.
     return tuple(
-        Elsewhere(laboratory=laboratory, name=name, base=before.get((laboratory, name)), branch=value)
-        for (laboratory, name), value in _external(branch).items()
+        Elsewhere(laboratory=one[0], name=one[1], base=before.get(one), branch=now.get(one))
+        for one in {**before, **now}
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ci import comparison, outputs
+from ci import comparison, outputs, revisions
 from ci.github import event
 from malaria import files, paths, programs, tables
 from malaria.bundle import ood
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--base", default="HEAD", help="the revision whose data is in use (HEAD)")
     base = parser.parse_args().base
     limit = load_params().gate.max_drift
+    revisions.resolve(base)
     with tempfile.TemporaryDirectory() as temporary:
         before = Path(temporary)
         try:

@@ -452,6 +452,11 @@ def test_the_report_has_the_figures_on_other_laboratories_of_both(compare, tmp_p
     assert "0.9000" in page
 
 
+def test_a_laboratory_that_a_branch_no_longer_evaluates_stays_in_the_report(compare):
+    found = compare(base={"external": {"lahore": {"auc": {"value": 0.9}}}}, branch={"external": {}})
+    assert [(one.laboratory, one.base, one.branch) for one in found.elsewhere] == [("lahore", 0.9, None)]
+
+
 def test_names_of_files_cannot_break_out_of_the_report(compare, bundle, tmp_path):
     strange = made.cells()
     bad = "Uninfected/`|<img src=x onerror=alert(1)>@all.png"

@@ -100,3 +100,9 @@ def test_a_base_that_no_store_has_is_said_and_stops_no_retraining(tmp_path, monk
     said = (tmp_path / "reports/ci/drift.md").read_text()
     assert "Not compared: `dvc get --quiet" in said
     assert said in capsys.readouterr().out
+
+
+def test_a_base_that_git_does_not_know_is_an_error(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["drift", "--base", "no-such-branch"])
+    with pytest.raises(UserError, match="git knows no revision no-such-branch"):
+        drift.main()
