@@ -15,6 +15,7 @@ import yaml
 
 from ci import outputs, revisions
 from malaria import paths, tables
+from tests.support import project
 from tests.support.project import ROOT, change, commit, git, run
 
 pytestmark = pytest.mark.long
@@ -89,47 +90,46 @@ def said(repository: Path, name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def leaky(history) -> Path:
-    """Results of the branch `leaky`, which trains on test patients and changes its own gate to pass."""
-    git("checkout", "-q", "-b", "leaky", "main", cwd=history)
-    read = "splits = tables.read(SPLITS, tables.SPLITS)"
-    learns = 'splits = splits.assign(split=splits.split.replace("test", "train"))'
-    edit(history / "stages/train.py", read, f"{read}\n    {learns}")
-    edit(
-        history / "ci/verdict.py",
-        'passed = all(check.outcome != "failed" for check in checks)',
-        "passed = True",
-    )
-    run("dvc", "repro", cwd=history)
-    commit(history, "learns the test")
-    made = history.parent / "leaky"
+def leaky(history, once) -> Path:
+    """A copy of `history` on a branch that trains on test patients and makes its own gate pass. Read only."""
+
+    def make(repository: Path) -> None:
+        project.copy(history, repository)
+        git("checkout", "-q", "-b", "leaky", "main", cwd=repository)
+        read = "splits = tables.read(SPLITS, tables.SPLITS)"
+        learns = 'splits = splits.assign(split=splits.split.replace("test", "train"))'
+        edit(repository / "stages/train.py", read, f"{read}\n    {learns}")
+        edit(
+            repository / "ci/verdict.py",
+            'passed = all(check.outcome != "failed" for check in checks)',
+            "passed = True",
+        )
+        run("dvc", "repro", cwd=repository)
+        commit(repository, "learns the test")
+
+    return once("leaky", make)
+
+
+def take_results(source: Path, repository: Path) -> None:
+    """Copy what training and the stages after it made in `source`."""
     made_by_it = (paths.PREDICTIONS, paths.METRICS, paths.PLOTS, paths.BUNDLE, paths.SUMMARY)
     for path in (paths.MODEL, paths.TRAINING, *made_by_it):
-        copy = shutil.copytree if (history / path).is_dir() else shutil.copy
-        (made / path).parent.mkdir(parents=True, exist_ok=True)
-        copy(history / path, made / path)
-    git("checkout", "-q", "main", cwd=history)
-    run("dvc", "checkout", "-q", "--force", cwd=history)
-    return made
+        if (source / path).is_dir():
+            shutil.copytree(source / path, repository / path, dirs_exist_ok=True)
+        else:
+            shutil.copy(source / path, repository / path)
 
 
-def test_a_training_on_test_patients_fails_by_the_base_s_code(history, leaky):
-    assert leaky.is_dir()
-    git("checkout", "-q", "leaky", cwd=history)
-    run("dvc", "checkout", "-q", "--force", cwd=history)
-    try:
-        done = module(history, "gate", "--base", "main", ok=False)
-        assert done.returncode == 1
-        assert failed(history) == ["blind training"]
-        assert "another models/model.keras" in said(history, "blind training")
-        assert found(history)["rules"] == ["ci"]
-    finally:
-        git("checkout", "-q", "main", cwd=history)
-        run("dvc", "checkout", "-q", "--force", cwd=history)
+def test_a_training_on_test_patients_fails_by_the_base_s_code(leaky, tmp_path):
+    repository = project.copy(leaky, tmp_path / "repository")
+    assert module(repository, "gate", "--base", "main", ok=False).returncode == 1
+    assert failed(repository) == ["blind training"]
+    assert "another models/model.keras" in said(repository, "blind training")
+    assert found(repository)["rules"] == ["ci"]
 
 
 def test_a_leaky_model_made_elsewhere_fails_as_same_inputs_and_other_outputs(branch, leaky):
-    shutil.copytree(leaky, branch, dirs_exist_ok=True)
+    take_results(leaky, branch)
     take_for_granted(branch, "train", "evaluate", "export")
     assert set(git("diff", "--name-only", "main", cwd=branch).split()) <= set(map(str, outputs.KEPT))
     module(branch, "gate", "--report", "--base", "main")
@@ -223,7 +223,7 @@ def test_all_code_that_judges_or_starts_the_base_s_is_named_where_a_branch_chang
 
 
 def test_what_dvc_lock_claims_of_a_training_has_to_come_out_again(branch, leaky):
-    shutil.copytree(leaky, branch, dirs_exist_ok=True)
+    take_results(leaky, branch)
     # Change an input, which allows other outputs.
     (branch / "stages/train.py").write_text((branch / "stages/train.py").read_text() + "# a word more\n")
     take_for_granted(branch, "train", "evaluate", "export")
