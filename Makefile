@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 # Plain `python` and `dvc` are those of .venv, also for DVC's stages.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# It would hide this project's modules from `python -m`.
+unexport PYTHONSAFEPATH
 # Airflow has its own environment, because its requirements conflict with the pipeline's.
 AIRFLOW := .venv-airflow
 # When `make airflow` runs the pipeline: a cron expression or @weekly. If empty: as MALARIA_SCHEDULE says, or only by hand.

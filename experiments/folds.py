@@ -161,7 +161,9 @@ def _clone(name: str) -> Iterator[Path]:
             changed = clone / ".git/changed"
             plain = ("--binary", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
             programs.git("diff", *plain, f"--output={changed.resolve()}", "HEAD")
-            programs.git("apply", "--index", "--allow-empty", str(changed.resolve()), cwd=clone)
+            # The user's own setting for whitespace could change the patch, or refuse it.
+            exact = ("--index", "--allow-empty", "--whitespace=nowarn")
+            programs.git("apply", *exact, str(changed.resolve()), cwd=clone)
             for key in ("user.name", "user.email"):
                 if value := programs.git("config", "--default", "", key):
                     programs.git("config", key, value, cwd=clone)

@@ -86,8 +86,8 @@ def main() -> int:
 
     arguments = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A file name need not be UTF-8; a row shows its bytes unchanged.
-        sys.stdout.reconfigure(errors="surrogateescape")
+        # As in a file of --out. A file name need not be UTF-8; a row shows its bytes unchanged.
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     status: int = arguments.run(arguments)
     return status
 
@@ -157,7 +157,8 @@ def _judge(
         if done.resumed:
             print(f"Went on with {done.resumed:,} of {done.partitions:,} partitions done.", file=sys.stderr)
         return done.counts
-    bar = tqdm(inputs.find(arguments.paths), desc="predicting", unit=" images", disable=None)
+    out = Path(arguments.out) if arguments.out else None
+    bar = tqdm(inputs.find(arguments.paths, out), desc="predicting", unit=" images", disable=None)
     remote = any(stores.is_remote(path) for path in arguments.paths)
     rows = predict.predict(model, bar, stores.READERS if remote else None, threshold, looks=looks)
     return predict.write(rows, sys.stdout) if arguments.out is None else save(rows, arguments.out)

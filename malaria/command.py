@@ -3,7 +3,9 @@
 import argparse
 import errno
 import importlib.util
+import io
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -74,6 +76,12 @@ def end_with(main: Callable[[], int | None]) -> None:
     status 1, an UnavailableError in status TEMPORARY. Under a scheduler, which sets WITH_PARENT, the process
     ends with the one that started it.
     """
+    # Where the parent ignores this signal, Python takes every child that failed for a success.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal may lack a letter of a name.
+            stream.reconfigure(errors="backslashreplace")
     if os.environ.get(WITH_PARENT):
         running.end_with_parent()
     try:

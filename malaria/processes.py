@@ -1,5 +1,6 @@
 """Apply a function to many items in parallel processes, one for each core that this one may use."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -39,9 +40,8 @@ def in_order(
         UserError: a process was killed, as the system does when memory runs out.
     """
     processes = processes or min(cpu_count(), 1 + len(items) // (_BATCHES_A_PROCESS * batch))
-    workers = Parallel(
-        processes, batch_size=batch, return_as="generator", initializer=running.end_with_parent
-    )
+    end = {"initializer": running.end_with_parent, "initargs": (os.getpid(),)}
+    workers = Parallel(processes, batch_size=batch, return_as="generator", **end)
     results = workers(delayed(function)(item) for item in items)
     try:
         # disable=None: no bar without a terminal, because it would fill a log.

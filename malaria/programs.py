@@ -12,6 +12,12 @@ from malaria.errors import UserError
 # -P: a module in the current folder must not replace one of DVC's.
 DVC = (sys.executable, "-P", "-m", "dvc")
 
+# Git sets these in a hook; PYTHONSAFEPATH hides this project's modules from `python -m`.
+_NOT_PASSED_ON = (
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX"),
+    *("GIT_NAMESPACE", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "PYTHONSAFEPATH"),
+)
+
 
 def git(*arguments: str, cwd: Path = Path(), timeout: float | None = None) -> str:
     """What git prints; UserError if it fails, or takes more than `timeout` seconds."""
@@ -68,10 +74,15 @@ def environment() -> Mapping[str, str]:
     """The environment variables, with this Python's commands first on the PATH, for DVC's stages.
 
     Empty variables for credentials are left out, because a secret that is not set may come as an empty text.
-    Git does not ask for passwords.
+    So are git's own variables in a hook, by which git would work on that repository in every folder. Git does
+    not ask for passwords.
     """
     secrets = ("AWS_", "KAGGLE_")
-    kept = {name: value for name, value in os.environ.items() if value or not name.startswith(secrets)}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _NOT_PASSED_ON and (value or not name.startswith(secrets))
+    }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**kept, "PATH": path, "GIT_TERMINAL_PROMPT": "0"}
 

@@ -22,6 +22,11 @@ _SHELLS = ("bash", "dash", "fish", "ksh", "sh", "zsh")
 _PAUSE = 0.2  # s between two checks of the process above
 
 
+def cores() -> int:
+    """How many processor cores this process may use: a batch queue or a container may allow only some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def end_with_dvc() -> None:
     """From now on, end this process when the DVC that runs it as a stage has ended.
 
@@ -31,9 +36,12 @@ def end_with_dvc() -> None:
         _end_with(_dvc, _dvc())
 
 
-def end_with_parent() -> None:
-    """In a worker process: end it, and its child processes, when its parent has ended."""
-    _end_with(os.getppid, os.getppid())
+def end_with_parent(parent: int | None = None) -> None:
+    """In a worker process: end it, and its child processes, when its parent has ended.
+
+    parent: the number of that process; a worker may start only after it has ended.
+    """
+    _end_with(os.getppid, parent or os.getppid())
 
 
 def _end_with(above: Callable[[], int | None], first: int | None) -> None:

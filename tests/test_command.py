@@ -46,6 +46,20 @@ def test_a_file_that_the_system_refuses_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory.\n"
 
 
+def test_a_program_that_fails_is_an_error_also_where_the_parent_ignores_ended_children():
+    ask = (
+        "from malaria import programs; from malaria.command import end_with; "
+        "end_with(lambda: print(programs.git('rev-parse', '--verify', 'no-such-revision')))"
+    )
+    start = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+        f"os.execv(sys.executable, [sys.executable, '-c', {ask!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "error: `git rev-parse" in done.stderr
+
+
 @pytest.mark.parametrize("text", ["0", "-3", "2.5", "many", ""])
 def test_what_counts_something_is_a_whole_number_from_1_on(text):
     assert how_many("12") == 12

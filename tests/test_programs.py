@@ -52,6 +52,14 @@ def test_lines_come_one_by_one_from_both_streams():
     assert list(programs.lines(python(code))) == ["one", "two"]
 
 
+def test_git_works_on_its_folder_also_where_a_hook_names_another_repository(tmp_path, monkeypatch):
+    for name in ("hooked", "own"):
+        programs.git("init", "--quiet", str(tmp_path / name), cwd=tmp_path)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "hooked/.git"))
+    used = programs.git("rev-parse", "--absolute-git-dir", cwd=tmp_path / "own")
+    assert used == str((tmp_path / "own/.git").resolve())
+
+
 def test_git_and_dvc_are_called_where_they_are_told(tmp_path: Path):
     programs.git("init", "--quiet", cwd=tmp_path)
     assert programs.git("rev-parse", "--show-toplevel", cwd=tmp_path) == str(tmp_path.resolve())

@@ -80,8 +80,9 @@ sys.stdin.readline()
 
 
 def test_a_worker_whose_parent_died_before_it_had_started_ends_too():
-    with start(sys.executable, "-c", ORPHAN) as process:
-        assert ends(process)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdin=subprocess.PIPE, env=environment) as orphan:
+        assert orphan.wait(LONG) == -signal.SIGKILL
 
 
 COMMAND = """

@@ -21,7 +21,7 @@ ARTIFACT = "retrained"
 FOLDER = outputs.RETRAINED
 STORE = "store"
 
-# Without the cells: whoever takes the artifact has them, or fetches and packs them again.
+# Without the cells, because a reader of the artifact has them, or fetches and packs them.
 STAGES = ("audit", "split", "train", "evaluate", "export", "external")
 
 

@@ -15,7 +15,6 @@ nothing in it.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from malaria import command, files, labels, params, paths
+from malaria import command, files, labels, params, paths, running
 from malaria.bundle import fingerprints, ood
 from malaria.cells import images, prepare
 from malaria.cells.prepared import Prepared
@@ -244,7 +243,7 @@ def opened(record: Record, network: bytes, threads: int | None = None) -> Bundle
 
     # The runtime logs which of its parts it uses.
     with command.without_native_logs():
-        interpreter = Interpreter(model_content=network, num_threads=threads or os.cpu_count() or 1)
+        interpreter = Interpreter(model_content=network, num_threads=threads or running.cores())
         interpreter.allocate_tensors()
         # The signature finds the tensors by their exported names; calls through it take a tenth longer.
         signature = interpreter.get_signature_runner()

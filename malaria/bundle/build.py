@@ -18,7 +18,6 @@ from malaria.cells import doubtful_labels, images, packed
 from malaria.cells.prepared import Prepared
 from malaria.evaluate import calibration, evaluation, plots
 from malaria.train import augmentation, network
-from malaria.train.backend import keras
 
 # Modules that shape what the network answers. A change elsewhere leaves the code hash as it is.
 CODE = (
@@ -57,8 +56,8 @@ class Exported:
     model: bundle.Bundle
 
 
-def export(model: keras.Model, learnt: Sequence[Prepared], settings: params.Params, splits: Path) -> Exported:
-    """Convert a trained network at `settings.export.precision`.
+def export(model: Any, learnt: Sequence[Prepared], settings: params.Params, splits: Path) -> Exported:
+    """Convert a trained network, a keras.Model, at `settings.export.precision`.
 
     Args:
         learnt: the cells that it was trained on.

@@ -56,7 +56,7 @@ def convert(model: Any, precision: str, train: Sequence[images.Pixels]) -> bytes
     if precision == "float16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
-    # The converter logs every variable that it saves, which is of no use to a reader.
+    # The converter logs every variable that it saves.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), without_native_logs(), warnings.catch_warnings():
         # TensorFlow has deprecated the interpreter that its own quantisation opens.

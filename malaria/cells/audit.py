@@ -1,7 +1,6 @@
 """Read every image once: accept it as a cell, or set it aside and say why."""
 
 import functools
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,6 @@ UNPRINTABLE = "control characters in the file name"
 
 MOST_EXAMPLES = 5
 _ADVICE = f"look at {paths.AUDIT_PAGE}, then correct the data"
-
-# Kept out of CSV files and pages: control characters, line ends, and surrogates (bytes that are no UTF-8).
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ def audit(raw: Path, settings: params.Audit) -> pd.DataFrame:
     rows = []
     for path, finding in zip(found, processes.in_order(work, found, "audit"), strict=True):
         shown, reason = path, finding.reason
-        if _UNPRINTABLE.search(path):
+        if names.UNPRINTABLE.search(path):
             shown, reason = ascii(path)[1:-1], UNPRINTABLE
         known = published.get(path) or names.parse(path.rpartition("/")[2])
         rows.append(

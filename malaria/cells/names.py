@@ -19,6 +19,9 @@ _COPY = re.compile(
     r"([_-](rot|flip|hflip|vflip|mirror|aug|crop|zoom|shear|shift|noise|blur|bright|dark|copy)[a-z]*[_-]?[0-9]*)+$"
 )
 
+# Kept out of CSV files and pages: control characters, line ends, and surrogates (bytes that are no UTF-8).
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 
 @dataclass(frozen=True)
 class CellName:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from malaria.cells.decoding import Limits, Unreadable
 from malaria.cells.zygote import ORDER
+from malaria.errors import UnavailableError
 
 _PAUSE = 0.1  # s between two checks whether the client still waits for the answer
 _MOST_HEAD = 2**16
@@ -92,14 +93,13 @@ class Decoder:
         Raises:
             Unreadable: as `decoding.decode`.
             Costly: the process ended, or was killed.
+            UnavailableError: the system starts no process.
         """
+        # After os.fork() the child must not reuse its parent's connection: each would read the other's
+        # answers.
+        if self._process is None or self._asker != os.getpid():
+            self._process = self._start()
         try:
-            # After os.fork() the child must not reuse its parent's connection: each would read the other's
-            # answers.
-            if self._process is None or self._asker != os.getpid():
-                self._asker = os.getpid()
-                self._process = _zygote.fork(self._order, self._ahead)
-                self._number = int(self._process.recv_bytes(_MOST_HEAD))
             self._process.send_bytes(content)
             while not self._process.poll(_PAUSE if gone else None):
                 if gone and gone():
@@ -115,6 +115,19 @@ class Decoder:
         except (OSError, EOFError, LookupError, TypeError, ValueError):
             self.close()
             raise Costly from None
+
+    def _start(self) -> Connection:
+        self.close()
+        self._asker = os.getpid()
+        try:
+            process = _zygote.fork(self._order, self._ahead)
+            self._number = int(process.recv_bytes(_MOST_HEAD))
+        except (OSError, EOFError) as error:
+            raise UnavailableError(
+                f"No process that decodes pictures can be started ({str(error) or 'it ended at once'}): "
+                "allow more processes and open files (ulimit -u and -n), or close other programs."
+            ) from None
+        return process
 
     def close(self) -> None:
         """Close the connection, which ends the process."""
@@ -161,12 +174,13 @@ class _Zygote:
                 f"from malaria.cells import zygote; "
                 f"zygote.serve(socket.socket(fileno={its.fileno()}))"
             )
-            # Without environment variables and `site`: each further module makes every fork slower.
+            # Without `site` and most of the environment: each further module makes every fork slower.
+            libraries = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", code],
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={},
+                env={name: os.environ[name] for name in libraries if name in os.environ},
             )
         self._control = control
         return control

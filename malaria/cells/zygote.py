@@ -41,7 +41,13 @@ def serve(control: socket.socket) -> None:
         order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, 1)
         if not order:
             return
-        if not os.fork():
+        try:
+            child = os.fork()
+        except OSError:
+            # Whoever asks sees the end of the connection.
+            os.close(descriptors[0])
+            continue
+        if not child:
             try:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 control.close()
@@ -70,6 +76,10 @@ def _work(asks: io.BufferedRWPair, order: bytes) -> None:
     min_side, max_pixels, bits, seconds, total, memory, wait, pixels = ORDER.unpack(order)
     limits = decoding.Limits(min_side, max_pixels, bits)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The limits end the process by these signals, which its parents may ignore or block.
+    for number in (signal.SIGALRM, signal.SIGXCPU):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     # macOS has no such limit.
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (memory * 2**20, memory * 2**20))

@@ -97,7 +97,7 @@ def place(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 put(path, target)
                 name = (to / inner).as_posix()
-                digest.update(f"{name}\0{files.sha256(target)}\n".encode())
+                digest.update(f"{name}\0{files.sha256(target)}\n".encode(errors="surrogateescape"))
                 came_as[name] = path.relative_to(beside[0]).as_posix()
     for home, to in classes.items():
         if not (folder / to.parts[0]).is_dir():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from malaria import params, tables
-from malaria.cells import patients
+from malaria.cells import names, patients
 from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
 from malaria.fetch import archives, class_folders
@@ -40,14 +40,21 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
     with archives.opened(given, folder) as (cells, put):
         placed = class_folders.place(cells, folder, put, data.folder, data.classes)
         try:
-            table = {file: of for at in placed.beside for file, of in patients.read(at).items()}
+            table: dict[str, str] = {}
+            for at in placed.beside:
+                for file, of in patients.read(at).items():
+                    if table.setdefault(file, of) != of:
+                        raise UserError(
+                            f"{data.folder}: two tables {PATIENTS} give {file} to two patients: name it with "
+                            "its folder, in one table beside the folders."
+                        )
         except UserError as error:
             # Name the archive, not the temporary folder with its content.
             raise UserError(str(error).replace(str(cells), data.folder)) from None
-    of, unused = patients.told(table, placed.came_as, data.folder)
-    if of:
+    told, unused = patients.told(table, placed.came_as, data.folder)
+    if told:
         # The audit sets aside paths that cannot be printed.
-        rows = [row for row in of.items() if row[0].isprintable()]
+        rows = [row for row in told.items() if not names.UNPRINTABLE.search(row[0])]
         tables.write(pd.DataFrame(rows, columns=list(tables.PATIENTS)), folder / PATIENTS, tables.PATIENTS)
     ignored = placed.known.ignored + unused
     return replace(

@@ -6,6 +6,7 @@ with their objects (`annotations.json` with `image_name`, `objects` or `points`,
 
 import csv
 import json
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ KNOWN = {name: label for label, names in _OF_LABEL.items() for name in names.spl
     "red blood cell": UNINFECTED,  # the healthy ones in BBBC041 and IML, whose other classes are stages
     "white blood cell": OTHER,
 }
+_SHARE = re.compile(r"[01]?\.?[0-9]+(e-[0-9]+)?")
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _COLUMNS = {  # of a table, in lower case
     "image": ("image", "file", "filename", "image_name", "field"),
@@ -89,9 +91,13 @@ def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = ""
     fields: dict[Path, list[Mark]] = {}
     for file in annotation_files(path):
         at: Place = ["its start"]
+        given: dict[Path, Path] = {}
         try:
             for image, name, box, ignore in _entries(file, at):
-                marks = fields.setdefault(_image(file, image), [])
+                path_here = _image(file, image)
+                if given.setdefault(path_here, Path(image)) != Path(image):
+                    raise ValueError(f"{given[path_here]} and {image} would both be {path_here}")
+                marks = fields.setdefault(path_here, [])
                 if box is not None:
                     name = str(name).strip()
                     marks.append(_mark(name, box, ignore, known.get(name.lower(), unknown)))
@@ -136,9 +142,15 @@ def annotation_files(path: Path) -> list[Path]:
         if file.name not in _OTHER_TABLES
         and (
             file.suffix.lower() in (".json", ".xml", ".csv")
-            or (file.suffix.lower() == ".txt" and _beside(file, file.stem))
+            or (file.suffix.lower() == ".txt" and (_beside(file, file.stem) or _is_yolo(file)))
         )
     ]
+
+
+def _is_yolo(file: Path) -> bool:
+    """Whether a text file begins with a class number and at least four shares, as YOLO's labels do."""
+    first = file.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0].split()
+    return len(first) > 4 and first[0].isdecimal() and all(_SHARE.fullmatch(share) for share in first[1:])
 
 
 def _entries(file: Path, at: Place) -> Iterator[Raw]:

@@ -42,15 +42,24 @@ class Source:
     images: range = range(1)
 
 
-def find(paths: Sequence[str]) -> Iterator[Item]:
+def find(paths: Sequence[str], out: Path | None = None) -> Iterator[Item]:
     """Every image of `paths`, in sorted order; folders and zips are opened, nested ones too.
 
-    An image inside a zip has the path `archive.zip/member`.
+    An image inside a zip has the path `archive.zip/member`. The file `out`, with the rows, is left out.
 
     Raises:
         UserError: as `listed`.
     """
-    return itertools.chain.from_iterable(items(source) for source in listed(paths))
+    sources = (source for source in listed(paths) if not (out and _is_output(Path(source.path), out)))
+    return itertools.chain.from_iterable(map(items, sources))
+
+
+def _is_output(file: Path, out: Path) -> bool:
+    """Whether a file is `out`, or its unfinished copy in a hidden folder beside it."""
+    if file.name != out.name:
+        return False
+    folder, home = file.parent.resolve(), out.parent.resolve()
+    return folder == home or (folder.parent == home and folder.name.startswith(f".{out.name}."))
 
 
 def listed(paths: Sequence[str]) -> Iterator[Source]:

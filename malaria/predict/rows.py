@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import TextIO
 
-from malaria import labels
+from malaria import labels, running
 from malaria.bundle import Bundle
 from malaria.bundle.ood import Looks
 from malaria.cells import images
@@ -89,7 +89,7 @@ def predict(
         return bundle.prepare(crop.pixels), crop.notes
 
     stream = iter(items)
-    with ThreadPoolExecutor(readers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(readers or running.cores()) as pool:
         decoding = pool.map(decode, chunk := _chunk(stream))
         while chunk:
             decoded = list(decoding)

@@ -1,8 +1,8 @@
 """The network: four convolutions, the first on the cell at full resolution, and one sigmoid unit.
 
 The first convolution has stride 1: ring forms on a cell's rim are two or three pixels wide at 50 px, and a
-larger stride loses them. Each convolution is pooled before it is normalised, which saves three quarters of
-the work on the largest arrays.
+larger stride loses them. Each convolution but the last is pooled before it is normalised, which saves three
+quarters of the work on the largest arrays.
 """
 
 import json

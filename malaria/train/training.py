@@ -87,7 +87,11 @@ class Trained:
 
 
 def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: Path | None = None) -> Trained:
-    """Train the pipeline's network on the devices that are here; arguments and errors are those of `fit`."""
+    """Train the pipeline's network on the devices that are here; arguments as for `fit`.
+
+    Raises:
+        UserError: as `fit`, `devices.choose` and `network.start_from`.
+    """
     begin(settings)
     size = train.images.shape[1]
     on = devices.choose(settings.distribute)

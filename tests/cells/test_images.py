@@ -340,6 +340,33 @@ def test_pictures_are_read_where_the_system_bounds_processor_time():
     assert done.stdout == b"40\n"
 
 
+def in_own_process(prepare: str, act: str) -> str:
+    """What `act` prints in a new Python where `prepare` has run; both may use `image`, a PNG."""
+    code = (
+        "import os, resource, signal, sys; from malaria.cells import images, sandbox; "
+        f"image = sys.stdin.buffer.read(); limits = images.Limits(16, 10**6)\n{prepare}\n{act}"
+    )
+    image = encoded(noise())[:-12] + chunk(b"aaAa", b"") * 10**6
+    done = subprocess.run([sys.executable, "-c", code], input=image, stdout=subprocess.PIPE, check=True)
+    return done.stdout.decode()
+
+
+def test_the_limits_hold_where_the_parent_ignores_their_signals():
+    bounds = sandbox.Bounds(seconds=0, total=0, memory=1024, wait=0)
+    act = (
+        "image += image[-12 * 10**6 :] * 5\n"
+        f"try: print(sandbox.Decoder(limits, sandbox.{bounds}).read(image).width)\n"
+        "except sandbox.Costly: print('costly')"
+    )
+    assert in_own_process("signal.signal(signal.SIGXCPU, signal.SIG_IGN)", act) == "costly\n"
+
+
+def test_a_system_that_starts_no_process_is_told_apart_from_a_costly_picture():
+    act = "try: images.read(image, limits)\nexcept Exception as error: print(type(error).__name__, error)"
+    said = in_own_process("resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))", act)
+    assert said.startswith("UnavailableError No process that decodes pictures can be started")
+
+
 def test_processor_time_ends_a_decoder():
     decoder = sandbox.Decoder(LIMITS, sandbox.Bounds(seconds=0, total=1, memory=1024, wait=0))
     with pytest.raises(sandbox.Costly):

@@ -1,6 +1,7 @@
 """Sources `sample` and `folder`: cells end up in class folders, and errors are one sentence."""
 
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -219,6 +220,27 @@ def test_patients_csv_comes_along_with_the_paths_of_now_and_rows_that_name_no_im
     provenance = sources.write(folder_data(own), tmp_path / "raw")
     assert (tmp_path / "raw/patients.csv").read_text() == "file,patient\nUninfected/a.png,anna\n"
     assert provenance.ignored == ("1 rows of patients.csv that name no image (such as lost.png)",)
+
+
+@pytest.mark.parametrize("name", ["at 3.04\u202fPM.png", "a\u00a0b.png"])
+def test_the_patient_of_a_cell_with_an_unusual_space_in_its_name_is_kept(own, tmp_path, name):
+    (own / "UNINFECTED/a.png").rename(own / "UNINFECTED" / name)
+    (own / "patients.csv").write_text(f"file,patient\n{name},anna\n")
+    sources.write(folder_data(own), tmp_path / "raw")
+    assert (tmp_path / "raw/patients.csv").read_text() == f"file,patient\nUninfected/{name},anna\n"
+
+
+def test_a_file_name_that_is_no_utf8_is_fetched(own, tmp_path):
+    (own / "UNINFECTED/a.png").rename(own / "UNINFECTED" / os.fsdecode(b"latin-\xfc.png"))
+    assert sources.write(folder_data(own), tmp_path / "raw").cells == 2
+
+
+def test_tables_of_train_and_test_that_disagree_on_a_patient_stop_the_fetch(own, tmp_path):
+    sides = split_up(own, "train", "test")
+    for side, patient in (("train", "anna"), ("test", "ben")):
+        (sides / side / "patients.csv").write_text(f"file,patient\na.png,{patient}\n")
+    with pytest.raises(UserError, match=r"two tables patients\.csv give a\.png to two patients"):
+        sources.write(folder_data(sides), tmp_path / "raw")
 
 
 def test_a_patients_csv_of_other_cells_stops_the_fetch(own, tmp_path):

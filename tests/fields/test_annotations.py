@@ -105,6 +105,21 @@ def test_a_malformed_file_is_refused_with_its_place(folder, name, text, said):
         annotations.read(folder)
 
 
+def test_two_images_that_would_be_one_file_are_refused(folder):
+    (folder / "b.csv").write_text("image,label,x,y\np1/a.png,ring,1,2\np2/a.png,ring,1,2\n")
+    with pytest.raises(UserError, match=r"b\.csv, line 3: p1/a\.png and p2/a\.png would both be .*a\.png"):
+        annotations.read(folder)
+
+
+def test_yolo_labels_without_an_image_are_refused_and_another_text_is_none(folder):
+    (folder / "a.txt").write_text("0 0.25 0.2 0.3 0.2\n")
+    (folder / "notes.txt").write_text("2 slides of the 3rd patient\n")
+    assert len(annotations.read(folder)) == 1
+    (folder / "lost.txt").write_text("0 0.25 0.2 0.3 0.2\n")
+    with pytest.raises(UserError, match=r"lost\.txt, its start: the image lost is neither"):
+        annotations.read(folder)
+
+
 def test_a_folder_without_annotations_is_refused(folder):
     with pytest.raises(UserError, match="holds no annotated field"):
         annotations.read(folder)

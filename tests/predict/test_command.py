@@ -51,6 +51,23 @@ def test_a_file_name_that_is_no_utf8_comes_through_and_nothing_judged_is_a_failu
     assert b"/latin-\xfc.png,,,unreadable,empty file\n" in done.stdout
 
 
+def test_the_output_is_no_image_of_the_folder_that_is_judged(gated_bundle, tmp_path):
+    Image.fromarray(next(pixels for pixels, _ in pictures.drawn(1, seed=3))).save(tmp_path / "cell.png")
+    out = tmp_path / "predictions.csv"
+    for _ in range(2):
+        done = predict(str(tmp_path), "--model", str(gated_bundle), "--out", str(out))
+        assert (done.returncode, len(out.read_text().splitlines())) == (0, 2)
+
+
+def test_rows_on_stdout_are_utf8_whatever_the_locale(tmp_path, model_bundle):
+    (tmp_path / "zäh.png").touch()
+    code = "from malaria.command import end_with; from malaria.__main__ import main; end_with(main)"
+    command = [sys.executable, "-c", code, "predict", str(tmp_path), "--model", str(model_bundle)]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, env=ascii_only)
+    assert "zäh.png,,,unreadable,empty file".encode() in done.stdout
+
+
 @pytest.mark.parametrize(
     ("limit", "foreign", "by_engine"), [(0.0, True, False), (np.inf, False, False), (0.0, True, True)]
 )

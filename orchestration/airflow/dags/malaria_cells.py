@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -39,7 +40,7 @@ RETRY_SECONDS = int(os.environ.get("MALARIA_RETRY_SECONDS", "30"))
 # Set in the command, not in the task's environment: bash reads ~/.bashrc first if its input is a socket, and
 # many users put another Python first in PATH there.
 # With MALARIA_END_WITH_PARENT no process outlives its task, however the task ended.
-ENTER = f'set -eu\nexport PATH="{ENVIRONMENT}/bin:$PATH" MALARIA_END_WITH_PARENT=1\n'
+ENTER = f'set -eu\nexport PATH={shlex.quote(f"{ENVIRONMENT}/bin")}:"$PATH" MALARIA_END_WITH_PARENT=1\n'
 
 # Exit status of a failure that may be temporary (malaria.errors.UnavailableError).
 TEMPORARY = 75
@@ -158,7 +159,8 @@ with DAG(
         stage["name"]: DvcStage(
             # DVC allows characters in names that Airflow does not: a foreach stage is called train@a.
             task_id=re.sub(r"[^\w.-]", ".", stage["name"]),
-            bash_command=ENTER + STAGE.format(stage=stage["name"], figures=FIGURES, force=FORCE),
+            bash_command=ENTER
+            + STAGE.format(stage=stage["name"], figures=shlex.quote(str(FIGURES)), force=FORCE),
             doc_md=about(stage),
         )
         for stage in stages
