@@ -600,7 +600,7 @@ def test_bodies_have_limits_on_their_time_and_their_total_size(model_bundle, tmp
         cwd=app_server.ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert [line[:40] for line in done.stdout.splitlines()] == [
-        "408 The body did not arrive within 0.1 sec",
+        "408 The body did not arrive within 0.1 s",
         "200 400",
         "503 Too much is being sent at once: ask ",
         "422 This file cannot be judged: no PNG, ",
