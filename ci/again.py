@@ -6,7 +6,6 @@ Nothing of the branch is imported here: its stages run as separate processes, as
 import hashlib
 import json
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from ci.revisions import Revision
 from malaria import bundle as bundle_format
 from malaria import files, labels, paths, programs, tables
 from malaria.errors import UserError
+from malaria.train import processor
 
 # Stages whose results also depend on the kind of processor, which training records (docs/ci.md).
 OF_PROCESSOR = ("train", "evaluate", "export")
@@ -136,10 +136,7 @@ def _read_by_apps(bundle: Path) -> dict[str, str]:
 def _made_elsewhere(folder: Path) -> bool:
     """Whether training in `folder` recorded another kind of processor than this machine's."""
     record = folder / paths.PROCESSOR
-    # A separate process: variables that TensorFlow's import sets must not reach the branch's stages.
-    asks = "from malaria.train import backend; print(backend.processor())"
-    here = programs.run([sys.executable, "-c", asks]).strip()
-    return record.is_file() and record.read_text(encoding="utf-8").strip() != here
+    return record.is_file() and record.read_text(encoding="utf-8").strip() != processor.kind()
 
 
 def _once_more(folder: Path, stage: str) -> dict[str, str]:

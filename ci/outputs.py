@@ -24,7 +24,7 @@ RELEASE = REPORTS / "release"
 # A change of these files changes how later branches are judged, or what starts the base's code.
 RULES = (
     *(".dvc", ".dvcignore", ".github", ".python-version", "Makefile", "ci", "remote", "requirements.lock"),
-    *("malaria/bundle", "malaria/evaluate", "malaria/train/backend.py"),
+    *("malaria/bundle", "malaria/evaluate", "malaria/train/processor.py"),
     *(f"malaria/cells/{name}.py" for name in ("decoding", "doubtful_labels", "images", "names", "pack")),
     *(f"malaria/cells/{name}.py" for name in ("packed", "patients", "prepare", "prepared", "sandbox")),
     *(f"malaria/{name}.py" for name in ("cells/zygote", "command", "errors", "files", "labels", "params")),

@@ -13,7 +13,7 @@ def main() -> None:
     params = load_params().train
     from malaria import files, tables
     from malaria.cells import doubtful_labels, packed
-    from malaria.train import backend, network, training
+    from malaria.train import backend, network, processor, training
 
     backend.use_threads(params.threads)
     cells = packed.load(PACKED)
@@ -27,7 +27,7 @@ def main() -> None:
         CHECKPOINT.unlink()
     shutil.rmtree(TRAINING, ignore_errors=True)
     trained = training.train(train, val, params, TRAINING, resume=CHECKPOINT)
-    files.write_text(PROCESSOR, f"{backend.processor()}\n")
+    files.write_text(PROCESSOR, f"{processor.kind()}\n")
     network.save(trained.model, MODEL)
     print(f"Kept epoch {trained.kept_epoch} of {trained.epochs}: val AUC {trained.val_auc:.4f}")
 

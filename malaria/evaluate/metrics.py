@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 
 from malaria import labels, params
 
@@ -177,6 +176,9 @@ def hits_by_patient(sample: Sample, kind: int, least: int) -> Floats:
 
 def auc_by_patient(sample: Sample, least: int) -> Floats:
     """AUC within each patient, float64 (patients,); nan with fewer than `least` cells of either class."""
+    # Here, because most programs that import this module do not need scikit-learn, which starts slowly.
+    from sklearn.metrics import roc_auc_score
+
     figures = np.full(sample.patients, np.nan)
     of_class = np.bincount(2 * sample.patient + sample.y, minlength=2 * sample.patients).reshape(-1, 2)
     for number in np.flatnonzero(of_class.min(axis=1) >= max(least, 1)):

@@ -1,8 +1,6 @@
 """Keras and TensorFlow, set up before they are first imported: import both from here."""
 
 import os
-import platform
-from pathlib import Path
 
 import threadpoolctl
 
@@ -16,17 +14,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # only, and the bytes of a training would depend on which.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-_CPUINFO = Path("/proc/cpuinfo")
-# Instruction sets for which oneDNN has its own kernels, the widest first.
-_WIDEST = ("amx_tile", "avx512f", "avx2")
-
 with without_native_logs():
     import keras
     import tensorflow as tf
 
     tf.config.list_physical_devices()
 
-__all__ = ["keras", "processor", "tf", "use_threads"]
+__all__ = ["keras", "tf", "use_threads"]
 
 
 def use_threads(count: int) -> None:
@@ -47,20 +41,3 @@ def use_threads(count: int) -> None:
             "start a new process."
         ) from None
     threadpoolctl.threadpool_limits(count)
-
-
-def processor() -> str:
-    """The kind of processor, on which a training's last bits depend: `x86_64, AMD EPYC, 26/2, avx512f`.
-
-    Clouds use one name for processors of several generations: family and model tell them apart. The widest
-    instruction set tells what a virtual machine may use.
-    """
-    try:
-        lines = [line.split(":", 1) for line in _CPUINFO.read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        lines = []
-    # Reversed, so that the first of several cores counts.
-    of = {key.strip(): value[0].strip() for key, *value in reversed(lines) if value}
-    generation = "/".join(of[key] for key in ("cpu family", "model") if key in of)
-    widest = next((name for name in _WIDEST if name in of.get("flags", "").split()), "")
-    return ", ".join(filter(None, (platform.machine(), of.get("model name"), generation, widest)))

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from malaria import files
-from malaria.train.backend import processor
+from malaria.train import processor
 
 _LIBRARIES = ("keras", "numpy", "scikit-learn", "tensorflow")
 
@@ -69,5 +69,5 @@ def key(*made_of: Any) -> str:
     # The whole package: a checkpoint is needed for minutes only, and need not survive a change of code.
     code = {str(file.relative_to(package)): files.sha256(file) for file in sorted(package.rglob("*.py"))}
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    runs_on = [platform.python_version(), platform.node(), processor()]
+    runs_on = [platform.python_version(), platform.node(), processor.kind()]
     return str(joblib.hash([code, versions, runs_on, made_of], hash_name="sha1", coerce_mmap=True))

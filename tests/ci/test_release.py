@@ -25,29 +25,38 @@ BUNDLE = "models/malaria-cells"
 
 
 @pytest.fixture(scope="module")
-def real(finished, tmp_path_factory) -> Path:
-    """A repository whose results, with data.source `folder`, are committed and pushed.
+def real(finished, once, tmp_path_factory) -> Path:
+    """A repository whose results, with data.source `folder`, are committed, pushed and released as 1.0.0.
 
     The folder holds the cells of the synthetic sample, because this repository may hold no real ones.
+    `said.txt` beside the repository is the output of the release.
     """
-    clone = tmp_path_factory.mktemp("release") / "clone"
-    git("clone", "-q", str(finished), str(clone), cwd=finished)
-    git("config", "user.name", "t", cwd=clone)
-    git("config", "user.email", "t@example.org", cwd=clone)
-    shutil.copytree(
-        finished / "data/raw", clone.parent / "cells", ignore=shutil.ignore_patterns("provenance.json")
-    )
-    for made in ("dvc.lock", "reports/summary.json"):
-        shutil.copy(finished / made, clone / made)
-    run("dvc", "cache", "dir", "--local", str(finished / ".dvc/cache"), cwd=clone)
-    run("dvc", "checkout", "-q", cwd=clone)
-    project.change(clone, {"data.source": "folder", "data.folder": str(clone.parent / "cells"), **GATE})
-    said = run("dvc", "repro", cwd=clone).stdout
-    assert "Running stage 'train'" not in said
-    git("add", "-A", cwd=clone)
-    git("commit", "-qm", "results", cwd=clone)
-    run(sys.executable, "-m", "remote.push", cwd=clone)
-    return clone
+
+    def make(folder: Path) -> None:
+        clone = folder / "clone"
+        git("clone", "-q", str(finished), str(clone), cwd=finished)
+        git("config", "user.name", "t", cwd=clone)
+        git("config", "user.email", "t@example.org", cwd=clone)
+        shutil.copytree(
+            finished / "data/raw", folder / "cells", ignore=shutil.ignore_patterns("provenance.json")
+        )
+        for made in ("dvc.lock", "reports/summary.json"):
+            shutil.copy(finished / made, clone / made)
+        run("dvc", "cache", "dir", "--local", str(finished / ".dvc/cache"), cwd=clone)
+        run("dvc", "checkout", "-q", cwd=clone)
+        project.change(clone, {"data.source": "folder", "data.folder": str(folder / "cells"), **GATE})
+        said = run("dvc", "repro", cwd=clone).stdout
+        assert "Running stage 'train'" not in said
+        git("add", "-A", cwd=clone)
+        git("commit", "-qm", "results", cwd=clone)
+        run(sys.executable, "-m", "remote.push", cwd=clone)
+        released = run(sys.executable, "-m", "ci.release", "1.0.0", cwd=clone)
+        (folder / "said.txt").write_text(released.stdout)
+
+    folder = tmp_path_factory.mktemp("release") / "released"
+    # With the remote, which lies beside the repository.
+    shutil.copytree(once("released", make), folder, symlinks=True)
+    return folder / "clone"
 
 
 @pytest.fixture
@@ -58,12 +67,6 @@ def here(real, monkeypatch) -> Path:
     yield real
     git("reset", "-q", "--hard", head, cwd=real)
     run("dvc", "checkout", "-q", "--force", cwd=real)
-
-
-@pytest.fixture(scope="module")
-def released(real) -> str:
-    """The output of the first release, 1.0.0."""
-    return run(sys.executable, "-m", "ci.release", "1.0.0", cwd=real).stdout
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,8 @@ def test_a_failing_gate_stops_a_release_unless_a_reason_is_given_for_the_notes(h
     assert verdict == f"{said}\nReleased all the same: a trial of the tool"
 
 
-def test_a_release_is_an_annotated_tag_whose_message_are_the_notes(real, released):
+def test_a_release_is_an_annotated_tag_whose_message_are_the_notes(real):
+    released = (real.parent / "said.txt").read_text()
     assert released.endswith(
         "malaria-cells@v1.0.0 is made here. To publish it: git push origin HEAD malaria-cells@v1.0.0\n"
     )
@@ -176,7 +180,6 @@ def test_a_release_is_an_annotated_tag_whose_message_are_the_notes(real, release
     assert "[again]" not in said
 
 
-@pytest.mark.usefixtures("released")
 def test_a_released_bundle_comes_by_name_and_version_from_the_remote_and_the_app_takes_it(
     real, tmp_path, monkeypatch
 ):
@@ -192,7 +195,6 @@ def test_a_released_bundle_comes_by_name_and_version_from_the_remote_and_the_app
     assert origin.tags == ("malaria-cells@v1.0.0",)
 
 
-@pytest.mark.usefixtures("released")
 def test_the_next_release_says_what_changed_since_the_last(here):
     project.change(here, {"audit.max_quarantined": 0.5})
     run("dvc", "repro", cwd=here)
