@@ -27,6 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 def store() -> Iterator[Any]:
     """A client of a local S3 server with an empty bucket `cells`; environment variables name the server."""
     import boto3
+    import s3fs
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
@@ -42,6 +43,8 @@ def store() -> Iterator[Any]:
         client = boto3.client("s3")
         client.create_bucket(Bucket="cells")
         yield client
+    # Or the client of this server would be used for the next one, too.
+    s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
 
 
