@@ -19,13 +19,10 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SIGNATURES = (PNG[:4], JPEG, *TIFF)
 
-EMPTY = "empty file"
 NO_IMAGE = "no PNG, JPEG, TIFF or BMP image"
 DAMAGED = "damaged or cut short"
 NO_COLOUR = "pixels are no 8-bit or 16-bit colours"
-FLOATING = "pixels are floating-point numbers: save it with 8 or 16 bits a colour"
 PLANES = "16-bit colours in compressed planes: save it without compression, or pixel by pixel"
-EMPTY_PICTURE = "one colour throughout"
 
 # Bytes. The orientation is the only metadata that is parsed, and only up to this size.
 _MOST_METADATA = 2**16
@@ -114,7 +111,7 @@ def decode(encoded: bytes, limits: Limits) -> Decoded:
         MemoryError: it takes more memory than this process may have.
     """
     if not encoded:
-        raise Unreadable(EMPTY)
+        raise Unreadable("empty file")
     try:
         # Pillow warns of broken metadata and of large images; neither concerns readers of cells.
         with warnings.catch_warnings():
@@ -193,7 +190,7 @@ def _check_kind(tags: dict[int, int]) -> None:
         named = _OTHER_COMPRESSIONS.get(how, f"way {how}")
         raise Unreadable(f"TIFF compressed by {named}: save it without compression, or by LZW")
     if tags.get(_KIND, 1) == 3:
-        raise Unreadable(FLOATING)
+        raise Unreadable("pixels are floating-point numbers: save it with 8 or 16 bits a colour")
     # More than 16 bits, or signed integers.
     if tags.get(_BITS, 1) > 16 or tags.get(_KIND, 1) == 2:
         raise Unreadable(NO_COLOUR)
@@ -211,8 +208,8 @@ def _of_deep(opened: ImageFile.ImageFile, pruned: _Pruned, limits: Limits) -> tu
         The picture, how many bits were taken to be in use, and how many it uses itself.
     """
     high, low = _bytes_of(opened, pruned)
-    colours = Image.merge("RGB", high.split()[:3]) if high.mode == "RGBA" else high
-    most = max(maximum for _, maximum in extrema(colours))
+    colours = high.split()[:3] if high.mode == "RGBA" else high.split()
+    most = max(band.getextrema()[1] for band in colours)
     own = next(bits for bits in _RANGES if most < 2 ** (bits - 8))
     # A single picture may be dark, so without `limits.bits` it counts as one of 8, 12 or 16 bits.
     used = max(own, limits.bits) if limits.bits else {10: 12, 14: 16}.get(own, own)
@@ -221,12 +218,6 @@ def _of_deep(opened: ImageFile.ImageFile, pruned: _Pruned, limits: Limits) -> tu
     upper = high.point(lambda value: min(value << (16 - used), 255))
     lower = low.point(lambda value: value >> (used - 8))
     return ImageChops.add(upper, lower), used, own
-
-
-def extrema(image: Image.Image) -> tuple[tuple[int, int], ...]:
-    """The least and the largest value of each band."""
-    found = image.getextrema()
-    return found if isinstance(found[0], tuple) else (found,)  # type: ignore[return-value]
 
 
 def _bytes_of(opened: ImageFile.ImageFile, pruned: _Pruned) -> tuple[Image.Image, Image.Image | None]:

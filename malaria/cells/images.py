@@ -95,21 +95,19 @@ def examine(raw: Path, limits: Limits, path: str) -> Finding:
     try:
         encoded = content(raw / path, limits)
         sha256 = hashlib.sha256(encoded).hexdigest()
-        # A Finding has no pixels.
-        found = _decoded(encoded, limits, str(raw / path), pixels=False)
+        found = _decoded(encoded, limits, str(raw / path))
+        if (found.pixels == found.pixels[0, 0]).all():
+            raise Unreadable("one colour throughout", found.width, found.height)
     except Unreadable as refusal:
         return Finding(sha256, refusal.width, refusal.height, refusal.reason)
     return Finding(sha256, found.width, found.height, "", found.pages, found.bits)
 
 
-def _decoded(encoded: bytes, limits: Limits, name: str, *, pixels: bool = True) -> Crop:
-    """Decode in a separate process; each thread keeps one for each value of `limits` and `pixels`."""
-    kept: dict[object, sandbox.Decoder] = vars(_own).setdefault("decoders", {})
-    decoder = kept.get((limits, pixels))
-    if decoder is None:
-        kept[limits, pixels] = decoder = sandbox.Decoder(limits, pixels=pixels)
+def _decoded(encoded: bytes, limits: Limits, name: str) -> Crop:
+    """Decode in a separate process; each thread keeps one for each value of `limits`."""
+    decoders: dict[Limits, sandbox.Decoder] = vars(_own).setdefault("decoders", {})
     try:
-        return decoder.read(encoded)
+        return decoders.setdefault(limits, sandbox.Decoder(limits)).read(encoded)
     except sandbox.Costly:
         raise UserError(
             f"{name} ended the process that decodes it: more than {sandbox.OWN.seconds} s of processor time "

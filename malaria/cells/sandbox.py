@@ -51,8 +51,7 @@ class Costly(Exception):  # noqa: N818 - a finding about a file, not a fault of 
 class Crop:
     """A decoded image.
 
-    pixels: uint8 (height, width, 3), RGB, or (height, width, 0) if none were asked for. notes: on how it was
-    read. pages, bits: as in decoding.Decoded.
+    pixels: uint8 (height, width, 3), RGB. notes: on how it was read. pages, bits: as in decoding.Decoded.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -75,15 +74,14 @@ class Decoder:
     Args:
         limits: on cell crops.
         bounds: on time and memory.
-        pixels: whether to return pixels; if not, a picture of one colour is Unreadable.
         ahead: how many more processes to fork in advance, for later decoders with the same arguments.
     """
 
-    def __init__(self, limits: Limits, bounds: Bounds = OWN, *, pixels: bool = True, ahead: int = 0) -> None:
-        numbers = (limits.min_side, limits.max_pixels, limits.bits, *vars(bounds).values(), pixels)
-        self._order = ORDER.pack(*(min(int(number), 2**32 - 1) for number in numbers))
+    def __init__(self, limits: Limits, bounds: Bounds = OWN, ahead: int = 0) -> None:
+        numbers = (limits.min_side, limits.max_pixels, limits.bits, *vars(bounds).values())
+        self._order = ORDER.pack(*(min(number, 2**32 - 1) for number in numbers))
         self._most = 3 * limits.max_pixels + _MOST_HEAD
-        self._ahead, self._channels = ahead, 3 if pixels else 0
+        self._ahead = ahead
         self._process: Connection | None = None
         self._number = self._asker = 0
 
@@ -109,9 +107,9 @@ class Decoder:
             said = json.loads(head)
             if "reason" in said:
                 raise Unreadable(str(said["reason"]), said["width"], said["height"])
-            shape = (int(said["height"]), int(said["width"]), self._channels)
+            width, height = map(int, said["size"])
             notes, pages, bits = tuple(map(str, said["notes"])), int(said["pages"]), int(said["bits"])
-            return Crop(np.frombuffer(pixels, np.uint8).reshape(shape), notes, pages, bits)
+            return Crop(np.frombuffer(pixels, np.uint8).reshape(height, width, 3), notes, pages, bits)
         except (OSError, EOFError, LookupError, TypeError, ValueError):
             self.close()
             raise Costly from None

@@ -20,9 +20,8 @@ from PIL import Image
 
 from malaria.cells import decoding
 
-# The order for one fork: the numbers of `decoding.Limits`, those of `sandbox.Bounds`, and whether to return
-# pixels.
-ORDER = struct.Struct("!IIIIIIII")
+# The order for one fork: the numbers of `decoding.Limits`, and those of `sandbox.Bounds`.
+ORDER = struct.Struct("!IIIIIII")
 # The length before each message, as in multiprocessing's connections.
 SIZE = struct.Struct("!i")
 
@@ -34,7 +33,7 @@ def serve(control: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Pillow imports some modules when it first needs them: here, and not in each fork.
     for sample in (*map(_sample, decoding.FORMATS), b"none"):
-        _answer(sample, decoding.Limits(16, 256), pixels=True)
+        _answer(sample, decoding.Limits(16, 256))
     gc.disable()
     gc.freeze()
     while True:
@@ -73,7 +72,7 @@ def _sample(kind: str) -> bytes:
 
 def _work(asks: io.BufferedRWPair, order: bytes) -> None:
     """Decode the pictures that come over `asks`, one after the other, within the limits of `order`."""
-    min_side, max_pixels, bits, seconds, total, memory, wait, pixels = ORDER.unpack(order)
+    min_side, max_pixels, bits, seconds, total, memory, wait = ORDER.unpack(order)
     limits = decoding.Limits(min_side, max_pixels, bits)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # The limits end the process by these signals, which its parents may ignore or block.
@@ -94,25 +93,21 @@ def _work(asks: io.BufferedRWPair, order: bytes) -> None:
         # At either limit, processor time or wall-clock time, the system ends the process.
         signal.alarm(wait)
         try:
-            said, decoded = _answer(content, limits, bool(pixels))
+            answer = _answer(content, limits)
         except MemoryError:
             return
         signal.alarm(0)
-        _send(asks, json.dumps(said).encode() + b"\n" + decoded)
+        _send(asks, answer)
 
 
-def _answer(content: bytes, limits: decoding.Limits, pixels: bool) -> tuple[dict[str, object], bytes]:
-    """The head of the answer, for JSON, and the pixels as RGB bytes, if they are asked for."""
+def _answer(content: bytes, limits: decoding.Limits) -> bytes:
+    """A line of JSON, and the pixels as RGB bytes after it, if the file can be read."""
     try:
         found = decoding.decode(content, limits)
     except decoding.Unreadable as refusal:
-        return vars(refusal), b""
-    image = found.image
-    size = {"width": image.width, "height": image.height}
-    if not pixels and all(low == high for low, high in decoding.extrema(image)):
-        return {"reason": decoding.EMPTY_PICTURE, **size}, b""
-    head = {**size, "pages": found.pages, "bits": found.bits, "notes": found.notes}
-    return head, image.tobytes() if pixels else b""
+        return json.dumps(vars(refusal)).encode()
+    told = {"size": found.image.size, "notes": found.notes, "pages": found.pages, "bits": found.bits}
+    return json.dumps(told).encode() + b"\n" + found.image.tobytes()
 
 
 def _send(asks: io.BufferedRWPair, content: bytes) -> None:
