@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from malaria import files, tables
-from malaria.cells import audit, audit_page, provenance, slides
+from malaria.cells import audit, audit_page, patients, provenance
 from malaria.command import run_stage
 from malaria.params import load_params
 from malaria.paths import AUDIT, AUDIT_PAGE, CELLS, RAW
@@ -12,7 +12,7 @@ from malaria.paths import AUDIT, AUDIT_PAGE, CELLS, RAW
 def main() -> None:
     params = load_params().audit
     cells = audit.audit(RAW, params)
-    summary = audit.summarise(cells, slides.read(RAW))
+    summary = audit.summarise(cells, patients.published(RAW))
     page = audit_page.render(RAW, cells, summary, provenance.read(RAW), params.max_pixels)
     # Written before the check, because its error message refers to the page.
     files.write_text(AUDIT_PAGE, page)

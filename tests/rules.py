@@ -479,10 +479,10 @@ RULES = (
         "tests/cells/test_names.py",
         (
             "an infected patient is the P number",
-            'infected or match["person"], match',
+            'match["infected"] or match["person"], match',
             'match["person"], match',
         ),
-        ("a patient with a P number is infected", "infected is not None", "infected is None"),
+        ("a patient with a P number is infected", 'startswith("P")', 'startswith("C")'),
     ),
     *of(
         "malaria/cells/doubtful_labels.py",

@@ -5,13 +5,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
 from malaria import files, params, paths, processes, tables
-from malaria.cells import images, names, patients, slides
+from malaria.cells import images, names, patients
 from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
 from malaria.labels import LABELS, PARASITIZED
@@ -70,7 +69,7 @@ def audit(raw: Path, settings: params.Audit) -> pd.DataFrame:
             f"{raw} holds no cell: check data.folder and data.classes, or run `dvc repro -f fetch`."
         )
     given = patients.read(raw)
-    published = slides.read(raw)
+    published = patients.published(raw)
     limits = images.Limits(settings.min_side, settings.max_pixels)
     work = functools.partial(images.examine, raw, limits)
     rows = []
@@ -130,8 +129,8 @@ def count_reasons(aside: pd.DataFrame) -> dict[str, int]:
     return dict(Counter(sorted(reason.partition(":")[0] for reason in aside.reason)).most_common())
 
 
-def summarise(cells: pd.DataFrame, published: Mapping[str, slides.Row] = MappingProxyType({})) -> Summary:
-    """Summarise an audit's rows (tables.CELLS); `published` has the rows of slides.csv by path."""
+def summarise(cells: pd.DataFrame, published: Mapping[str, names.CellName] | None = None) -> Summary:
+    """Summarise an audit's rows (tables.CELLS); `published` is slides.csv by path."""
     accepted = cells[cells.status == tables.OK]
     aside = cells[cells.status == tables.QUARANTINED]
     known = accepted[accepted.patient != ""]
@@ -156,17 +155,16 @@ def summarise(cells: pd.DataFrame, published: Mapping[str, slides.Row] = Mapping
     )
 
 
-def _compare_slides(cells: pd.DataFrame, published: Mapping[str, slides.Row]) -> dict[str, Any]:
+def _compare_slides(cells: pd.DataFrame, published: Mapping[str, names.CellName]) -> dict[str, Any]:
     """Compare slide and patient in slides.csv with those in file names, for `Summary.slides`."""
-    told = [published[path] for path in cells.path.tolist() if path in published]
+    told = {path: published[path] for path in cells.path.tolist() if path in published}
     differing = []
-    for row in told:
-        name = names.parse(row.path.rpartition("/")[2])
-        if name is None or (name.slide, name.patient) != (row.slide, row.patient):
+    for path, cell in told.items():
+        name = names.parse(path.rpartition("/")[2])
+        if name != cell:
+            says = f"{path}: {paths.SLIDES} says slide {cell.slide} of {cell.patient}"
             named = f"{name.slide} of {name.patient}" if name else "none"
-            differing.append(
-                f"{row.path}: {paths.SLIDES} says slide {row.slide} of {row.patient}, the name {named}"
-            )
+            differing.append(f"{says}, the name {named}")
     return {
         "told": len(told),
         "missing": len(cells) - len(told),

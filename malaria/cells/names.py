@@ -28,21 +28,22 @@ class CellName:
     """The patient and the slide that a file name gives.
 
     patient: `P<n>` for an infected patient, `C<n>` for a control. slide: the NLM's key of the slide; one
-    patient has two slides. infected: whether the patient is (the cell itself need not be parasitised).
+    patient has two slides.
     """
 
     patient: str
     slide: str
-    infected: bool
+
+    @property
+    def infected(self) -> bool:
+        """Whether the patient is; the cell itself need not be parasitised."""
+        return self.patient.startswith("P")
 
 
 def parse(filename: str) -> CellName | None:
     """Read a file name, without its folders; None when it does not follow the NIH scheme."""
     match = _NAME.fullmatch(filename)
-    if match is None:
-        return None
-    infected = match["infected"]
-    return CellName(infected or match["person"], match["slide"], infected is not None)
+    return CellName(match["infected"] or match["person"], match["slide"]) if match else None
 
 
 def patient_of(slide: str) -> str:

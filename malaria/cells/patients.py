@@ -1,4 +1,4 @@
-"""The patients of cells whose file names do not give them: patients.csv, and cells of unknown patients."""
+"""The patients of cells, where other files than the cell give them, and cells of unknown patients."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +34,19 @@ def read(folder: Path) -> dict[str, str]:
     if len(twice):
         raise UserError(f"{file} gives {twice.iloc[0]} to two patients: keep one row for each file.")
     return dict(zip(table.file, table.patient, strict=True))
+
+
+def published(raw: Path) -> dict[str, names.CellName]:
+    """Read the publisher's `slides.csv` in `raw`: patient and slide by path; empty without such a table.
+
+    Raises:
+        UserError: the table is damaged, or has other columns.
+    """
+    file = raw / paths.SLIDES
+    if not file.exists():
+        return {}
+    rows = tables.read(file, tables.SLIDES).itertuples(index=False)
+    return {path: names.CellName(patient, slide) for path, slide, patient in rows}
 
 
 def told(

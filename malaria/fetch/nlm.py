@@ -9,7 +9,6 @@ import pandas as pd
 from malaria import params, tables
 from malaria.cells import names
 from malaria.cells.provenance import Provenance
-from malaria.cells.slides import Row
 from malaria.errors import UserError
 from malaria.fetch import download, nih
 from malaria.labels import PARASITIZED, UNINFECTED
@@ -36,13 +35,13 @@ def fetch(
         download.fetch(remote, kept / name)
         return remote.origin
 
-    rows: list[Row] = []
+    rows: list[tuple[str, str, str]] = []
     for label, name in MAPPINGS.items():
         bring(name, f"data.nlm.{label.lower()}_sha256", None, hashes[label])
         rows += mapped(kept / name, label)
     origin = bring(ARCHIVE, "data.nlm", asked.size, asked.sha256)
     placed = nih.unpack(kept / ARCHIVE, folder, census)
-    tables.write(pd.DataFrame(sorted(rows)), folder / SLIDES, tables.SLIDES)
+    tables.write(pd.DataFrame(sorted(rows), columns=list(tables.SLIDES)), folder / SLIDES, tables.SLIDES)
     version = f"archive with SHA-256 {asked.sha256}"
     return replace(placed, source="nlm", origin=origin, version=version)
 
@@ -52,8 +51,8 @@ def cache_of(asked: params.NlmData, cache: Path | None) -> Path:
     return download.cache_folder(cache) / "nlm" / asked.sha256[:16]
 
 
-def mapped(mapping: Path, label: str) -> list[Row]:
-    """Read one of the NLM's mapping files, that of the cells in class folder `label`.
+def mapped(mapping: Path, label: str) -> list[tuple[str, str, str]]:
+    """Rows of tables.SLIDES from one of the NLM's mapping files, that of the cells in class folder `label`.
 
     It has no header; a row is a slide's key and a Python list of file names, padded with commas.
 
@@ -73,5 +72,5 @@ def mapped(mapping: Path, label: str) -> list[Row]:
             raise UserError(
                 f"{mapping}, row {number}: no slide key with a list of file names; bring it again."
             )
-        rows += [Row(f"{label}/{name}", slide, patient) for name in found]
+        rows += [(f"{label}/{name}", slide, patient) for name in found]
     return rows

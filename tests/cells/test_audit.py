@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from malaria import params, processes, tables
-from malaria.cells import audit, audit_page, images, names, pack, packed, patients, slides
+from malaria.cells import audit, audit_page, images, names, pack, packed, patients
 from malaria.cells import provenance as records
 from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
@@ -56,7 +56,7 @@ def row(cells, path):
 
 
 def summarised(raw, cells):
-    return audit.summarise(cells, slides.read(raw))
+    return audit.summarise(cells, patients.published(raw))
 
 
 def page(raw, provenance=NOT_RECORDED, cells=None):
@@ -388,7 +388,7 @@ def test_provenance_is_read_as_written_and_is_empty_where_there_is_none(tmp_path
 
 
 def write_slides(raw, rows):
-    tables.write(pd.DataFrame(rows), raw / "slides.csv", tables.SLIDES)
+    tables.write(pd.DataFrame(rows, columns=list(tables.SLIDES)), raw / "slides.csv", tables.SLIDES)
 
 
 def published(raw, **changed):
@@ -401,9 +401,9 @@ def published(raw, **changed):
     for path in sorted(raw.glob("*/*.png")):
         known = names.parse(path.name)
         slide, patient = changed.get("n" + path.stem.rpartition("_")[2], (known.slide, known.patient))
-        rows.append(slides.Row(path.relative_to(raw).as_posix(), slide, patient))
+        rows.append((path.relative_to(raw).as_posix(), slide, patient))
     write_slides(raw, rows)
-    return slides.read(raw)
+    return patients.published(raw)
 
 
 def test_slides_that_agree_with_the_names_are_counted_and_raise_no_note(raw):
@@ -432,10 +432,10 @@ def test_slides_that_disagree_with_the_names_are_believed_counted_and_shown(raw)
 
 def test_a_name_that_tells_nothing_gets_its_slide_from_the_table(raw):
     put(raw, "Uninfected/odd.png", cell(30))
-    write_slides(raw, [slides.Row("Uninfected/odd.png", "C7NthinF", "C7")])
+    write_slides(raw, [("Uninfected/odd.png", "C7NthinF", "C7")])
     cells = audit.audit(raw, SETTINGS)
     assert tuple(row(cells, "Uninfected/odd.png")[["slide", "patient"]]) == ("C7NthinF", "C7")
-    summary = audit.summarise(cells, slides.read(raw))
+    summary = summarised(raw, cells)
     assert (summary.slides["disagreeing"], summary.slides["missing"]) == (1, 14)
     notes = audit.notes(raw, cells, NOT_RECORDED, summary)
     assert "Images that slides.csv does not know: 14." in " ".join(notes)

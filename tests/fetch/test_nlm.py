@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import fake_archive
 from malaria import params
-from malaria.cells import names, slides
+from malaria.cells import names, patients
 from malaria.errors import UserError
 from malaria.fetch import download, folder, nih, nlm, sources
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
@@ -181,9 +181,7 @@ def test_a_row_that_is_no_mapping_is_named(tmp_path, line):
 )
 def test_the_slides_key_tells_the_patient(tmp_path, key, patient):
     (tmp_path / "mapping.csv").write_text(f"{key},['a.png'],,,,\n")
-    assert nlm.mapped(tmp_path / "mapping.csv", PARASITIZED) == [
-        slides.Row("Parasitized/a.png", key, patient)
-    ]
+    assert nlm.mapped(tmp_path / "mapping.csv", PARASITIZED) == [("Parasitized/a.png", key, patient)]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +190,7 @@ def test_the_slides_key_tells_the_patient(tmp_path, key, patient):
 def test_another_table_in_place_of_slides_is_refused(tmp_path, content):
     (tmp_path / "slides.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=r"slides\.csv .*: run `dvc repro`"):
-        slides.read(tmp_path)
+        patients.published(tmp_path)
 
 
 def test_all_real_names_parse_and_agree_with_the_publishers_mapping(shared_cells):
@@ -201,12 +199,11 @@ def test_all_real_names_parse_and_agree_with_the_publishers_mapping(shared_cells
         for label in LABELS
         for row in nlm.mapped(shared_cells / f"patientid_cellmapping_{label.lower()}.csv", label)
     ]
-    assert len({row.path for row in rows}) == 27_558
+    assert len({path for path, _, _ in rows}) == 27_558
     disagreeing = []
-    for row in rows:
-        parsed = names.parse(row.path.rpartition("/")[2])
-        if parsed is None or (parsed.slide, parsed.patient) != (row.slide, row.patient):
-            disagreeing.append(row)
+    for path, slide, patient in rows:
+        if names.parse(path.rpartition("/")[2]) != names.CellName(patient, slide):
+            disagreeing.append(path)
     assert disagreeing == []
 
 
@@ -214,8 +211,7 @@ def test_the_real_mapping_has_the_counts_that_are_checked(shared_cells):
     for label in LABELS:
         file = shared_cells / f"patientid_cellmapping_{label.lower()}.csv"
         assert len(nlm.mapped(file, label)) == nih.WHOLE.cells
-    people = {
-        row.patient for row in nlm.mapped(shared_cells / "patientid_cellmapping_uninfected.csv", UNINFECTED)
-    }
+    mapping = shared_cells / "patientid_cellmapping_uninfected.csv"
+    people = {patient for _, _, patient in nlm.mapped(mapping, UNINFECTED)}
     assert sum(person.startswith("P") for person in people) == nih.WHOLE.infected
     assert sum(person.startswith("C") for person in people) == nih.WHOLE.controls
