@@ -450,8 +450,8 @@ RULES = (
             "(cells.label == label) & (cells.status == tables.OK)",
             "(cells.label == label)",
         ),
-        ("the first of copies stays", "~both & (own != readable.path)", "~both"),
-        ("no copy under both labels stays", "firsts.notna().all(axis=1)", "firsts.isna().all(axis=1)"),
+        ("the first of copies stays", "if own != row.path", "if own"),
+        ("no copy under both labels stays", "if other:", "if False:"),
         (
             "patients.csv takes precedence over the name",
             'given.get(path) or (known.patient if known else "")',

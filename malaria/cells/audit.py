@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from malaria import files, params, paths, processes, tables
+from malaria import params, paths, processes, tables
 from malaria.cells import images, names, patients
 from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
-from malaria.labels import LABELS, PARASITIZED
+from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 
 # Reasons. The text after a colon is about one image; reasons are counted by the text before it.
 DUPLICATE = "duplicate"
@@ -61,9 +61,8 @@ def audit(raw: Path, settings: params.Audit) -> pd.DataFrame:
     Raises:
         UserError: there is no image, or patients.csv or slides.csv is not such a table.
     """
-    there = [raw / label for label in LABELS if (raw / label).is_dir()]
-    walked = ((Path(above), inside) for folder in there for above, _, inside in files.walk(folder))
-    found = sorted((above / name).relative_to(raw).as_posix() for above, inside in walked for name in inside)
+    below = (path for label in LABELS for path in (raw / label).rglob("*") if not path.is_dir())
+    found = sorted(path.relative_to(raw).as_posix() for path in below)
     if not found:
         raise UserError(
             f"{raw} holds no cell: check data.folder and data.classes, or run `dvc repro -f fetch`."
@@ -85,12 +84,14 @@ def audit(raw: Path, settings: params.Audit) -> pd.DataFrame:
                 "label": path.partition("/")[0],
                 "patient": given.get(path) or (known.patient if known else ""),
                 "slide": known.slide if known else "",
-                "status": tables.QUARANTINED if reason else tables.OK,
                 "reason": reason,
             }
         )
-    cells = pd.DataFrame(rows, columns=list(tables.CELLS)).astype(tables.CELLS)
-    return _set_copies_aside(cells).sort_values("path", ignore_index=True)
+    cells = pd.DataFrame(rows)
+    first = cells[cells.reason == ""].groupby(["sha256", "label"]).path.first().to_dict()
+    cells["reason"] = [str(row.reason) or _copy_of(row, first) for row in cells.itertuples()]
+    cells["status"] = cells.reason.eq("").map({True: tables.OK, False: tables.QUARANTINED})
+    return cells[list(tables.CELLS)].astype(tables.CELLS).sort_values("path", ignore_index=True)
 
 
 def check(
@@ -216,19 +217,17 @@ def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -
     return tuple(found)
 
 
-def _set_copies_aside(cells: pd.DataFrame) -> pd.DataFrame:
-    """Quarantine repeated images; `cells` is sorted by path."""
-    readable = cells[cells.status == tables.OK]
-    first = readable.groupby(["sha256", "label"]).path.first().unstack()
-    first = first.reindex(columns=list(LABELS)).astype("str")
-    firsts = first.loc[readable.sha256].set_axis(readable.index)
-    both = firsts.notna().all(axis=1)
-    own = firsts[LABELS[0]].fillna(firsts[LABELS[1]])
-    other = firsts[LABELS[0]].where(readable.label == LABELS[1], firsts[LABELS[1]])
-    reason = cells.reason.copy()
-    reason.update(f"{DUPLICATE}: of " + own[~both & (own != readable.path)])
-    reason.update(f"{BOTH_LABELS}: also " + other[both])
-    return cells.assign(reason=reason, status=cells.status.where(reason == "", tables.QUARANTINED))
+def _copy_of(row: Any, first: Mapping[Any, str]) -> str:
+    """Why a readable image is set aside for one with the same bytes; empty if it stays.
+
+    Args:
+        first: the first path with the same bytes under a label, by hash and label.
+    """
+    other = first.get((row.sha256, UNINFECTED if row.label == PARASITIZED else PARASITIZED))
+    if other:
+        return f"{BOTH_LABELS}: also {other}"
+    own = first[row.sha256, row.label]
+    return f"{DUPLICATE}: of {own}" if own != row.path else ""
 
 
 def _most_frequent(aside: pd.DataFrame) -> str:
