@@ -2,10 +2,8 @@
 
 import base64
 import io
-import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +23,16 @@ SWATCH_CELLS = 3  # cells of each patient whose colours are averaged
 MOST_SWATCHES = 400
 MOST_BARS = 400
 MOST_ROWS = 500  # of quarantined images; the others are in cells.csv
-MOST_THUMBNAILS = 100  # of quarantined images
 
 CHART_WIDTH, CHART_HEIGHT = 880, 200  # px
 WORDS = {PARASITIZED: "Parasitised", UNINFECTED: "Uninfected"}
 INFECTED, CONTROLS, UNKNOWN = "Infected patients", "Uninfected controls", "Patient unknown"
 
+# The attributes of an <img>; None for a file that cannot be read.
+Picture = dict[str, str | int] | None
+
 # Crops are black outside the cell, except for faint compression artefacts.
 _DARKEST_OF_CELL = 16
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An embedded image, `width` x `height` px on the page."""
-
-    uri: str
-    width: int
-    height: int
-    title: str
 
 
 def render(
@@ -72,7 +62,6 @@ def render(
     known = accepted[accepted.kind != UNKNOWN]
     look = images.Limits(min_side=1, max_pixels=max_pixels, bits=audit.bits_in_use(cells))
     shown = aside.head(MOST_ROWS).fillna({"width": 0, "height": 0})
-    thumbnails = [_picture(raw, path, look, most=SHEET_SIDE) for path in shown.path.head(MOST_THUMBNAILS)]
     # If the cells were cut out of fields: some of these fields, with outlined cells.
     fields = sorted((raw / paths.FIELD_PICTURES).glob("*.jpg"))
     environment = templates.environment(Path(__file__).parent, autoescape=True)
@@ -87,7 +76,7 @@ def render(
         swatches=_swatches(raw, known, look),
         sheets={label: _sheet(raw, accepted, label, look) for label in reversed(LABELS)},
         fields=[_picture(raw, f"{paths.FIELD_PICTURES}/{file.name}", look) for file in fields],
-        aside=list(itertools.zip_longest(shown.itertuples(), thumbnails)),
+        aside=[(row, _picture(raw, str(row.path), look, most=SHEET_SIDE)) for row in shown.itertuples()],
         left_out=max(len(aside) - MOST_ROWS, 0),
         words=WORDS,
     )
@@ -158,7 +147,7 @@ def _turns(cells: pd.DataFrame) -> pd.DataFrame:
     return lots.assign(turn=lots.groupby(lots.patient.where(lots.patient != "", lots.path)).cumcount())
 
 
-def _sheet(raw: Path, accepted: pd.DataFrame, label: str, limits: images.Limits) -> list[Picture | None]:
+def _sheet(raw: Path, accepted: pd.DataFrame, label: str, limits: images.Limits) -> list[Picture]:
     """Up to SHEET_CELLS cells of one class, from as many patients as possible, all at one scale."""
     turns = _turns(accepted[accepted.label == label])
     if turns.empty:
@@ -189,8 +178,8 @@ def _colour(path: Path, limits: images.Limits) -> npt.NDArray[np.float64]:
 
 def _picture(
     raw: Path, path: str, limits: images.Limits, scale: float = 1.0, most: float = math.inf
-) -> Picture | None:
-    """The image embedded as JPEG; None if it cannot be read.
+) -> Picture:
+    """The image embedded as JPEG.
 
     Args:
         scale: px on the page for one px in the file.
@@ -209,4 +198,5 @@ def _picture(
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=88)
     uri = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-    return Picture(uri, width, height, f"{path}, {crop.width} by {crop.height} px")
+    title = f"{path}, {crop.width} by {crop.height} px"
+    return {"src": uri, "width": width, "height": height, "alt": title, "title": title}
