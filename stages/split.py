@@ -22,7 +22,7 @@ def main() -> None:
     else:
         # Cells of the other sources never change, so no sides have to be kept.
         assigned, summary = splits.split(cells, params.split)
-    splits.write_kept(kept, SIDES)
+    files.write_json(SIDES, asdict(kept))
     tables.write(assigned, SPLITS, tables.SPLITS)
     files.write_json(SPLIT_SUMMARY, asdict(summary))
     for name, side in summary.sides.items():

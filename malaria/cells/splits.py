@@ -15,14 +15,14 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
-from malaria import files, params, tables
+from malaria import params, tables
 from malaria.cells import patients
 from malaria.errors import UserError
 from malaria.labels import LABELS, PARASITIZED
@@ -91,7 +91,7 @@ class Kept:
 
 
 def read_kept(file: Path) -> Kept:
-    """Read the record that `write_kept` wrote; an empty one if the file is missing.
+    """Read a record, which was written as JSON; an empty one if the file is missing.
 
     Raises:
         UserError: the file is damaged, has a patient twice, or has an unknown side.
@@ -109,11 +109,6 @@ def read_kept(file: Path) -> Kept:
             "anew."
         ) from None
     return kept
-
-
-def write_kept(kept: Kept, file: Path) -> None:
-    """Write the record to `file` as JSON, for `read_kept`."""
-    files.write_json(file, asdict(kept))
 
 
 def extend(cells: pd.DataFrame, settings: params.Split, kept: Kept) -> tuple[pd.DataFrame, Summary, Kept]:
@@ -317,17 +312,14 @@ def _first_fit(
             if distance <= settings.tolerance + 1e-9:
                 return draw, units.map(side)
             nearest = min(nearest, distance)
+    tried, remedy = f"none of {MOST_DRAWS:,} draws", "change split.ratio"
     if len(kept):
-        raise UserError(
-            f"params.yaml: with {len(kept)} patients on the sides that they had, no draw of the {len(new)} "
-            "new ones gives the shares of cells and of parasitised cells within split.tolerance, "
-            f"{settings.tolerance:g} (the nearest is off by {nearest:.3f}): raise it, bring more patients, "
-            "or give split.seed another number to have all of them drawn anew."
-        )
+        tried = f"with {len(kept)} patients on the sides that they had, no draw of the {len(new)} new ones"
+        remedy = "give split.seed another number to have all of them drawn anew"
     raise UserError(
-        f"params.yaml: none of {MOST_DRAWS:,} draws gave the shares of cells and of parasitised cells within "
-        f"split.tolerance, {settings.tolerance:g} (the nearest was off by {nearest:.3f}): raise it, change "
-        "split.ratio, or bring more patients."
+        f"params.yaml: {tried} gives the shares of cells and of parasitised cells within split.tolerance, "
+        f"{settings.tolerance:g} (the nearest was off by {nearest:.3f}): raise it, bring more patients, or "
+        f"{remedy}."
     )
 
 
@@ -385,17 +377,13 @@ def _check_classes(assigned: pd.DataFrame) -> None:
 
 def _sides(assigned: pd.DataFrame) -> dict[str, Side]:
     """The size of each side, by its name."""
-    parasitized = assigned.label == PARASITIZED
     known = assigned.patient.where(patients.known(assigned.patient))
-    sides = {}
-    for name in SPLIT_NAMES:
-        here = assigned.split == name
-        positive = int((here & parasitized).sum())
-        sides[name] = Side(
-            patients=int(known[here].nunique()),
-            cells=int(here.sum()),
-            parasitized=positive,
-            share=round(float(here.mean()), 4),
-            share_of_parasitized=round(positive / int(parasitized.sum()), 4),
-        )
-    return sides
+    cells = assigned.assign(known=known, parasitized=assigned.label == PARASITIZED)
+    sides = cells.groupby("split").agg(
+        patients=("known", "nunique"), cells=("path", "size"), parasitized=("parasitized", "sum")
+    )
+    _, every, infected = map(int, sides.sum())
+    return {
+        name: Side(known, here, positive, round(here / every, 4), round(positive / infected, 4))
+        for name, known, here, positive in sides.loc[list(SPLIT_NAMES)].itertuples()
+    }

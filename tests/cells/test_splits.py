@@ -1,5 +1,6 @@
 """Splits: whole patients are drawn, none is on two sides, and the shares of cells fit params.yaml."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malaria import tables
+from malaria import files, tables
 from malaria.cells import splits
 from malaria.errors import UserError
 from malaria.labels import LABELS
@@ -174,7 +175,7 @@ def test_too_few_patients_are_refused():
 
 def test_shares_that_no_draw_can_give_are_refused(monkeypatch):
     monkeypatch.setattr(splits, "MOST_DRAWS", 20)
-    with pytest.raises(UserError, match="none of 20 draws gave the shares"):
+    with pytest.raises(UserError, match="none of 20 draws gives the shares"):
         splits.split(table([(500, 5)] + [(1, 5)] * 5), SETTINGS)
 
 
@@ -227,7 +228,7 @@ def history(sides_file) -> list[tuple[pd.DataFrame, pd.DataFrame, splits.Summary
         here = order[2 * addition : 50 + 6 * addition]
         lot = everybody[everybody.patient.isin(here)]
         assigned, summary, kept = splits.extend(lot, SETTINGS, splits.read_kept(sides_file))
-        splits.write_kept(kept, sides_file)
+        files.write_json(sides_file, asdict(kept))
         found.append((lot, assigned, summary))
     return found
 
