@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from PIL import ExifTags, Image, ImageChops, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, ImageFile, TiffImagePlugin, UnidentifiedImageError  # noqa: F401
 
 # Pillow knows these formats without loading all its plug-ins (TIFF by the import above).
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
@@ -89,14 +89,15 @@ class Unreadable(Exception):  # noqa: N818 - a finding about a file, not a fault
 
     def __init__(self, reason: str, width: int | None = None, height: int | None = None) -> None:
         super().__init__(reason)
-        self.reason = reason
-        self.width = width
-        self.height = height
+        self.reason, self.width, self.height = reason, width, height
 
 
 @dataclass(frozen=True)
 class _Pruned:
-    """A file without the parts that are not read; of a TIFF, its number of pages and the first one's tags."""
+    """A file without the parts that are not read.
+
+    pages: how many a TIFF has. tags: of its first page; of a PNG the bits of a sample, by the same number.
+    """
 
     content: bytes
     pages: int = 1
@@ -156,7 +157,7 @@ def _rgb(pruned: _Pruned, limits: Limits) -> Decoded:
             raise Unreadable(NO_COLOUR)
         image: Image.Image = opened
         bits = 0
-        if opened.mode.startswith("I;16") or ";16" in _raw_mode(opened):
+        if opened.mode.startswith("I;16") or pruned.tags.get(_BITS) == 16:
             image, used, bits = _of_deep(opened, pruned, limits)
             notes += (f"{used} of 16 bits are used",) if used < 16 else ()
         image.load()
@@ -239,14 +240,6 @@ def _bytes_of(opened: ImageFile.ImageFile, pruned: _Pruned) -> tuple[Image.Image
             return opened, None
 
 
-def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """Pillow's raw mode: how the samples lie in the file; just ";16" for a 16-bit TIFF."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and 16 in image.tag_v2.get(_BITS, ()):
-        return ";16"
-    given = image.tile[0].args if image.tile else ""
-    return str(given if isinstance(given, str) else given[0] if given else "")
-
-
 def _set_raw_mode(image: ImageFile.ImageFile, to: Callable[[str], str]) -> None:
     """Change how Pillow unpacks each tile: `to` gives the new raw mode for the old one."""
     image.tile = [
@@ -263,7 +256,7 @@ def _set_raw_mode(image: ImageFile.ImageFile, to: Callable[[str], str]) -> None:
 def _pruned(encoded: bytes) -> _Pruned:
     """Remove the parts of a file that are not read."""
     if encoded.startswith(PNG):
-        return _Pruned(_pruned_png(encoded))
+        return _Pruned(_pruned_png(encoded), tags={_BITS: encoded[24]})
     if encoded.startswith(JPEG):
         return _Pruned(_pruned_jpeg(encoded))
     return _pruned_tiff(encoded) if encoded.startswith(TIFF) else _Pruned(encoded)

@@ -184,9 +184,7 @@ class _Zygote:
         return control
 
     def end(self) -> None:
-        for waiting in self._ready.values():
-            while waiting:
-                waiting.popleft().close()
+        self._ready.clear()
         if self._control is not None:
             self._control.close()
             self._control = None

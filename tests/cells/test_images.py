@@ -99,6 +99,13 @@ def test_a_lossless_image_gives_its_pixels(kind, options):
     np.testing.assert_array_equal(crop.pixels, np.asarray(noise()))
 
 
+def test_a_bmp_of_sixteen_bits_a_pixel_gives_its_colours():
+    header = struct.pack("<IiiHHIIiiII3I", 40, 20, 20, 1, 16, 3, 0, 0, 0, 0, 0, 0xF800, 0x07E0, 0x001F)
+    start = b"BM" + struct.pack("<IHHI", 14 + len(header) + 800, 0, 0, 14 + len(header))
+    crop = images.read(start + header + struct.pack("<H", 0xF800) * 400, LIMITS)
+    assert np.unique(crop.pixels.reshape(-1, 3), axis=0).tolist() == [[255, 0, 0]]
+
+
 def test_a_lossy_image_gives_nearly_its_pixels():
     crop = images.read(encoded(Image.new("RGB", (40, 30), RED), "JPEG"), LIMITS)
     assert np.abs(crop.pixels.astype(int) - RED).max() <= 3
