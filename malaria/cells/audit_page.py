@@ -91,26 +91,17 @@ def _sizes(accepted: pd.DataFrame) -> str:
 
 
 def _patients(known: pd.DataFrame) -> str:
-    """Bars (SVG) of each patient's cells, infected and largest patients first; empty without patients."""
+    """Bars (SVG) of each patient's cells, most parasitised cells first; empty without patients."""
     if known.empty:
         return ""
     counts = known.groupby(["kind", "patient", "label"]).size().unstack(fill_value=0)
     counts = counts.reindex(columns=list(LABELS), fill_value=0).reset_index()
-    counts["control"] = counts.kind == CONTROLS
-    counts = counts.sort_values(
-        ["control", PARASITIZED, UNINFECTED, "patient"], ascending=[True, False, False, True]
-    )
+    counts = counts.sort_values([PARASITIZED, UNINFECTED, "patient"], ascending=[False, False, True])
     shown = counts.head(MOST_BARS).melt(["patient", "kind"], list(LABELS), "label", "cells")
-    return _bars(
-        shown,
-        {
-            "field": "patient",
-            "sort": list(counts.patient),
-            "title": None,
-            "axis": {"labels": False, "ticks": False},
-        },
-        column={"field": "kind", "sort": [INFECTED, CONTROLS], "title": None, "spacing": 12},
-    )
+    axis = {"labels": False, "ticks": False}
+    x = {"field": "patient", "sort": list(counts.patient), "title": None, "axis": axis}
+    column = {"field": "kind", "sort": [INFECTED, CONTROLS], "title": None, "spacing": 12}
+    return _bars(shown, x, column=column)
 
 
 def _bars(counts: pd.DataFrame, x: dict[str, Any], **encoding: dict[str, Any]) -> str:
@@ -189,14 +180,14 @@ def _picture(
         crop = images.read(raw / path, limits)
     except images.Unreadable:
         return None
-    side = max(crop.width, crop.height)
-    factor = min(side * scale, most) / side
-    width, height = max(round(crop.width * factor), 1), max(round(crop.height * factor), 1)
     image = Image.fromarray(crop.pixels)
+    title = f"{path}, {image.width} by {image.height} px"
+    side = max(image.size)
+    factor = min(side * scale, most) / side
+    width, height = (max(round(length * factor), 1) for length in image.size)
     # 1.5 times the size on the page, for screens of high density; thumbnail() never enlarges.
     image.thumbnail((width * 3 // 2 + 1, height * 3 // 2 + 1), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=88)
     uri = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-    title = f"{path}, {crop.width} by {crop.height} px"
     return {"src": uri, "width": width, "height": height, "alt": title, "title": title}
