@@ -183,11 +183,10 @@ def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -
     """Remarks for users of these cells that the numbers do not show, one text each; may be empty."""
     accepted = cells[cells.status == tables.OK]
     given = patients.read(raw)
-    parsed = {path: names.parse(path.rpartition("/")[2]) for path in accepted.path.tolist()}
-    named = {path: name for path, name in parsed.items() if name}
+    named = {path: name for path in accepted.path if (name := names.parse(path.rpartition("/")[2]))}
     differing = [p for p, name in named.items() if given.get(p, name.patient) != name.patient]
-    paged = accepted[accepted.pages > 1]
-    deep = accepted[accepted.bits > 0]
+    paged = [f"{row.path}: page 1 of {row.pages}" for row in accepted[accepted.pages > 1].itertuples()]
+    deep = accepted.path[accepted.bits > 0].tolist()
     odd = [p for p, name in named.items() if not name.infected and p.startswith(PARASITIZED)]
     told = summary.slides
     found = [f"Left out when the cells were fetched: {entry}." for entry in known.ignored]
@@ -210,10 +209,9 @@ def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -
     note(elsewhere, told.get("disagreeing", 0), believed, told.get("examples", ()))
     note(f"Images that {paths.SLIDES} does not know", told.get("missing", 0), "Their names were used.")
     note("Parasitised cells with the name of an uninfected control", len(odd), such=odd[:1])
-    pages = [f"{row.path}: page 1 of {row.pages}" for row in paged.head(1).itertuples()]
-    note("Files of several pages, of which the first was read", len(paged), such=pages)
+    note("Files of several pages, of which the first was read", len(paged), such=paged[:1])
     read_by = f"They use {bits_in_use(cells)} bits at most, and all were scaled by this number."
-    note("Files of 16 bits a colour", len(deep), read_by, list(deep.path.head(1)))
+    note("Files of 16 bits a colour", len(deep), read_by, deep[:1])
     return tuple(found)
 
 

@@ -8,6 +8,7 @@ import struct
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from PIL import ExifTags, Image, ImageChops, ImageFile, TiffImagePlugin, UnidentifiedImageError  # noqa: F401
@@ -119,7 +120,7 @@ def decode(encoded: bytes, limits: Limits) -> Decoded:
             warnings.simplefilter("ignore")
             pruned = _pruned(encoded)
             _check_kind(pruned.tags)
-            decoded = _whole(pruned, limits)
+            return _whole(pruned, limits)
     except (Unreadable, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -130,7 +131,6 @@ def decode(encoded: bytes, limits: Limits) -> Decoded:
         # Pillow's parsers answer hostile bytes with nearly any exception (OSError, SyntaxError,
         # struct.error, IndexError, ...), and one bad file must never stop the rest.
         raise Unreadable(DAMAGED) from None
-    return decoded
 
 
 def _whole(pruned: _Pruned, limits: Limits) -> Decoded:
@@ -306,14 +306,12 @@ def _pruned_tiff(encoded: bytes) -> _Pruned:
 
     start = first = at(pointer, 8 if big else 4)
     seen = set[int]()
-    try:
+    # If the list of pages leads outside the file, the first page may still be whole.
+    with suppress(struct.error, OverflowError):
         while start and start not in seen and len(seen) < _MOST_PAGES:
             end = start + struct.calcsize(count) + size * at(count, start)
             seen.add(start)
             start = at(pointer, end)
-    except (struct.error, OverflowError):
-        # The list of pages leads outside the file; the first page may still be whole.
-        pass
     kept, tags = dict[int, bytes](), dict[int, int]()
     for number in range(at(count, first)):
         place = first + struct.calcsize(count) + size * number
