@@ -26,7 +26,7 @@ NOTE = "Research use only: nothing here is a diagnosis."
 _APP = "malaria.app"
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="malaria", description=__doc__, epilog=NOTE)
     parser.add_argument("--version", action="version", version=__version__)
     shtab.add_argument_to(parser, "--print-completion", help="print a completion script for your shell")
@@ -88,8 +88,7 @@ def main() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As in a file of --out. A file name need not be UTF-8; a row shows its bytes unchanged.
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    status: int = arguments.run(arguments)
-    return status
+    arguments.run(arguments)
 
 
 def command() -> None:
@@ -112,7 +111,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=stores.destination, help="CSV file to write; may be s3://")
 
 
-def _predict(arguments: argparse.Namespace) -> int:
+def _predict(arguments: argparse.Namespace) -> None:
     out: str | None = arguments.out
     if arguments.engine == "none" and arguments.scheduler is not None:
         raise UserError("--scheduler needs --engine dask.")
@@ -126,7 +125,6 @@ def _predict(arguments: argparse.Namespace) -> int:
     if model.foreign(looks):
         print(FOREIGN, file=sys.stderr)
     _close(arguments, counts, model, threshold)
-    return 0
 
 
 def _threshold(record: bundle.Record, specificity: float | None) -> float:
@@ -207,7 +205,7 @@ def _class(text: str) -> tuple[str, str]:
     return name, label
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
+def _evaluate(arguments: argparse.Namespace) -> None:
     try:
         from malaria.predict import labelled
     except ModuleNotFoundError as error:
@@ -217,7 +215,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     print(json.dumps(scores, indent=2) if arguments.json else labelled.as_text(scores))
     if model.record.synthetic:
         print(f"This model was trained on the synthetic sample. {NOTE}", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":
