@@ -111,14 +111,8 @@ def _cell(random: Random, look: Stain) -> Canvas:
     inside = (depth > 0).astype(np.float64)
     uneven = Image.fromarray(random.normal(0, 1, (5, 5)).astype(np.float32))
     clouds = np.asarray(uneven.resize((width, height), Image.Resampling.BICUBIC))
-    shade = (
-        1
-        + look.pallor * np.exp(-((x**2 + y**2) / 0.22))
-        - 0.12 * np.exp(-depth.clip(0) / 0.06)
-        + 0.02 * clouds
-        + look.light[0] * x
-        + look.light[1] * y
-    )
+    shade = 1 + look.pallor * np.exp(-((x**2 + y**2) / 0.22)) - 0.12 * np.exp(-depth.clip(0) / 0.06)
+    shade = shade + 0.02 * clouds + look.light[0] * x + look.light[1] * y
     colour = look.cell * (1 + random.normal(0, 0.035))
     return Canvas(shade[:, :, None] * colour, x, y, inside, 2 / min(height, width))
 
