@@ -21,7 +21,6 @@ BOTH_LABELS = "under both labels"
 UNPRINTABLE = "control characters in the file name"
 
 MOST_EXAMPLES = 5
-_ADVICE = f"look at {paths.AUDIT_PAGE}, then correct the data"
 
 
 @dataclass(frozen=True)
@@ -95,22 +94,20 @@ def audit(raw: Path, settings: params.Audit) -> pd.DataFrame:
 
 
 def check(
-    cells: pd.DataFrame,
-    settings: params.Audit,
-    folder: Path = paths.RAW,
-    advice: str = _ADVICE,
-    labels: Sequence[str] = LABELS,
+    cells: pd.DataFrame, settings: params.Audit, folder: Path = paths.RAW, labels: Sequence[str] = LABELS
 ) -> None:
     """Stop the run if the audit accepted too few images.
 
     Args:
-        folder, advice: where the cells are from and what to do about it, for the error message.
+        folder: where the cells are from, for the error message.
         labels: classes that must have an accepted image.
 
     Raises:
         UserError: a class has no accepted image, or more than `settings.max_quarantined` of all
             images are quarantined.
     """
+    page = f"look at {paths.AUDIT_PAGE}, then correct the data"
+    advice = page if folder == paths.RAW else "put the data right"
     aside = cells[cells.status == tables.QUARANTINED]
     for label in labels:
         if not ((cells.label == label) & (cells.status == tables.OK)).any():

@@ -80,7 +80,7 @@ def place(given: Path, raw: Path, settings: params.Params) -> pd.DataFrame:
         with archives.opened(given, raw) as (cells, put):
             class_folders.place(cells, raw, put, str(given), classes, one_class=True)
     found = audit.audit(raw, limits)
-    audit.check(found, limits, given, "put the data right", sorted(set(found.label)))
+    audit.check(found, limits, given, sorted(set(found.label)))
     accepted = patients.with_own(found)
     views = accepted.path.map(lambda path: Path(path).stem).str.extract(_FIELD, expand=False)
     unknown = ~patients.known(accepted.patient) & views.notna()

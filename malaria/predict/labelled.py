@@ -69,7 +69,7 @@ def evaluate(
             update={"min_side": bundle.record.min_side, "max_pixels": bundle.record.max_pixels}
         )
         found = audit.audit(raw, limits)
-        audit.check(found, limits, folder, "put the data right")
+        audit.check(found, limits, folder)
         cells = patients.with_own(found)
         decoded = external.read(bundle, raw, cells)
     looks = Looks()
