@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 from malaria import running
 from malaria.errors import UnavailableError, UserError
@@ -42,7 +41,7 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
     module = sys.modules[main.__module__]
     assert module.__spec__ is not None
     given_by = "Reads params.yaml in the current folder; `dvc repro` runs it when needed."
-    parser = options(module.__spec__.name, module.__doc__, epilog=given_by)
+    parser = options(module.__spec__.name, module.__doc__, given_by)
     for name, meaning in folders.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="FOLDER", help=meaning)
     given = vars(parser.parse_args())
@@ -59,13 +58,11 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
     end_with(run)
 
 
-def options(module: str, description: str | None, **further: Any) -> argparse.ArgumentParser:
+def options(module: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
     """The parser of `python -m module`; its `--help` keeps the line breaks of the description."""
+    layout = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(
-        prog=f"python -m {module}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        **further,
+        prog=f"python -m {module}", description=description, epilog=epilog, formatter_class=layout
     )
 
 
