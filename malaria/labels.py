@@ -4,13 +4,8 @@ Class folders sorted by name would make `Parasitized` 0 and `Uninfected` 1, as K
 default. Here the positive class is `Parasitized` and its value is 1, everywhere.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 UNINFECTED = "Uninfected"
 PARASITIZED = "Parasitized"
@@ -25,6 +20,6 @@ def category(p_parasitized: float, threshold: float = 0.5) -> str:
     return PARASITIZED if p_parasitized >= threshold else UNINFECTED
 
 
-def values(names: "pd.Series[str]") -> npt.NDArray[np.int64]:
+def values(names: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """1 where a label is `Parasitized` and 0 where it is `Uninfected`, int64 (n,)."""
-    return np.asarray(names == PARASITIZED, dtype=np.int64)
+    return np.asarray(np.asarray(names) == PARASITIZED, dtype=np.int64)

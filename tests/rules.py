@@ -76,7 +76,7 @@ RULES = (
             "threshold: float = 0.5",
             "threshold: float = 0.4",
         ),
-        ("Parasitized has the value 1", "names == PARASITIZED, dtype", "names != PARASITIZED, dtype"),
+        ("Parasitized has the value 1", "(names) == PARASITIZED", "(names) != PARASITIZED"),
         ("a label's value is its position", "(UNINFECTED, PARASITIZED)", "(PARASITIZED, UNINFECTED)"),
     ),
     *of(
