@@ -225,8 +225,8 @@ RULES = (
         ("the plots call as the app does", "labels.category(value)", "labels.category(value, 0.6)"),
     ),
     *of(
-        "malaria/evaluate/label_audit.py",
-        "tests/evaluate/test_label_audit.py test_a_mark_is_what_85_of_100_cells_of_a_class_stay_under "
+        "experiments/label_audit.py",
+        "tests/experiments/test_label_audit.py test_a_mark_is_what_85_of_100_cells_of_a_class_stay_under "
         "test_ten_healthy_cells_shift_by_half_of_their_median "
         "test_wrong_labels_come_first_and_are_called_suspect "
         "test_a_patient_without_a_healthy_cell_shifts_by_nothing",
@@ -241,15 +241,15 @@ RULES = (
         ("without healthy cells no stain is subtracted", "fillna(0.0)", "fillna(1.0)"),
     ),
     *of(
-        "malaria/evaluate/label_audit.py",
-        "tests/evaluate/test_label_audit.py "
+        "experiments/label_audit.py",
+        "tests/experiments/test_label_audit.py "
         "test_as_many_labels_are_listed_as_lie_on_the_other_side_of_one_half",
         ("how many labels are contradicted", "(ranked.p_parasitized >= 0.5)", "(ranked.p_parasitized > 0.5)"),
         ("a contradicted label is on the other side of 0.5", "!= (ranked.label ==", "== (ranked.label =="),
     ),
     *of(
         "experiments/label_audit.py",
-        "tests/evaluate/test_label_audit.py "
+        "tests/experiments/test_label_audit.py "
         "test_the_list_that_the_published_ranking_contradicts_may_be_learned_without",
         ("a ranking repeats no list", "listed != _contradicted(revision)", "not _contradicted(revision)"),
         ("a ranking may learn from the last", " and listed != _contradicted(revision)", ""),

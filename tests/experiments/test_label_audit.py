@@ -12,10 +12,10 @@ import yaml
 from PIL import Image
 from scipy.special import expit, logit
 
+from experiments import label_audit
 from experiments.label_audit import check_unseen, main
 from malaria import tables
 from malaria.errors import UserError
-from malaria.evaluate import label_audit
 from malaria.paths import LABEL_AUDIT, PRETRAINED
 from tests.support.project import ROOT, commit, git, run
 
