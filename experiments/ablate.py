@@ -5,7 +5,6 @@ so that many changes can be compared; `--full` trains as long as the pipeline do
 from DVC's run cache, so that the command continues where it stopped.
 """
 
-import argparse
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import pandas as pd
 from experiments import folds as experiment
 from malaria import params, tables
 from malaria.cells import doubtful_labels, splits
-from malaria.command import end_with, how_many
+from malaria.command import end_with, how_many, options
 from malaria.errors import UserError
 from malaria.evaluate import evaluation, paired
 from malaria.labels import POSITIVE
@@ -52,7 +51,7 @@ ROWS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.ablate", description=__doc__)
+    parser = options("experiments.ablate", __doc__)
     parser.add_argument(
         "--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="rows beside the recipe (all)"
     )

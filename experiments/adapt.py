@@ -4,21 +4,20 @@ Cells, split and all other settings come from params.yaml. Runs the DVC experime
 bundles before and after it on the test cells, and on sets that neither learned from.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
 from experiments import folds as experiment
 from malaria import bundle, paths, tables
 from malaria.cells import packed
-from malaria.command import end_with, how_many
+from malaria.command import end_with, how_many, options
 from malaria.errors import UserError
 from malaria.params import load_params
 from malaria.predict import external
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.adapt", description=__doc__)
+    parser = options("experiments.adapt", __doc__)
     parser.add_argument("--name", default="adapted", help="name of the experiment (adapted)")
     parser.add_argument(
         "--start", type=Path, default=paths.PRETRAINED, help="a bundle with model.keras (models/pretrained)"

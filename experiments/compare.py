@@ -5,7 +5,6 @@ resamples of patients for both: on labels as given, without doubtful ones and wi
 fold by fold. Also lists the patients on whom ours is weak.
 """
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +12,7 @@ import pandas as pd
 from experiments import folds
 from malaria import files
 from malaria.cells import doubtful_labels
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 from malaria.evaluate import paired
 from malaria.params import load_params
@@ -24,7 +23,7 @@ _CELLS, _WEAK = 20, 0.90
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=__doc__)
+    parser = options("experiments.compare", __doc__)
     parser.add_argument("other", type=Path, help="CSV with path (or file) and p_parasitized, out of fold")
     parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     parser.add_argument("--out", type=Path, default=CROSSVAL / "comparison.csv", help="file for every figure")

@@ -4,20 +4,19 @@ Runs the bundle on the crops of one folder or zip, and on crops with the same fi
 another size. Prints how many have the same verdict (category, or rejected), and lists the others.
 """
 
-import argparse
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
 from malaria import bundle, predict
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 from malaria.predict import inputs
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.crop_size", description=__doc__)
+    parser = options("experiments.crop_size", __doc__)
     parser.add_argument("one", help="a folder or zip of crops")
     parser.add_argument("other", help="a folder or zip with the same cells at another size; it may have more")
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")

@@ -8,7 +8,6 @@ With --leave-out laboratories it trains once without each set of laboratories.fo
 network on the set. This shows how good the recipe is in a laboratory that the network never saw.
 """
 
-import argparse
 import json
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ import pandas as pd
 from experiments import folds as experiment
 from malaria import files, params, tables
 from malaria.cells import doubtful_labels, splits
-from malaria.command import end_with, how_many
+from malaria.command import end_with, how_many, options
 from malaria.errors import UserError
 from malaria.evaluate import evaluation
 from malaria.fetch import laboratories
@@ -34,7 +33,7 @@ FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "macro_sensitivity")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.crossval", description=__doc__)
+    parser = options("experiments.crossval", __doc__)
     parser.add_argument("--folds", type=int, default=5, help="number of folds, if split.file has none (5)")
     parser.add_argument("--name", default="crossval", help="name of experiments and file (crossval)")
     parser.add_argument(
@@ -56,7 +55,7 @@ def main() -> None:
         folds = list(range(arguments.folds))
         sets.append(f"split.folds={arguments.folds}")
     if arguments.leave_out:
-        _without_each(arguments, settings, [*sets, f"split.fold={folds[0]}"])
+        _without_each(arguments.name, settings, [*sets, f"split.fold={folds[0]}"])
         return
 
     def run(fold: int) -> str:
@@ -87,20 +86,20 @@ def figures_of(metrics: dict[str, Any]) -> npt.NDArray[np.float64]:
     return np.array([metrics[tables.TEST][name]["value"] for name in FIGURES], dtype=np.float64)
 
 
-def _without_each(arguments: argparse.Namespace, settings: params.Params, sets: Sequence[str]) -> None:
+def _without_each(name: str, settings: params.Params, sets: Sequence[str]) -> None:
     """Train once without each set of other laboratories, and evaluate that network on the set."""
     given = laboratories.learned(settings.laboratories)
     if not given:
         raise UserError(f"{settings.laboratories.folder} holds no set of cells to leave out: put some there.")
     scores = {}
-    for name, path in given.items():
-        left_out = ",".join(f"'{one}'" for one in [*settings.laboratories.leave_out, name])
+    for laboratory, path in given.items():
+        left_out = ",".join(f"'{one}'" for one in [*settings.laboratories.leave_out, laboratory])
         changed = [*sets, f"laboratories.leave_out=[{left_out}]"]
-        revision = experiment.run(f"{arguments.name}-without-{name}", changed)
+        revision = experiment.run(f"{name}-without-{laboratory}", changed)
         with tempfile.TemporaryDirectory() as folder:
-            scores[name] = external.judge(experiment.bundle_of(revision, Path(folder)), path, settings)
-        print(external.as_text({name: scores[name]}), flush=True)
-    files.write_json(CROSSVAL / f"{arguments.name}-laboratories.json", scores)
+            scores[laboratory] = external.judge(experiment.bundle_of(revision, Path(folder)), path, settings)
+        print(external.as_text({laboratory: scores[laboratory]}), flush=True)
+    files.write_json(CROSSVAL / f"{name}-laboratories.json", scores)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ One bundle answers for all cells or, with --name, the fold of a cross-validation
 patient. The accuracy counts the network's answer for every cell, turned away or not.
 """
 
-import argparse
 import io
 import tempfile
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from experiments import folds as experiment
 from malaria import bundle, labels
 from malaria.bundle import Bundle
 from malaria.cells import images
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 from malaria.fetch import laboratories
 from malaria.params import load_params
@@ -35,7 +34,7 @@ _BLACK = 12
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.distortions", description=__doc__)
+    parser = options("experiments.distortions", __doc__)
     parser.add_argument("cells", type=Path, help="a folder, zip or tar with class folders, of crops on black")
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
     parser.add_argument("--name", help="name of a cross-validation, whose folds answer instead")

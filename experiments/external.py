@@ -4,17 +4,16 @@ Each set is a folder or archive with class folders, or a folder of annotated fie
 are found and cut out. A set may have cells of one class only.
 """
 
-import argparse
 from pathlib import Path
 
 from malaria import bundle
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.params import load_params
 from malaria.predict import external
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.external", description=__doc__)
+    parser = options("experiments.external", __doc__)
     parser.add_argument("sets", type=Path, nargs="+", help="a folder, zip or tar for each laboratory")
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
     given = parser.parse_args()

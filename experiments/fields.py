@@ -5,7 +5,6 @@ field's count, processor seconds of a field, and memory. Draws the worst fields 
 that the border cuts do not count, whether found or annotated. For sets of points there is only recall.
 """
 
-import argparse
 import random
 import resource
 import time
@@ -17,7 +16,7 @@ import pandas as pd
 
 from malaria import files
 from malaria.cells import images
-from malaria.command import end_with, how_many, needs
+from malaria.command import end_with, how_many, needs, options
 from malaria.errors import UserError
 from malaria.fields import annotations, find, matching
 from malaria.params import load_params
@@ -27,7 +26,7 @@ MOST_PIXELS = 50_000_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.fields", description=__doc__)
+    parser = options("experiments.fields", __doc__)
     parser.add_argument("folder", type=Path, help="a folder of annotated sets, or one set")
     parser.add_argument(
         "--sample", type=how_many, metavar="N", help="only N fields of each set, chosen at random"

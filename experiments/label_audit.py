@@ -5,7 +5,6 @@ evaluate.doubtful_labels is never used to make the ranking, only to score it. A 
 if its cross-validation was trained without a list, or with the one that --contradicted writes.
 """
 
-import argparse
 import hashlib
 import tempfile
 from pathlib import Path
@@ -22,7 +21,7 @@ from sklearn.metrics import average_precision_score
 from experiments import folds as experiment
 from malaria import files, labels, tables
 from malaria.cells import doubtful_labels
-from malaria.command import end_with, how_many
+from malaria.command import end_with, how_many, options
 from malaria.errors import UserError
 from malaria.evaluate import calibration
 from malaria.params import load_params
@@ -41,7 +40,7 @@ _COLUMNS, _SIDE, _CAPTION = 12, 96, 26  # of a contact sheet: cells per row, the
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.label_audit", description=__doc__)
+    parser = options("experiments.label_audit", __doc__)
     parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     parser.add_argument("--out", type=Path, default=CROSSVAL / "label_audit.csv", help="file for the ranking")
     parser.add_argument("--cells", type=how_many, default=120, help="cells on each contact sheet (120)")

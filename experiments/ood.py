@@ -7,7 +7,6 @@ photographs. Also counts the cells that it turns away wrongly: out of fold, if t
 and among the files of --cells. Writes the counts as a table.
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from experiments import photographs
 from malaria import bundle, files, paths, predict
 from malaria.bundle import not_cells
 from malaria.cells import images, packed, synthetic
-from malaria.command import end_with, how_many
+from malaria.command import end_with, how_many, options
 from malaria.errors import UserError
 from malaria.fields import synthetic as fields
 from malaria.predict import inputs
@@ -29,7 +28,7 @@ _CELLS = 400
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.ood", description=__doc__)
+    parser = options("experiments.ood", __doc__)
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
     parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     parser.add_argument("--cells", type=Path, nargs="*", default=[], help="files, folders, zips of cells")

@@ -5,7 +5,6 @@ those of the trained network, on the fold's test cells: decisions at 0.5, AUC, a
 `evaluate.doubtful_labels` lists.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from experiments import folds as experiment
 from malaria import labels, paths, tables
 from malaria.cells import doubtful_labels, packed
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.params import load_params
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -27,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.precision", description=__doc__)
+    parser = options("experiments.precision", __doc__)
     parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     arguments = parser.parse_args()
     judged = experiment.predictions(arguments.name)

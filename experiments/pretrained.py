@@ -5,7 +5,6 @@ never saw: temperature, operating points, the check's limits and every figure on
 answers. The network is then trained on all cells, for the epochs of params.yaml, with nothing held out.
 """
 
-import argparse
 import functools
 import json
 import shutil
@@ -22,7 +21,7 @@ from experiments import folds as experiment
 from malaria import bundle, files, paths, tables
 from malaria.bundle import fingerprints, ood
 from malaria.cells import doubtful_labels, packed
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 from malaria.fetch import laboratories
 from malaria.params import Params, load_params
@@ -65,7 +64,7 @@ class _Fold:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.pretrained", description=__doc__)
+    parser = options("experiments.pretrained", __doc__)
     parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     parser.add_argument("--out", type=Path, default=paths.PRETRAINED, help="the bundle's folder")
     parser.add_argument("--cells", metavar="WORDS", help="what the cells are, in words for the card")
