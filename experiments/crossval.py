@@ -61,16 +61,15 @@ def main() -> None:
     def run(fold: int) -> str:
         return experiment.run(f"{arguments.name}-{fold}", [f"split.fold={fold}", *sets])
 
-    oof, rows = {}, {}
+    oof, rows = [], []
     print(f"{'fold':>6} " + " ".join(f"{name:>18}" for name in FIGURES))
     for fold, revision in experiment.spread(run, folds, arguments.workers):
-        rows[fold] = figures_of(json.loads(experiment.read(revision, METRICS)))
-        print(f"{fold:>6} " + " ".join(f"{value:18.4f}" for value in rows[fold]), flush=True)
-        oof[fold] = experiment.tested(revision, fold)
-    figures = np.array([rows[fold] for fold in folds])
-    for name, values in (("mean", figures.mean(axis=0)), ("sd", figures.std(axis=0, ddof=1))):
+        rows.append(figures_of(json.loads(experiment.read(revision, METRICS))))
+        print(f"{fold:>6} " + " ".join(f"{value:18.4f}" for value in rows[-1]), flush=True)
+        oof.append(experiment.tested(revision, fold))
+    for name, values in (("mean", np.mean(rows, axis=0)), ("sd", np.std(rows, axis=0, ddof=1))):
         print(f"{name:>6} " + " ".join(f"{value:18.4f}" for value in values))
-    pooled = pd.concat([oof[fold] for fold in folds]).sort_values("path", ignore_index=True)
+    pooled = pd.concat(oof).sort_values("path", ignore_index=True)
     out = CROSSVAL / f"{arguments.name}.csv"
     tables.write(pooled, out, tables.OUT_OF_FOLD)
     # Probabilities are calibrated by their fold's temperature already.
