@@ -87,11 +87,27 @@ class Trained:
 
 
 def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: Path | None = None) -> Trained:
-    """Train the pipeline's network on the devices that are here; arguments as for `fit`.
+    """Train the network for `settings.epochs`, or until val AUC has not risen for `settings.patience` epochs.
+
+    The network that is judged on val and returned has the running average of the weights.
+
+    With noisy_labels other than keep, val AUC leaves out the cells with doubtful labels, so that wrong labels
+    do not choose the epoch either.
+
+    Args:
+        log: an empty folder for DVCLive's loss and AUC of each epoch.
+        resume: a file that keeps each finished epoch; the same training resumes from it after it was killed,
+            and gives the same bytes. None keeps nothing.
 
     Raises:
-        UserError: as `fit`, `devices.choose` and `network.start_from`.
+        UserError: the loss is no longer finite; the message names epoch and step. Or doubtful labels are to
+            be dropped or softened, and none are listed. Or as `devices.choose` and `network.start_from`.
     """
+    if settings.noisy_labels != "keep" and train.doubtful is None:
+        raise UserError(
+            f"params.yaml: train.noisy_labels is {settings.noisy_labels}, but train.labels_file, "
+            f"{settings.labels_file}, lists no label: list those in doubt, or set train.noisy_labels to keep."
+        )
     begin(settings)
     size = train.images.shape[1]
     on = devices.choose(settings.distribute)
@@ -101,50 +117,6 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
         model = network.build(size, synchronized=on.strategy.num_replicas_in_sync > 1)
         if network.start_from(model, Path(settings.start)):
             print(f"Starting from the weights in {settings.start}", flush=True)
-    trained = fit(model, train, val, settings, log, resume)
-    # A network for one device in float32, whatever the training ran on.
-    plain = network.build(size)
-    plain.set_weights(trained.model.get_weights())
-    return dataclasses.replace(trained, model=plain)
-
-
-def begin(settings: params.Train) -> None:
-    """Seed all random numbers that Keras draws, first weights included. Call it before a network is built."""
-    keras.utils.set_random_seed(settings.seed)
-    if settings.deterministic:
-        tf.config.experimental.enable_op_determinism()
-
-
-def fit(
-    model: keras.Model,
-    train: Cells,
-    val: Cells,
-    settings: params.Train,
-    log: Path,
-    resume: Path | None = None,
-) -> Trained:
-    """Train `model` until `settings.epochs`, or until val AUC has not risen for `settings.patience` epochs.
-
-    The network that is judged on val and returned has the running average of the weights.
-
-    With noisy_labels other than keep, val AUC leaves out the cells with doubtful labels, so that wrong labels
-    do not choose the epoch either.
-
-    Args:
-        model: takes float32 (n, size, size, 3) in [0, 255] to P(parasitised), (n, 1).
-        log: an empty folder for DVCLive's loss and AUC of each epoch.
-        resume: a file that keeps each finished epoch; the same training resumes from it after it was killed,
-            and gives the same bytes. None keeps nothing.
-
-    Raises:
-        UserError: the loss is no longer finite; the message names epoch and step. Or doubtful labels are to
-            be dropped or softened, and none are listed.
-    """
-    if settings.noisy_labels != "keep" and train.doubtful is None:
-        raise UserError(
-            f"params.yaml: train.noisy_labels is {settings.noisy_labels}, but train.labels_file, "
-            f"{settings.labels_file}, lists no label: list those in doubt, or set train.noisy_labels to keep."
-        )
     learnt = taught(train, settings.noisy_labels)
     steps = len(learnt.rows) // _batch(learnt, settings)
     # Before `set_up`: a compiled model's description has the number of its optimizer in this process.
@@ -164,7 +136,15 @@ def fit(
                 shuffle=False,
                 verbose=1 if sys.stdout.isatty() else 2,
             )
-    return progress.kept()
+    # A network for one device in float32, whatever the training ran on.
+    return progress.kept(network.build(size))
+
+
+def begin(settings: params.Train) -> None:
+    """Seed all random numbers that Keras draws, first weights included. Call it before a network is built."""
+    keras.utils.set_random_seed(settings.seed)
+    if settings.deterministic:
+        tf.config.experimental.enable_op_determinism()
 
 
 def set_up(model: keras.Model, settings: params.Train, steps: int) -> None:
@@ -294,16 +274,16 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
         done = len(self.history)
         return done in (self.settings.epochs, self._best_epoch() + self.settings.patience)
 
-    def kept(self) -> Trained:
-        """The network of the last epoch or of the best one, as `settings.keep` says.
+    def kept(self, model: keras.Model) -> Trained:
+        """Give `model` the weights of the last epoch or of the best one, as `settings.keep` says.
 
         Near its ceiling val AUC picks an epoch by chance, which the end of the schedule does not.
         """
         done = len(self.history)
         last = self.settings.keep == "last" and done == self.settings.epochs
-        self.model.set_weights(self.average.get_weights() if last else self.best)
+        model.set_weights(self.average.get_weights() if last else self.best)
         epoch = done if last else self._best_epoch()
-        return Trained(self.model, epoch, self.history[epoch - 1][-1], done)
+        return Trained(model, epoch, self.history[epoch - 1][-1], done)
 
     def _average(self) -> None:
         """Give `average` the running average of the network's weights, which the optimizer keeps."""
