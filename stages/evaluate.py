@@ -32,8 +32,7 @@ def main() -> None:
     }
     tables.write(judged, PREDICTIONS, tables.PREDICTIONS)
     with files.atomic_folder(PLOTS) as folder:
-        tested = judged[judged.split == tables.TEST]
-        plots.write(tested, folder, params.bins, params.min_cells, fitted.thresholds)
+        plots.write(judged[judged.split == tables.TEST], folder, fitted, params)
     files.write_json(METRICS, {"temperature": fitted.temperature, **scores})
     files.write_json(SUMMARY, evaluation.summary(scores[tables.VAL], scores[tables.TEST]))
     print(evaluation.as_text(scores[tables.TEST]))

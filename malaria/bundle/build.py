@@ -155,7 +155,7 @@ def write(
     }
     last, judged = list(sides.items())[-1]
     judged = judged.assign(p_parasitized=calibration.apply(judged.p_network.to_numpy(), fitted.temperature))
-    curves = plots.frames(judged, settings.bins, settings.min_cells, fitted.thresholds)
+    curves = plots.frames(judged, fitted, settings)
     # Without the confusion plot, which has a row for every cell: the rates say the same.
     drawn = {name: curve.to_dict("list") for name, curve in curves.items() if name != "confusion"}
     figures = {"judged": last, "sides": scores, "plots": drawn, "laboratories": laboratories or {}}

@@ -1,6 +1,5 @@
 """Write the data of the plots of `dvc plots show`: one small CSV per plot, drawn by DVC's templates."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,37 +8,32 @@ from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from malaria import labels
+from malaria import labels, params
+from malaria.evaluate.evaluation import Fitted
 
 # A curve looks the same with this many points, and the page stays light.
 _POINTS = 400
 _SCORES = 20  # bins of the histogram of probabilities
 
 
-def write(
-    cells: pd.DataFrame, folder: Path, bins: int, least: int, thresholds: Mapping[float, float]
-) -> None:
+def write(cells: pd.DataFrame, folder: Path, fitted: Fitted, settings: params.Evaluate) -> None:
     """Write the plots' data for one set of cells into `folder`; arguments as in `frames`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in frames(cells, bins, least, thresholds).items():
+    for name, frame in frames(cells, fitted, settings).items():
         frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
 
 
-def frames(
-    cells: pd.DataFrame, bins: int, least: int, thresholds: Mapping[float, float]
-) -> dict[str, pd.DataFrame]:
+def frames(cells: pd.DataFrame, fitted: Fitted, settings: params.Evaluate) -> dict[str, pd.DataFrame]:
     """The data of each plot, by its name, rounded to six places.
 
     Args:
         cells: columns patient, label and p_parasitized, as in tables.PREDICTIONS; both classes.
-        bins: of the reliability diagram.
-        least: parasitised cells that a patient needs to be drawn.
-        thresholds: by the specificity that each was fixed for, as in `evaluation.Fitted`.
+        fitted: its thresholds are the operating points.
+        settings: its bins of the reliability diagram, and how many parasitised cells a patient needs.
     """
     y, p = labels.values(cells.label), cells.p_parasitized.to_numpy(np.float64)
     false, true, _ = roc_curve(y, p)
     precision, recall, _ = precision_recall_curve(y, p)
-    share, mean = calibration_curve(y, p, n_bins=bins)
+    share, mean = calibration_curve(y, p, n_bins=settings.bins)
     edges = np.linspace(0, 1, _SCORES + 1)
     drawn = {
         "roc": _thin(pd.DataFrame({"one_minus_specificity": false, "sensitivity": true})),
@@ -49,7 +43,7 @@ def frames(
                 "one_minus_specificity": np.mean(p[y == 0] >= threshold),
                 "sensitivity": np.mean(p[y == 1] >= threshold),
             }
-            for wanted, threshold in thresholds.items()
+            for wanted, threshold in fitted.thresholds.items()
         ),
         "precision_recall": _thin(pd.DataFrame({"sensitivity": recall, "precision": precision})),
         "confusion": pd.DataFrame(
@@ -63,7 +57,7 @@ def frames(
                 "uninfected_cells": np.histogram(p[y == 0], edges)[0],
             }
         ),
-        "patients": _patients(cells, least),
+        "patients": _patients(cells, settings.min_cells),
     }
     return {name: frame.round(6) for name, frame in drawn.items()}
 

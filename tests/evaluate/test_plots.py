@@ -4,7 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from malaria.evaluate import plots
+from malaria.evaluate import evaluation, plots
+from malaria.params import load_params
+from tests.conftest import ROOT
+
+SETTINGS = load_params(ROOT / "params.yaml").evaluate
 
 
 @pytest.fixture
@@ -18,8 +22,14 @@ def cells() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["patient", "label", "p_parasitized"])
 
 
+def frames(cells: pd.DataFrame, least: int, thresholds: dict | None = None) -> dict[str, pd.DataFrame]:
+    """The plots' data with two bins, for patients of at least `least` parasitised cells."""
+    settings = SETTINGS.model_copy(update={"bins": 2, "min_cells": least})
+    return plots.frames(cells, evaluation.Fitted(1.0, thresholds or {}), settings)
+
+
 def test_a_perfect_model_lies_on_the_diagonal_of_the_reliability_diagram(cells):
-    found = plots.frames(cells, 2, 1, {})["reliability"]
+    found = frames(cells, 1)["reliability"]
     # From 0.1 to 0.5, two of five cells are parasitised; above 0.5, two of three.
     assert found.mean_probability.tolist() == [0.3, 0.75]
     assert found.share_parasitized.tolist() == [0.4, 0.666667]
@@ -27,7 +37,7 @@ def test_a_perfect_model_lies_on_the_diagonal_of_the_reliability_diagram(cells):
 
 
 def test_cells_are_called_as_the_app_calls_them(cells):
-    found = plots.frames(cells, 2, 1, {})["confusion"]
+    found = frames(cells, 1)["confusion"]
     assert found.actual.tolist() == cells.label.tolist()
     assert (
         found.predicted.tolist()
@@ -36,7 +46,7 @@ def test_cells_are_called_as_the_app_calls_them(cells):
 
 
 def test_each_class_has_its_own_bars(cells):
-    found = plots.frames(cells, 2, 1, {})["scores"].set_index("p_parasitized")
+    found = frames(cells, 1)["scores"].set_index("p_parasitized")
     assert found.parasitized_cells[found.parasitized_cells > 0].to_dict() == {
         0.425: 1, 0.525: 1, 0.825: 1, 0.925: 1
     }  # fmt: skip
@@ -46,18 +56,18 @@ def test_each_class_has_its_own_bars(cells):
 
 @pytest.mark.parametrize(("least", "expected"), [(1, {"P1": 2 / 3, "P2": 1}), (2, {"P1": 2 / 3}), (4, {})])
 def test_a_patient_is_drawn_with_so_many_parasitised_cells(cells, least, expected):
-    found = plots.frames(cells, 2, least, {})["patients"]
+    found = frames(cells, least)["patients"]
     assert found.set_index("patient").sensitivity.to_dict() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_patients_interval_is_wilsons(cells):
-    found = plots.frames(cells, 2, 2, {})["patients"]
+    found = frames(cells, 2)["patients"]
     # Two hits of three, by Wilson's formula.
     assert found[["low", "high"]].to_numpy().tolist() == [pytest.approx([0.207660, 0.938510], abs=1e-5)]
 
 
 def test_operating_points_are_those_of_their_thresholds(cells):
-    found = plots.frames(cells, 2, 1, {0.75: 0.55, 0.95: 0.9})["operating_points"]
+    found = frames(cells, 1, {0.75: 0.55, 0.95: 0.9})["operating_points"]
     assert found.specificity.tolist() == [0.75, 0.95]
     # At 0.55 two of four parasitised cells and one healthy cell are called; at 0.9 one and none.
     assert found.sensitivity.tolist() == [0.5, 0.25]
@@ -67,12 +77,13 @@ def test_operating_points_are_those_of_their_thresholds(cells):
 def test_plots_are_written_as_light_tables(tmp_path):
     random = np.random.default_rng(0)
     many = pd.DataFrame({"patient": "P1", "label": random.choice(["Parasitized", "Uninfected"], 3000)})
-    plots.write(many.assign(p_parasitized=random.random(3000)), tmp_path, 15, 5, {0.95: 0.7})
-    frames = {file.stem: pd.read_csv(file) for file in tmp_path.glob("*.csv")}
-    assert set(frames) == {
+    cells = many.assign(p_parasitized=random.random(3000))
+    plots.write(cells, tmp_path, evaluation.Fitted(1.0, {0.95: 0.7}), SETTINGS)
+    written = {file.stem: pd.read_csv(file) for file in tmp_path.glob("*.csv")}
+    assert set(written) == {
         "roc", "operating_points", "precision_recall", "confusion", "reliability", "scores", "patients"
     }  # fmt: skip
     for name in ("roc", "precision_recall"):
-        assert 300 < len(frames[name]) <= 400
-    assert frames["roc"].iloc[[0, -1]].to_numpy().tolist() == [[0, 0], [1, 1]]
-    assert frames["scores"][["parasitized_cells", "uninfected_cells"]].to_numpy().sum() == 3000
+        assert 300 < len(written[name]) <= 400
+    assert written["roc"].iloc[[0, -1]].to_numpy().tolist() == [[0, 0], [1, 1]]
+    assert written["scores"][["parasitized_cells", "uninfected_cells"]].to_numpy().sum() == 3000
