@@ -65,18 +65,12 @@ def frames(cells: pd.DataFrame, fitted: Fitted, settings: params.Evaluate) -> di
 def _patients(cells: pd.DataFrame, least: int) -> pd.DataFrame:
     """Each patient's sensitivity at 0.5 with its 95 % interval (Wilson)."""
     infected = cells[cells.label == labels.PARASITIZED]
-    found = (infected.p_parasitized >= 0.5).groupby(infected.patient).agg(["size", "sum", "mean"])
-    drawn = found[found["size"] >= least]
+    hits = (infected.p_parasitized >= 0.5).groupby(infected.patient)
+    found = hits.agg(size="size", sum="sum", sensitivity="mean").reset_index()
+    drawn = found[found["size"] >= least].reset_index(drop=True)
     tests = [binomtest(k, n) for k, n in zip(drawn["sum"], drawn["size"], strict=True)]
     intervals = [test.proportion_ci(method="wilson") for test in tests]
-    return pd.DataFrame(
-        {
-            "patient": drawn.index,
-            "sensitivity": drawn["mean"].to_numpy(),
-            "low": [interval.low for interval in intervals],
-            "high": [interval.high for interval in intervals],
-        }
-    )
+    return drawn[["patient", "sensitivity"]].join(pd.DataFrame(intervals, columns=["low", "high"]))
 
 
 def _thin(curve: pd.DataFrame) -> pd.DataFrame:
