@@ -84,6 +84,11 @@ def predictions(name: str) -> pd.DataFrame:
     return tables.read(file, tables.OUT_OF_FOLD)
 
 
+def revisions(name: str) -> dict[int, str]:
+    """The experiments of a cross-validation, by the number of the fold."""
+    return {number: f"{name}-{number}" for number in sorted(predictions(name).fold.unique())}
+
+
 def side(name: str, split: str, cells: packed.Packed) -> tuple[pd.DataFrame, list[Prepared]]:
     """One side of an experiment's split: its rows of tables.SPLITS, and its cells as networks see them."""
     found = tables.read(SPLITS, tables.SPLITS, content=read(name, SPLITS))

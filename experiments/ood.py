@@ -97,7 +97,9 @@ def _out_of_fold(name: str) -> list[tuple[str, list[str | None]]]:
     from experiments import pretrained
 
     found = pretrained.out_of_fold(name, packed.load(paths.PACKED))
-    print(f"{found.foreign} of {found.batches} patients are foreign to the fold that never saw them")
+    print(
+        f"{sum(found.foreign)} of {len(found.foreign)} patients are foreign to the fold that never saw them"
+    )
     judged = found.cells
     sides = {"out of fold": judged, **{f"fold {number}": rows for number, rows in judged.groupby("fold")}}
     return [(side, [reason or None for reason in rows.rejected]) for side, rows in sides.items()]

@@ -29,11 +29,10 @@ def main() -> None:
     parser = options("experiments.precision", __doc__)
     parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     arguments = parser.parse_args()
-    judged = experiment.predictions(arguments.name)
     cells = packed.load(paths.PACKED)
     costs = []
-    for fold in sorted(judged.fold.unique()):
-        costs += _of_fold(f"{arguments.name}-{fold}", cells)
+    for fold, revision in experiment.revisions(arguments.name).items():
+        costs += _of_fold(revision, cells)
         print(f"fold {fold} is done", flush=True)
     found = pd.DataFrame(costs)
     print(found.round(5).to_string(index=False))

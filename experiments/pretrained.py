@@ -42,25 +42,28 @@ class Judged:
 
     cells: columns path, patient, label, fold, p_network and rejected, sorted by path. limits: float64 (2,),
     by `ood.limits` from the distances that each fold's own check gives. by_patient: whether all patients are
-    known, and none was on both sides of a fold. batches: number of patients with enough cells to be called
-    foreign. foreign: how many of them are, by the fold that never saw them.
+    known, and none was on both sides of a fold. foreign: of each patient with enough cells, whether the fold
+    that never saw the patient calls them foreign.
     """
 
     cells: pd.DataFrame
     limits: ood.Floats
     by_patient: bool
-    foreign: int
-    batches: int
+    foreign: list[bool]
 
 
 @dataclass(frozen=True)
 class _Fold:
-    """Results of a fold's bundle on its test cells; `tested` has the columns path, patient and label."""
+    """What a fold's bundle says of its test cells.
 
-    tested: pd.DataFrame
+    check: the fold's own. seen: the cells. cells: their columns path, patient, label, fold and p_network.
+    by_patient: whether its split is by patient.
+    """
+
+    check: ood.Check
     seen: ood.Seen
-    prediction: bundle.Predictions
-    fitted_ood: ood.Check
+    cells: pd.DataFrame
+    by_patient: bool
 
 
 def main() -> None:
@@ -83,8 +86,8 @@ def main() -> None:
     backend.use_threads(settings.train.threads)
 
     cells = packed.load(paths.PACKED)
-    for number in _numbers(arguments.name):
-        check_recipe(f"{arguments.name}-{number}")
+    for revision in experiment.revisions(arguments.name).values():
+        check_recipe(revision)
     judged = out_of_fold(arguments.name, cells)
     everyone = judged.cells.assign(split=tables.TRAIN)
 
@@ -170,29 +173,41 @@ def out_of_fold(name: str, cells: packed.Packed) -> Judged:
     Raises:
         UserError: the cross-validation is missing, has other cells, or its bundles have no check.
     """
-    folds = {number: _of_fold(f"{name}-{number}", cells) for number in _numbers(name)}
-    if sorted(path for fold in folds.values() for path in fold.tested.path) != sorted(cells.index.path):
+    folds = [_of_fold(number, revision, cells) for number, revision in experiment.revisions(name).items()]
+    judged = pd.concat([fold.cells for fold in folds])
+    if sorted(judged.path) != sorted(cells.index.path):
         raise UserError(
             f"{name} is of other cells than data/packed: run `dvc repro pack` and `make crossval`."
         )
-    far = [ood.distances(fold.fitted_ood, fold.seen) for fold in folds.values()]
-    limits = ood.limits(np.concatenate(far))
-    judged = pd.concat([_judged(fold, limits).assign(fold=number) for number, fold in folds.items()])
-    summaries = [json.loads(experiment.read(f"{name}-{number}", paths.SPLIT_SUMMARY)) for number in folds]
-    by_patient = all(summary["by_patient"] for summary in summaries)
-    calls = [call for fold in folds.values() for call in _foreign(fold)]
-    return Judged(
-        judged.sort_values("path", ignore_index=True), limits, by_patient, sum(calls), batches=len(calls)
-    )
+    limits = ood.limits(np.concatenate([ood.distances(fold.check, fold.seen) for fold in folds]))
+    reasons = [ood.reasons(replace(fold.check, limits=limits), fold.seen) for fold in folds]
+    judged["rejected"] = [reason or "" for of_fold in reasons for reason in of_fold]
+    calls = [call for fold in folds for call in _foreign(fold)]
+    judged = judged.sort_values("path", ignore_index=True)
+    return Judged(judged, limits, all(fold.by_patient for fold in folds), calls)
+
+
+def _of_fold(number: int, revision: str, cells: packed.Packed) -> _Fold:
+    tested, asked = experiment.side(revision, tables.TEST, cells)
+    with tempfile.TemporaryDirectory() as folder:
+        made = experiment.bundle_of(revision, Path(folder))
+    if made.fitted_ood is None:
+        raise UserError(
+            f"The bundle of {revision} has no out-of-distribution check: run `make crossval` again."
+        )
+    prediction = made.run_prepared(asked)
+    judged = tested.assign(fold=number, p_network=prediction.p_network)
+    by_patient = json.loads(experiment.read(revision, paths.SPLIT_SUMMARY))["by_patient"]
+    return _Fold(made.fitted_ood, ood.Seen(asked, prediction.features), judged, by_patient)
 
 
 def _foreign(fold: _Fold) -> list[bool]:
     """Whether a fold's check calls each test patient's cells foreign; without patients of too few cells."""
     found = []
-    for rows in fold.tested.reset_index(drop=True).groupby("patient").indices.values():
+    for rows in fold.cells.groupby("patient").indices.values():
         looks = ood.Looks()
-        looks.add(fold.prediction.look[rows])
-        found.append(ood.foreign(fold.fitted_ood, looks))
+        looks.add(fold.seen.look[rows])
+        found.append(ood.foreign(fold.check, looks))
     return [call for call in found if call is not None]
 
 
@@ -201,47 +216,20 @@ def check_recipe(revision: str) -> None:
 
     Its figures would not be those of the network that params.yaml gives.
     """
-    then, now = (
-        yaml.safe_load(text)
-        for text in (experiment.read(revision, paths.PARAMS), paths.PARAMS.read_text(encoding="utf-8"))
-    )
+    then = yaml.safe_load(experiment.read(revision, paths.PARAMS))
+    now = yaml.safe_load(paths.PARAMS.read_text(encoding="utf-8"))
     for section in ("pack", "laboratories", "train", "export"):
-        one, other = (
-            {key: _absolute(key, value) for key, value in of[section].items()} for of in (then, now)
-        )
-        if differ := sorted(key for key in {*one, *other} if one.get(key) != other.get(key)):
-            raise UserError(
-                f"{revision} was made with another {section}.{differ[0]} than params.yaml has: run "
-                "`make crossval` with these parameters."
-            )
+        for key in sorted({*then[section], *now[section]}):
+            if _absolute(key, then[section].get(key)) != _absolute(key, now[section].get(key)):
+                raise UserError(
+                    f"{revision} was made with another {section}.{key} than params.yaml has: run "
+                    "`make crossval` with these parameters."
+                )
 
 
 def _absolute(key: str, value: object) -> object:
     """`value`, as an absolute path if it is a path: a fold has absolute paths for files outside of git."""
     return str(Path(str(value)).resolve()) if key in ("labels_file", "folder", "start") else value
-
-
-def _numbers(name: str) -> list[int]:
-    return sorted(experiment.predictions(name).fold.unique())
-
-
-def _judged(fold: _Fold, limits: ood.Floats) -> pd.DataFrame:
-    reasons = ood.reasons(replace(fold.fitted_ood, limits=limits), fold.seen)
-    return fold.tested.assign(
-        p_network=fold.prediction.p_network, rejected=[reason or "" for reason in reasons]
-    )
-
-
-def _of_fold(revision: str, cells: packed.Packed) -> _Fold:
-    tested, asked = experiment.side(revision, tables.TEST, cells)
-    with tempfile.TemporaryDirectory() as folder:
-        fold = experiment.bundle_of(revision, Path(folder))
-    if fold.fitted_ood is None:
-        raise UserError(
-            f"The bundle of {revision} has no out-of-distribution check: run `make crossval` again."
-        )
-    prediction = fold.run_prepared(asked)
-    return _Fold(tested, ood.Seen(asked, prediction.features), prediction, fold.fitted_ood)
 
 
 if __name__ == "__main__":
