@@ -8,13 +8,13 @@ and among the files of --cells. Writes the counts as a table.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from experiments import photographs
+from experiments import photographs, pretrained
 from malaria import bundle, files, paths, predict
 from malaria.bundle import not_cells
 from malaria.cells import images, packed, synthetic
@@ -46,7 +46,7 @@ def main() -> None:
     which = (cells, arguments.count, arguments.seed)
     others = not_cells.all_kinds(*which) | photographs.all_kinds(*which) | _fields(*which[1:])
     rows = [_counted(kind, model.run(of_kind).rejected) for kind, of_kind in others.items()]
-    rows += [_counted(kind, rejected, cells=True) for kind, rejected in _out_of_fold(arguments.name)]
+    rows += [_counted(kind, rejected, cells=True) for kind, rejected in _out_of_fold(arguments.name).items()]
     rows += [_counted(str(path), _files(model, path), cells=True) for path in arguments.cells]
     table = pd.DataFrame(rows)
     print(f"{model.folder}; spoilt cells are made from {origin}")
@@ -62,16 +62,13 @@ def main() -> None:
 
 def _cells(seed: int) -> tuple[str, list[images.Pixels]]:
     """Where cells were found, in words, and some of them: packed cells if there are any, else drawn ones."""
+    random = np.random.default_rng(seed)
     if not (paths.PACKED / packed.INDEX).is_file():
-        random = np.random.default_rng(seed)
         return "drawn cells", [
             synthetic.draw(random, synthetic.stain(random), bool(random.integers(2))) for _ in range(_CELLS)
         ]
-    found = packed.load(paths.PACKED)
-    rows = np.random.default_rng(seed).choice(
-        len(found.images), min(_CELLS, len(found.images)), replace=False
-    )
-    return str(paths.PACKED), [np.array(found.images[row]) for row in rows]
+    found = packed.load(paths.PACKED).images
+    return str(paths.PACKED), list(random.choice(found, min(_CELLS, len(found)), replace=False))
 
 
 def _fields(count: int, seed: int) -> dict[str, list[images.Pixels]]:
@@ -86,23 +83,18 @@ def _fields(count: int, seed: int) -> dict[str, list[images.Pixels]]:
     }
 
 
-def _out_of_fold(name: str) -> list[tuple[str, list[str | None]]]:
-    """Why each cell is turned away by the check of its fold (None: it is not), at the limits of all folds.
+def _out_of_fold(name: str) -> dict[str, pd.Series]:
+    """Why each cell is turned away by the check of its fold (empty: it is not), at the limits of all folds.
 
     First for all cells, then for each fold; empty without a cross-validation.
     """
     if not (paths.CROSSVAL / f"{name}.csv").is_file():
-        return []
-    # This imports TensorFlow, which takes seconds and which nothing else here needs.
-    from experiments import pretrained
-
+        return {}
     found = pretrained.out_of_fold(name, packed.load(paths.PACKED))
-    print(
-        f"{sum(found.foreign)} of {len(found.foreign)} patients are foreign to the fold that never saw them"
-    )
-    judged = found.cells
-    sides = {"out of fold": judged, **{f"fold {number}": rows for number, rows in judged.groupby("fold")}}
-    return [(side, [reason or None for reason in rows.rejected]) for side, rows in sides.items()]
+    foreign, judged = found.foreign, found.cells
+    print(f"{sum(foreign)} of {len(foreign)} patients are foreign to the fold that never saw them")
+    of_folds = {f"fold {number}": rows.rejected for number, rows in judged.groupby("fold")}
+    return {"out of fold": judged.rejected, **of_folds}
 
 
 def _files(model: bundle.Bundle, path: Path) -> list[str | None]:
@@ -113,16 +105,15 @@ def _files(model: bundle.Bundle, path: Path) -> list[str | None]:
     return [row.reason if row.status == predict.REJECTED else None for row in rows]
 
 
-def _counted(kind: str, rejected: Sequence[str | None], *, cells: bool = False) -> dict[str, object]:
+def _counted(kind: str, rejected: Collection[str | None], *, cells: bool = False) -> dict[str, object]:
     """A row of the table: a kind, its pictures, how many are turned away, and the most frequent reason."""
-    reasons = Counter(reason for reason in rejected if reason is not None)
-    often = reasons.most_common(1)[0][0] if reasons else ""
+    reasons = Counter(filter(None, rejected))
     return {
         "cells": cells,
         "kind": kind,
         "pictures": len(rejected),
         "rejected": reasons.total(),
-        "reason": often,
+        "reason": max(reasons, key=reasons.__getitem__, default=""),
     }
 
 
