@@ -115,8 +115,7 @@ def as_table(
 
 def sets_of(row: Row, epochs: int) -> list[str]:
     """KEY=VALUE for each parameter that a row changes, as `dvc exp run -S` takes it."""
-    epochs *= row.times
-    changed = {"epochs": epochs, "patience": epochs, **row.settings}
+    changed = {"epochs": epochs * row.times, "patience": epochs * row.times, **row.settings}
     return [f"train.{key}={value}" for key, value in changed.items()]
 
 

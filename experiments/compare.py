@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments import folds
-from malaria import files
+from malaria import tables
 from malaria.cells import doubtful_labels
 from malaria.command import end_with, options
 from malaria.errors import UserError
@@ -43,8 +43,7 @@ def main() -> None:
     print(f"{arguments.name} and {arguments.other}: {len(cells):,} cells of {patients:,} patients")
     for (side, version), figures in compared.groupby(["cells", "labels"], sort=False):
         print(f"\n{side}, labels {str(version).replace('_', ' ')}\n{_as_text(figures)}")
-    with files.atomic_path(arguments.out) as part:
-        compared.round(6).to_csv(part, index=False, lineterminator="\n")
+    tables.write(compared.round(6), arguments.out)
     print(f"\n{_weak(cells, frozenset())}")
     if listed:
         print(_weak(cells, listed))

@@ -74,8 +74,7 @@ def main() -> None:
         print(f"{out}: {len(ranked):,} cells, the most suspect first")
     print(summary(ranked))
     counts = arguments.out.with_name(f"{arguments.out.stem}_patients.csv")
-    with files.atomic_path(counts) as part:
-        by_patient(ranked).to_csv(part, index=False, lineterminator="\n")
+    tables.write(by_patient(ranked), counts)
     print(f"{counts}: the same by patient")
     for label in labels.LABELS:
         sheet = arguments.out.with_name(f"{arguments.out.stem}_{label.lower()}.png")

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import photographs, pretrained
-from malaria import bundle, files, paths, predict
+from malaria import bundle, paths, predict, tables
 from malaria.bundle import not_cells
 from malaria.cells import images, packed, synthetic
 from malaria.command import end_with, how_many, options
@@ -55,8 +55,7 @@ def main() -> None:
     pictures, rejected = kinds.pictures.sum(), kinds.rejected.sum()
     print(f"{rejected:,} of {pictures:,} pictures turned away, {rejected / pictures:.1%}; ", end="")
     print(f"mean of {len(kinds)} kinds {(kinds.rejected / kinds.pictures).mean():.1%}")
-    with files.atomic_path(arguments.out) as part:
-        table.to_csv(part, index=False, lineterminator="\n")
+    tables.write(table, arguments.out)
     print(f"\nThe table: {arguments.out}")
 
 

@@ -7,7 +7,7 @@ those of the trained network, on the fold's test cells: decisions at 0.5, AUC, a
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,9 @@ from experiments import folds as experiment
 from malaria import labels, paths, tables
 from malaria.cells import doubtful_labels, packed
 from malaria.command import end_with, options
-from malaria.params import load_params
+from malaria.params import Export, load_params
 
-PRECISIONS = ("float32", "float16", "int8")
+PRECISIONS = get_args(Export.model_fields["precision"].annotation)
 
 Floats = npt.NDArray[np.float64]
 
@@ -64,11 +64,11 @@ def cost(
 
 def together(costs: pd.DataFrame) -> pd.DataFrame:
     """All folds, by precision: the sum of cells and decisions, else the value that is furthest from 0."""
+    of = costs.drop(columns="fold").groupby("precision", sort=False)
 
     def furthest(column: "pd.Series[float]") -> float:
         return float(max(column, key=abs))
 
-    of = costs.drop(columns="fold").groupby("precision", sort=False)
     return of.agg(furthest).assign(cells=of.cells.sum(), decisions=of.decisions.sum())
 
 
@@ -91,9 +91,7 @@ def _of_fold(revision: str, cells: packed.Packed) -> list[dict[str, Any]]:
         model = network.load(file)
         p_trained = network.predict(model, np.stack([cell.pixels for cell in asked]))
         for precision in PRECISIONS:
-            changed = settings.model_copy(
-                update={"export": settings.export.model_copy(update={"precision": precision})}
-            )
+            changed = settings.model_copy(update={"export": Export(precision=precision)})
             exported = build.export(model, learnt, changed, paths.PARAMS)
             p = exported.model.run_prepared(asked).p_network
             size = {"fold": revision, "precision": precision, "bytes": len(exported.network)}

@@ -150,7 +150,7 @@ def _texts(source: Path | io.StringIO, between: str = ",") -> pd.DataFrame:
     return table
 
 
-def write(frame: pd.DataFrame, path: Path, columns: dict[str, str]) -> None:
-    """Write the `columns` of `frame`, in their order, whole or not at all; floats round-trip."""
+def write(frame: pd.DataFrame, path: Path, columns: dict[str, str] | None = None) -> None:
+    """Write the `columns` of `frame` (None: all), in their order, whole or not at all; floats round-trip."""
     with atomic_path(path) as part:
-        frame[list(columns)].to_csv(part, index=False, lineterminator="\n")
+        frame[list(columns or frame)].to_csv(part, index=False, lineterminator="\n")
