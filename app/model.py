@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from malaria import __version__, bundle
-from malaria.bundle import Bundle, Record, fingerprints
+from malaria.bundle import Bundle, Record
 from malaria.cells import images
 from malaria.errors import UserError
 
@@ -20,7 +20,7 @@ class Model:
     """A served bundle, and all that the page shows about it.
 
     card: Markdown.
-    figures, trained_on: None if the bundle was written without them.
+    figures: None if the bundle was written without them.
     scores: the scores in `figures` that count: of the test cells, or of all cells out of fold.
     since: when it was opened, ISO 8601.
     newer_is_damaged: whether it is still served because the newer bundle cannot be.
@@ -33,7 +33,6 @@ class Model:
     card: str
     figures: dict[str, Any] | None
     scores: dict[str, Any] | None
-    trained_on: fingerprints.Fingerprints | None
     since: str
     newer_is_damaged: bool = False
 
@@ -66,9 +65,8 @@ class Model:
 
     def met(self, pixels: images.Pixels) -> bool | None:
         """Whether the model was made with this cell, uint8 (h, w, 3); None if the bundle does not say."""
-        if self.trained_on is None:
-            return None
-        return bool(fingerprints.known(self.trained_on, [self.bundle.prepare(pixels).pixels])[0])
+        known = self.bundle.known([self.bundle.prepare(pixels).pixels])
+        return None if known is None else bool(known[0])
 
 
 def open_model(folder: Path, carried_by: git_origin.Origin | None = None, *, batch: int = 32) -> Model:
@@ -86,7 +84,6 @@ def open_model(folder: Path, carried_by: git_origin.Origin | None = None, *, bat
     written = bundle.part(folder, record, "figures")
     figures = None if written is None else json.loads(written)
     scores = figures and figures["sides"][figures["judged"]]
-    known = bundle.part(folder, record, "trained_on")
     card = folder / bundle.CARD
     if not card.is_file():
         raise UserError(f"{folder} is incomplete, without {bundle.CARD}: fetch or export the bundle again.")
@@ -98,7 +95,6 @@ def open_model(folder: Path, carried_by: git_origin.Origin | None = None, *, bat
         card=card.read_text(encoding="utf-8"),
         figures=figures,
         scores=scores,
-        trained_on=None if known is None else fingerprints.from_bytes(known),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -53,7 +53,7 @@ def main() -> None:
         folder = Path(temporary, "packed")
         experiment.get(given.name, paths.PACKED, folder)
         test, asked = experiment.side(given.name, tables.TEST, packed.load(folder))
-        adapted = experiment.bundle_of(given.name, Path(temporary))
+        adapted = experiment.bundle_of(given.name)
         for when, model in {"before": started, "after": adapted}.items():
             scores = {f"test cells, {when}": external.figures(model, test, asked, settings)}
             scores |= {f"{kept.stem}, {when}": external.judge(model, kept, settings) for kept in given.kept}

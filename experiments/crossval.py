@@ -9,7 +9,6 @@ network on the set. This shows how good the recipe is in a laboratory that the n
 """
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,8 +94,7 @@ def _without_each(name: str, settings: params.Params, sets: Sequence[str]) -> No
         left_out = ",".join(f"'{one}'" for one in [*settings.laboratories.leave_out, laboratory])
         changed = [*sets, f"laboratories.leave_out=[{left_out}]"]
         revision = experiment.run(f"{name}-without-{laboratory}", changed)
-        with tempfile.TemporaryDirectory() as folder:
-            scores[laboratory] = external.judge(experiment.bundle_of(revision, Path(folder)), path, settings)
+        scores[laboratory] = external.judge(experiment.bundle_of(revision), path, settings)
         print(external.as_text({laboratory: scores[laboratory]}), flush=True)
     files.write_json(CROSSVAL / f"{name}-laboratories.json", scores)
 

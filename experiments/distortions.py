@@ -81,11 +81,8 @@ def _groups(table: pd.DataFrame, name: str | None, model: Path | None) -> list[t
             f"{strange:,} of {len(table):,} cells are not among those of {name}: give cells that its folds "
             "have judged, or ask one bundle, without --name."
         )
-    with tempfile.TemporaryDirectory() as folder:
-        return [
-            (experiment.bundle_of(f"{name}-{number}", Path(folder)), np.flatnonzero(of == number))
-            for number in sorted(set(of))
-        ]
+    rows = {number: np.flatnonzero(of == number) for number in sorted(set(of))}
+    return [(experiment.bundle_of(f"{name}-{number}"), of_fold) for number, of_fold in rows.items()]
 
 
 def _margin(share: float, cell: Image.Image) -> Image.Image:

@@ -6,6 +6,7 @@ and workspace; it shares DVC's cache, and with it the run cache.
 """
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -66,14 +67,12 @@ def get(name: str, path: Path, target: Path) -> None:
         there.get(path.as_posix(), str(target), recursive=there.isdir(path.as_posix()))
 
 
-def bundle_of(name: str, folder: Path) -> bundle.Bundle:
-    """Copy the bundle of experiment `name` below `folder`, and load it; `Bundle.known` reads `folder` later.
-
-    Raises:
-        UserError: the bundle is not available.
-    """
-    get(name, BUNDLE, folder / name)
-    return bundle.load(folder / name)
+def bundle_of(name: str) -> bundle.Bundle:
+    """Load the bundle of experiment `name`; UserError if it is not available."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, name)
+        get(name, BUNDLE, folder)
+        return bundle.load(folder)
 
 
 def predictions(name: str) -> pd.DataFrame:

@@ -189,8 +189,7 @@ def out_of_fold(name: str, cells: packed.Packed) -> Judged:
 
 def _of_fold(number: int, revision: str, cells: packed.Packed) -> _Fold:
     tested, asked = experiment.side(revision, tables.TEST, cells)
-    with tempfile.TemporaryDirectory() as folder:
-        made = experiment.bundle_of(revision, Path(folder))
+    made = experiment.bundle_of(revision)
     if made.fitted_ood is None:
         raise UserError(
             f"The bundle of {revision} has no out-of-distribution check: run `make crossval` again."

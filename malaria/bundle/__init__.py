@@ -103,8 +103,9 @@ class Bundle:
 
     `network`: LiteRT's interpreter. `tensors`: its indices of the cell, float32 (1, size, size, 3), of
     P(parasitised), of the features and, if the network has one, of the map. `fitted_ood`: None if the bundle
-    was written without an out-of-distribution check; it then accepts every picture. `manifest`: as
-    `check_manifest` returns it.
+    was written without an out-of-distribution check; it then accepts every picture. `learned`: the
+    fingerprints of the cells that it was made with, None if it has none. `manifest`: as `check_manifest`
+    returns it.
     """
 
     record: Record
@@ -112,6 +113,7 @@ class Bundle:
     tensors: tuple[int, ...]
     folder: Path = Path()
     fitted_ood: ood.Check | None = None
+    learned: fingerprints.Fingerprints | None = None
     manifest: str = ""
 
     @property
@@ -184,9 +186,7 @@ class Bundle:
         Args:
             cells: prepared, each uint8 (size, size, 3).
         """
-        content = part(self.folder, self.record, "trained_on")
-        learned = None if content is None else fingerprints.from_bytes(content)
-        return None if learned is None else fingerprints.known(learned, cells)
+        return None if self.learned is None else fingerprints.known(self.learned, cells)
 
     def foreign(self, looks: ood.Looks) -> bool | None:
         """Whether a batch of cells has a stain unlike that of every patient that the model learned from.
@@ -229,16 +229,18 @@ def load(folder: Path | str, threads: int | None = None) -> Bundle:
     record = read_record(folder)
     manifest = check_manifest(folder)
     network = _checked(folder / NETWORK, record.hashes.get("network"), f"the network that {RECORD} describes")
-    check = part(folder, record, "gate")
-    fitted_ood = None if check is None else ood.from_bytes(check)
-    return replace(opened(record, network, threads), folder=folder, fitted_ood=fitted_ood, manifest=manifest)
+    check, learned = part(folder, record, "gate"), part(folder, record, "trained_on")
+    return replace(
+        opened(record, network, threads),
+        folder=folder,
+        fitted_ood=None if check is None else ood.from_bytes(check),
+        learned=None if learned is None else fingerprints.from_bytes(learned),
+        manifest=manifest,
+    )
 
 
 def opened(record: Record, network: bytes, threads: int | None = None) -> Bundle:
-    """A bundle with no folder and no out-of-distribution check, as `build.export` needs it.
-
-    `load` adds both.
-    """
+    """A bundle of the network alone, as `build.export` needs it; `load` adds the rest."""
     from ai_edge_litert.interpreter import Interpreter
 
     # The runtime logs which of its parts it uses.
