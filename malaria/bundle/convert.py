@@ -49,7 +49,14 @@ def convert(model: Any, precision: str, train: Sequence[images.Pixels]) -> bytes
     from malaria.train import network
     from malaria.train.backend import keras, tf
 
-    outputs = [model.output, model.get_layer(network.FEATURES).output, *_maps(model)]
+    features = model.get_layer(network.FEATURES)
+    outputs = [model.output, features.output]
+    if isinstance(features, keras.layers.GlobalAveragePooling2D):
+        # The class-activation map (Zhou et al. 2016, arXiv:1512.04150): without the last unit's bias it sums
+        # up to the logit.
+        _, height, width, _ = features.input.shape
+        weights = model.get_layer(network.LOGIT).get_weights()[0][:, 0]
+        outputs.append(keras.ops.sum(features.input * (weights / (height * width)), axis=-1))
     # Named, because Keras numbers models without a name, and the name is written into the file.
     whole = keras.Model(model.inputs, outputs, name="cells")
     converter = tf.lite.TFLiteConverter.from_keras_model(whole)
@@ -77,22 +84,6 @@ def convert(model: Any, precision: str, train: Sequence[images.Pixels]) -> bytes
             debug_options=tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=_HEAD),
         )
         return bytes(quantised.get_nondebug_quantized_model())
-
-
-def _maps(model: Any) -> list[Any]:
-    """The class-activation map as an output (Zhou et al. 2016, arXiv:1512.04150).
-
-    Its sum plus the last unit's bias is the logit. Empty if the features are not means over places.
-    """
-    from malaria.train import network
-    from malaria.train.backend import keras
-
-    features = model.get_layer(network.FEATURES)
-    if not isinstance(features, keras.layers.GlobalAveragePooling2D):
-        return []
-    _, height, width, _ = features.input.shape
-    weights = model.get_layer(network.LOGIT).get_weights()[0][:, 0]
-    return [keras.ops.sum(features.input * (weights / (height * width)), axis=-1)]
 
 
 def check_size(flatbuffer: bytes, parameters: int) -> None:

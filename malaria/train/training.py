@@ -178,13 +178,7 @@ def batches(cells: Cells, settings: params.Train, first: int = 0) -> tf.data.Dat
     augmentation depend on seed, epoch and position only. An epoch leaves out the cells that remain after its
     last whole batch; the next epoch draws from all cells again.
     """
-    size, pixels = _batch(cells, settings), cells.images.shape[1]
-    shapes = (
-        tf.TensorSpec((size, pixels, pixels, 3), tf.uint8),
-        tf.TensorSpec((size, augmentation.NUMBERS), tf.float32),
-        tf.TensorSpec((size,), tf.float32),
-        tf.TensorSpec((size,), tf.float32),
-    )
+    shapes = tuple(tf.TensorSpec(part.shape, part.dtype) for part in next(drawn(cells, settings, first)))
     return (
         tf.data.Dataset.from_generator(lambda: drawn(cells, settings, first), output_signature=shapes)
         .map(lambda images, numbers, *rest: (augmentation.augment(images, numbers, settings), *rest))
