@@ -10,12 +10,11 @@ A batch of cells may be foreign although each of them passes. `foreign` therefor
 with those of the patients that the model learned from.
 """
 
-import dataclasses
 import functools
 import io
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -130,12 +129,12 @@ class Check:
     features_centre: Singles
     features_whitening: Singles
     limits: Floats
-    look_scale: Singles = dataclasses.field(default_factory=_none)
-    features_scale: Singles = dataclasses.field(default_factory=_none)
-    weights: Singles = dataclasses.field(default_factory=_none)
-    patients_centre: Singles = dataclasses.field(default_factory=_none)
-    patients_whitening: Singles = dataclasses.field(default_factory=_none)
-    patients_limit: Singles = dataclasses.field(default_factory=_none)
+    look_scale: Singles = field(default_factory=_none)
+    features_scale: Singles = field(default_factory=_none)
+    weights: Singles = field(default_factory=_none)
+    patients_centre: Singles = field(default_factory=_none)
+    patients_whitening: Singles = field(default_factory=_none)
+    patients_limit: Singles = field(default_factory=_none)
 
 
 FOREIGN = (
@@ -148,7 +147,7 @@ FOREIGN = (
 class Looks:
     """The sum of the quantities of a batch's judged cells: `total`, float64 (p,), of `cells` cells."""
 
-    total: Floats = dataclasses.field(default_factory=lambda: np.zeros(_PREPARED))
+    total: Floats = field(default_factory=lambda: np.zeros(_PREPARED))
     cells: int = 0
 
     def add(self, look: Singles) -> None:
@@ -317,8 +316,7 @@ def quantities(cells: Sequence[Prepared]) -> Singles:
 def to_bytes(check: Check) -> bytes:
     """`check` as an .npz file whose bytes depend on its values only."""
     out = io.BytesIO()
-    arrays = {field.name: getattr(check, field.name) for field in dataclasses.fields(Check)}
-    np.savez(out, **{name: array for name, array in arrays.items() if len(array)})
+    np.savez(out, **{name: array for name, array in vars(check).items() if len(array)})
     return out.getvalue()
 
 

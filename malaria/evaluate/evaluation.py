@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -58,12 +57,12 @@ MAIN = {
 }
 
 
-def as_text(scores: dict[str, Any], versions: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> str:
+def as_text(scores: dict[str, Any], versions: Mapping[str, dict[str, Any]] | None = None) -> str:
     """The main figures of `score` for a terminal, a row each.
 
     There is a column for each of the `versions` of the cells, or else of the labels.
     """
-    columns = dict(versions) or {"": scores}
+    columns = versions or {"": scores}
     if "labels" in scores and not versions:
         columns = {name.replace("_", " "): scores["labels"][name] for name in (AS_GIVEN, WITHOUT, FLIPPED)}
     rows = [["", *columns]] if len(columns) > 1 else []
