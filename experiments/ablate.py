@@ -86,11 +86,7 @@ def main() -> None:
     print(f"\n{as_table(done, settings.evaluate, doubted)}")
 
 
-def as_table(
-    done: dict[str, pd.DataFrame],
-    settings: params.Evaluate,
-    doubted: frozenset[tuple[str, str]],
-) -> str:
+def as_table(done: dict[str, pd.DataFrame], settings: params.Evaluate, doubted: doubtful_labels.Pairs) -> str:
     """The rows as a Markdown table; the others are compared with the first one."""
     first, *_ = done.values()
     lines = [

@@ -58,7 +58,7 @@ def _as_text(figures: pd.DataFrame) -> str:
     return rows.rename_axis(None).to_string(float_format="{:.4f}".format, na_rep="")
 
 
-def _weak(cells: pd.DataFrame, doubtful: frozenset[tuple[str, str]]) -> str:
+def _weak(cells: pd.DataFrame, doubtful: doubtful_labels.Pairs) -> str:
     """The patients with many parasitised cells on whom ours is weak, in words."""
     found = paired.patients(cells, _CELLS, doubtful)
     weak = found[found.one < _WEAK]

@@ -99,14 +99,14 @@ def check_unseen(name: str, folds: list[int]) -> None:
             )
 
 
-def _contradicted(revision: str) -> frozenset[tuple[str, str]]:
+def _contradicted(revision: str) -> doubtful_labels.Pairs:
     """The labels that are contradicted by the ranking that was published when a fold was trained."""
     content = experiment.read(revision, LABEL_AUDIT)
     found = contradicted(tables.read(LABEL_AUDIT, RANKING, content=content))
     return frozenset(zip(found.given_label, found.file, strict=True))
 
 
-def _listed(revision: str, file: Path) -> frozenset[tuple[str, str]]:
+def _listed(revision: str, file: Path) -> doubtful_labels.Pairs:
     """The doubtful labels that a fold was trained with: the content of `file` at that time."""
     if file.is_absolute():
         # The fold has no copy of a file outside of the repository, only its hash.

@@ -86,10 +86,7 @@ def export(model: Any, learnt: Sequence[Prepared], settings: params.Params, spli
 
 
 def fit_ood(
-    model: bundle.Bundle,
-    learnt: Sequence[Prepared],
-    patient: npt.NDArray[np.str_],
-    settings: params.Params,
+    model: bundle.Bundle, learnt: Sequence[Prepared], patient: npt.NDArray[np.str_], settings: params.Params
 ) -> ood.Check:
     """Fit the out-of-distribution check for an exported network.
 

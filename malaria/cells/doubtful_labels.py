@@ -10,8 +10,11 @@ from malaria import tables
 from malaria.errors import UserError
 from malaria.labels import LABELS
 
+# Given labels and files of the cells in doubt.
+Pairs = frozenset[tuple[str, str]]
 
-def read(file: Path, key: str) -> frozenset[tuple[str, str]]:
+
+def read(file: Path, key: str) -> Pairs:
     """Read a table of doubtful labels, with the columns given_label and file; it may have no rows.
 
     Args:
@@ -33,7 +36,7 @@ def read(file: Path, key: str) -> frozenset[tuple[str, str]]:
     return frozenset(zip(table.given_label, table.file, strict=True))
 
 
-def among(cells: pd.DataFrame, doubtful: frozenset[tuple[str, str]]) -> npt.NDArray[np.bool_]:
+def among(cells: pd.DataFrame, doubtful: Pairs) -> npt.NDArray[np.bool_]:
     """Which of `cells` (columns path and label) have a doubtful label, bool (n,).
 
     A cell whose label has been corrected since the list was made does not count.

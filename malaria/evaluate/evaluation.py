@@ -100,7 +100,7 @@ def score(
     cells: pd.DataFrame,
     fitted: Fitted,
     settings: params.Evaluate,
-    doubtful: frozenset[tuple[str, str]] = frozenset(),
+    doubtful: doubtful_labels.Pairs = frozenset(),
 ) -> dict[str, Any]:
     """Score one set of cells.
 

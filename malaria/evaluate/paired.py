@@ -83,7 +83,7 @@ def join(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(
-    cells: pd.DataFrame, settings: params.Evaluate, doubtful: frozenset[tuple[str, str]] = frozenset()
+    cells: pd.DataFrame, settings: params.Evaluate, doubtful: doubtful_labels.Pairs = frozenset()
 ) -> dict[str, dict[str, Difference]]:
     """The figures of `FIGURES` of two models on the same cells, decided at 0.5.
 
@@ -139,9 +139,7 @@ def calibration(cells: pd.DataFrame, settings: params.Evaluate) -> Difference:
     return _difference(one, other)
 
 
-def patients(
-    cells: pd.DataFrame, least: int, doubtful: frozenset[tuple[str, str]] = frozenset()
-) -> pd.DataFrame:
+def patients(cells: pd.DataFrame, least: int, doubtful: doubtful_labels.Pairs = frozenset()) -> pd.DataFrame:
     """Both models' sensitivity on each patient with at least `least` parasitised cells.
 
     Args:
@@ -161,11 +159,7 @@ def patients(
 
 def _figures(sample: metrics.Sample, least: int) -> dict[str, metrics.Floats]:
     """The figures of one model, each float64 (1 + resamples,)."""
-    return {
-        **metrics.ranking(sample),
-        **metrics.rates(sample),
-        **evaluation.patient_figures(sample, least),
-    }
+    return {**metrics.ranking(sample), **metrics.rates(sample), **evaluation.patient_figures(sample, least)}
 
 
 def _samples(cells: pd.DataFrame, settings: params.Evaluate) -> tuple[metrics.Sample, metrics.Sample]:

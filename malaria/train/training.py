@@ -48,7 +48,7 @@ class Cells:
 
 
 def side(
-    cells: packed.Packed, splits: pd.DataFrame, name: str, listed: frozenset[tuple[str, str]] = frozenset()
+    cells: packed.Packed, splits: pd.DataFrame, name: str, listed: doubtful_labels.Pairs = frozenset()
 ) -> Cells:
     """The cells of one side of the split.
 
