@@ -17,8 +17,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 from malaria import labels, params
 from malaria.cells import doubtful_labels, packed
 from malaria.errors import UserError
-from malaria.train import augmentation, checkpoint, devices, network
+from malaria.train import augmentation, devices, network
 from malaria.train.backend import keras, tf
+from malaria.train.checkpoint import Checkpoint, key
 
 # The share of the doubtful labels that are taken to be wrong (noisy_labels: soften).
 _WRONG = 0.75
@@ -120,7 +121,7 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
     learnt = taught(train, settings.noisy_labels)
     steps = len(learnt.rows) // _batch(learnt, settings)
     # Before `set_up`: a compiled model's description has the number of its optimizer in this process.
-    kept = checkpoint.Checkpoint(resume, _key(learnt, val, settings, model)) if resume else None
+    kept = Checkpoint(resume, _key(learnt, val, settings, model)) if resume else None
     set_up(model, settings, steps)
     with Live(str(log), save_dvc_exp=False, report=None, dvcyaml=None, monitor_system=False) as live:
         progress = _Progress(model, _watched(val, settings.noisy_labels), settings, live, kept)
@@ -214,12 +215,7 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
     """Judges each epoch on val, stops the training, and keeps the best network and the checkpoint."""
 
     def __init__(
-        self,
-        model: keras.Model,
-        val: Cells,
-        settings: params.Train,
-        live: Live,
-        kept: checkpoint.Checkpoint | None,
+        self, model: keras.Model, val: Cells, settings: params.Train, live: Live, kept: Checkpoint | None
     ) -> None:
         super().__init__()
         self.set_model(model)
@@ -304,7 +300,7 @@ def _key(train: Cells, val: Cells, settings: params.Train, model: keras.Model) -
     """The checkpoint's key, from settings, cells, network, first weights, devices, code and versions."""
     network_of = [model.to_json(), model.get_weights(), model.distribute_strategy.num_replicas_in_sync]
     sides = [(cells.rows, cells.labels, cells.doubtful) for cells in (train, val)]
-    return checkpoint.key(settings.model_dump_json(), network_of, train.images, sides)
+    return key(settings.model_dump_json(), network_of, train.images, sides)
 
 
 def _watched(val: Cells, how: str) -> Cells:
