@@ -7,21 +7,32 @@ photographs. Also counts the cells that it turns away wrongly: out of fold, if t
 and among the files of --cells. Writes the counts as a table.
 """
 
+import importlib.util
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
-from experiments import photographs, pretrained
+from experiments import pretrained
 from malaria import bundle, paths, predict, tables
 from malaria.bundle import not_cells
-from malaria.cells import images, packed, synthetic
+from malaria.cells import packed, synthetic
+from malaria.cells.images import Pixels
 from malaria.command import end_with, how_many, options
 from malaria.errors import UserError
 from malaria.fields import synthetic as fields
 from malaria.predict import inputs
+
+# Folders in which installed packages keep pictures. The packages are not imported.
+SHIPPED = {
+    "scikit-image": ("skimage", "data"),
+    "scikit-learn": ("sklearn", "datasets/images"),
+    "Gradio": ("gradio", "media_assets/images"),
+}
+ENDINGS = (".png", ".jpg", ".jpeg", ".gif")
 
 # Number of cells that spoilt cells are made from.
 _CELLS = 400
@@ -44,7 +55,7 @@ def main() -> None:
 
     origin, cells = _cells(arguments.seed)
     which = (cells, arguments.count, arguments.seed)
-    others = not_cells.all_kinds(*which) | photographs.all_kinds(*which) | _fields(*which[1:])
+    others = not_cells.all_kinds(*which) | photographs(*which) | _fields(*which[1:])
     rows = [_counted(kind, model.run(of_kind).rejected) for kind, of_kind in others.items()]
     rows += [_counted(kind, rejected, cells=True) for kind, rejected in _out_of_fold(arguments.name).items()]
     rows += [_counted(str(path), _files(model, path), cells=True) for path in arguments.cells]
@@ -59,7 +70,7 @@ def main() -> None:
     print(f"\nThe table: {arguments.out}")
 
 
-def _cells(seed: int) -> tuple[str, list[images.Pixels]]:
+def _cells(seed: int) -> tuple[str, list[Pixels]]:
     """Where cells were found, in words, and some of them: packed cells if there are any, else drawn ones."""
     random = np.random.default_rng(seed)
     if not (paths.PACKED / packed.INDEX).is_file():
@@ -70,7 +81,56 @@ def _cells(seed: int) -> tuple[str, list[images.Pixels]]:
     return str(paths.PACKED), list(random.choice(found, min(_CELLS, len(found)), replace=False))
 
 
-def _fields(count: int, seed: int) -> dict[str, list[images.Pixels]]:
+def photographs(cells: Sequence[Pixels], count: int, seed: int) -> dict[str, list[Pixels]]:
+    """`2 * count` cuts of each package's photographs, each uint8 (h, w, 3), and `count` cut out along the
+    outlines of `cells`.
+    """
+    found = {}
+    for package, below in shipped().items():
+        pictures = [_read(file) for file in below]
+        found[f"photographs: {package}"] = [
+            _cut(random, pictures[int(random.integers(len(pictures)))])
+            for random in (not_cells.random_of(seed, package, number) for number in range(2 * count))
+        ]
+    if cuts := [cut for of_kind in found.values() for cut in of_kind]:
+        found["photographs in a cell's outline"] = [
+            not_cells.in_outline(cells[number % len(cells)], cuts[number * len(found)])
+            for number in range(count)
+        ]
+    return found
+
+
+def shipped() -> dict[str, list[Path]]:
+    """The picture files of each package in `SHIPPED` that is installed."""
+    found = {}
+    for package, (module, folder) in SHIPPED.items():
+        if (spec := importlib.util.find_spec(module)) and spec.origin:
+            below = Path(spec.origin).parent / folder
+            found[package] = sorted(file for file in below.glob("*") if file.suffix in ENDINGS)
+    return {package: files for package, files in found.items() if files}
+
+
+def _read(file: Path) -> Pixels:
+    with Image.open(file) as image:
+        white = Image.new("RGBA", image.size, "white")
+        return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+
+
+def _cut(random: not_cells.Random, picture: Pixels) -> Pixels:
+    """A square of the picture or, once in five times, the whole picture made small."""
+    height, width = picture.shape[:2]
+    if random.random() < 0.2:
+        scale = random.uniform(100, 500) / max(height, width)
+        size = max(16, int(width * scale)), max(16, int(height * scale))
+        return np.asarray(Image.fromarray(picture).resize(size))
+    side = int(random.uniform(min(40, height, width), min(height, width) + 1))
+    top, left = int(random.integers(0, height - side + 1)), int(random.integers(0, width - side + 1))
+    cut = Image.fromarray(picture[top : top + side, left : left + side])
+    size = (int(random.uniform(50, 200)),) * 2
+    return np.asarray(cut.resize(size))
+
+
+def _fields(count: int, seed: int) -> dict[str, list[Pixels]]:
     """Drawn fields of view by kind, `count` of each: thin films, thick films, empty and blurred ones."""
     kinds = (fields.THIN, fields.THICK, fields.EMPTY, fields.BLURRED)
     return {

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from experiments import photographs
+from experiments import ood
 from malaria import bundle
 from malaria.bundle import not_cells
 from tests.support import bundles
@@ -24,7 +24,7 @@ def pictures():
 
 def all_kinds(count: int) -> dict[str, list[np.ndarray]]:
     which = ([pixels for pixels, _ in bundles.drawn_cells()], count, 1)
-    return not_cells.all_kinds(*which) | photographs.all_kinds(*which)
+    return not_cells.all_kinds(*which) | ood.photographs(*which)
 
 
 def test_pictures_that_are_no_cell_are_varied_and_of_a_crops_kind(pictures):
@@ -36,8 +36,8 @@ def test_pictures_that_are_no_cell_are_varied_and_of_a_crops_kind(pictures):
 
 
 def test_the_photographs_that_packages_ship_are_among_them():
-    assert {"scikit-image", "scikit-learn"} <= set(photographs.shipped())
-    assert "chelsea.png" in {file.name for file in photographs.shipped()["scikit-image"]}
+    assert {"scikit-image", "scikit-learn"} <= set(ood.shipped())
+    assert "chelsea.png" in {file.name for file in ood.shipped()["scikit-image"]}
 
 
 def test_the_same_seed_gives_the_same_pictures_and_more_of_them_change_none(pictures):
