@@ -52,9 +52,7 @@ ROWS = {
 
 def main() -> None:
     parser = options("experiments.ablate", __doc__)
-    parser.add_argument(
-        "--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="rows beside the recipe (all)"
-    )
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="rows beside the recipe (all)")
     parser.add_argument("--epochs", type=how_many, default=EPOCHS, help="for each training (%(default)s)")
     parser.add_argument("--full", action="store_true", help="train for the epochs of params.yaml")
     parser.add_argument("--workers", type=how_many, default=1, help="folds that run at once (1)")

@@ -36,11 +36,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5, help="number of folds, if split.file has none (5)")
     parser.add_argument("--name", default="crossval", help="name of experiments and file (crossval)")
     parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="set a parameter, as dvc exp run -S does",
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="set a parameter, as dvc exp run -S"
     )
     parser.add_argument("--leave-out", choices=["laboratories"], help="each of laboratories.folder in turn")
     parser.add_argument("--workers", type=how_many, default=1, help="folds that run at once (1)")

@@ -28,12 +28,8 @@ MOST_PIXELS = 50_000_000
 def main() -> None:
     parser = options("experiments.fields", __doc__)
     parser.add_argument("folder", type=Path, help="a folder of annotated sets, or one set")
-    parser.add_argument(
-        "--sample", type=how_many, metavar="N", help="only N fields of each set, chosen at random"
-    )
-    parser.add_argument(
-        "--worst", type=int, default=6, metavar="N", help="how many fields of a set to draw (6)"
-    )
+    parser.add_argument("--sample", type=how_many, metavar="N", help="only N random fields of each set")
+    parser.add_argument("--worst", type=int, default=6, metavar="N", help="fields of a set to draw (6)")
     arguments = parser.parse_args()
     needs("skimage", "make fields", "fields")
     below = [path for path in sorted(arguments.folder.glob("*/")) if (path / "annotations.json").is_file()]

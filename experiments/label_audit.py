@@ -44,12 +44,8 @@ def main() -> None:
     parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     parser.add_argument("--out", type=Path, default=CROSSVAL / "label_audit.csv", help="file for the ranking")
     parser.add_argument("--cells", type=how_many, default=120, help="cells on each contact sheet (120)")
-    parser.add_argument(
-        "--publish", action="store_true", help=f"write the ranking to {LABEL_AUDIT} too, without pictures"
-    )
-    parser.add_argument(
-        "--mean", action="store_true", help=f"rank by the mean log-odds of NAME and {LABEL_AUDIT}"
-    )
+    parser.add_argument("--publish", action="store_true", help=f"write {LABEL_AUDIT} too, without pictures")
+    parser.add_argument("--mean", action="store_true", help=f"rank by the mean log-odds with {LABEL_AUDIT}")
     parser.add_argument(
         "--contradicted",
         type=Path,
