@@ -14,14 +14,11 @@ from typing import Any
 import pandas as pd
 
 from experiments import folds as experiment
-from malaria import params, tables
+from malaria import labels, params, paths, tables
 from malaria.cells import doubtful_labels, splits
 from malaria.command import end_with, how_many, options
 from malaria.errors import UserError
 from malaria.evaluate import evaluation, paired
-from malaria.labels import POSITIVE
-from malaria.params import load_params
-from malaria.paths import ABLATION
 
 EPOCHS = 6
 
@@ -57,7 +54,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="train for the epochs of params.yaml")
     parser.add_argument("--workers", type=how_many, default=1, help="folds that run at once (1)")
     given = parser.parse_args()
-    settings = load_params()
+    settings = params.load_params()
     folds = splits.folds_in(Path(settings.split.file)) or list(range(settings.split.folds))
     if not folds:
         raise UserError(
@@ -79,7 +76,7 @@ def main() -> None:
         print(f"{row}, fold {fold}: done", flush=True)
     done = {row: pd.concat(found[row]).sort_values("path", ignore_index=True) for row in wanted}
     for row, judged in done.items():
-        tables.write(judged, ABLATION / f"{row}.csv", tables.OUT_OF_FOLD)
+        tables.write(judged, paths.ABLATION / f"{row}.csv", tables.OUT_OF_FOLD)
     doubted = doubtful_labels.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
     print(f"\n{as_table(done, settings.evaluate, doubted)}")
 
@@ -96,7 +93,7 @@ def as_table(done: dict[str, pd.DataFrame], settings: params.Evaluate, doubted: 
         found = paired.differences(paired.join(judged, first), settings, doubted)
         figures = found.get(evaluation.WITHOUT, found[evaluation.AS_GIVEN])
         sure = judged[~doubtful_labels.among(judged, doubted)]
-        right = ((sure.p_parasitized >= 0.5) == (sure.label == POSITIVE)).groupby(sure.fold).mean()
+        right = ((sure.p_parasitized >= 0.5) == (sure.label == labels.POSITIVE)).groupby(sure.fold).mean()
         gap = figures["accuracy"].difference
         apart = "" if judged is first else f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
         lines.append(

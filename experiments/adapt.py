@@ -8,11 +8,10 @@ import tempfile
 from pathlib import Path
 
 from experiments import folds as experiment
-from malaria import bundle, paths, tables
+from malaria import bundle, params, paths, tables
 from malaria.cells import packed
 from malaria.command import end_with, how_many, options
 from malaria.errors import UserError
-from malaria.params import load_params
 from malaria.predict import external
 
 
@@ -32,7 +31,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.0005, help="peak learning rate (0.0005)")
     parser.add_argument("--kept", type=Path, nargs="*", default=[], help="sets that neither learned from")
     given = parser.parse_args()
-    settings = load_params()
+    settings = params.load_params()
     started = bundle.load(given.start, threads=1)
     if (started.record.input_size, started.record.colour) != (settings.pack.size, settings.pack.colour):
         raise UserError(

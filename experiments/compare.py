@@ -10,12 +10,11 @@ from pathlib import Path
 import pandas as pd
 
 from experiments import folds
-from malaria import tables
+from malaria import params, tables
 from malaria.cells import doubtful_labels
 from malaria.command import end_with, options
 from malaria.errors import UserError
 from malaria.evaluate import paired
-from malaria.params import load_params
 from malaria.paths import CROSSVAL
 
 # Patients with fewer parasitised cells say little. A model is weak on a patient under this sensitivity.
@@ -28,7 +27,7 @@ def main() -> None:
     parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     parser.add_argument("--out", type=Path, default=CROSSVAL / "comparison.csv", help="file for every figure")
     arguments = parser.parse_args()
-    settings = load_params().evaluate
+    settings = params.load_params().evaluate
     cells = paired.join(folds.predictions(arguments.name), paired.read(arguments.other))
     if cells.empty:
         raise UserError(f"{arguments.other} predicts none of the cells: name a table that does.")

@@ -18,14 +18,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from experiments import folds as experiment
-from malaria import files, params, tables
+from malaria import files, params, paths, tables
 from malaria.cells import doubtful_labels, splits
 from malaria.command import end_with, how_many, options
 from malaria.errors import UserError
 from malaria.evaluate import evaluation
 from malaria.fetch import laboratories
-from malaria.params import load_params
-from malaria.paths import CROSSVAL, METRICS
 from malaria.predict import external
 
 FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "macro_sensitivity")
@@ -41,7 +39,7 @@ def main() -> None:
     parser.add_argument("--leave-out", choices=["laboratories"], help="each of laboratories.folder in turn")
     parser.add_argument("--workers", type=how_many, default=1, help="folds that run at once (1)")
     arguments = parser.parse_args()
-    settings = load_params()
+    settings = params.load_params()
     folds = splits.folds_in(Path(settings.split.file))
     sets = [*experiment.outside_git(settings), *arguments.set]
     if not folds:
@@ -59,13 +57,13 @@ def main() -> None:
     oof, rows = [], []
     print(f"{'fold':>6} " + " ".join(f"{name:>18}" for name in FIGURES))
     for fold, revision in experiment.spread(run, folds, arguments.workers):
-        rows.append(figures_of(json.loads(experiment.read(revision, METRICS))))
+        rows.append(figures_of(json.loads(experiment.read(revision, paths.METRICS))))
         print(f"{fold:>6} " + " ".join(f"{value:18.4f}" for value in rows[-1]), flush=True)
         oof.append(experiment.tested(revision, fold))
     for name, values in (("mean", np.mean(rows, axis=0)), ("sd", np.std(rows, axis=0, ddof=1))):
         print(f"{name:>6} " + " ".join(f"{value:18.4f}" for value in values))
     pooled = pd.concat(oof).sort_values("path", ignore_index=True)
-    out = CROSSVAL / f"{arguments.name}.csv"
+    out = paths.CROSSVAL / f"{arguments.name}.csv"
     tables.write(pooled, out, tables.OUT_OF_FOLD)
     # Probabilities are calibrated by their fold's temperature already.
     scored = pooled.assign(p_network=pooled.p_parasitized)
@@ -92,7 +90,7 @@ def _without_each(name: str, settings: params.Params, sets: Sequence[str]) -> No
         revision = experiment.run(f"{name}-without-{laboratory}", changed)
         scores[laboratory] = external.judge(experiment.bundle_of(revision), path, settings)
         print(external.as_text({laboratory: scores[laboratory]}), flush=True)
-    files.write_json(CROSSVAL / f"{name}-laboratories.json", scores)
+    files.write_json(paths.CROSSVAL / f"{name}-laboratories.json", scores)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,11 @@ import pandas as pd
 from PIL import Image, ImageFilter, ImageOps
 
 from experiments import folds as experiment
-from malaria import bundle, labels
-from malaria.bundle import Bundle
+from malaria import bundle, labels, params
 from malaria.cells import images
 from malaria.command import end_with, options
 from malaria.errors import UserError
 from malaria.fetch import laboratories
-from malaria.params import load_params
 
 Distort = Callable[[Image.Image], Image.Image]
 Bools = npt.NDArray[np.bool_]
@@ -39,7 +37,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
     parser.add_argument("--name", help="name of a cross-validation, whose folds answer instead")
     given = parser.parse_args()
-    settings = load_params()
+    settings = params.load_params()
     with tempfile.TemporaryDirectory() as temporary:
         table = laboratories.place(given.cells, Path(temporary, "cells"), settings)
         limits = images.Limits(settings.audit.min_side, settings.audit.max_pixels)
@@ -54,7 +52,7 @@ def main() -> None:
 
 
 def _judged(
-    distort: Distort, cells: list[Image.Image], y: Bools, groups: list[tuple[Bundle, Rows]]
+    distort: Distort, cells: list[Image.Image], y: Bools, groups: list[tuple[bundle.Bundle, Rows]]
 ) -> dict[str, float]:
     away, right = np.zeros_like(y), np.zeros_like(y)
     for model, rows in groups:
@@ -65,7 +63,7 @@ def _judged(
     return {name: float(of.mean()) if len(of) else np.nan for name, of in shares.items()}
 
 
-def _groups(table: pd.DataFrame, name: str | None, model: Path | None) -> list[tuple[Bundle, Rows]]:
+def _groups(table: pd.DataFrame, name: str | None, model: Path | None) -> list[tuple[bundle.Bundle, Rows]]:
     """The bundles, each with the rows of the cells in `table` that it answers for.
 
     Raises:

@@ -6,9 +6,8 @@ are found and cut out. A set may have cells of one class only.
 
 from pathlib import Path
 
-from malaria import bundle
+from malaria import bundle, params
 from malaria.command import end_with, options
-from malaria.params import load_params
 from malaria.predict import external
 
 
@@ -17,7 +16,7 @@ def main() -> None:
     parser.add_argument("sets", type=Path, nargs="+", help="a folder, zip or tar for each laboratory")
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
     given = parser.parse_args()
-    model, settings = bundle.load(given.model or bundle.default_folder(), threads=1), load_params()
+    model, settings = bundle.load(given.model or bundle.default_folder(), threads=1), params.load_params()
     for path in given.sets:
         print(external.as_text({path.stem: external.judge(model, path, settings)}), flush=True)
 

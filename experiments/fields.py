@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from malaria import files
+from malaria import files, params
 from malaria.cells import images
 from malaria.command import end_with, how_many, needs, options
 from malaria.errors import UserError
 from malaria.fields import annotations, find, matching
-from malaria.params import load_params
 
 REPORTS = Path("reports/fields")
 MOST_PIXELS = 50_000_000
@@ -34,7 +33,7 @@ def main() -> None:
     needs("skimage", "make fields", "fields")
     below = [path for path in sorted(arguments.folder.glob("*/")) if (path / "annotations.json").is_file()]
     for folder in below or [arguments.folder]:
-        fields = annotations.read(folder, load_params().data.classes, annotations.UNLABELLED)
+        fields = annotations.read(folder, params.load_params().data.classes, annotations.UNLABELLED)
         if arguments.sample and arguments.sample < len(fields):
             fields = random.Random(0).sample(fields, arguments.sample)
         scores = pd.DataFrame([score(field, _pixels(field)) for field in fields])

@@ -16,12 +16,10 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from malaria import bundle, files, programs, tables
+from malaria import bundle, files, params, paths, programs, tables
 from malaria.cells import packed
 from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
-from malaria.params import Params
-from malaria.paths import BUNDLE, CROSSVAL, PREDICTIONS, SPLITS
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,7 +38,7 @@ def change(key: str, text: object) -> str:
     return f"{key}='{quoted}'"
 
 
-def outside_git(settings: Params) -> list[str]:
+def outside_git(settings: params.Params) -> list[str]:
     """KEY=VALUE with an absolute path, for each parameter whose file or folder git does not wholly track.
 
     A fold runs in a clone, which has no files from outside of the repository and no untracked ones.
@@ -71,13 +69,13 @@ def bundle_of(name: str) -> bundle.Bundle:
     """Load the bundle of experiment `name`; UserError if it is not available."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, name)
-        get(name, BUNDLE, folder)
+        get(name, paths.BUNDLE, folder)
         return bundle.load(folder)
 
 
 def predictions(name: str) -> pd.DataFrame:
     """Out-of-fold predictions of a cross-validation: rows of tables.OUT_OF_FOLD; UserError without any."""
-    file = CROSSVAL / f"{name}.csv"
+    file = paths.CROSSVAL / f"{name}.csv"
     if not file.is_file():
         raise UserError(f"{file} is missing: run `make crossval` first, or name another with --name.")
     return tables.read(file, tables.OUT_OF_FOLD)
@@ -90,14 +88,14 @@ def revisions(name: str) -> dict[int, str]:
 
 def side(name: str, split: str, cells: packed.Packed) -> tuple[pd.DataFrame, list[Prepared]]:
     """One side of an experiment's split: its rows of tables.SPLITS, and its cells as networks see them."""
-    found = tables.read(SPLITS, tables.SPLITS, content=read(name, SPLITS))
+    found = tables.read(paths.SPLITS, tables.SPLITS, content=read(name, paths.SPLITS))
     found = found[found.split == split]
     return found, cells.prepared(packed.rows_of(cells, found.path))
 
 
 def tested(name: str, fold: int) -> pd.DataFrame:
     """Predictions of the network of a fold's experiment for its test cells: rows of tables.OUT_OF_FOLD."""
-    found = tables.read(PREDICTIONS, tables.PREDICTIONS, content=read(name, PREDICTIONS))
+    found = tables.read(paths.PREDICTIONS, tables.PREDICTIONS, content=read(name, paths.PREDICTIONS))
     return found[found.split == tables.TEST].assign(fold=fold)
 
 

@@ -19,12 +19,11 @@ from scipy.special import expit
 from sklearn.metrics import average_precision_score
 
 from experiments import folds as experiment
-from malaria import files, labels, tables
+from malaria import files, labels, params, tables
 from malaria.cells import doubtful_labels
 from malaria.command import end_with, how_many, options
 from malaria.errors import UserError
 from malaria.evaluate import calibration
-from malaria.params import load_params
 from malaria.paths import CROSSVAL, LABEL_AUDIT, LOCK, PARAMS, RAW
 
 # The published table: all cells, the most suspect first.
@@ -121,7 +120,7 @@ def _listed(revision: str, file: Path) -> doubtful_labels.Pairs:
 
 
 def _compare(ranked: pd.DataFrame) -> None:
-    file = Path(load_params().evaluate.doubtful_labels)
+    file = Path(params.load_params().evaluate.doubtful_labels)
     doubted = doubtful_labels.among(ranked, doubtful_labels.read(file, "evaluate.doubtful_labels"))
     if doubted.any():
         precision = average_precision_score(doubted, ranked.score)

@@ -15,12 +15,11 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from experiments import folds as experiment
-from malaria import labels, paths, tables
+from malaria import labels, params, paths, tables
 from malaria.cells import doubtful_labels, packed
 from malaria.command import end_with, options
-from malaria.params import Export, load_params
 
-PRECISIONS = get_args(Export.model_fields["precision"].annotation)
+PRECISIONS = get_args(params.Export.model_fields["precision"].annotation)
 
 Floats = npt.NDArray[np.float64]
 
@@ -78,7 +77,7 @@ def _of_fold(revision: str, cells: packed.Packed) -> list[dict[str, Any]]:
     from malaria.bundle import build
     from malaria.train import network
 
-    settings = load_params()
+    settings = params.load_params()
     tested, asked = experiment.side(revision, tables.TEST, cells)
     _, learnt = experiment.side(revision, tables.TRAIN, cells)
     y = labels.values(tested.label)
@@ -91,7 +90,7 @@ def _of_fold(revision: str, cells: packed.Packed) -> list[dict[str, Any]]:
         model = network.load(file)
         p_trained = network.predict(model, np.stack([cell.pixels for cell in asked]))
         for precision in PRECISIONS:
-            changed = settings.model_copy(update={"export": Export(precision=precision)})
+            changed = settings.model_copy(update={"export": params.Export(precision=precision)})
             exported = build.export(model, learnt, changed, paths.PARAMS)
             p = exported.model.run_prepared(asked).p_network
             size = {"fold": revision, "precision": precision, "bytes": len(exported.network)}

@@ -18,13 +18,12 @@ import pandas as pd
 import yaml
 
 from experiments import folds as experiment
-from malaria import bundle, files, paths, tables
+from malaria import bundle, files, params, paths, tables
 from malaria.bundle import fingerprints, ood
 from malaria.cells import doubtful_labels, packed
 from malaria.command import end_with, options
 from malaria.errors import UserError
 from malaria.fetch import laboratories
-from malaria.params import Params, load_params
 from malaria.predict import external
 
 _ORIGIN = """The network was trained on all {cells:,} cells of {patients} patients{named}. The figures are
@@ -72,7 +71,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=paths.PRETRAINED, help="the bundle's folder")
     parser.add_argument("--cells", metavar="WORDS", help="what the cells are, in words for the card")
     arguments = parser.parse_args()
-    settings = load_params()
+    settings = params.load_params()
     if settings.data.source == "sample" and arguments.out == paths.PRETRAINED:
         raise UserError(
             f"{paths.PRETRAINED} is for real cells, and data.source is sample in params.yaml: name others "
@@ -146,7 +145,7 @@ def main() -> None:
     print(f"{arguments.out}: {agreement.decisions} of {agreement.cells:,} decisions differ from Keras's")
 
 
-def _laboratories(name: str, made: bundle.Bundle, settings: Params) -> dict[str, Any]:
+def _laboratories(name: str, made: bundle.Bundle, settings: params.Params) -> dict[str, Any]:
     """Figures of networks on laboratories that they did not learn from.
 
     The networks are those of `make crossval OPTIONS="--leave-out laboratories"`, if it has run, and the one

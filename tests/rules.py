@@ -185,7 +185,11 @@ RULES = (
             "metrics.ece(sample, settings.bins)",
         ),
         ("a cell with a reason is rejected", 'cells[cells.rejected != ""]', 'cells[cells.rejected == ""]'),
-        ("rejected parasites are counted", "(turned.label == PARASITIZED)", "(turned.label != PARASITIZED)"),
+        (
+            "rejected parasites are counted",
+            "(turned.label == labels.PARASITIZED)",
+            "(turned.label != labels.PARASITIZED)",
+        ),
     ),
     *of(
         "malaria/evaluate/paired.py",

@@ -15,7 +15,6 @@ import pandas as pd
 from malaria import labels, params
 from malaria.cells import doubtful_labels, names, patients
 from malaria.evaluate import calibration, metrics
-from malaria.labels import PARASITIZED
 
 AS_GIVEN, WITHOUT, FLIPPED = "as_given", "without_doubtful", "doubtful_flipped"
 
@@ -155,7 +154,7 @@ def rejections(cells: pd.DataFrame) -> dict[str, Any]:
     return {
         "of": len(cells),
         "cells": len(turned),
-        "parasitized": int((turned.label == PARASITIZED).sum()),
+        "parasitized": int((turned.label == labels.PARASITIZED).sum()),
         "reasons": {str(reason): int(count) for reason, count in turned.rejected.value_counts().items()},
     }
 
@@ -223,7 +222,7 @@ def _controls(cells: pd.DataFrame) -> metrics.Bools:
     The file name tells, if it follows the NIH scheme; else a patient without any parasitised cell counts as a
     control.
     """
-    infected = set(cells.patient[cells.label == PARASITIZED])
+    infected = set(cells.patient[cells.label == labels.PARASITIZED])
     return np.array(
         [
             not name.infected if (name := names.parse(Path(path).name)) else patient not in infected

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from malaria import params, tables
+from malaria import labels, params, tables
 from malaria.cells import doubtful_labels
 from malaria.errors import UserError
 from malaria.evaluate import evaluation, metrics
-from malaria.labels import PARASITIZED
 
 # Figures that `differences` gives: name, and in words.
 FIGURES = {
@@ -149,7 +148,7 @@ def patients(cells: pd.DataFrame, least: int, doubtful: doubtful_labels.Pairs = 
     Returns:
         Columns patient, cells, one and other, the worst of `one` first.
     """
-    sure = cells[(cells.label == PARASITIZED) & ~doubtful_labels.among(cells, doubtful)]
+    sure = cells[(cells.label == labels.PARASITIZED) & ~doubtful_labels.among(cells, doubtful)]
     called = sure.assign(one=sure.one >= 0.5, other=sure.other >= 0.5)
     found = called.groupby("patient").agg(
         cells=("path", "size"), one=("one", "mean"), other=("other", "mean")

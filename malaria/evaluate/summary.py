@@ -4,11 +4,10 @@ import json
 import os
 import sys
 
-from malaria import programs, tables
+from malaria import params, programs, tables
 from malaria.command import end_with
 from malaria.errors import UserError
 from malaria.evaluate import evaluation
-from malaria.params import load_params
 from malaria.paths import AUDIT_PAGE, BUNDLE, LOCK, METRICS, PROCESSOR
 
 
@@ -16,7 +15,7 @@ def main() -> int:
     if not METRICS.is_file():
         raise UserError(f"{METRICS} is missing: run `dvc repro`.")
     scores = json.loads(METRICS.read_text(encoding="utf-8"))[tables.TEST]
-    drawn = load_params().data.source == "sample"
+    drawn = params.load_params().data.source == "sample"
     if drawn:
         print("\nOn the synthetic sample: this shows that the pipeline works, and nothing about real cells.")
     print(f"\n{evaluation.as_text(scores)}\n")

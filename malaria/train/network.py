@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from malaria import files, paths
 from malaria.errors import UserError
-from malaria.files import atomic_path
-from malaria.paths import MODEL
 from malaria.train.backend import keras
 
 WIDTHS = (16, 32, 64, 128)
@@ -101,7 +100,7 @@ def save(model: keras.Model, path: Path) -> None:
     Keras writes the time of saving into the archive's metadata and its members' headers, and memory addresses
     into its configuration; these are removed.
     """
-    with atomic_path(path) as part, tempfile.TemporaryDirectory() as folder:
+    with files.atomic_path(path) as part, tempfile.TemporaryDirectory() as folder:
         raw = Path(folder, "raw.keras")
         model.save(raw)
         with zipfile.ZipFile(raw) as source, zipfile.ZipFile(part, "w") as target:
@@ -125,7 +124,7 @@ def start_from(model: keras.Model, folder: Path) -> bool:
     Raises:
         UserError: it is damaged, or of another shape.
     """
-    path = folder / MODEL.name
+    path = folder / paths.MODEL.name
     if not path.is_file():
         return False
     weights = load(path).get_weights()
