@@ -7,10 +7,10 @@ if its cross-validation was trained without a list, or with the one that --contr
 
 import hashlib
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import yaml
 from cleanlab.filter import find_label_issues
@@ -24,6 +24,7 @@ from malaria.cells import doubtful_labels
 from malaria.command import end_with, how_many, options
 from malaria.errors import UserError
 from malaria.evaluate import calibration
+from malaria.evaluate.metrics import Floats, Ints
 from malaria.paths import CROSSVAL, LABEL_AUDIT, LOCK, PARAMS, RAW
 
 # The published table: all cells, the most suspect first.
@@ -59,7 +60,7 @@ def main() -> None:
         return
     cells = experiment.predictions(arguments.name)
     if arguments.publish:
-        check_unseen(arguments.name, sorted(cells.fold.unique()))
+        check_unseen(experiment.revisions(arguments.name).values())
     if arguments.mean:
         cells = averaged(cells, tables.read(LABEL_AUDIT, RANKING))
     ranked = rank(cells)
@@ -78,10 +79,9 @@ def main() -> None:
     _compare(ranked)
 
 
-def check_unseen(name: str, folds: list[int]) -> None:
+def check_unseen(revisions: Iterable[str]) -> None:
     """UserError if a fold was trained with a list of doubtful labels other than the ranking's own."""
-    for fold in folds:
-        revision = f"{name}-{fold}"
+    for revision in revisions:
         train = yaml.safe_load(experiment.read(revision, PARAMS))["train"]
         if train["noisy_labels"] == "keep":
             continue
@@ -229,15 +229,13 @@ def contact_sheet(ranked: pd.DataFrame, label: str, raw: Path, cells: int, out: 
         sheet.save(part)
 
 
-def _without_stain(
-    logits: npt.NDArray[np.float64], y: npt.NDArray[np.int64], patient: pd.Series
-) -> npt.NDArray[np.float64]:
+def _without_stain(logits: Floats, y: Ints, patient: pd.Series) -> Floats:
     """Log-odds without the shift that all cells of a patient share, float64 (n,)."""
     healthy = pd.DataFrame({"patient": patient.to_numpy(), "logit": logits})[y == 0]
     of_patient = healthy.groupby("patient").logit.agg(["median", "size"])
     weight = of_patient["size"] / (of_patient["size"] + _HALF)
     shift = weight * (of_patient["median"] - healthy.logit.median())
-    without: npt.NDArray[np.float64] = logits - patient.map(shift).fillna(0.0).to_numpy(np.float64)
+    without: Floats = logits - patient.map(shift).fillna(0.0).to_numpy(np.float64)
     return without
 
 

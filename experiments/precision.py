@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
@@ -18,10 +17,9 @@ from experiments import folds as experiment
 from malaria import labels, params, paths, tables
 from malaria.cells import doubtful_labels, packed
 from malaria.command import end_with, options
+from malaria.evaluate.metrics import Bools, Floats, Ints
 
 PRECISIONS = get_args(params.Export.model_fields["precision"].annotation)
-
-Floats = npt.NDArray[np.float64]
 
 
 def main() -> None:
@@ -38,9 +36,7 @@ def main() -> None:
     print(f"\nAll folds:\n{together(found).round(5).to_string()}")
 
 
-def cost(
-    p: Floats, p_trained: Floats, y: npt.NDArray[np.int64], sure: npt.NDArray[np.bool_]
-) -> dict[str, float]:
+def cost(p: Floats, p_trained: Floats, y: Ints, sure: Bools) -> dict[str, float]:
     """Compare the probabilities of an exported network with those of the trained one.
 
     Args:

@@ -27,6 +27,9 @@ CODE = {
     "train": ("augmentation", "backend", "devices", "network", "training"),
 }
 
+# Libraries that shape a bundle; their versions go into its record.
+LIBRARIES = ("ai-edge-litert", "keras", "numpy", "pillow", "tensorflow")
+
 # For the out-of-distribution check: one training cell in _VARIED is also used augmented; _PICTURES drawn
 # pictures of each kind; their seed; and the number of cells from which the spoilt ones among them are made.
 _VARIED, _PICTURES, _SEED, _SPOILT = 2, 24, 0, 400
@@ -80,7 +83,7 @@ def export(model: Any, learnt: Sequence[Prepared], settings: params.Params, spli
             "splits": files.sha256(splits),
             "code": code_hash(),
         },
-        libraries=library_versions(),
+        libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
     )
     return Exported(content, model.count_params(), bundle.opened(record, content))
 
@@ -173,9 +176,3 @@ def code_hash() -> str:
     for name in (f"malaria/{room}/{module}.py" for room, modules in CODE.items() for module in modules):
         digest.update(f"{name}\0{files.sha256(Path(__file__).parents[2] / name)}\n".encode())
     return digest.hexdigest()
-
-
-def library_versions() -> dict[str, str]:
-    """The versions of the libraries that shape a bundle."""
-    names = ("ai-edge-litert", "keras", "numpy", "pillow", "tensorflow")
-    return {name: importlib.metadata.version(name) for name in names}

@@ -372,10 +372,8 @@ def in_outline(cell: Pixels, picture: Pixels) -> Pixels:
 def _shredded(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """A cell's own tiles, shuffled."""
     cell = _resized(_any(random, cells), 120)
-    tiles = [
-        cell[top : top + 30, left : left + 30] for top in range(0, 120, 30) for left in range(0, 120, 30)
-    ]
-    return _mosaic([tiles[at] for at in random.permutation(16)], 4)
+    tiles = cell.reshape(4, 30, 4, 30, 3).swapaxes(1, 2).reshape(16, 30, 30, 3)
+    return _mosaic(list(tiles[random.permutation(16)]), 4)
 
 
 def _mosaic(tiles: Sequence[Pixels], columns: int) -> Pixels:

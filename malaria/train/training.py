@@ -1,9 +1,8 @@
 """Train the network: Keras's `fit` on a stateless data set, judged on val, resumable after a kill."""
 
-import dataclasses
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +207,7 @@ def taught(cells: Cells, how: str) -> Cells:
     if how == "drop":
         return cells.where(~cells.doubtful)
     targets = np.where(cells.doubtful, np.abs(cells.labels - np.float32(_WRONG)), cells.labels)
-    return dataclasses.replace(cells, labels=targets)
+    return replace(cells, labels=targets)
 
 
 class _Progress(keras.callbacks.Callback):  # type: ignore[misc]

@@ -164,7 +164,7 @@ def test_a_ranking_by_models_that_saw_a_list_is_not_published(tmp_path, monkeypa
     if refused:
         expected = pytest.raises(UserError, match=r"crossval-0 was trained with the list list\.csv")
     with expected:
-        check_unseen("crossval", [0])
+        check_unseen(["crossval-0"])
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_the_list_that_the_published_ranking_contradicts_may_be_learned_without(
     if refused:
         expected = pytest.raises(UserError, match=r"crossval-0 was trained with the list list\.csv")
     with expected:
-        check_unseen("crossval", [0])
+        check_unseen(["crossval-0"])
 
 
 def test_as_many_labels_are_listed_as_lie_on_the_other_side_of_one_half():
@@ -212,7 +212,7 @@ def test_the_list_that_counts_is_the_one_that_the_fold_was_trained_with(tmp_path
     start(tmp_path, monkeypatch, "Uninfected,a.png\n")
     (tmp_path / "list.csv").write_text("given_label,file\n")
     with pytest.raises(UserError, match=r"crossval-0 was trained with the list list\.csv"):
-        check_unseen("crossval", [0])
+        check_unseen(["crossval-0"])
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_list_outside_of_the_repository_is_known_by_its_hash(tmp_path, monkeyp
     start(tmp_path / "repository", monkeypatch, "", labels_file=outside)
     outside.unlink() if now is None else outside.write_text(f"given_label,file\n{now}")
     with pytest.raises(UserError, match=said) if said else contextlib.nullcontext():
-        check_unseen("crossval", [0])
+        check_unseen(["crossval-0"])
 
 
 def start(folder, monkeypatch, rows, how="drop", labels_file="list.csv"):
