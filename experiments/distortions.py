@@ -44,8 +44,7 @@ def main() -> None:
         cells = [Image.fromarray(images.read(Path(temporary, path), limits).pixels) for path in table.path]
     groups = _groups(table, given.name, given.model)
     y = labels.values(table.label) == 1
-    judged = [_judged(distort, cells, y, groups) for distort in DISTORTIONS.values()]
-    found = pd.DataFrame(judged, index=list(DISTORTIONS))
+    found = pd.DataFrame({name: _judged(way, cells, y, groups) for name, way in DISTORTIONS.items()}).T
     found["points lost"] = 100 * (found.accuracy["none"] - found.accuracy)
     print(f"{len(cells):,} cells of {given.cells}")
     print(found.to_string(float_format="{:.3f}".format))
