@@ -5,6 +5,7 @@ resamples of patients for both: on labels as given, without doubtful ones and wi
 fold by fold. Also lists the patients on whom ours is weak.
 """
 
+from dataclasses import astuple
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,9 @@ from malaria.command import end_with, options
 from malaria.errors import UserError
 from malaria.evaluate import paired
 from malaria.paths import CROSSVAL
+
+# One row for each figure. `cells`: those that it is of.
+_COLUMNS = ["labels", "figure", "one", "other", "difference", "low", "high", "tells_apart", "cells"]
 
 # Patients with fewer parasitised cells say little. A model is weak on a patient under this sensitivity.
 _CELLS, _WEAK = 20, 0.90
@@ -34,14 +38,17 @@ def main() -> None:
     listed = doubtful_labels.read(Path(settings.doubtful_labels), "evaluate.doubtful_labels")
 
     sides = {"pooled": cells, **{f"fold {number}": rows for number, rows in cells.groupby("fold")}}
-    compared = pd.concat(
-        paired.table(paired.differences(rows, settings, listed)).assign(cells=side)
-        for side, rows in sides.items()
-    )
+    found = []
+    for side, rows in sides.items():
+        for version, differences in paired.differences(rows, settings, listed).items():
+            for name, both in differences.items():
+                gap = astuple(both.difference)
+                found.append((version, name, both.one, both.other, *gap, both.tells_apart, side))
+    compared = pd.DataFrame(found, columns=_COLUMNS)
     patients = cells.patient.nunique()
     print(f"{arguments.name} and {arguments.other}: {len(cells):,} cells of {patients:,} patients")
-    for (side, version), figures in compared.groupby(["cells", "labels"], sort=False):
-        print(f"\n{side}, labels {str(version).replace('_', ' ')}\n{_as_text(figures)}")
+    for (of, labels), figures in compared.groupby(["cells", "labels"], sort=False):
+        print(f"\n{of}, labels {str(labels).replace('_', ' ')}\n{_as_text(figures)}")
     tables.write(compared.round(6), arguments.out)
     print(f"\n{_weak(cells, frozenset())}")
     if listed:
@@ -50,7 +57,7 @@ def main() -> None:
 
 
 def _as_text(figures: pd.DataFrame) -> str:
-    """Rows of `paired.table`, for a terminal."""
+    """Rows of _COLUMNS, for a terminal."""
     rows = figures.assign(tells_apart=figures.tells_apart.map({True: "told apart", False: ""}))
     rows = rows.set_index(rows.figure.map(paired.FIGURES)).drop(columns=["labels", "figure", "cells"])
     rows.columns = pd.Index(["ours", "other", "ours minus other", "low", "high", ""])

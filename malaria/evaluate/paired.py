@@ -4,7 +4,7 @@ Both models are judged under the same resamples of patients, so that what makes 
 cancels out. If an interval excludes zero, patients like these tell the two models apart.
 """
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -105,21 +105,6 @@ def differences(
         one, other = (_figures(of[version][0], settings.min_cells) for of in (ours, theirs))
         found[version] = {name: _difference(one[name], other[name]) for name in FIGURES}
     return found
-
-
-def table(found: dict[str, dict[str, Difference]]) -> pd.DataFrame:
-    """The result of `differences` as rows.
-
-    Columns labels, figure, one, other, difference, low, high and tells_apart.
-    """
-    return pd.DataFrame(
-        [
-            (version, name, both.one, both.other, *astuple(both.difference), both.tells_apart)
-            for version, figures in found.items()
-            for name, both in figures.items()
-        ],
-        columns=["labels", "figure", "one", "other", "difference", "low", "high", "tells_apart"],
-    )
 
 
 def at_specificity(cells: pd.DataFrame, settings: params.Evaluate, specificity: float) -> Difference:
