@@ -307,6 +307,5 @@ def _watched(val: Cells, how: str) -> Cells:
 
     Those without doubtful labels, or all cells if the others would lack a class.
     """
-    if how == "keep" or val.doubtful is None or len(np.unique(val.labels[~val.doubtful])) < 2:
-        return val
-    return val.where(~val.doubtful)
+    sure = taught(val, "keep" if how == "keep" else "drop")
+    return sure if len(np.unique(sure.labels)) == 2 else val
