@@ -75,6 +75,11 @@ def end_with(main: Callable[[], int | None]) -> None:
     """
     # Where the parent ignores this signal, Python takes every child that failed for a success.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # A caller may have closed them, and the next file that opens would take their place.
+    sys.stdout, sys.stderr = (
+        stream or Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the program runs
+        for stream in (sys.stdout, sys.stderr)
+    )
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal may lack a letter of a name.

@@ -60,6 +60,24 @@ def test_a_program_that_fails_is_an_error_also_where_the_parent_ignores_ended_ch
     assert "error: `git rev-parse" in done.stderr
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_whose_streams_are_closed_works_and_writes_only_where_it_is_told(tmp_path, closed):
+    file = tmp_path / "out"
+    work = (
+        "import subprocess; from pathlib import Path; from malaria.command import end_with\n"
+        "def main():\n"
+        f"    with Path({str(file)!r}).open('w') as out:\n"
+        "        print('said', flush=True)\n"
+        "        subprocess.run('echo said; echo said >&2', shell=True)\n"
+        "        out.write('written')\n"
+        "end_with(main)"
+    )
+    command = ["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, work]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert file.read_text() == "written"
+
+
 @pytest.mark.parametrize("text", ["0", "-3", "2.5", "many", ""])
 def test_what_counts_something_is_a_whole_number_from_1_on(text):
     assert how_many("12") == 12
