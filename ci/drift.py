@@ -5,7 +5,6 @@ the two distributions, from 0 (alike) to 1. A quantity with a distance over gate
 fails no check: it informs the reader of the pull request.
 """
 
-import argparse
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from ci.github import event
 from malaria import files, paths, programs, tables
 from malaria.bundle import ood
 from malaria.cells import packed
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 from malaria.labels import PARASITIZED
 from malaria.params import load_params
@@ -48,7 +47,7 @@ class Drift:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ci.drift", description=__doc__)
+    parser = options("ci.drift", __doc__)
     parser.add_argument("--base", default="HEAD", help="the revision whose data is in use (HEAD)")
     base = parser.parse_args().base
     limit = load_params().gate.max_drift

@@ -6,20 +6,19 @@ all the same, and the report says so. Writes reports/ci/: report.html, verdict.j
 comment) and DVC's plots of both.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from ci import outputs, retrain, revisions
 from ci.github import event
 from malaria import programs
-from malaria.command import end_with
+from malaria.command import end_with, options
 
 JUDGE = Path("ci/judge.py")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m ci.gate", description=__doc__)
+    parser = options("ci.gate", __doc__)
     pull = event.pull()
     parser.add_argument(
         "--base",

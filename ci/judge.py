@@ -14,7 +14,7 @@ from ci import again, comparison, outputs, rendering, retrain, revisions, verdic
 from ci.github import event, summary
 from ci.revisions import Revision
 from malaria import files, paths, programs
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.params import load_params
 
 # Sections of params.yaml that decide how branches are judged, as `outputs.RULES` are files that do.
@@ -22,7 +22,7 @@ RULING_SECTIONS = ("evaluate", "gate")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m ci.judge", description=__doc__)
+    parser = options("ci.judge", __doc__)
     parser.add_argument("branch", type=Path, help="the branch's work tree")
     parser.add_argument("--base", type=Path, help="the base's work tree (none: a first revision)")
     parser.add_argument("--name", default="", help="the base's name in the report")

@@ -4,7 +4,6 @@ A release consists of the results that the tagged commit's dvc.lock names, pulle
 of the synthetic sample is refused.
 """
 
-import argparse
 import os
 import shutil
 import zipfile
@@ -13,12 +12,12 @@ from pathlib import Path
 from ci import outputs, release, revisions
 from ci.github import event
 from malaria import bundle, paths
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ci.released_bundle", description=__doc__)
+    parser = options("ci.released_bundle", __doc__)
     parser.add_argument(
         "--tag", default=os.environ.get("GITHUB_REF_NAME", ""), help="such as malaria-cells@v1.2.0"
     )

@@ -5,7 +5,6 @@ record of earlier runs, and runs the stage if there are none. A pull request fro
 sample, whatever params.yaml says, because such a run has no secrets.
 """
 
-import argparse
 import re
 import shutil
 import time
@@ -17,7 +16,7 @@ from ci import outputs, revisions
 from ci.comparison import Plain, Stage
 from ci.github import commit_lock, event, summary
 from malaria import files, paths, programs
-from malaria.command import end_with
+from malaria.command import end_with, options
 
 
 class Run(Plain):
@@ -32,7 +31,7 @@ class Run(Plain):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ci.retrain", description=__doc__)
+    parser = options("ci.retrain", __doc__)
     parser.add_argument("--sample", action="store_true", help="use the synthetic sample, as for a fork")
     parser.add_argument("--update", action="store_true", help="first bring imported data up to date")
     arguments = parser.parse_args()

@@ -3,13 +3,12 @@
 Logs in as a user does, opens the newest run's graph in Debian's Chromium and writes docs/airflow.png.
 """
 
-import argparse
 import json
 from pathlib import Path
 from urllib.parse import quote
 
 from docs import screenshots
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 
 PICTURE = Path("docs/airflow.png")
@@ -17,7 +16,7 @@ DAG = "dags/malaria_cells"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m docs.airflow_screenshot", description=__doc__)
+    parser = options("docs.airflow_screenshot", __doc__)
     parser.add_argument("--home", type=Path, default=Path(".airflow"), help="Airflow's files (.airflow)")
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="Airflow's page (%(default)s)")
     arguments = parser.parse_args()

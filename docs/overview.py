@@ -4,7 +4,6 @@ From left to right: drawn cells with the pretrained model's P, one of them with 
 reliability diagram of the real cells that the model was evaluated on.
 """
 
-import argparse
 import io
 import json
 import tomllib
@@ -18,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from app import heatmap, pictures
 from malaria import bundle, paths
 from malaria.cells import images
-from malaria.command import end_with
+from malaria.command import end_with, options
 
 PICTURE = Path("docs/overview.png")
 REPOSITORY = "https://github.com/OWNER/malaria-cells"
@@ -27,7 +26,7 @@ ORANGE, BLUE = "#d95f02", "#3182bd"
 
 
 def main() -> None:
-    argparse.ArgumentParser(prog="python -m docs.overview", description=__doc__).parse_args()
+    options("docs.overview", __doc__).parse_args()
     model = bundle.load(paths.PRETRAINED)
     figures = json.loads((paths.PRETRAINED / bundle.PARTS["figures"]).read_text(encoding="utf-8"))
     picture(model, figures["plots"]["reliability"]).save(PICTURE, optimize=True)

@@ -4,7 +4,6 @@ Serves `models/pretrained`, or another bundle by the options of `python -m app`,
 cell, many cells, one cell on a phone with a dark theme.
 """
 
-import argparse
 import contextlib
 import io
 import shutil
@@ -17,7 +16,7 @@ from PIL import Image
 
 from app import pictures
 from benchmarks import serving
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 
 DOCS = Path("docs")
@@ -27,12 +26,11 @@ CELLS = 24
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m docs.screenshots", description=__doc__)
-    _, options = parser.parse_known_args()
+    _, given = options("docs.screenshots", __doc__).parse_known_args()
     with (
         tempfile.TemporaryDirectory() as folder,
         chromium() as browser,
-        serving.start(*options, log=Path(folder) / "log") as server,
+        serving.start(*given, log=Path(folder) / "log") as server,
     ):
         for (width, height), scheme, act, picture in PICTURES:
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)

@@ -3,13 +3,12 @@
 A missing bucket is created. Credentials come from AWS's environment variables and files.
 """
 
-import argparse
 from urllib.parse import urlsplit
 
 import s3fs
 from botocore.exceptions import BotoCoreError
 
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 from remote import push, storage
 
@@ -17,7 +16,7 @@ REMOTE = "store"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m orchestration.push_to_store", description=__doc__)
+    parser = options("orchestration.push_to_store", __doc__)
     parser.add_argument("url", help="s3://bucket, or a folder in one")
     parser.add_argument("endpoint", help="the store's own address, such as http://store:8333")
     arguments = parser.parse_args()

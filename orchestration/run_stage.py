@@ -5,7 +5,6 @@ stage failed for a reason that may be temporary, such as the network or a kill; 
 something first. Waits while another DVC command holds the repository.
 """
 
-import argparse
 import re
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from dvc.repo import Repo
 from dvc.ui import ui
 
 from malaria import files
-from malaria.command import TEMPORARY, end_with
+from malaria.command import TEMPORARY, end_with, options
 from malaria.errors import UserError
 from malaria.params import load_params
 from orchestration import figures, stage_graph
@@ -23,7 +22,7 @@ SKIPPED = 99
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m orchestration.run_stage", description=__doc__)
+    parser = options("orchestration.run_stage", __doc__)
     parser.add_argument("stage", help="its name in dvc.yaml")
     parser.add_argument("--force", action="store_true", help="run it even if nothing has changed")
     parser.add_argument(

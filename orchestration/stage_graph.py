@@ -4,7 +4,6 @@ It is a list in the order of dvc.yaml. Each stage has `name`, `desc`, `cmd`, `af
 it reads), `outs` (what it writes) and `metrics` (those outputs that are metrics).
 """
 
-import argparse
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 
 
@@ -56,7 +55,7 @@ def _stage(stage: Any, needs: Iterable[Any]) -> Stage:
 
 
 def main() -> None:
-    argparse.ArgumentParser(prog="python -m orchestration.stage_graph", description=__doc__).parse_args()
+    options("orchestration.stage_graph", __doc__).parse_args()
     print(json.dumps([asdict(stage) for stage in read()], indent=1))
 
 

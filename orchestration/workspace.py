@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from malaria import files
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 
 SOURCE = Path(__file__).resolve().parents[1]
@@ -80,7 +80,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m orchestration.workspace", description=__doc__)
+    parser = options("orchestration.workspace", __doc__)
     parser.add_argument("folder", type=Path, help="where data and results are kept")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="the command to run in that folder")
     arguments = parser.parse_args()

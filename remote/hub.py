@@ -3,7 +3,6 @@
 Nothing is uploaded: docs/releases.md has the command for that.
 """
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from malaria import bundle, files, paths
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.evaluate import evaluation, metrics
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m remote.hub", description=__doc__)
+    parser = options("remote.hub", __doc__)
     parser.add_argument("--model", type=Path, default=paths.PRETRAINED, help="a bundle folder (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("build/hub"), help="folder to write (%(default)s)")
     parser.add_argument(

@@ -3,17 +3,15 @@
 It is `dvc pull`, with a one-sentence error if the remote does not answer or lacks results.
 """
 
-import argparse
-
 from dvc.exceptions import CheckoutError, DvcException, FileTransferError
 
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 from remote import storage
 
 
 def main() -> None:
-    argparse.ArgumentParser(prog="python -m remote.pull", description=__doc__).parse_args()
+    options("remote.pull", __doc__).parse_args()
     if missing := pull():
         raise UserError(
             f"{len(missing)} of the results that dvc.lock names ({missing[0]} is the first) are not in the "

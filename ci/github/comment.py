@@ -5,7 +5,6 @@ which pull request the run was for, never the artifact. From the artifact it rea
 words (`ci.github.summary`), and writes the comment's text itself.
 """
 
-import argparse
 import io
 import json
 import re
@@ -16,7 +15,7 @@ from urllib.parse import quote
 from ci import outputs
 from ci.github import event, summary
 from ci.github.gh import ask, first_bytes, gh, send
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 
 MARK = "<!-- malaria-cells: report of retrain -->"
@@ -39,7 +38,7 @@ Run = dict[str, Any]
 
 
 def main() -> None:
-    argparse.ArgumentParser(prog="python -m ci.github.comment", description=__doc__).parse_args()
+    options("ci.github.comment", __doc__).parse_args()
     run = _run()
     if run is None:
         print("The run was not for a pull request: nothing to say.")

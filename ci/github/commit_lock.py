@@ -7,7 +7,6 @@ If the branch already has this dvc.lock, the status goes on the judged commit, w
 set another. Runs in a checkout of the judged commit.
 """
 
-import argparse
 import json
 import shutil
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from ci import outputs
 from ci.github import event, summary
 from ci.github.gh import send
 from malaria import programs
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 
 MESSAGE = "Retrained: dvc.lock and figures"
@@ -31,7 +30,7 @@ _AS_GITHUB = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ci.github.commit_lock", description=__doc__)
+    parser = options("ci.github.commit_lock", __doc__)
     parser.add_argument("folder", type=Path, help="folder of the artifact, files under their own paths")
     folder = parser.parse_args().folder
     pull = event.pull()

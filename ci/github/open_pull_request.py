@@ -3,7 +3,6 @@
 Reads the artifacts of the run that retrained. Stops with an error if the gate failed.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from ci import outputs
 from ci.github import commit_lock, event, summary
 from ci.github.gh import gh
 from malaria import programs
-from malaria.command import end_with
+from malaria.command import end_with, options
 from malaria.errors import UserError
 
 BRANCH = "weekly-retrain"
@@ -20,7 +19,7 @@ TITLE = "The cells have changed: retrained"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ci.github.open_pull_request", description=__doc__)
+    parser = options("ci.github.open_pull_request", __doc__)
     parser.add_argument("retrained", type=Path, help="the folder with dvc.lock, figures and verdict.json")
     parser.add_argument("report", type=Path, help="the folder with drift.md and summary.json")
     arguments = parser.parse_args()

@@ -1,15 +1,14 @@
 """Open a pull request with newly resolved lock files, or bring the open one up to date."""
 
-import argparse
 from pathlib import Path
 
 from ci.github.open_pull_request import propose
 from malaria import programs
-from malaria.command import end_with
+from malaria.command import end_with, options
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ci.github.propose_locks", description=__doc__)
+    parser = options("ci.github.propose_locks", __doc__)
     parser.add_argument("folder", type=Path, help="folder with the lock files under their own paths")
     folder = parser.parse_args().folder
     locks = [Path(name) for name in programs.git("ls-files", "*requirements*.lock").splitlines()]
