@@ -11,22 +11,21 @@ from dvc.repo.plots import infer_data_sources
 
 from malaria import charts, templates
 from malaria.evaluate.metrics import interval
-from orchestration.stage_graph import Stage
 
 
-def page(repo: Repo, stage: Stage) -> str:
-    """The stage's present metrics and plots, as HTML that loads nothing from elsewhere.
+def page(repo: Repo, name: str) -> str:
+    """A stage's present metrics and plots, as HTML that loads nothing from elsewhere.
 
     Metrics become tables, and those plots of dvc.yaml whose data the stage writes become pictures. Missing
     files are left out.
     """
-    shown = repo.metrics.show(targets=list(stage.metrics)) if stage.metrics else {}
-    metrics = shown.get("", {}).get("data", {})
-    plots = _plots(repo.plots.show(), stage.outs, repo.plots.templates_dir)
+    outs = [str(out) for out in repo.stage.get_target(name).outs]
+    metrics = repo.metrics.show().get("", {}).get("data", {})
+    plots = _plots(repo.plots.show(), outs, repo.plots.templates_dir)
     template = templates.environment(Path(__file__).parent, autoescape=True).get_template("figures.html.j2")
     return template.render(
-        stage=stage.name,
-        tables={path: list(rows(found["data"])) for path, found in metrics.items() if "data" in found},
+        stage=name,
+        tables={path: list(rows(metrics[path]["data"])) for path in outs if "data" in metrics.get(path, {})},
         pictures={title: charts.svg(plot) for title, plot in plots},
     )
 

@@ -31,13 +31,13 @@ def main() -> int:
     arguments = parser.parse_args()
     # Check params.yaml before DVC does: its errors end with status 1, since a retry would not help.
     load_params()
-    stages = {stage.name: stage for stage in stage_graph.read()}
+    stages = [stage["name"] for stage in stage_graph.read()]
     if arguments.stage not in stages:
         raise UserError(f"dvc.yaml has no stage {arguments.stage}: its stages are {', '.join(stages)}.")
     status = run(arguments.stage, arguments.force)
     if arguments.figures and status in (0, SKIPPED):
         with Repo() as repo:
-            files.write_text(arguments.figures, figures.page(repo, stages[arguments.stage]))
+            files.write_text(arguments.figures, figures.page(repo, arguments.stage))
     return status
 
 
