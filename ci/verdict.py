@@ -33,12 +33,8 @@ class Verdict(Plain):
     @property
     def headline(self) -> str:
         """The verdict in one sentence."""
-        if self.passed:
-            return "The gate passes."
-        failed = ", ".join(check.name for check in self.checks if check.outcome == "failed")
-        if self.overridden:
-            return f"The gate FAILS ({failed}), overridden by the label {self.overridden}."
-        return f"The gate fails: {failed}."
+        failed = (check.name for check in self.checks if check.outcome == "failed")
+        return summary.headline(failed, self.overridden and f"the label {self.overridden}")
 
 
 def judge(

@@ -5,7 +5,7 @@ that may write. It uses `read`, which accepts no text but `WORDS`, so that it sh
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 # The words that a summary may contain, and how they are shown.
@@ -13,17 +13,8 @@ OUTCOMES = {"passed": "passed", "failed": "**failed**", "not judged": "not judge
 HOW = {"ran": "ran", "cache": "from the run cache", "unchanged": "unchanged", "changed": "differs from base"}
 STAGES = ("fetch", "audit", "split", "pack", "laboratories", "train", "evaluate", "export", "external")
 CHECKS = (
-    *(
-        "judge",
-        "format",
-        "by patient",
-        "comparable",
-        "AUC",
-        "AUC at least",
-        "sensitivity",
-        "operating points",
-    ),
-    *("calibration", "not cells", "size", "dvc.lock", "reproducible", "blind training"),
+    *("judge", "format", "by patient", "comparable", "AUC", "AUC at least", "sensitivity"),
+    *("operating points", "calibration", "not cells", "size", "dvc.lock", "reproducible", "blind training"),
 )
 FIGURES = {
     "auc": "AUC",
@@ -79,15 +70,19 @@ def markdown(found: dict[str, Any]) -> str:
         raise ValueError(f"a summary has no {error}") from None
 
 
+def headline(failed: Iterable[str], overridden: str) -> str:
+    """The verdict in one sentence: the names of failed checks, and what overrides them, in words."""
+    names = ", ".join(failed)
+    if not names:
+        return "The gate passes."
+    if overridden:
+        return f"The gate FAILS ({names}), overridden by {overridden}."
+    return f"The gate fails: {names}."
+
+
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     failed = [_known(check["name"], CHECKS) for check in found["checks"] if check["outcome"] == "failed"]
-    if not failed:
-        yield "## The gate passes."
-    elif found["overridden"]:
-        yield f"## The gate FAILS ({', '.join(failed)}), overridden by a label."
-    else:
-        yield f"## The gate fails: {', '.join(failed)}."
-    yield ""
+    yield f"## {headline(failed, 'a label' if found['overridden'] else '')}\n"
     if found["sample"]:
         yield "Both models were made on the synthetic sample: the figures say nothing of real cells.\n"
     if found["rules"]:
