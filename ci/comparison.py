@@ -152,22 +152,14 @@ class Stage(Plain):
     seconds: float | None = None
 
 
-class Elsewhere(Plain):
-    """A figure on another laboratory's set, named as in `predict.external`; both values are claims."""
-
-    laboratory: str
-    name: str
-    base: float | None
-    branch: float | None
-
-
 class Comparison(Plain):
     """The whole comparison of a branch with its base.
 
     base: None for a first revision. unreadable: why the branch's bundle could not be run; then there are no
     figures. auc_low: lower end of the interval of the branch's AUC. turned_away: shares of pictures that are
     no cells which base and branch turn away. above_here: lower end of the interval of the difference in AUC,
-    the branch's bundle minus the one that its code made here.
+    the branch's bundle minus the one that its code made here. elsewhere: what the stage external of each
+    revision claims, by laboratory and figure, without differences.
     """
 
     base: Side | None
@@ -184,7 +176,7 @@ class Comparison(Plain):
     turned_away: tuple[float, float] = (0.0, 0.0)
     above_here: Number = None
     claims: dict[str, float | None]
-    elsewhere: tuple[Elsewhere, ...] = ()
+    elsewhere: tuple[Figure, ...] = ()
     flips: tuple[Flip, ...] = ()
     flipped: int = 0
     data: Data
@@ -285,21 +277,18 @@ def compare(
     )
 
 
-def _elsewhere(base: Revision | None, branch: Revision) -> tuple[Elsewhere, ...]:
+def _elsewhere(base: Revision | None, branch: Revision) -> tuple[Figure, ...]:
     before, now = {} if base is None else _external(base), _external(branch)
     # A set that the branch no longer evaluates stays in the report.
-    return tuple(
-        Elsewhere(laboratory=one[0], name=one[1], base=before.get(one), branch=now.get(one))
-        for one in {**before, **now}
-    )
+    return tuple(Figure(name=name, base=before.get(name), branch=now.get(name)) for name in before | now)
 
 
-def _external(revision: Revision) -> dict[tuple[str, str], float | None]:
+def _external(revision: Revision) -> dict[str, float | None]:
     """Values of the figures that the stage external wrote, by laboratory and name."""
     file = revision.folder / paths.EXTERNAL
     scores = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return {
-        (laboratory, name): figure["value"]
+        f"{laboratory}: {name.replace('_', ' ')}": figure["value"]
         for laboratory, of in scores.items()
         for name, figure in of.items()
         if isinstance(figure, dict)

@@ -444,17 +444,15 @@ def test_the_report_has_the_figures_on_other_laboratories_of_both(compare, tmp_p
         return {"lahore": {"cells": 100, "foreign": True, "auc": {"value": auc, "low": None, "high": None}}}
 
     found = compare(base={"external": external(0.9)}, branch={"external": external(None)})
-    assert [one.model_dump() for one in found.elsewhere] == [
-        {"laboratory": "lahore", "name": "auc", "base": 0.9, "branch": None}
-    ]
+    assert [(one.name, one.base, one.branch) for one in found.elsewhere] == [("lahore: auc", 0.9, None)]
     page = rendering.page(found, verdict.judge(found, None), tmp_path / "branch")
-    assert "lahore" in page
+    assert "lahore: auc" in page
     assert "0.9000" in page
 
 
 def test_a_laboratory_that_a_branch_no_longer_evaluates_stays_in_the_report(compare):
     found = compare(base={"external": {"lahore": {"auc": {"value": 0.9}}}}, branch={"external": {}})
-    assert [(one.laboratory, one.base, one.branch) for one in found.elsewhere] == [("lahore", 0.9, None)]
+    assert [(one.name, one.base, one.branch) for one in found.elsewhere] == [("lahore: auc", 0.9, None)]
 
 
 def test_names_of_files_cannot_break_out_of_the_report(compare, bundle, tmp_path):
