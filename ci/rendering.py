@@ -58,7 +58,6 @@ def page(found: Comparison, verdict: Verdict, folder: Path) -> str:
         found=found,
         verdict=verdict,
         why=not_comparable(found),
-        gained=[one for one in found.data.classes if one.gained or one.lost or one.relabelled],
         words=summary.FIGURES,
         plots=outputs.PLOTS.name if (folder / outputs.PLOTS / "index.html").is_file() else "",
     )
