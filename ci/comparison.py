@@ -110,22 +110,16 @@ class Flip(Plain):
 
 
 class Gained(Plain):
-    """Counts of one class: cells gained, lost, `relabelled` (the other label before), and all cells now."""
+    """Counts of the accepted cells of one class, identified by the SHA-256 of their files, or of patients.
 
-    label: str
+    relabelled: cells that had the other label before. now: all of them.
+    """
+
+    name: str
     gained: int
     lost: int
-    relabelled: int
-    cells: int
-
-
-class Data(Plain):
-    """Changes of the accepted cells, which are identified by the SHA-256 of their files."""
-
-    classes: tuple[Gained, ...]
-    patients_gained: int
-    patients_lost: int
-    patients: int
+    relabelled: int = 0
+    now: int
 
 
 class Change(Plain):
@@ -179,7 +173,8 @@ class Comparison(Plain):
     elsewhere: tuple[Figure, ...] = ()
     flips: tuple[Flip, ...] = ()
     flipped: int = 0
-    data: Data
+    classes: tuple[Gained, ...]
+    patients: Gained
     changes: tuple[Change, ...]
     speed: Speed | None = None
 
@@ -271,8 +266,8 @@ def compare(
         judged=counted,
         claims=json.loads((branch.folder / paths.SUMMARY).read_text(encoding="utf-8")),
         elsewhere=_elsewhere(base, branch),
-        data=_data(base, branch),
         changes=() if base is None else changes(base.params, branch.params),
+        **_gained(base, branch),
         **answers,
     )
 
@@ -481,19 +476,14 @@ def _flips(asked: pd.DataFrame, turned: dict[str, npt.NDArray[np.bool_]]) -> lis
     ]
 
 
-def _data(base: Revision | None, branch: Revision) -> Data:
+def _gained(base: Revision | None, branch: Revision) -> dict[str, Any]:
+    """The fields `classes` and `patients` of `Comparison`."""
     now = accepted(branch)
     before = now.iloc[:0] if base is None else accepted(base)
     old, new = (set(cells.patient[cells.patient != ""]) for cells in (before, now))
-    return Data(
-        classes=tuple(
-            Gained.model_validate({"label": label, **counts})
-            for label, counts in by_class(before, now).iterrows()
-        ),
-        patients_gained=len(new - old),
-        patients_lost=len(old - new),
-        patients=len(new),
-    )
+    patients = Gained(name="Patients", gained=len(new - old), lost=len(old - new), now=len(new))
+    classes = by_class(before, now).rename_axis("name").reset_index()
+    return {"classes": classes.to_dict("records"), "patients": patients}
 
 
 def by_class(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
@@ -503,7 +493,7 @@ def by_class(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
         "gained": now.label[was.isna()],
         "lost": before.label[~before.sha256.isin(now.sha256)],
         "relabelled": now.label[was.notna() & (was != now.label)],
-        "cells": now.label,
+        "now": now.label,
     }
     counts = {name: of.value_counts() for name, of in counted.items()}
     return pd.DataFrame(counts, index=list(reversed(labels.LABELS))).fillna(0).astype(int)

@@ -314,15 +314,15 @@ def test_cells_are_judged_by_the_base_s_labels(compare):
     turned.loc[wrong, "label"] = turned.loc[wrong, "label"].map(names)
     found = compare(branch={"found": turned})
     assert found.judged.relabelled == 7
-    assert sum(one.relabelled for one in found.data.classes) == 7
+    assert sum(one.relabelled for one in found.classes) == 7
     assert found.figure("auc").difference == 0
 
 
 def test_gained_and_lost_cells_are_counted_by_class(compare):
     found = compare(branch={"found": made.cells(count=264, first=24)})
-    by_label = {one.label: (one.gained, one.lost) for one in found.data.classes}
+    by_label = {one.name: (one.gained, one.lost) for one in found.classes}
     assert by_label == {"Parasitized": (24, 0), "Uninfected": (24, 24)}
-    assert found.data.patients_gained == found.data.patients_lost == 0
+    assert found.patients.gained == found.patients.lost == 0
 
 
 def test_changed_parameters_are_listed_with_both_values(compare):

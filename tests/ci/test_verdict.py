@@ -8,7 +8,7 @@ import yaml
 
 from ci import again, judge, verdict
 from ci.again import Output, Rerun
-from ci.comparison import Comparison, Data, Figure, Judged, Side
+from ci.comparison import Comparison, Figure, Gained, Judged, Side
 from ci.revisions import Revision
 from malaria.errors import UserError
 from malaria.params import load_params
@@ -46,7 +46,7 @@ def comparison(*figures: Figure, **changed) -> Comparison:
         "base": SIDE, "branch": SIDE, "behind": 0, "sample": False, "rules": (), "limits": GATE, "stages": (),
         "judged": CELLS, "unreadable": "", "figures": tuple(every.values()), "auc_low": 0.9, "claims": {},
         "flips": (), "flipped": 0, "changes": (), "speed": None, "turned_away": (0.5, 0.47),
-        "data": Data(classes=(), patients_gained=0, patients_lost=0, patients=10),
+        "classes": (), "patients": Gained(name="Patients", gained=0, lost=0, now=10),
     }  # fmt: skip
     return Comparison(**content | changed)
 
