@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from ci import outputs
 from ci.github import event, summary
-from ci.github.gh import ask, first_bytes, gh, send
+from ci.github.gh import ask, ask_bytes, gh, send
 from malaria.command import end_with, options
 from malaria.errors import UserError
 
@@ -91,9 +91,7 @@ def report(run: Run) -> str | None:
     found = ask(f"repos/{repository}/actions/runs/{int(run['id'])}/artifacts?name={ARTIFACT}")["artifacts"]
     if not found or found[0]["size_in_bytes"] > MOST_ZIPPED:
         return None
-    zipped = first_bytes(f"repos/{repository}/actions/artifacts/{int(found[0]['id'])}/zip", MOST_ZIPPED)
-    if len(zipped) > MOST_ZIPPED:
-        return None
+    zipped = ask_bytes(f"repos/{repository}/actions/artifacts/{int(found[0]['id'])}/zip")
     try:
         # Read one member, and no more bytes of it than a summary may have.
         with zipfile.ZipFile(io.BytesIO(zipped)) as archive, archive.open(FILE) as member:

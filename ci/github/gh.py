@@ -17,16 +17,12 @@ def ask(path: str) -> Any:
     return json.loads(gh("api", path))
 
 
-def send(path: str, content: Any, method: str = "POST") -> Any:
-    """GitHub's answer to a request with `content` as its JSON body; None if the answer is empty."""
-    answer = gh("api", "--method", method, path, "--input", "-", stdin=json.dumps(content))
-    return json.loads(answer) if answer else None
+def send(path: str, content: Any, method: str = "POST") -> None:
+    """Send a request with `content` as its JSON body."""
+    gh("api", "--method", method, path, "--input", "-", stdin=json.dumps(content))
 
 
-def first_bytes(path: str, most: int) -> bytes:
-    """The first `most` + 1 bytes of an answer; if there are so many, the answer is longer than `most`."""
+def ask_bytes(path: str) -> bytes:
+    """GitHub's answer to a GET that is no JSON, such as a zip; empty if there is none."""
     with programs.start(["gh", "api", path], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        content: bytes = process.stdout.read(most + 1)
-        process.kill()
-    return content
+        return process.communicate()[0]
