@@ -42,7 +42,9 @@ def main() -> None:
     else:
         commit = pull.head
         print(f"{pull.branch} has this {outputs.LOCK} already: nothing is committed.")
-    _status(commit, *_outcome(folder / outputs.VERDICT.name))
+    state, said = outcome(folder)
+    status = {"state": state, "context": "gate", "description": said[:140]}
+    send(f"repos/{event.repository()}/statuses/{commit}", status)
 
 
 def bring(folder: Path, files: Sequence[Path]) -> bool:
@@ -89,18 +91,13 @@ def _stages(file: Path) -> str:
     return f"{TRAILER}: {', '.join(told)}"
 
 
-def _outcome(file: Path) -> tuple[str, str]:
-    """State and description of the status `gate`, from the gate's verdict."""
+def outcome(folder: Path) -> tuple[str, str]:
+    """State and description of the status `gate`, from the gate's verdict in the folder of an artifact."""
     try:
-        verdict = json.loads(file.read_bytes())
+        verdict = json.loads((folder / outputs.VERDICT.name).read_bytes())
     except (FileNotFoundError, ValueError):
-        return "error", "The gate did not run to its end: look at the log of retrain."
+        return "error", "The gate did not run to its end: look at the log of the run."
     return "success" if verdict["mergeable"] else "failure", str(verdict["headline"])
-
-
-def _status(commit: str, state: str, description: str) -> None:
-    wanted = {"state": state, "context": "gate", "description": description[:140]}
-    send(f"repos/{event.repository()}/statuses/{commit}", wanted)
 
 
 if __name__ == "__main__":

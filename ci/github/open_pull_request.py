@@ -23,13 +23,9 @@ def main() -> None:
     parser.add_argument("retrained", type=Path, help="the folder with dvc.lock, figures and verdict.json")
     parser.add_argument("report", type=Path, help="the folder with drift.md and summary.json")
     arguments = parser.parse_args()
-    file = arguments.retrained / outputs.VERDICT.name
-    try:
-        verdict = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        raise UserError(f"{file} is no verdict: name the folder that `make gate` filled.") from None
-    if not verdict["passed"]:
-        raise UserError(f"{verdict['headline']} No pull request is opened.")
+    state, said = commit_lock.outcome(arguments.retrained)
+    if state != "success":
+        raise UserError(f"{said} No pull request is opened.")
     found = summary.read((arguments.report / outputs.SUMMARY.name).read_bytes())
     parts = [(arguments.report / outputs.DRIFT.name).read_text("utf-8"), summary.markdown(found)]
     print(propose(BRANCH, TITLE, arguments.retrained, outputs.KEPT, "\n\n".join(parts)))

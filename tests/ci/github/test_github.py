@@ -375,7 +375,7 @@ def test_the_event_tells_base_labels_and_whether_it_is_a_fork(tmp_path, monkeypa
 @pytest.fixture
 def proposal(github, retrained, tmp_path, monkeypatch):
     """`github`, and the two folders that `propose` takes, from a run whose gate passed."""
-    (retrained / outputs.VERDICT.name).write_text(json.dumps({"passed": True, "headline": ""}))
+    (retrained / outputs.VERDICT.name).write_text(json.dumps({"mergeable": True, "headline": ""}))
     report = tmp_path / "report"
     report.mkdir()
     (report / "drift.md").write_text("### Data against HEAD")
@@ -413,7 +413,7 @@ def test_the_next_proposal_takes_the_place_of_the_one_still_open(proposal):
 
 
 def test_nothing_is_proposed_where_the_gate_fails(proposal, retrained):
-    said = {"passed": False, "headline": "The gate fails: AUC."}
+    said = {"mergeable": False, "headline": "The gate fails: AUC."}
     (retrained / outputs.VERDICT.name).write_text(json.dumps(said))
     with pytest.raises(UserError, match=r"The gate fails: AUC\. No pull request is opened"):
         open_pull_request.main()
@@ -442,6 +442,6 @@ def test_newer_locks_are_proposed_and_the_same_are_not(proposal, tmp_path, monke
 def test_nothing_is_proposed_without_a_verdict(proposal, retrained, content):
     verdict = retrained / "verdict.json"
     verdict.unlink() if content is None else verdict.write_text(content)
-    with pytest.raises(UserError, match=r"verdict.json is no verdict"):
+    with pytest.raises(UserError, match=r"The gate did not run to its end: .* No pull request is opened"):
         open_pull_request.main()
     assert proposal.asked == []
