@@ -52,11 +52,8 @@ def main() -> None:
 
 def last_release() -> str:
     """The tag of the highest version so far; empty if there is none."""
-    versions = [
-        tag.rpartition("@v")[2] for tag in programs.git("tag", "--list", f"{ARTIFACT}@v*").splitlines()
-    ]
-    released = [version for version in versions if VERSION.fullmatch(version)]
-    return f"{ARTIFACT}@v{max(released, key=_numbers)}" if released else ""
+    tags = programs.git("tag", "--list", "--sort=-version:refname", f"{ARTIFACT}@v*").splitlines()
+    return next((tag for tag in tags if VERSION.fullmatch(tag.rpartition("@v")[2])), "")
 
 
 def check_version(version: str, last: str) -> str:
