@@ -90,7 +90,7 @@ def run(
         return
     begun = time.monotonic()
     elsewhere = _made_elsewhere(branch.folder)
-    outs: list[Output] = []
+    outs: tuple[Output, ...] = ()
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary, "again")
         revisions.copy_of_work_tree(branch.folder, copy)
@@ -112,8 +112,7 @@ def run(
             unseen = _unseen(branch, judged, bool(seen), Path(temporary, "blind"))
             both = _compared("blind", seen | _read_by_apps(here or branch.folder / paths.BUNDLE), unseen)
         seconds = round(time.monotonic() - begun, 1)
-        told = Rerun(stages=stages, outputs=tuple(outs), elsewhere=elsewhere, blind=both, seconds=seconds)
-        yield told, here
+        yield Rerun(stages=stages, outputs=outs, elsewhere=elsewhere, blind=both, seconds=seconds), here
 
 
 def _compared(stage: str, first: dict[str, str], again: dict[str, str]) -> tuple[Output, ...]:

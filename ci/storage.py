@@ -28,7 +28,8 @@ def main() -> None:
     # GitHub sets a missing secret to an empty text, which must not count as a credential.
     for name in set(os.environ) - set(programs.environment()):
         del os.environ[name]
-    url, read_only = _store()
+    writable, readable = os.environ.get("DVC_REMOTE_URL", ""), os.environ.get("DVC_READ_URL", "")
+    url, read_only = writable or readable, bool(readable and not writable)
     if arguments.store_needed and not url:
         raise UserError(
             "No store is named, and a release needs one: set the secret DVC_REMOTE_URL or "
@@ -47,12 +48,6 @@ def main() -> None:
         return
     missing = pull.pull(run_cache=not url.startswith(("http://", "https://")))
     print(f"The remote lacks {', '.join(missing)}: made anew." if missing else "It has every result.")
-
-
-def _store() -> tuple[str, bool]:
-    """The store that the environment names (empty: none), and whether it may only be read."""
-    writable, readable = (os.environ.get(name, "") for name in ("DVC_REMOTE_URL", "DVC_READ_URL"))
-    return writable or readable, bool(readable and not writable)
 
 
 if __name__ == "__main__":
