@@ -45,10 +45,15 @@ def settings(home: Path, host: str = "127.0.0.1", port: int = 8080) -> dict[str,
     }
 
 
+def kill(session: int) -> None:
+    """End all processes of a session, if it is still there."""
+    with suppress(ProcessLookupError):
+        os.killpg(session, signal.SIGKILL)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--home", type=Path, default=PROJECT / ".airflow", help="Airflow's files (.airflow)")
     parser.add_argument("--host", default="127.0.0.1", help="address of the web page (%(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="port of the web page (%(default)s)")
@@ -98,25 +103,16 @@ def main() -> None:
             super().stop()
             if self.process is not None:
                 # On a busy machine the scheduler and its workers may wait for each other without end.
-                end = threading.Timer(GRACE, killed, [self.process.pid])
+                end = threading.Timer(GRACE, kill, [self.process.pid])
                 end.daemon = True
                 end.start()
 
-    def killed(session: int) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(session, signal.SIGKILL)
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     standalone_command.SubCommand = Component
     # Airflow ends its components only on Ctrl-C (SIGINT), which a shell's background job ignores.
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGINT, interrupt)
-    print(
-        f"Open http://127.0.0.1:{arguments.port}/ in a browser as admin, password in {home}/{PASSWORD}",
-        flush=True,
-    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    address = f"http://127.0.0.1:{arguments.port}/"
+    print(f"Open {address} in a browser as admin, password in {home}/{PASSWORD}", flush=True)
     sys.argv = ["airflow", "standalone"]
     airflow()
 

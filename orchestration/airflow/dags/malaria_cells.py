@@ -98,10 +98,9 @@ def stage_graph() -> list[dict[str, Any]]:
 
     The cache is needed because Airflow reads this DAG every half minute, and DVC takes seconds to answer.
     """
-    known = hashlib.sha256()
-    for file in ("dvc.yaml", "params.yaml", "orchestration/stage_graph.py"):
-        known.update((PROJECT / file).read_bytes())
-    cached = Path(AIRFLOW_HOME, "stage-graph", f"{known.hexdigest()}.json")
+    read = [PROJECT / name for name in ("dvc.yaml", "params.yaml", "orchestration/stage_graph.py")]
+    known = hashlib.sha256(b"".join(file.read_bytes() for file in read)).hexdigest()
+    cached = Path(AIRFLOW_HOME, "stage-graph", f"{known}.json")
     if not cached.is_file():
         asked = subprocess.run(
             [ENVIRONMENT / "bin/python", "-m", "orchestration.stage_graph"],
