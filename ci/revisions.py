@@ -97,11 +97,6 @@ def fork_point(commit: str, folder: Path) -> str:
         return commit
 
 
-def has_model(commit: str) -> bool:
-    """Whether the pipeline has been run to its end at a commit, by its dvc.lock."""
-    return "export" in stages_of(_text_at(commit, LOCK))
-
-
 def params_at(commit: str, folder: Path) -> dict[str, Any]:
     """params.yaml of a commit, unchecked; empty if it has none."""
     try:
@@ -132,7 +127,8 @@ def base(rev: str, sample: bool = False) -> Iterator[Revision | None]:
         UserError: there is no such revision, or its results cannot be made.
     """
     commit = resolve(rev)
-    if not has_model(commit):
+    # The last stage that makes the model: without it in dvc.lock, the pipeline has not been run to its end.
+    if "export" not in stages_of(_text_at(commit, LOCK)):
         yield None
         return
     with tempfile.TemporaryDirectory() as temporary:
