@@ -42,8 +42,7 @@ def lay(source: Path, folder: Path) -> None:
             "(DATA_UID and DATA_GID of compose.yaml)."
         )
     for name in CODE:
-        if (source / name).exists():
-            _copy(source / name, folder / name)
+        _copy(source / name, folder / name)
     if not (folder / "params.yaml").exists():
         _copy(source / "params.yaml", folder / "params.yaml")
     for name, header in TABLES.items():
