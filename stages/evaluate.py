@@ -23,16 +23,13 @@ def main() -> None:
     pixels = cells.images[packed.rows_of(cells, judged.path)]
     judged["p_network"] = network.predict(network.load(MODEL), pixels)
 
-    val, test = (judged[judged.split == name] for name in (tables.VAL, tables.TEST))
-    fitted = evaluation.fit(val, params)
+    fitted = evaluation.fit(judged[judged.split == tables.VAL], params)
     judged["p_parasitized"] = calibration.apply(judged.p_network.to_numpy(), fitted.temperature)
-    scores = {
-        side: evaluation.score(rows, fitted, params, doubtful)
-        for side, rows in ((tables.VAL, val), (tables.TEST, test))
-    }
+    sides = {name: judged[judged.split == name] for name in (tables.VAL, tables.TEST)}
+    scores = {name: evaluation.score(rows, fitted, params, doubtful) for name, rows in sides.items()}
     tables.write(judged, PREDICTIONS, tables.PREDICTIONS)
     with files.atomic_folder(PLOTS) as folder:
-        plots.write(judged[judged.split == tables.TEST], folder, fitted, params)
+        plots.write(sides[tables.TEST], folder, fitted, params)
     files.write_json(METRICS, {"temperature": fitted.temperature, **scores})
     files.write_json(SUMMARY, evaluation.summary(scores[tables.VAL], scores[tables.TEST]))
     print(evaluation.as_text(scores[tables.TEST]))
