@@ -75,10 +75,7 @@ def replace_damaged(repo: Repo, odb: HashFileDB) -> None:
     needed = {out.hash_info.value for out in repo.index.outs if out.use_cache and out.hash_info}
     folders = {md5: _listed((cache, odb), md5) for md5 in needed if md5.endswith(".dir")}
     objects = needed.union(*folders.values())
-    try:
-        there = sorted(objects.intersection(odb.all()))  # type: ignore[no-untyped-call]
-    except FileNotFoundError:
-        there = []
+    there = list(odb.list_oids_exists(sorted(objects)))
     with ThreadPoolExecutor(odb.fs.jobs) as pool:
         whole = pool.map(lambda md5: _is_whole(odb, md5), there)
         damaged = {md5 for md5, good in zip(there, whole, strict=True) if not good}
