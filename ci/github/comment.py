@@ -39,10 +39,9 @@ Run = dict[str, Any]
 
 def main() -> None:
     options("ci.github.comment", __doc__).parse_args()
-    run = _run()
+    run = event.read().get("workflow_run")
     if run is None:
-        print("The run was not for a pull request: nothing to say.")
-        return
+        raise UserError("There is no workflow_run in the event: this command is for comment.yml.")
     number = pull_number(run)
     if number is None:
         print(f"No open pull request stands at {run['head_sha']}: the report is stale, and not shown.")
@@ -56,19 +55,14 @@ def main() -> None:
     print(f"{'Updated' if known else 'Wrote'} the comment on pull request {number}.")
 
 
-def _run() -> Run | None:
-    found: Run | None = event.read().get("workflow_run")
-    if found is None:
-        raise UserError("There is no workflow_run in the event: this command is for comment.yml.")
-    return found if found["event"] == "pull_request" and found.get("head_repository") else None
-
-
 def pull_number(run: Run) -> int | None:
-    """The number of the open pull request that the run was for; None if its branch has moved on.
+    """The number of the open pull request that the run was for; None if there is none, or it has moved on.
 
     The commit that `retrain` itself adds does not count. The event names no pull request for a fork, so
     GitHub's API is asked.
     """
+    if run["event"] != "pull_request" or not run.get("head_repository"):
+        return None
     head = quote(f"{run['head_repository']['owner']['login']}:{run['head_branch']}", safe="")
     pulls = ask(f"repos/{event.repository()}/pulls?state=open&per_page=100&head={head}")
     return next(
