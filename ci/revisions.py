@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from dvc.repo import Repo
+from dvc.repo.reproduce import plan_repro
+from dvc.utils.serialize import modify_yaml
 
 from ci.outputs import LOCK
 from malaria import paths, programs
@@ -180,9 +183,6 @@ def order(folder: Path = Path(), output: Path | None = None) -> list[str]:
     Args:
         output: leave out the stages that it does not depend on.
     """
-    from dvc.repo import Repo
-    from dvc.repo.reproduce import plan_repro
-
     with Repo(str(folder)) as repo:
         ends = [] if output is None else [repo.find_outs_by_path(str(folder / output))[0].stage]
         return [stage.addressing for stage in plan_repro(repo.index.graph, ends) if stage.cmd]
@@ -190,16 +190,12 @@ def order(folder: Path = Path(), output: Path | None = None) -> list[str]:
 
 def imports(folder: Path = Path()) -> list[str]:
     """The .dvc files in a folder that `dvc import` or `dvc import-url` made."""
-    from dvc.repo import Repo
-
     with Repo(str(folder)) as repo:
         return [stage.relpath for stage in repo.index.stages if stage.is_import]
 
 
 def added(folder: Path) -> list[Path]:
     """The paths that .dvc files in a folder track, relative to it."""
-    from dvc.repo import Repo
-
     with Repo(str(folder)) as repo:
         outs = [out for stage in repo.index.stages if not stage.cmd for out in stage.outs]
         return [Path(out.fs_path).relative_to(folder.resolve()) for out in outs]
@@ -210,8 +206,6 @@ def drop_missing(folder: Path = Path()) -> list[str]:
 
     With such an entry, DVC would run the stage again without a look at its record of earlier runs.
     """
-    from dvc.utils.serialize import modify_yaml
-
     if lost := _missing(folder):
         targets = [path for outs in lost.values() for path in outs]
         programs.dvc("checkout", "--quiet", "--allow-missing", *targets, cwd=folder)
@@ -231,8 +225,6 @@ def _missing(folder: Path) -> dict[str, list[str]]:
 
 def use_sample(file: Path) -> bool:
     """Set data.source to `sample` in a params.yaml; return whether it was something else before."""
-    from dvc.utils.serialize import modify_yaml
-
     with modify_yaml(str(file)) as content:
         before, content["data"]["source"] = content["data"]["source"], "sample"
     return bool(before != "sample")
