@@ -83,11 +83,9 @@ def not_comparable(found: Comparison) -> str:
     if found.unreadable:
         return "not judged: the format changed"
     if cells.cells < limits.min_cells:
-        left_out = f" ({cells.left_out:,} more are of patients that the branch uses otherwise)"
-        also = left_out if cells.left_out else ""
         return (
             f"not comparable: {cells.cells:,} of the base's test cells are of patients that the branch "
-            f"neither trained nor tuned on{also}; {limits.min_cells:,} are needed"
+            f"neither trained nor tuned on, {cells.left_out:,} are not; {limits.min_cells:,} are needed"
         )
     if found.base and cells.patients < limits.min_patients * cells.tested:
         return (
@@ -111,8 +109,7 @@ def _judge(found: Comparison, own_code: bool) -> Found:
 
 def _format(found: Comparison) -> Found:
     if found.unreadable:
-        why = f"not judged: the format changed ({found.unreadable})"
-        return "failed", f"{why}; the figures are the branch's own"
+        return "failed", f"not judged: the format changed ({found.unreadable})"
     return "passed", "the bundle is one that this code reads"
 
 
