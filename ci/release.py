@@ -26,9 +26,7 @@ VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 def main() -> None:
     parser = options("ci.release", __doc__)
     parser.add_argument("version", help="semantic version, such as 1.2.0")
-    parser.add_argument(
-        "--override", metavar="REASON", help="release even if the gate fails; the notes give the reason"
-    )
+    parser.add_argument("--override", metavar="REASON", help="release even if the gate fails; notes say why")
     parser.add_argument("--dry", action="store_true", help="check and show the notes, and make no tag")
     arguments = parser.parse_args()
 

@@ -18,9 +18,8 @@ from malaria.errors import UserError
 
 def main() -> None:
     parser = options("ci.released_bundle", __doc__)
-    parser.add_argument(
-        "--tag", default=os.environ.get("GITHUB_REF_NAME", ""), help="such as malaria-cells@v1.2.0"
-    )
+    tag = os.environ.get("GITHUB_REF_NAME", "")
+    parser.add_argument("--tag", default=tag, help="a version, such as malaria-cells@v1.2.0 (%(default)s)")
     version = verify(parser.parse_args().tag)
     pack(paths.BUNDLE, version, outputs.RELEASE)
     event.output("version", version)
@@ -51,11 +50,10 @@ def pack(source: Path, version: str, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source, folder / "bundle")
     with zipfile.ZipFile(folder / f"malaria-cells-{version}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(path for path in source.rglob("*") if path.is_file()):
-            name = f"malaria-cells-{version}/{file.relative_to(source).as_posix()}"
-            archive.writestr(
-                zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), file.read_bytes(), zipfile.ZIP_DEFLATED
-            )
+        for file in sorted(source.iterdir()):
+            # A ZipInfo of a name alone has the same date on each machine.
+            named = zipfile.ZipInfo(f"malaria-cells-{version}/{file.name}")
+            archive.writestr(named, file.read_bytes(), zipfile.ZIP_DEFLATED)
     shutil.copyfile(source / bundle.CARD, folder / bundle.CARD)
 
 

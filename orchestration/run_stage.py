@@ -25,9 +25,7 @@ def main() -> int:
     parser = options("orchestration.run_stage", __doc__)
     parser.add_argument("stage", help="its name in dvc.yaml")
     parser.add_argument("--force", action="store_true", help="run it even if nothing has changed")
-    parser.add_argument(
-        "--figures", type=Path, metavar="FILE", help="write its metrics and plots here, as a page"
-    )
+    parser.add_argument("--figures", type=Path, metavar="FILE", help="write its metrics and plots as a page")
     arguments = parser.parse_args()
     # Check params.yaml before DVC does: its errors end with status 1, since a retry would not help.
     load_params()

@@ -19,9 +19,7 @@ def main() -> None:
     parser = options("remote.hub", __doc__)
     parser.add_argument("--model", type=Path, default=paths.PRETRAINED, help="a bundle folder (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("build/hub"), help="folder to write (%(default)s)")
-    parser.add_argument(
-        "--cells", default="NIH/NLM malaria cells", help="the cells that the figures come from (%(default)s)"
-    )
+    parser.add_argument("--cells", default="NIH/NLM malaria cells", help="what was measured on (%(default)s)")
     given = parser.parse_args()
     write(given.model, given.out, given.cells)
     print(f"{given.out} is written. To upload it: hf upload OWNER/malaria-cells {given.out} .")

@@ -16,7 +16,4 @@ def main(cache_dir: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(
-        main,
-        cache_dir="keep downloads here, not in MALARIA_CACHE or the user's cache folder; no result changes",
-    )
+    run_stage(main, cache_dir="keep downloads here, not in MALARIA_CACHE or the user's cache folder")
