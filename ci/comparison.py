@@ -470,10 +470,8 @@ def _flips(asked: pd.DataFrame, turned: dict[str, npt.NDArray[np.bool_]]) -> lis
     differ = ((p["one"] >= 0.5) != (p["other"] >= 0.5)) | (p["one"].isna() != p["other"].isna())
     step = (p["one"].fillna(-1) - p["other"].fillna(-1)).abs()
     ordered = asked.assign(**p, step=step)[differ].sort_values(["step", "path"], ascending=[False, True])
-    return [
-        Flip(path=cell.path, label=cell.label, base=cell.other, branch=cell.one)
-        for cell in ordered.itertuples()
-    ]
+    cells = ordered.itertuples()
+    return [Flip(path=cell.path, label=cell.label, base=cell.other, branch=cell.one) for cell in cells]
 
 
 def _gained(base: Revision | None, branch: Revision) -> dict[str, Any]:

@@ -88,9 +88,8 @@ def drift(before: Path, now: Path) -> Drift:
 def markdown(found: Drift, base: str, limit: float) -> str:
     """The comparison as Markdown."""
     drifted = found.looks.distance > limit
-    headline = (
-        f"Drifted: {', '.join(found.looks.index[drifted])}." if any(drifted) else "No quantity has drifted."
-    )
+    named = ", ".join(found.looks.index[drifted])
+    headline = f"Drifted: {named}." if named else "No quantity has drifted."
     looks = found.looks.assign(drifted=drifted.map({True: "**drifted**", False: ""}))
     (before, now), (share_before, share_now) = found.cells, found.share
     parts = [

@@ -62,17 +62,11 @@ def _judge(
     # Training and later stages could see the test cells, and write what they saw into the bundle.
     blind = not given.report and _differ(base, branch, *again.OF_PROCESSOR)
     with again.run(branch, stages, cells, blind) as (ran, here):
+        how = record.stages if record else comparison.changed_stages(base, branch)
+        sample = record is not None and record.sample
+        behind, rules = _behind(base, branch), _rules(base, branch)
         found = comparison.compare(
-            base,
-            branch,
-            cells,
-            counted,
-            settings,
-            record.stages if record else comparison.changed_stages(base, branch),
-            behind=_behind(base, branch),
-            rules=_rules(base, branch),
-            sample=record is not None and record.sample,
-            here=here,
+            base, branch, cells, counted, settings, how, behind=behind, rules=rules, sample=sample, here=here
         )
         labels = [*given.label, *(pull.labels if (pull := event.pull()) else ())]
         rerun = None if given.report else ran
@@ -87,12 +81,9 @@ def _differ(base: Revision | None, branch: Revision, *stages: str) -> bool:
 
 def _forged(branch: Revision) -> int:
     """Count accepted cells whose file is missing or does not have the hash of data/cells.csv."""
-    cells = comparison.accepted(branch)
-    files_ = (branch.folder / paths.RAW / path for path in cells.path)
-    return sum(
-        not file.is_file() or files.sha256(file) != told
-        for file, told in zip(files_, cells.sha256, strict=True)
-    )
+    cells, raw = comparison.accepted(branch), branch.folder / paths.RAW
+    told = zip((raw / path for path in cells.path), cells.sha256, strict=True)
+    return sum(not file.is_file() or files.sha256(file) != sha256 for file, sha256 in told)
 
 
 def contradicted(base: Revision | None, branch: Revision) -> list[str]:

@@ -120,10 +120,8 @@ def check_gate(last: str, passed: bool, found: str, override: str | None) -> str
 
 def notes(tag: str, released: bundle.Bundle, last: str, verdict: str) -> str:
     """The release notes, as Markdown; they read what the gate wrote when it compared with `last`."""
-    figures, audit, found = (
-        json.loads(file.read_text(encoding="utf-8"))
-        for file in (paths.METRICS, paths.AUDIT, outputs.COMPARISON)
-    )
+    written = (paths.METRICS, paths.AUDIT, outputs.COMPARISON)
+    figures, audit, found = (json.loads(file.read_bytes()) for file in written)
     test, patients = figures[tables.TEST], sum(audit["patients"].values())
     rows = [f"| {words} | {metrics.interval(**test[name])} |" for name, words in evaluation.MAIN.items()]
     parts = [

@@ -147,9 +147,8 @@ def _not_worse(found: Comparison, figures: Iterable[Figure | None], loss: float)
         worse = (figure.high if figure.high is not None else figure.difference or 0.0) < -loss
         outcome = "failed" if worse else outcome
         at = "" if figure.at is None else f" at {figure.at:g}"
-        said.append(
-            f"{figure.name}{at} {summary.difference(figure.model_dump())}{' is worse' if worse else ''}"
-        )
+        spread = summary.difference(figure.model_dump())
+        said.append(f"{figure.name}{at} {spread}{' is worse' if worse else ''}")
     return outcome, f"{'; '.join(said)}; a loss of {loss:g} is allowed"
 
 

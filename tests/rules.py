@@ -643,7 +643,7 @@ RULES = (
         ),
         ("a first revision differs in all", "base is None or any(base", "base is not None and any(base"),
         ("a cell without a file is forged", "not file.is_file() or ", "file.is_file() and "),
-        ("a cell with other bytes is forged", " or files.sha256(file) != told", ""),
+        ("a cell with other bytes is forged", " or files.sha256(file) != sha256", ""),
         ("the sections evaluate and gate are listed", '("evaluate", "gate")', '("evaluate",)'),
         (
             "changes of the base since the fork are not listed",

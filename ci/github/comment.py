@@ -65,9 +65,8 @@ def pull_number(run: Run) -> int | None:
         return None
     head = quote(f"{run['head_repository']['owner']['login']}:{run['head_branch']}", safe="")
     pulls = ask(f"repos/{event.repository()}/pulls?state=open&per_page=100&head={head}")
-    return next(
-        (int(pull["number"]) for pull in pulls if _stands(run["head_sha"], pull["head"]["sha"])), None
-    )
+    numbers = (int(pull["number"]) for pull in pulls if _stands(run["head_sha"], pull["head"]["sha"]))
+    return next(numbers, None)
 
 
 def _stands(judged: str, head: str) -> bool:
