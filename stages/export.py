@@ -30,12 +30,8 @@ def main() -> None:
 
     exported = build.export(network.load(MODEL), learnt, params, SPLITS)
     prediction = exported.model.run_prepared(asked)
-    agreement = convert.check_agreement(
-        prediction.p_network,
-        judged.p_network.to_numpy(),
-        labels.values(judged.label),
-        params.export.precision,
-    )
+    trained, y = judged.p_network.to_numpy(), labels.values(judged.label)
+    agreement = convert.check_agreement(prediction.p_network, trained, y, params.export.precision)
     fitted_ood = build.fit_ood(exported.model, learnt, patient, params)
     val = np.flatnonzero(judged.split == tables.VAL)
     far = ood.distances(fitted_ood, ood.Seen([asked[row] for row in val], prediction.features[val]))
