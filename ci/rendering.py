@@ -46,19 +46,14 @@ def numbers(found: Comparison, verdict: Verdict) -> dict[str, Any]:
 
 def page(found: Comparison, verdict: Verdict, folder: Path) -> str:
     """The report as HTML in one file, with pictures of the cells whose verdict changed."""
-    environment = templates.environment(Path(__file__).parent, autoescape=True)
-    environment.filters |= {
-        "side": summary.number,
-        "spread": lambda figure: summary.difference(figure.model_dump()),
-        "category": labels.category,
-        "how": lambda stage: summary.HOW[stage.how],
-        "picture": lambda flip: _picture(folder / paths.RAW / flip.path),
-    }
-    return environment.get_template("report.html.j2").render(
+    template = templates.environment(Path(__file__).parent, autoescape=True).get_template("report.html.j2")
+    return template.render(
         found=found,
         verdict=verdict,
         why=not_comparable(found),
-        words=summary.FIGURES,
+        summary=summary,
+        category=labels.category,
+        picture=lambda flip: _picture(folder / paths.RAW / flip.path),
         plots=outputs.PLOTS.name if (folder / outputs.PLOTS / "index.html").is_file() else "",
     )
 
