@@ -87,12 +87,9 @@ def main() -> None:
             while self.name == "scheduler" and not self.parent.port_open(arguments.port):
                 if self.stopped.wait(0.5):
                     return
+            argv = ["airflow", *self.command]
             self.process = subprocess.Popen(
-                ["airflow", *self.command],
-                env=self.env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+                argv, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
             )
             assert self.process.stdout is not None
             for line in self.process.stdout:

@@ -28,9 +28,8 @@ ENVIRONMENT = Path(os.environ.get("MALARIA_ENVIRONMENT", PROJECT / ".venv"))
 # A cron expression, @daily and the like; empty: runs start only by hand.
 SCHEDULE = os.environ.get("MALARIA_SCHEDULE") or None
 # Runs due before this time are not caught up: the start of `make airflow`, or the date of this file.
-START = (
-    os.environ.get("MALARIA_START") or datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC).isoformat()
-)
+PUT_HERE = datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC)
+START = os.environ.get("MALARIA_START") or PUT_HERE.isoformat()
 TIMEOUT_HOURS = float(os.environ.get("MALARIA_TIMEOUT_HOURS", "12"))
 # Your `module.function`, called with Airflow's context when a run has failed.
 ON_FAILURE = os.environ.get("MALARIA_ON_FAILURE", "")
@@ -46,9 +45,9 @@ ENTER = f'set -eu\nexport PATH={shlex.quote(f"{ENVIRONMENT}/bin")}:"$PATH" MALAR
 TEMPORARY = 75
 
 # `run_stage` is `dvc repro --single-item`, but ends with status 99, Airflow's for "skipped", if nothing has
-# changed.
-STAGE = "exec python -m orchestration.run_stage {stage} --figures {figures}/{{{{ ti.id }}}}.html{force}"
-FORCE = "{{ ' --force' if params.force else '' }}"
+# changed. Airflow fills in what stands in braces.
+STAGE = f"exec python -m orchestration.run_stage --figures {shlex.quote(str(FIGURES))}/"
+EACH = "{{ ti.id }}.html{{ ' --force' if params.force else '' }} "
 
 # Compares the new model with that of the last commit.
 GATE = """\
@@ -158,8 +157,7 @@ with DAG(
         stage["name"]: DvcStage(
             # DVC allows characters in names that Airflow does not: a foreach stage is called train@a.
             task_id=re.sub(r"[^\w.-]", ".", stage["name"]),
-            bash_command=ENTER
-            + STAGE.format(stage=stage["name"], figures=shlex.quote(str(FIGURES)), force=FORCE),
+            bash_command=ENTER + STAGE + EACH + stage["name"],
             doc_md=about(stage),
         )
         for stage in stages
@@ -167,8 +165,6 @@ with DAG(
     for stage in stages:
         tasks[stage["name"]].set_upstream([tasks[name] for name in stage["after"]])
     gate = Command(task_id="gate", bash_command=ENTER + GATE, retries=0, doc_md="Is the model good enough?")
-    push = Command(
-        task_id="push", bash_command=ENTER + PUSH, doc_md="Push to DVC's default remote what it lacks."
-    )
+    push = Command(task_id="push", bash_command=ENTER + PUSH, doc_md="Push what DVC's default remote lacks.")
     gate.set_upstream([task for task in tasks.values() if not task.downstream_list])
     gate >> push
