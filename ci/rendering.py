@@ -27,19 +27,16 @@ def write(found: Comparison, verdict: Verdict, folder: Path) -> None:
 def numbers(found: Comparison, verdict: Verdict) -> dict[str, Any]:
     """The content of summary.json, which `ci.github.summary` shows in a comment."""
     return {
+        **found.model_dump(include={"behind", "flipped", "figures"}),
+        **found.judged.model_dump(include={"cells", "patients"}),
         "overridden": bool(verdict.overridden),
         "sample": found.branch.source == "sample" or found.sample,
         "rules": len(found.rules),
-        "behind": found.behind,
-        "cells": found.judged.cells,
-        "patients": found.judged.patients,
-        "flipped": found.flipped,
         "bytes": found.branch.bundle_bytes,
         "parameters": len(found.changes),
         "gained": sum(one.gained for one in found.classes),
         "lost": sum(one.lost for one in found.classes),
         "checks": [{"name": check.name, "outcome": check.outcome} for check in verdict.checks],
-        "figures": [figure.model_dump() for figure in found.figures],
         "stages": [stage.model_dump() for stage in found.stages if stage.name in summary.STAGES],
     }
 
