@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from ci import outputs, revisions
 from ci.comparison import Plain, accepted
@@ -84,7 +83,7 @@ def run(
             f"dvc.lock has no stage {missing[0]}, which the base's gate.rerun runs again: keep the stage, or "
             "take it out of gate.rerun on the base first."
         )
-    frozen = _frozen(branch.folder)
+    frozen = revisions.frozen(branch.folder)
     if frozen or not (stages or blind):
         yield Rerun(stages=stages, frozen=frozen), None
         return
@@ -152,8 +151,7 @@ def _hashes(lock: dict[str, dict[str, list[dict[str, str]]]], stage: str) -> dic
 def _unseen(branch: Revision, judged: pd.DataFrame, train: bool, folder: Path) -> dict[str, str]:
     """Make the bundle in `folder`, where the test cells show other pictures; return hashes by path."""
     revisions.copy_of_work_tree(branch.folder, folder)
-    # Outside of the current folder, DVC puts a path before each stage's name.
-    stages = [address.rpartition(":")[2] for address in revisions.order(folder, paths.BUNDLE)]
+    stages = revisions.order(folder, paths.BUNDLE)
     unseeing = [name for name in stages if name not in SEEING and (train or name != "train")]
     needed = [paths.SPLIT_SUMMARY, *([] if train else [paths.MODEL])]
     # Also what `dvc add` tracks, such as a network to start from, but not the cells, which `fetch` reads.
@@ -192,8 +190,3 @@ def _hide(branch: Revision, judged: pd.DataFrame, folder: Path) -> None:
 
 def _touches(path: Path, read: set[str]) -> bool:
     return any(path.is_relative_to(dep) or Path(dep).is_relative_to(path) for dep in read)
-
-
-def _frozen(folder: Path) -> tuple[str, ...]:
-    content = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))
-    return tuple(name for name, stage in content["stages"].items() if stage.get("frozen"))

@@ -185,7 +185,13 @@ def order(folder: Path = Path(), output: Path | None = None) -> list[str]:
     """
     with Repo(str(folder)) as repo:
         ends = [] if output is None else [repo.find_outs_by_path(str(folder / output))[0].stage]
-        return [stage.addressing for stage in plan_repro(repo.index.graph, ends) if stage.cmd]
+        return [stage.name for stage in plan_repro(repo.index.graph, ends) if stage.cmd]
+
+
+def frozen(folder: Path) -> tuple[str, ...]:
+    """The stages of the pipeline in a folder that dvc.yaml freezes: DVC runs none of them."""
+    with Repo(str(folder)) as repo:
+        return tuple(stage.name for stage in repo.index.stages if stage.cmd and stage.frozen)
 
 
 def imports(folder: Path = Path()) -> list[str]:
