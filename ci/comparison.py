@@ -301,12 +301,12 @@ def _answers(
     """The fields of `Comparison` that come from both bundles; `here` are the branch's answers to `crops`."""
     there = here if before is None else before.run(crops)
     asked = judged.assign(one=here.p_parasitized, other=there.p_parasitized)
-    turned = {"one": _rejected(here), "other": _rejected(there)}
+    asked = asked.assign(turned_one=_rejected(here), turned_other=_rejected(there))
     # Inverted pictures: they are no cells, whatever the stain.
     strange = [(255 - crop).astype(np.uint8) for crop in crops[:_TIMED_CELLS]]
     sides = (before or now, now)
-    figures, auc_low = _figures(asked, turned, sides, settings, first=before is None)
-    flips = [] if before is None else _flips(asked, turned)
+    figures, auc_low = _figures(asked, sides, settings, first=before is None)
+    flips = [] if before is None else _flips(asked)
     return {
         "figures": figures,
         "auc_low": auc_low,
@@ -418,13 +418,13 @@ def _rejected(predictions: bundle.Predictions) -> npt.NDArray[np.bool_]:
 
 
 def _figures(
-    asked: pd.DataFrame,
-    turned: dict[str, npt.NDArray[np.bool_]],
-    bundles: tuple[bundle.Bundle, bundle.Bundle],
-    settings: params.Params,
-    first: bool,
+    asked: pd.DataFrame, bundles: tuple[bundle.Bundle, bundle.Bundle], settings: params.Params, first: bool
 ) -> tuple[list[Figure], float | None]:
-    """All figures of branch and base, and the lower end of the interval of the branch's AUC."""
+    """All figures of branch and base, and the lower end of the interval of the branch's AUC.
+
+    asked: the judged cells; columns one and other, the probabilities by branch and base, and turned_one and
+    turned_other, whether they turn the cell away.
+    """
     if asked.label.nunique() < 2:
         return [], None
     specificity = settings.gate.specificity
@@ -441,8 +441,8 @@ def _figures(
         # A cell that is turned away counts as wrong. If the branch lacks the point, no cell is called
         # parasitised there.
         called = {
-            side: np.where(turned[side], asked.label != labels.PARASITIZED, asked[side] >= threshold)
-            for side, threshold in (("one", ours.get(at, math.inf)), ("other", theirs[at]))
+            side: np.where(asked[f"turned_{side}"], asked.label != labels.PARASITIZED, asked[side] >= limit)
+            for side, limit in (("one", ours.get(at, math.inf)), ("other", theirs[at]))
         }
         here = asked.assign(**{side: values.astype(np.float64) for side, values in called.items()})
         differences = paired.differences(here, settings.evaluate)[evaluation.AS_GIVEN]
@@ -464,9 +464,9 @@ def _low(difference: metrics.Estimate) -> float:
     return difference.value if math.isnan(difference.low) else difference.low
 
 
-def _flips(asked: pd.DataFrame, turned: dict[str, npt.NDArray[np.bool_]]) -> list[Flip]:
-    """The cells that base and branch call differently, the largest difference first."""
-    p = {side: asked[side].mask(turned[side]) for side in ("one", "other")}
+def _flips(asked: pd.DataFrame) -> list[Flip]:
+    """The cells that base and branch call differently, the largest difference first; `asked` as above."""
+    p = {side: asked[side].mask(asked[f"turned_{side}"]) for side in ("one", "other")}
     differ = ((p["one"] >= 0.5) != (p["other"] >= 0.5)) | (p["one"].isna() != p["other"].isna())
     step = (p["one"].fillna(-1) - p["other"].fillna(-1)).abs()
     ordered = asked.assign(**p, step=step)[differ].sort_values(["step", "path"], ascending=[False, True])

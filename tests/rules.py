@@ -703,7 +703,7 @@ RULES = (
         "test_one_half_is_called_parasitised_and_47_5_percent_is_not "
         "test_figures_without_an_interval_are_not_comparable",
         ("a cell that the base has learned, too, is no copy", "met[0] & ~met[1]", "met[0]"),
-        ("a cell is called from the threshold on", "asked[side] >= threshold", "asked[side] > threshold"),
+        ("a cell is called from the threshold on", "asked[side] >= limit", "asked[side] > limit"),
         ("the branch calls a cell from 0.5 on", '(p["one"] >= 0.5)', '(p["one"] > 0.5)'),
         ("the base calls a cell from 0.5 on, too", '(p["other"] >= 0.5)', '(p["other"] > 0.5)'),
         ("without an interval the value counts", "if math.isnan(difference.low)", "if False"),
