@@ -98,11 +98,10 @@ def handed_back() -> tuple[Stage, ...]:
     headline, _, told = programs.git("log", "-1", f"--format=%s%n{trailer}").partition("\n")
     if headline != commit_lock.MESSAGE:
         return ()
-    found = re.findall(r"(\w+) (\w+) ([\d.]+)", told)
+    stages = re.findall(rf"(\w+) ({'|'.join(summary.HOW)}) (\d+\.\d)", told)
     return tuple(
         Stage(name=name, how=how, seconds=float(seconds) if how == "ran" else None)
-        for name, how, seconds in found
-        if name in summary.STAGES and how in summary.HOW
+        for name, how, seconds in stages
     )
 
 
