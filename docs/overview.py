@@ -41,9 +41,8 @@ def badges(figures: dict[str, Any]) -> str:
     python = project["requires-python"].replace(",", " and ")
     shown = {"license": project["license"], "python": python, "AUC": auc}
     ci = f"{REPOSITORY}/actions/workflows/test.yml"
-    return "\n".join(
-        [f"[![CI]({ci}/badge.svg)]({ci})", *(_badge(name, value) for name, value in shown.items())]
-    )
+    badges = (_badge(name, value) for name, value in shown.items())
+    return "\n".join([f"[![CI]({ci}/badge.svg)]({ci})", *badges])
 
 
 def _badge(name: str, value: str) -> str:

@@ -21,8 +21,6 @@ from malaria.errors import UserError
 
 DOCS = Path("docs")
 DESK, PHONE = (1400, 1150), (390, 1500)
-EXAMPLE = "Ring form"
-CELLS = 24
 
 
 def main() -> None:
@@ -58,16 +56,15 @@ def chromium() -> Iterator[Any]:
 
 
 def one_cell(page: Any) -> None:
-    page.get_by_role("button", name=EXAMPLE).click()
+    page.get_by_role("button", name="Ring form").click()
     page.wait_for_selector("#answer img")
     page.evaluate("window.scrollTo(0, 0)")
 
 
 def many_cells(page: Any) -> None:
-    cells = pictures.drawn(CELLS, seed=2)
     files = [
         {"name": f"cell-{number:02}.png", "mimeType": "image/png", "buffer": pictures.encoded(pixels)}
-        for number, (pixels, _) in enumerate(cells, 1)
+        for number, (pixels, _) in enumerate(pictures.drawn(24, seed=2), 1)
     ]
     page.set_input_files("#bring input[type=file]", files)
     page.locator("#table [role=gridcell] img").first.wait_for()
