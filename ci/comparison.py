@@ -153,14 +153,16 @@ class Comparison(Plain):
     figures. auc_low: lower end of the interval of the branch's AUC. turned_away: shares of pictures that are
     no cells which base and branch turn away. above_here: lower end of the interval of the difference in AUC,
     the branch's bundle minus the one that its code made here. elsewhere: what the stage external of each
-    revision claims, by laboratory and figure, without differences.
+    revision claims, by laboratory and figure, without differences. behind: number of the base's commits that
+    the branch lacks. sample: whether both were made on the synthetic sample in place of params.yaml's source.
+    rules: files and sections that decide how models are judged, and that the branch changes.
     """
 
     base: Side | None
     branch: Side
-    behind: int
-    sample: bool
-    rules: tuple[str, ...]
+    behind: int = 0
+    sample: bool = False
+    rules: tuple[str, ...] = ()
     limits: params.Gate
     stages: tuple[Stage, ...]
     judged: Judged
@@ -221,22 +223,16 @@ def compare(
     judged: pd.DataFrame,
     counted: Judged,
     settings: params.Params,
-    stages: tuple[Stage, ...],
-    behind: int = 0,
-    rules: tuple[str, ...] = (),
-    sample: bool = False,
     here: Path | None = None,
+    **facts: Any,
 ) -> Comparison:
     """Compare the branch with its base.
 
     Args:
         judged, counted: as `judged_cells` gives them.
         settings: the parameters by which both are judged.
-        stages: how the branch's stages got their results.
-        behind: number of the base's commits that the branch lacks.
-        rules: files and sections that decide how models are judged, and that the branch changes.
-        sample: whether both were made on the synthetic sample in place of params.yaml's source.
         here: folder of the bundle that the branch's code made on this machine, if it may differ.
+        facts: fields of `Comparison` that both folders do not tell: stages, behind, rules, sample.
     """
     limits = images.Limits(settings.audit.min_side, settings.audit.max_pixels)
     raw = (base or branch).folder / paths.RAW
@@ -258,17 +254,14 @@ def compare(
     return Comparison(
         base=None if base is None else _side(base),
         branch=_side(branch),
-        behind=behind,
-        sample=sample,
-        rules=rules,
         limits=settings.gate,
-        stages=stages,
         judged=counted,
         claims=json.loads((branch.folder / paths.SUMMARY).read_text(encoding="utf-8")),
         elsewhere=_elsewhere(base, branch),
         changes=() if base is None else changes(base.params, branch.params),
         **_gained(base, branch),
         **answers,
+        **facts,
     )
 
 

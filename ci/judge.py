@@ -62,12 +62,13 @@ def _judge(
     # Training and later stages could see the test cells, and write what they saw into the bundle.
     blind = not given.report and _differ(base, branch, *again.OF_PROCESSOR)
     with again.run(branch, stages, cells, blind) as (ran, here):
-        how = record.stages if record else comparison.changed_stages(base, branch)
-        sample = record is not None and record.sample
-        behind, rules = _behind(base, branch), _rules(base, branch)
-        found = comparison.compare(
-            base, branch, cells, counted, settings, how, behind=behind, rules=rules, sample=sample, here=here
-        )
+        facts = {
+            "stages": record.stages if record else comparison.changed_stages(base, branch),
+            "sample": record is not None and record.sample,
+            "behind": _behind(base, branch),
+            "rules": _rules(base, branch),
+        }
+        found = comparison.compare(base, branch, cells, counted, settings, here, **facts)
         labels = [*given.label, *(pull.labels if (pull := event.pull()) else ())]
         rerun = None if given.report else ran
         changed, forged = contradicted(base, branch), _forged(branch)

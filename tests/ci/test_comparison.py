@@ -50,7 +50,7 @@ def compare(tmp_path, model_bundle):
             }
         )
         judged, counted = comparison.judged_cells(older, newer)
-        return comparison.compare(older, newer, judged, counted, settings, STAGES, **options)
+        return comparison.compare(older, newer, judged, counted, settings, stages=STAGES, **options)
 
     return _compare
 
