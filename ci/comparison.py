@@ -155,7 +155,10 @@ class Comparison(Plain):
     the branch's bundle minus the one that its code made here. elsewhere: what the stage external of each
     revision claims, by laboratory and figure, without differences. behind: number of the base's commits that
     the branch lacks. sample: whether both were made on the synthetic sample in place of params.yaml's source.
-    rules: files and sections that decide how models are judged, and that the branch changes.
+    rules: files and sections that decide how models are judged, and that the branch changes. own_code:
+    whether the branch's own code compared and judges, because the base has none that could. contradicted:
+    stages with the same inputs as in the base's dvc.lock, and other outputs. forged: number of the branch's
+    cells whose file does not have their hash.
     """
 
     base: Side | None
@@ -163,6 +166,9 @@ class Comparison(Plain):
     behind: int = 0
     sample: bool = False
     rules: tuple[str, ...] = ()
+    own_code: bool = False
+    contradicted: tuple[str, ...] = ()
+    forged: int = 0
     limits: params.Gate
     stages: tuple[Stage, ...]
     judged: Judged
@@ -232,7 +238,7 @@ def compare(
         judged, counted: as `judged_cells` gives them.
         settings: the parameters by which both are judged.
         here: folder of the bundle that the branch's code made on this machine, if it may differ.
-        facts: fields of `Comparison` that both folders do not tell: stages, behind, rules, sample.
+        facts: further fields of `Comparison`, which need git, dvc.lock or the record of a run.
     """
     limits = images.Limits(settings.audit.min_side, settings.audit.max_pixels)
     raw = (base or branch).folder / paths.RAW

@@ -67,13 +67,13 @@ def _judge(
             "sample": record is not None and record.sample,
             "behind": _behind(base, branch),
             "rules": _rules(base, branch),
+            "own_code": base is None or not base.folder.samefile(Path()),
+            "contradicted": contradicted(base, branch),
+            "forged": _forged(branch),
         }
         found = comparison.compare(base, branch, cells, counted, settings, here, **facts)
         labels = [*given.label, *(pull.labels if (pull := event.pull()) else ())]
-        rerun = None if given.report else ran
-        changed, forged = contradicted(base, branch), _forged(branch)
-        own_code = base is None or not base.folder.samefile(Path())
-        return found, verdict.judge(found, rerun, changed, own_code, labels, forged)
+        return found, verdict.judge(found, None if given.report else ran, labels)
 
 
 def _differ(base: Revision | None, branch: Revision, *stages: str) -> bool:

@@ -37,28 +37,18 @@ class Verdict(Plain):
         return summary.headline(failed, self.overridden and f"the label {self.overridden}")
 
 
-def judge(
-    found: Comparison,
-    rerun: Rerun | None,
-    contradicted: Sequence[str] = (),
-    own_code: bool = False,
-    pull_labels: Sequence[str] = (),
-    forged: int = 0,
-) -> Verdict:
+def judge(found: Comparison, rerun: Rerun | None, pull_labels: Sequence[str] = ()) -> Verdict:
     """Judge a comparison by the limits it carries.
 
     Args:
         rerun: the result of running stages again; None if nothing was run.
-        contradicted: stages with the same inputs as in the base's dvc.lock, and other outputs.
-        own_code: whether the branch was judged by its own code, because the base has none that could.
         pull_labels: the labels on the pull request.
-        forged: number of the branch's cells whose file does not have their hash.
     """
     limits = found.limits
     made: dict[str, Found] = {
-        "judge": _judge(found, own_code),
+        "judge": _judge(found),
         "format": _format(found),
-        "by patient": _by_patient(found, forged),
+        "by patient": _by_patient(found),
         "comparable": _comparable(found),
         "AUC": _not_worse(found, [found.figure("auc")], limits.auc_loss),
         "AUC at least": _at_least(found),
@@ -67,7 +57,7 @@ def judge(
         "calibration": _calibrated(found),
         "not cells": _turned_away(found),
         "size": _at_most("bytes", found.branch.bundle_bytes, limits.max_bytes),
-        "dvc.lock": _lock(contradicted),
+        "dvc.lock": _lock(found),
         "reproducible": _reproducible(rerun, found),
         "blind training": _blind(rerun),
     }
@@ -101,10 +91,10 @@ def not_comparable(found: Comparison) -> str:
     return ""
 
 
-def _judge(found: Comparison, own_code: bool) -> Found:
-    if own_code and found.base:
+def _judge(found: Comparison) -> Found:
+    if found.own_code and found.base:
         return "failed", "the base has no code that judges (ci/judge.py): the branch's own did"
-    return "passed", "the branch's own code: a first revision" if own_code else "the base's code"
+    return "passed", "the branch's own code: a first revision" if found.own_code else "the base's code"
 
 
 def _format(found: Comparison) -> Found:
@@ -113,10 +103,10 @@ def _format(found: Comparison) -> Found:
     return "passed", "the bundle is one that this code reads"
 
 
-def _by_patient(found: Comparison, forged: int) -> Found:
+def _by_patient(found: Comparison) -> Found:
     cells = found.judged
     wrong = {
-        "cells have other bytes than their hash in data/cells.csv says": forged,
+        "cells have other bytes than their hash in data/cells.csv says": found.forged,
         "patients have cells on both sides: the split is not by patient": cells.torn,
         "test cells are trained on under another patient's name": cells.renamed,
         "test cells are trained on as copies in other files, or by the network to start from": cells.copies,
@@ -179,9 +169,9 @@ def _at_most(what: str, value: float, limit: float) -> Found:
     return "passed" if value <= limit else "failed", f"{what} {value:,.6g}, at most {limit:,g}"
 
 
-def _lock(contradicted: Sequence[str]) -> Found:
-    if contradicted:
-        return "failed", f"same inputs as the base's, other outputs: {', '.join(contradicted)}"
+def _lock(found: Comparison) -> Found:
+    if found.contradicted:
+        return "failed", f"same inputs as the base's, other outputs: {', '.join(found.contradicted)}"
     return "passed", "no stage has the base's inputs and other outputs"
 
 

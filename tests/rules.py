@@ -576,12 +576,12 @@ RULES = (
         ),
         (
             "the branch's own code is no judge",
-            "if own_code and found.base:",
-            "if own_code and not found.base:",
+            "if found.own_code and found.base:",
+            "if found.own_code and not found.base:",
         ),
         ("torn patients fail", 'not by patient": cells.torn', 'not by patient": 0'),
         ("renamed cells fail", "another patient's name\": cells.renamed", "another patient's name\": 0"),
-        ("forged cells fail", 'data/cells.csv says": forged', 'data/cells.csv says": 0'),
+        ("forged cells fail", 'data/cells.csv says": found.forged', 'data/cells.csv says": 0'),
         (
             "a share of min_patients is enough",
             "< limits.min_patients * cells.tested",
@@ -605,7 +605,11 @@ RULES = (
         ),
         ("a frozen stage fails", "    if rerun.frozen:", "    if not rerun:"),
         ("blind training is the same", "same = all(output.same", "same = any(output.same"),
-        ("other outputs of the same inputs fail", "    if contradicted:", "    if not contradicted:"),
+        (
+            "other outputs of the same inputs fail",
+            "    if found.contradicted:",
+            "    if not found.contradicted:",
+        ),
         (
             "each rate of a point has its loss",
             "_points(found), limits.point_loss",

@@ -204,7 +204,7 @@ def test_a_network_that_cannot_be_run_is_a_verdict_too(compare, bundle):
 
 
 def test_a_base_without_code_that_judges_needs_a_label(compare):
-    assert outcomes(verdict.judge(compare(), None, own_code=True)) == ["judge"]
+    assert outcomes(verdict.judge(compare(own_code=True), None)) == ["judge"]
 
 
 def test_what_the_branch_says_of_itself_decides_nothing(compare, bundle):
@@ -405,7 +405,7 @@ def test_a_frozen_stage_fails(compare):
 
 
 def test_the_base_s_inputs_with_other_outputs_fail(compare):
-    assert outcomes(verdict.judge(compare(), None, contradicted=["train"])) == ["dvc.lock"]
+    assert outcomes(verdict.judge(compare(contradicted=("train",)), None)) == ["dvc.lock"]
 
 
 def test_figures_without_an_interval_are_not_comparable(compare, bundle):

@@ -51,10 +51,8 @@ def comparison(*figures: Figure, **changed) -> Comparison:
     return Comparison(**content | changed)
 
 
-def failed(found: Comparison, rerun: Rerun | None = None, **options) -> list[str]:
-    return [
-        check.name for check in verdict.judge(found, rerun, **options).checks if check.outcome == "failed"
-    ]
+def failed(found: Comparison, rerun: Rerun | None = None) -> list[str]:
+    return [check.name for check in verdict.judge(found, rerun).checks if check.outcome == "failed"]
 
 
 def rerun(*outputs: Output, **changed) -> Rerun:
@@ -132,8 +130,8 @@ def test_a_label_overrides_a_gate_that_fails_and_no_other():
 
 
 def test_the_branch_judges_itself_only_where_there_is_no_base():
-    assert failed(comparison(), own_code=True) == ["judge"]
-    assert failed(comparison(base=None), own_code=True) == []
+    assert failed(comparison(own_code=True)) == ["judge"]
+    assert failed(comparison(base=None, own_code=True)) == []
 
 
 def test_a_first_revision_has_no_patients_to_lose():
@@ -141,11 +139,11 @@ def test_a_first_revision_has_no_patients_to_lose():
 
 
 def test_cells_with_other_bytes_than_their_hash_says_fail():
-    assert failed(comparison(), forged=1) == ["by patient"]
+    assert failed(comparison(forged=1)) == ["by patient"]
 
 
 def test_other_outputs_of_the_bases_inputs_fail():
-    assert failed(comparison(), contradicted=["train"]) == ["dvc.lock"]
+    assert failed(comparison(contradicted=("train",))) == ["dvc.lock"]
 
 
 def test_same_inputs_and_other_outputs_contradict_the_base(tmp_path):
