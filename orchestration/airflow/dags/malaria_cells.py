@@ -59,12 +59,9 @@ exec python -m ci.gate --base HEAD
 """
 
 PUSH = """\
-if [ -z "$(dvc config core.remote || true)" ]; then
-    echo "No DVC remote is the default one (dvc remote add -d NAME URL): nothing is pushed."
-    exit 99
-fi
-if [ "$(dvc --wait-for-lock status --cloud --json)" = "{}" ]; then
-    echo "The remote has everything."
+if [ -z "$(dvc config core.remote || true)" ] \\
+    || [ "$(dvc --wait-for-lock status --cloud --json)" = "{}" ]; then
+    echo "DVC has no default remote (dvc remote add -d NAME URL), or it has everything: nothing is pushed."
     exit 99
 fi
 exec python -m remote.push
