@@ -50,19 +50,28 @@ def reached() -> Iterator[tuple[Repo, HashFileDB]]:
 
     Raises:
         UserError: there is no remote, a library that it needs is not installed, it does not answer, or it
-            fails in the `with` block.
+            fails in the `with` block; an UnavailableError, if another try may help.
     """
     with Repo() as repo:
         try:
             odb: HashFileDB = repo.cloud.get_remote_odb(command="push")
         except (DvcException, ImportError) as error:
             raise UserError(f"{' '.join(str(error).split())}: see docs/remote.md.") from None
-        with _one_sentence(repo.config["core"]["remote"], url_of(odb)):
+        try:
             if odb.fs.protocol == "s3":
                 # Because `exists` below takes a refusal for a no, and a listing does not.
                 odb.fs.fs.call_s3("list_objects_v2", Bucket=odb.path.split("/")[0], MaxKeys=1)
             odb.fs.exists(odb.path)
             yield repo, odb
+        except UserError:
+            raise
+        except Exception as error:
+            # Each kind of store has its own exceptions, and DVC gives them no common base class.
+            said = " ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__
+            sign = next((sign for sign in _MEANINGS if re.search(sign, said)), "")
+            kind = UnavailableError if sign == _AWAY else UserError
+            where = f"{repo.config['core']['remote']} ({url_of(odb)})"
+            raise kind(f"The remote {where} {_MEANINGS.get(sign, 'fails')} ({said}).") from None
 
 
 def replace_damaged(repo: Repo, odb: HashFileDB) -> None:
@@ -110,18 +119,3 @@ def _listed(stores: Iterable[HashFileDB], md5: str) -> frozenset[str]:
 def _is_whole(odb: HashFileDB, md5: str) -> bool:
     _, found = hash_file(odb.oid_to_path(md5), odb.fs, "md5")
     return bool(found.value == md5.removesuffix(".dir"))
-
-
-@contextmanager
-def _one_sentence(name: str, url: str) -> Iterator[None]:
-    """Turn a store's own exceptions into a UserError of one sentence."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        # Each kind of store has its own exceptions, and DVC gives them no common base class.
-        said = " ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__
-        sign = next((sign for sign in _MEANINGS if re.search(sign, said)), "")
-        kind = UnavailableError if sign == _AWAY else UserError
-        raise kind(f"The remote {name} ({url}) {_MEANINGS.get(sign, 'fails')} ({said}).") from None
