@@ -14,8 +14,6 @@ from ci.github import event
 from malaria import programs
 from malaria.command import end_with, options
 
-JUDGE = Path("ci/judge.py")
-
 
 def main() -> int:
     parser = options("ci.gate", __doc__)
@@ -42,7 +40,7 @@ def judge(rev: str, *arguments: str) -> int:
         given = [str(branch.folder.resolve()), *arguments]
         if base is not None:
             given += ["--base", str(base.folder), "--name", rev, "--note", base.note]
-            code = base.folder if (base.folder / JUDGE).is_file() else code
+            code = base.folder if (base.folder / "ci/judge.py").is_file() else code
         # -E: Python's environment variables must not bring in other code.
         command = [sys.executable, "-E", "-m", "ci.judge", *given]
         with programs.start(command, cwd=code) as process:

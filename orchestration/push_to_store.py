@@ -12,8 +12,6 @@ from malaria.command import end_with, options
 from malaria.errors import UserError
 from remote import push, storage
 
-REMOTE = "store"
-
 
 def main() -> None:
     parser = options("orchestration.push_to_store", __doc__)
@@ -21,7 +19,7 @@ def main() -> None:
     parser.add_argument("endpoint", help="the store's own address, such as http://store:8333")
     arguments = parser.parse_args()
     make_bucket(arguments.url, arguments.endpoint)
-    storage.use(REMOTE, url=arguments.url, endpointurl=arguments.endpoint)
+    storage.use("store", url=arguments.url, endpointurl=arguments.endpoint)
     push.push()
 
 
