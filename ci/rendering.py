@@ -7,7 +7,7 @@ from typing import Any
 from ci import outputs
 from ci.comparison import Comparison
 from ci.github import summary
-from ci.verdict import Verdict, not_comparable
+from ci.verdict import Verdict
 from malaria import files, labels, paths, programs, templates
 from malaria.errors import UserError
 
@@ -47,7 +47,6 @@ def page(found: Comparison, verdict: Verdict, folder: Path) -> str:
     return template.render(
         found=found,
         verdict=verdict,
-        why=not_comparable(found),
         summary=summary,
         category=labels.category,
         picture=lambda flip: _picture(folder / paths.RAW / flip.path),
