@@ -5,7 +5,6 @@ stage failed for a reason that may be temporary, such as the network or a kill; 
 something first. Waits while another DVC command holds the repository.
 """
 
-import re
 from pathlib import Path
 
 from dvc.exceptions import DvcException
@@ -50,10 +49,9 @@ def run(stage: str, force: bool) -> int:
             repo.reproduce(stage, single_item=True, force=force)
         except DvcException as error:
             said = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
-            ended = re.search(r"exited with (-?\d+)$", said)
             print(f"error: {said}", flush=True)
             # With status 1, the stage has said in a sentence what the user has to do.
-            return 1 if ended and ended[1] == "1" else TEMPORARY
+            return 1 if said.endswith(" exited with 1") else TEMPORARY
     return 0
 
 

@@ -7,7 +7,6 @@ words (`ci.github.summary`), and writes the comment's text itself.
 
 import io
 import json
-import re
 import zipfile
 from typing import Any
 from urllib.parse import quote
@@ -96,8 +95,7 @@ def report(run: Run) -> str | None:
 
 def comment(run: Run, number: int, text: str | None) -> str:
     """The comment's Markdown: what GitHub says about the run, then `text`, the run's own findings."""
-    says = _SAYS.get(run["conclusion"] or "", "the run did not end as it should")
-    head = run["head_sha"][:8] if re.fullmatch("[0-9a-f]{40}", run["head_sha"]) else "an odd commit"
+    head, says = run["head_sha"][:8], _SAYS.get(run["conclusion"] or "", "the run did not end as it should")
     files = ask(f"repos/{event.repository()}/pulls/{number}/files?per_page=100")
     # Asked of GitHub, so that the run cannot hide it.
     judges = sum(bool(outputs.rule(file["filename"])) for file in files)
