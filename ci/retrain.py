@@ -8,7 +8,6 @@ sample, whatever params.yaml says, because such a run has no secrets.
 import re
 import shutil
 import time
-from pathlib import Path
 
 from dvc.utils.serialize import modify_yaml
 
@@ -54,32 +53,32 @@ def main() -> None:
     print(f"Ran {', '.join(ran) or 'nothing'}; the record is {outputs.RUN}.")
 
 
-def reproduce(folder: Path = Path()) -> tuple[Stage, ...]:
+def reproduce() -> tuple[Stage, ...]:
     """Run `dvc repro` stage by stage; return how each stage got its results."""
-    names = list(revisions.lock_of(folder))
-    revisions.drop_missing(folder)
+    names = list(revisions.lock_of())
+    revisions.drop_missing()
     made = []
-    for name in revisions.order(folder):
-        before, started = revisions.lock_of(folder).get(name), _started(folder, name)
+    for name in revisions.order():
+        before, started = revisions.lock_of().get(name), _started(name)
         begun = time.monotonic()
-        for line in programs.lines([*programs.DVC, "repro", "--single-item", name], cwd=folder):
+        for line in programs.lines([*programs.DVC, "repro", "--single-item", name]):
             print(line, flush=True)
         seconds = round(time.monotonic() - begun, 1)
-        if _started(folder, name) != started:
+        if _started(name) != started:
             made.append(Stage(name=name, how="ran", seconds=seconds))
         else:
-            same = before == revisions.lock_of(folder).get(name)
+            same = before == revisions.lock_of().get(name)
             made.append(Stage(name=name, how="unchanged" if same else "cache"))
     # Restore the order of entries: DVC appends those that were dropped and made again.
-    with modify_yaml(str(folder / outputs.LOCK)) as content:
+    with modify_yaml(str(outputs.LOCK)) as content:
         stages = content["stages"]
         content["stages"] = {name: stages[name] for name in sorted(stages, key=[*names, *stages].index)}
     return tuple(made)
 
 
-def _started(folder: Path, stage: str) -> int:
-    """When the stage last started in `folder`, in ns, by the time of its lock file; 0 if it never did."""
-    file = folder / paths.RUNNING / f"{stage}.lock"
+def _started(stage: str) -> int:
+    """When the stage last started here, in ns, by the time of its lock file; 0 if it never did."""
+    file = paths.RUNNING / f"{stage}.lock"
     return file.stat().st_mtime_ns if file.exists() else 0
 
 

@@ -194,9 +194,9 @@ def frozen(folder: Path) -> tuple[str, ...]:
         return tuple(stage.name for stage in repo.index.stages if stage.cmd and stage.frozen)
 
 
-def imports(folder: Path = Path()) -> list[str]:
-    """The .dvc files in a folder that `dvc import` or `dvc import-url` made."""
-    with Repo(str(folder)) as repo:
+def imports() -> list[str]:
+    """The .dvc files of the work tree that `dvc import` or `dvc import-url` made."""
+    with Repo() as repo:
         return [stage.relpath for stage in repo.index.stages if stage.is_import]
 
 
