@@ -18,7 +18,7 @@ from malaria.command import end_with, options
 def main() -> int:
     parser = options("ci.gate", __doc__)
     base = pull.base if (pull := event.pull()) else None
-    parser.add_argument("--base", default=base, required=not base, help="a branch, tag or commit")
+    parser.add_argument("--base", default=base, required=not base, help="a branch, tag or commit to judge by")
     parser.add_argument("--label", action="append", default=[], help="a label, as if the pull request had it")
     parser.add_argument("--report", action="store_true", help="run no stage again, and end with status 0")
     given = parser.parse_args()

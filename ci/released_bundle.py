@@ -19,7 +19,7 @@ from malaria.errors import UserError
 def main() -> None:
     parser = options("ci.released_bundle", __doc__)
     tag = os.environ.get("GITHUB_REF_NAME", "")
-    parser.add_argument("--tag", default=tag, help="a version, such as malaria-cells@v1.2.0 (%(default)s)")
+    parser.add_argument("--tag", default=tag, help="a version, such as malaria-cells@v1.2.0")
     version = verify(parser.parse_args().tag)
     pack(paths.BUNDLE, version, outputs.RELEASE)
     event.output("version", version)
