@@ -5,16 +5,14 @@ another cell, votes for the places about a radius inward of it. The votes meet i
 which a watershed divides the foreground.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
-from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial import ConvexHull
 from skimage import filters, measure, segmentation
 
 from malaria.cells.images import Pixels
@@ -53,7 +51,7 @@ _VOTES, _FEW_VOTES = 0.45, 0.3
 
 _DEEP, _LONELY = 0.3, 0.7  # diameters: least distance of a voteless middle from the edge, and from others
 
-LEAST, LEAST_CUT = 0.5, 0.5  # usual areas: least of a cell, and of the visible part of one that is cut
+_LEAST = 0.5  # usual areas: least of a cell, also of the visible part of one that the border cuts
 _ONE_CELL = 1.57  # most area times root of density of one cell, in usual ones: overlaps are denser
 # In usual areas. A piece that lies alone is one cell up to _LONE, however long. A clump with one middle and
 # no waist (solidity above _NO_WAIST) is one cell up to _LARGE.
@@ -159,25 +157,22 @@ def find(field: Pixels) -> Field:
     clumps, _ = ndimage.label(reach)
     cells: list[Cell] = []
     around = round(_SHARED * size)
-    for number, bounds in enumerate(ndimage.find_objects(pieces, len(middles))):
-        if bounds is None:
-            continue
-        y, x = middles[number]
-        where = (
-            slice(max(0, min(bounds[0].start, y - around)), max(bounds[0].stop, y + around)),
-            slice(max(0, min(bounds[1].start, x - around)), max(bounds[1].stop, x + around)),
-        )
-        piece = pieces[where] == number + 1
+    for part in measure.regionprops(pieces):
+        middle = middles[part.label - 1]
+        first = np.maximum(np.minimum(part.bbox[:2], middle - around), 0)
+        last = np.maximum(part.bbox[2:], middle + around)
+        where = slice(first[0], last[0]), slice(first[1], last[1])
+        piece = pieces[where] == part.label
         if (bodies[where] & piece).sum() > 0.4 * min(piece.sum(), area):
             continue
-        clump = reach[where] & (clumps[where] == clumps[y, x])
-        down, across = np.indices(piece.shape)
-        near = np.hypot(down + where[0].start - y, across + where[1].start - x) < _SHARED * size
+        clump = clumps[where] == clumps[*middle]
+        (y, x), (down, across) = middle - first, np.indices(piece.shape)
+        near = np.hypot(down - y, across - x) < _SHARED * size
         clumped = bool((clump & ~piece).any())
-        found = _cell(piece | (clump & near), where, scale, shape, clumped)
-        if found.area * scale**2 > (LEAST_CUT if found.cut else LEAST) * area:
+        found = _cell(piece | (clump & near), first, scale, shape, clumped)
+        if found.area * scale**2 > _LEAST * area:
             cells.append(found)
-    kind = _kind(_parts(pieces).values(), white, reach, density, area, focus)
+    kind = _kind(pieces, white, reach, density, area, focus)
     inside = pieces > 0
     colour = tuple(float(v) for v in np.median(small[inside], axis=0)) if inside.any() else ()
     return Field(
@@ -241,15 +236,18 @@ def _look(density: Floats, dense: float) -> tuple[float, float, float]:
         if not guess:
             continue
         labels, _ = ndimage.label(filled)
-        sizes = np.bincount(labels.ravel()) / (np.pi / 4 * guess**2)
-        parts = _parts(labels, (sizes > 0.5) & (sizes < 1.6))
         alone = [
-            k for k, part in parts.items() if not part.cut and part.solidity > 0.93 and part.length < 1.5
+            part
+            for part in measure.regionprops(labels)
+            if 0.5 < part.area / (np.pi / 4 * guess**2) < 1.6
+            and not _is_cut(part.bbox, labels.shape)
+            and _solidity(part) > 0.93
+            and _length(part) < 1.5
         ]
-        areas = np.array([parts[k].area for k in alone])
+        areas = np.array([part.area for part in alone])
         if len(alone) >= 3:
             guess = 2 * float(_median_by_weight(areas, 1) / np.pi) ** 0.5
-            usual = float(np.median(density[np.isin(labels, alone)]))
+            usual = float(np.median(density[np.isin(labels, [part.label for part in alone])]))
         else:
             usual = dense
         # A higher level must find more lone cells, because it counts more of each cell as background. Without
@@ -277,9 +275,7 @@ def _size_of_middles(depth: Floats) -> float:
 
 def _median_by_weight(values: Floats, power: int) -> float:
     """The median of values, each weighted by its `power`-th power."""
-    values = np.sort(values)
-    weights = np.cumsum(values**power)
-    return float(values[np.searchsorted(weights, weights[-1] / 2)])
+    return float(np.quantile(values, 0.5, weights=values**power, method="inverted_cdf"))
 
 
 def _filled(density: Floats, limit: Floats | float, largest: float) -> Mask:
@@ -290,8 +286,10 @@ def _filled(density: Floats, limit: Floats | float, largest: float) -> Mask:
     sizes = np.bincount(labels.ravel())
     pale = np.bincount(labels.ravel(), share.ravel()) > 0.5 * sizes
     fill = np.zeros(len(sizes), bool)
-    for hole, part in _parts(labels, sizes < largest).items():
-        fill[hole] = not part.cut and (pale[hole] or part.area < 0.04 * largest or part.solidity > 0.85)
+    for part in measure.regionprops(labels):
+        if part.area < largest and not _is_cut(part.bbox, labels.shape):
+            small = part.area < 0.04 * largest
+            fill[part.label] = pale[part.label] or small or _solidity(part) > 0.85
     return foreground | fill[labels]
 
 
@@ -338,7 +336,7 @@ def _middles(density: Floats, core: Mask, size: float, least: Floats | float = _
     deepest = (depth > _DEEP * size) & (depth == ndimage.maximum_filter(depth, round(size)))
     chosen |= deepest & (ndimage.distance_transform_edt(~chosen) > _LONELY * size)
     clumps, sizes = _clumps(core, size)
-    single = (sizes > 0.8 * LEAST) & ((sizes < _LONE) | (_counts(clumps, chosen) == 0))
+    single = (sizes > 0.8 * _LEAST) & ((sizes < _LONE) | (_counts(clumps, chosen) == 0))
     single[0] = False
     lone = ndimage.maximum_position(depth, clumps, np.flatnonzero(single))
     return np.concatenate([np.argwhere(chosen & ~single[clumps]), np.array(lone, int).reshape(-1, 2)])
@@ -363,75 +361,34 @@ def _pieces(middles: Integers, core: Mask, reach: Mask, size: float) -> Labels:
     depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(core), 0.05 * size)
     # A clump with one middle and no waist is a cell, however far it reaches.
     clumps, sizes = _clumps(reach, size)
-    parts = _parts(clumps, (_counts(clumps, marks > 0) == 1) & (sizes < _LARGE))
-    whole = np.isin(clumps, [k for k, part in parts.items() if part.solidity > _NO_WAIST])
+    alone = (_counts(clumps, marks > 0) == 1) & (sizes < _LARGE)
+    parts = [part for part in measure.regionprops(clumps) if alone[part.label]]
+    whole = np.isin(clumps, [part.label for part in parts if _solidity(part) > _NO_WAIST])
     return segmentation.watershed(away - depth, marks, mask=reach & (whole | (away < _FAR * size)))
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A connected set of pixels: `scatter` about the centre (y, x), `hull` the convex hull's corners."""
+def _solidity(part: Any) -> float:
+    """Area of one of scikit-image's regions over the area of its convex hull.
 
-    area: float
-    scatter: Floats
-    hull: Floats
-    cut: bool
-
-    @cached_property
-    def solidity(self) -> float:
-        """Area over the area of the convex hull."""
-        y, x = self.hull.T
-        hull = 0.5 * abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))
-        return float(min(1.0, self.area / hull))
-
-    @cached_property
-    def length(self) -> float:
-        """Long axis over short axis, of the ellipse with the same moments."""
-        short, long = np.linalg.eigvalsh(self.scatter / self.area + np.eye(2) / 12)
-        return float((long / short) ** 0.5)
+    scikit-image's own solidity counts pixels of the hull, which takes far longer.
+    """
+    rows, width = np.arange(part.image.shape[0]), part.image.shape[1]
+    ends = part.image.argmax(axis=1), width - part.image[:, ::-1].argmax(axis=1)
+    corners = [np.stack([rows + down, end], axis=1) for end in ends for down in (0, 1)]
+    # Corners of pixels: the area is a multiple of a half.
+    return float(part.area / (round(2 * ConvexHull(np.concatenate(corners)).volume) / 2))
 
 
-def _hull(points: Floats) -> Floats:
-    """The corners of the convex hull of points, (n, 2), in order; all points if there is no hull."""
-    try:
-        return points[ConvexHull(points).vertices]
-    except (QhullError, ValueError):
-        return points
+def _length(part: Any) -> float:
+    """Long axis over short axis, of the ellipse with the same moments."""
+    long, short = part.inertia_tensor_eigvals
+    return float(((long + 1 / 12) / (short + 1 / 12)) ** 0.5)
 
 
-def _parts(labels: Labels, wanted: Mask | None = None) -> dict[int, _Part]:
-    """The parts of `labels`, by label; only those that are `wanted`, bool by label."""
-    height, width = labels.shape
-    count = labels.max() + 1
-    chosen = np.ones(count, bool) if wanted is None else wanted.copy()
-    chosen[0] = False
-    at = np.flatnonzero(chosen[labels.ravel()])
-    if not len(at):
-        return {}
-    of = labels.ravel()[at]
-    y, x = np.divmod(at, width)
-    areas = np.bincount(of, minlength=count)
-
-    def total(values: Floats) -> Floats:
-        return np.bincount(of, values, count)
-
-    centres = np.stack([total(y), total(x)], 1) / np.maximum(areas, 1)[:, None]
-    dy, dx = y - centres[of, 0], x - centres[of, 1]
-    scatters = np.stack([total(dy * dy), total(dx * dy), total(dx * dy), total(dx * dx)], 1).reshape(-1, 2, 2)
-    cut = total(((y == 0) | (x == 0) | (y == height - 1) | (x == width - 1)).astype(float)) > 0
-    # The ends of runs of pixels are enough for a hull.
-    first = np.flatnonzero(np.diff(of, prepend=0) | (np.diff(at, prepend=-2) != 1) | np.diff(y, prepend=-1))
-    last = np.append(first[1:], len(at)) - 1
-    order = np.argsort(of[first], kind="stable")
-    ends = [
-        np.stack([y[i] + down, x[i] + across], 1)
-        for i, across in ((first, -0.5), (last, 0.5))
-        for down in (-0.5, 0.5)
-    ]
-    corners = np.stack(ends, 1)[order]
-    bounds = np.searchsorted(of[first][order], np.arange(count + 1))
-    hulls = {k: _hull(corners[bounds[k] : bounds[k + 1]].reshape(-1, 2)) for k in np.unique(of).tolist()}
-    return {k: _Part(float(areas[k]), scatters[k], hull, bool(cut[k])) for k, hull in hulls.items()}
+def _is_cut(box: tuple[int, int, int, int], shape: tuple[int, ...]) -> bool:
+    """Whether a box reaches the border of a picture: its top, left, bottom and right, px."""
+    top, left, bottom, right = box
+    return top == 0 or left == 0 or bottom == shape[0] or right == shape[1]
 
 
 def _white_cells(density: Floats, usual: float, usual_area: float) -> Mask:
@@ -450,11 +407,13 @@ def _steepness(density: Floats, reach: Mask, usual: float) -> float:
     return float(np.median(slope[edge]) / usual) if edge.any() else 0.0
 
 
-def _kind(
-    parts: Iterable[_Part], white: Mask, reach: Mask, density: Floats, usual_area: float, focus: float
-) -> str:
+def _kind(pieces: Labels, white: Mask, reach: Mask, density: Floats, usual_area: float, focus: float) -> str:
     """The kind of picture: much of a thin film's foreground looks like cells, and these are in focus."""
-    like_cells = sum(part.area for part in parts if part.solidity > 0.87 and 0.5 < part.area / usual_area < 2)
+    like_cells = sum(
+        part.area
+        for part in measure.regionprops(pieces)
+        if 0.5 < part.area / usual_area < 2 and _solidity(part) > 0.87
+    )
     bare = density[~ndimage.binary_dilation(reach, iterations=4)]
     rough = float(np.median(np.abs(bare - np.median(bare)))) if len(bare) else 0.0
     if like_cells < _LEAST_LIKE * (reach & ~white).sum():
@@ -464,17 +423,12 @@ def _kind(
     return THIN_FILM if focus >= _FOCUSED else BLURRED
 
 
-def _cell(
-    mask: Mask, where: tuple[slice, slice], scale: float, shape: tuple[int, int], clumped: bool
-) -> Cell:
-    """A cell of the small picture, in px of the field; `mask` lies at `where`, and may not fill it."""
+def _cell(mask: Mask, corner: Integers, scale: float, shape: tuple[int, int], clumped: bool) -> Cell:
+    """A cell of the small picture, in px of the field; `mask` has its corner at `corner`, y and x."""
     (inside,) = ndimage.find_objects(mask.astype(np.int8))
-    ends = [(of.start + at.start, of.start + at.stop) for of, at in zip(where, inside, strict=True)]
-    (top, bottom), (left, right) = (
-        (round(start / scale), min(round(stop / scale), side))
-        for (start, stop), side in zip(ends, shape, strict=True)
-    )
+    ends = np.array([(side.start, side.stop) for side in inside]).T + corner
+    (top, left), (bottom, right) = np.minimum(np.rint(ends / scale).astype(int), shape).tolist()
     small = Image.fromarray(mask[inside].astype(np.uint8) * 255)
     large = np.asarray(small.resize((right - left, bottom - top), Image.Resampling.BILINEAR)) >= 128
-    cut = top == 0 or left == 0 or bottom == shape[0] or right == shape[1]
+    cut = _is_cut((top, left, bottom, right), shape)
     return Cell((left, top, right - left, bottom - top), large, cut, clumped)
