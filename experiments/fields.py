@@ -15,13 +15,10 @@ import numpy as np
 import pandas as pd
 
 from malaria import files, params
-from malaria.cells import images
 from malaria.command import end_with, how_many, needs, options
-from malaria.errors import UserError
 from malaria.fields import annotations, find, matching
 
 REPORTS = Path("reports/fields")
-MOST_PIXELS = 50_000_000
 
 
 def main() -> None:
@@ -36,18 +33,18 @@ def main() -> None:
         fields = annotations.read(folder, params.load_params().data.classes, annotations.UNLABELLED)
         if arguments.sample and arguments.sample < len(fields):
             fields = random.Random(0).sample(fields, arguments.sample)
-        scores = pd.DataFrame([score(field, _pixels(field)) for field in fields])
+        scores = pd.DataFrame([score(field) for field in fields])
         print(f"{folder.name}: {as_text(scores)}", flush=True)
         worst = f1(scores).sort_values(kind="stable").index[: arguments.worst]
         for place, field in enumerate((fields[row] for row in worst), 1):
-            pixels = _pixels(field)
+            pixels = find.read(field.image)
             found = find.find(pixels)
             matched = matching.match(found, field.marks)
             with files.atomic_path(REPORTS / f"{folder.name}-{place}.png") as part:
                 matching.outlines(pixels, found, field.marks, matched).save(part)
 
 
-def score(field: annotations.Annotated, pixels: images.Pixels) -> dict[str, float]:
+def score(field: annotations.Annotated) -> dict[str, float]:
     """Find the cells of a field, and compare them with its annotation.
 
     Returns:
@@ -55,6 +52,7 @@ def score(field: annotations.Annotated, pixels: images.Pixels) -> dict[str, floa
         (`missed`). A found object that is annotated as no red cell is `extra`. `boxes`: whether the
         annotation has boxes; `seconds`: processor time.
     """
+    pixels = find.read(field.image)
     start = time.process_time()
     found = find.find(pixels)
     seconds = time.process_time() - start
@@ -89,13 +87,6 @@ def as_text(scores: pd.DataFrame) -> str:
     return (
         f"{text}; {seconds.median():.2f} s (median), {seconds.max():.2f} s (most); {memory:,.0f} MiB so far"
     )
-
-
-def _pixels(field: annotations.Annotated) -> images.Pixels:
-    try:
-        return images.read(field.image, images.Limits(find.LEAST_SIDE, MOST_PIXELS)).pixels
-    except images.Unreadable as refusal:
-        raise UserError(f"{field.image}: {refusal.reason}; leave it out.") from None
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from malaria import params, processes, tables
-from malaria.cells import images, patients
+from malaria.cells import patients
 from malaria.cells.provenance import Provenance
 from malaria.command import needs
 from malaria.errors import UserError
@@ -19,7 +19,6 @@ from malaria.fields import annotations
 from malaria.labels import LABELS, UNINFECTED
 from malaria.paths import FIELD_PICTURES, FIELDS, PATIENTS
 
-_MOST_PIXELS = 50_000_000
 _PICTURE = 900  # px, the longer side of a field on the audit page
 MOST_PICTURES = 12
 
@@ -100,11 +99,7 @@ def _cut(folder: Path, complete: bool, order: tuple[int, annotations.Annotated, 
     from malaria.fields import find, matching
 
     number, annotated, patient = order
-    try:
-        limits = images.Limits(find.LEAST_SIDE, _MOST_PIXELS)
-        pixels = images.read(annotated.image, limits).pixels
-    except images.Unreadable as refusal:
-        raise UserError(f"{annotated.image}: {refusal.reason}; export it again, or leave it out.") from None
+    pixels = find.read(annotated.image)
     field, marks = find.find(pixels), annotated.marks
     matched = matching.match(field, marks)
     labels = {i: marks[j].label for i, j in matched.pairs}

@@ -6,6 +6,7 @@ which a watershed divides the foreground.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from skimage import filters, measure, segmentation
 
+from malaria.cells import images
 from malaria.cells.images import Pixels
+from malaria.errors import UserError
 
 Floats = npt.NDArray[Any]  # float32 or float64
 Mask = npt.NDArray[np.bool_]
@@ -26,7 +29,7 @@ Integers = npt.NDArray[np.int_]
 THIN_FILM, THICK_FILM = "a thin film", "a thick film"
 EMPTY, BLURRED, NO_FIELD = "empty", "out of focus", "no field of red cells"
 
-LEAST_SIDE = 100  # px, of a field
+_LIMITS = images.Limits(min_side=100, max_pixels=50_000_000)  # of a field
 
 _FIRST_LOOK = 200_000  # pixels of the picture in which the cells' size is measured
 _DIAMETER = 44  # px, of a cell in the picture that is cut into cells
@@ -112,8 +115,16 @@ class Field:
     focus: float = 0.0
 
 
+def read(picture: Path) -> Pixels:
+    """Read the picture of a field, uint8 (h, w, 3), RGB; UserError if it is none that `find` takes."""
+    try:
+        return images.read(picture, _LIMITS).pixels
+    except images.Unreadable as refusal:
+        raise UserError(f"{picture}: {refusal.reason}; export it again, or leave it out.") from None
+
+
 def find(field: Pixels) -> Field:
-    """Find the red cells of `field`, uint8 (h, w, 3), RGB, each side at least LEAST_SIDE px.
+    """Find the red cells of `field`, uint8 (h, w, 3), RGB, each side at least 100 px.
 
     White cells, platelets and dirt are left out, and so are cells of which the border cuts off more than
     about half.
