@@ -17,7 +17,6 @@ from scipy.spatial import ConvexHull
 from skimage import filters, measure, segmentation
 
 from malaria.cells import images
-from malaria.cells.images import Pixels
 from malaria.errors import UserError
 
 Floats = npt.NDArray[Any]  # float32 or float64
@@ -115,7 +114,7 @@ class Field:
     focus: float = 0.0
 
 
-def read(picture: Path) -> Pixels:
+def read(picture: Path) -> images.Pixels:
     """Read the picture of a field, uint8 (h, w, 3), RGB; UserError if it is none that `find` takes."""
     try:
         return images.read(picture, _LIMITS).pixels
@@ -123,7 +122,7 @@ def read(picture: Path) -> Pixels:
         raise UserError(f"{picture}: {refusal.reason}; export it again, or leave it out.") from None
 
 
-def find(field: Pixels) -> Field:
+def find(field: images.Pixels) -> Field:
     """Find the red cells of `field`, uint8 (h, w, 3), RGB, each side at least 100 px.
 
     White cells, platelets and dirt are left out, and so are cells of which the border cuts off more than
@@ -186,42 +185,33 @@ def find(field: Pixels) -> Field:
     kind = _kind(pieces, white, reach, density, area, focus)
     inside = pieces > 0
     colour = tuple(float(v) for v in np.median(small[inside], axis=0)) if inside.any() else ()
-    return Field(
-        kind,
-        shape,
-        tuple(cells) if kind == THIN_FILM else (),
-        tuple(float(v) for v in background.mean(axis=(0, 1))),
-        colour,
-        diameter,
-        focus,
-    )
+    ground = tuple(float(v) for v in background.mean(axis=(0, 1)))
+    return Field(kind, shape, tuple(cells) if kind == THIN_FILM else (), ground, colour, diameter, focus)
 
 
-def crop(field: Pixels, cell: Cell) -> Pixels:
+def crop(field: images.Pixels, cell: Cell) -> images.Pixels:
     """The cell on black, at the field's own resolution: uint8 (h, w, 3), RGB."""
     x, y, w, h = cell.box
     return field[y : y + h, x : x + w] * cell.mask[:, :, None]
 
 
-def _resized(pixels: Pixels, scale: float) -> Pixels:
+def _resized(pixels: images.Pixels, scale: float) -> images.Pixels:
     """The picture, uint8 (h, w, 3), at another scale."""
     height, width = pixels.shape[:2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
 
 
-def _density(pixels: Pixels) -> tuple[Floats, Floats]:
+def _density(pixels: images.Pixels) -> tuple[Floats, Floats]:
     """Optical density relative to the field's own background, float32 (h, w, 3), and that background."""
     height, width = pixels.shape[:2]
     small = _resized(pixels, min(1.0, _WINDOW / max(height, width)))
     side = max(small.shape)
     bright = ndimage.percentile_filter(small, 92, size=(side // 3, side // 3, 1)).astype(np.float32)
     smooth = ndimage.gaussian_filter(bright, (side / 12, side / 12, 0))
-    planes = (
-        Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR)
-        for plane in np.moveaxis(smooth, 2, 0)
-    )
-    background = np.dstack([np.asarray(plane) for plane in planes])
+    planes = [Image.fromarray(plane) for plane in np.moveaxis(smooth, 2, 0)]
+    large = [plane.resize((width, height), Image.Resampling.BILINEAR) for plane in planes]
+    background = np.dstack([np.asarray(plane) for plane in large])
     return np.log(background + 4) - np.log(pixels.astype(np.float32) + 4), background
 
 
@@ -247,14 +237,10 @@ def _look(density: Floats, dense: float) -> tuple[float, float, float]:
         if not guess:
             continue
         labels, _ = ndimage.label(filled)
-        alone = [
-            part
-            for part in measure.regionprops(labels)
-            if 0.5 < part.area / (np.pi / 4 * guess**2) < 1.6
-            and not _is_cut(part.bbox, labels.shape)
-            and _solidity(part) > 0.93
-            and _length(part) < 1.5
-        ]
+        area = np.pi / 4 * guess**2
+        sized = [part for part in measure.regionprops(labels) if 0.5 < part.area / area < 1.6]
+        whole = [part for part in sized if not _is_cut(part.bbox, labels.shape)]
+        alone = [part for part in whole if _solidity(part) > 0.93 and _length(part) < 1.5]
         areas = np.array([part.area for part in alone])
         if len(alone) >= 3:
             guess = 2 * float(_median_by_weight(areas, 1) / np.pi) ** 0.5
@@ -420,11 +406,8 @@ def _steepness(density: Floats, reach: Mask, usual: float) -> float:
 
 def _kind(pieces: Labels, white: Mask, reach: Mask, density: Floats, usual_area: float, focus: float) -> str:
     """The kind of picture: much of a thin film's foreground looks like cells, and these are in focus."""
-    like_cells = sum(
-        part.area
-        for part in measure.regionprops(pieces)
-        if 0.5 < part.area / usual_area < 2 and _solidity(part) > 0.87
-    )
+    sized = [part for part in measure.regionprops(pieces) if 0.5 < part.area / usual_area < 2]
+    like_cells = sum(part.area for part in sized if _solidity(part) > 0.87)
     bare = density[~ndimage.binary_dilation(reach, iterations=4)]
     rough = float(np.median(np.abs(bare - np.median(bare)))) if len(bare) else 0.0
     if like_cells < _LEAST_LIKE * (reach & ~white).sum():

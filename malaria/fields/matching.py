@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 from scipy.optimize import linear_sum_assignment
 
 from malaria.cells.images import Pixels
 from malaria.fields.annotations import OTHER, Mark
-from malaria.fields.find import Cell, Field
-
-Floats = npt.NDArray[np.float64]
+from malaria.fields.find import Cell, Field, Floats
 
 MIN_IOU = 0.5
 EDGE = 2  # px within which an annotated box counts as cut by the border
