@@ -45,6 +45,7 @@ _COLUMNS = {  # of a table, in lower case
     "x2": ("xmax", "x_max", "right"),
     "y2": ("ymax", "y_max", "bottom"),
 }
+Box = tuple[float, float, float, float]  # x, y, width and height, px
 # Files that are no annotations: the fields' patients, and the names of YOLO's classes.
 _OTHER_TABLES = (PATIENTS, "classes.txt")
 
@@ -58,7 +59,7 @@ class Mark:
     """
 
     label: str
-    box: tuple[float, float, float, float]
+    box: Box
     ignore: bool = False
 
 
@@ -136,19 +137,19 @@ def annotation_files(path: Path) -> list[Path]:
     if (path / "annotations.json").is_file():
         return [path / "annotations.json"]
     found = sorted(Path(above, name) for above, _, names in files.walk(path) for name in names)
-    return [
-        file
-        for file in found
-        if file.name not in _OTHER_TABLES
-        and (
-            file.suffix.lower() in (".json", ".xml", ".csv")
-            or (file.suffix.lower() == ".txt" and (_beside(file, file.stem) or _is_yolo(file)))
-        )
-    ]
+    return [file for file in found if file.name not in _OTHER_TABLES and _is_annotation(file)]
 
 
-def _is_yolo(file: Path) -> bool:
-    """Whether a text file begins with a class number and at least four shares, as YOLO's labels do."""
+def _is_annotation(file: Path) -> bool:
+    """Whether a file is one of annotations, by its suffix.
+
+    A text file is if it lies beside an image, or begins with a class number and at least four shares, as
+    YOLO's labels do.
+    """
+    if file.suffix.lower() != ".txt":
+        return file.suffix.lower() in (".json", ".xml", ".csv")
+    if _beside(file, file.stem):
+        return True
     first = file.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0].split()
     return len(first) > 4 and first[0].isdecimal() and all(_SHARE.fullmatch(share) for share in first[1:])
 
@@ -313,18 +314,16 @@ def _around(points: Iterable[Any]) -> list[float]:
 
 def _text(element: ET.Element, path: str) -> str:
     """The text of an element below this one; KeyError where it is missing or empty."""
-    text = (element.findtext(path) or "").strip()
-    if not text:
-        raise KeyError(path)
-    return text
+    if text := (element.findtext(path) or "").strip():
+        return text
+    raise KeyError(path)
 
 
 def _image(file: Path, name: str) -> Path:
     """The image that an annotation is of; ValueError where there is none."""
-    image = _beside(file, name.replace("\\", "/"))
-    if image is None:
-        raise ValueError(f"the image {name} is neither beside it nor in a folder fields or images")
-    return image
+    if image := _beside(file, name.replace("\\", "/")):
+        return image
+    raise ValueError(f"the image {name} is neither beside it nor in a folder fields or images")
 
 
 def _beside(file: Path, name: str) -> Path | None:

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from scipy.optimize import linear_sum_assignment
 
 from malaria.cells.images import Pixels
-from malaria.fields.annotations import OTHER, Mark
+from malaria.fields.annotations import OTHER, Box, Mark
 from malaria.fields.find import Cell, Field, Floats
 
 MIN_IOU = 0.5
@@ -57,9 +57,8 @@ def outlines(pixels: Pixels, field: Field, marks: Sequence[Mark], matched: Match
         pen.line([*points, points[0]], fill=MATCHED if i in of_mark else LEFT_OUT, width=width)
     for j in matched.missed:
         x, y, w, h = marks[j].box
-        pen.rectangle(
-            [x - 3 * (w == 0), y - 3 * (h == 0), x + max(w, 3), y + max(h, 3)], outline=MISSED, width=width
-        )
+        around = [x - 3 * (w == 0), y - 3 * (h == 0), x + max(w, 3), y + max(h, 3)]
+        pen.rectangle(around, outline=MISSED, width=width)
     return image
 
 
@@ -81,7 +80,7 @@ def _shared(first: Floats, second: Floats) -> Floats:
     return sides[:, :, 0] * sides[:, :, 1]
 
 
-def _cut(box: tuple[float, float, float, float], width: int, height: int) -> bool:
+def _cut(box: Box, width: int, height: int) -> bool:
     """Whether the border cuts an annotated box."""
     x, y, w, h = box
     return w > 0 and (x <= EDGE or y <= EDGE or x + w >= width - EDGE or y + h >= height - EDGE)

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 from malaria.cells import synthetic
 from malaria.cells.images import Pixels
 from malaria.cells.synthetic import Floats, Random
-from malaria.fields.annotations import OTHER, Mark
+from malaria.fields.annotations import OTHER, Box, Mark
 from malaria.labels import PARASITIZED, UNINFECTED
 
 THIN, THICK, EMPTY, BLURRED = "thin film", "thick film", "empty", "blurred"
@@ -68,8 +68,7 @@ def _red_cells(
             continue
         sick = random.random() < infected
         crop = synthetic.draw(random, look, sick)
-        box = _lay(passed, crop / look.cell.max() / 1.02, crop.max(axis=2) > 16, at)
-        if box:
+        if box := _lay(passed, crop / look.cell.max() / 1.02, crop.max(axis=2) > 16, at):
             taken = np.vstack([taken, at])
             marks.append(Mark(PARASITIZED if sick else UNINFECTED, box))
     return marks
@@ -102,9 +101,7 @@ def _mark(random: Random, passed: Floats, colour: Floats, shape: npt.NDArray[np.
     return Mark(OTHER, box)
 
 
-def _lay(
-    passed: Floats, colour: Floats, shape: npt.NDArray[np.bool_], at: Floats
-) -> tuple[float, float, float, float] | None:
+def _lay(passed: Floats, colour: Floats, shape: npt.NDArray[np.bool_], at: Floats) -> Box | None:
     """Take light away where `shape` is, centred at `at`; return the box of what is visible, or None.
 
     `colour` is the share of light that gets through, (3,) or for each pixel of the shape.
