@@ -20,7 +20,7 @@ import anyio.to_thread
 from malaria.cells import images
 from malaria.errors import UserError
 from malaria.fetch import archives
-from malaria.predict import inputs
+from malaria.files import is_litter
 
 from . import decoder
 
@@ -198,7 +198,7 @@ def _zipped(name: str, file: Path, decode: decoder.Read) -> Iterator[Upload]:
     given = False
     try:
         for member in archives.members(file, _ZIP):
-            if inputs.is_litter(member.path.name):
+            if is_litter(member.path.name):
                 continue
             given = True
             yield _image(f"{name}/{member.path}", member.stream, decode)
@@ -219,7 +219,7 @@ def count(files: Sequence[Path]) -> int:
         if is_zip(file) and (zips := zips + 1) <= MOST_ZIPS and not _unlisted(file):
             with contextlib.suppress(*_BROKEN), zipfile.ZipFile(file) as pack:
                 names = (info.filename for info in pack.infolist() if not info.is_dir())
-                total += sum(not inputs.is_litter(name) for name in names)
+                total += sum(not is_litter(name) for name in names)
         else:
             total += 1
     return total

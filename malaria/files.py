@@ -13,8 +13,8 @@ from typing import Any
 
 from malaria.errors import UserError
 
-# Names of files that file browsers leave behind, in lower case.
-LITTER = frozenset({"thumbs.db", "desktop.ini", ".ds_store"})
+# Names of files and folders that file browsers and archivers leave behind, in lower case.
+_LITTER = ("thumbs.db", "desktop.ini", "__macosx")
 
 
 @contextmanager
@@ -77,6 +77,12 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.")
 
     return os.walk(folder, onerror=refuse)
+
+
+def is_litter(path: str) -> bool:
+    """Whether a path's last part is a hidden name, or one that a file browser or archiver leaves behind."""
+    name = path.rpartition("/")[2]
+    return name.startswith(".") or name.lower() in _LITTER
 
 
 def _is_running(process: str) -> bool:

@@ -17,8 +17,6 @@ from malaria.labels import LABELS
 from malaria.paths import PATIENTS
 from malaria.tables import TEST, TRAIN, VAL
 
-_LITTER = {*files.LITTER, "__macosx"}
-
 # Where the user gives the names of other class folders, for error messages.
 _BY = "under data.classes in params.yaml (`evaluate` takes --classes)"
 
@@ -73,7 +71,7 @@ def place(
     named = [
         path
         for path in folders
-        if names.folded(path.name) in labels and not any(map(_is_litter, path.relative_to(given).parts))
+        if names.folded(path.name) in labels and not any(map(files.is_litter, path.relative_to(given).parts))
     ]
     homes = _homes(given, folders, named, origin)
     classes: dict[Path, Path] = {}
@@ -90,7 +88,7 @@ def place(
             inner = path.relative_to(home)
             if not path.is_file():
                 astray += path.is_symlink()
-            elif any(_is_litter(part) for part in inner.parts):
+            elif any(files.is_litter(part) for part in inner.parts):
                 litter += 1
             else:
                 target = folder / to / inner
@@ -103,7 +101,7 @@ def place(
         if not (folder / to.parts[0]).is_dir():
             raise UserError(f"{origin}: the class folder {home.name} holds no file: put images into it.")
     loose = [path.name for home in beside for path in home.iterdir() if path.is_file()]
-    loose = sorted(name for name in loose if name != PATIENTS and not _is_litter(name))
+    loose = sorted(name for name in loose if name != PATIENTS and not files.is_litter(name))
     again = sum(classes.keys().isdisjoint((path, *path.parents)) for path in named)
     ignored = (
         (litter, "files that file browsers leave behind"),
@@ -161,7 +159,7 @@ def _classes(
                 )
     for label, those in found.items():
         if not those and not one_class:
-            there = ", ".join(path.name for path in _inside(home) if not _is_litter(path.name))
+            there = ", ".join(path.name for path in _inside(home) if not files.is_litter(path.name))
             where = f"{origin}, {side}," if side else origin
             raise UserError(
                 f"{where} has no folder for {label} (folders found: {there}): add it, or name yours {_BY}."
@@ -177,7 +175,7 @@ def _strangers(beside: Sequence[Path], known: set[Path], labels: Mapping[str, st
     """The number of files in each folder beside the class folders that is no class folder, and holds none."""
     counts = Counter[str]()
     for path in (path for home in beside for path in _inside(home) if path not in known):
-        inside = [] if _is_litter(path.name) or path.is_symlink() else _below(path)
+        inside = [] if files.is_litter(path.name) or path.is_symlink() else _below(path)
         if not any(one.is_dir() and names.folded(one.name) in labels for one in inside):
             counts[path.name] += sum(one.is_file() for one in inside)
     return counts
@@ -196,10 +194,6 @@ def _check_mapping(own: Iterable[str], taken: Iterable[Path], strangers: Iterabl
 
 def _inside(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir())
-
-
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _LITTER
 
 
 def _below(folder: Path) -> list[Path]:

@@ -74,9 +74,9 @@ def listed(paths: Sequence[str]) -> Iterator[Source]:
     folders = [not stores.is_remote(path) and _is_folder(path) for path in paths]
     for path, folder in zip(paths, folders, strict=True):
         if stores.is_remote(path):
-            yield from (_object(found) for found in stores.objects(path) if not is_litter(found["name"]))
+            yield from (_object(one) for one in stores.objects(path) if not files.is_litter(one["name"]))
         elif folder:
-            yield from (_file(file) for file in _below(Path(path)) if not is_litter(file.name))
+            yield from (_file(file) for file in _below(Path(path)) if not files.is_litter(file.name))
         else:
             yield _file(Path(path))
 
@@ -193,7 +193,7 @@ def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)
         with zipfile.ZipFile(archive) as pack:
             for info in sorted(pack.infolist(), key=lambda info: info.filename)[part]:
                 path = f"{name}/{info.filename}"
-                if info.filename.endswith("/") or is_litter(info.filename):
+                if info.filename.endswith("/") or files.is_litter(info.filename):
                     continue
                 # Read now: the archive is closed by the time a chunk is decoded.
                 try:
@@ -229,9 +229,3 @@ def _fail(error: Exception) -> Callable[[], bytes]:
         raise error
 
     return read
-
-
-def is_litter(path: str) -> bool:
-    """Whether a path is that of a file which operating systems leave beside pictures."""
-    name = path.rsplit("/", 1)[-1]
-    return name.startswith(".") or name.lower() in files.LITTER
