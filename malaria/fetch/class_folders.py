@@ -27,6 +27,8 @@ _SIDES = {
     **dict.fromkeys((TEST, "testing"), TEST),
 }
 
+Put = Callable[[Path, Path], object]  # moves or copies one file
+
 
 @dataclass(frozen=True)
 class Placed:
@@ -43,13 +45,7 @@ class Placed:
 
 
 def place(
-    given: Path,
-    folder: Path,
-    put: Callable[[Path, Path], object],
-    origin: str,
-    own: Mapping[str, str],
-    *,
-    one_class: bool = False,
+    given: Path, folder: Path, put: Put, origin: str, own: Mapping[str, str], *, one_class: bool = False
 ) -> Placed:
     """Bring the cells below `given` into the class folders of `folder`.
 
@@ -57,7 +53,6 @@ def place(
     has several folders, each keeps its name below the class. Links to files are followed.
 
     Args:
-        put: moves or copies one file.
         origin: what users call `given`, for messages.
         own: labels by the names of class folders that are not called by their label.
         one_class: accept cells of one class alone.
@@ -68,11 +63,7 @@ def place(
     own = {name: label for name, label in own.items() if label in LABELS}
     labels = {names.folded(name): label for name, label in ({one: one for one in LABELS} | own).items()}
     folders = [Path(above, name) for above, inside, _ in files.walk(given) for name in inside]
-    named = [
-        path
-        for path in folders
-        if names.folded(path.name) in labels and not any(map(files.is_litter, path.relative_to(given).parts))
-    ]
+    named = [path for path in folders if names.folded(path.name) in labels and not _is_litter(path, given)]
     homes = _homes(given, folders, named, origin)
     classes: dict[Path, Path] = {}
     for home, side in homes.items():
@@ -85,16 +76,15 @@ def place(
     digest = hashlib.sha256()
     for home, to in sorted(classes.items(), key=lambda one: (LABELS.index(one[1].parts[0]), one[0])):
         for path in tqdm(_below(home), desc=to.parts[0], unit=" files", disable=None):
-            inner = path.relative_to(home)
             if not path.is_file():
                 astray += path.is_symlink()
-            elif any(files.is_litter(part) for part in inner.parts):
+            elif _is_litter(path, home):
                 litter += 1
             else:
-                target = folder / to / inner
+                name = (to / path.relative_to(home)).as_posix()
+                target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 put(path, target)
-                name = (to / inner).as_posix()
                 digest.update(f"{name}\0{files.sha256(target)}\n".encode(errors="surrogateescape"))
                 came_as[name] = path.relative_to(beside[0]).as_posix()
     for home, to in classes.items():
@@ -111,9 +101,8 @@ def place(
         *((count, f"files in {name}, which is no class folder") for name, count in strangers.items()),
     )
     left_out = tuple(f"{many:,} {what}" for many, what in ignored if many)
-    return Placed(
-        beside, came_as, Provenance(cells=len(came_as), checksum=digest.hexdigest(), ignored=left_out)
-    )
+    known = Provenance(cells=len(came_as), checksum=digest.hexdigest(), ignored=left_out)
+    return Placed(beside, came_as, known)
 
 
 def _homes(given: Path, folders: list[Path], named: list[Path], origin: str) -> dict[Path, str]:
@@ -141,34 +130,25 @@ def _homes(given: Path, folders: list[Path], named: list[Path], origin: str) -> 
     return sides
 
 
-def _classes(
-    home: Path, side: str, labels: Mapping[str, str], origin: str, one_class: bool
-) -> dict[Path, Path]:
+def _classes(home: Path, side: str, labels: dict[str, str], origin: str, one_class: bool) -> dict[Path, Path]:
     """The class folders in `home`, each with the relative folder that its files go to.
 
     Every label must have one, unless `one_class`; `side` is that of `home` in a split, or empty.
     """
-    found: dict[str, dict[str, Path]] = {label: {} for label in LABELS}
-    for path in _inside(home):
-        name = names.folded(path.name)
-        if label := labels.get(name):
-            twin = found[label].setdefault(name, path)
-            if twin != path:
-                raise UserError(
-                    f"{origin} has two folders for {label}, {twin.name} and {path.name}: merge them."
-                )
-    for label, those in found.items():
+    found: dict[Path, Path] = {}
+    for label in LABELS:
+        those = [path for path in _inside(home) if labels.get(names.folded(path.name)) == label]
+        listed = " and ".join(path.name for path in those)
+        if len({names.folded(path.name) for path in those}) < len(those):
+            raise UserError(f"{origin} has two folders for {label}, {listed}: merge them.")
         if not those and not one_class:
             there = ", ".join(path.name for path in _inside(home) if not files.is_litter(path.name))
             where = f"{origin}, {side}," if side else origin
             raise UserError(
                 f"{where} has no folder for {label} (folders found: {there}): add it, or name yours {_BY}."
             )
-    return {
-        path: Path(label, side, path.name if len(those) > 1 else "")
-        for label, those in found.items()
-        for path in those.values()
-    }
+        found |= {path: Path(label, side, path.name if len(those) > 1 else "") for path in those}
+    return found
 
 
 def _strangers(beside: Sequence[Path], known: set[Path], labels: Mapping[str, str]) -> dict[str, int]:
@@ -190,6 +170,11 @@ def _check_mapping(own: Iterable[str], taken: Iterable[Path], strangers: Iterabl
             raise UserError(
                 f"data.classes names {name}, but {origin} has {near[0]}: correct the name in params.yaml."
             )
+
+
+def _is_litter(path: Path, above: Path) -> bool:
+    """Whether a path below the folder `above` is litter, or lies in a folder that is."""
+    return any(map(files.is_litter, path.relative_to(above).parts))
 
 
 def _inside(folder: Path) -> list[Path]:
