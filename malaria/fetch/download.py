@@ -1,7 +1,6 @@
 """Download files: resume after an interruption, and name a file only when it is whole and checked."""
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -65,18 +64,8 @@ class _Record:
 
 
 def url(address: str, setting: str, size: int | None = None, sha256: str | None = None) -> Remote:
-    """A file at a plain address that needs no sign-in.
-
-    Raises:
-        UserError: `address` is no HTTP address.
-    """
-    try:
-        request = requests.Request("GET", address).prepare()
-    except (requests.RequestException, ValueError):
-        request = None
-    if request is None or not (request.url or "").startswith(("https://", "http://")):
-        raise UserError(f"params.yaml: {setting} gives {address}, which is no http address: correct it.")
-    return Remote(address, request.copy, setting, size, sha256)
+    """A file at a plain address that needs no sign-in."""
+    return Remote(address, requests.Request("GET", address).prepare, setting, size, sha256)
 
 
 def cache_folder(given: Path | None = None) -> Path:
@@ -108,9 +97,7 @@ def fetch(remote: Remote, target: Path) -> None:
 def _is_here(remote: Remote, target: Path) -> bool:
     """Whether `target` is the requested file, by its content."""
     expected = remote.sha256 or _read_record(remote, target).sha256
-    if not expected or not target.is_file() or remote.size not in (None, target.stat().st_size):
-        return False
-    return files.sha256(target) == expected
+    return bool(expected) and target.is_file() and files.sha256(target) == expected
 
 
 def _bring(remote: Remote, target: Path) -> None:
@@ -120,8 +107,6 @@ def _bring(remote: Remote, target: Path) -> None:
         _complete(remote, target, part)
         found = files.sha256(part)
         if remote.sha256 in (None, found):
-            with part.open("rb+") as stream:
-                os.fsync(stream.fileno())
             _write_record(target, _Record(remote.origin, "", _size(part), found))
             os.replace(part, target)
             return
@@ -160,10 +145,9 @@ def _complete(remote: Remote, target: Path, part: Path) -> None:
 
 def _wait(left: Retry, asked: str) -> float:
     """The wait before the next attempt, in s: the server's Retry-After, or else longer each time."""
-    try:
+    with suppress(InvalidHeader):
         return left.parse_retry_after(asked) or left.get_backoff_time()
-    except InvalidHeader:
-        return left.get_backoff_time()
+    return left.get_backoff_time()
 
 
 def _attempt(remote: Remote, target: Path, part: Path) -> None:
@@ -190,7 +174,6 @@ def _attempt(remote: Remote, target: Path, part: Path) -> None:
             # The part is emptied before the new record is written: a kill in between leaves an empty part.
             part.write_bytes(b"")
             _write_record(target, _Record(remote.origin, _validator(response), size))
-        _check_space(target.parent, size - start)
         total = max(size, 0) or None
         with (
             part.open("ab", buffering=0) as raw,
@@ -225,6 +208,10 @@ def _in_words(error: requests.RequestException, remote: Remote) -> str:
     Raises:
         UserError: another attempt would not help. It hides `error`, whose text may quote a signed address.
     """
+    if isinstance(error, ValueError):
+        raise UserError(
+            f"params.yaml: {remote.setting} gives {remote.origin}, which is no http address: correct it."
+        ) from None
     response = error.response
     asked = response if response is not None else error.request
     server = urlsplit(getattr(asked, "url", "")).hostname or f"The server of {remote.origin}"
@@ -262,16 +249,6 @@ def _disk_in_words(target: Path) -> Iterator[None]:
             f"{target.parent} cannot take the download ({error.strerror or type(error).__name__}): free some "
             f"disk there, or choose another folder with {CACHE_VARIABLE} or --cache-dir; what came is kept."
         ) from None
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    """Raise UserError if the disk has fewer than `needed` bytes free."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{folder} has {free:,} bytes free, but the download takes {needed:,} more: free some, or choose "
-            f"another folder with {CACHE_VARIABLE} or --cache-dir."
-        )
 
 
 def _beside(target: Path, suffix: str) -> Path:

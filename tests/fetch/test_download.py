@@ -259,9 +259,10 @@ def test_a_certificate_that_cannot_be_trusted_is_said_and_not_asked_again(tmp_pa
 
 
 @pytest.mark.parametrize("address", ["ftp://a/b", "a/b", "http://", ""])
-def test_what_is_no_http_address_is_refused(address):
-    with pytest.raises(UserError, match="which is no http address"):
-        download.url(address, "data.nlm.url")
+def test_what_is_no_http_address_is_refused_at_once(target, waits, address):
+    with pytest.raises(UserError, match=r"data\.nlm\.url gives .*, which is no http address"):
+        download.fetch(download.url(address, "data.nlm.url"), target)
+    assert waits == []
 
 
 def test_a_full_disk_is_said_and_the_part_is_kept(server, target):
