@@ -66,6 +66,15 @@ def _beside(path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
+@contextmanager
+def disk_in_words(place: object, advice: str) -> Iterator[None]:
+    """Turn an error of the disk into a UserError: `place` cannot be written, why, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{place} cannot be written ({error.strerror or error}): {advice}.") from None
+
+
 def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """Walk a folder like `os.walk`, but raise an error for folders that `os.walk` would silently skip.
 

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import sleep
@@ -84,7 +84,8 @@ def fetch(remote: Remote, target: Path) -> None:
     Raises:
         UserError: it cannot be downloaded, or is not the expected file; the message says what to do.
     """
-    with _disk_in_words(target):
+    elsewhere = f"or choose another folder with {CACHE_VARIABLE} or --cache-dir"
+    with files.disk_in_words(target.parent, f"free some disk there, {elsewhere}; what came is kept"):
         if _is_here(remote, target):
             return
         with running.locked(_beside(target, ".lock"), f"is downloading {target.name}"):
@@ -235,20 +236,6 @@ def _in_words(error: requests.RequestException, remote: Remote) -> str:
     if isinstance(error, (ChunkedEncodingError, ContentDecodingError)):
         return f"{server} broke off the transfer"
     return f"{server} cannot be reached (is this computer online?)"
-
-
-@contextmanager
-def _disk_in_words(target: Path) -> Iterator[None]:
-    """Turn errors of the disk into UserErrors; those of the network, OSErrors too, pass through."""
-    try:
-        yield
-    except requests.RequestException:
-        raise
-    except OSError as error:
-        raise UserError(
-            f"{target.parent} cannot take the download ({error.strerror or type(error).__name__}): free some "
-            f"disk there, or choose another folder with {CACHE_VARIABLE} or --cache-dir; what came is kept."
-        ) from None
 
 
 def _beside(target: Path, suffix: str) -> Path:

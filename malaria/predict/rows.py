@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import TextIO
 
-from malaria import labels, running
+from malaria import files, labels, running
 from malaria.bundle import Bundle
 from malaria.bundle.ood import Looks
 from malaria.cells import images
@@ -150,12 +150,8 @@ def save(rows: Iterable[Row], out: str, kind: type[Row] = Row) -> Counter[str]:
 def disk_in_words(out: str) -> Iterator[None]:
     """Turn an error of the disk on writing `out` into a UserError; a folder is refused at once."""
     check_out(out)
-    try:
+    with files.disk_in_words(out, "free some disk, or name another --out"):
         yield
-    except OSError as error:
-        raise UserError(
-            f"{out} cannot be written ({error.strerror or error}): free some disk, or name another --out."
-        ) from None
 
 
 def check_out(out: str) -> None:

@@ -268,7 +268,9 @@ def test_what_is_no_http_address_is_refused_at_once(target, waits, address):
 def test_a_full_disk_is_said_and_the_part_is_kept(server, target):
     target.parent.mkdir()
     part(target).symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"cannot take the download \(No space left on device\)"):
+    with pytest.raises(
+        UserError, match=r"cache cannot be written \(No space left on device\): free some disk"
+    ):
         download.fetch(remote(server), target)
 
 
