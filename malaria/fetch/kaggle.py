@@ -41,11 +41,10 @@ def fetch(
     download.fetch(remote, archive)
     try:
         placed = nih.unpack(archive, folder, census)
-    except archives.DiskRefusal:
-        raise
-    except UserError:
+    except UserError as error:
         # Kaggle publishes no hash: an archive that can't be used is removed, and the next run downloads it.
-        archive.unlink(missing_ok=True)
+        if not isinstance(error, archives.DiskRefusal):
+            archive.unlink(missing_ok=True)
         raise
     return replace(placed, source="kaggle", origin=f"https://www.{origin}", version=str(asked.version))
 
@@ -107,13 +106,11 @@ def _credentials() -> dict[str, str]:
 
     if token := get_access_token_from_env()[0]:
         return {"api_token": token}
-    homes = [
-        Path.home() / ".kaggle",
-        Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "kaggle"),
-    ]
     named = os.environ.get("KAGGLE_CONFIG_DIR")
-    file = Path(named or next(filter(Path.exists, homes), homes[0]), "kaggle.json")
-    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    settings = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    homes = [named] if named else ["~/.kaggle", f"{settings}/kaggle"]
+    found = (Path(home, "kaggle.json").expanduser() for home in homes)
+    kept: dict[str, str] = next((json.loads(file.read_bytes()) for file in found if file.is_file()), {})
     user, key = (os.environ.get(f"KAGGLE_{name.upper()}") or kept.get(name) for name in ("username", "key"))
     if user and key:
         return {"username": user, "password": key}
