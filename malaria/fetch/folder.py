@@ -22,20 +22,19 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
             `archives.opened`.
     """
     given = Path(data.folder)
+    said = f"params.yaml: data.folder is {data.folder}"
     if "://" in data.folder:
-        raise UserError(
-            f"params.yaml: data.folder is {data.folder}: copy it to this machine and name it there."
-        )
+        raise UserError(f"{said}: copy it to this machine and name it there.")
     if not given.is_absolute() and ".." in Path(os.path.normpath(given)).parts:
         raise UserError(
-            f"params.yaml: data.folder is {data.folder}, outside of this repository, where DVC's experiments "
-            f"do not find it: name it by its whole path, {given.resolve()}."
+            f"{said}, outside of this repository, where DVC's experiments do not find it: name it by its "
+            f"whole path, {given.resolve()}."
         )
     if not given.is_dir() and not archives.is_archive(given):
         what = "no zip or tar archive" if given.is_file() else "not there"
         raise UserError(
-            f"params.yaml: data.folder is {data.folder}, which is {what}: name a folder. Experiments and "
-            "clones only have one that `dvc add` has stored."
+            f"{said}, which is {what}: name a folder. Experiments and clones only have one that `dvc add` "
+            "has stored."
         )
     with archives.opened(given, folder) as (cells, put):
         placed = class_folders.place(cells, folder, put, data.folder, data.classes)
