@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
@@ -65,11 +65,9 @@ def is_zip(file: Path | IO[bytes]) -> bool:
     Raises:
         OSError: it cannot be read.
     """
-    try:
-        with file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
-            return stream.read(4) == b"PK\3\4" or zipfile.is_zipfile(stream)
-    except DAMAGED_ZIP:
-        return True
+    with suppress(*DAMAGED_ZIP), file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
+        return stream.read(4) == b"PK\3\4" or zipfile.is_zipfile(stream)
+    return True
 
 
 def check_method(member: zipfile.ZipInfo) -> None:

@@ -5,7 +5,6 @@ import functools
 import io
 import itertools
 import os
-import stat
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -100,12 +99,10 @@ def items(source: Source, base: Path = Path()) -> Iterator[Item]:
 
 def can_be_read(path: str) -> bool:
     """Whether the first byte of a file or an object can be read."""
-    try:
-        with _open(path, Path()) as file:
-            file.read(1)
-    except OSError:
-        return False
-    return True
+    with contextlib.suppress(OSError), _open(path, Path()) as file:
+        file.read(1)
+        return True
+    return False
 
 
 def _open(path: str, base: Path) -> BinaryIO:
@@ -117,8 +114,8 @@ def _is_folder(path: str) -> bool:
     if "://" in path:
         raise UserError(f"{path} is in an unsupported store: name local files, or s3://BUCKET/PREFIX.")
     try:
-        folder = stat.S_ISDIR(os.stat(path).st_mode)
-        if folder:
+        os.stat(path)
+        if folder := os.path.isdir(path):
             os.scandir(path).close()
     except OSError as error:
         raise UserError(
@@ -139,33 +136,25 @@ def _below(folder: Path) -> Iterator[Path]:
         yield folder
         return
     for entry in found:
+        path = Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
-            yield from _below(Path(entry.path))
-        elif _may_be_file(entry):
-            yield Path(entry.path)
-
-
-def _may_be_file(entry: "os.DirEntry[str]") -> bool:
-    try:
-        mode = entry.stat().st_mode
-    except OSError:
-        # A circular or dangling link, or one into a folder that may not be read: its row gives the reason.
-        return True
-    # So does the row of a link to a folder. It is not followed, because it may lead back here.
-    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+            yield from _below(path)
+        # A link to a folder is not followed, because it may lead back here. Its row gives the reason, as that
+        # of a link to nothing does. A pipe or a device has no row.
+        elif os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path):
+            yield path
 
 
 def _file(path: Path) -> Source:
     """A local file as it is now; one that cannot be examined counts as an image."""
     name = path.as_posix()
-    try:
+    with contextlib.suppress(OSError):
         found = path.stat()
         source = Source(name, found.st_size, str(found.st_mtime_ns))
         # Not a pipe, which can be read only once.
-        return _zip(source, path) if stat.S_ISREG(found.st_mode) and archives.is_zip(path) else source
-    except OSError:
-        # Its row gives the reason.
-        return Source(name, 0, "")
+        return _zip(source, path) if path.is_file() and archives.is_zip(path) else source
+    # Its row gives the reason.
+    return Source(name, 0, "")
 
 
 def _object(found: dict[str, Any]) -> Source:
@@ -180,11 +169,9 @@ def _object(found: dict[str, Any]) -> Source:
 
 def _zip(source: Source, archive: Path | BinaryIO) -> Source:
     """`source` marked as a zip, with the number of entries of `archive`, its content."""
-    try:
-        with zipfile.ZipFile(archive) as pack:
-            return replace(source, zipped=True, images=range(len(pack.infolist())))
-    except archives.DAMAGED_ZIP:
-        return replace(source, zipped=True)
+    with contextlib.suppress(*archives.DAMAGED_ZIP), zipfile.ZipFile(archive) as pack:
+        return replace(source, zipped=True, images=range(len(pack.infolist())))
+    return replace(source, zipped=True)
 
 
 def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)) -> Iterator[Item]:
