@@ -67,6 +67,7 @@ def is_zip(file: Path | IO[bytes]) -> bool:
     """
     with suppress(*DAMAGED_ZIP), file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
         return stream.read(4) == b"PK\3\4" or zipfile.is_zipfile(stream)
+    # A damaged one.
     return True
 
 
@@ -132,10 +133,10 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
     total = 0
     for count, member in enumerate(_zip(archive) if is_zip(archive) else _tar(archive), 1):
         total += member.size
-        path = member.path
-        outside = path.is_absolute() or ".." in path.parts or not path.parts
-        if outside or "\\" in str(path) or PureWindowsPath(path).drive:
-            raise UserError(f"{archive} holds {str(path)!r}, outside its own folder: do not use it.")
+        # It knows drives and backslashes, too.
+        path = PureWindowsPath(str(member.path))
+        if path.anchor or ".." in path.parts or not path.parts:
+            raise UserError(f"{archive} holds {str(member.path)!r}, outside its own folder: do not use it.")
         if count > limits.members:
             raise UserError(f"{archive} holds more than {limits.members:,} files: split it.")
         if total > limits.size or total > packed * limits.ratio + 2**20:
