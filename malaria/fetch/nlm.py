@@ -26,24 +26,20 @@ def fetch(
     Raises:
         UserError: as `download.fetch`, `mapped` and `nih.unpack`.
     """
-    asked = data.nlm
-    kept = cache_of(asked, cache)
-    hashes = {PARASITIZED: asked.parasitized_sha256, UNINFECTED: asked.uninfected_sha256}
-
-    def bring(name: str, setting: str, size: int | None, sha256: str) -> str:
-        remote = download.url(f"{asked.url.rstrip('/')}/{name}", setting, size, sha256)
-        download.fetch(remote, kept / name)
-        return remote.origin
-
-    rows: list[tuple[str, str, str]] = []
-    for label, name in MAPPINGS.items():
-        bring(name, f"data.nlm.{label.lower()}_sha256", None, hashes[label])
-        rows += mapped(kept / name, label)
-    origin = bring(ARCHIVE, "data.nlm", asked.size, asked.sha256)
+    asked, kept = data.nlm, cache_of(data.nlm, cache)
+    address = asked.url.rstrip("/")
+    wanted = (
+        (MAPPINGS[PARASITIZED], "data.nlm.parasitized_sha256", None, asked.parasitized_sha256),
+        (MAPPINGS[UNINFECTED], "data.nlm.uninfected_sha256", None, asked.uninfected_sha256),
+        (ARCHIVE, "data.nlm", asked.size, asked.sha256),
+    )
+    for name, setting, size, sha256 in wanted:
+        download.fetch(download.url(f"{address}/{name}", setting, size, sha256), kept / name)
+    rows = sorted(row for label, name in MAPPINGS.items() for row in mapped(kept / name, label))
     placed = nih.unpack(kept / ARCHIVE, folder, census)
-    tables.write(pd.DataFrame(sorted(rows), columns=list(tables.SLIDES)), folder / SLIDES, tables.SLIDES)
+    tables.write(pd.DataFrame(rows, columns=list(tables.SLIDES)), folder / SLIDES, tables.SLIDES)
     version = f"archive with SHA-256 {asked.sha256}"
-    return replace(placed, source="nlm", origin=origin, version=version)
+    return replace(placed, source="nlm", origin=f"{address}/{ARCHIVE}", version=version)
 
 
 def cache_of(asked: params.NlmData, cache: Path | None) -> Path:
