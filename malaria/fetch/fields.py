@@ -106,25 +106,21 @@ def _cut(folder: Path, complete: bool, order: tuple[int, annotations.Annotated, 
     if complete:
         labels |= dict.fromkeys(matched.extra, UNINFECTED)
     cells = {i: label for i, label in sorted(labels.items()) if label in LABELS}
-    left_out = Counter(
-        {
-            "annotated cells that were not found": len(matched.missed),
-            "cells that were found and are not annotated": 0 if complete else len(matched.extra),
-            "annotated things that are no labelled red cell": len(labels) - len(cells),
-            f"fields that are no thin film in focus: {field.kind}": field.kind != find.THIN_FILM,
-        }
-    )
+    left_out = Counter[str]()
+    left_out["annotated cells that were not found"] = len(matched.missed)
+    left_out["cells that were found and are not annotated"] = 0 if complete else len(matched.extra)
+    left_out["annotated things that are no labelled red cell"] = len(labels) - len(cells)
+    left_out[f"fields that are no thin film in focus: {field.kind}"] = field.kind != find.THIN_FILM
     rows: list[tuple[str | int, ...]] = []
     digest = hashlib.sha256()
     for i, label in cells.items():
         cell = field.cells[i]
-        x, y, w, h = cell.box
-        path = f"{label}/{number:05}_{annotated.image.stem}_{x}_{y}_{w}_{h}.png"
+        path = f"{label}/{number:05}_{annotated.image.stem}_{'_'.join(map(str, cell.box))}.png"
         (folder / label).mkdir(exist_ok=True)
         crop = find.crop(pixels, cell)
         Image.fromarray(crop).save(folder / path, compress_level=3)
         digest.update(f"{path}\0".encode() + crop.tobytes())
-        rows.append((path, patient, annotated.image.name, x, y, w, h))
+        rows.append((path, patient, annotated.image.name, *cell.box))
     if number < MOST_PICTURES:
         picture = matching.outlines(pixels, field, marks, matched)
         picture.thumbnail((_PICTURE, _PICTURE))
