@@ -4,7 +4,6 @@ Only this module uses Dask, which is imported where it is used, so that nothing 
 task whose worker is killed runs again on another: it must give the same result each time.
 """
 
-import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -109,25 +108,25 @@ def as_they_come(
 
     # Passed as results of tasks, because Dask makes those again if their worker dies.
     shared = [client.submit(_itself, value, pure=False) for value in common]
-    waiting = iter(items)
     running: dict[Future, Item] = {}
+    done = as_completed()
 
-    def start() -> list["Future"]:
+    def threads() -> int:
         try:
-            threads = sum(client.nthreads().values())
+            return sum(client.nthreads().values())
         except OSError as error:
             raise _gone(error) from None
-        room = max(1, _GIVEN * threads - len(running))
-        given = itertools.islice(waiting, room)
-        tasks = {client.submit(function, item, *shared, pure=False): item for item in given}
-        running.update(tasks)
-        return list(tasks)
 
     try:
-        for task in (done := as_completed(start())):
-            result = task.result()
-            yield running.pop(task), result
-            done.update(start())
+        for item in items:
+            task = client.submit(function, item, *shared, pure=False)
+            running[task] = item
+            done.add(task)
+            if len(running) >= _GIVEN * threads():
+                task = next(done)
+                yield running.pop(task), task.result()
+        for task in done:
+            yield running.pop(task), task.result()
     except KilledWorker as error:
         raise UserError(
             f"A task's worker process was killed {error.allowed_failures + 1} times, most likely for lack "
