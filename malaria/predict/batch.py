@@ -100,10 +100,9 @@ def run(
         threshold, looks: as in `predict.predict`.
 
     Raises:
-        UserError: as `engine.cluster`, `inputs.listed` and `bundle.load` raise it; `out` lies in a judged
+        UserError: as `engine.cluster` and `inputs.listed` raise it; `out` lies in a judged
             folder; a worker cannot read what this process can read.
     """
-    bundle.load(folder)
     for path in paths:
         if f"{_place(out)}/".startswith(f"{_place(path).rstrip('/')}/"):
             raise UserError(f"--out {out} lies in {path}, whose files are judged: name another place.")
@@ -215,7 +214,6 @@ def _parts(out: str) -> Iterator[str]:
     with ExitStack() as stack:
         # Stores have no locks.
         if not stores.is_remote(parts):
-            Path(parts).mkdir(parents=True, exist_ok=True)
             stack.enter_context(running.locked(Path(parts, "lock"), f"is at work in {parts}", patience=0))
         yield parts
         with stores.in_words(parts), suppress(FileNotFoundError):
