@@ -849,8 +849,8 @@ RULES = (
         "test_evaluate_s_brier_score_is_that_of_the_rows_that_it_writes",
         (
             "calibration is undone by the inverse temperature",
-            "calibration.apply(p, 1 / temperature)",
-            "calibration.apply(p, temperature)",
+            "calibration.apply(p, 1 / record.temperature)",
+            "calibration.apply(p, record.temperature)",
         ),
         (
             "a cell that is turned away counts in no figure",

@@ -58,16 +58,12 @@ def evaluate(
         raise UserError(f"{folder} is {what}: name a folder or archive with one sub-folder per class.")
     if out is not None:
         check_out(out)
-    settings = _settings()
-    data = settings.data.model_copy(
-        update={"folder": os.path.abspath(folder), "classes": classes or settings.data.classes}
-    )
+    settings, record = _settings(), bundle.record
+    own = {"folder": os.path.abspath(folder), "classes": classes or settings.data.classes}
+    limits = settings.audit.model_copy(update={"min_side": record.min_side, "max_pixels": record.max_pixels})
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
-        left_out = own_cells.fetch(data, raw).ignored
-        limits = settings.audit.model_copy(
-            update={"min_side": bundle.record.min_side, "max_pixels": bundle.record.max_pixels}
-        )
+        left_out = own_cells.fetch(settings.data.model_copy(update=own), raw).ignored
         found = audit.audit(raw, limits)
         audit.check(found, limits, folder)
         cells = patients.with_own(found)
@@ -81,10 +77,9 @@ def evaluate(
         with disk_in_words(out):
             save(labelled, out, _LabelledRow)
     p = np.array([row.p_parasitized for row in rows], dtype=np.float64)
-    temperature = bundle.record.temperature
     cells = cells.assign(
         # Undo the calibration, because `evaluation.score` takes the network's own probabilities.
-        p_network=calibration.apply(p, 1 / temperature),
+        p_network=calibration.apply(p, 1 / record.temperature),
         rejected=[row.reason if row.status == predict.REJECTED else "" for row in rows],
     )
     judged = cells[cells.rejected == ""]
@@ -93,8 +88,8 @@ def evaluate(
             f"{folder}: the model turns away all {len(cells):,} images ({rows[0].path}: {rows[0].reason}); "
             "give it crops of single stained red cells on black."
         )
-    points = {point.specificity: point.threshold for point in bundle.record.operating_points}
-    fitted = evaluation.Fitted(temperature, points)
+    points = {point.specificity: point.threshold for point in record.operating_points}
+    fitted = evaluation.Fitted(record.temperature, points)
     scores = evaluation.score(judged, fitted, settings.evaluate)
     came = splits.sides_of(cells)
     aside = found[found.status == tables.QUARANTINED]

@@ -92,11 +92,9 @@ def predict(
     with ThreadPoolExecutor(readers or running.cores()) as pool:
         decoding = pool.map(decode, chunk := _chunk(stream))
         while chunk:
-            decoded = list(decoding)
-            current = chunk
+            paths, decoded = [item.path for item in chunk], list(decoding)
             # The next images are decoded while the network sees these.
             decoding = pool.map(decode, chunk := _chunk(stream))
-            paths = [item.path for item in current]
             yield from of_decoded(bundle, paths, decoded, threshold, looks)
 
 
