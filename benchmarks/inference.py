@@ -104,9 +104,7 @@ def check_same(folder: Path, model: Any) -> None:
     found = Counter(int(np.prod(tensor["shape"])) for tensor in interpreter.get_tensor_details())
     needed = Counter(int(np.prod(weight.shape)) for weight in model.weights if len(weight.shape) > 1)
     if needed - found:
-        raise UserError(
-            f"{folder} is of another network than this code makes: export it again, or name another."
-        )
+        raise UserError(f"{folder} is of another network than this code makes: export it again.")
 
 
 def _times(name: str, ask: Callable[[Pixels], Any], asked: list[Pixels]) -> dict[str, float]:

@@ -118,9 +118,8 @@ def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
         raise UserError(f"{archive} is damaged or encrypted ({error}): bring it again.") from None
     except OSError as error:
         kind = UserError if error.errno in _OF_THE_ARCHIVE else DiskRefusal
-        raise kind(
-            f"{archive} cannot be unpacked ({error.strerror or error}): free some disk, or bring it again."
-        ) from None
+        why = error.strerror or error
+        raise kind(f"{archive} cannot be unpacked ({why}): free some disk, or bring it again.") from None
 
 
 def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:

@@ -167,9 +167,7 @@ def _check_mapping(own: Iterable[str], taken: Iterable[Path], strangers: Iterabl
     for name in own:
         near = difflib.get_close_matches(name, list(strangers), n=1)
         if near and names.folded(name) not in found:
-            raise UserError(
-                f"data.classes names {name}, but {origin} has {near[0]}: correct the name in params.yaml."
-            )
+            raise UserError(f"data.classes names {name}, but {origin} has {near[0]}: correct the name.")
 
 
 def _is_litter(path: Path, above: Path) -> bool:

@@ -210,9 +210,7 @@ def _in_words(error: requests.RequestException, remote: Remote) -> str:
         UserError: another attempt would not help. It hides `error`, whose text may quote a signed address.
     """
     if isinstance(error, ValueError):
-        raise UserError(
-            f"params.yaml: {remote.setting} gives {remote.origin}, which is no http address: correct it."
-        ) from None
+        raise UserError(f"{remote.setting} gives {remote.origin}, no http address: correct it.") from None
     response = error.response
     asked = response if response is not None else error.request
     server = urlsplit(getattr(asked, "url", "")).hostname or f"The server of {remote.origin}"
@@ -220,10 +218,7 @@ def _in_words(error: requests.RequestException, remote: Remote) -> str:
         answer = f"{server} answers {response.status_code} ({response.reason})"
         if response.status_code in PATIENT.status_forcelist:
             return answer
-        raise UserError(
-            f"{answer} for {remote.origin}: check {remote.setting} in params.yaml, and whether a browser "
-            "gets it."
-        ) from None
+        raise UserError(f"{answer} for {remote.origin}: check {remote.setting}, and try a browser.") from None
     if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         raise UserError(
             f"{server} shows a certificate that cannot be trusted: check this computer's clock and, behind a "

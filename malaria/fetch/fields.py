@@ -54,9 +54,7 @@ def fetch(
     needs("skimage", "data.source: fields", "fields")
     given = Path(data.folder)
     if not given.exists():
-        raise UserError(
-            f"params.yaml: data.folder is {data.folder}, which is not there: name your annotations."
-        )
+        raise UserError(f"params.yaml: data.folder is {data.folder}, which is not there: name your fields.")
     fields = annotations.read(given, data.classes)
     named = [_below(given, field.image) for field in fields]
     table = patients.read(given) if given.is_dir() else {}

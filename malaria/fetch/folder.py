@@ -55,7 +55,5 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
         # The audit sets aside paths that cannot be printed.
         rows = [row for row in told.items() if not names.UNPRINTABLE.search(row[0])]
         tables.write(pd.DataFrame(rows, columns=list(tables.PATIENTS)), folder / PATIENTS, tables.PATIENTS)
-    ignored = placed.known.ignored + unused
-    return replace(
-        placed.known, source="folder", origin=data.folder, licence="the owner's own", ignored=ignored
-    )
+    known, ignored = placed.known, placed.known.ignored + unused
+    return replace(known, source="folder", origin=data.folder, licence="the owner's own", ignored=ignored)

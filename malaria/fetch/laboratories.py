@@ -28,20 +28,15 @@ def sets(folder: Path) -> dict[str, Path]:
         UserError: `folder` is missing, or two sets have the same name.
     """
     if not folder.is_dir():
-        raise UserError(
-            f"{folder} is not there: make the folder, and put a set of cells for each laboratory there."
-        )
+        raise UserError(f"{folder} is not there: make the folder, with a set of cells for each laboratory.")
     found: dict[str, Path] = {}
     for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
         name = path.name.partition(".")[0]
         if not path.is_dir() and not archives.is_archive(path):
             continue
-        if name in found:
-            raise UserError(
-                f"{folder} has {found[name].name} and {path.name}, which both count as the set {name}: "
-                "rename one."
-            )
-        found[name] = path
+        twin = found.setdefault(name, path)
+        if twin != path:
+            raise UserError(f"{folder} has {twin.name} and {path.name}, both named {name}: rename one.")
     return found
 
 
@@ -54,9 +49,7 @@ def learned(settings: params.Laboratories) -> dict[str, Path]:
     found = sets(Path(settings.folder))
     for name in settings.leave_out:
         if found.pop(name, None) is None:
-            raise UserError(
-                f"params.yaml: laboratories.leave_out names {name}, but {settings.folder} has no such set."
-            )
+            raise UserError(f"laboratories.leave_out names {name}, but {settings.folder} has no such set.")
     return found
 
 
@@ -91,6 +84,5 @@ def place(given: Path, raw: Path, settings: params.Params) -> pd.DataFrame:
 def _is_annotated(given: Path, classes: Mapping[str, str]) -> bool:
     """Whether a folder holds annotated fields: annotation files and no class folders."""
     inside = {names.folded(name) for _, folders, _ in files.walk(given) for name in folders}
-    return inside.isdisjoint(map(names.folded, (*LABELS, *classes))) and bool(
-        annotations.annotation_files(given)
-    )
+    known = map(names.folded, (*LABELS, *classes))
+    return inside.isdisjoint(known) and bool(annotations.annotation_files(given))

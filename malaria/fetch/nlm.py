@@ -65,8 +65,6 @@ def mapped(mapping: Path, label: str) -> list[tuple[str, str, str]]:
             found = None
         plain = isinstance(found, list) and all(isinstance(name, str) and "/" not in name for name in found)
         if not patient or not plain:
-            raise UserError(
-                f"{mapping}, row {number}: no slide key with a list of file names; bring it again."
-            )
+            raise UserError(f"{mapping}, row {number}: no slide key with a list of names; bring it again.")
         rows += [(f"{label}/{name}", slide, patient) for name in found]
     return rows

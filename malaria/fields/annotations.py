@@ -262,9 +262,7 @@ def _yolo(file: Path, at: Place) -> Iterator[Raw]:
             values = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
         # Rounding may take a box over the border.
         if len(values) < 4 or len(values) % 2 or not all(-0.01 <= value <= 1.01 for value in values):
-            raise ValueError(
-                f"its numbers {values} are no box or outline in shares of the image's sides, 0 to 1"
-            )
+            raise ValueError(f"its numbers {values} are no box or outline in shares of the sides, 0 to 1")
         points = zip(values[::2], values[1::2], strict=True)
         box = _around([(x * width, y * height) for x, y in points])
         yield str(image), names[f"class {int(kind)}"], box, False

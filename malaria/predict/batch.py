@@ -143,9 +143,7 @@ def judge(partition: Partition, job: Job) -> Judged:
         UserError: the worker has another version of this project, or a store does not answer.
     """
     if job.version != __version__:
-        raise UserError(
-            f"A worker has version {__version__} of this project, not {job.version}: install the same."
-        )
+        raise UserError(f"A worker has version {__version__}, not {job.version}: install the same.")
     items = (item for source in partition.sources for item in inputs.items(source, job.base))
     remote = any(stores.is_remote(source.path) for source in partition.sources)
     looks = Looks()

@@ -118,9 +118,7 @@ def _is_folder(path: str) -> bool:
         if folder := os.path.isdir(path):
             os.scandir(path).close()
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}): name files, folders or zips that you may read."
-        ) from None
+        raise UserError(f"{path} cannot be read ({error.strerror}): name files that you may read.") from None
     return folder
 
 

@@ -127,9 +127,8 @@ def as_text(scores: dict[str, Any]) -> str:
             *_counted(aside["reasons"]),
         ]
     if came:
-        lines.append(
-            f"The cells come in {', '.join(f'{side} ({n:,})' for side, n in came.items())}: all count."
-        )
+        sides = ", ".join(f"{side} ({count:,})" for side, count in came.items())
+        lines.append(f"The cells come in {sides}: all count.")
     return "\n".join([*lines, *(f"Left out: {what}." for what in scores["left_out"])])
 
 

@@ -138,6 +138,5 @@ def system(path: str) -> Any:
     import s3fs
 
     # With more requests at once for one object, s3fs asks for its size first.
-    return s3fs.S3FileSystem(
-        use_listings_cache=False, max_concurrency=1, config_kwargs={"max_pool_connections": READERS}
-    )
+    pool = {"max_pool_connections": READERS}
+    return s3fs.S3FileSystem(use_listings_cache=False, max_concurrency=1, config_kwargs=pool)

@@ -260,7 +260,7 @@ def test_a_certificate_that_cannot_be_trusted_is_said_and_not_asked_again(tmp_pa
 
 @pytest.mark.parametrize("address", ["ftp://a/b", "a/b", "http://", ""])
 def test_what_is_no_http_address_is_refused_at_once(target, waits, address):
-    with pytest.raises(UserError, match=r"data\.nlm\.url gives .*, which is no http address"):
+    with pytest.raises(UserError, match=r"data\.nlm\.url gives .*, no http address: correct"):
         download.fetch(download.url(address, "data.nlm.url"), target)
     assert waits == []
 
