@@ -3,13 +3,15 @@
 It compares three ways to judge the same cells: the bundle (resize, network, check, calibration);
 `keras.Model.predict`; and `model(x)` compiled by tf.function. The last two have no check. Each runs in its
 own process, bound to one core. The figures are the time from the start of the process to the first answer,
-resident memory, and the time for single cells and for cells of a batch. The ways alternate, and a ratio is
-the median over rounds.
+resident memory, and the median time for single cells and for cells of a batch. The ways alternate, and a
+ratio is the median over rounds.
 """
 
 import argparse
 import os
+import statistics
 import time
+import timeit
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -62,7 +64,7 @@ def draw_cells(size: int) -> Pixels:
     from app import pictures
 
     drawn = [resize(pixels, size) for pixels, _ in pictures.drawn(32, seed=1)]
-    return np.stack([drawn[at % len(drawn)] for at in range(_BATCH)])
+    return np.stack(drawn * (_BATCH // 32))
 
 
 def measure(way: str, folder: Path, cells: Pixels, calls: int, batches: int) -> dict[str, float]:
@@ -70,28 +72,22 @@ def measure(way: str, folder: Path, cells: Pixels, calls: int, batches: int) -> 
     process = psutil.Process()
     ask = bundle.load(folder, threads=1).run if way == BUNDLE else _keras(folder, way)
     ask(cells[:1])
-    found = {
-        "first answer, s": time.time() - process.create_time(),
-        "first answer, cpu s": time.process_time(),
-    }
-    for _ in range(10):
-        ask(cells[:1])
-    found |= _times("one cell", ask, [cells[at % len(cells)][None] for at in range(calls)])
+    found = {"first answer, s": time.time() - process.create_time()}
+    found["one cell, ms"] = _milliseconds(partial(ask, cells[:1]), calls)
     found["memory, MiB"] = process.memory_info().rss / 2**20
-    ask(cells)
-    return found | _times("a cell of a batch", ask, [cells] * batches)
+    found["a cell of a batch, ms"] = _milliseconds(partial(ask, cells), batches) / len(cells)
+    return found
 
 
 def _keras(folder: Path, way: str) -> Callable[[Pixels], Any]:
     """Keras on a network like the bundle's, with random weights, which do not change the time."""
     from malaria.train import network
+    from malaria.train.backend import tf
 
     model = network.build(bundle.read_record(folder).input_size)
     check_same(folder, model)
     if way == "predict":
         return lambda cells: model.predict(cells.astype(np.float32), batch_size=_BATCH, verbose=0)
-    import tensorflow as tf
-
     compiled = tf.function(lambda cells: model(cells, training=False))
     return lambda cells: compiled(cells.astype(np.float32)).numpy()
 
@@ -107,17 +103,9 @@ def check_same(folder: Path, model: Any) -> None:
         raise UserError(f"{folder} is of another network than this code makes: export it again.")
 
 
-def _times(name: str, ask: Callable[[Pixels], Any], asked: list[Pixels]) -> dict[str, float]:
-    """Time per cell in ms: median and 99th percentile over the calls, and processor time."""
-    took = []
-    processor = time.process_time()
-    for cells in asked:
-        begun = time.perf_counter()
-        ask(cells)
-        took.append(1000 * (time.perf_counter() - begun) / len(cells))
-    spent = 1000 * (time.process_time() - processor) / sum(map(len, asked))
-    p50, p99 = np.quantile(took, [0.5, 0.99]).tolist()
-    return {f"{name}, ms (p50)": p50, f"{name}, ms (p99)": p99, f"{name}, cpu ms": spent}
+def _milliseconds(call: Callable[[], Any], calls: int) -> float:
+    """The median time of a call, in ms."""
+    return 1000 * statistics.median(timeit.repeat(call, number=1, repeat=calls))
 
 
 if __name__ == "__main__":

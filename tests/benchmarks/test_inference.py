@@ -33,8 +33,9 @@ def test_the_bundle_answers_in_a_process_of_its_own_without_tensorflow(model_bun
         "assert 'tensorflow' not in sys.modules; print(json.dumps(found))"
     )
     found = json.loads(run(sys.executable, "-c", code, str(model_bundle), cwd=ROOT).stdout)
-    assert found["first answer, s"] > found["first answer, cpu s"] / 4 > 0
-    assert found["one cell, ms (p50)"] > 0
+    # Importing the bundle's libraries takes longer than judging a cell.
+    assert 1000 * found["first answer, s"] > found["one cell, ms"] > 0
+    assert found["a cell of a batch, ms"] > 0
 
 
 def test_a_command_is_timed_with_what_it_starts_and_a_failure_is_said():
