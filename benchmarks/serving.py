@@ -12,12 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -56,15 +56,13 @@ def main() -> int:
         with start("--model", given.model, log=Path(folder) / "log") as server:
             print(f"{by_turns.machine()}, {given.model}")
             print(f"ready {time.monotonic() - started:.1f} s after its start, {memory(server):.0f} MB")
-            alone = bare(given.model, cells, min(given.seconds, 10))
+            alone = bare(given.model, cells)
             print(
                 f"bare call of the bundle, one cell at a time: {1 / alone:.0f} a second, {1e3 * alone:.2f} ms"
             )
             loads = pd.DataFrame([load(server, cells, clients, given.seconds) for clients in given.clients])
             share = (100 * loads["answers/s"] * alone).map("{:.0f} %".format)
             print(loads.assign(of_the_bare_rate=share).round(1).to_string(index=False))
-            time.sleep(1)
-            print(f"memory a second after the last answer: {memory(server):.0f} MB")
     return int(loads.errors.any())
 
 
@@ -96,20 +94,15 @@ def encoded(count: int) -> list[bytes]:
     return [pictures.encoded(pixels) for pixels, _ in pictures.drawn(count, seed=5)]
 
 
-def bare(model: str, cells: list[bytes], seconds: float) -> float:
+def bare(model: str, cells: list[bytes]) -> float:
     """Seconds per cell without a server, for cells that are decoded and judged one by one."""
     opened = bundle.load(model)
 
-    def judge(number: int) -> None:
-        image = decoding.decode(cells[number % len(cells)], opened.limits).image
-        opened.run([np.asarray(image)])
+    def judge() -> None:
+        for cell in cells:
+            opened.run([np.asarray(decoding.decode(cell, opened.limits).image)])
 
-    judge(0)
-    judged, begun = 0, time.monotonic()
-    while time.monotonic() < begun + seconds:
-        judge(judged)
-        judged += 1
-    return (time.monotonic() - begun) / judged
+    return timeit.timeit(judge, number=20) / (20 * len(cells))
 
 
 def load(server: Server, cells: list[bytes], clients: int, seconds: float) -> dict[str, float]:
@@ -118,28 +111,23 @@ def load(server: Server, cells: list[bytes], clients: int, seconds: float) -> di
     Returns:
         Answers per second, their p50 and p99 in ms, the number of failed requests, peak memory of the server.
     """
-    address = urlsplit(server.url)
     end = time.monotonic() + seconds
 
     def ask(first: int) -> list[tuple[float, bool]]:
         """The time of each request in ms, and whether its answer was valid."""
         found: list[tuple[float, bool]] = []
         while time.monotonic() < end:
-            begun = time.perf_counter()
-            try:
+            begun, right = time.perf_counter(), False
+            with contextlib.suppress(urllib3.exceptions.HTTPError, ValueError):
                 cell = cells[(first + len(found)) % len(cells)]
                 answer = pool.request("POST", "/classify", body=cell)
                 right = answer.status == 200 and answer.json()["status"] in ("ok", "rejected")
-            except (urllib3.exceptions.HTTPError, ValueError):
-                right = False
             found.append((1e3 * (time.perf_counter() - begun), right))
         return found
 
     begun = time.monotonic()
     with (
-        urllib3.HTTPConnectionPool(
-            address.hostname or "", address.port, maxsize=clients, timeout=60, retries=False
-        ) as pool,
+        urllib3.connection_from_url(server.url, maxsize=clients, timeout=60, retries=False) as pool,
         ThreadPoolExecutor(clients) as threads,
     ):
         asking = [threads.submit(ask, number) for number in range(clients)]
