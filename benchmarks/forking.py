@@ -38,11 +38,7 @@ def main() -> None:
     parser.add_argument("--cells", type=how_many, default=8000, help="cells for predict (default 8000)")
     parser.add_argument("--seconds", type=float, default=15, help="of each load on /classify (default 15)")
     parser.add_argument("--rounds", type=how_many, default=3, help="alternations of the two ways (3)")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.command:
-        run_module(*given.command)
-        return
     cells = serving.encoded(serving.CELLS)
     with tempfile.TemporaryDirectory() as work:
         folders = batch.prepare(Path(work, "one"), 1), batch.prepare(Path(work, "many"), given.cells)
@@ -52,16 +48,15 @@ def main() -> None:
         print(f"{name}: {share:.0%} of the speed without forking (median)")
 
 
-def run_module(way: str, module: str, *arguments: str) -> None:
-    """Run `python -m module arguments` in this process, with the decoder of `way`."""
-    if way == "inside":
-        sandbox.Decoder = Inside  # type: ignore[misc,assignment]
-    sys.argv = [module, *arguments]
+def run_inside(module: str) -> None:
+    """Run `python -m module` in this process, with its arguments, and decode here."""
+    sandbox.Decoder = Inside  # type: ignore[misc,assignment]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def launched(way: str, module: str) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.forking", way, module]
+    inside = ["-c", f"from benchmarks import forking; forking.run_inside({module!r})"]
+    return [sys.executable, *(inside if way == "inside" else ["-m", module])]
 
 
 def speeds(way: str, cells: list[bytes], seconds: float, one: Path, many: Path) -> dict[str, float]:
