@@ -38,8 +38,7 @@ def measured(ways: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int)
             rows[number, way] = dict(measure())
             shown = ", ".join(f"{name} {value:,.3f}" for name, value in rows[number, way].items())
             print(f"round {number} of {rounds}, {way}: {shown}", file=sys.stderr, flush=True)
-    index = pd.MultiIndex.from_tuples(rows, names=["round", "way"])
-    return pd.DataFrame(list(rows.values()), index=index)
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["round", "way"])
 
 
 def medians(runs: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -36,9 +35,7 @@ LOOPS = {"decode": 0, "decode and resize": 50}
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
     parser.add_argument("--cells", type=how_many, default=27_558, help="how many (default: the real 27558)")
-    parser.add_argument(
-        "--rounds", type=how_many, default=5, help="rounds of the compared runs, in turn (default 5)"
-    )
+    parser.add_argument("--rounds", type=how_many, default=5, help="alternations of the compared runs (5)")
     given = parser.parse_args()
     census = nih.WHOLE if given.cells == 27_558 else nih.Census(given.cells // 2, 150, 50)
     print(f"{2 * census.cells:,} images, {by_turns.machine()}")
@@ -71,7 +68,7 @@ def prepare(work: Path, census: nih.Census) -> None:
     print(f"fetch  {rate:8,.0f} images/s ({seconds:.1f} s: SHA-256, unpacking, counting)")
 
 
-def drawing() -> Callable[[fake_archive.Cell], bytes]:
+def drawing() -> fake_archive.Draw:
     """Make a function that draws PNG crops of the real sizes; the appended name makes every file unique."""
     # Imported here, because the bare loops, in processes of their own, do not need the app.
     from app import pictures
@@ -90,18 +87,15 @@ def time_stages(work: Path, cells: int, rounds: int) -> None:
     loop = "from benchmarks import data; data.bare_loop({})"
     commands = {name: ["-m", f"stages.{name}"] for name in ("audit", "split", "pack")}
     commands |= {name: ["-c", loop.format(size)] for name, size in LOOPS.items()}
-    ways = {
-        name: partial(by_turns.command, [sys.executable, *arguments], work)
-        for name, arguments in commands.items()
-    }
+    timed = partial(by_turns.command, work=work)
+    ways = {name: partial(timed, [sys.executable, *arguments]) for name, arguments in commands.items()}
     runs = by_turns.measured(ways, rounds)
     medians = by_turns.medians(runs)
     print(medians.assign(images_per_second=cells / medians.s).round(1))
     for name, loop in zip(("audit", "pack"), LOOPS, strict=True):
         share = by_turns.ratios(runs, name).loc[loop]
-        print(
-            f"{name} reaches {share.s:.0%} of the loop `{loop}`, by processor time {share['processor s']:.0%}"
-        )
+        processor = f"by processor time {share['processor s']:.0%}"
+        print(f"{name} reaches {share.s:.0%} of the loop `{loop}`, {processor}")
 
 
 def bare_loop(size: int) -> None:

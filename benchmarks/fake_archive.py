@@ -21,6 +21,9 @@ class Cell:
     name: str
 
 
+Draw = Callable[[Cell], bytes]  # gives a cell's picture, as the content of a file
+
+
 def cells(census: Census = WHOLE) -> Iterator[Cell]:
     """Cells with the counts of `census`; each infected patient has cells of both classes."""
     infected = [f"C{100 + number}P{number}ThinF" for number in range(1, census.infected + 1)]
@@ -38,11 +41,7 @@ def tiny(cell: Cell) -> bytes:
 
 
 def write_archive(
-    out: Path | io.BytesIO,
-    census: Census = WHOLE,
-    draw: Callable[[Cell], bytes] = tiny,
-    *,
-    twice: bool = False,
+    out: Path | io.BytesIO, census: Census = WHOLE, draw: Draw = tiny, *, twice: bool = False
 ) -> None:
     """Write a zip like the NLM's or, with the folder `twice`, like Kaggle's; both have Thumbs.db files."""
     with zipfile.ZipFile(out, "w") as pack:
@@ -62,7 +61,7 @@ def mapping(label: str, census: Census = WHOLE) -> str:
     return "".join(f"{slide},{found!r},,,\n" for slide, found in sorted(names.items()))
 
 
-def published(census: Census = WHOLE, draw: Callable[[Cell], bytes] = tiny) -> dict[str, bytes]:
+def published(census: Census = WHOLE, draw: Draw = tiny) -> dict[str, bytes]:
     """The files of the NLM's server by name: the archive, and the mapping of each class."""
     archive = io.BytesIO()
     write_archive(archive, census, draw)

@@ -42,18 +42,15 @@ def main() -> None:
     given = parser.parse_args()
     folder = given.model or bundle.default_folder()
     record = bundle.read_record(folder)
-    print(
-        f"{folder}: {record.precision}, {record.input_size} px, check: {'gate' in record.hashes}; one of "
-        f"{by_turns.machine()}"
-    )
+    what = f"{record.precision}, {record.input_size} px, check: {'gate' in record.hashes}"
+    print(f"{folder}: {what}; one of {by_turns.machine()}")
     if hasattr(os, "sched_setaffinity"):
         # Processes that start from here on inherit it, before any library in them counts the cores.
         os.sched_setaffinity(0, {given.core})
     cells = draw_cells(record.input_size)
     asked = (folder.resolve(), cells, given.calls, given.batches)
-    runs = by_turns.measured(
-        {way: partial(by_turns.alone, measure, way, *asked) for way in WAYS}, given.rounds
-    )
+    ways = {way: partial(by_turns.alone, measure, way, *asked) for way in WAYS}
+    runs = by_turns.measured(ways, given.rounds)
     ratios = by_turns.ratios(runs, BUNDLE).drop(BUNDLE)
     print(f"{by_turns.medians(runs).T.round(3)}\n\nMultiples of the bundle's figures:\n{ratios.T.round(1)}")
 

@@ -8,7 +8,6 @@ the cores, so that a server on a machine of its own answers more.
 
 import argparse
 import contextlib
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ from malaria.cells import decoding
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
 
+APP = (sys.executable, "-m", "app", "--port", "0")
+
 # Different cells, too many for any cache.
 CELLS = 200
 
@@ -40,7 +42,7 @@ class Server:
     """A running app: its address without a slash at the end, its process, and its log file."""
 
     url: str
-    process: "subprocess.Popen[str]"
+    process: "Popen[str]"
     log: Path
 
 
@@ -57,9 +59,7 @@ def main() -> int:
             print(f"{by_turns.machine()}, {given.model}")
             print(f"ready {time.monotonic() - started:.1f} s after its start, {memory(server):.0f} MB")
             alone = bare(given.model, cells)
-            print(
-                f"bare call of the bundle, one cell at a time: {1 / alone:.0f} a second, {1e3 * alone:.2f} ms"
-            )
+            print(f"bare call of the bundle: {1 / alone:.0f} cells a second, {1e3 * alone:.2f} ms each")
             loads = pd.DataFrame([load(server, cells, clients, given.seconds) for clients in given.clients])
             share = (100 * loads["answers/s"] * alone).map("{:.0f} %".format)
             print(loads.assign(of_the_bare_rate=share).round(1).to_string(index=False))
@@ -67,17 +67,10 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def start(
-    *arguments: str,
-    log: Path,
-    command: Sequence[str | Path] = (sys.executable, "-m", "app", "--port", "0"),
-    **process_options: Any,
-) -> Iterator[Server]:
+def start(*arguments: str, log: Path, command: Sequence[str | Path] = APP, **popen: Any) -> Iterator[Server]:
     """Run the app on a free port until the block ends; UserError if it does not start."""
     with log.open("w") as errors:
-        process = subprocess.Popen(
-            [*command, *arguments], stdout=subprocess.PIPE, stderr=errors, text=True, **process_options
-        )
+        process = Popen([*command, *arguments], stdout=PIPE, stderr=errors, text=True, **popen)
     try:
         assert process.stdout is not None
         said = process.stdout.readline().split()
