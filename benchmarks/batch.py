@@ -5,14 +5,13 @@ engine, with one worker and with two. The exit status is 1 if an engine's bytes 
 tests/predict tests what happens if workers and drivers are killed.
 """
 
-import argparse
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
 from benchmarks import by_turns, data, fake_archive
-from malaria.command import end_with, how_many
+from malaria.command import end_with, how_many, options
 from malaria.fetch import nih
 
 DASK = ("--engine", "dask", "--workers")
@@ -20,7 +19,7 @@ WAYS: dict[str, tuple[str, ...]] = {"plain path": (), "1 worker": (*DASK, "1"), 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.batch", description=__doc__)
+    parser = options("benchmarks.batch", __doc__)
     parser.add_argument("--cells", type=how_many, default=27_558, help="how many (default: the real 27558)")
     parser.add_argument("--rounds", type=how_many, default=3, help="alternations of the compared runs (3)")
     given = parser.parse_args()

@@ -6,7 +6,6 @@ Pillow, pack with one that decodes and resizes them, each in as many processes a
 runs alternate, and a ratio is the median over rounds.
 """
 
-import argparse
 import multiprocessing
 import shutil
 import sys
@@ -23,7 +22,7 @@ from benchmarks import by_turns, fake_archive
 from benchmarks.by_turns import ROOT
 from malaria import files, params
 from malaria.cells import images
-from malaria.command import end_with, how_many
+from malaria.command import end_with, how_many, options
 from malaria.fetch import nih, nlm
 from malaria.paths import PARAMS, RAW
 
@@ -33,7 +32,7 @@ LOOPS = {"decode": 0, "decode and resize": 50}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
+    parser = options("benchmarks.data", __doc__)
     parser.add_argument("--cells", type=how_many, default=27_558, help="how many (default: the real 27558)")
     parser.add_argument("--rounds", type=how_many, default=5, help="alternations of the compared runs (5)")
     given = parser.parse_args()

@@ -4,7 +4,6 @@ The app forks a decoding process for each request; `predict` keeps one for each 
 decode in the process that judges, as no release does. Prints the share of its speed that each keeps.
 """
 
-import argparse
 import runpy
 import sys
 import tempfile
@@ -16,7 +15,7 @@ import numpy as np
 
 from benchmarks import batch, by_turns, serving
 from malaria.cells import decoding, sandbox
-from malaria.command import end_with, how_many
+from malaria.command import end_with, how_many, options
 
 
 class Inside:
@@ -34,7 +33,7 @@ class Inside:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.forking", description=__doc__)
+    parser = options("benchmarks.forking", __doc__)
     parser.add_argument("--cells", type=how_many, default=8000, help="cells for predict (default 8000)")
     parser.add_argument("--seconds", type=float, default=15, help="of each load on /classify (default 15)")
     parser.add_argument("--rounds", type=how_many, default=3, help="alternations of the two ways (3)")

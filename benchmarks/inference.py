@@ -7,7 +7,6 @@ resident memory, and the median time for single cells and for cells of a batch. 
 ratio is the median over rounds.
 """
 
-import argparse
 import os
 import statistics
 import time
@@ -24,7 +23,7 @@ import psutil
 from benchmarks import by_turns
 from malaria import bundle
 from malaria.cells.images import Pixels, resize
-from malaria.command import end_with, how_many
+from malaria.command import end_with, how_many, options
 from malaria.errors import UserError
 
 BUNDLE = "bundle"
@@ -33,7 +32,7 @@ _BATCH = 256
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__)
+    parser = options("benchmarks.inference", __doc__)
     parser.add_argument("--model", type=Path, help="a bundle folder (default: the pretrained one)")
     parser.add_argument("--rounds", type=how_many, default=5, help="alternations of the three ways (5)")
     parser.add_argument("--calls", type=how_many, default=300, help="single cells in each round (300)")

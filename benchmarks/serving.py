@@ -6,7 +6,6 @@ does the same work without a server, in one process: decode, resize, network, ch
 the cores, so that a server on a machine of its own answers more.
 """
 
-import argparse
 import contextlib
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from app import pictures
 from benchmarks import by_turns
 from malaria import bundle
 from malaria.cells import decoding
-from malaria.command import end_with, how_many
+from malaria.command import end_with, how_many, options
 from malaria.errors import UserError
 
 APP = (sys.executable, "-m", "app", "--port", "0")
@@ -47,7 +46,7 @@ class Server:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    parser = options("benchmarks.serving", __doc__)
     parser.add_argument("--model", default="models/pretrained", help="a bundle folder (default: %(default)s)")
     parser.add_argument("--clients", type=how_many, nargs="+", default=[1, 8, 32], help="at once (1 8 32)")
     parser.add_argument("--seconds", type=float, default=60, help="of each load (default 60)")

@@ -12,7 +12,6 @@ latter is also given as a share of a bare training step: the same network, loss 
 function, on one batch in memory, with the recipe's augmentation and without. Needs `dvc repro pack split`.
 """
 
-import argparse
 import contextlib
 import functools
 import io
@@ -28,7 +27,7 @@ import pandas as pd
 from benchmarks import by_turns
 from malaria import params, paths, tables
 from malaria.cells import packed
-from malaria.command import end_with, how_many
+from malaria.command import end_with, how_many, options
 from malaria.errors import UserError
 from malaria.labels import LABELS
 
@@ -37,7 +36,7 @@ _BEFORE = 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    parser = options("benchmarks.training", __doc__)
     parser.add_argument("--seeds", type=how_many, default=3, help="number of seeds (3)")
     parser.add_argument("--epochs", type=how_many, default=30, help="most epochs of each training (30)")
     parser.add_argument("--mark", type=float, default=0.985, help="val AUC to reach (0.985)")

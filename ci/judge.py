@@ -93,7 +93,7 @@ def contradicted(base: Revision | None, branch: Revision) -> list[str]:
     return [
         name
         for name, entry in branch.lock.items()
-        if name in before and before[name] | {"outs": entry["outs"]} == entry and before[name] != entry
+        if name in before and before[name] != entry and {**before[name], "outs": 0} == {**entry, "outs": 0}
     ]
 
 

@@ -1,6 +1,8 @@
 """Download files: resume after an interruption, and name a file only when it is whole and checked."""
 
+import errno
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -175,6 +177,8 @@ def _attempt(remote: Remote, target: Path, part: Path) -> None:
             # The part is emptied before the new record is written: a kill in between leaves an empty part.
             part.write_bytes(b"")
             _write_record(target, _Record(remote.origin, _validator(response), size))
+        if size - start > (free := shutil.disk_usage(target.parent).free):
+            raise OSError(errno.ENOSPC, f"{free:,} bytes are free, and {size - start:,} more are to come")
         total = max(size, 0) or None
         with (
             part.open("ab", buffering=0) as raw,
@@ -210,7 +214,9 @@ def _in_words(error: requests.RequestException, remote: Remote) -> str:
         UserError: another attempt would not help. It hides `error`, whose text may quote a signed address.
     """
     if isinstance(error, ValueError):
-        raise UserError(f"{remote.setting} gives {remote.origin}, no http address: correct it.") from None
+        raise UserError(
+            f"params.yaml: {remote.setting} gives {remote.origin}, no http address: correct it."
+        ) from None
     response = error.response
     asked = response if response is not None else error.request
     server = urlsplit(getattr(asked, "url", "")).hostname or f"The server of {remote.origin}"
@@ -218,7 +224,10 @@ def _in_words(error: requests.RequestException, remote: Remote) -> str:
         answer = f"{server} answers {response.status_code} ({response.reason})"
         if response.status_code in PATIENT.status_forcelist:
             return answer
-        raise UserError(f"{answer} for {remote.origin}: check {remote.setting}, and try a browser.") from None
+        raise UserError(
+            f"{answer} for {remote.origin}: check {remote.setting} in params.yaml, and whether a browser "
+            "gets it."
+        ) from None
     if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         raise UserError(
             f"{server} shows a certificate that cannot be trusted: check this computer's clock and, behind a "

@@ -49,7 +49,9 @@ def learned(settings: params.Laboratories) -> dict[str, Path]:
     found = sets(Path(settings.folder))
     for name in settings.leave_out:
         if found.pop(name, None) is None:
-            raise UserError(f"laboratories.leave_out names {name}, but {settings.folder} has no such set.")
+            raise UserError(
+                f"params.yaml: laboratories.leave_out names {name}, but {settings.folder} has no such set."
+            )
     return found
 
 

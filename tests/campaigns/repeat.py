@@ -6,7 +6,6 @@ seed of the order, seconds, condition. If you start the command again, it contin
 this commit. The exit status is 1 if a run failed.
 """
 
-import argparse
 import os
 import random
 import subprocess
@@ -16,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from malaria import programs
-from malaria.command import end_with
+from malaria.command import end_with, options
 
 RUNS = ("alone",) * 10 + ("busy",) * 6 + ("one core",) * 4
 # A busy process, which ends with its parent, however that ends.
@@ -24,7 +23,7 @@ BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.campaigns.repeat", description=__doc__)
+    parser = options("tests.campaigns.repeat", __doc__)
     parser.add_argument("--log", type=Path, default=Path("reports/repeat"), help="folder (reports/repeat)")
     parser.add_argument("command", nargs="*", default=["make", "test"], help="what to run (make test)")
     given = parser.parse_args()

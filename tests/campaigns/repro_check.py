@@ -3,17 +3,16 @@
 Prints one line for each output of dvc.lock. The exit status is 1 if a hash differs.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
 from malaria import programs
-from malaria.command import end_with
+from malaria.command import end_with, options
 from tests.campaigns.crash.campaign import locked
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.campaigns.repro_check", description=__doc__)
+    parser = options("tests.campaigns.repro_check", __doc__)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a parameter")
     sets = parser.parse_args().set
     with tempfile.TemporaryDirectory() as folder:

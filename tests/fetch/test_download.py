@@ -1,6 +1,7 @@
 """Downloads from a local server: resuming, retries, checks, and errors of one sentence."""
 
 import hashlib
+import shutil
 import socket
 import ssl
 import subprocess
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -272,6 +274,13 @@ def test_a_full_disk_is_said_and_the_part_is_kept(server, target):
         UserError, match=r"cache cannot be written \(No space left on device\): free some disk"
     ):
         download.fetch(remote(server), target)
+
+
+def test_a_file_larger_than_the_free_disk_is_refused_before_it_comes(server, target, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=SIZE - 1))
+    with pytest.raises(UserError, match=rf"{SIZE - 1:,} bytes are free, and {SIZE:,} more are to come"):
+        download.fetch(remote(server), target)
+    assert part(target).stat().st_size == 0
 
 
 def test_a_cache_that_cannot_be_made_is_said(server, tmp_path):
