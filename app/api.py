@@ -27,16 +27,14 @@ def endpoints(models: Sequence[Model], folder: Path) -> dict[str, Callable[..., 
 
     def classify(image: gr.FileData, threshold: float = 0.5) -> dict[str, Any]:
         """P(parasitised) and category of one cell. `threshold`: the lowest P that counts as Parasitized."""
-        with in_gradio():
-            return one_cell(models, uploads.sent(image, folder)[1], chosen(threshold), left())
+        return one_cell(models, uploads.sent(image, folder)[1], chosen(threshold), left())
 
     def classify_batch(files: list[gr.FileData], threshold: float = 0.5) -> dict[str, Any]:
         """A row for each image of `files` (images and zips of them), as in `malaria predict`, and totals."""
-        with in_gradio():
-            if not isinstance(files, list) or not files:
-                raise HTTPException(422, "files must be a list of uploaded files.")
-            own = [uploads.sent(file, folder) for file in files]
-            return many_cells(models, own, chosen(threshold), left())
+        if not isinstance(files, list) or not files:
+            raise HTTPException(422, "files must be a list of uploaded files.")
+        own = [uploads.sent(file, folder) for file in files]
+        return many_cells(models, own, chosen(threshold), left())
 
     def known() -> dict[str, Any]:
         """Version, data, operating points and test figures of the served model."""

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import PIL
+from starlette.exceptions import HTTPException
 
 from malaria.cells import decoding, images, sandbox
+from malaria.errors import UnavailableError
 
 TOO_COSTLY = (
     f"decoding it took more than {sandbox.STRANGERS.seconds} seconds of processor time "
@@ -35,7 +37,8 @@ def reads_tiff(version: str = PIL.__version__) -> bool:
 def fresh(limits: images.Limits, gone: Gone = None) -> Iterator[Read]:
     """Give a function that reads the pictures of one request, as `images.read` does.
 
-    It raises Unreadable also for a picture that takes too much time or memory.
+    It raises Unreadable also for a picture that takes too much time or memory, and HTTPException if the
+    system starts no process.
 
     Args:
         gone: says whether the client has left; the process is killed then.
@@ -55,5 +58,7 @@ def fresh(limits: images.Limits, gone: Gone = None) -> Iterator[Read]:
             except sandbox.Costly:
                 spent += 1
                 raise images.Unreadable(TOO_COSTLY) from None
+            except UnavailableError as error:
+                raise HTTPException(503, str(error)) from None
 
         yield read

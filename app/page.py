@@ -133,7 +133,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
             event: Any, function: Any, inputs: list[Any], outputs: list[Any], name: str, **more: Any
         ) -> Any:
             named = {"api_name": name, "api_visibility": "undocumented", "concurrency_id": "judge"}
-            return event(function, inputs, outputs, **named, **more)
+            return event(api.in_gradio()(function), inputs, outputs, **named, **more)
 
         look = {"fn": None, "js": "look", "api_visibility": "private"}
         views, large, played = [totals, unsure, table, further, cell, shown], [cell, shown], [board, game]
@@ -157,7 +157,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
         ask(chosen, respond.again, [point, shown, unsure, game], [*views, board], "operating_point", **quiet)
 
         for name, answer in api.endpoints(models, folder).items():
-            gr.api(answer, api_name=name, concurrency_id="judge")
+            gr.api(api.in_gradio()(answer), api_name=name, concurrency_id="judge")
     page.queue(max_size=limits.queue, default_concurrency_limit=limits.concurrency, api_open=False)
     # Each session keeps a batch's thumbnails and answers, up to 5 MB, and views that were never read.
     page.state_session_capacity = 100
@@ -216,8 +216,7 @@ class Responses:
     ) -> tuple[Any, ...]:
         """Judge uploaded files, and show the answers."""
         point = self.at(place)
-        with api.in_gradio():
-            own = tuple(uploads.sent(file, self.folder) for file in files or ())
+        own = tuple(uploads.sent(file, self.folder) for file in files or ())
         total = min(uploads.count([file for _, file in own]), uploads.MOST_CELLS)
         judged, gone = [], api.left()
         with decoder.fresh(self.model.bundle.limits, gone) as decode:

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import errno
 import io
 import logging
 import os
@@ -18,12 +19,15 @@ import requests
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from app import api, batches, firewall, logs, plain, serving, uploads, verdict
+from app import api, batches, firewall, logs, page, plain, serving, uploads, verdict
+from app.gradio_import import gr
 from app.inference import Answer, Judge
 from app.model import open_model
+from malaria.cells import sandbox
 from tests.support import app_server
 
 
@@ -253,6 +257,29 @@ def test_a_proxy_of_the_environment_is_no_matter(model_bundle, tmp_path, monkeyp
     with started as server, requests.Session() as session:
         session.trust_env = False
         assert session.post(f"{server.url}/classify", data=pngs[0]).status_code == 200
+
+
+def test_where_no_decoding_process_can_be_started_the_answer_is_503_and_a_sentence(
+    model, tmp_path, pngs, monkeypatch
+):
+    def refuse(*_):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(sandbox._zygote, "fork", refuse)
+    limits, sentence = firewall.Limits(), "No process that decodes pictures can be started"
+    routes = plain.routes([model], tmp_path, limits)
+    app = Starlette(routes=routes, middleware=[Middleware(firewall.Firewall, limits=limits)])
+    client = TestClient(app, base_url="http://app")
+    asked = [client.post(route, content=pngs[0]) for route in ("/classify", "/classify_batch")]
+    for answer in (*asked, client.get("/healthz")):
+        assert answer.status_code == 503
+        assert answer.json()["error"].startswith(sentence)
+    (tmp_path / "cell.png").write_bytes(pngs[0])
+    file = {"path": str(tmp_path / "cell.png")}
+    classify, show = api.endpoints([model], tmp_path)["classify"], page.Responses([model], (), tmp_path).show
+    for function, given in ((classify, (gr.FileData(**file),)), (show, ([file], 0, False))):
+        with pytest.raises(gr.Error, match=sentence):
+            api.in_gradio()(function)(*given)
 
 
 def test_cells_that_nobody_waits_for_any_more_are_not_judged(model, tmp_path, pngs):
