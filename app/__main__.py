@@ -37,36 +37,20 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
         "models/pretrained if DVC lacks the artifact's files; REV:FOLDER takes the bundle in that folder; "
         "needs DVC",
     )
-    known.add_argument(
-        "--compare", metavar="REV", help="show the bundle of another revision beside it, on every upload"
-    )
-    known.add_argument(
-        "--repo",
-        default=".",
-        metavar="PATH_OR_URL",
-        help="the git repository of --rev and --compare (default: the current folder)",
-    )
-    known.add_argument(
-        "--cells",
-        type=Path,
-        metavar="FOLDER",
-        help="labelled cells to test the model on (sub-folders Parasitized and Uninfected)",
-    )
-    known.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)"
-    )
-    known.add_argument(
-        "--port", type=int, default=7860, help="port (default: %(default)s; 0 takes a free one)"
-    )
-    for name, default, unit, what in (
-        ("--concurrency", 4, "N", "requests judged at the same time"),
-        ("--queue", 100, "N", "requests that may wait; more are refused"),
-        ("--batch", 32, "N", "most cells judged in one go, before the next request has its turn"),
-        ("--keep", 3600, "SECONDS", "how long uploads are kept"),
-        ("--room", 1024, "MB", "most space for the uploads that are kept; the oldest are deleted first"),
+    for name, kind, default, unit, what in (
+        ("--compare", str, None, "REV", "show the bundle of another revision beside it, on every upload"),
+        ("--repo", str, ".", "PATH_OR_URL", "git repository of --rev and --compare; . is the current folder"),
+        ("--cells", Path, None, "FOLDER", "labelled cells to test it on (in Parasitized and Uninfected)"),
+        ("--host", str, "127.0.0.1", "HOST", "address to listen on; 127.0.0.1 is this machine alone"),
+        ("--port", int, 7860, "PORT", "port; 0 takes a free one"),
+        ("--concurrency", how_many, 4, "N", "requests judged at the same time"),
+        ("--queue", how_many, 100, "N", "requests that may wait; more are refused"),
+        ("--batch", how_many, 32, "N", "most cells judged in one go, before the next request has its turn"),
+        ("--keep", how_many, 3600, "SECONDS", "how long uploads are kept"),
+        ("--room", how_many, 1024, "MB", "most space for the uploads that are kept; the oldest go first"),
     ):
-        told = f"{what} (default: %(default)s)"
-        known.add_argument(name, type=how_many, default=default, metavar=unit, help=told)
+        told = what if default is None else f"{what} (default: %(default)s)"
+        known.add_argument(name, type=kind, default=default, metavar=unit, help=told)
     known.add_argument(
         "--auth",
         type=shaped("|[^:]*:.*", "USER:PASSWORD"),
