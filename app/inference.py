@@ -1,10 +1,8 @@
-"""Answer concurrent requests with one network: cells that arrive while it is busy are judged in one batch."""
+"""Answer concurrent requests with one network, in turn."""
 
 import itertools
-import threading
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,38 +31,24 @@ class Answer:
 class Judge:
     """Share one bundle between threads, with at most `most` cells in one call of the bundle.
 
-    So a single cell waits for at most `most` cells of each other thread, even while large batches are
-    judged. Two threads must not use a bundle at the same time: the one that holds the lock answers all
-    waiting cells, in their order, until its own are done.
+    Calls have their turn in the order in which they were asked for, and a request asks for its next cells
+    after it has the answers for these. So a single cell waits for at most `most` cells of each other thread,
+    even while large batches are judged.
     """
 
     def __init__(self, bundle: Bundle, most: int = 32) -> None:
-        self.bundle = bundle
-        self._most = most
-        self._waiting: deque[tuple[Prepared, Future[Answer]]] = deque()
-        self._lock = threading.Lock()
+        self.bundle, self._most = bundle, most
+        # One thread, because two must not use a bundle at the same time.
+        self._turns = ThreadPoolExecutor(1)
 
     def ask(self, crops: Sequence[Prepared]) -> list[Answer]:
         """An answer for each crop; waits for the network."""
         answers: list[Answer] = []
         for start in range(0, len(crops), self._most):
-            asked = [(crop, Future[Answer]()) for crop in crops[start : start + self._most]]
-            self._waiting.extend(asked)
-            with self._lock:
-                while not asked[-1][1].done():
-                    self._answer()
-            answers += [answer.result() for _, answer in asked]
+            answers += self._turns.submit(self._judge, crops[start : start + self._most]).result()
         return answers
 
-    def _answer(self) -> None:
-        asked = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
-        try:
-            said = self.bundle.run_prepared([crop for crop, _ in asked])
-        except Exception as error:  # all that wait for these cells must get the error
-            for _, answer in asked:
-                answer.set_exception(error)
-            return
+    def _judge(self, crops: Sequence[Prepared]) -> list[Answer]:
+        said = self.bundle.run_prepared(crops)
         maps = itertools.repeat(None) if said.maps is None else said.maps
-        found = map(Answer, said.p_parasitized.tolist(), said.rejected, maps, said.look)
-        for (_, answer), one in zip(asked, found, strict=True):
-            answer.set_result(one)
+        return list(map(Answer, said.p_parasitized.tolist(), said.rejected, maps, said.look))
