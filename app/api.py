@@ -48,8 +48,6 @@ def in_gradio() -> Iterator[None]:
     """Turn refusals into gr.Error, which Gradio shows to the user."""
     try:
         yield
-    except images.Unreadable as error:
-        raise gr.Error(verdict.unreadable(error.reason).headline, print_exception=False) from None
     except HTTPException as error:
         raise gr.Error(error.detail, print_exception=False) from None
 

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from malaria.cells import decoding, images, sandbox
 from malaria.errors import UnavailableError
+from malaria.fetch import archives
 
 TOO_COSTLY = (
     f"decoding it took more than {sandbox.STRANGERS.seconds} seconds of processor time "
@@ -48,7 +49,11 @@ def fresh(limits: images.Limits, gone: Gone = None) -> Iterator[Read]:
 
         def read(source: Path | BinaryIO | bytes) -> images.Crop:
             nonlocal spent
-            encoded = source if isinstance(source, bytes) else images.content(source, limits)
+            try:
+                # A member of a zip is unpacked as it is read.
+                encoded = source if isinstance(source, bytes) else images.content(source, limits)
+            except archives.DAMAGED_ZIP:
+                raise images.Unreadable(images.DAMAGED) from None
             if encoded.startswith(decoding.TIFF) and not reads_tiff():
                 raise images.Unreadable(UNSAFE_TIFF)
             if spent == _MOST_PROCESSES:

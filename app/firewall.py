@@ -25,8 +25,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from malaria.cells import images
-
 from . import uploads
 from .logs import event
 
@@ -124,8 +122,6 @@ class Gate:
             content = json.loads(body, object_hook=self._own)
         except (ValueError, RecursionError):
             raise HTTPException(400, "The body is not JSON.") from None
-        except images.Unreadable as error:
-            raise HTTPException(400, f"A file of this request is {error.reason}.") from None
         if not isinstance(content, dict):
             raise HTTPException(400, "The body must be a JSON object.")
         *_, route, name = scope["path"].split("/")

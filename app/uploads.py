@@ -11,11 +11,13 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import anyio
 import anyio.to_thread
+from starlette.exceptions import HTTPException
 
 from malaria.cells import images
 from malaria.errors import UserError
@@ -43,8 +45,7 @@ ZIP64 = "a zip64, a format for larger files than are accepted here: send a plain
 _MOST_DIRECTORY = 2**20
 _END, _END64 = b"PK\5\6", b"PK\6\7"
 
-# ValueError: from the stream itself, at an offset that no file reaches.
-_BROKEN = (*archives.DAMAGED_ZIP, OSError, ValueError)
+_BROKEN = (*archives.DAMAGED_ZIP, OSError)
 
 
 # The names that a visitor gave to files, and their paths here.
@@ -112,13 +113,13 @@ def own(path: Any, folder: Path) -> Path:
     """Resolve `path`, with its links, to a file below the upload `folder`.
 
     Raises:
-        images.Unreadable: it names no such file.
+        HTTPException: it names no such file.
     """
     with contextlib.suppress(OSError, RuntimeError, TypeError, ValueError):
         file = Path(path).resolve()
         if file.is_relative_to(folder.resolve()) and file.is_file():
             return file
-    raise images.Unreadable(NOT_UPLOADED)
+    raise HTTPException(400, f"A file of this request is {NOT_UPLOADED}.")
 
 
 def sent(file: object, folder: Path) -> tuple[str, Path]:
@@ -128,7 +129,7 @@ def sent(file: object, folder: Path) -> tuple[str, Path]:
         file: what Gradio passes for an uploaded file: FileData, or a dictionary with its keys.
 
     Raises:
-        images.Unreadable: as `own`.
+        HTTPException: as `own`.
     """
     content = file if isinstance(file, dict) else vars(file) if hasattr(file, "path") else {}
     path = own(content.get("path"), folder)
@@ -147,7 +148,7 @@ def many(files: Files, decode: decoder.Read) -> Iterator[Upload]:
         zips = 0
         for name, file in files:
             if not is_zip(file):
-                yield _image(name, file, decode)
+                yield Upload(name, partial(decode, file))
             elif (zips := zips + 1) > MOST_ZIPS:
                 yield _refused(name, TOO_MANY_ZIPS)
             else:
@@ -160,10 +161,8 @@ def many(files: Files, decode: decoder.Read) -> Iterator[Upload]:
 
 def again(files: Files, decode: decoder.Read, number: int) -> images.Pixels:
     """The pixels of image `number` of `many`; images.Unreadable if it is no longer there."""
-    batch = many(files, decode)
-    for upload in itertools.islice(batch, number, None):
-        return upload.read().pixels
-    raise images.Unreadable(NOT_UPLOADED)
+    rest = itertools.islice(many(files, decode), number, None)
+    return next(rest, _refused("", NOT_UPLOADED)).read().pixels
 
 
 def is_zip(file: Path) -> bool:
@@ -172,16 +171,6 @@ def is_zip(file: Path) -> bool:
         # PK is followed by the type of the first record, 1 to 8.
         return b"PK\0" < stream.read(3) < b"PK\x09"
     return False
-
-
-def _image(name: str, source: Path | IO[bytes], decode: decoder.Read) -> Upload:
-    def read() -> images.Crop:
-        try:
-            return decode(source)  # type: ignore[arg-type]
-        except _BROKEN:
-            raise images.Unreadable(images.DAMAGED) from None
-
-    return Upload(name, read)
 
 
 def _refused(name: str, reason: str) -> Upload:
@@ -201,7 +190,7 @@ def _zipped(name: str, file: Path, decode: decoder.Read) -> Iterator[Upload]:
             if is_litter(member.path.name):
                 continue
             given = True
-            yield _image(f"{name}/{member.path}", member.stream, decode)
+            yield Upload(f"{name}/{member.path}", partial(decode, member.stream))  # type: ignore[arg-type]
     except UserError as error:
         # The sentence contains the file's path on this server, which visitors must not see.
         yield _refused(name, str(error).replace(str(file), "the zip"))
