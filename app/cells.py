@@ -15,7 +15,7 @@ from . import decoder, pictures, verdict
 from .inference import Answer
 from .model import Model
 
-CELLS_A_ROUND = 12
+_CELLS = 12
 
 _CHANCE = random.SystemRandom()
 
@@ -68,9 +68,8 @@ def find(folder: Path | None) -> Source:
     files = tuple(
         (path, label)
         for label in labels.LABELS
-        if (folder / label).is_dir()
-        for path in sorted((folder / label).iterdir())
-        if path.is_file() and not path.name.startswith(".")
+        for path in sorted((folder / label).glob("[!.]*"))
+        if path.is_file()
     )
     if not files:
         raise UserError(
@@ -80,23 +79,23 @@ def find(folder: Path | None) -> Source:
     return files
 
 
-def draw(source: Source, model: Model, count: int = CELLS_A_ROUND) -> tuple[Card, ...]:
-    """Draw up to `count` cells at random, with the model's answers; unreadable files are skipped."""
-    drawn = _of_files(source, model, count) if source else _synthetic(count)
+def draw(source: Source, model: Model) -> tuple[Card, ...]:
+    """Draw up to twelve cells at random, with the model's answers; unreadable files are skipped."""
+    drawn = _of_files(source, model) if source else _synthetic()
     return tuple(
         Card(pictures.data_uri(pixels, pictures.SHOWN // 2), label, model.answer(pixels), model.met(pixels))
-        for pixels, label in itertools.islice(drawn, count)
+        for pixels, label in itertools.islice(drawn, _CELLS)
     )
 
 
-def _synthetic(count: int) -> list[tuple[images.Pixels, str]]:
-    drawn = pictures.drawn(count, _SEEDS + _CHANCE.randrange(2**20))
-    return [(pixels, labels.LABELS[parasitized]) for pixels, parasitized in _CHANCE.sample(drawn, count)]
+def _synthetic() -> list[tuple[images.Pixels, str]]:
+    drawn = pictures.drawn(_CELLS, _SEEDS + _CHANCE.randrange(2**20))
+    return [(pixels, labels.LABELS[parasitized]) for pixels, parasitized in _CHANCE.sample(drawn, _CELLS)]
 
 
-def _of_files(source: Source, model: Model, count: int) -> Iterator[tuple[images.Pixels, str]]:
+def _of_files(source: Source, model: Model) -> Iterator[tuple[images.Pixels, str]]:
     with decoder.fresh(model.bundle.limits) as read:
-        for path, label in _CHANCE.sample(source, min(4 * count, len(source))):
+        for path, label in _CHANCE.sample(source, min(4 * _CELLS, len(source))):
             with suppress(images.Unreadable):
                 yield read(path).pixels, label
 

@@ -48,14 +48,13 @@ def of_commit(repository: Path, revision: str) -> Origin:
 
 def dvc_hash(folder: Path) -> str:
     """The MD5 that DVC's lock file has for a folder with these files."""
-    entries = [
-        {"md5": hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(), "relpath": name}
-        for name, path in sorted(
-            (path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file()
-        )
-    ]
-    listing = json.dumps(entries, sort_keys=True).encode()
-    return hashlib.md5(listing, usedforsecurity=False).hexdigest() + ".dir"
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    entries = [{"md5": _md5(found[name].read_bytes()), "relpath": name} for name in sorted(found)]
+    return f"{_md5(json.dumps(entries, sort_keys=True).encode())}.dir"
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def git(*arguments: str) -> str:

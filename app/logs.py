@@ -58,7 +58,7 @@ def start() -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     log.setLevel(logging.INFO)
     # Gradio prints tracebacks, with the paths of uploads in them, straight to stderr.
-    traceback.print_exc = _unexpected
+    traceback.print_exc = lambda *_, **__: log.exception("error")
 
 
 def event(name: str, **fields: Any) -> None:
@@ -71,9 +71,3 @@ def where(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{place}"
-
-
-def _unexpected(*_: Any, **__: Any) -> None:
-    error = sys.exc_info()[1]
-    if error is not None:
-        log.error("error", extra={"fields": {"error": where(error)}})

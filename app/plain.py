@@ -1,6 +1,7 @@
 """Plain HTTP routes for programs and probes: the body is a picture or a zip, the answer is JSON."""
 
 import asyncio
+import io
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,24 +37,20 @@ class Door:
         Only a whole body takes a place: a client that sends slowly, or nothing, must not block others.
         """
         point = _asked(request)
-        body, size = bytearray(), 0
+        body = io.BytesIO()
         try:
             async for chunk in request.stream():
-                body += chunk
-                size += len(chunk)
+                body.write(chunk)
                 self.held += len(chunk)
                 if self.held > self.limits.bodies:
                     raise HTTPException(503, "Too much is being sent at once: ask again later.")
             if self.places.statistics().tasks_waiting >= self.limits.queue:
                 raise HTTPException(503, "Too many requests are waiting: ask again later.")
-            whole = bytes(body)
-            # Free the copy before the request waits for its turn.
-            body.clear()
-            return JSONResponse(await self._turn(request, partial(judge, whole, point)))
+            return JSONResponse(await self._turn(request, partial(judge, body.getvalue(), point)))
         except ClientDisconnect:
             raise HTTPException(400, "The client has gone.") from None
         finally:
-            self.held -= size
+            self.held -= body.tell()
 
     async def _turn(self, request: Request, judge: Callable[[decoder.Gone], Any]) -> Any:
         """Call `judge` when there is a place; ClientDisconnect if the client leaves before the answer."""

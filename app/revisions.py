@@ -10,7 +10,6 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,18 +28,6 @@ class Missing(Exception):  # noqa: N818 - a finding about a revision, not a faul
     """A revision lacks the bundle; the message says why in a few words."""
 
 
-@contextlib.contextmanager
-def _dvc_wanted() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"A revision's bundle comes through DVC, which is not installed here (no module {error.name}): "
-            "pip install 'dvc>=3.67'."
-        ) from None
-
-
-@_dvc_wanted()
 def fetch(named: str, repository: str) -> tuple[Path, git_origin.Origin]:
     """Fetch the bundle of a revision; return its folder and its origin.
 
@@ -53,6 +40,16 @@ def fetch(named: str, repository: str) -> tuple[Path, git_origin.Origin]:
         UserError: there is no such revision or bundle, it cannot be fetched, or its files are not those
             that the revision names.
     """
+    try:
+        return _fetch(named, repository)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"A revision's bundle comes through DVC, which is not installed here (no module {error.name}): "
+            "pip install 'dvc>=3.67'."
+        ) from None
+
+
+def _fetch(named: str, repository: str) -> tuple[Path, git_origin.Origin]:
     revision, _, folder = named.partition(":")
     commit = commit_of(repository, revision)
     try:
