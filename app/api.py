@@ -1,9 +1,8 @@
 """Answers for programs, as JSON: on one cell, on many, and on the model; for Gradio's API and `plain`."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,13 +60,11 @@ def left() -> Callable[[], bool]:
 
 def chosen(threshold: object) -> verdict.Point:
     """The operating point at a threshold from a request; HTTPException if it is not a number in [0, 1]."""
-    try:
+    with suppress(OverflowError, TypeError, ValueError):
         value = float(threshold)  # type: ignore[arg-type]
-    except (OverflowError, TypeError, ValueError):
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise HTTPException(422, "threshold must be a number from 0 to 1.")
-    return verdict.Point(f"threshold {value:g}", value)
+        if 0 <= value <= 1:
+            return verdict.Point(f"threshold {value:g}", value)
+    raise HTTPException(422, "threshold must be a number from 0 to 1.")
 
 
 def one_cell(
@@ -112,10 +109,9 @@ def beside(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def as_batch(outcome: batches.Outcome) -> dict[str, Any]:
     """One model's answer for many cells."""
-    totals = asdict(outcome.totals)
     return {
         "rows": [as_row(row) for row in outcome.rows],
-        "totals": totals if totals["judged"] else totals | {"share": None},
+        "totals": asdict(outcome.totals),
         "threshold": outcome.point.threshold,
         "model": outcome.model.title,
         "note": verdict.RESEARCH,

@@ -36,7 +36,7 @@ class Judged:
 class Totals:
     """Counts of a batch, and the share of its judged cells that are called Parasitized.
 
-    `share`: in [0, 1], nan if no cell was judged; `low` to `high` is its 95 % interval. `least` and `most`:
+    `share`: in [0, 1], None if no cell was judged; `low` to `high` is its 95 % interval. `least` and `most`:
     the share if all rejected pictures were uninfected cells, or all parasitised. `foreign`: as in
     `Bundle.foreign`.
     """
@@ -47,7 +47,7 @@ class Totals:
     second_look: int
     rejected: int
     unreadable: int
-    share: float
+    share: float | None
     low: float
     high: float
     least: float
@@ -79,9 +79,6 @@ class Outcome:
     rows: list[Row]
     totals: Totals
 
-
-# Both have a status, a category and a second look.
-Said = verdict.Verdict | Row
 
 # Images that are read before the network judges them together.
 _CHUNK = 32
@@ -118,24 +115,22 @@ def outcomes(models: Sequence[Model], batch: Sequence[Judged], point: verdict.Po
 
 
 def _outcome(model: Model, number: int, batch: Sequence[Judged], point: verdict.Point) -> Outcome:
-    answers = [one.answers[number] if one.answers else None for one in batch]
-    looks = Looks()
-    for answer in answers:
+    rows, looks = [], Looks()
+    for one in batch:
+        answer = one.answers[number] if one.answers else None
         if answer and answer.rejected is None and answer.look is not None:
             looks.add(answer.look[None])
-    rows = []
-    for answer, one in zip(answers, batch, strict=True):
         said = model.says(answer, point) if answer else verdict.unreadable(one.reason)
         rows.append(row(model, one.name, said, point, one.reason))
     return Outcome(model, point, rows, totals(rows, model.bundle.foreign(looks)))
 
 
-def differ(verdicts: Sequence[Said]) -> bool:
+def differ(verdicts: Sequence[Row]) -> bool:
     """Whether the models give a cell different categories."""
     return len({said.category for said in verdicts}) > 1
 
 
-def worth_a_look(verdicts: Sequence[Said]) -> bool:
+def worth_a_look(verdicts: Sequence[Row]) -> bool:
     """Whether a person should look at a cell: the models differ, or one asks for a second look."""
     return differ(verdicts) or any(one.second_look for one in verdicts)
 
@@ -148,7 +143,7 @@ def to_look_at(outcomes: Sequence[Outcome], batch: Sequence[Judged]) -> list[int
     return sorted(found, key=lambda number: abs(batch[number].answers[0].p_parasitized - threshold))
 
 
-def totals(verdicts: Sequence[Said], foreign: bool | None = None) -> Totals:
+def totals(verdicts: Sequence[Row], foreign: bool | None = None) -> Totals:
     """Count a batch; `foreign`: as in `Totals`."""
     judged = [one for one in verdicts if one.status == predict.PREDICTED]
     positive = sum(one.category == PARASITIZED for one in judged)
@@ -162,7 +157,7 @@ def totals(verdicts: Sequence[Said], foreign: bool | None = None) -> Totals:
         second_look=sum(one.second_look for one in judged),
         rejected=rejected,
         unreadable=len(verdicts) - cells,
-        share=positive / len(judged) if judged else math.nan,
+        share=positive / len(judged) if judged else None,
         low=low,
         high=high,
         least=positive / cells if cells else 0.0,

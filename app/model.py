@@ -81,8 +81,7 @@ def open_model(folder: Path, carried_by: git_origin.Origin | None = None, *, bat
     """
     opened = bundle.load(folder)
     record = opened.record
-    written = bundle.part(folder, record, "figures")
-    figures = None if written is None else json.loads(written)
+    figures = json.loads(bundle.part(folder, record, "figures") or "null")
     scores = figures and figures["sides"][figures["judged"]]
     card = folder / bundle.CARD
     if not card.is_file():

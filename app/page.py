@@ -129,19 +129,17 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
             )  # fmt: skip
         gr.HTML('<p class="mc-small"><a href="?view=api">For programs</a></p>')
 
-        def ask(
-            event: Any, function: Any, inputs: list[Any], outputs: list[Any], name: str, **more: Any
-        ) -> Any:
+        def ask(event: Any, answer: Any, inputs: Any, outputs: Any, name: str, **more: Any) -> Any:
             named = {"api_name": name, "api_visibility": "undocumented", "concurrency_id": "judge"}
-            return event(api.in_gradio()(function), inputs, outputs, **named, **more)
+            return event(api.in_gradio()(answer), inputs, outputs, **named, **more)
 
         look = {"fn": None, "js": "look", "api_visibility": "private"}
         views, large, played = [totals, unsure, table, further, cell, shown], [cell, shown], [board, game]
         # Without `preprocess` Gradio decodes no file, but passes on the paths of the uploads.
         sent = [files, point, unsure]
         ask(files.upload, respond.show, sent, views, "show_cells", preprocess=False).then(**look)
-        for number, (name, button) in enumerate(zip(EXAMPLES, examples, strict=True), 1):
-            example = partial(respond.example, name)
+        for number, button in enumerate(examples, 1):
+            example = partial(respond.example, button.value)
             ask(button.click, example, [point], views, f"show_example_{number}").then(**look)
         quiet = {"show_progress": "hidden"}
         ask(table.select, respond.row, [shown, point], large, "show_row", **quiet).then(**look)

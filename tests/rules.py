@@ -827,7 +827,7 @@ RULES = (
     *of(
         "app/api.py",
         "tests/app/test_api.py",
-        ("a threshold is from 0 to 1", "if not 0 <= value <= 1:", "if not 0 <= value:"),
+        ("a threshold is from 0 to 1", "if 0 <= value <= 1:", "if 0 <= value:"),
     ),
     *of(
         "malaria/predict/rows.py",

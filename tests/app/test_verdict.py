@@ -1,7 +1,6 @@
 """The page's verdict on a cell and on a batch: category, second look, totals, score of a test round."""
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
@@ -167,7 +166,7 @@ def test_a_batch_is_foreign_by_its_judged_cells(gated_bundle):
 
 def test_a_batch_without_a_judged_cell_has_no_share():
     totals = batches.totals([verdict.unreadable("empty file")])
-    assert (totals.low, totals.high, math.isnan(totals.share)) == (0.0, 1.0, True)
+    assert (totals.low, totals.high, totals.share) == (0.0, 1.0, None)
     assert (totals.least, totals.most) == (0.0, 1.0)
 
 
