@@ -196,7 +196,7 @@ kill-fetch: env  #+ kill the fetch 50 times and check what the next run leaves
 	KILLS=50 pytest tests/campaigns/test_kill_fetch.py -s
 
 kill-pipeline: env  #+ kill `dvc repro` 100 times, in every stage, and check the results
-	KILLS=100 pytest tests/campaigns/crash -s
+	KILLS=100 pytest tests/campaigns/test_kill_pipeline.py -s
 
 bench-forking: env  #+ time the app and predict with decoding in processes of their own and without
 	python -m benchmarks.forking

@@ -4,11 +4,13 @@ Prints one line for each output of dvc.lock. The exit status is 1 if a hash diff
 """
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-from malaria import programs
+import yaml
+
+from malaria import files, programs
 from malaria.command import end_with, options
-from tests.campaigns.crash.campaign import locked
 
 
 def main() -> int:
@@ -32,6 +34,22 @@ def _hashes(clone: Path, sets: list[str]) -> dict[str, str]:
     for line in programs.lines([*programs.DVC, *command], cwd=clone):
         print(line, flush=True)
     return locked(clone)
+
+
+def locked(repository: Path) -> dict[str, str]:
+    """DVC's hash of each output in dvc.lock; empty if the file is missing or cut short."""
+    try:
+        content = yaml.safe_load((repository / "dvc.lock").read_text())
+        stages = content["stages"].values()
+        return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", ())}
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return {}
+
+
+def hashes(repository: Path, outs: Iterable[str]) -> dict[str, str]:
+    """SHA-256 by path of the files in `outs` that exist."""
+    found = (path for out in outs for path in (repository / out, *(repository / out).rglob("*")))
+    return {str(path.relative_to(repository)): files.sha256(path) for path in found if path.is_file()}
 
 
 if __name__ == "__main__":

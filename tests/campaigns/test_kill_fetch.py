@@ -21,7 +21,7 @@ import yaml
 
 from benchmarks import fake_archive
 from malaria.paths import PARAMS, RAW
-from tests.campaigns.crash import campaign
+from tests.campaigns import repro_check
 from tests.support.servers import Server, serving
 
 pytestmark = pytest.mark.long
@@ -87,4 +87,4 @@ def hashes(work: Path) -> dict[str, str]:
     """The SHA-256 of each file below data/raw."""
     provenance = json.loads((work / RAW / "provenance.json").read_text(encoding="utf-8"))
     assert provenance["cells"] == 2 * 13_779
-    return campaign.hashes(work, [str(RAW)])
+    return repro_check.hashes(work, [str(RAW)])

@@ -1,7 +1,11 @@
-"""Kill runs of the whole pipeline again and again, and compare their results with an undisturbed run.
+"""Kill runs of the whole pipeline, and check that each ends with the right bytes: `make kill-pipeline`.
 
-Each run begins in a fresh clone with an empty DVC cache, so that every stage really works. It is killed
-several times, started again each time, and in the end left to finish.
+One run is left undisturbed. The others, each in a fresh clone with an empty DVC cache so that every stage
+really works, are killed again and again, and in the end left to finish. Killed are the whole process group,
+DVC alone, or the stage alone; in each stage, in the middle of training, while a result is written, while DVC
+itself works. At the end of each run the hashes in dvc.lock must be those of the undisturbed one. The first
+difference stops the campaign. The environment variables KILLS, KILLS_A_RUN and KILLS_SEED set the number of
+kills at random moments, the number in each run, and the seed that draws stages, moments and victims.
 """
 
 import functools
@@ -13,20 +17,30 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 import yaml
 
-from malaria import files, programs
+from malaria import programs
 from malaria.paths import CHECKPOINT, RUNNING, TRAINING
-from tests.support.project import git
+from tests.campaigns.repro_check import hashes, locked
+from tests.support import project
 
-say = functools.partial(print, flush=True)
+pytestmark = pytest.mark.long
+
+KILLS, A_RUN, SEED = (
+    int(os.environ.get(name, usual)) for name, usual in (("KILLS", 0), ("KILLS_A_RUN", 10), ("KILLS_SEED", 1))
+)
+# Enough cells that stages start worker processes.
+CELLS = {"data.sample.cells": 420} if KILLS else {}
+EPOCHS = 20
 
 LONG = 600.0  # s; a run that takes longer hangs
 _LINGER = 60.0  # s within which orphans must end
@@ -54,21 +68,6 @@ class Kill:
     epoch: int = 0
 
 
-@dataclass
-class Report:
-    """What happened in a campaign.
-
-    runs: how many came to their end. resumed: epochs that a training had kept when it went on. lingered:
-    seconds that processes lived on after DVC was killed. removed: torn files of DVC.
-    """
-
-    kills: list[Kill] = field(default_factory=list)
-    runs: int = 0
-    resumed: list[int] = field(default_factory=list)
-    lingered: list[float] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class Undisturbed:
     """An undisturbed run: DVC's hash of each output, SHA-256 of each file, seconds that each stage took."""
@@ -77,7 +76,38 @@ class Undisturbed:
     locked: dict[str, str]
     files: dict[str, str]
     lasts: dict[str, float]
-    epochs: int
+
+
+@pytest.fixture
+def longer(finished, tmp_path):
+    """The finished repository, with enough epochs to kill training between two of them."""
+    repository = tmp_path / "undisturbed"
+    shutil.copytree(finished, repository)
+    project.change(repository, {"train.epochs": EPOCHS, "train.patience": EPOCHS, **CELLS})
+    # Without dvc.lock, so that clones begin with nothing done.
+    project.git("commit", "-aqm", "more epochs", cwd=repository)
+    project.run("dvc", "repro", cwd=repository)
+    return repository
+
+
+def test_killed_in_the_middle_of_training_and_elsewhere_the_pipeline_ends_with_the_same_bytes(
+    longer, tmp_path
+):
+    expected = undisturbed(longer)
+    print("undisturbed, seconds:", *(f"{name} {lasts:.1f}" for name, lasts in expected.lasts.items()))
+    kills = [
+        Kill("audit", "dvc", "write", 0.0),
+        Kill("train", "group", "epoch", 0.0, epoch=1),
+        Kill("evaluate", "stage", "clock", 0.0),
+    ]
+    happened = one_run(expected, kills, tmp_path)
+    assert happened["kills"] == len(kills)
+    assert happened["trainings taken up"]
+    chance, most = random.Random(SEED), len(kills) + KILLS
+    while happened["kills"] < most:
+        happened += one_run(expected, draw(chance, min(A_RUN, most - happened["kills"]), expected), tmp_path)
+        print(f"{happened['kills']} of {most} kills, and the right bytes", flush=True)
+    print(*(f"{what} {count}" for what, count in happened.most_common()), sep=", ")
 
 
 def undisturbed(repository: Path) -> Undisturbed:
@@ -93,43 +123,23 @@ def undisturbed(repository: Path) -> Undisturbed:
         locked(repository),
         hashes(repository, locked(repository)),
         {name: end - before for (end, name), before in zip(ended, begun, strict=False)},
-        yaml.safe_load((repository / "params.yaml").read_text())["train"]["epochs"],
     )
 
 
-def locked(repository: Path) -> dict[str, str]:
-    """DVC's hash of each output in dvc.lock; empty if the file is missing or cut short."""
-    try:
-        content = yaml.safe_load((repository / "dvc.lock").read_text())
-        stages = content["stages"].values()
-        return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", ())}
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return {}
-
-
-def hashes(repository: Path, outs: Sequence[str] | dict[str, str]) -> dict[str, str]:
-    """SHA-256 by path of the files in `outs` that exist."""
-    found = (path for out in outs for path in (repository / out, *(repository / out).rglob("*")))
-    return {str(path.relative_to(repository)): files.sha256(path) for path in found if path.is_file()}
-
-
-def at_random(expected: Undisturbed, kills: int, a_run: int, seed: int, work: Path, report: Report) -> None:
-    """Kill `kills` times at random moments, about `a_run` times in each run."""
-    chance, end = random.Random(seed), len(report.kills) + kills
-    while len(report.kills) < end:
-        one_run(expected, draw(chance, min(a_run, end - len(report.kills)), expected), work, report)
-
-
-def one_run(expected: Undisturbed, kills: Sequence[Kill], work: Path, report: Report) -> None:
+def one_run(expected: Undisturbed, kills: Sequence[Kill], work: Path) -> Counter[str]:
     """Run the pipeline in a fresh clone, kill it as `kills` says, and compare its results with `expected`.
 
     If the run ends before the moment of a kill, the kill does not count.
 
+    Returns:
+        How often each thing happened: `kills`, their victims, moments and stages, `trainings taken up`, and
+        torn files.
+
     Raises:
         AssertionError: a process, file or hash is not as it must be.
     """
-    repository = work / f"run{report.runs}"
-    git("clone", "-q", str(expected.repository), str(repository), cwd=work)
+    repository, happened = work / "run", Counter[str]()
+    project.git("clone", "-q", str(expected.repository), str(repository), cwd=work)
     # DVC's files outside of a repository must be this clone's own.
     site = repository / ".dvc/tmp/site"
     programs.dvc("config", "--local", "core.site_cache_dir", str(site), cwd=repository)
@@ -137,12 +147,11 @@ def one_run(expected: Undisturbed, kills: Sequence[Kill], work: Path, report: Re
         # The outputs that git keeps are those of other data.
         (repository / metric).unlink(missing_ok=True)
     for kill in [*kills, None]:
-        if not _attempt(repository, kill, expected, report):
+        if not _attempt(repository, kill, expected, happened):
             break
-    report.runs += 1
     _check_the_end(repository, expected)
-    say(f"run {report.runs}: the right bytes")
     shutil.rmtree(repository)
+    return happened
 
 
 def draw(chance: random.Random, count: int, expected: Undisturbed) -> list[Kill]:
@@ -153,28 +162,25 @@ def draw(chance: random.Random, count: int, expected: Undisturbed) -> list[Kill]
         stage = chance.choice(list(expected.lasts)) if number else "train"
         moment = chance.choices(("clock", "write", "start"), (6, 3, 1))[0] if number else "epoch"
         most = {"clock": 1.2 * expected.lasts[stage], "write": 0.02, "start": 4, "epoch": 0.1}[moment]
-        after, epoch = chance.uniform(0, most), chance.randrange(expected.epochs - 1)
+        after, epoch = chance.uniform(0, most), chance.randrange(EPOCHS - 1)
         kills.append(Kill(stage, victim, moment, after, epoch))
     return sorted(kills, key=lambda kill: list(expected.lasts).index(kill.stage))
 
 
-def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report: Report) -> bool:
+def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, happened: Counter[str]) -> bool:
     """Run `dvc repro` until `kill` or to its end, and check what it leaves; False if it ended well."""
     kept, run = _epochs_kept(repository), _Run(repository)
     family = run.killed(kill, expected) if kill else None
     run.process.wait(LONG)
     if kept and (found := _TRAINS.search(run.said())):
-        report.resumed.append(kept)
+        happened["trainings taken up"] += 1
         assert found[1] == str(kept), f"{kept} epochs were kept, but training says {found[0]!r}"
     if kill and family is not None:
-        report.kills.append(kill)
-        begun = time.monotonic()
+        happened.update(["kills", kill.victim, kill.moment, kill.stage])
         _, left = psutil.wait_procs(family, timeout=_LINGER)
         assert not left, f"{kill}: {left} live on"
-        if kill.victim == "dvc":
-            report.lingered.append(time.monotonic() - begun)
         _check_after(kill, repository, expected)
-        say(f"kill {len(report.kills)}: {kill}: nothing half")
+        print(f"{kill}: nothing half", flush=True)
         return True
     if run.process.returncode == 0:
         return False
@@ -182,9 +188,8 @@ def _attempt(repository: Path, kill: Kill | None, expected: Undisturbed, report:
     assert torn, f"dvc repro failed: {run.said()[-500:]}"
     # The kill before has cut DVC's own file short; DVC's advice is to remove it.
     (repository / torn).unlink()
-    report.removed.append(torn)
-    say(f"DVC says that its {torn} is torn; it is removed")
-    return _attempt(repository, kill, expected, report)
+    happened[f"{torn} torn"] += 1
+    return _attempt(repository, kill, expected, happened)
 
 
 class _Run:
@@ -220,19 +225,17 @@ class _Run:
         self._wait(lambda: False, kill.after)
         if self.process.poll() is not None:
             return None
-        family, stages = [], []
-        with suppress(psutil.NoSuchProcess):
-            family = psutil.Process(self.process.pid).children(recursive=True)
+        stages, family = [], psutil.Process(self.process.pid).children(recursive=True)
         for process in family:
             with suppress(psutil.Error):
                 stages += [process] if "stages." in " ".join(process.cmdline()) else []
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
-            if kill.victim == "dvc":
-                self.process.kill()
-            elif kill.victim == "stage" and stages:
+        if kill.victim == "dvc":
+            self.process.kill()
+        elif kill.victim == "stage" and stages:
+            with suppress(psutil.NoSuchProcess):
                 stages[0].kill()
-            else:
-                os.killpg(self.process.pid, signal.SIGKILL)
+        else:
+            os.killpg(self.process.pid, signal.SIGKILL)
         return family
 
     def _says(self, texts: list[str]) -> bool:
