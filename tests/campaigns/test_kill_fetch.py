@@ -65,14 +65,12 @@ def prepare(work: Path, server: Server) -> None:
 def run(work: Path, kill_after: float | None = None) -> bool:
     """Run the stage to its end, or kill it after `kill_after` seconds; return whether it was killed."""
     command = [sys.executable, "-m", "stages.fetch", "--cache-dir", str(work / "cache")]
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=work, env={"PYTHONPATH": str(ROOT)}, **streams) as stage:
-        try:
-            _, said = stage.communicate(timeout=kill_after)
-        except subprocess.TimeoutExpired:
-            stage.kill()
-            return True
-    assert stage.returncode == 0, said
+    how = {"cwd": work, "env": {"PYTHONPATH": str(ROOT)}, "capture_output": True, "check": False}
+    try:
+        stage = subprocess.run(command, timeout=kill_after, **how)
+    except subprocess.TimeoutExpired:
+        return True
+    assert stage.returncode == 0, stage.stderr
     return False
 
 
