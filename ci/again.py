@@ -101,9 +101,9 @@ def run(
                 # The next stages start from the outputs in dvc.lock, so that one difference is reported once.
                 shutil.copyfile(branch.folder / outputs.LOCK, copy / outputs.LOCK)
                 programs.dvc("checkout", "--force", "--quiet", stage, cwd=copy)
-        if elsewhere and "train" in stages:
-            for stage in [stage for stage in OF_PROCESSOR if stage not in stages]:
-                _once_more(copy, stage)
+        others = [stage for stage in OF_PROCESSOR if stage not in stages]
+        if elsewhere and "train" in stages and others:
+            _once_more(copy, *others)
         here = copy / paths.BUNDLE if elsewhere else None
         both: tuple[Output, ...] = ()
         if blind:
@@ -137,11 +137,12 @@ def _made_elsewhere(folder: Path) -> bool:
     return record.is_file() and record.read_text(encoding="utf-8").strip() != processor.kind()
 
 
-def _once_more(folder: Path, stage: str) -> dict[str, str]:
-    """Run a stage, even if DVC has its results; return the hashes of its outputs by path."""
-    for line in programs.lines([*programs.DVC, *_SINGLE, stage], cwd=folder):
+def _once_more(folder: Path, *stages: str) -> dict[str, str]:
+    """Run stages, even if DVC has their results; return the hashes of their outputs by path."""
+    for line in programs.lines([*programs.DVC, *_SINGLE, *stages], cwd=folder):
         print(f"[{folder.name}] {line}", flush=True)
-    return _hashes(revisions.lock_of(folder), stage)
+    lock = revisions.lock_of(folder)
+    return {path: md5 for stage in stages for path, md5 in _hashes(lock, stage).items()}
 
 
 def _hashes(lock: dict[str, dict[str, list[dict[str, str]]]], stage: str) -> dict[str, str]:
@@ -162,7 +163,7 @@ def _unseen(branch: Revision, judged: pd.DataFrame, train: bool, folder: Path) -
     # An empty cache, so that no stage can get the cells from DVC.
     programs.dvc("cache", "dir", "--local", ".dvc/tmp/cache", cwd=folder)
     _hide(branch, judged, folder)
-    made = {path: md5 for name in unseeing for path, md5 in _once_more(folder, name).items()}
+    made = _once_more(folder, *unseeing)
     model = {out["path"] for out in branch.lock["train"]["outs"]} if train else ()
     return {path: made[path] for path in model} | _read_by_apps(folder / paths.BUNDLE)
 
