@@ -46,6 +46,13 @@ def test_two_sets_of_one_name_are_refused_and_none_is_lost(folder):
         laboratories.sets(folder)
 
 
+@pytest.mark.parametrize("name", ["north.7z", "north.RAR", "north.tar.zst"])
+def test_a_set_in_an_archive_of_another_kind_is_no_silent_loss(folder, name):
+    (folder / name).write_bytes(b"packed")
+    with pytest.raises(UserError, match=rf"{name} is an archive that cannot be read: pack it as zip or tar"):
+        laboratories.sets(folder)
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="gone is not there: make the folder"):
         laboratories.sets(tmp_path / "gone")
