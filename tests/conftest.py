@@ -23,6 +23,12 @@ ROOT = Path(__file__).resolve().parents[1]
 absl.logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest tests first, whatever the order of the others."""
+    items.sort(key=lambda item: item.get_closest_marker("longest") is None)
+
+
 @pytest.fixture(scope="session")
 def shared_cells() -> Path:
     """The folder of real cells beside the project; the test is skipped if there is none."""

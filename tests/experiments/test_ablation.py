@@ -48,6 +48,7 @@ def test_the_table_compares_each_row_with_the_first():
     assert "-0.1000 (-0.2" in change
 
 
+@pytest.mark.longest
 @pytest.mark.long
 def test_rows_are_cross_validated_and_what_has_run_before_is_not_trained_again(crossvalidated, tmp_path):
     repository = project.copy(crossvalidated, tmp_path / "repository")

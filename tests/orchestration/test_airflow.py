@@ -192,6 +192,7 @@ def all_are(state: str) -> dict[str, str]:
     return dict.fromkeys([*stages_of(ROOT), "gate", "push"], state)
 
 
+@pytest.mark.longest
 def test_the_dag_runs_to_its_end_then_skips_all_and_a_failure_stops_what_follows_alone(airflow, repository):
     assert airflow.run() == all_are("success")
     assert run("dvc", "status", "--json", cwd=repository).stdout.strip() == "{}"
