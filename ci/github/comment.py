@@ -7,13 +7,14 @@ words (`ci.github.summary`), and writes the comment's text itself.
 
 import io
 import json
+import re
 import zipfile
 from typing import Any
 from urllib.parse import quote
 
 from ci import outputs
 from ci.github import event, summary
-from ci.github.gh import ask, ask_bytes, gh, send
+from ci.github.gh import ask, first_bytes, gh, send
 from malaria.command import end_with, options
 from malaria.errors import UserError
 
@@ -83,7 +84,9 @@ def report(run: Run) -> str | None:
     found = ask(f"repos/{repository}/actions/runs/{int(run['id'])}/artifacts?name={ARTIFACT}")["artifacts"]
     if not found or found[0]["size_in_bytes"] > MOST_ZIPPED:
         return None
-    zipped = ask_bytes(f"repos/{repository}/actions/artifacts/{int(found[0]['id'])}/zip")
+    zipped = first_bytes(f"repos/{repository}/actions/artifacts/{int(found[0]['id'])}/zip", MOST_ZIPPED)
+    if len(zipped) > MOST_ZIPPED:
+        return None
     try:
         # Read one member, and no more bytes of it than a summary may have.
         with zipfile.ZipFile(io.BytesIO(zipped)) as archive, archive.open(FILE) as member:
@@ -95,7 +98,8 @@ def report(run: Run) -> str | None:
 
 def comment(run: Run, number: int, text: str | None) -> str:
     """The comment's Markdown: what GitHub says about the run, then `text`, the run's own findings."""
-    head, says = run["head_sha"][:8], _SAYS.get(run["conclusion"] or "", "the run did not end as it should")
+    says = _SAYS.get(run["conclusion"] or "", "the run did not end as it should")
+    head = run["head_sha"][:8] if re.fullmatch("[0-9a-f]{40}", run["head_sha"]) else "an odd commit"
     files = ask(f"repos/{event.repository()}/pulls/{number}/files?per_page=100")
     # Asked of GitHub, so that the run cannot hide it.
     judges = sum(bool(outputs.rule(file["filename"])) for file in files)

@@ -22,7 +22,10 @@ def send(path: str, content: Any, method: str = "POST") -> None:
     gh("api", "--method", method, path, "--input", "-", stdin=json.dumps(content))
 
 
-def ask_bytes(path: str) -> bytes:
-    """GitHub's answer to a GET that is no JSON, such as a zip; empty if there is none."""
+def first_bytes(path: str, most: int) -> bytes:
+    """The first `most` + 1 bytes of an answer; if there are so many, the answer is longer than `most`."""
     with programs.start(["gh", "api", path], stdout=subprocess.PIPE) as process:
-        return process.communicate()[0]
+        assert process.stdout is not None
+        content: bytes = process.stdout.read(most + 1)
+        process.kill()
+    return content

@@ -157,6 +157,24 @@ def test_an_artifact_that_is_too_large_is_not_even_fetched(github):
     assert not any("artifacts/5/zip" in arguments for arguments, _ in github.asked)
 
 
+def test_an_artifact_that_is_larger_than_github_says_is_not_read(github, monkeypatch):
+    monkeypatch.setattr(comment, "MOST_ZIPPED", 1000)
+    # A zip may follow other bytes, so this one could be read.
+    github.answer_bytes(
+        "artifacts/5/zip", b"\0" * 2000 + zipped({"summary.json": json.dumps(SUMMARY).encode()})
+    )
+    comment.main()
+    assert "It left no summary that can be read" in written(github)[1]
+
+
+def test_a_commit_that_is_no_hash_does_not_reach_the_comment(github, tmp_path, monkeypatch):
+    odd = "**see**" + "a" * 33
+    happen(tmp_path, monkeypatch, {"workflow_run": {**EVENT["workflow_run"], "head_sha": odd}})
+    github.answer(r"pulls\?", [{"number": 12, "head": {"sha": odd}}])
+    comment.main()
+    assert "Retrained at an odd commit" in written(github)[1]
+
+
 def test_a_summary_that_unpacks_to_gigabytes_is_not_read_to_its_end(github):
     github.answer_bytes("artifacts/5/zip", zipped({"summary.json": b" " * 100_000_000}))
     comment.main()
