@@ -1,8 +1,10 @@
-"""Answer concurrent requests with one network, in turn."""
+"""Answer concurrent requests with one network: cells that arrive while it is busy are judged in one batch."""
 
 import itertools
+import threading
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,24 +33,38 @@ class Answer:
 class Judge:
     """Share one bundle between threads, with at most `most` cells in one call of the bundle.
 
-    Calls have their turn in the order in which they were asked for, and a request asks for its next cells
-    after it has the answers for these. So a single cell waits for at most `most` cells of each other thread,
-    even while large batches are judged.
+    So a single cell waits for at most `most` cells of each other thread, even while large batches are
+    judged. Two threads must not use a bundle at the same time: the one that holds the lock answers all
+    waiting cells, in their order, until its own are done.
     """
 
     def __init__(self, bundle: Bundle, most: int = 32) -> None:
-        self.bundle, self._most = bundle, most
-        # One thread, because two must not use a bundle at the same time.
-        self._turns = ThreadPoolExecutor(1)
+        self.bundle = bundle
+        self._most = most
+        self._waiting: deque[tuple[Prepared, Future[Answer]]] = deque()
+        self._lock = threading.Lock()
 
     def ask(self, crops: Sequence[Prepared]) -> list[Answer]:
         """An answer for each crop; waits for the network."""
         answers: list[Answer] = []
         for start in range(0, len(crops), self._most):
-            answers += self._turns.submit(self._judge, crops[start : start + self._most]).result()
+            asked = [(crop, Future[Answer]()) for crop in crops[start : start + self._most]]
+            self._waiting.extend(asked)
+            with self._lock:
+                while not asked[-1][1].done():
+                    self._answer()
+            answers += [answer.result() for _, answer in asked]
         return answers
 
-    def _judge(self, crops: Sequence[Prepared]) -> list[Answer]:
-        said = self.bundle.run_prepared(crops)
+    def _answer(self) -> None:
+        asked = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+        try:
+            said = self.bundle.run_prepared([crop for crop, _ in asked])
+        except Exception as error:  # all that wait for these cells must get the error
+            for _, answer in asked:
+                answer.set_exception(error)
+            return
         maps = itertools.repeat(None) if said.maps is None else said.maps
-        return list(map(Answer, said.p_parasitized.tolist(), said.rejected, maps, said.look))
+        found = map(Answer, said.p_parasitized.tolist(), said.rejected, maps, said.look)
+        for (_, answer), one in zip(asked, found, strict=True):
+            answer.set_result(one)
