@@ -60,8 +60,11 @@ _ONE_CELL = 1.57  # most area times root of density of one cell, in usual ones: 
 _LONE, _LARGE, _NO_WAIST = 1.25, 5, 0.9
 
 _BODY = 0.2  # diameters around a nucleus that belong to the white cell
-_NUCLEUS = 2.2  # usual densities from which it is the nucleus of a white cell
-_FOCUSED = 4.0  # least steepness of edges in focus, usual densities per diameter
+# Nuclei of white cells, in units of the usual cell: least density; density in red light over that in green,
+# which is between these for red cells, also where they overlap; half the largest gap between lobes, in
+# diameters; least area of all lobes (a parasite is smaller).
+_NUCLEUS, _COLOUR_OF_RED_CELLS, _LOBES, _ALL_LOBES = 1.9, (0.8, 1.25), 0.2, 1.1
+_FOCUSED = 4.4  # least steepness of edges in focus, usual densities per diameter
 _LEAST_LIKE = 0.35  # least share of a thin film's foreground with the size and shape of cells
 _ROUGH = 0.04  # optical density: unevenness of the bare ground that shows a thick film
 _CONTRAST = 0.04  # optical density: the least of a stained cell
@@ -101,8 +104,8 @@ class Field:
     """What a picture shows: `kind`, and on a thin film its cells.
 
     `shape` is height and width, px; `background` and `colour` of the usual cell are RGB; `diameter` of the
-    usual cell is in px; `focus` is how steep cells' edges are, in usual densities per diameter (below 4 is
-    out of focus).
+    usual cell is in px; `focus` is how steep cells' sharper edges are, in usual densities per diameter (below
+    4.4 is out of focus).
     """
 
     kind: str
@@ -145,7 +148,8 @@ def find(field: images.Pixels) -> Field:
     small = _resized(field, scale)
     colours, background = _density(small)
     size = diameter * scale
-    density = ndimage.gaussian_filter(colours[:, :, 1], 0.02 * size)
+    colours = ndimage.gaussian_filter(colours, (0.02 * size, 0.02 * size, 0))
+    density = colours[:, :, 1]
     core = _foreground(density, limit, size)
     if not core.any():
         return nothing
@@ -162,7 +166,8 @@ def find(field: images.Pixels) -> Field:
     crowded = (areas / area) ** 2 * typical / usual > _ONE_CELL**2
     middles = _middles(density / usual, core, size, np.where(crowded, _FEW_VOTES, _VOTES)[pieces])
     pieces = _pieces(middles, core, reach, size)
-    white = _white_cells(density, usual, area)
+    inside = pieces > 0
+    white = _white_cells(colours, inside, size) if inside.any() else inside
     bodies = ndimage.binary_dilation(white, _disc(_BODY * size)) if white.any() else white
     clumps, _ = ndimage.label(reach)
     cells: list[Cell] = []
@@ -179,11 +184,10 @@ def find(field: images.Pixels) -> Field:
         (y, x), (down, across) = middle - first, np.indices(piece.shape)
         near = np.hypot(down - y, across - x) < _SHARED * size
         clumped = bool((clump & ~piece).any())
-        found = _cell(piece | (clump & near), first, scale, shape, clumped)
+        found = _cell(piece | (clump & near), first, pieces.shape, shape, clumped)
         if found.area * scale**2 > _LEAST * area:
             cells.append(found)
     kind = _kind(pieces, white, reach, density, area, focus)
-    inside = pieces > 0
     colour = tuple(float(v) for v in np.median(small[inside], axis=0)) if inside.any() else ()
     ground = tuple(float(v) for v in background.mean(axis=(0, 1)))
     return Field(kind, shape, tuple(cells) if kind == THIN_FILM else (), ground, colour, diameter, focus)
@@ -388,20 +392,27 @@ def _is_cut(box: tuple[int, int, int, int], shape: tuple[int, ...]) -> bool:
     return top == 0 or left == 0 or bottom == shape[0] or right == shape[1]
 
 
-def _white_cells(density: Floats, usual: float, usual_area: float) -> Mask:
-    """Where nuclei of white cells are, (h, w): dark, in one piece, and nearly as large as a red cell."""
-    labels, _ = ndimage.label(ndimage.binary_opening(density > _NUCLEUS * usual, iterations=2))
-    areas = np.bincount(labels.ravel())
-    large = (areas > 0.85 * usual_area) & (areas < 6 * usual_area)
+def _white_cells(colours: Floats, cells: Mask, size: float) -> Mask:
+    """Where nuclei of white cells are, (h, w): dark, of another colour than red cells, and larger in all."""
+    red, green, _ = np.moveaxis(colours / np.median(colours[cells], axis=0), 2, 0)
+    least, most = _COLOUR_OF_RED_CELLS
+    stained = (green > _NUCLEUS) & ((red < least * green) | (red > most * green))
+    nuclei = ndimage.binary_opening(stained, iterations=2)
+    labels = ndimage.label(ndimage.binary_dilation(nuclei, _disc(_LOBES * size)))[0] * nuclei
+    areas = np.bincount(labels.ravel()) / (np.pi / 4 * size**2)
+    large = (areas > _ALL_LOBES) & (areas < 6)
     large[0] = False
     return large[labels]
 
 
 def _steepness(density: Floats, reach: Mask, usual: float) -> float:
-    """How much density rises per pixel at the edges, as a share of the usual density."""
+    """How much density rises per pixel at the edges, as a share of the usual density.
+
+    The upper quartile, because a field with cells at two heights still has cells in focus.
+    """
     edge = reach & ~ndimage.binary_erosion(reach, iterations=3, border_value=1)
     slope = ndimage.gaussian_gradient_magnitude(density, 1)
-    return float(np.median(slope[edge]) / usual) if edge.any() else 0.0
+    return float(np.quantile(slope[edge], 0.75) / usual) if edge.any() else 0.0
 
 
 def _kind(pieces: Labels, white: Mask, reach: Mask, density: Floats, usual_area: float, focus: float) -> str:
@@ -417,12 +428,18 @@ def _kind(pieces: Labels, white: Mask, reach: Mask, density: Floats, usual_area:
     return THIN_FILM if focus >= _FOCUSED else BLURRED
 
 
-def _cell(mask: Mask, corner: Integers, scale: float, shape: tuple[int, int], clumped: bool) -> Cell:
-    """A cell of the small picture, in px of the field; `mask` has its corner at `corner`, y and x."""
+def _cell(
+    mask: Mask, corner: Integers, small: tuple[int, ...], shape: tuple[int, int], clumped: bool
+) -> Cell:
+    """A cell of the picture of shape `small`, in px of the field, whose shape is `shape`.
+
+    `mask` has its corner at `corner`, y and x.
+    """
     (inside,) = ndimage.find_objects(mask.astype(np.int8))
     ends = np.array([(side.start, side.stop) for side in inside]).T + corner
-    (top, left), (bottom, right) = np.minimum(np.rint(ends / scale).astype(int), shape).tolist()
-    small = Image.fromarray(mask[inside].astype(np.uint8) * 255)
-    large = np.asarray(small.resize((right - left, bottom - top), Image.Resampling.BILINEAR)) >= 128
+    # Not by the scale: the small picture's sides are whole numbers, and its border must be the field's.
+    (top, left), (bottom, right) = np.rint(ends * shape / small).astype(int).tolist()
+    drawn = Image.fromarray(mask[inside].astype(np.uint8) * 255)
+    large = np.asarray(drawn.resize((right - left, bottom - top), Image.Resampling.BILINEAR)) >= 128
     cut = _is_cut((top, left, bottom, right), shape)
     return Cell((left, top, right - left, bottom - top), large, cut, clumped)

@@ -93,6 +93,21 @@ def test_what_is_no_red_cell_is_not_found(thin):
     assert {marks[j].label for _, j in matching.match(field, marks).pairs} <= set(LABELS)
 
 
+def test_lobes_of_a_nucleus_are_no_red_cells_but_dark_red_cells_are():
+    dark = [(x, y, 60, 60, 0) for x, y in ((150, 230), (195, 250), (150, 290), (200, 310))]
+    pixels, marks = of_ellipses(ALONE + dark)
+    down, across = np.mgrid[:480, :640]
+
+    def disc(x, y, radius):
+        return np.hypot(across - x, down - y) < radius
+
+    for x, y, *_ in dark:
+        pixels[disc(x, y, 30)] = pixels[disc(x, y, 30)] * np.array([0.9, 0.6, 0.8]) ** 2
+    for x, y in ((400, 220), (440, 250), (400, 285)):
+        pixels[disc(x, y, 22)] = (96, 48, 140)
+    assert all_found(pixels, marks)[0]
+
+
 def test_the_measured_diameter_is_that_of_the_cells(thin):
     assert thin[2].diameter == pytest.approx(60, rel=0.15)
 
@@ -105,6 +120,16 @@ def test_a_cell_knows_its_outline_and_whether_the_border_cuts_it(thin):
         assert cell.mask.shape == (h, w)
         assert np.abs(cell.outline.min(axis=0) - (x, y)).max() < 3
         assert cell.cut == (x == 0 or y == 0 or x + w == width or y + h == height)
+
+
+@pytest.mark.parametrize("less", range(6))
+def test_a_cell_at_the_border_is_cut_whatever_the_size_of_the_field(thin, less):
+    pixels = thin[0][: 470 - less, : 630 - less]
+    height, width = pixels.shape[:2]
+    ends = [(x + w, y + h, cell.cut) for cell in find.find(pixels).cells for x, y, w, h in [cell.box]]
+    at_border = [cut for right, bottom, cut in ends if right >= width - 2 or bottom >= height - 2]
+    assert at_border
+    assert all(at_border)
 
 
 def test_a_crop_is_the_cell_at_its_own_size_on_black(thin):
@@ -127,6 +152,12 @@ def test_a_crop_is_the_cell_at_its_own_size_on_black(thin):
 def test_what_is_no_thin_film_in_focus_is_named_and_has_no_cells(kind, named):
     field = find.find(drawn(4, kind)[0])
     assert (field.kind, field.cells) == (named, ())
+
+
+def test_a_field_with_cells_in_focus_beside_blurred_ones_is_a_thin_film():
+    sharp, blurred = (drawn(4, kind)[0] for kind in (synthetic.THIN, synthetic.BLURRED))
+    field = find.find(np.concatenate([sharp[:, :260], blurred[:, 260:]], axis=1))
+    assert (field.kind, len(field.cells) > 10) == (find.THIN_FILM, True)
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
