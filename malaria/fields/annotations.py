@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from PIL import Image
 
 from malaria import files, tables
 from malaria.errors import UserError
@@ -107,7 +106,7 @@ def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = ""
             raise UserError(f"{file}, {at[-1]}: it is damaged ({told}); export it again.") from None
         except KeyError as error:
             raise UserError(f"{file}, {at[-1]}: {error} is missing; export it again.") from None
-        except (TypeError, AttributeError, IndexError) as error:
+        except (TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
             raise UserError(f"{file}, {at[-1]}: it is of no known form ({error}); export it again.") from None
         except (ValueError, OSError) as error:
             raise UserError(f"{file}, {at[-1]}: {error}.") from None
@@ -137,7 +136,8 @@ def annotation_files(path: Path) -> list[Path]:
     if (path / "annotations.json").is_file():
         return [path / "annotations.json"]
     found = sorted(Path(above, name) for above, _, names in files.walk(path) for name in names)
-    return [file for file in found if file.name not in _OTHER_TABLES and _is_annotation(file)]
+    kept = [file for file in found if not any(map(files.is_litter, file.relative_to(path).parts))]
+    return [file for file in kept if file.name not in _OTHER_TABLES and _is_annotation(file)]
 
 
 def _is_annotation(file: Path) -> bool:
@@ -226,6 +226,8 @@ def _voc(root: ET.Element, at: Place) -> Iterator[Raw]:
 
 def _cvat(root: ET.Element, at: Place) -> Iterator[Raw]:
     """CVAT for images: boxes, ellipses, points, and the boxes round other shapes."""
+    if root.find("track") is not None:
+        raise ValueError("it is of a video: export it as CVAT for images")
     for image in root.iter("image"):
         name = image.attrib["name"]
         at.append(f"image {name}")
@@ -247,11 +249,13 @@ def _cvat(root: ET.Element, at: Place) -> Iterator[Raw]:
 
 def _yolo(file: Path, at: Place) -> Iterator[Raw]:
     """YOLO: each line is a box or an outline, in shares of the image's sides."""
+    # Not above, because scikit-image takes a second, and no other form needs it.
+    from malaria.fields import find
+
     image = _image(file, file.stem)
     yield str(image), "", None, False
     names = {f"class {number}": name for number, name in _yolo_names(file, at).items()}
-    with Image.open(image) as opened:
-        width, height = opened.size
+    height, width, _ = find.read(image).shape
     for line in _numbered(file.read_text(encoding="utf-8-sig").splitlines(), "line", at):
         if not line.strip():
             continue

@@ -3,11 +3,12 @@
 import json
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from malaria.errors import UserError
 from malaria.fields import annotations
 from malaria.labels import PARASITIZED, UNINFECTED
+from tests.cells.test_images import blank_png
 
 BOX = (10.0, 20.0, 30.0, 40.0)
 OWN = [{"image_name": "a.png", "objects": [{"type": "ring", "bbox": dict(zip("xywh", BOX, strict=True))}]}]
@@ -64,6 +65,30 @@ def test_every_form_gives_the_same_box(folder, name):
     assert mark.box == pytest.approx(BOX)
 
 
+def test_shares_are_of_the_sides_of_the_upright_picture(folder):
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (200, 100)).save(folder / "a.png", exif=turned)
+    (folder / "a.txt").write_text(FORMS["a.txt"])
+    assert annotations.read(folder)[0].marks[0].box == pytest.approx(BOX)
+
+
+def test_a_picture_of_yolo_that_cannot_be_read_is_named(folder):
+    (folder / "a.png").write_bytes(blank_png(60_000, 60_000))
+    (folder / "a.txt").write_text(FORMS["a.txt"])
+    with pytest.raises(UserError, match=r"a\.png: larger than 50,000,000 pixels; export it again"):
+        annotations.read(folder)
+
+
+def test_what_file_browsers_and_editors_leave_behind_is_no_annotation(folder):
+    (folder / "a.xml").write_text(VOC)
+    (folder / "._a.xml").write_bytes(b"\0\5\x16\7")
+    for name in ("__MACOSX", ".ipynb_checkpoints"):
+        (folder / name).mkdir()
+        (folder / name / "a.xml").write_text(VOC)
+    assert len(annotations.read(folder)[0].marks) == 1
+
+
 def test_points_have_no_size(folder):
     (folder / "points.csv").write_text("image,label,x,y\na.png,healthy,5,6\n")
     assert annotations.read(folder)[0].marks[0].box == (5, 6, 0, 0)
@@ -79,6 +104,14 @@ def test_class_names_are_mapped_before_the_known_ones(folder):
     ("name", "text", "said"),
     [
         ("a.json", '{"shapes": [\n', r"a\.json.*line 2"),
+        ("a.json", "[" * 100_000, r"a\.json, its start: it is of no known form"),
+        ("coco.json", changed("10.0", "1" * 400), "annotation 1: it is of no known form"),
+        (
+            "a.xml",
+            VOC.replace("<a", '<?xml version="1.0" encoding="odd"?><a', 1),
+            "its start: .*encoding: odd",
+        ),
+        ("cvat.xml", "<annotations><track id='0'/></annotations>", r"cvat\.xml, its start: .* of a video"),
         ("coco.json", '{"images": []}', r"coco\.json, its start: 'categories' is missing"),
         ("a.xml", "<annotation>", r"a\.xml.*line 1"),
         ("a.txt", "0 0.5 0.5 0.1 0.1\n0 0.5 x 0.1 0.1\n", r"a\.txt, line 2: .*x"),
