@@ -240,6 +240,9 @@ def _cvat(root: ET.Element, at: Place) -> Iterator[Raw]:
             elif shape.tag == "ellipse":
                 x, y, rx, ry = (float(given[k]) for k in ("cx", "cy", "rx", "ry"))
                 yield name, given["label"], [x - rx, y - ry, 2 * rx, 2 * ry], False
+            elif shape.tag == "mask":
+                box = [float(given[k]) for k in ("left", "top", "width", "height")]
+                yield name, given["label"], box, False
             elif shape.tag != "tag":
                 points = [[float(v) for v in point.split(",")] for point in given["points"].split(";")]
                 # Each point of a points mark is a cell; the points of a polygon are its outline.
@@ -273,15 +276,16 @@ def _yolo(file: Path, at: Place) -> Iterator[Raw]:
 
 
 def _yolo_names(file: Path, at: Place) -> Mapping[int, str]:
-    """Class names by number, from classes.txt or data.yaml's `names`, beside the file or above it."""
+    """Class names by number, from classes.txt, obj.names or data.yaml, beside the file or above it."""
     for folder in list(file.parents)[:4]:
-        if (folder / "classes.txt").is_file():
-            return dict(enumerate((folder / "classes.txt").read_text(encoding="utf-8-sig").split("\n")))
+        for listed in (folder / "classes.txt", folder / "obj.names"):
+            if listed.is_file():
+                return dict(enumerate(listed.read_text(encoding="utf-8-sig").split("\n")))
         if (folder / "data.yaml").is_file():
             at.append(f"its classes in {folder / 'data.yaml'}")
             names = yaml.safe_load((folder / "data.yaml").read_bytes())["names"]
             return names if isinstance(names, dict) else dict(enumerate(names))
-    raise ValueError("there is no classes.txt or data.yaml beside it that names its classes")
+    raise ValueError("there is no classes.txt, obj.names or data.yaml beside it that names its classes")
 
 
 def _table(file: Path, at: Place) -> Iterator[Raw]:
@@ -325,15 +329,18 @@ def _image(file: Path, name: str) -> Path:
     """The image that an annotation is of; ValueError where there is none."""
     if image := _beside(file, name.replace("\\", "/")):
         return image
-    raise ValueError(f"the image {name} is neither beside it nor in a folder fields or images")
+    raise ValueError(f"the image {name} is neither beside it nor in a folder fields, images or JPEGImages")
 
 
 def _beside(file: Path, name: str) -> Path | None:
     """The image `name`, with or without its suffix, beside `file` or in a folder of images."""
-    above = file.parent
+    above, over = file.parent, file.parent.parent
+    folders = [above, above / "fields", above / "images", over / "images", over, over / "JPEGImages"]
+    # Of labels/train/a.txt, and of annotations/instances_train.json: images/train.
+    folders += [over.parent / "images" / above.name, over / "images" / file.stem.rpartition("_")[2]]
     places = (
         folder / f"{given}{suffix}"
-        for folder in (above, above / "fields", above / "images", above.parent / "images", above.parent)
+        for folder in folders
         for given in (name, Path(name).name)
         for suffix in ("", *_IMAGES, *map(str.upper, _IMAGES))
     )

@@ -65,6 +65,29 @@ def test_every_form_gives_the_same_box(folder, name):
     assert mark.box == pytest.approx(BOX)
 
 
+@pytest.mark.parametrize(
+    ("name", "images", "form"),
+    [
+        ("labels/train/a.txt", "images/train", "a.txt"),
+        ("annotations/instances_default.json", "images/default", "coco.json"),
+        ("Annotations/a.xml", "JPEGImages", "a.xml"),
+    ],
+)
+def test_images_are_found_where_tools_put_them(folder, name, images, form):
+    for path in (folder / images, (folder / name).parent):
+        path.mkdir(parents=True)
+    (folder / "a.png").rename(folder / images / "a.png")
+    (folder / name).write_text(FORMS[form])
+    (field,) = annotations.read(folder)
+    assert (field.image, field.marks[0].box) == (folder / images / "a.png", pytest.approx(BOX))
+
+
+def test_the_classes_of_yolo_are_found_where_cvat_puts_them(folder):
+    (folder / "classes.txt").rename(folder / "obj.names")
+    (folder / "a.txt").write_text(FORMS["a.txt"])
+    assert annotations.read(folder)[0].marks[0].label == PARASITIZED
+
+
 def test_shares_are_of_the_sides_of_the_upright_picture(folder):
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
@@ -78,6 +101,12 @@ def test_a_picture_of_yolo_that_cannot_be_read_is_named(folder):
     (folder / "a.txt").write_text(FORMS["a.txt"])
     with pytest.raises(UserError, match=r"a\.png: larger than 50,000,000 pixels; export it again"):
         annotations.read(folder)
+
+
+def test_the_mask_of_a_cell_gives_its_box(folder):
+    mask = '<mask label="ring" rle="3, 4" left="10" top="20" width="30" height="40"/>'
+    (folder / "cvat.xml").write_text(CVAT.replace(CVAT[CVAT.index("<box") : CVAT.index("</image")], mask))
+    assert annotations.read(folder)[0].marks[0].box == BOX
 
 
 def test_what_file_browsers_and_editors_leave_behind_is_no_annotation(folder):
