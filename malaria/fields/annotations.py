@@ -164,6 +164,8 @@ def _entries(file: Path, at: Place) -> Iterator[Raw]:
     if suffix == ".xml":
         root = ET.fromstring(file.read_bytes())
         return _cvat(root, at) if root.tag == "annotations" else _voc(root, at)
+    if suffix != ".json":
+        raise ValueError("it is no .json, .xml, .csv or .txt file: unpack an archive, and name the folder")
     content = json.loads(file.read_bytes())
     if isinstance(content, list):
         return _listed(content, at)

@@ -132,6 +132,7 @@ def test_class_names_are_mapped_before_the_known_ones(folder):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
+        ("a.zip", "", r"a\.zip, its start: it is no \.json, \.xml, \.csv or \.txt file: unpack"),
         ("a.json", '{"shapes": [\n', r"a\.json.*line 2"),
         ("a.json", "[" * 100_000, r"a\.json, its start: it is of no known form"),
         ("coco.json", changed("10.0", "1" * 400), "annotation 1: it is of no known form"),
@@ -164,7 +165,7 @@ def test_class_names_are_mapped_before_the_known_ones(folder):
 def test_a_malformed_file_is_refused_with_its_place(folder, name, text, said):
     (folder / name).write_text(text)
     with pytest.raises(UserError, match=said):
-        annotations.read(folder)
+        annotations.read(folder / name)
 
 
 def test_two_images_that_would_be_one_file_are_refused(folder):
