@@ -423,6 +423,26 @@ def test_a_decoder_at_its_limit_of_memory_is_replaced():
     decoder.close()
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"size": [0, 5], "notes": [], "pages": 1, "bits": 0}',
+        '{"size": [Infinity, 5], "notes": [], "pages": 1, "bits": 0}',
+        "[" * 50_000,
+        "[]",
+        '{"reason": "none", "width": "wide", "height": 5}',
+    ],
+)
+def test_a_decoder_that_answers_nonsense_has_ended(answer):
+    decoder = sandbox.Decoder(LIMITS)
+    decoder.read(encoded(noise()))
+    decoder.close()
+    decoder._process, other = multiprocessing.Pipe()
+    other.send_bytes(f"{answer}\n".encode())
+    with other, pytest.raises(sandbox.Costly):
+        decoder.read(b"hostile")
+
+
 def test_a_decoder_is_killed_once_nobody_waits():
     decoder = sandbox.Decoder(LIMITS, sandbox.Bounds(seconds=60, total=0, memory=1024, wait=0))
     with pytest.raises(sandbox.Costly):
