@@ -92,9 +92,13 @@ def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = ""
     for file in annotation_files(path):
         at: Place = ["its start"]
         given: dict[Path, Path] = {}
+        found: dict[str, Path] = {}
         try:
             for image, name, box, ignore in _entries(file, at):
-                path_here = _image(file, image)
+                # Each looks in many places, and a field has hundreds of marks.
+                if image not in found:
+                    found[image] = _image(file, image)
+                path_here = found[image]
                 if given.setdefault(path_here, Path(image)) != Path(image):
                     raise ValueError(f"{given[path_here]} and {image} would both be {path_here}")
                 marks = fields.setdefault(path_here, [])

@@ -118,6 +118,15 @@ def test_what_file_browsers_and_editors_leave_behind_is_no_annotation(folder):
     assert len(annotations.read(folder)[0].marks) == 1
 
 
+def test_an_image_is_looked_for_once_however_many_marks_it_has(folder, monkeypatch):
+    asked = []
+    find = annotations._image
+    monkeypatch.setattr(annotations, "_image", lambda file, name: asked.append(name) or find(file, name))
+    (folder / "points.csv").write_text("image,label,x,y\n" + "a.png,ring,5,6\n" * 3)
+    assert len(annotations.read(folder)[0].marks) == 3
+    assert asked == ["a.png"]
+
+
 def test_points_have_no_size(folder):
     (folder / "points.csv").write_text("image,label,x,y\na.png,healthy,5,6\n")
     assert annotations.read(folder)[0].marks[0].box == (5, 6, 0, 0)
