@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from malaria import __version__, bundle, labels, predict
 from malaria.bundle.ood import FOREIGN, Looks
-from malaria.command import end_with, how_many, share_of_one
+from malaria.command import end_with, how_many, needs, share_of_one
 from malaria.errors import UserError
 from malaria.predict import batch, engine, inputs, stores
 from malaria.predict.rows import disk_in_words, save
@@ -206,10 +206,10 @@ def _class(text: str) -> tuple[str, str]:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    try:
-        from malaria.predict import labelled
-    except ModuleNotFoundError as error:
-        raise UserError(f"`evaluate` needs {error.name}: pip install 'malaria-cells[evaluate]'.") from None
+    for module in ("pandas", "scipy", "sklearn", "yaml"):
+        needs(module, "evaluate", "evaluate")
+    from malaria.predict import labelled
+
     model = bundle.load(arguments.model or bundle.default_folder())
     scores = labelled.evaluate(model, arguments.folder, dict(arguments.classes or ()), arguments.out)
     print(json.dumps(scores, indent=2) if arguments.json else labelled.as_text(scores))

@@ -197,16 +197,16 @@ def load_params(path: Path = paths.PARAMS) -> Params:
             value is out of range. Only the first fault is named.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        # By way of JSON a list may become a tuple, although typing is strict.
+        content = json.dumps(yaml.load(path.read_text(encoding="utf-8"), _Loader), default=str)
     except FileNotFoundError:
         raise UserError(f"{path} is not here: run this in the root of the repository.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{where}: this is not valid YAML; correct the line and run again.") from None
     try:
-        # Read from JSON, a list may become a tuple, although typing is strict.
-        return Params.model_validate_json(json.dumps(content, default=str))
+        return Params.model_validate_json(content)
     except ValidationError as error:
         raise UserError(f"{path}: {_sentence(error)}") from None
 
@@ -252,6 +252,7 @@ def _allowed(schema: dict[str, Any]) -> str:
     kinds = {
         "integer": "an integer",
         "number": "a number",
+        "string": "a text in quotes",
         "boolean": "true or false",
         "array": "a list",
         "object": "a section with keys",

@@ -69,6 +69,7 @@ def load(tmp_path):
             None,
             "data.sample is missing; it must be a section with keys (`git diff params.yaml` shows",
         ),
+        ("laboratories.leave_out", [2020], "laboratories.leave_out.0 is 2020, but must be a text in quotes."),
         ("train", 3, "train is 3, but must be a section with keys."),
         ("zzz", 3, "zzz is no parameter; known: data, audit, split"),
     ],
@@ -87,6 +88,13 @@ def test_a_fold_beyond_the_folds_is_refused(load):
 def test_what_is_no_yaml_is_refused_with_its_line(tmp_path):
     (tmp_path / "params.yaml").write_text("train:\n  epochs: [1\nsplit: 3\n")
     with pytest.raises(UserError, match="line 3: this is not valid YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "a: &a [*a]", "epochs: " + "9" * 5000])
+def test_yaml_that_no_parameters_can_come_of_is_refused(tmp_path, text):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match="this is not valid YAML"):
         load_params(tmp_path / "params.yaml")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from malaria import params, paths, processes, tables
+from malaria import files, params, paths, processes, tables
 from malaria.cells import images, names, patients
 from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
@@ -60,8 +60,9 @@ def audit(raw: Path, settings: params.Audit) -> pd.DataFrame:
     Raises:
         UserError: there is no image, or patients.csv or slides.csv is not such a table.
     """
-    below = (path for label in LABELS for path in (raw / label).rglob("*") if not path.is_dir())
-    found = sorted(path.relative_to(raw).as_posix() for path in below)
+    there = [raw / label for label in LABELS if (raw / label).is_dir()]
+    walked = ((Path(above), inside) for folder in there for above, _, inside in files.walk(folder))
+    found = sorted((above / name).relative_to(raw).as_posix() for above, inside in walked for name in inside)
     if not found:
         raise UserError(
             f"{raw} holds no cell: check data.folder and data.classes, or run `dvc repro -f fetch`."

@@ -256,7 +256,8 @@ def _set_raw_mode(image: ImageFile.ImageFile, to: Callable[[str], str]) -> None:
 def _pruned(encoded: bytes) -> _Pruned:
     """Remove the parts of a file that are not read."""
     if encoded.startswith(PNG):
-        return _Pruned(_pruned_png(encoded), tags={_BITS: encoded[24]})
+        content = _pruned_png(encoded)
+        return _Pruned(content, tags={_BITS: content[24]})
     if encoded.startswith(JPEG):
         return _Pruned(_pruned_jpeg(encoded))
     return _pruned_tiff(encoded) if encoded.startswith(TIFF) else _Pruned(encoded)

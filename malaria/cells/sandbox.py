@@ -106,11 +106,14 @@ class Decoder:
             # A hostile file may control the process, so nothing in its answer is trusted.
             said = json.loads(head)
             if "reason" in said:
-                raise Unreadable(str(said["reason"]), said["width"], said["height"])
+                sides = (None if said[side] is None else int(said[side]) for side in ("width", "height"))
+                raise Unreadable(str(said["reason"]), *sides)
             width, height = map(int, said["size"])
+            if not pixels:
+                raise ValueError("there are no pixels")
             notes, pages, bits = tuple(map(str, said["notes"])), int(said["pages"]), int(said["bits"])
             return Crop(np.frombuffer(pixels, np.uint8).reshape(height, width, 3), notes, pages, bits)
-        except (OSError, EOFError, LookupError, TypeError, ValueError):
+        except (OSError, EOFError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
             self.close()
             raise Costly from None
 

@@ -16,7 +16,7 @@ import requests
 from pydantic import TypeAdapter
 from requests.exceptions import ChunkedEncodingError, ContentDecodingError, ProxyError, SSLError
 from tqdm import tqdm
-from urllib3.exceptions import InvalidHeader, MaxRetryError, ReadTimeoutError
+from urllib3.exceptions import InvalidHeader, LocationParseError, MaxRetryError, ReadTimeoutError
 from urllib3.util import Retry
 
 from malaria import files, running
@@ -128,9 +128,11 @@ def _complete(remote: Remote, target: Path, part: Path) -> None:
         try:
             _attempt(remote, target, part)
             return
-        except requests.RequestException as error:
+        # urllib3's own is of a host that no name server may be asked for.
+        except (requests.RequestException, LocationParseError) as error:
             reason = _in_words(error, remote)
-            asked = error.response.headers.get("Retry-After", "0") if error.response is not None else "0"
+            response = getattr(error, "response", None)
+            asked = "0" if response is None else response.headers.get("Retry-After", "0")
         have = _size(part)
         kept = f"; {have:,} bytes are kept, and the next run goes on from there" if have else ""
         left, furthest = (PATIENT, have) if have > furthest else (left, furthest)
@@ -166,8 +168,8 @@ def _attempt(remote: Remote, target: Path, part: Path) -> None:
     with requests.get(request.url or "", headers=headers, timeout=SILENCE, stream=True) as response:
         response.raise_for_status()
         start = have if response.status_code == 206 else 0
-        length = response.headers.get("Content-Length")
-        size = -1 if length is None else start + int(length)
+        length = response.raw.length_remaining
+        size = -1 if length is None else start + length
         if remote.size is not None and size not in (-1, remote.size):
             raise UserError(
                 f"{remote.origin} has {size:,} bytes, but {remote.setting} expects {remote.size:,}: it "
@@ -207,7 +209,7 @@ def _read_record(remote: Remote, target: Path) -> _Record:
     return _Record(remote.origin)
 
 
-def _in_words(error: requests.RequestException, remote: Remote) -> str:
+def _in_words(error: requests.RequestException | LocationParseError, remote: Remote) -> str:
     """Say what went wrong in an attempt, as the start of a message.
 
     Raises:
@@ -215,7 +217,8 @@ def _in_words(error: requests.RequestException, remote: Remote) -> str:
     """
     if isinstance(error, ValueError):
         raise UserError(
-            f"params.yaml: {remote.setting} gives {remote.origin}, no http address: correct it."
+            f"params.yaml: {remote.setting} gives {remote.origin}, no http address: correct it, or "
+            "HTTPS_PROXY if that names no http proxy."
         ) from None
     response = error.response
     asked = response if response is not None else error.request

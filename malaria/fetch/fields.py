@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from malaria import params, processes, tables
-from malaria.cells import patients
+from malaria.cells import names, patients
 from malaria.cells.provenance import Provenance
 from malaria.command import needs
 from malaria.errors import UserError
@@ -57,6 +57,8 @@ def fetch(
         raise UserError(f"params.yaml: data.folder is {data.folder}, which is not there: name your fields.")
     fields = annotations.read(given, data.classes)
     named = [_below(given, field.image) for field in fields]
+    for name in filter(names.UNPRINTABLE.search, named):
+        raise UserError(f"{given} has control characters in the name of {ascii(name)[1:-1]}: rename it.")
     table = patients.read(given) if given.is_dir() else {}
     whose, unused = patients.told(table, dict(zip(named, named, strict=True)), data.folder)
     (folder / FIELD_PICTURES).mkdir()

@@ -19,25 +19,25 @@ from malaria.labels import LABELS
 
 # FIELD__3.png is a cell of the field of view FIELD, as tools that cut cells out of fields name them.
 _FIELD = re.compile(r"(.+)__\d+$")
-# Archives of kinds that are not read. Any other file beside the sets may be a note.
-_OTHER_ARCHIVES = (".7z", ".rar", ".zst")
+# A file with such a name was to be a set, also where it is no archive; any other may be a note.
+_ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".txz", ".xz", ".zip", ".zst")
 
 
 def sets(folder: Path) -> dict[str, Path]:
     """The sets in `folder`, by the name of the set's folder or archive up to its first dot.
 
     Raises:
-        UserError: `folder` is missing, a set is an archive of another kind, or two have the same name.
+        UserError: `folder` is missing, a set is an archive that cannot be read, or two have the same name.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not there: make the folder, with a set of cells for each laboratory.")
     found: dict[str, Path] = {}
     for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
         name = path.name.partition(".")[0]
-        if path.name.lower().endswith(_OTHER_ARCHIVES):
-            raise UserError(f"{path} is an archive that cannot be read: pack it as zip or tar, or unpack it.")
         if not path.is_dir() and not archives.is_archive(path):
-            continue
+            if not path.name.lower().endswith(_ARCHIVES):
+                continue
+            raise UserError(f"{path} is an archive that cannot be read: pack it as zip or tar, or unpack it.")
         twin = found.setdefault(name, path)
         if twin != path:
             raise UserError(f"{folder} has {twin.name} and {path.name}, both named {name}: rename one.")

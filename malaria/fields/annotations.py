@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from PIL import Image
 
 from malaria import files, tables
 from malaria.errors import UserError
@@ -93,9 +92,13 @@ def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = ""
     for file in annotation_files(path):
         at: Place = ["its start"]
         given: dict[Path, Path] = {}
+        found: dict[str, Path] = {}
         try:
             for image, name, box, ignore in _entries(file, at):
-                path_here = _image(file, image)
+                # Each looks in many places, and a field has hundreds of marks.
+                if image not in found:
+                    found[image] = _image(file, image)
+                path_here = found[image]
                 if given.setdefault(path_here, Path(image)) != Path(image):
                     raise ValueError(f"{given[path_here]} and {image} would both be {path_here}")
                 marks = fields.setdefault(path_here, [])
@@ -107,7 +110,7 @@ def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = ""
             raise UserError(f"{file}, {at[-1]}: it is damaged ({told}); export it again.") from None
         except KeyError as error:
             raise UserError(f"{file}, {at[-1]}: {error} is missing; export it again.") from None
-        except (TypeError, AttributeError, IndexError) as error:
+        except (TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
             raise UserError(f"{file}, {at[-1]}: it is of no known form ({error}); export it again.") from None
         except (ValueError, OSError) as error:
             raise UserError(f"{file}, {at[-1]}: {error}.") from None
@@ -137,7 +140,8 @@ def annotation_files(path: Path) -> list[Path]:
     if (path / "annotations.json").is_file():
         return [path / "annotations.json"]
     found = sorted(Path(above, name) for above, _, names in files.walk(path) for name in names)
-    return [file for file in found if file.name not in _OTHER_TABLES and _is_annotation(file)]
+    kept = [file for file in found if not any(map(files.is_litter, file.relative_to(path).parts))]
+    return [file for file in kept if file.name not in _OTHER_TABLES and _is_annotation(file)]
 
 
 def _is_annotation(file: Path) -> bool:
@@ -164,6 +168,8 @@ def _entries(file: Path, at: Place) -> Iterator[Raw]:
     if suffix == ".xml":
         root = ET.fromstring(file.read_bytes())
         return _cvat(root, at) if root.tag == "annotations" else _voc(root, at)
+    if suffix != ".json":
+        raise ValueError("it is no .json, .xml, .csv or .txt file: unpack an archive, and name the folder")
     content = json.loads(file.read_bytes())
     if isinstance(content, list):
         return _listed(content, at)
@@ -226,6 +232,8 @@ def _voc(root: ET.Element, at: Place) -> Iterator[Raw]:
 
 def _cvat(root: ET.Element, at: Place) -> Iterator[Raw]:
     """CVAT for images: boxes, ellipses, points, and the boxes round other shapes."""
+    if root.find("track") is not None:
+        raise ValueError("it is of a video: export it as CVAT for images")
     for image in root.iter("image"):
         name = image.attrib["name"]
         at.append(f"image {name}")
@@ -238,6 +246,9 @@ def _cvat(root: ET.Element, at: Place) -> Iterator[Raw]:
             elif shape.tag == "ellipse":
                 x, y, rx, ry = (float(given[k]) for k in ("cx", "cy", "rx", "ry"))
                 yield name, given["label"], [x - rx, y - ry, 2 * rx, 2 * ry], False
+            elif shape.tag == "mask":
+                box = [float(given[k]) for k in ("left", "top", "width", "height")]
+                yield name, given["label"], box, False
             elif shape.tag != "tag":
                 points = [[float(v) for v in point.split(",")] for point in given["points"].split(";")]
                 # Each point of a points mark is a cell; the points of a polygon are its outline.
@@ -247,11 +258,13 @@ def _cvat(root: ET.Element, at: Place) -> Iterator[Raw]:
 
 def _yolo(file: Path, at: Place) -> Iterator[Raw]:
     """YOLO: each line is a box or an outline, in shares of the image's sides."""
+    # Not above, because scikit-image takes a second, and no other form needs it.
+    from malaria.fields import find
+
     image = _image(file, file.stem)
     yield str(image), "", None, False
     names = {f"class {number}": name for number, name in _yolo_names(file, at).items()}
-    with Image.open(image) as opened:
-        width, height = opened.size
+    height, width, _ = find.read(image).shape
     for line in _numbered(file.read_text(encoding="utf-8-sig").splitlines(), "line", at):
         if not line.strip():
             continue
@@ -269,15 +282,16 @@ def _yolo(file: Path, at: Place) -> Iterator[Raw]:
 
 
 def _yolo_names(file: Path, at: Place) -> Mapping[int, str]:
-    """Class names by number, from classes.txt or data.yaml's `names`, beside the file or above it."""
+    """Class names by number, from classes.txt, obj.names or data.yaml, beside the file or above it."""
     for folder in list(file.parents)[:4]:
-        if (folder / "classes.txt").is_file():
-            return dict(enumerate((folder / "classes.txt").read_text(encoding="utf-8-sig").split("\n")))
+        for listed in (folder / "classes.txt", folder / "obj.names"):
+            if listed.is_file():
+                return dict(enumerate(listed.read_text(encoding="utf-8-sig").split("\n")))
         if (folder / "data.yaml").is_file():
             at.append(f"its classes in {folder / 'data.yaml'}")
             names = yaml.safe_load((folder / "data.yaml").read_bytes())["names"]
             return names if isinstance(names, dict) else dict(enumerate(names))
-    raise ValueError("there is no classes.txt or data.yaml beside it that names its classes")
+    raise ValueError("there is no classes.txt, obj.names or data.yaml beside it that names its classes")
 
 
 def _table(file: Path, at: Place) -> Iterator[Raw]:
@@ -321,15 +335,18 @@ def _image(file: Path, name: str) -> Path:
     """The image that an annotation is of; ValueError where there is none."""
     if image := _beside(file, name.replace("\\", "/")):
         return image
-    raise ValueError(f"the image {name} is neither beside it nor in a folder fields or images")
+    raise ValueError(f"the image {name} is neither beside it nor in a folder fields, images or JPEGImages")
 
 
 def _beside(file: Path, name: str) -> Path | None:
     """The image `name`, with or without its suffix, beside `file` or in a folder of images."""
-    above = file.parent
+    above, over = file.parent, file.parent.parent
+    folders = [above, above / "fields", above / "images", over / "images", over, over / "JPEGImages"]
+    # Of labels/train/a.txt, and of annotations/instances_train.json: images/train.
+    folders += [over.parent / "images" / above.name, over / "images" / file.stem.rpartition("_")[2]]
     places = (
         folder / f"{given}{suffix}"
-        for folder in (above, above / "fields", above / "images", above.parent / "images", above.parent)
+        for folder in folders
         for given in (name, Path(name).name)
         for suffix in ("", *_IMAGES, *map(str.upper, _IMAGES))
     )

@@ -84,7 +84,8 @@ def items(source: Source, base: Path = Path()) -> Iterator[Item]:
     """The images of a source, in the order of their rows; a relative path starts from `base`."""
     path = source.path
     if not source.zipped:
-        read = functools.partial(stores.read, path) if stores.is_remote(path) else (base / path).read_bytes
+        remote = stores.is_remote(path)
+        read = functools.partial(stores.read, path) if remote else functools.partial(_bytes, base / path)
         yield Item(path, read if source.size <= _MOST_BYTES else _fail(images.Unreadable(_TOO_LARGE)))
         return
     first, last = source.images.start, source.images.stop
@@ -95,6 +96,15 @@ def items(source: Source, base: Path = Path()) -> Iterator[Item]:
         # Listing the zip worked. Entries before these may have been read, so the row says which failed.
         some = f", entries {first + 1} to {last}" if first else ""
         yield Item(path, _fail(OSError(error.errno, f"{error.strerror or error}{some}")))
+
+
+def _bytes(file: Path) -> bytes:
+    """All bytes of a file; Unreadable if they are too many, as those of a device, whose size is 0, may be."""
+    with file.open("rb") as stream:
+        content = stream.read(os.fstat(stream.fileno()).st_size or _MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise images.Unreadable(_TOO_LARGE)
+    return content
 
 
 def can_be_read(path: str) -> bool:

@@ -7,6 +7,7 @@ import re
 import zipfile
 from dataclasses import asdict
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from malaria.errors import UserError
 from malaria.paths import PARAMS
 from stages import audit as stage
 from tests.cells.test_images import blank_png, deep_png, encoded, noise
+from tests.support.permissions import bound_by_permissions
 
 SETTINGS = params.Audit(max_quarantined=0.5, min_side=16, max_pixels=4_000_000)
 NOT_RECORDED = Provenance()
@@ -291,6 +293,17 @@ def test_a_class_without_an_image_stops_the_pipeline(tmp_path, folders):
     cells = audit.audit(tmp_path, SETTINGS)
     with pytest.raises(UserError, match=r"holds no Parasitized image that can be used \(none is there\)"):
         audit.check(cells, SETTINGS)
+
+
+def test_a_folder_that_cannot_be_listed_is_no_folder_without_cells(raw, tmp_path, monkeypatch):
+    put(raw, "Parasitized/ring/1.png", cell(20))
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(raw)
+    closed = Path("Parasitized/ring")
+    closed.chmod(0)
+    with bound_by_permissions(), pytest.raises(UserError, match=r"ring cannot be read \(Permission denied\)"):
+        audit.audit(Path(), SETTINGS)
+    closed.chmod(0o755)
 
 
 def test_a_class_without_a_readable_image_stops_the_pipeline(tmp_path):

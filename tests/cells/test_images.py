@@ -224,12 +224,14 @@ def test_a_crop_may_reach_its_limits(width, height, taken):
     "write",
     [
         deep_png,
+        # Some tools write a text before the header, which has to come first.
+        lambda samples: deep_png(samples).replace(b"\x1a\n", b"\x1a\n" + chunk(b"tEXt", bytes(20)), 1),
         deep_tiff,
         lambda samples: deep_tiff(samples, ">"),
         lambda samples: deep_tiff(samples, planes=True),
         lambda samples: deep_tiff(samples, ">", planes=True),
     ],
-    ids=["png", "tiff", "big-endian", "planes", "big-endian planes"],
+    ids=["png", "text first", "tiff", "big-endian", "planes", "big-endian planes"],
 )
 def test_of_sixteen_bits_those_in_use_count(write, bits):
     eight = np.asarray(noise()).copy()
@@ -419,6 +421,26 @@ def test_a_decoder_at_its_limit_of_memory_is_replaced():
         decoder.read(large)
     assert decoder.read(encoded(noise())).width == 40
     decoder.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"size": [0, 5], "notes": [], "pages": 1, "bits": 0}',
+        '{"size": [Infinity, 5], "notes": [], "pages": 1, "bits": 0}',
+        "[" * 50_000,
+        "[]",
+        '{"reason": "none", "width": "wide", "height": 5}',
+    ],
+)
+def test_a_decoder_that_answers_nonsense_has_ended(answer):
+    decoder = sandbox.Decoder(LIMITS)
+    decoder.read(encoded(noise()))
+    decoder.close()
+    decoder._process, other = multiprocessing.Pipe()
+    other.send_bytes(f"{answer}\n".encode())
+    with other, pytest.raises(sandbox.Costly):
+        decoder.read(b"hostile")
 
 
 def test_a_decoder_is_killed_once_nobody_waits():

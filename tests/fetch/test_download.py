@@ -260,11 +260,32 @@ def test_a_certificate_that_cannot_be_trusted_is_said_and_not_asked_again(tmp_pa
     assert waits == []
 
 
-@pytest.mark.parametrize("address", ["ftp://a/b", "a/b", "http://", ""])
+@pytest.mark.parametrize("address", ["ftp://a/b", "a/b", "http://", "", "http://a..b/c"])
 def test_what_is_no_http_address_is_refused_at_once(target, waits, address):
     with pytest.raises(UserError, match=r"data\.nlm\.url gives .*, no http address: correct"):
         download.fetch(download.url(address, "data.nlm.url"), target)
     assert waits == []
+
+
+@pytest.mark.parametrize("proxy", ["socks5h://127.0.0.1:9", "http://[a", "ftp://127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used_is_said_at_once(target, waits, monkeypatch, proxy):
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, proxy)
+    with pytest.raises(UserError, match=r"correct it, or HTTPS_PROXY if that names no http proxy\.$"):
+        download.fetch(download.url("http://nowhere.invalid/file", "data.nlm.url"), target)
+    assert waits == []
+
+
+def test_a_length_that_is_no_number_does_not_matter(server, target):
+    def say(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "unknown")
+        handler.end_headers()
+        handler.wfile.write(CONTENT)
+
+    server.faults.append(say)
+    download.fetch(remote(server), target)
+    assert target.read_bytes() == CONTENT
 
 
 def test_a_full_disk_is_said_and_the_part_is_kept(server, target):

@@ -1,6 +1,7 @@
 """Source `fields`: annotated fields become labelled crops, and what is left out is counted."""
 
 import json
+import os
 import re
 import shutil
 
@@ -117,6 +118,17 @@ def test_an_annotated_cell_that_is_not_found_is_counted(given, tmp_path):
     after = [e for e in fetched(tmp_path, tmp_path / "after")[0].ignored if "not found" in e]
     count = int(before[0].split()[0]) if before else 0
     assert after == [f"{count + 1} annotated cells that were not found"]
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"a\nb"])
+def test_a_field_whose_name_no_table_can_hold_is_refused(given, tmp_path, name):
+    odd = tmp_path / "odd" / os.fsdecode(name)
+    odd.parent.mkdir()
+    shutil.copy(given / "slide0_f.png", odd.with_suffix(".png"))
+    odd.with_suffix(".txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    (odd.parent / "classes.txt").write_text("ring\n")
+    with pytest.raises(UserError, match=r"control characters in the name of (caf\\udce9|a\\nb)\.png: rename"):
+        fetched(odd.parent, tmp_path)
 
 
 def test_fields_without_a_cell_of_a_class_are_refused(given, tmp_path):

@@ -46,9 +46,9 @@ def test_two_sets_of_one_name_are_refused_and_none_is_lost(folder):
         laboratories.sets(folder)
 
 
-@pytest.mark.parametrize("name", ["north.7z", "north.RAR", "north.tar.zst"])
-def test_a_set_in_an_archive_of_another_kind_is_no_silent_loss(folder, name):
-    (folder / name).write_bytes(b"packed")
+@pytest.mark.parametrize("name", ["north.7z", "north.RAR", "north.tar.zst", "north.zip", "north.tgz"])
+def test_a_set_in_an_archive_that_cannot_be_read_is_no_silent_loss(folder, name):
+    (folder / name).write_bytes(b"an archive of another kind, or what a server sent in its place")
     with pytest.raises(UserError, match=rf"{name} is an archive that cannot be read: pack it as zip or tar"):
         laboratories.sets(folder)
 

@@ -3,11 +3,12 @@
 import json
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from malaria.errors import UserError
 from malaria.fields import annotations
 from malaria.labels import PARASITIZED, UNINFECTED
+from tests.cells.test_images import blank_png
 
 BOX = (10.0, 20.0, 30.0, 40.0)
 OWN = [{"image_name": "a.png", "objects": [{"type": "ring", "bbox": dict(zip("xywh", BOX, strict=True))}]}]
@@ -64,6 +65,68 @@ def test_every_form_gives_the_same_box(folder, name):
     assert mark.box == pytest.approx(BOX)
 
 
+@pytest.mark.parametrize(
+    ("name", "images", "form"),
+    [
+        ("labels/train/a.txt", "images/train", "a.txt"),
+        ("annotations/instances_default.json", "images/default", "coco.json"),
+        ("Annotations/a.xml", "JPEGImages", "a.xml"),
+    ],
+)
+def test_images_are_found_where_tools_put_them(folder, name, images, form):
+    for path in (folder / images, (folder / name).parent):
+        path.mkdir(parents=True)
+    (folder / "a.png").rename(folder / images / "a.png")
+    (folder / name).write_text(FORMS[form])
+    (field,) = annotations.read(folder)
+    assert (field.image, field.marks[0].box) == (folder / images / "a.png", pytest.approx(BOX))
+
+
+def test_the_classes_of_yolo_are_found_where_cvat_puts_them(folder):
+    (folder / "classes.txt").rename(folder / "obj.names")
+    (folder / "a.txt").write_text(FORMS["a.txt"])
+    assert annotations.read(folder)[0].marks[0].label == PARASITIZED
+
+
+def test_shares_are_of_the_sides_of_the_upright_picture(folder):
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (200, 100)).save(folder / "a.png", exif=turned)
+    (folder / "a.txt").write_text(FORMS["a.txt"])
+    assert annotations.read(folder)[0].marks[0].box == pytest.approx(BOX)
+
+
+def test_a_picture_of_yolo_that_cannot_be_read_is_named(folder):
+    (folder / "a.png").write_bytes(blank_png(60_000, 60_000))
+    (folder / "a.txt").write_text(FORMS["a.txt"])
+    with pytest.raises(UserError, match=r"a\.png: larger than 50,000,000 pixels; export it again"):
+        annotations.read(folder)
+
+
+def test_the_mask_of_a_cell_gives_its_box(folder):
+    mask = '<mask label="ring" rle="3, 4" left="10" top="20" width="30" height="40"/>'
+    (folder / "cvat.xml").write_text(CVAT.replace(CVAT[CVAT.index("<box") : CVAT.index("</image")], mask))
+    assert annotations.read(folder)[0].marks[0].box == BOX
+
+
+def test_what_file_browsers_and_editors_leave_behind_is_no_annotation(folder):
+    (folder / "a.xml").write_text(VOC)
+    (folder / "._a.xml").write_bytes(b"\0\5\x16\7")
+    for name in ("__MACOSX", ".ipynb_checkpoints"):
+        (folder / name).mkdir()
+        (folder / name / "a.xml").write_text(VOC)
+    assert len(annotations.read(folder)[0].marks) == 1
+
+
+def test_an_image_is_looked_for_once_however_many_marks_it_has(folder, monkeypatch):
+    asked = []
+    find = annotations._image
+    monkeypatch.setattr(annotations, "_image", lambda file, name: asked.append(name) or find(file, name))
+    (folder / "points.csv").write_text("image,label,x,y\n" + "a.png,ring,5,6\n" * 3)
+    assert len(annotations.read(folder)[0].marks) == 3
+    assert asked == ["a.png"]
+
+
 def test_points_have_no_size(folder):
     (folder / "points.csv").write_text("image,label,x,y\na.png,healthy,5,6\n")
     assert annotations.read(folder)[0].marks[0].box == (5, 6, 0, 0)
@@ -78,7 +141,16 @@ def test_class_names_are_mapped_before_the_known_ones(folder):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
+        ("a.zip", "", r"a\.zip, its start: it is no \.json, \.xml, \.csv or \.txt file: unpack"),
         ("a.json", '{"shapes": [\n', r"a\.json.*line 2"),
+        ("a.json", "[" * 100_000, r"a\.json, its start: it is of no known form"),
+        ("coco.json", changed("10.0", "1" * 400), "annotation 1: it is of no known form"),
+        (
+            "a.xml",
+            VOC.replace("<a", '<?xml version="1.0" encoding="odd"?><a', 1),
+            "its start: .*encoding: odd",
+        ),
+        ("cvat.xml", "<annotations><track id='0'/></annotations>", r"cvat\.xml, its start: .* of a video"),
         ("coco.json", '{"images": []}', r"coco\.json, its start: 'categories' is missing"),
         ("a.xml", "<annotation>", r"a\.xml.*line 1"),
         ("a.txt", "0 0.5 0.5 0.1 0.1\n0 0.5 x 0.1 0.1\n", r"a\.txt, line 2: .*x"),
@@ -102,7 +174,7 @@ def test_class_names_are_mapped_before_the_known_ones(folder):
 def test_a_malformed_file_is_refused_with_its_place(folder, name, text, said):
     (folder / name).write_text(text)
     with pytest.raises(UserError, match=said):
-        annotations.read(folder)
+        annotations.read(folder / name)
 
 
 def test_two_images_that_would_be_one_file_are_refused(folder):

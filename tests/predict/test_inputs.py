@@ -198,3 +198,9 @@ def test_a_folder_that_cannot_be_listed_is_a_row_below_and_an_error_where_it_is_
 def test_a_path_too_long_to_exist_is_refused_in_a_sentence():
     with pytest.raises(UserError, match=r"cannot be read \(File name too long\)"):
         list(inputs.find(["a" * 300]))
+
+
+def test_a_device_without_an_end_is_too_large():
+    (item,) = inputs.find(["/dev/zero"])
+    with pytest.raises(images.Unreadable, match="larger than 67,108,864 bytes"):
+        item.read()

@@ -17,6 +17,7 @@ from malaria import bundle
 from malaria.__main__ import main
 from malaria.bundle.ood import FOREIGN
 from malaria.command import end_with
+from malaria.errors import UserError
 from malaria.predict import labelled
 from tests.support import bundles
 from tests.support.project import ROOT, run
@@ -141,6 +142,14 @@ def test_evaluate_takes_a_folder_beside_this_one_and_needs_no_tensorflow(own, mo
     )
     done = run(sys.executable, "-c", program, str(model_bundle), cwd=own.parent / "here")
     assert "12 cells, patients not known" in done.stdout
+
+
+@pytest.mark.parametrize("lacking", ["pandas", "scipy", "sklearn", "yaml"])
+def test_what_evaluate_needs_and_is_not_installed_is_named(own, monkeypatch, lacking):
+    monkeypatch.setitem(sys.modules, lacking, None)
+    monkeypatch.setattr(sys, "argv", ["malaria", "evaluate", str(own)])
+    with pytest.raises(UserError, match=rf"^`evaluate` needs {lacking}: pip install"):
+        main()
 
 
 def test_class_folders_may_be_named_one_after_the_other(own, model_bundle, monkeypatch, capsys):
