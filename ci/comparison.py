@@ -300,16 +300,18 @@ def _answers(
     """The fields of `Comparison` that come from both bundles; `here` are the branch's answers to `crops`."""
     there = here if before is None else before.run(crops)
     asked = judged.assign(one=here.p_parasitized, other=there.p_parasitized)
-    asked = asked.assign(turned_one=_rejected(here), turned_other=_rejected(there))
+    sides = (before or now, now)
+    turned_other, turned_one = (_rejected(*side, crops) for side in zip(sides, (there, here), strict=True))
+    asked = asked.assign(turned_one=turned_one, turned_other=turned_other)
     # Inverted pictures: they are no cells, whatever the stain.
     strange = [(255 - crop).astype(np.uint8) for crop in crops[:_TIMED_CELLS]]
-    sides = (before or now, now)
+    shares = [float(_rejected(one, one.run(strange), strange).sum() / max(len(strange), 1)) for one in sides]
     figures, auc_low = _figures(asked, sides, settings, first=before is None)
     flips = [] if before is None else _flips(asked)
     return {
         "figures": figures,
         "auc_low": auc_low,
-        "turned_away": [float(_rejected(one.run(strange)).sum() / max(len(strange), 1)) for one in sides],
+        "turned_away": shares,
         "flips": flips[:MOST_FLIPS],
         "flipped": len(flips),
         "speed": _speed(before, now, crops[:_TIMED_CELLS]) if crops else None,
@@ -412,8 +414,16 @@ def _learnt_elsewhere(revision: Revision) -> fingerprints.Fingerprints | None:
     return None if found is None else np.concatenate([others, found])
 
 
-def _rejected(predictions: bundle.Predictions) -> npt.NDArray[np.bool_]:
-    return np.array([reason is not None for reason in predictions.rejected], dtype=bool)
+def _rejected(
+    model: bundle.Bundle, predictions: bundle.Predictions, crops: list[images.Pixels]
+) -> npt.NDArray[np.bool_]:
+    """Whether the bundle turns away each of `crops`, or apps do because of its limits."""
+    least, most = model.limits.min_side, model.limits.max_pixels
+    turned_away = [
+        reason is not None or min(crop.shape[:2]) < least or crop[..., 0].size > most
+        for crop, reason in zip(crops, predictions.rejected, strict=True)
+    ]
+    return np.array(turned_away, dtype=bool)
 
 
 def _figures(

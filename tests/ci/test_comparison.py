@@ -351,6 +351,20 @@ def test_a_cell_that_is_turned_away_counts_as_wrong(compare, gated_bundle):
     assert "operating points" in outcomes(verdict.judge(found, None))
 
 
+@pytest.mark.parametrize("limit", [{"min_side": 51}, {"max_pixels": 2499}])
+def test_a_cell_that_apps_refuse_by_the_bundle_s_limits_counts_as_wrong(compare, bundle, limit):
+    found = compare(branch={"bundle": bundle(**limit)})
+    assert all(
+        figure.branch == 0 for figure in found.figures if figure.name in ("sensitivity", "specificity")
+    )
+    assert outcomes(verdict.judge(found, None)) == ["operating points"]
+
+
+@pytest.mark.parametrize("limit", [{"min_side": 50}, {"max_pixels": 2500}])
+def test_a_cell_at_the_bundle_s_limits_is_taken(compare, bundle, limit):
+    assert verdict.judge(compare(branch={"bundle": bundle(**limit)}), None).passed
+
+
 def test_both_bundles_are_weighed_and_timed(compare):
     found = compare()
     assert found.base.bundle_bytes == found.branch.bundle_bytes > 1000
