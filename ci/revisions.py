@@ -177,15 +177,17 @@ def lock_of(folder: Path = Path()) -> dict[str, Any]:
     return stages_of(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-def order(folder: Path = Path(), output: Path | None = None) -> list[str]:
+def order(folder: Path = Path(), *outputs: Path) -> list[str]:
     """The stages of the pipeline in a folder, each after those whose outputs it reads.
 
     Args:
-        output: leave out the stages that it does not depend on.
+        outputs: leave out the stages that none of these paths depends on.
     """
+    wanted = {folder.resolve() / output for output in outputs}
     with Repo(str(folder)) as repo:
-        ends = [] if output is None else [repo.find_outs_by_path(str(folder / output))[0].stage]
-        return [stage.name for stage in plan_repro(repo.index.graph, ends) if stage.cmd]
+        ends = [out.stage for out in repo.index.outs if Path(out.fs_path) in wanted]
+        stages = plan_repro(repo.index.graph, ends) if ends or not outputs else []
+        return [stage.name for stage in stages if stage.cmd]
 
 
 def frozen(folder: Path) -> tuple[str, ...]:
@@ -202,8 +204,17 @@ def imports() -> list[str]:
 
 def added(folder: Path) -> list[Path]:
     """The paths that .dvc files in a folder track, relative to it."""
+    return _tracked(folder, by_stages=False)
+
+
+def made(folder: Path) -> list[Path]:
+    """The paths that the stages of the pipeline in a folder write, relative to it."""
+    return _tracked(folder, by_stages=True)
+
+
+def _tracked(folder: Path, by_stages: bool) -> list[Path]:
     with Repo(str(folder)) as repo:
-        outs = [out for stage in repo.index.stages if not stage.cmd for out in stage.outs]
+        outs = [out for stage in repo.index.stages if bool(stage.cmd) == by_stages for out in stage.outs]
         return [Path(out.fs_path).relative_to(folder.resolve()) for out in outs]
 
 

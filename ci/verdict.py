@@ -192,6 +192,8 @@ def _reproducible(rerun: Rerun | None, found: Comparison) -> Found:
 
 
 def _blind(rerun: Rerun | None) -> Found:
+    if rerun and rerun.unmade:
+        return "failed", f"the bundle cannot be made without the test cells: {rerun.unmade}"
     if rerun is None or not rerun.blind:
         return "not judged", "the bundle is the base's" if rerun and not rerun.frozen else "nothing was made"
     same = all(output.same for output in rerun.blind)

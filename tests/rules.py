@@ -604,6 +604,7 @@ RULES = (
         ),
         ("a frozen stage fails", "    if rerun.frozen:", "    if not rerun:"),
         ("blind training is the same", "same = all(output.same", "same = any(output.same"),
+        ("a bundle that cannot be made blindly fails", "    if rerun and rerun.unmade:", "    if not rerun:"),
         (
             "other outputs of the same inputs fail",
             "    if found.contradicted:",
