@@ -176,10 +176,10 @@ def _lock(found: Comparison) -> Found:
 
 
 def _reproducible(rerun: Rerun | None, found: Comparison) -> Found:
+    if rerun and rerun.frozen:
+        return "failed", f"dvc.yaml freezes {', '.join(rerun.frozen)}: DVC runs no such stage"
     if rerun is None or not rerun.stages:
         return "not judged", "no stage was run again"
-    if rerun.frozen:
-        return "failed", f"dvc.yaml freezes {', '.join(rerun.frozen)}: DVC runs no such stage"
     differing = [output for output in rerun.outputs if not output.same]
     elsewhere = rerun.elsewhere and all(output.stage in OF_PROCESSOR for output in differing)
     said = f"{', '.join(rerun.stages)} ran again in {rerun.seconds:.0f} s: {_count(rerun.outputs)}"

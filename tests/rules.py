@@ -602,7 +602,7 @@ RULES = (
             "(found.above_here or 0) > found",
             "(found.above_here or 0) >= found",
         ),
-        ("a frozen stage fails", "    if rerun.frozen:", "    if not rerun:"),
+        ("a frozen stage fails", "    if rerun and rerun.frozen:", "    if not found:"),
         ("blind training is the same", "same = all(output.same", "same = any(output.same"),
         ("a bundle that cannot be made blindly fails", "    if rerun and rerun.unmade:", "    if not rerun:"),
         (
