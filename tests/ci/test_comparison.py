@@ -628,6 +628,17 @@ def test_a_training_runs_again_where_it_differs_and_blindly_where_the_bundle_cou
     assert asked == (runs, blind)
 
 
+def test_a_stage_that_a_branch_lacks_is_asked_for_where_its_training_differs_too(judging):
+    def change(folder):
+        relocked("train")(folder)
+        lock = yaml.safe_load((folder / "dvc.lock").read_text())
+        lock["stages"]["packing"] = lock["stages"].pop("pack")
+        (folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+
+    _, (stages, _), _, _ = judging(change=change)
+    assert stages == ("train", "evaluate", "pack")
+
+
 @pytest.mark.parametrize(("arguments", "ends"), [([], 1), (["--report"], 0)])
 def test_cells_of_other_bytes_than_their_hash_or_of_none_are_forged(judging, arguments, ends):
     def forged(folder):
