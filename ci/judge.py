@@ -56,7 +56,7 @@ def _judge(
     settings = load_params()
     record = retrain.recorded(branch)
     cells, counted = comparison.judged_cells(base, branch)
-    stages = () if given.report else settings.gate.rerun
+    stages: tuple[str, ...] = () if given.report else settings.gate.rerun
     if not given.report and _differ(base, branch, "train"):
         # In the pipeline's order; `again.run` names a stage that the branch lacks.
         wanted = {*stages, *({"train"} & branch.lock.keys())}

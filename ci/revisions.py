@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from dvc.utils.serialize import modify_yaml
 from ci.outputs import LOCK
 from malaria import paths, programs
 from malaria.errors import UserError
-from remote import pull
+from remote import pull, storage
 
 # DVC trusts the names of its files, and the gate the records in reports/ci: git must hold none of them.
 _OWN = (".dvc/cache", ".dvc/remote", ".dvc/tmp", "reports/ci")
@@ -71,9 +71,10 @@ def check_up_to_date(folder: Path = Path()) -> None:
 
     Also raise it if git holds files where DVC keeps results or the gate keeps its records.
     """
-    cache = (folder / programs.dvc("cache", "dir", cwd=folder).strip()).resolve()
-    own = [*_OWN, *([str(cache)] if cache.is_relative_to(folder.resolve()) else [])]
-    if held := programs.git("ls-files", "--", *own, cwd=folder).splitlines():
+    own = [folder / name for name in (*_OWN, programs.dvc("cache", "dir", cwd=folder).strip())]
+    # Also behind a link that git holds.
+    places = [path for path in (one.resolve() for one in own) if path.is_relative_to(folder.resolve())]
+    if held := programs.git("ls-files", "--", *_OWN, *map(str, places), cwd=folder).splitlines():
         raise UserError(f"git holds {held[0]}, where results and their records are kept: `git rm` it.")
     if stale := yaml.safe_load(programs.dvc("status", "--json", cwd=folder)):
         raise UserError(
@@ -84,12 +85,13 @@ def check_up_to_date(folder: Path = Path()) -> None:
 
 def resolve(rev: str) -> str:
     """The commit that `rev` names; UserError if git knows none."""
-    try:
-        return programs.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
-    except UserError:
-        raise UserError(
-            f"git knows no revision {rev}: name a branch, tag or commit (in a shallow clone, fetch it first)."
-        ) from None
+    # A branch first: git prefers a tag of the same name, which a fetch may bring.
+    for name in (f"refs/heads/{rev}", rev):
+        with suppress(UserError):
+            return programs.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    raise UserError(
+        f"git knows no revision {rev}: name a branch, tag or commit (in a shallow clone, fetch it first)."
+    )
 
 
 def fork_point(commit: str, folder: Path) -> str:
@@ -137,9 +139,11 @@ def base(rev: str, sample: bool = False) -> Iterator[Revision | None]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "base")
         _clone(Path(), commit, folder)
+        _drop_damaged(folder)
         programs.dvc("checkout", "--quiet", "--force", "--allow-missing", cwd=folder)
         if _missing(folder) and not sample:
             pull.fetch(commit)
+            _drop_damaged(folder)
         note = "made on the synthetic sample" if sample and use_sample(folder / paths.PARAMS) else ""
         if lost := drop_missing(folder):
             note = f"{', '.join(lost)} were in no store, and made anew"
@@ -231,6 +235,12 @@ def drop_missing(folder: Path = Path()) -> list[str]:
             for name in lost:
                 del content["stages"][name]
     return list(lost)
+
+
+def _drop_damaged(folder: Path) -> None:
+    """DVC trusts its cache, which the branch's remotes may have filled: keep only what has its hash."""
+    with Repo(str(folder)) as repo:
+        storage.drop_damaged(repo)
 
 
 def _missing(folder: Path) -> dict[str, list[str]]:

@@ -14,16 +14,10 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("miniature") / "base"
-    miniature.make(folder)
-    return folder
-
-
 @pytest.fixture
-def branch(base, tmp_path, monkeypatch):
+def branch(once, tmp_path, monkeypatch):
     """A copy of the base that a test may change. The judge runs in the folder of the base."""
+    base = once("miniature", miniature.make)
     monkeypatch.chdir(base)
     return project.copy(base, tmp_path / "branch")
 

@@ -76,7 +76,7 @@ def train():
 
 def export():
     by_patient = json.loads(SUMMARY.read_text())["by_patient"]
-    write(BUNDLE / "network.tflite", MODEL.read_text())
+    write(BUNDLE / "network.tflite", "network of " + MODEL.read_text())
     write(BUNDLE / "MODEL_CARD.md", str(by_patient))
     write(BUNDLE / "bundle.json", "{}")
 
@@ -120,3 +120,9 @@ def reproduce(folder: Path) -> None:
     """Run what has changed, and commit the results."""
     run("dvc", "repro", "-q", cwd=folder)
     commit(folder, "results")
+
+
+def md5(folder: Path, stage: str) -> str:
+    """The hash that dvc.lock gives for the last output of a stage."""
+    lock = yaml.safe_load((folder / "dvc.lock").read_text())
+    return str(lock["stages"][stage]["outs"][-1]["md5"])
