@@ -21,7 +21,6 @@ from ci.revisions import Revision
 from malaria import bundle, labels, params, paths, tables
 from malaria.bundle import fingerprints
 from malaria.cells import images, pack, packed
-from malaria.errors import UserError
 from malaria.evaluate import evaluation, metrics, paired
 
 MOST_FLIPS = 10
@@ -177,7 +176,7 @@ class Comparison(Plain):
     auc_low: Number = None
     turned_away: tuple[float, float] = (0.0, 0.0)
     above_here: Number = None
-    claims: dict[str, float | None]
+    claims: dict[str, Any]
     elsewhere: tuple[Figure, ...] = ()
     flips: tuple[Flip, ...] = ()
     flipped: int = 0
@@ -248,7 +247,9 @@ def compare(
         now = bundle.load(branch.folder / paths.BUNDLE, threads=1)
         said = now.run(crops)
         again = None if here is None else bundle.load(here, threads=1).run(crops)
-    except (UserError, ValueError, KeyError, RuntimeError) as error:
+        if np.isnan(said.p_parasitized).any():
+            raise ValueError("it gives no probability of some cells")
+    except Exception as error:
         # A bundle of an unknown format may fail at any step.
         answers: dict[str, Any] = {"unreadable": str(error)}
     else:
@@ -285,7 +286,7 @@ def _external(revision: Revision) -> dict[str, float | None]:
         f"{laboratory}: {name.replace('_', ' ')}": figure["value"]
         for laboratory, of in scores.items()
         for name, figure in of.items()
-        if isinstance(figure, dict)
+        if isinstance(figure, dict) and isinstance(figure.get("value", ""), float | int | None)
     }
 
 

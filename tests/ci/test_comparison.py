@@ -198,8 +198,11 @@ def test_a_bundle_of_a_format_that_the_base_cannot_read_is_a_verdict_of_its_own(
     assert verdict.judge(found, None, pull_labels=["gate-override"]).mergeable
 
 
-def test_a_network_that_cannot_be_run_is_a_verdict_too(compare, bundle):
-    found = compare(branch={"bundle": bundle(network=lambda _: b"no network")})
+@pytest.mark.parametrize(
+    "edit", [{"network": lambda _: b"no network"}, {"input_size": 0}, {"temperature": float("nan")}]
+)
+def test_a_bundle_that_gives_no_probability_is_a_verdict_too(compare, bundle, edit):
+    found = compare(branch={"bundle": bundle(**edit)})
     assert "format" in outcomes(verdict.judge(found, None))
 
 
@@ -211,6 +214,14 @@ def test_what_the_branch_says_of_itself_decides_nothing(compare, bundle):
     found = compare(branch={"bundle": bundle(BADLY)})
     assert found.claims["auc"] == 0.99
     assert found.figure("auc").branch < 0.7
+
+
+def test_claims_of_another_form_stop_no_judge(compare, tmp_path):
+    external = {"lab": {"auc": {"value": "0.9"}, "cells": {"healthy": 3}}}
+    found = compare(branch={"external": external, "summary": {"auc": 0.99, "cells": "drawn"}})
+    assert found.claims == {"auc": 0.99, "cells": "drawn"}
+    assert found.elsewhere == ()
+    assert "cells drawn" in rendering.page(found, verdict.judge(found, None), tmp_path / "branch")
 
 
 def test_too_few_common_cells_are_not_comparable(compare):

@@ -70,13 +70,14 @@ def write(
     changed: dict[str, object] | None = None,
     stretched: int = 0,
     external: dict[str, dict[str, object]] | None = None,
+    summary: dict[str, object] | None = None,
     turned: tuple[str, Callable[[images.Pixels], images.Pixels]] | None = None,
 ) -> Revision:
     """Write a revision of the cells `found` whose bundle is a copy of `bundle`.
 
     Args:
         changed: parameters that differ from the repository's, as `section.key`.
-        external: the figures that the stage external wrote.
+        external, summary: the figures that the stages external and evaluate wrote.
         turned: a part of some cells' paths, and a function that changes what these cells show.
         stretched: how many of the test cells' files are wider than a cell can be.
     """
@@ -89,7 +90,7 @@ def write(
     (folder / "dvc.lock").write_text(yaml.safe_dump({"stages": {"evaluate": {"outs": [{"md5": name}]}}}))
     tables.write(found, folder / paths.CELLS, tables.CELLS)
     tables.write(found, folder / paths.SPLITS, tables.SPLITS)
-    files.write_json(folder / paths.SUMMARY, {"auc": 0.99})
+    files.write_json(folder / paths.SUMMARY, summary or {"auc": 0.99})
     if external:
         files.write_json(folder / paths.EXTERNAL, external)
     shutil.copytree(bundle, folder / paths.BUNDLE)
