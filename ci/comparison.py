@@ -379,15 +379,18 @@ def _copies(base: Revision, branch: Revision, judged: pd.DataFrame, made_with: p
     start from has learned. If these are not known, every judged cell counts.
     """
     theirs = packed.load(base.folder / paths.PACKED)
-    cells = theirs.images[packed.rows_of(theirs, judged.path)]
-    turned = [np.rot90(side, turns, (1, 2)) for side in (cells, cells[:, :, ::-1]) for turns in range(4)]
+    cells = [theirs.images[packed.rows_of(theirs, judged.path)]]
+    ours, before = accepted(branch), accepted(base)
+    colour = base.params["pack"]["colour"]
+    other = branch.params.get("pack", {}).get("colour", colour)
+    if other != colour:
+        # Other laboratories' cells come as the branch packs them.
+        cells.append(_packed(base, before[before.path.isin(judged.path)], theirs.size, other))
+    sides = [side for one in cells for side in (one, one[:, :, ::-1])]
+    turned = [np.rot90(side, turns, (1, 2)) for side in sides for turns in range(4)]
     splits = tables.read(base.folder / paths.SPLITS, tables.SPLITS)
-    ours = accepted(branch)
-    new = ours[ours.path.isin(made_with.path) & ~ours.sha256.isin(accepted(base).sha256)]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder, colour = Path(temporary, "new"), base.params["pack"]["colour"]
-        pack.write(branch.folder / paths.RAW, new, theirs.size, colour, folder)
-        learnt = fingerprints.of(packed.load(folder).images)
+    new = ours[ours.path.isin(made_with.path) & ~ours.sha256.isin(before.sha256)]
+    learnt = fingerprints.of(_packed(branch, new, theirs.size, colour))
     known = fingerprints.of(theirs.images[packed.rows_of(theirs, splits.path[splits.split != tables.TEST])])
     met = []
     for revision, own in ((branch, learnt), (base, known)):
@@ -397,6 +400,14 @@ def _copies(base: Revision, branch: Revision, judged: pd.DataFrame, made_with: p
         marks = np.concatenate([own, others])
         met.append(np.any([fingerprints.known(marks, form) for form in turned], axis=0))
     return int((met[0] & ~met[1]).sum())
+
+
+def _packed(revision: Revision, cells: pd.DataFrame, size: int, colour: params.Colour) -> images.Pixels:
+    """Cells of a revision, rows of tables.CELLS, as the stage pack prepares them; sorted by path."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "packed")
+        pack.write(revision.folder / paths.RAW, cells, size, colour, folder)
+        return np.array(packed.load(folder).images)
 
 
 def _learnt_elsewhere(revision: Revision) -> fingerprints.Fingerprints | None:

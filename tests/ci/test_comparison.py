@@ -305,6 +305,15 @@ def test_a_test_cell_s_own_file_trained_on_beside_it_fails(compare):
     assert "10 test cells are trained on under another patient's name" in said(judged, "by patient")
 
 
+@pytest.mark.parametrize("colour", ["own", "as-is"])
+def test_test_cells_among_those_of_other_laboratories_fail_however_they_are_packed(compare, colour):
+    wide = ("cell_", lambda cell: np.pad(cell, ((0, 0), (20, 20), (0, 0))))
+    branch = {"learnt": "P0", "changed": {"pack.colour": colour}, "turned": wide}
+    judged = verdict.judge(compare(base={"turned": wide}, branch=branch), None)
+    assert outcomes(judged) == ["by patient"]
+    assert "10 test cells are trained on as copies" in said(judged, "by patient")
+
+
 @pytest.mark.parametrize("marks", ["none", "others", "test cells"])
 def test_a_network_to_start_from_may_know_no_test_cell(compare, tmp_path, marks):
     (tmp_path / "start").mkdir()
