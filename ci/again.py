@@ -153,7 +153,8 @@ def _once_more(folder: Path, *stages: str) -> dict[str, str]:
 
 
 def _hashes(lock: dict[str, dict[str, list[dict[str, str]]]], stage: str) -> dict[str, str]:
-    return {out["path"]: out["md5"] for out in lock[stage]["outs"]}
+    # A stage of another folder's dvc.yaml is in the lock file there.
+    return {out["path"]: out["md5"] for out in lock[stage]["outs"]} if stage in lock else {}
 
 
 def _unseen(branch: Revision, judged: pd.DataFrame, train: bool, folder: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from dvc.repo import Repo
 from dvc.repo.reproduce import plan_repro
+from dvc.stage import PipelineStage
 from dvc.utils.serialize import modify_yaml
 
 from ci.outputs import LOCK
@@ -191,13 +192,19 @@ def order(folder: Path = Path(), *outputs: Path) -> list[str]:
     with Repo(str(folder)) as repo:
         ends = [out.stage for out in repo.index.outs if Path(out.fs_path) in wanted]
         stages = plan_repro(repo.index.graph, ends) if ends or not outputs else []
-        return [stage.name for stage in stages if stage.cmd]
+        return [_named(stage) for stage in stages if stage.cmd]
 
 
 def frozen(folder: Path) -> tuple[str, ...]:
     """The stages of the pipeline in a folder that dvc.yaml freezes: DVC runs none of them."""
     with Repo(str(folder)) as repo:
-        return tuple(stage.name for stage in repo.index.stages if stage.cmd and stage.frozen)
+        return tuple(_named(stage) for stage in repo.index.stages if stage.cmd and stage.frozen)
+
+
+def _named(stage: PipelineStage) -> str:
+    """A stage's name for commands at the root, which has the path of a dvc.yaml that lies elsewhere."""
+    file = stage.path_in_repo
+    return str(stage.name if file == "dvc.yaml" else f"{file}:{stage.name}")
 
 
 def imports() -> list[str]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ci import revisions
+from ci import retrain, revisions
 from malaria import paths
 from malaria.errors import UserError
 from tests.support import miniature, project
@@ -57,3 +57,11 @@ def test_a_branch_counts_and_not_a_tag_of_its_name(repository):
     commit(repository, "more")
     git("tag", "main", cwd=repository)
     assert revisions.resolve("main") == main
+
+
+def test_a_stage_of_another_folder_s_pipeline_is_run_too(repository):
+    stage = {"cmd": "echo done > figures", "deps": ["../models/model.keras"], "outs": ["figures"]}
+    (repository / "more").mkdir()
+    miniature.write_stages(repository / "more", {"count": stage})
+    retrain.reproduce()
+    assert (repository / "more/figures").read_text() == "done\n"
