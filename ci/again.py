@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from dvc.utils.fs import remove
 
 from ci import outputs, revisions
 from ci.comparison import Plain, accepted
@@ -25,8 +27,8 @@ from malaria.train import processor
 
 # Stages whose results also depend on the kind of processor, which training records (docs/ci.md).
 OF_PROCESSOR = ("train", "evaluate", "export")
-# Stages whose results are hidden from all other stages in the run that may not see the test cells.
-SEEING = ("fetch", "audit", "split")
+# What is replaced in the run that may not see the test cells. The stages that make it do not run there.
+HIDDEN = (paths.RAW, paths.CELLS, paths.SPLITS)
 _SINGLE = ("repro", "--force", "--single-item", "--no-run-cache", "--no-commit")
 
 
@@ -49,7 +51,7 @@ class Rerun(Plain):
     frozen: stages that dvc.yaml freezes; if there are any, nothing was run. elsewhere: whether the results in
     dvc.lock were made on another kind of processor than this machine's. blind: the trained model and what
     apps read of the bundle, compared with a run that could not see the test cells; empty if there was no such
-    run. seconds: wall-clock time.
+    run. unmade: why that run made no bundle. seconds: wall-clock time.
     """
 
     stages: tuple[str, ...]
@@ -57,6 +59,7 @@ class Rerun(Plain):
     frozen: tuple[str, ...] = ()
     elsewhere: bool = False
     blind: tuple[Output, ...] = ()
+    unmade: str = ""
     seconds: float = 0
 
 
@@ -105,13 +108,17 @@ def run(
         if elsewhere and "train" in stages and others:
             _once_more(copy, *others)
         here = copy / paths.BUNDLE if elsewhere else None
-        both: tuple[Output, ...] = ()
+        made_blind: dict[str, Any] = {}
         if blind:
             seen = {output.path: output.again for output in outs if output.stage == "train"}
-            unseen = _unseen(branch, judged, bool(seen), Path(temporary, "blind"))
-            both = _compared("blind", seen | _read_by_apps(here or branch.folder / paths.BUNDLE), unseen)
+            seen |= _read_by_apps(here or branch.folder / paths.BUNDLE)
+            try:
+                unseen = _unseen(branch, judged, "train" in stages, Path(temporary, "blind"))
+                made_blind = {"blind": _compared("blind", seen, unseen)}
+            except UserError as error:
+                made_blind = {"unmade": str(error)}
         seconds = round(time.monotonic() - begun, 1)
-        yield Rerun(stages=stages, outputs=outs, elsewhere=elsewhere, blind=both, seconds=seconds), here
+        yield Rerun(stages=stages, outputs=outs, elsewhere=elsewhere, seconds=seconds, **made_blind), here
 
 
 def _compared(stage: str, first: dict[str, str], again: dict[str, str]) -> tuple[Output, ...]:
@@ -146,26 +153,39 @@ def _once_more(folder: Path, *stages: str) -> dict[str, str]:
 
 
 def _hashes(lock: dict[str, dict[str, list[dict[str, str]]]], stage: str) -> dict[str, str]:
-    return {out["path"]: out["md5"] for out in lock[stage]["outs"]}
+    # A stage of another folder's dvc.yaml is in the lock file there.
+    return {out["path"]: out["md5"] for out in lock[stage]["outs"]} if stage in lock else {}
 
 
 def _unseen(branch: Revision, judged: pd.DataFrame, train: bool, folder: Path) -> dict[str, str]:
     """Make the bundle in `folder`, where the test cells show other pictures; return hashes by path."""
     revisions.copy_of_work_tree(branch.folder, folder)
-    stages = revisions.order(folder, paths.BUNDLE)
-    unseeing = [name for name in stages if name not in SEEING and (train or name != "train")]
-    needed = [paths.SPLIT_SUMMARY, *([] if train else [paths.MODEL])]
+    seeing = revisions.order(folder, *HIDDEN)
+    stages = [name for name in revisions.order(folder, paths.BUNDLE) if name not in seeing]
+    unseeing = [name for name in stages if train or name != "train"]
     # Also what `dvc add` tracks, such as a network to start from, but not the cells, which `fetch` reads.
-    reads = {dep["path"] for name in unseeing for dep in branch.lock[name]["deps"]}
-    reads -= {dep["path"] for dep in branch.lock["fetch"]["deps"]}
-    needed += [path for path in revisions.added(folder) if _touches(path, reads)]
-    programs.dvc("checkout", "--force", "--quiet", *map(str, needed), cwd=folder)
+    added, cells = revisions.added(folder), _reads(branch, seeing) | set(map(str, HIDDEN))
+    asked = [(path, Path(dep)) for path in added for dep in _reads(branch, unseeing) if _touches(path, {dep})]
+    needed = [path if path.is_relative_to(dep) else dep for path, dep in asked]
+    needed = [path for path in needed if not _touches(path, cells)] + ([] if train else [paths.MODEL])
+    # Git may hold an output, and one of a stage that sees the test cells could tell of them.
+    for path in revisions.made(folder):
+        remove(folder / path)
+    if needed:
+        programs.dvc("checkout", "--force", "--quiet", *map(str, needed), cwd=folder)
     # An empty cache, so that no stage can get the cells from DVC.
     programs.dvc("cache", "dir", "--local", ".dvc/tmp/cache", cwd=folder)
     _hide(branch, judged, folder)
+    # The base's, for the same reason: the judge runs in its folder.
+    (folder / paths.SPLIT_SUMMARY).parent.mkdir(exist_ok=True)
+    shutil.copyfile(paths.SPLIT_SUMMARY, folder / paths.SPLIT_SUMMARY)
     made = _once_more(folder, *unseeing)
     model = {out["path"] for out in branch.lock["train"]["outs"]} if train else ()
-    return {path: made[path] for path in model} | _read_by_apps(folder / paths.BUNDLE)
+    return {path: made.get(path, "none") for path in model} | _read_by_apps(folder / paths.BUNDLE)
+
+
+def _reads(branch: Revision, stages: list[str]) -> set[str]:
+    return {dep["path"] for name in stages if name in branch.lock for dep in branch.lock[name]["deps"]}
 
 
 def _hide(branch: Revision, judged: pd.DataFrame, folder: Path) -> None:

@@ -21,7 +21,6 @@ from ci.revisions import Revision
 from malaria import bundle, labels, params, paths, tables
 from malaria.bundle import fingerprints
 from malaria.cells import images, pack, packed
-from malaria.errors import UserError
 from malaria.evaluate import evaluation, metrics, paired
 
 MOST_FLIPS = 10
@@ -177,7 +176,7 @@ class Comparison(Plain):
     auc_low: Number = None
     turned_away: tuple[float, float] = (0.0, 0.0)
     above_here: Number = None
-    claims: dict[str, float | None]
+    claims: dict[str, Any]
     elsewhere: tuple[Figure, ...] = ()
     flips: tuple[Flip, ...] = ()
     flipped: int = 0
@@ -248,7 +247,9 @@ def compare(
         now = bundle.load(branch.folder / paths.BUNDLE, threads=1)
         said = now.run(crops)
         again = None if here is None else bundle.load(here, threads=1).run(crops)
-    except (UserError, ValueError, KeyError, RuntimeError) as error:
+        if np.isnan(said.p_parasitized).any():
+            raise ValueError("it gives no probability of some cells")
+    except Exception as error:
         # A bundle of an unknown format may fail at any step.
         answers: dict[str, Any] = {"unreadable": str(error)}
     else:
@@ -285,7 +286,7 @@ def _external(revision: Revision) -> dict[str, float | None]:
         f"{laboratory}: {name.replace('_', ' ')}": figure["value"]
         for laboratory, of in scores.items()
         for name, figure in of.items()
-        if isinstance(figure, dict)
+        if isinstance(figure, dict) and isinstance(figure.get("value", ""), float | int | None)
     }
 
 
@@ -300,16 +301,18 @@ def _answers(
     """The fields of `Comparison` that come from both bundles; `here` are the branch's answers to `crops`."""
     there = here if before is None else before.run(crops)
     asked = judged.assign(one=here.p_parasitized, other=there.p_parasitized)
-    asked = asked.assign(turned_one=_rejected(here), turned_other=_rejected(there))
+    sides = (before or now, now)
+    turned_other, turned_one = (_rejected(*side, crops) for side in zip(sides, (there, here), strict=True))
+    asked = asked.assign(turned_one=turned_one, turned_other=turned_other)
     # Inverted pictures: they are no cells, whatever the stain.
     strange = [(255 - crop).astype(np.uint8) for crop in crops[:_TIMED_CELLS]]
-    sides = (before or now, now)
+    shares = [float(_rejected(one, one.run(strange), strange).sum() / max(len(strange), 1)) for one in sides]
     figures, auc_low = _figures(asked, sides, settings, first=before is None)
     flips = [] if before is None else _flips(asked)
     return {
         "figures": figures,
         "auc_low": auc_low,
-        "turned_away": [float(_rejected(one.run(strange)).sum() / max(len(strange), 1)) for one in sides],
+        "turned_away": shares,
         "flips": flips[:MOST_FLIPS],
         "flipped": len(flips),
         "speed": _speed(before, now, crops[:_TIMED_CELLS]) if crops else None,
@@ -376,15 +379,18 @@ def _copies(base: Revision, branch: Revision, judged: pd.DataFrame, made_with: p
     start from has learned. If these are not known, every judged cell counts.
     """
     theirs = packed.load(base.folder / paths.PACKED)
-    cells = theirs.images[packed.rows_of(theirs, judged.path)]
-    turned = [np.rot90(side, turns, (1, 2)) for side in (cells, cells[:, :, ::-1]) for turns in range(4)]
+    cells = [theirs.images[packed.rows_of(theirs, judged.path)]]
+    ours, before = accepted(branch), accepted(base)
+    colour = base.params["pack"]["colour"]
+    other = branch.params.get("pack", {}).get("colour", colour)
+    if other != colour:
+        # Other laboratories' cells come as the branch packs them.
+        cells.append(_packed(base, before[before.path.isin(judged.path)], theirs.size, other))
+    sides = [side for one in cells for side in (one, one[:, :, ::-1])]
+    turned = [np.rot90(side, turns, (1, 2)) for side in sides for turns in range(4)]
     splits = tables.read(base.folder / paths.SPLITS, tables.SPLITS)
-    ours = accepted(branch)
-    new = ours[ours.path.isin(made_with.path) & ~ours.sha256.isin(accepted(base).sha256)]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder, colour = Path(temporary, "new"), base.params["pack"]["colour"]
-        pack.write(branch.folder / paths.RAW, new, theirs.size, colour, folder)
-        learnt = fingerprints.of(packed.load(folder).images)
+    new = ours[ours.path.isin(made_with.path) & ~ours.sha256.isin(before.sha256)]
+    learnt = fingerprints.of(_packed(branch, new, theirs.size, colour))
     known = fingerprints.of(theirs.images[packed.rows_of(theirs, splits.path[splits.split != tables.TEST])])
     met = []
     for revision, own in ((branch, learnt), (base, known)):
@@ -394,6 +400,14 @@ def _copies(base: Revision, branch: Revision, judged: pd.DataFrame, made_with: p
         marks = np.concatenate([own, others])
         met.append(np.any([fingerprints.known(marks, form) for form in turned], axis=0))
     return int((met[0] & ~met[1]).sum())
+
+
+def _packed(revision: Revision, cells: pd.DataFrame, size: int, colour: params.Colour) -> images.Pixels:
+    """Cells of a revision, rows of tables.CELLS, as the stage pack prepares them; sorted by path."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "packed")
+        pack.write(revision.folder / paths.RAW, cells, size, colour, folder)
+        return np.array(packed.load(folder).images)
 
 
 def _learnt_elsewhere(revision: Revision) -> fingerprints.Fingerprints | None:
@@ -412,8 +426,16 @@ def _learnt_elsewhere(revision: Revision) -> fingerprints.Fingerprints | None:
     return None if found is None else np.concatenate([others, found])
 
 
-def _rejected(predictions: bundle.Predictions) -> npt.NDArray[np.bool_]:
-    return np.array([reason is not None for reason in predictions.rejected], dtype=bool)
+def _rejected(
+    model: bundle.Bundle, predictions: bundle.Predictions, crops: list[images.Pixels]
+) -> npt.NDArray[np.bool_]:
+    """Whether the bundle turns away each of `crops`, or apps do because of its limits."""
+    least, most = model.limits.min_side, model.limits.max_pixels
+    turned_away = [
+        reason is not None or min(crop.shape[:2]) < least or crop[..., 0].size > most
+        for crop, reason in zip(crops, predictions.rejected, strict=True)
+    ]
+    return np.array(turned_away, dtype=bool)
 
 
 def _figures(

@@ -56,9 +56,11 @@ def _judge(
     settings = load_params()
     record = retrain.recorded(branch)
     cells, counted = comparison.judged_cells(base, branch)
-    stages = () if given.report else settings.gate.rerun
+    stages: tuple[str, ...] = () if given.report else settings.gate.rerun
     if not given.report and _differ(base, branch, "train"):
-        stages = tuple(name for name in branch.lock if name in (*stages, "train"))
+        # In the pipeline's order; `again.run` names a stage that the branch lacks.
+        wanted = {*stages, *({"train"} & branch.lock.keys())}
+        stages = tuple(sorted(wanted, key=[*branch.lock, *stages].index))
     # Training and later stages could see the test cells, and write what they saw into the bundle.
     blind = not given.report and _differ(base, branch, *again.OF_PROCESSOR)
     with again.run(branch, stages, cells, blind) as (ran, here):

@@ -25,6 +25,7 @@ RELEASE = REPORTS / "release"
 RULES = (
     *(".dvc", ".dvcignore", ".github", ".python-version", "Makefile", "ci", "remote", "requirements.lock"),
     *("malaria/bundle", "malaria/evaluate", "malaria/train/processor.py"),
+    *("malaria/__init__.py", "malaria/cells/__init__.py", "malaria/train/__init__.py"),
     *(f"malaria/cells/{name}.py" for name in ("decoding", "doubtful_labels", "images", "names", "pack")),
     *(f"malaria/cells/{name}.py" for name in ("packed", "patients", "prepare", "prepared", "sandbox")),
     *(f"malaria/{name}.py" for name in ("cells/zygote", "command", "errors", "files", "labels", "params")),
@@ -33,11 +34,18 @@ RULES = (
 
 
 def rule(file: str) -> str:
-    """The entry of `RULES` that contains a changed file; empty if there is none.
+    """The entry of `RULES` that contains a changed file, or that Python would take it for; empty if none.
 
     For a file at or below a new name at the top of the tree, it is that name: Python could import it in place
     of a library.
     """
     top = PurePath(file).parts[0]
     new = "" if Path(top).exists() else top
-    return next((rule for rule in RULES if PurePath(file).is_relative_to(rule)), new)
+    return next((rule for rule in RULES if _module(file).is_relative_to(_module(rule))), new)
+
+
+def _module(file: str) -> PurePath:
+    """The path of a module without its ending, since a package, a library and bytecode go before its .py."""
+    *folders, name = PurePath(file).parts
+    stem = name[0] + name[1:].partition(".")[0]
+    return PurePath(*(folder for folder in folders if folder != "__pycache__"), stem)

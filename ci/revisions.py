@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from typing import Any
 import yaml
 from dvc.repo import Repo
 from dvc.repo.reproduce import plan_repro
+from dvc.stage import PipelineStage
 from dvc.utils.serialize import modify_yaml
 
 from ci.outputs import LOCK
 from malaria import paths, programs
 from malaria.errors import UserError
-from remote import pull
+from remote import pull, storage
 
 # DVC trusts the names of its files, and the gate the records in reports/ci: git must hold none of them.
 _OWN = (".dvc/cache", ".dvc/remote", ".dvc/tmp", "reports/ci")
@@ -71,9 +72,10 @@ def check_up_to_date(folder: Path = Path()) -> None:
 
     Also raise it if git holds files where DVC keeps results or the gate keeps its records.
     """
-    cache = (folder / programs.dvc("cache", "dir", cwd=folder).strip()).resolve()
-    own = [*_OWN, *([str(cache)] if cache.is_relative_to(folder.resolve()) else [])]
-    if held := programs.git("ls-files", "--", *own, cwd=folder).splitlines():
+    own = [folder / name for name in (*_OWN, programs.dvc("cache", "dir", cwd=folder).strip())]
+    # Also behind a link that git holds.
+    places = [path for path in (one.resolve() for one in own) if path.is_relative_to(folder.resolve())]
+    if held := programs.git("ls-files", "--", *_OWN, *map(str, places), cwd=folder).splitlines():
         raise UserError(f"git holds {held[0]}, where results and their records are kept: `git rm` it.")
     if stale := yaml.safe_load(programs.dvc("status", "--json", cwd=folder)):
         raise UserError(
@@ -84,12 +86,13 @@ def check_up_to_date(folder: Path = Path()) -> None:
 
 def resolve(rev: str) -> str:
     """The commit that `rev` names; UserError if git knows none."""
-    try:
-        return programs.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
-    except UserError:
-        raise UserError(
-            f"git knows no revision {rev}: name a branch, tag or commit (in a shallow clone, fetch it first)."
-        ) from None
+    # A branch first: git prefers a tag of the same name, which a fetch may bring.
+    for name in (f"refs/heads/{rev}", rev):
+        with suppress(UserError):
+            return programs.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    raise UserError(
+        f"git knows no revision {rev}: name a branch, tag or commit (in a shallow clone, fetch it first)."
+    )
 
 
 def fork_point(commit: str, folder: Path) -> str:
@@ -137,9 +140,11 @@ def base(rev: str, sample: bool = False) -> Iterator[Revision | None]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "base")
         _clone(Path(), commit, folder)
+        _drop_damaged(folder)
         programs.dvc("checkout", "--quiet", "--force", "--allow-missing", cwd=folder)
         if _missing(folder) and not sample:
             pull.fetch(commit)
+            _drop_damaged(folder)
         note = "made on the synthetic sample" if sample and use_sample(folder / paths.PARAMS) else ""
         if lost := drop_missing(folder):
             note = f"{', '.join(lost)} were in no store, and made anew"
@@ -177,21 +182,29 @@ def lock_of(folder: Path = Path()) -> dict[str, Any]:
     return stages_of(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-def order(folder: Path = Path(), output: Path | None = None) -> list[str]:
+def order(folder: Path = Path(), *outputs: Path) -> list[str]:
     """The stages of the pipeline in a folder, each after those whose outputs it reads.
 
     Args:
-        output: leave out the stages that it does not depend on.
+        outputs: leave out the stages that none of these paths depends on.
     """
+    wanted = {folder.resolve() / output for output in outputs}
     with Repo(str(folder)) as repo:
-        ends = [] if output is None else [repo.find_outs_by_path(str(folder / output))[0].stage]
-        return [stage.name for stage in plan_repro(repo.index.graph, ends) if stage.cmd]
+        ends = [out.stage for out in repo.index.outs if Path(out.fs_path) in wanted]
+        stages = plan_repro(repo.index.graph, ends) if ends or not outputs else []
+        return [_named(stage) for stage in stages if stage.cmd]
 
 
 def frozen(folder: Path) -> tuple[str, ...]:
     """The stages of the pipeline in a folder that dvc.yaml freezes: DVC runs none of them."""
     with Repo(str(folder)) as repo:
-        return tuple(stage.name for stage in repo.index.stages if stage.cmd and stage.frozen)
+        return tuple(_named(stage) for stage in repo.index.stages if stage.cmd and stage.frozen)
+
+
+def _named(stage: PipelineStage) -> str:
+    """A stage's name for commands at the root, which has the path of a dvc.yaml that lies elsewhere."""
+    file = stage.path_in_repo
+    return str(stage.name if file == "dvc.yaml" else f"{file}:{stage.name}")
 
 
 def imports() -> list[str]:
@@ -202,8 +215,17 @@ def imports() -> list[str]:
 
 def added(folder: Path) -> list[Path]:
     """The paths that .dvc files in a folder track, relative to it."""
+    return _tracked(folder, by_stages=False)
+
+
+def made(folder: Path) -> list[Path]:
+    """The paths that the stages of the pipeline in a folder write, relative to it."""
+    return _tracked(folder, by_stages=True)
+
+
+def _tracked(folder: Path, by_stages: bool) -> list[Path]:
     with Repo(str(folder)) as repo:
-        outs = [out for stage in repo.index.stages if not stage.cmd for out in stage.outs]
+        outs = [out for stage in repo.index.stages if bool(stage.cmd) == by_stages for out in stage.outs]
         return [Path(out.fs_path).relative_to(folder.resolve()) for out in outs]
 
 
@@ -220,6 +242,12 @@ def drop_missing(folder: Path = Path()) -> list[str]:
             for name in lost:
                 del content["stages"][name]
     return list(lost)
+
+
+def _drop_damaged(folder: Path) -> None:
+    """DVC trusts its cache, which the branch's remotes may have filled: keep only what has its hash."""
+    with Repo(str(folder)) as repo:
+        storage.drop_damaged(repo)
 
 
 def _missing(folder: Path) -> dict[str, list[str]]:

@@ -176,10 +176,10 @@ def _lock(found: Comparison) -> Found:
 
 
 def _reproducible(rerun: Rerun | None, found: Comparison) -> Found:
+    if rerun and rerun.frozen:
+        return "failed", f"dvc.yaml freezes {', '.join(rerun.frozen)}: DVC runs no such stage"
     if rerun is None or not rerun.stages:
         return "not judged", "no stage was run again"
-    if rerun.frozen:
-        return "failed", f"dvc.yaml freezes {', '.join(rerun.frozen)}: DVC runs no such stage"
     differing = [output for output in rerun.outputs if not output.same]
     elsewhere = rerun.elsewhere and all(output.stage in OF_PROCESSOR for output in differing)
     said = f"{', '.join(rerun.stages)} ran again in {rerun.seconds:.0f} s: {_count(rerun.outputs)}"
@@ -192,6 +192,8 @@ def _reproducible(rerun: Rerun | None, found: Comparison) -> Found:
 
 
 def _blind(rerun: Rerun | None) -> Found:
+    if rerun and rerun.unmade:
+        return "failed", f"the bundle cannot be made without the test cells: {rerun.unmade}"
     if rerun is None or not rerun.blind:
         return "not judged", "the bundle is the base's" if rerun and not rerun.frozen else "nothing was made"
     same = all(output.same for output in rerun.blind)

@@ -6,7 +6,7 @@ never sends an object again that was damaged later, by a disk for example.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -74,6 +74,19 @@ def reached() -> Iterator[tuple[Repo, HashFileDB]]:
             raise kind(f"The remote {where} {_MEANINGS.get(sign, 'fails')} ({said}).") from None
 
 
+def drop_damaged(repo: Repo) -> None:
+    """Remove results that dvc.lock names from the cache if they do not have their hash; print a line each.
+
+    A remote that an output names by itself, or one without `verify`, may have brought it.
+    """
+    cache = repo.cache.local
+    needed, folders = _objects(repo, [cache])
+    for md5 in sorted(needed.union(*folders.values())):
+        if cache.exists(md5) and not _is_whole(cache, md5):
+            cache.delete(md5)
+            print(f"{md5} was damaged in DVC's cache, and is removed there.", flush=True)
+
+
 def replace_damaged(repo: Repo, odb: HashFileDB) -> None:
     """Delete objects that are damaged in the remote and whole in the cache; the next push sends them again.
 
@@ -81,8 +94,7 @@ def replace_damaged(repo: Repo, odb: HashFileDB) -> None:
         UserError: an object is damaged that this checkout's cache does not have whole.
     """
     name, cache = repo.config["core"]["remote"], repo.cache.local
-    needed = {out.hash_info.value for out in repo.index.outs if out.use_cache and out.hash_info}
-    folders = {md5: _listed((cache, odb), md5) for md5 in needed if md5.endswith(".dir")}
+    needed, folders = _objects(repo, [cache, odb])
     objects = needed.union(*folders.values())
     there = list(odb.list_oids_exists(sorted(objects)))
     with ThreadPoolExecutor(odb.fs.jobs) as pool:
@@ -106,7 +118,13 @@ def replace_damaged(repo: Repo, odb: HashFileDB) -> None:
     print(f"{len(objects):,} objects of this revision were read in the remote {name}.")
 
 
-def _listed(stores: Iterable[HashFileDB], md5: str) -> frozenset[str]:
+def _objects(repo: Repo, stores: Sequence[HashFileDB]) -> tuple[set[str], dict[str, frozenset[str]]]:
+    """Hashes of the results that dvc.lock names; and those of the files in each folder among them."""
+    needed = {out.hash_info.value for out in repo.index.outs if out.use_cache and out.hash_info}
+    return needed, {md5: _listed(stores, md5) for md5 in needed if md5.endswith(".dir")}
+
+
+def _listed(stores: Sequence[HashFileDB], md5: str) -> frozenset[str]:
     """Hashes of a folder's files, from the first store that has its object; none if no store has it."""
     for odb in stores:
         try:

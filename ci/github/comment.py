@@ -101,8 +101,9 @@ def comment(run: Run, number: int, text: str | None) -> str:
     says = _SAYS.get(run["conclusion"] or "", "the run did not end as it should")
     head = run["head_sha"][:8] if re.fullmatch("[0-9a-f]{40}", run["head_sha"]) else "an odd commit"
     files = ask(f"repos/{event.repository()}/pulls/{number}/files?per_page=100")
-    # Asked of GitHub, so that the run cannot hide it.
-    judges = sum(bool(outputs.rule(file["filename"])) for file in files)
+    # Asked of GitHub, so that the run cannot hide it. A file that was renamed may have judged before.
+    names = [(file["filename"], file.get("previous_filename", file["filename"])) for file in files]
+    judges = sum(any(map(outputs.rule, both)) for both in names)
     lines = [MARK, f"**Retrained at {head}: {says}.** [The run]({run['html_url']}) has all of it."]
     if judges or len(files) == 100:
         lines.append(

@@ -198,8 +198,11 @@ def test_a_bundle_of_a_format_that_the_base_cannot_read_is_a_verdict_of_its_own(
     assert verdict.judge(found, None, pull_labels=["gate-override"]).mergeable
 
 
-def test_a_network_that_cannot_be_run_is_a_verdict_too(compare, bundle):
-    found = compare(branch={"bundle": bundle(network=lambda _: b"no network")})
+@pytest.mark.parametrize(
+    "edit", [{"network": lambda _: b"no network"}, {"input_size": 0}, {"temperature": float("nan")}]
+)
+def test_a_bundle_that_gives_no_probability_is_a_verdict_too(compare, bundle, edit):
+    found = compare(branch={"bundle": bundle(**edit)})
     assert "format" in outcomes(verdict.judge(found, None))
 
 
@@ -211,6 +214,14 @@ def test_what_the_branch_says_of_itself_decides_nothing(compare, bundle):
     found = compare(branch={"bundle": bundle(BADLY)})
     assert found.claims["auc"] == 0.99
     assert found.figure("auc").branch < 0.7
+
+
+def test_claims_of_another_form_stop_no_judge(compare, tmp_path):
+    external = {"lab": {"auc": {"value": "0.9"}, "cells": {"healthy": 3}}}
+    found = compare(branch={"external": external, "summary": {"auc": 0.99, "cells": "drawn"}})
+    assert found.claims == {"auc": 0.99, "cells": "drawn"}
+    assert found.elsewhere == ()
+    assert "cells drawn" in rendering.page(found, verdict.judge(found, None), tmp_path / "branch")
 
 
 def test_too_few_common_cells_are_not_comparable(compare):
@@ -294,6 +305,15 @@ def test_a_test_cell_s_own_file_trained_on_beside_it_fails(compare):
     assert "10 test cells are trained on under another patient's name" in said(judged, "by patient")
 
 
+@pytest.mark.parametrize("colour", ["own", "as-is"])
+def test_test_cells_among_those_of_other_laboratories_fail_however_they_are_packed(compare, colour):
+    wide = ("cell_", lambda cell: np.pad(cell, ((0, 0), (20, 20), (0, 0))))
+    branch = {"learnt": "P0", "changed": {"pack.colour": colour}, "turned": wide}
+    judged = verdict.judge(compare(base={"turned": wide}, branch=branch), None)
+    assert outcomes(judged) == ["by patient"]
+    assert "10 test cells are trained on as copies" in said(judged, "by patient")
+
+
 @pytest.mark.parametrize("marks", ["none", "others", "test cells"])
 def test_a_network_to_start_from_may_know_no_test_cell(compare, tmp_path, marks):
     (tmp_path / "start").mkdir()
@@ -349,6 +369,20 @@ def test_a_cell_that_is_turned_away_counts_as_wrong(compare, gated_bundle):
     assert at_half["sensitivity"].difference < -0.3
     assert at_half["specificity"].difference < -0.2
     assert "operating points" in outcomes(verdict.judge(found, None))
+
+
+@pytest.mark.parametrize("limit", [{"min_side": 51}, {"max_pixels": 2499}])
+def test_a_cell_that_apps_refuse_by_the_bundle_s_limits_counts_as_wrong(compare, bundle, limit):
+    found = compare(branch={"bundle": bundle(**limit)})
+    assert all(
+        figure.branch == 0 for figure in found.figures if figure.name in ("sensitivity", "specificity")
+    )
+    assert outcomes(verdict.judge(found, None)) == ["operating points"]
+
+
+@pytest.mark.parametrize("limit", [{"min_side": 50}, {"max_pixels": 2500}])
+def test_a_cell_at_the_bundle_s_limits_is_taken(compare, bundle, limit):
+    assert verdict.judge(compare(branch={"bundle": bundle(**limit)}), None).passed
 
 
 def test_both_bundles_are_weighed_and_timed(compare):
@@ -612,6 +646,17 @@ def test_a_training_runs_again_where_it_differs_and_blindly_where_the_bundle_cou
 ):
     _, asked, _, _ = judging(*arguments, change=relocked(*stages), first=first)
     assert asked == (runs, blind)
+
+
+def test_a_stage_that_a_branch_lacks_is_asked_for_where_its_training_differs_too(judging):
+    def change(folder):
+        relocked("train")(folder)
+        lock = yaml.safe_load((folder / "dvc.lock").read_text())
+        lock["stages"]["packing"] = lock["stages"].pop("pack")
+        (folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+
+    _, (stages, _), _, _ = judging(change=change)
+    assert stages == ("train", "evaluate", "pack")
 
 
 @pytest.mark.parametrize(("arguments", "ends"), [([], 1), (["--report"], 0)])

@@ -173,8 +173,10 @@ def test_what_dvc_lock_names_may_not_be_better_than_what_its_code_makes_here(abo
         (rerun(SAME, MODEL, elsewhere=True), []),
         (rerun(MODEL, CELLS_AGAIN, elsewhere=True), ["reproducible"]),
         (rerun(SAME, frozen=("train",)), ["reproducible"]),
+        (rerun(stages=(), frozen=("train",)), ["reproducible"]),
         (rerun(SAME, blind=(SAME,)), []),
         (rerun(SAME, blind=(SAME, MODEL)), ["blind training"]),
+        (rerun(SAME, unmade="the training fails"), ["blind training"]),
         (rerun(stages=()), []),
     ],
 )

@@ -121,8 +121,9 @@ def test_the_hand_back_waits_for_a_branch_of_this_repository():
     assert "github.event.pull_request.head.repo.full_name == github.repository" in condition
 
 
-def test_a_label_ends_no_training_and_a_push_to_main_no_pipeline():
-    assert "github.event.action != 'labeled'" in load("retrain")["concurrency"]["cancel-in-progress"]
+def test_a_label_or_title_ends_no_training_and_a_push_to_main_no_pipeline():
+    for action in ("labeled", "unlabeled", "edited"):
+        assert f"github.event.action != '{action}'" in load("retrain")["concurrency"]["cancel-in-progress"]
     ends = load("test")["concurrency"]["cancel-in-progress"]
     assert ends == "${{ github.event_name == 'pull_request' }}"
 
@@ -198,6 +199,18 @@ def test_retrain_starts_where_results_may_change():
     made = {"models", "reports"}
     assert deps - made <= watched
     assert {"dvc.yaml", "params.yaml", "dvc.lock"} <= watched
+
+
+def test_retrain_starts_where_a_file_changes_that_decides_how_branches_are_judged():
+    watched = {path.split("/")[0] for path in load("retrain")["on"]["pull_request"]["paths"]}
+    # Python could import a new module at the top in place of a library.
+    assert {rule.split("/")[0] for rule in outputs.RULES} | {"*.py"} <= watched
+
+
+def test_a_pull_request_is_judged_again_where_it_gets_another_base():
+    assert "edited" in load("retrain")["on"]["pull_request"]["types"]
+    # A job that is skipped counts as a success of the required check.
+    assert "if" not in load("retrain")["jobs"]["gate"]
 
 
 def test_what_is_handed_back_is_the_lock_and_every_output_that_git_keeps():

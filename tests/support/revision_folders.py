@@ -16,7 +16,7 @@ from PIL import Image
 from ci.revisions import Revision
 from malaria import files, paths, tables
 from malaria.cells import images, packed, prepare, synthetic
-from malaria.params import load_params
+from malaria.params import Colour, load_params
 
 ROOT = Path(__file__).parents[2]
 COLOUR = load_params(ROOT / paths.PARAMS).pack.colour
@@ -57,9 +57,9 @@ def drawn(number: int, parasitized: bool) -> images.Pixels:
     return images.resize(synthetic.draw(random, synthetic.stain(random), parasitized), 50)
 
 
-def seen(cell: images.Pixels) -> images.Pixels:
+def seen(cell: images.Pixels, colour: Colour = COLOUR) -> images.Pixels:
     """A cell as the stage pack prepares it, uint8 (50, 50, 3)."""
-    return prepare.prepare(cell, 50, COLOUR).pixels
+    return prepare.prepare(cell, 50, colour).pixels
 
 
 def write(
@@ -69,16 +69,19 @@ def write(
     name: str = "branch",
     changed: dict[str, object] | None = None,
     stretched: int = 0,
+    learnt: str = "",
     external: dict[str, dict[str, object]] | None = None,
+    summary: dict[str, object] | None = None,
     turned: tuple[str, Callable[[images.Pixels], images.Pixels]] | None = None,
 ) -> Revision:
     """Write a revision of the cells `found` whose bundle is a copy of `bundle`.
 
     Args:
         changed: parameters that differ from the repository's, as `section.key`.
-        external: the figures that the stage external wrote.
+        external, summary: the figures that the stages external and evaluate wrote.
         turned: a part of some cells' paths, and a function that changes what these cells show.
         stretched: how many of the test cells' files are wider than a cell can be.
+        learnt: the patient whose cells lie among those of other laboratories, too.
     """
     content = yaml.safe_load((ROOT / paths.PARAMS).read_text())
     for key, value in (changed or {}).items():
@@ -89,7 +92,7 @@ def write(
     (folder / "dvc.lock").write_text(yaml.safe_dump({"stages": {"evaluate": {"outs": [{"md5": name}]}}}))
     tables.write(found, folder / paths.CELLS, tables.CELLS)
     tables.write(found, folder / paths.SPLITS, tables.SPLITS)
-    files.write_json(folder / paths.SUMMARY, {"auc": 0.99})
+    files.write_json(folder / paths.SUMMARY, summary or {"auc": 0.99})
     if external:
         files.write_json(folder / paths.EXTERNAL, external)
     shutil.copytree(bundle, folder / paths.BUNDLE)
@@ -103,13 +106,19 @@ def write(
     for path, cell in zip(found.path, pixels, strict=True):
         (folder / paths.RAW / path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(cell).resize((200 if path in wide else 50, 50)).save(folder / paths.RAW / path)
+    colour = content["pack"]["colour"]
     order = found.path.argsort()
-    (folder / paths.PACKED).mkdir(parents=True)
-    prepared = [seen(cell) for cell in pixels]
-    np.save(folder / paths.PACKED / packed.ARRAY, np.stack(prepared)[order])
-    index = found.iloc[order].assign(**dict.fromkeys(packed.OWN, 150))
-    tables.write(index, folder / paths.PACKED / packed.INDEX, tables.INDEX)
+    _pack(folder / paths.PACKED, found.iloc[order], [seen(pixels[row], colour) for row in order])
+    if learnt:
+        rows = np.flatnonzero(found.patient == learnt)
+        _pack(folder / paths.LABORATORIES, found.iloc[rows], [seen(pixels[row], colour) for row in rows])
     return Revision(name, name * 5, folder)
+
+
+def _pack(folder: Path, cells: pd.DataFrame, prepared: list[images.Pixels]) -> None:
+    folder.mkdir(parents=True)
+    np.save(folder / packed.ARRAY, np.stack(prepared))
+    tables.write(cells.assign(**dict.fromkeys(packed.OWN, 150)), folder / packed.INDEX, tables.INDEX)
 
 
 def with_weights(bundle: Path, folder: Path, mixture: tuple[float, float, float]) -> Path:

@@ -257,10 +257,24 @@ def test_files_that_judge_are_named_whatever_the_run_says(github):
     assert "It changes 1 of the files that judge it" in written(github)[1]
 
 
+def test_a_file_that_judged_under_its_former_name_is_named(github):
+    renamed = {"filename": "docs/limits.md", "previous_filename": "ci/verdict.py"}
+    github.answer("pulls/12/files", [renamed, {"filename": "params.yaml"}])
+    comment.main()
+    assert "It changes 1 of the files that judge it" in written(github)[1]
+
+
 @pytest.mark.parametrize(
-    "name", ["argparse.py", "yaml/__init__.py", ".dvc/config", "malaria/cells/prepare.py"]
+    "name",
+    [
+        *("argparse.py", "yaml/__init__.py", ".dvc/config", "malaria/cells/prepare.py"),
+        "malaria/__init__.py",
+        # Python takes each of these for malaria/programs.py.
+        *("malaria/programs/__init__.py", "malaria/programs.abi3.so"),
+        "malaria/__pycache__/programs.cpython-312.pyc",
+    ],
 )
-def test_what_would_be_taken_for_a_library_or_a_store_is_named_too(name):
+def test_what_would_be_taken_for_a_module_that_judges_or_for_a_store_is_named_too(name):
     assert outputs.rule(name)
     assert outputs.rule("docs/ci.md") == outputs.rule("stages/train.py") == ""
 
