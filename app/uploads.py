@@ -222,7 +222,8 @@ def _unlisted(file: Path) -> str:
     # Without a comment the end record is the last 22 bytes; else it is searched for, as in zipfile.
     whole = tail[-22:].startswith(_END) and tail.endswith(b"\0\0")
     at = len(tail) - 22 if whole else tail.rfind(_END)
-    if at < 0:
+    # What is no zip to `archives` it would read as a tar.
+    if at < 0 or not archives.is_zip(file):
         return DAMAGED_ZIP
     # A zip64 has a locator before the end record; the record that it points to may name a longer list.
     if tail[max(at - 20, 0) : at].startswith(_END64):

@@ -7,6 +7,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -228,6 +229,16 @@ def packed(*members: tuple[str, bytes], link: bool = False, method: int = zipfil
     return out.getvalue()
 
 
+def tarred(name: str, content: bytes) -> bytes:
+    """A tar of one file."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as pack:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        pack.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
 def listing(members: int) -> bytes:
     """A zip whose directory lists so many members, without their content."""
     fields = (b"PK\1\2", 20, 20, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
@@ -282,6 +293,11 @@ ZIPS = {
     "a list without end, told by zip64": (with_zip64(1, listing(100_000)[:-22]), "zip64"),
     "bzip2 that unpacks to more than it says": (lying(zipfile.ZIP_BZIP2), "another method than deflate"),
     "LZMA that unpacks to more than it says": (lying(zipfile.ZIP_LZMA), "another method than deflate"),
+    "the start of its end alone": (b"PK\5\6", "damaged"),
+    "a tar with a zip's first and last bytes": (
+        tarred("PK\1\2", encoded(cell())) + b"PK\5\6",
+        "damaged",
+    ),
     "a list far away": (packed(("a.png", b"x"))[:-6] + b"\xff" * 4 + bytes(2), "damaged"),
     "a member far away": (far_away(), "damaged"),
     "cut short": (packed(("a.png", encoded(cell())))[:-300] + b"PK\x05\x06" + bytes(18), "zip without"),
