@@ -312,6 +312,8 @@ def test_a_bundle_that_cannot_be_trusted_stops_the_start_with_a_sentence(
 @pytest.mark.parametrize(
     ("option", "values"),
     [
+        ("--rev", ["", "main\n"]),
+        ("--compare", [""]),
         ("--auth", ["password"]),
         ("--allow-host", ["https://cells.example.org", "cells.example.org:443", ""]),
         ("--allow-frame", ["https://example.org; script-src *", ""]),
