@@ -234,5 +234,6 @@ class Answer:
         if isinstance(content, dict):
             content = content.get("error") or content.get("detail")
         phrase = HTTPStatus(self.status).phrase
-        told = isinstance(content, str) and content not in ("", phrase)
+        # Starlette's name for 413 is that of Python 3.13.
+        told = isinstance(content, str) and content not in ("", phrase, "Content Too Large")
         return str(content) if told else _REFUSALS.get(self.status, f"{phrase}.")

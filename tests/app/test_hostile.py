@@ -506,12 +506,13 @@ def test_routes_that_the_page_does_not_need_are_closed(live, path):
 
 
 def test_bodies_are_bounded(live):
-    one = requests.post(f"{live.url}/classify", data=bytes(uploads.MOST_BYTES + 1))
-    assert one.status_code == 413
-    upload = {"files": ("big.png", bytes(uploads.MOST_BYTES + 1))}
+    big, sentence = bytes(uploads.MOST_BYTES + 1), "This is too large: a file may have 20 MB."
+    one = requests.post(f"{live.url}/classify", data=big)
+    assert (one.status_code, one.json()["error"]) == (413, sentence)
+    upload = {"files": ("big.png", big)}
     assert requests.post(f"{live.url}/gradio_api/upload", files=upload).status_code == 413
     call = requests.post(f"{live.url}/gradio_api/call/classify", data=b"[" * (firewall.MOST_JSON + 1))
-    assert call.status_code == 413
+    assert (call.status_code, call.json()["error"]) == (413, sentence)
 
 
 FORM = "multipart/form-data; boundary=x"
