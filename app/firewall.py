@@ -35,8 +35,8 @@ _API = "/gradio_api"
 
 # Gradio's routes that the page and gradio_client read from, and those that they send JSON to.
 _READ = re.compile(
-    # No file has a longer name, and the system raises an error for one.
-    r"/((assets|static|svelte)/.{1,200}|theme\.css|favicon\.ico|manifest\.json|robots\.txt|config/?)?"
+    # No file has another or longer name, and the system raises an error for one of too many bytes.
+    r"/((assets|static|svelte)/[!-~]{1,200}|theme\.css|favicon\.ico|manifest\.json|robots\.txt|config/?)?"
     rf"|{_API}/(info/?|openapi\.json|startup-events|app_id/?|user/?|theme\.css|upload_progress)"
     rf"|{_API}/(heartbeat/[^/]+|queue/(data|status)|call/[^/]+/[^/]+)"
 )

@@ -494,6 +494,7 @@ def test_advisory_cve_2026_28416_the_server_asks_no_other_for_anybody(live):
         "/static//etc/passwd",
         "/assets/%5c%5cexample.org%5cshare",
         "/static/" + "x" * 5000,
+        "/static/" + "%F0%9F%98%80" * 190,
     ],
 )
 def test_routes_that_the_page_does_not_need_are_closed(live, path):
