@@ -90,7 +90,8 @@ def locked(folder: Path) -> Iterator[None]:
 def make_room(folder: Path, most: int, seconds: float) -> None:
     """Delete uploads older than `seconds`, and then the oldest until at most `most` bytes are left."""
     found = []
-    for file in folder.rglob("*"):
+    # Not rglob, which fails at a folder that is deleted meanwhile.
+    for file in (Path(above, name) for above, _, names in os.walk(folder) for name in names):
         with contextlib.suppress(FileNotFoundError):
             state = file.stat()
             if stat.S_ISREG(state.st_mode):

@@ -48,6 +48,21 @@ def test_uploads_have_so_much_room_and_the_oldest_go_first(tmp_path):
     assert not list(tmp_path.glob("*/*"))
 
 
+def test_a_folder_that_is_deleted_while_room_is_made_is_no_fault(tmp_path, monkeypatch):
+    (tmp_path / "deleted").mkdir()
+    (tmp_path / "cell.png").write_bytes(bytes(100))
+    scandir = os.scandir
+
+    def scan(path):
+        if os.path.basename(path) == "deleted":
+            os.rmdir(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    uploads.make_room(tmp_path, most=50, seconds=60)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_running_app_keeps_no_more_uploads_than_it_has_room_for(model_bundle, tmp_path, pngs):
     arguments = ("--model", str(model_bundle), "--room", "1")
     with app_server.start(*arguments, log=tmp_path / "log") as server:
