@@ -40,12 +40,24 @@ def test_uploads_have_so_much_room_and_the_oldest_go_first(tmp_path):
     for number in range(4):
         file = tmp_path / str(number) / "cell.png"
         file.parent.mkdir()
-        file.write_bytes(bytes(100))
+        file.write_bytes(bytes(10_000))
         os.utime(file, (10**9 + number, 10**9 + number))
-    uploads.make_room(tmp_path, most=250, seconds=10**12)
+    uploads.make_room(tmp_path, most=25_000, seconds=10**12)
     assert sorted(file.parent.name for file in tmp_path.glob("*/*")) == ["2", "3"]
-    uploads.make_room(tmp_path, most=250, seconds=60)
+    uploads.make_room(tmp_path, most=25_000, seconds=60)
     assert not list(tmp_path.glob("*/*"))
+
+
+def test_many_tiny_uploads_take_no_more_than_their_room_and_leave_no_folders(tmp_path):
+    for number in range(100):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "cell.png").write_bytes(b"x")
+    uploads.make_room(tmp_path, most=100_000, seconds=60)
+    # The disk gives a file and its folder a block each.
+    assert 0 < len(list(tmp_path.glob("*"))) <= 100_000 // 8192
+    uploads.make_room(tmp_path, most=0, seconds=60)
+    assert not list(tmp_path.iterdir())
+    assert tmp_path.is_dir()
 
 
 def test_a_folder_that_is_deleted_while_room_is_made_is_no_fault(tmp_path, monkeypatch):
