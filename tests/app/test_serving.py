@@ -7,6 +7,8 @@ import io
 import logging
 import os
 import re
+import subprocess
+import sys
 import threading
 import zipfile
 from dataclasses import replace
@@ -83,6 +85,32 @@ def test_the_running_app_keeps_no_more_uploads_than_it_has_room_for(model_bundle
         over = {"files": ("large.png", bytes(600_000))}
         assert requests.post(f"{server.url}/gradio_api/upload", files=over).status_code == 503
         assert requests.post(f"{server.url}/classify", data=pngs[0]).status_code == 200
+
+
+NAMES_OF_UPLOADS = """
+import gc, sys
+from pathlib import Path
+from starlette.testclient import TestClient
+from app import uploads
+
+with uploads.upload_folder() as folder:
+    from app import firewall, serving
+    from app.model import open_model
+
+    app = serving.make([open_model(Path(sys.argv[1]))], (), folder, firewall.Limits())
+    with TestClient(app, base_url="http://app") as client:
+        (path,) = client.post("/gradio_api/upload", files={"files": ("cell.png", b"x")}).json()
+        kept = [one for one in gc.get_objects() if isinstance(one, set) and path in one]
+        print(Path(path).is_file(), kept)
+"""
+
+
+def test_the_names_of_uploads_do_not_pile_up_in_memory(model_bundle):
+    done = subprocess.run(
+        [sys.executable, "-c", NAMES_OF_UPLOADS, str(model_bundle)],
+        cwd=app_server.ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "True []\n"
 
 
 def test_what_a_killed_server_left_is_swept_and_what_a_running_one_has_is_not(tmp_path, monkeypatch):
