@@ -22,6 +22,7 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
         prog=f"python -m {__package__}", description=__doc__, epilog=NOTE, add_help=add_help
     )
     known.add_argument("--version", action="version", version=__version__)
+    revision = shaped(".+", "a revision")
     served = known.add_mutually_exclusive_group()
     served.add_argument(
         "--model",
@@ -31,6 +32,7 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
     )
     served.add_argument(
         "--rev",
+        type=revision,
         metavar="REV",
         help="the bundle of a git tag, branch or commit, or of a version of the artifact "
         "(malaria-cells@v1.2.0, or v1.2.0 if git has no tag of that name): its artifact malaria-cells, or "
@@ -38,7 +40,7 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
         "needs DVC",
     )
     for name, kind, default, unit, what in (
-        ("--compare", str, None, "REV", "show the bundle of another revision beside it, on every upload"),
+        ("--compare", revision, None, "REV", "show another revision's bundle beside it, on every upload"),
         ("--repo", str, ".", "PATH_OR_URL", "git repository of --rev and --compare; . is the current folder"),
         ("--cells", Path, None, "FOLDER", "labelled cells to test it on (in Parasitized and Uninfected)"),
         ("--host", str, "127.0.0.1", "HOST", "address to listen on; 127.0.0.1 is this machine alone"),

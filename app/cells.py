@@ -10,6 +10,7 @@ from pathlib import Path
 from malaria import labels
 from malaria.cells import images
 from malaria.errors import UserError
+from malaria.files import is_litter
 
 from . import decoder, pictures, verdict
 from .inference import Answer
@@ -68,8 +69,10 @@ def find(folder: Path | None) -> Source:
     files = tuple(
         (path, label)
         for label in labels.LABELS
-        for path in sorted((folder / label).glob("[!.]*"))
-        if path.is_file()
+        if (folder / label).is_dir()
+        # Not glob, which passes over a folder that may not be listed.
+        for path in sorted((folder / label).iterdir())
+        if path.is_file() and not is_litter(path.name)
     )
     if not files:
         raise UserError(

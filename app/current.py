@@ -98,18 +98,22 @@ class Current:
             before = now
 
     async def _renew(self) -> None:
-        served = self._models[0]
         try:
-            models = await anyio.to_thread.run_sync(self.opened)
+            await self._serve(await anyio.to_thread.run_sync(self.opened))
         except Exception as error:  # whatever is wrong with it, the old one is served
             said = str(error) if isinstance(error, UserError) else where(error)
             log.warning("a newer bundle is refused, the old one served", extra={"fields": {"error": said}})
-            models = [replace(served, newer_is_damaged=True), *self._models[1:]]
-        same = models[0].bundle.manifest and models[0].bundle.manifest == served.bundle.manifest
-        if not same or models[0].newer_is_damaged != served.newer_is_damaged:
+            served, *others = self._models
+            await self._serve([replace(served, newer_is_damaged=True), *others])
+
+    async def _serve(self, models: list[Model]) -> None:
+        """Serve these models from now on, unless the first of them is served already."""
+        new, served = models[0], self._models[0]
+        same = new.bundle.manifest and new.bundle.manifest == served.bundle.manifest
+        if not same or new.newer_is_damaged != served.newer_is_damaged:
             await self._take(await anyio.to_thread.run_sync(self.make, models))
             self._models = models
-            event("model", version=models[0].title, manifest=models[0].bundle.manifest, since=models[0].since)
+            event("model", version=new.title, manifest=new.bundle.manifest, since=new.since)
 
 
 def _state(folder: Path | None) -> tuple[tuple[str, int, int], ...]:

@@ -35,8 +35,8 @@ _API = "/gradio_api"
 
 # Gradio's routes that the page and gradio_client read from, and those that they send JSON to.
 _READ = re.compile(
-    # No file has a longer name, and the system raises an error for one.
-    r"/((assets|static|svelte)/.{1,200}|theme\.css|favicon\.ico|manifest\.json|robots\.txt|config/?)?"
+    # No file has another or longer name, and the system raises an error for one of too many bytes.
+    r"/((assets|static|svelte)/[!-~]{1,200}|theme\.css|favicon\.ico|manifest\.json|robots\.txt|config/?)?"
     rf"|{_API}/(info/?|openapi\.json|startup-events|app_id/?|user/?|theme\.css|upload_progress)"
     rf"|{_API}/(heartbeat/[^/]+|queue/(data|status)|call/[^/]+/[^/]+)"
 )
@@ -83,14 +83,15 @@ class Gate:
 
     folder: the upload folder.
     functions: the names of the functions that may be called, and Gradio's numbers for them.
-    coming: bytes of uploads that are still arriving.
+    announced, came: bytes of the uploads that are still arriving, all of them and those that are here.
     """
 
     gradio: ASGIApp
     folder: Path
     functions: tuple[object, ...]
     limits: Limits
-    coming: int = 0
+    announced: int = 0
+    came: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, posted = scope["path"], scope["method"] == "POST"
@@ -104,17 +105,33 @@ class Gate:
             await self.gradio(scope, receive, send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size = min(int(Headers(scope=scope).get("content-length", MOST_UPLOAD)), MOST_UPLOAD)
-        self.coming += size
-        try:
-            # The other half is for uploads that have arrived.
-            room, seconds = self.limits.room * 2**20, self.limits.keep
-            if self.coming > room // 2:
+        announced = min(int(Headers(scope=scope).get("content-length", MOST_UPLOAD)), MOST_UPLOAD)
+        half, came = self.limits.room * 2**19, 0
+
+        async def counted() -> Message:
+            nonlocal came
+            message = await receive()
+            size = len(message.get("body", b""))
+            came, self.came = came + size, self.came + size
+            # The other half is for uploads that have arrived. What was only announced keeps nobody out.
+            if self.came > half:
                 raise HTTPException(503, "Too much is being sent at once: ask again later.")
-            await anyio.to_thread.run_sync(uploads.make_room, self.folder, room - self.coming, seconds)
-            await self.gradio(scope, receive, send)
+            return message
+
+        async def make_room() -> None:
+            most = 2 * half - min(self.announced, half)
+            await anyio.to_thread.run_sync(uploads.make_room, self.folder, most, self.limits.keep)
+
+        self.announced += announced
+        try:
+            await make_room()
+            await self.gradio(scope, counted, send)
         finally:
-            self.coming -= size
+            self.announced -= announced
+            self.came -= came
+            # Also after one that broke off: Gradio leaves what came of it.
+            with anyio.CancelScope(shield=True):
+                await make_room()
 
     async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await Request(scope, receive).body()
@@ -234,5 +251,6 @@ class Answer:
         if isinstance(content, dict):
             content = content.get("error") or content.get("detail")
         phrase = HTTPStatus(self.status).phrase
-        told = isinstance(content, str) and content not in ("", phrase)
+        # Starlette's name for 413 is that of Python 3.13.
+        told = isinstance(content, str) and content not in ("", phrase, "Content Too Large")
         return str(content) if told else _REFUSALS.get(self.status, f"{phrase}.")

@@ -103,6 +103,8 @@ def _kept(named: str, repository: str, commit: str, folder: str) -> tuple[Path, 
     """A bundle in the cache folder, fetched if it is missing; `folder` is empty for the artifact."""
     from malaria.fetch.download import cache_folder
 
+    if ".." in folder.split("/"):
+        raise Missing(f"{folder} leads out of the repository")
     home = cache_folder() / "bundles" / commit / (folder.replace("/", "+") or ARTIFACT)
     if not home.is_dir():
         try:

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import uvicorn
@@ -77,6 +78,8 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
     # A mounted Gradio believes that it has not started, and then does not check the files that a request
     # names.
     blocks.has_launched = True
+    # Gradio would keep the path of every upload for as long as it runs.
+    blocks.upload_file_set = SimpleNamespace(update=lambda _: None)
     functions = (*blocks.fns, *(str(function.api_name) for function in blocks.fns.values()))
     # Replace Gradio's own mount, which would answer at every path, by the gate.
     gradio = asgi.routes.pop().app  # type: ignore[attr-defined]

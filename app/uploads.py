@@ -41,6 +41,9 @@ DAMAGED_ZIP = "a zip that is damaged, encrypted, or packed by another method tha
 LISTED = "a zip of far more cells than are judged at once"
 ZIP64 = "a zip64, a format for larger files than are accepted here: send a plain zip"
 
+# Bytes that even an empty upload takes on a disk: a block for the file, and one for its folder.
+_LEAST_ROOM = 2**13
+
 # Most bytes of a zip's list of members that are read: a file of 20 MB could list half a million.
 _MOST_DIRECTORY = 2**20
 _END, _END64 = b"PK\5\6", b"PK\6\7"
@@ -90,16 +93,20 @@ def locked(folder: Path) -> Iterator[None]:
 def make_room(folder: Path, most: int, seconds: float) -> None:
     """Delete uploads older than `seconds`, and then the oldest until at most `most` bytes are left."""
     found = []
-    for file in folder.rglob("*"):
+    # Not rglob, which fails at a folder that is deleted meanwhile.
+    for file in (Path(above, name) for above, _, names in os.walk(folder) for name in names):
         with contextlib.suppress(FileNotFoundError):
             state = file.stat()
             if stat.S_ISREG(state.st_mode):
-                found.append((state.st_mtime, state.st_size, file))
+                found.append((state.st_mtime, max(state.st_size, _LEAST_ROOM), file))
     total = 0
     for changed, size, file in sorted(found, reverse=True):
         total += size
         if total > most or changed < time.time() - seconds:
             file.unlink(missing_ok=True)
+            if file.parent != folder:
+                with contextlib.suppress(OSError):
+                    file.parent.rmdir()
 
 
 async def sweep(folder: Path, most: int, seconds: float) -> NoReturn:
@@ -222,7 +229,8 @@ def _unlisted(file: Path) -> str:
     # Without a comment the end record is the last 22 bytes; else it is searched for, as in zipfile.
     whole = tail[-22:].startswith(_END) and tail.endswith(b"\0\0")
     at = len(tail) - 22 if whole else tail.rfind(_END)
-    if at < 0:
+    # What is no zip to `archives` it would read as a tar.
+    if at < 0 or not archives.is_zip(file):
         return DAMAGED_ZIP
     # A zip64 has a locator before the end record; the record that it points to may name a longer list.
     if tail[max(at - 20, 0) : at].startswith(_END64):

@@ -35,6 +35,7 @@ from malaria.cells import images
 from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
 from tests.support import app_server, bundles
+from tests.support.permissions import bound_by_permissions
 from tests.support.project import commit, git
 
 LIMITS = images.Limits(16, 4_000_000)
@@ -311,6 +312,8 @@ def test_a_bundle_that_cannot_be_trusted_stops_the_start_with_a_sentence(
 @pytest.mark.parametrize(
     ("option", "values"),
     [
+        ("--rev", ["", "main\n"]),
+        ("--compare", [""]),
         ("--auth", ["password"]),
         ("--allow-host", ["https://cells.example.org", "cells.example.org:443", ""]),
         ("--allow-frame", ["https://example.org; script-src *", ""]),
@@ -339,6 +342,19 @@ def test_wrong_options_end_with_one_sentence(model_bundle, tmp_path):
         assert len(said) == 1
         assert said[0].startswith("error: ")
         assert sentence in said[0]
+
+
+def test_a_folder_of_cells_that_may_not_be_listed_stops_the_start(tmp_path, monkeypatch, pngs):
+    # The user nobody may not enter the folder above it.
+    monkeypatch.chdir(tmp_path)
+    for label in ("Parasitized", "Uninfected"):
+        Path(label).mkdir()
+        Path(label, "cell.png").write_bytes(pngs[0])
+    Path("Parasitized").chmod(0)
+    tmp_path.chmod(0o755)
+    with bound_by_permissions(), pytest.raises(PermissionError, match="Parasitized"):
+        cells.find(Path())
+    Path("Parasitized").chmod(0o755)
 
 
 def test_the_threshold_itself_counts_as_parasitized_and_is_said():

@@ -24,9 +24,9 @@ def application(models) -> Starlette:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder):
+async def serving(folder, make=application):
     """A client of an app that serves the bundle in a folder and checks it for changes every 10 ms."""
-    served = current.Current(lambda: [open_model(folder)], application, folder, seconds=0.01)
+    served = current.Current(lambda: [open_model(folder)], make, folder, seconds=0.01)
     transport = httpx.ASGITransport(served.asgi)
     async with (
         served.asgi.lifespan_context(served.asgi),
@@ -110,3 +110,20 @@ def test_the_same_bundle_written_again_is_no_other(gated_bundle, tmp_path):
             return kept
 
     assert anyio.run(visit) == [1, 2, 2]
+
+
+def test_a_bundle_that_no_page_can_show_is_refused_and_the_next_one_is_served(gated_bundle, tmp_path):
+    put(gated_bundle, tmp_path / "model")
+
+    def make(models) -> Starlette:
+        # As figures do whose hash is right, but which lack a plot.
+        return application(models) if models[0].record.temperature != 2 else {}["plots"]
+
+    async def visit() -> None:
+        async with serving(tmp_path / "model", make) as client:
+            put(gated_bundle, tmp_path / "model", 2.0)
+            await until(client, "newer_is_damaged", True)
+            third = put(gated_bundle, tmp_path / "model", 3.0)
+            assert not (await until(client, "manifest", third))["newer_is_damaged"]
+
+    anyio.run(visit)

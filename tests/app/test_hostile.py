@@ -1,5 +1,6 @@
 """Malicious and malformed requests: each gets an error in words, and the app reads uploaded files alone."""
 
+import asyncio
 import contextlib
 import io
 import json
@@ -7,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -228,6 +230,16 @@ def packed(*members: tuple[str, bytes], link: bool = False, method: int = zipfil
     return out.getvalue()
 
 
+def tarred(name: str, content: bytes) -> bytes:
+    """A tar of one file."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as pack:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        pack.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
 def listing(members: int) -> bytes:
     """A zip whose directory lists so many members, without their content."""
     fields = (b"PK\1\2", 20, 20, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
@@ -282,6 +294,11 @@ ZIPS = {
     "a list without end, told by zip64": (with_zip64(1, listing(100_000)[:-22]), "zip64"),
     "bzip2 that unpacks to more than it says": (lying(zipfile.ZIP_BZIP2), "another method than deflate"),
     "LZMA that unpacks to more than it says": (lying(zipfile.ZIP_LZMA), "another method than deflate"),
+    "the start of its end alone": (b"PK\5\6", "damaged"),
+    "a tar with a zip's first and last bytes": (
+        tarred("PK\1\2", encoded(cell())) + b"PK\5\6",
+        "damaged",
+    ),
     "a list far away": (packed(("a.png", b"x"))[:-6] + b"\xff" * 4 + bytes(2), "damaged"),
     "a member far away": (far_away(), "damaged"),
     "cut short": (packed(("a.png", encoded(cell())))[:-300] + b"PK\x05\x06" + bytes(18), "zip without"),
@@ -477,6 +494,7 @@ def test_advisory_cve_2026_28416_the_server_asks_no_other_for_anybody(live):
         "/static//etc/passwd",
         "/assets/%5c%5cexample.org%5cshare",
         "/static/" + "x" * 5000,
+        "/static/" + "%F0%9F%98%80" * 190,
     ],
 )
 def test_routes_that_the_page_does_not_need_are_closed(live, path):
@@ -490,23 +508,25 @@ def test_routes_that_the_page_does_not_need_are_closed(live, path):
 
 
 def test_bodies_are_bounded(live):
-    one = requests.post(f"{live.url}/classify", data=bytes(uploads.MOST_BYTES + 1))
-    assert one.status_code == 413
-    upload = {"files": ("big.png", bytes(uploads.MOST_BYTES + 1))}
+    big, sentence = bytes(uploads.MOST_BYTES + 1), "This is too large: a file may have 20 MB."
+    one = requests.post(f"{live.url}/classify", data=big)
+    assert (one.status_code, one.json()["error"]) == (413, sentence)
+    upload = {"files": ("big.png", big)}
     assert requests.post(f"{live.url}/gradio_api/upload", files=upload).status_code == 413
     call = requests.post(f"{live.url}/gradio_api/call/classify", data=b"[" * (firewall.MOST_JSON + 1))
-    assert call.status_code == 413
+    assert (call.status_code, call.json()["error"]) == (413, sentence)
 
 
-FORM = "multipart/form-data; boundary=x"
+UPLOAD, FORM = "/gradio_api/upload", "multipart/form-data; boundary=x"
+HEAD = b'--x\r\nContent-Disposition: form-data; name="files"; filename="cell.png"\r\n\r\n'
 
 
 @contextlib.contextmanager
-def begun(url: str, route: str = "/classify", *headers: str):
+def begun(url: str, route: str = "/classify", *headers: str, length: int = 1000):
     """Open a request whose body the server waits for, but never gets; yields the connection."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
-        further = "Host: app", "Content-Length: 1000", "Expect: 100-continue", *headers
+        further = "Host: app", f"Content-Length: {length}", "Expect: 100-continue", *headers
         head = f"POST {route} HTTP/1.1", *further
         connection.sendall("\r\n".join((*head, "", "")).encode())
         # The server sends 100 Continue once it reads the body.
@@ -522,9 +542,50 @@ def test_those_who_send_slowly_keep_nobody_from_an_answer(model_bundle, tmp_path
         assert requests.post(f"{server.url}/classify", data=encoded(cell())).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("route", "header"), [("/classify", "A: b"), ("/gradio_api/upload", f"Content-Type: {FORM}")]
-)
+def test_uploads_that_do_not_come_keep_nobody_from_uploading(model_bundle, tmp_path):
+    arguments = ("--model", str(model_bundle), "--room", "1")
+    with app_server.start(*arguments, log=tmp_path / "log") as server, contextlib.ExitStack() as slow:
+        for _ in range(3):
+            announced = begun(server.url, UPLOAD, f"Content-Type: {FORM}", length=500_000)
+            slow.enter_context(announced)
+        assert server.upload(("cell.png", encoded(cell())))
+        # Its length is not known before its end.
+        parts = iter([HEAD, encoded(cell()), b"\r\n--x--\r\n"])
+        sent = requests.post(f"{server.url}{UPLOAD}", data=parts, headers={"Content-Type": FORM})
+        assert sent.status_code == 200
+
+
+def test_uploads_that_begin_together_take_no_more_than_their_room(tmp_path):
+    async def gradio(scope, receive, _):
+        (tmp_path / scope["name"]).write_bytes((await receive())["body"])
+
+    gate = firewall.Gate(gradio, tmp_path, (), firewall.Limits(room=1))
+
+    async def upload(name, began, may_come):
+        async def receive():
+            began.set()
+            await may_come.wait()
+            return {"type": "http.request", "body": bytes(400_000)}
+
+        length = [(b"content-length", b"400000")]
+        scope = {"type": "http", "method": "POST", "path": UPLOAD, "headers": length, "name": name}
+        await gate(scope, receive, None)
+
+    async def one_after_the_other():
+        begun = []
+        for number in range(5):
+            began, may_come = asyncio.Event(), asyncio.Event()
+            begun.append((may_come, asyncio.create_task(upload(str(number), began, may_come))))
+            await began.wait()
+        for may_come, task in begun:
+            may_come.set()
+            await task
+
+    asyncio.run(one_after_the_other())
+    assert 400_000 <= sum(file.stat().st_size for file in tmp_path.iterdir()) <= 2**20
+
+
+@pytest.mark.parametrize(("route", "header"), [("/classify", "A: b"), (UPLOAD, f"Content-Type: {FORM}")])
 def test_who_leaves_while_sending_is_no_fault_of_the_server(live, route, header):
     before = len(live.logged())
     with begun(live.url, route, header):

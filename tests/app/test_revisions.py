@@ -147,7 +147,11 @@ def test_a_revision_without_dvc_has_its_pretrained_bundle(repository, capsys):
 def test_a_named_folder_is_taken_and_no_other(repository):
     assert temperature(revisions.fetch("release:models/pretrained", str(repository.folder))) == 1.0
     assert temperature(revisions.fetch("release:models/malaria-cells", str(repository.folder))) == 2.0
-    for folder, sentence in (("data", "it has no folder data"), ("models", "models holds no bundle")):
+    for folder, sentence in (
+        ("data", "it has no folder data"),
+        ("models", "models holds no bundle"),
+        ("..", r"\.\. leads out of the repository"),
+    ):
         with pytest.raises(UserError, match=f"release:{folder} cannot be served: {sentence}"):
             revisions.fetch(f"release:{folder}", str(repository.folder))
 
