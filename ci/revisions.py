@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,12 @@ class Revision:
     folder: Path
     note: str = ""
 
-    @property
+    @cached_property
     def lock(self) -> dict[str, Any]:
         """The stages of dvc.lock."""
         return lock_of(self.folder)
 
-    @property
+    @cached_property
     def params(self) -> dict[str, Any]:
         """params.yaml as it stands there, unchecked: another revision may have other keys."""
         content: dict[str, Any] = yaml.safe_load((self.folder / paths.PARAMS).read_text(encoding="utf-8"))
@@ -71,7 +72,7 @@ def check_up_to_date(folder: Path = Path()) -> None:
 
     Also raise it if git holds files where DVC keeps results or the gate keeps its records.
     """
-    cache = (folder / programs.dvc("cache", "dir", cwd=folder).strip()).resolve()
+    cache = programs.dvc_cache(folder).resolve()
     own = [*_OWN, *([str(cache)] if cache.is_relative_to(folder.resolve()) else [])]
     if held := programs.git("ls-files", "--", *own, cwd=folder).splitlines():
         raise UserError(f"git holds {held[0]}, where results and their records are kept: `git rm` it.")
@@ -167,8 +168,7 @@ def _clone(source: Path, commit: str, folder: Path) -> None:
     """Check out a commit in `folder`, which uses the DVC cache of `source`."""
     programs.git("clone", "--quiet", "--shared", "--no-checkout", str(source.resolve()), str(folder))
     programs.git("checkout", "--quiet", "--detach", commit, cwd=folder)
-    cache = programs.dvc("cache", "dir", cwd=source).strip()
-    programs.dvc("cache", "dir", "--local", str((source / cache).resolve()), cwd=folder)
+    programs.use_dvc_cache(programs.dvc_cache(source), folder)
 
 
 def lock_of(folder: Path = Path()) -> dict[str, Any]:
