@@ -48,8 +48,8 @@ class Rerun(Plain):
 
     frozen: stages that dvc.yaml freezes; if there are any, nothing was run. elsewhere: whether the results in
     dvc.lock were made on another kind of processor than this machine's. blind: the trained model and what
-    apps read of the bundle, compared with a run that could not see the test cells; empty if there was no such
-    run. seconds: wall-clock time.
+    apps read of the bundle, compared with a run that could not see the test cells; the model alone if it
+    differs, and empty if there was no such run. seconds: wall-clock time.
     """
 
     stages: tuple[str, ...]
@@ -65,6 +65,9 @@ def run(
     branch: Revision, stages: tuple[str, ...], judged: pd.DataFrame, blind: bool
 ) -> Iterator[tuple[Rerun, Path | None]]:
     """Run `stages` of the branch again, in a temporary copy of its work tree.
+
+    The blind run comes first. If its training makes what dvc.lock says, it counts as the second run of
+    `train`.
 
     Args:
         stages: in the order of the pipeline; with `train` among them, the blind run trains too.
@@ -91,11 +94,20 @@ def run(
     elsewhere = _made_elsewhere(branch.folder)
     outs: tuple[Output, ...] = ()
     with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(temporary, "again")
+        copy, unseeing = Path(temporary, "again"), Path(temporary, "blind")
+        left = _unseeing(branch, judged, "train" in stages, unseeing) if blind else []
+        unseen: dict[str, str] = {}
+        if "train" in left:
+            until = left.index("train") + 1
+            made_blind = _once_more(unseeing, *left[:until])
+            unseen = {path: made_blind[path] for path in _hashes(branch.lock, "train")}
+            left = left[until:]
         revisions.copy_of_work_tree(branch.folder, copy)
         programs.dvc("checkout", "--force", "--quiet", cwd=copy)
         for stage in stages:
-            made = _compared(stage, _hashes(branch.lock, stage), _once_more(copy, stage))
+            locked = _hashes(branch.lock, stage)
+            known = stage == "train" and unseen == locked and not elsewhere
+            made = _compared(stage, locked, unseen if known else _once_more(copy, stage))
             outs += made
             if not all(output.same for output in made) and not (elsewhere and stage in OF_PROCESSOR):
                 # The next stages start from the outputs in dvc.lock, so that one difference is reported once.
@@ -108,8 +120,13 @@ def run(
         both: tuple[Output, ...] = ()
         if blind:
             seen = {output.path: output.again for output in outs if output.stage == "train"}
-            unseen = _unseen(branch, judged, bool(seen), Path(temporary, "blind"))
-            both = _compared("blind", seen | _read_by_apps(here or branch.folder / paths.BUNDLE), unseen)
+            if seen == unseen:
+                # What follows a training that made another model differs too, and tells nothing more.
+                if left:
+                    _once_more(unseeing, *left)
+                seen |= _read_by_apps(here or branch.folder / paths.BUNDLE)
+                unseen |= _read_by_apps(unseeing / paths.BUNDLE)
+            both = _compared("blind", seen, unseen)
         seconds = round(time.monotonic() - begun, 1)
         yield Rerun(stages=stages, outputs=outs, elsewhere=elsewhere, blind=both, seconds=seconds), here
 
@@ -149,8 +166,8 @@ def _hashes(lock: dict[str, dict[str, list[dict[str, str]]]], stage: str) -> dic
     return {out["path"]: out["md5"] for out in lock[stage]["outs"]}
 
 
-def _unseen(branch: Revision, judged: pd.DataFrame, train: bool, folder: Path) -> dict[str, str]:
-    """Make the bundle in `folder`, where the test cells show other pictures; return hashes by path."""
+def _unseeing(branch: Revision, judged: pd.DataFrame, train: bool, folder: Path) -> list[str]:
+    """Make a copy in `folder` where the test cells show other pictures; return the stages to run there."""
     revisions.copy_of_work_tree(branch.folder, folder)
     stages = revisions.order(folder, paths.BUNDLE)
     unseeing = [name for name in stages if name not in SEEING and (train or name != "train")]
@@ -161,11 +178,9 @@ def _unseen(branch: Revision, judged: pd.DataFrame, train: bool, folder: Path) -
     needed += [path for path in revisions.added(folder) if _touches(path, reads)]
     programs.dvc("checkout", "--force", "--quiet", *map(str, needed), cwd=folder)
     # An empty cache, so that no stage can get the cells from DVC.
-    programs.dvc("cache", "dir", "--local", ".dvc/tmp/cache", cwd=folder)
+    programs.use_dvc_cache(folder / ".dvc/tmp/cache", folder)
     _hide(branch, judged, folder)
-    made = _once_more(folder, *unseeing)
-    model = {out["path"] for out in branch.lock["train"]["outs"]} if train else ()
-    return {path: made[path] for path in model} | _read_by_apps(folder / paths.BUNDLE)
+    return unseeing
 
 
 def _hide(branch: Revision, judged: pd.DataFrame, folder: Path) -> None:
