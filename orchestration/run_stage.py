@@ -29,7 +29,7 @@ def main() -> int:
     # Check params.yaml before DVC does: its errors end with status 1, since a retry would not help.
     load_params()
     ui.enable()
-    with stage_graph.opened() as repo:
+    with stage_graph.opened(held=True) as repo:
         stages = [stage["name"] for stage in stage_graph.read(repo)]
         if arguments.stage not in stages:
             raise UserError(f"dvc.yaml has no stage {arguments.stage}: its stages are {', '.join(stages)}.")

@@ -6,7 +6,7 @@ it reads), `outs` (what it writes) and `metrics` (those outputs that are metrics
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from dvc.exceptions import DvcException
@@ -35,16 +35,17 @@ def read(repo: Repo) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def opened() -> Iterator[Repo]:
-    """The repository of the current folder, held until the block ends, except while a stage runs.
+def opened(held: bool = False) -> Iterator[Repo]:
+    """The repository of the current folder.
 
-    Its files are read once for all that the block asks. Waits while another DVC command holds it.
+    held: wait until no other DVC command holds it, and hold it until the block ends, except while a stage
+    runs. Its files are then read once for all that the block asks.
 
     Raises:
         UserError: DVC cannot read dvc.yaml, or something that dvc.yaml names.
     """
     try:
-        with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
+        with Repo(_wait_for_lock=held) as repo, lock_repo(repo) if held else nullcontext():
             yield repo
     except DvcException as error:
         raise UserError(f"DVC cannot read the stages: {error}") from None
