@@ -160,6 +160,9 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
     # Each session keeps a batch's thumbnails and answers, up to 5 MB, and views that were never read.
     page.state_session_capacity = 100
     page._queue.pending_messages_per_session.max_size = 4 * (limits.queue + limits.concurrency)
+    # s. Gradio looks for work a thousand times a second and for progress a hundred times, which takes 3 % of
+    # a core where there is none.
+    page._queue.sleep_when_free, page._queue.progress_update_sleep_when_free = 0.005, 0.1
     return page
 
 

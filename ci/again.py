@@ -50,8 +50,9 @@ class Rerun(Plain):
 
     frozen: stages that dvc.yaml freezes; if there are any, nothing was run. elsewhere: whether the results in
     dvc.lock were made on another kind of processor than this machine's. blind: the trained model and what
-    apps read of the bundle, compared with a run that could not see the test cells; empty if there was no such
-    run. unmade: why that run made no bundle. seconds: wall-clock time.
+    apps read of the bundle, compared with a run that could not see the test cells; the model alone if it
+    differs, and empty if there was no such run. unmade: why that run made no bundle. seconds: wall-clock
+    time.
     """
 
     stages: tuple[str, ...]
@@ -111,10 +112,9 @@ def run(
         made_blind: dict[str, Any] = {}
         if blind:
             seen = {output.path: output.again for output in outs if output.stage == "train"}
-            seen |= _read_by_apps(here or branch.folder / paths.BUNDLE)
+            bundle = here or branch.folder / paths.BUNDLE
             try:
-                unseen = _unseen(branch, judged, "train" in stages, Path(temporary, "blind"))
-                made_blind = {"blind": _compared("blind", seen, unseen)}
+                made_blind = {"blind": _unseen(branch, judged, seen, bundle, Path(temporary, "blind"))}
             except UserError as error:
                 made_blind = {"unmade": str(error)}
         seconds = round(time.monotonic() - begun, 1)
@@ -157,31 +157,44 @@ def _hashes(lock: dict[str, dict[str, list[dict[str, str]]]], stage: str) -> dic
     return {out["path"]: out["md5"] for out in lock[stage]["outs"]} if stage in lock else {}
 
 
-def _unseen(branch: Revision, judged: pd.DataFrame, train: bool, folder: Path) -> dict[str, str]:
-    """Make the bundle in `folder`, where the test cells show other pictures; return hashes by path."""
+def _unseen(
+    branch: Revision, judged: pd.DataFrame, seen: dict[str, str], bundle: Path, folder: Path
+) -> tuple[Output, ...]:
+    """Make model and bundle in `folder`, where the test cells show other pictures, and compare them.
+
+    Args:
+        seen: hashes of the trained model by path; empty if `train` does not run again (its model is used).
+        bundle: the bundle to compare with.
+    """
     revisions.copy_of_work_tree(branch.folder, folder)
     seeing = revisions.order(folder, *HIDDEN)
     stages = [name for name in revisions.order(folder, paths.BUNDLE) if name not in seeing]
-    unseeing = [name for name in stages if train or name != "train"]
+    unseeing = [name for name in stages if seen or name != "train"]
     # Also what `dvc add` tracks, such as a network to start from, but not the cells, which `fetch` reads.
     added, cells = revisions.added(folder), _reads(branch, seeing) | set(map(str, HIDDEN))
     asked = [(path, Path(dep)) for path in added for dep in _reads(branch, unseeing) if _touches(path, {dep})]
     needed = [path if path.is_relative_to(dep) else dep for path, dep in asked]
-    needed = [path for path in needed if not _touches(path, cells)] + ([] if train else [paths.MODEL])
+    needed = [path for path in needed if not _touches(path, cells)] + ([] if seen else [paths.MODEL])
     # Git may hold an output, and one of a stage that sees the test cells could tell of them.
     for path in revisions.made(folder):
         remove(folder / path)
     if needed:
         programs.dvc("checkout", "--force", "--quiet", *map(str, needed), cwd=folder)
     # An empty cache, so that no stage can get the cells from DVC.
-    programs.dvc("cache", "dir", "--local", ".dvc/tmp/cache", cwd=folder)
+    programs.use_dvc_cache(folder / ".dvc/tmp/cache", folder)
     _hide(branch, judged, folder)
     # The base's, for the same reason: the judge runs in its folder.
     (folder / paths.SPLIT_SUMMARY).parent.mkdir(exist_ok=True)
     shutil.copyfile(paths.SPLIT_SUMMARY, folder / paths.SPLIT_SUMMARY)
-    made = _once_more(folder, *unseeing)
-    model = {out["path"] for out in branch.lock["train"]["outs"]} if train else ()
-    return {path: made.get(path, "none") for path in model} | _read_by_apps(folder / paths.BUNDLE)
+    until = unseeing.index("train") + 1 if "train" in unseeing else 0
+    made = _once_more(folder, *unseeing[:until]) if until else {}
+    model = {path: made.get(path, "none") for path in seen}
+    if model != seen:
+        # What follows another model differs too, and tells nothing more.
+        return _compared("blind", seen, model)
+    if unseeing[until:]:
+        _once_more(folder, *unseeing[until:])
+    return _compared("blind", seen | _read_by_apps(bundle), model | _read_by_apps(folder / paths.BUNDLE))
 
 
 def _reads(branch: Revision, stages: list[str]) -> set[str]:

@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 
+import yaml
 from dvc.utils.serialize import modify_yaml
 
 from ci import outputs, revisions
@@ -54,11 +55,14 @@ def main() -> None:
 
 
 def reproduce() -> tuple[Stage, ...]:
-    """Run `dvc repro` stage by stage; return how each stage got its results."""
+    """Run `dvc repro` stage by stage, from the first that changed; return how each stage got its results."""
     names = list(revisions.lock_of())
     revisions.drop_missing()
-    made = []
-    for name in revisions.order():
+    stale = yaml.safe_load(programs.dvc("status", "--json"))
+    order = revisions.order()
+    first = next((number for number, name in enumerate(order) if name in stale), len(order))
+    made = [Stage(name=name, how="unchanged") for name in order[:first]]
+    for name in order[first:]:
         before, started = revisions.lock_of().get(name), _started(name)
         begun = time.monotonic()
         for line in programs.lines([*programs.DVC, "repro", "--single-item", name]):

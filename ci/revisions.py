@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,12 @@ class Revision:
     folder: Path
     note: str = ""
 
-    @property
+    @cached_property
     def lock(self) -> dict[str, Any]:
         """The stages of dvc.lock."""
         return lock_of(self.folder)
 
-    @property
+    @cached_property
     def params(self) -> dict[str, Any]:
         """params.yaml as it stands there, unchecked: another revision may have other keys."""
         content: dict[str, Any] = yaml.safe_load((self.folder / paths.PARAMS).read_text(encoding="utf-8"))
@@ -72,7 +73,7 @@ def check_up_to_date(folder: Path = Path()) -> None:
 
     Also raise it if git holds files where DVC keeps results or the gate keeps its records.
     """
-    own = [folder / name for name in (*_OWN, programs.dvc("cache", "dir", cwd=folder).strip())]
+    own = [folder / name for name in (*_OWN, programs.dvc_cache(folder))]
     # Also behind a link that git holds.
     places = [path for path in (one.resolve() for one in own) if path.is_relative_to(folder.resolve())]
     if held := programs.git("ls-files", "--", *_OWN, *map(str, places), cwd=folder).splitlines():
@@ -172,8 +173,7 @@ def _clone(source: Path, commit: str, folder: Path) -> None:
     """Check out a commit in `folder`, which uses the DVC cache of `source`."""
     programs.git("clone", "--quiet", "--shared", "--no-checkout", str(source.resolve()), str(folder))
     programs.git("checkout", "--quiet", "--detach", commit, cwd=folder)
-    cache = programs.dvc("cache", "dir", cwd=source).strip()
-    programs.dvc("cache", "dir", "--local", str((source / cache).resolve()), cwd=folder)
+    programs.use_dvc_cache(programs.dvc_cache(source), folder)
 
 
 def lock_of(folder: Path = Path()) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def run(name: str, sets: Sequence[str], *targets: str) -> str:
     """
     changes = [part for change in sets for part in ("-S", change)]
     with _clone(name) as clone:
-        programs.dvc("cache", "dir", "--local", programs.dvc("cache", "dir").strip(), cwd=clone)
+        programs.use_dvc_cache(programs.dvc_cache(), clone)
         programs.dvc("exp", "run", "-n", name, *changes, *targets, cwd=clone)
         # Git brings the figures; the other results are in the shared cache already.
         programs.dvc("--wait-for-lock", "exp", "pull", "--no-cache", "--force", str(clone.resolve()), name)

@@ -29,6 +29,30 @@ def dvc(*arguments: str, cwd: Path = Path()) -> str:
     return run([*DVC, *arguments], cwd=cwd)
 
 
+def dvc_cache(folder: Path = Path()) -> Path:
+    """The cache of the DVC repository in a folder, whether it exists or not; UserError as `_dvc_config`."""
+    config = _dvc_config(folder)
+    return Path(config["cache"].get("dir") or Path(config.dvc_dir, "cache"))
+
+
+def use_dvc_cache(cache: Path, folder: Path) -> None:
+    """Let the DVC repository in a folder use another cache from now on; UserError as `_dvc_config`."""
+    with _dvc_config(folder).edit("local", validate=False) as own:
+        own["cache"]["dir"] = str(cache.resolve())
+
+
+def _dvc_config(folder: Path) -> Any:
+    """The settings of the DVC repository in a folder; UserError if a file of them cannot be read."""
+    # A start of DVC takes half a second, and this a hundredth.
+    from dvc.config import Config, ConfigError
+
+    try:
+        return Config(dvc_dir=str(folder.resolve() / ".dvc"), validate=False)
+    except ConfigError as error:
+        said = str(error).rstrip(".")
+        raise UserError(f"{folder.resolve()} has settings of DVC that it cannot read: {said}.") from None
+
+
 def run(command: Sequence[str], cwd: Path = Path(), stdin: str = "", timeout: float | None = None) -> str:
     """What a program prints on stdout.
 

@@ -28,30 +28,29 @@ def main() -> int:
     arguments = parser.parse_args()
     # Check params.yaml before DVC does: its errors end with status 1, since a retry would not help.
     load_params()
-    stages = [stage["name"] for stage in stage_graph.read()]
-    if arguments.stage not in stages:
-        raise UserError(f"dvc.yaml has no stage {arguments.stage}: its stages are {', '.join(stages)}.")
-    status = run(arguments.stage, arguments.force)
-    if arguments.figures and status in (0, SKIPPED):
-        with Repo() as repo:
+    ui.enable()
+    with stage_graph.opened(held=True) as repo:
+        stages = [stage["name"] for stage in stage_graph.read(repo)]
+        if arguments.stage not in stages:
+            raise UserError(f"dvc.yaml has no stage {arguments.stage}: its stages are {', '.join(stages)}.")
+        status = run(repo, arguments.stage, arguments.force)
+        if arguments.figures and status in (0, SKIPPED):
             files.write_text(arguments.figures, figures.page(repo, arguments.stage))
     return status
 
 
-def run(stage: str, force: bool) -> int:
+def run(repo: Repo, stage: str, force: bool) -> int:
     """Run the stage; return 0, SKIPPED, or the status of a failure."""
-    ui.enable()
-    with Repo(_wait_for_lock=True) as repo:
-        if not force and not repo.status(targets=[stage]):
-            print(f"Nothing that {stage} depends on has changed: it is not run.")
-            return SKIPPED
-        try:
-            repo.reproduce(stage, single_item=True, force=force)
-        except DvcException as error:
-            said = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
-            print(f"error: {said}", flush=True)
-            # With status 1, the stage has said in a sentence what the user has to do.
-            return 1 if said.endswith(" exited with 1") else TEMPORARY
+    if not force and not repo.status(targets=[stage]):
+        print(f"Nothing that {stage} depends on has changed: it is not run.")
+        return SKIPPED
+    try:
+        repo.reproduce(stage, single_item=True, force=force)
+    except DvcException as error:
+        said = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+        print(f"error: {said}", flush=True)
+        # With status 1, the stage has said in a sentence what the user has to do.
+        return 1 if said.endswith(" exited with 1") else TEMPORARY
     return 0
 
 

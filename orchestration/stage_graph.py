@@ -5,44 +5,56 @@ it reads), `outs` (what it writes) and `metrics` (those outputs that are metrics
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from dvc.exceptions import DvcException
-from dvc.repo import Repo
+from dvc.repo import Repo, lock_repo
 
 from malaria.command import end_with, options
 from malaria.errors import UserError
 
 
-def read() -> list[dict[str, Any]]:
-    """Every stage with a command; paths are relative to the root of the current folder's repository.
+def read(repo: Repo) -> list[dict[str, Any]]:
+    """Every stage with a command; paths are relative to the root of the repository."""
+    # In DVC's graph, edges point from a stage to the stages whose outputs it needs.
+    needs = repo.index.graph.successors
+    return [
+        {
+            "name": stage.addressing,
+            "desc": stage.desc or "",
+            "cmd": str(stage.cmd),
+            "after": sorted(above.addressing for above in needs(stage) if above.cmd),
+            "outs": [str(out) for out in stage.outs],
+            "metrics": [str(out) for out in stage.metrics],
+        }
+        for stage in repo.index.stages
+        if stage.cmd
+    ]
+
+
+@contextmanager
+def opened(held: bool = False) -> Iterator[Repo]:
+    """The repository of the current folder.
+
+    held: wait until no other DVC command holds it, and hold it until the block ends, except while a stage
+    runs. Its files are then read once for all that the block asks.
 
     Raises:
         UserError: DVC cannot read dvc.yaml, or something that dvc.yaml names.
     """
     try:
-        with Repo() as repo:
-            # In DVC's graph, edges point from a stage to the stages whose outputs it needs.
-            needs = repo.index.graph.successors
-            return [
-                {
-                    "name": stage.addressing,
-                    "desc": stage.desc or "",
-                    "cmd": str(stage.cmd),
-                    "after": sorted(above.addressing for above in needs(stage) if above.cmd),
-                    "outs": [str(out) for out in stage.outs],
-                    "metrics": [str(out) for out in stage.metrics],
-                }
-                for stage in repo.index.stages
-                if stage.cmd
-            ]
+        with Repo(_wait_for_lock=held) as repo, lock_repo(repo) if held else nullcontext():
+            yield repo
     except DvcException as error:
         raise UserError(f"DVC cannot read the stages: {error}") from None
 
 
 def main() -> None:
     options("orchestration.stage_graph", __doc__).parse_args()
-    print(json.dumps(read(), indent=1))
+    with opened() as repo:
+        print(json.dumps(read(repo), indent=1))
 
 
 if __name__ == "__main__":

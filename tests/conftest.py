@@ -1,10 +1,11 @@
 """Fixtures that several test modules use: a synthetic sample, and the real cells if they are available."""
 
+import gc
 import io
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import absl.logging
@@ -21,6 +22,17 @@ ROOT = Path(__file__).resolve().parents[1]
 # When DVC sets up its logging, TensorFlow's log handler closes its stream, unless that is the current
 # sys.stderr. In a test with another sys.stderr, it would close pytest's.
 absl.logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import the tests without garbage collection: it would look again and again at modules that stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)

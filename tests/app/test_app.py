@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import fastapi
 import numpy as np
+import psutil
 import pytest
 import requests
 from gradio_client import Client, handle_file
@@ -108,6 +109,13 @@ def test_classify_batch_gives_the_rows_of_predict_and_totals(client, drawn, mode
     assert said["rows"][-1]["status"] == predict.UNREADABLE
     assert (said["totals"]["images"], said["totals"]["judged"]) == (13, 12)
     assert said["totals"]["low"] < said["totals"]["share"] < said["totals"]["high"]
+
+
+def test_an_app_that_nobody_uses_seldom_wakes_up(live):
+    app = psutil.Process(live.process.pid)
+    before = app.num_ctx_switches().voluntary
+    time.sleep(1)
+    assert app.num_ctx_switches().voluntary - before < 350
 
 
 def test_what_is_no_cell_gets_a_reason_and_no_category_anywhere(live, drawn):
