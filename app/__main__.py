@@ -9,17 +9,15 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from malaria import __version__
+from malaria import RESEARCH, __version__
 from malaria.command import end_with, how_many
 from malaria.errors import UserError
-
-NOTE = "Research use only: nothing here is a diagnosis."
 
 
 def parser(add_help: bool = True) -> argparse.ArgumentParser:
     """Build the command-line parser; `add_help=False` makes it usable as a parent of another parser."""
     known = argparse.ArgumentParser(
-        prog=f"python -m {__package__}", description=__doc__, epilog=NOTE, add_help=add_help
+        prog=f"python -m {__package__}", description=__doc__, epilog=RESEARCH, add_help=add_help
     )
     known.add_argument("--version", action="version", version=__version__)
     revision = shaped(".+", "a revision")

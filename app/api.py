@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from malaria import RESEARCH
 from malaria.cells import images
 
 from . import batches, decoder, uploads, verdict
@@ -114,7 +115,7 @@ def as_batch(outcome: batches.Outcome) -> dict[str, Any]:
         "totals": asdict(outcome.totals),
         "threshold": outcome.point.threshold,
         "model": outcome.model.title,
-        "note": verdict.RESEARCH,
+        "note": RESEARCH,
     }
 
 
@@ -123,7 +124,7 @@ def as_json(model: Model, crop: images.Crop, point: verdict.Point) -> dict[str, 
     said = model.says(model.answer(crop.pixels), point)
     content = as_row(batches.row(model, "", said, model.at(point), "; ".join(crop.notes)))
     del content["file"]
-    return {**content, "meaning": " ".join(said.sentences), "note": verdict.RESEARCH}
+    return {**content, "meaning": " ".join(said.sentences), "note": RESEARCH}
 
 
 def as_row(row: batches.Row) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from malaria import __version__, bundle
+from malaria import RESEARCH, __version__, bundle
 from malaria.bundle import Bundle, Record
 from malaria.cells import images
 from malaria.errors import UserError
@@ -121,5 +121,5 @@ def info(model: Model) -> dict[str, Any]:
         "since": model.since,
         "newer_is_damaged": model.newer_is_damaged,
         "figures": model.scores,
-        "note": verdict.RESEARCH,
+        "note": RESEARCH,
     }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from malaria import templates
+from malaria import RESEARCH, templates
 from malaria.cells import images
 
 from . import batches, cells, heatmap, pictures, verdict
@@ -30,7 +30,7 @@ def text(name: str) -> str:
 
 def header(models: Sequence[Model]) -> str:
     """HTML of the page's top: title, purpose, and what a visitor must know about the models first."""
-    return render("header.html.j2", models=models, research=verdict.RESEARCH)
+    return render("header.html.j2", models=models, research=RESEARCH)
 
 
 def cell(

@@ -21,10 +21,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Router
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from malaria import __version__
+from malaria import RESEARCH, __version__
 from malaria.errors import UserError
 
-from . import cells, firewall, page, plain, uploads, verdict
+from . import cells, firewall, page, plain, uploads
 from .gradio_import import gr
 from .logs import event
 from .model import Model
@@ -128,7 +128,7 @@ def serve(asgi: Router, listening: socket.socket, limits: firewall.Limits) -> No
     if not ipaddress.ip_address(host).is_loopback:
         who = "who knows name and password" if limits.auth else "on the network: --auth asks for a password"
         print(f"note: this page is open to anyone {who}.", file=sys.stderr)
-    print(f"Open {address(host, port)} in a browser. {verdict.RESEARCH} Ctrl-C ends it.", flush=True)
+    print(f"Open {address(host, port)} in a browser. {RESEARCH} Ctrl-C ends it.", flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn installs its own handlers, and raises the signal again after it has ended: ignore that.
         signal.signal(number, lambda *_: None)

@@ -10,7 +10,6 @@ from malaria.bundle import Record
 from .inference import Answer
 
 NO_CELL = "This does not look like a stained red cell."
-RESEARCH = "Research use only. Not a diagnosis."
 
 # A person should look if P lies between these: one such cell in ten, or more, is of the other class.
 _UNSURE = (0.1, 0.9)

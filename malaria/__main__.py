@@ -13,21 +13,19 @@ from typing import Any
 import shtab
 from tqdm import tqdm
 
-from malaria import __version__, bundle, labels, predict
+from malaria import RESEARCH, __version__, bundle, labels, predict
 from malaria.bundle.ood import FOREIGN, Looks
 from malaria.command import end_with, how_many, needs, share_of_one
 from malaria.errors import UserError
 from malaria.predict import batch, engine, inputs, stores
 from malaria.predict.rows import disk_in_words, save
 
-NOTE = "Research use only: nothing here is a diagnosis."
-
 # The package of app/ in an installation (pyproject.toml); a checkout has no such package.
 _APP = "malaria.app"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="malaria", description=__doc__, epilog=NOTE)
+    parser = argparse.ArgumentParser(prog="malaria", description=__doc__, epilog=RESEARCH)
     parser.add_argument("--version", action="version", version=__version__)
     shtab.add_argument_to(parser, "--print-completion", help="print a completion script for your shell")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -101,7 +99,7 @@ def _texts(does: str, example: str) -> dict[str, Any]:
     return {
         "help": does,
         "description": f"{does[0].upper()}{does[1:]}.",
-        "epilog": f"example:\n  malaria {example}\n\n{NOTE}",
+        "epilog": f"example:\n  malaria {example}\n\n{RESEARCH}",
         "formatter_class": argparse.RawDescriptionHelpFormatter,
     }
 
@@ -182,7 +180,7 @@ def _close(
         f"{judged:,} of {images:,} images judged, {counts[labels.PARASITIZED]:,} of them called parasitised "
         f"({point}); {rejected:,} turned away; {unreadable:,} unreadable.",
         f"The model is {model.folder}, trained on {synthetic if model.record.synthetic else 'real cells'}.",
-        f"{arguments.out} is written. {NOTE}" if arguments.out else NOTE,
+        f"{arguments.out} is written. {RESEARCH}" if arguments.out else RESEARCH,
     )
     print(*lines, sep="\n", file=sys.stderr)
     if not images:
@@ -214,7 +212,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     scores = labelled.evaluate(model, arguments.folder, dict(arguments.classes or ()), arguments.out)
     print(json.dumps(scores, indent=2) if arguments.json else labelled.as_text(scores))
     if model.record.synthetic:
-        print(f"This model was trained on the synthetic sample. {NOTE}", file=sys.stderr)
+        print(f"This model was trained on the synthetic sample. {RESEARCH}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # Code that stages run but do not depend on, with the reason. If a change here falsifies a result on purpose,
 # the gate finds it, because it runs the stages again.
 PLUMBING = {
-    "malaria/__init__.py": "holds a version number, which results only carry",
+    "malaria/__init__.py": "holds a version number and a sentence, which results only carry",
     "malaria/command.py": "starts and ends a command: --help, errors in one sentence, the lock of a stage",
     "malaria/errors.py": "names the one kind of error that people can correct",
     "malaria/files.py": "writes what it is given, whole or not at all, and hashes files",
