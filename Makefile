@@ -85,7 +85,7 @@ endif
 test: env  ## run the tests, two at a time (JOBS=4 for more): 3 to 5 minutes on 2 cores
 	pytest -m "not long" -n $(JOBS) --dist worksteal
 
-test-all: test  ## run the tests, then those of browsers, servers, Airflow, releases and kills: 18 minutes more
+test-all: test  ## run the tests, then those of browsers, servers, Airflow, releases and kills: 14 minutes more
 	pytest -m long -n $(JOBS) --dist worksteal
 	python -m tests.rules --changed $(BASE)
 
