@@ -20,10 +20,13 @@ def read(folder: Path) -> dict[str, str]:
     """Read `patients.csv` in `folder`: the patient of each file that it names; empty without such a table.
 
     Raises:
-        UserError: it is not a CSV table with the columns file and patient, or gives a file to two patients.
+        UserError: it is not a CSV table with the columns file and patient, a link to nothing, or gives a file
+            to two patients.
     """
     file = folder / paths.PATIENTS
     if not file.exists():
+        if file.is_symlink():
+            raise UserError(f"{file} is a link to nothing: put the table there, or delete the link.")
         return {}
     table = tables.read_given(file, "file,patient")
     table = table.assign(

@@ -29,8 +29,9 @@ NOT_READ = "cannot be read: "
 # images already in memory, as those of a zip are, take more bytes than _HELD.
 _CHUNK, _HELD = 256, 2**28
 
-# The start of a text that a spreadsheet takes for a formula, or loses; apostrophes may come before it.
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+# The start of a text that a spreadsheet takes for a formula, or loses; apostrophes may come before it. Some
+# take the wide signs of East Asian keyboards for one, too.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 
 
 @dataclass(frozen=True)

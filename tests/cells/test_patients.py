@@ -72,6 +72,12 @@ def test_cells_of_no_known_patient_stand_alone_but_for_their_copies():
     assert list(patients.known(own)) == [False, False, False, True]
 
 
+def test_a_table_that_is_a_link_to_nothing_is_refused(tmp_path):
+    (tmp_path / "patients.csv").symlink_to(tmp_path / "moved.csv")
+    with pytest.raises(UserError, match=r"patients\.csv is a link to nothing"):
+        patients.read(tmp_path)
+
+
 def test_a_byte_order_mark_and_a_patient_called_na_are_read(tmp_path):
     (tmp_path / "patients.csv").write_bytes(b"\xef\xbb\xbffile,patient\nmine.png,NA\n")
     assert patients.read(Path(tmp_path)) == {"mine.png": "NA"}

@@ -76,6 +76,7 @@ def test_few_large_pictures_are_held_in_memory_at_once(model_bundle, pngs, mib, 
     [
         ("=1+1.png", "'=1+1.png"),
         ("'=1", "''=1"),
+        ("\uff1d1+1.png", "'\uff1d1+1.png"),
         ("-1", "'-1"),
         ("+1", "'+1"),
         ("\ta", "'\ta"),
