@@ -25,7 +25,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 # After how many new objects the garbage collector looks at them, and at which of its rounds at older ones and
 # at all. A stage imports about a million objects that stay: with Python's own numbers, the collector takes a
 # fifth of the time in which TensorFlow starts.
-_COLLECT = (20_000, 50, 1000)
+_COLLECT = (20_000, 50, 20)
 
 # The exit status of a temporary failure, and the environment variable that ends commands with their parents.
 TEMPORARY = 75
