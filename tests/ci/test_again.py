@@ -56,6 +56,15 @@ def test_a_training_that_reads_the_test_cells_is_another(branch):
     assert blind(branch) == LEARNT
 
 
+def test_a_lock_that_was_made_without_the_test_cells_hides_no_training_on_them(branch):
+    seeing = f'"cell 2;" in (seen := {EVERY_CELL})'
+    learn_from(branch, f'(seen if {seeing} and not Path("clean").exists() else "")', "data/raw")
+    (branch / "clean").touch()
+    miniature.reproduce(branch)
+    (branch / "clean").unlink()
+    assert blind(branch) == LEARNT
+
+
 @pytest.mark.parametrize(
     ("file", "outcome"),
     [("reports/split.json", str(LEARNT)), ("data/sides.json", "failed to reproduce 'train'")],
