@@ -17,6 +17,7 @@ import pandas as pd
 from malaria import files, params
 from malaria.command import end_with, how_many, needs, options
 from malaria.fields import annotations, find, matching
+from malaria.labels import PARASITIZED
 
 REPORTS = Path("reports/fields")
 
@@ -49,8 +50,9 @@ def score(field: annotations.Annotated) -> dict[str, float]:
 
     Returns:
         Numbers of cells that are found and annotated (`both`), only found (`extra`) and only annotated
-        (`missed`). A found object that is annotated as no red cell is `extra`. `boxes`: whether the
-        annotation has boxes; `seconds`: processor time.
+        (`missed`). A found object that is annotated as no red cell is `extra`. `parasitized` and
+        `parasitized_found`: of annotated parasitised cells, also of those that the border cuts. `boxes`:
+        whether the annotation has boxes; `seconds`: processor time.
     """
     pixels = find.read(field.image)
     start = time.process_time()
@@ -58,7 +60,10 @@ def score(field: annotations.Annotated) -> dict[str, float]:
     seconds = time.process_time() - start
     matched = matching.match(found, field.marks)
     whole = [field.marks[j].label != annotations.OTHER for i, j in matched.pairs if not found.cells[i].cut]
+    parasitized = {j for j, mark in enumerate(field.marks) if mark.label == PARASITIZED and not mark.ignore}
     return {
+        "parasitized": len(parasitized),
+        "parasitized_found": len(parasitized & {j for _, j in matched.pairs}),
         "both": sum(whole),
         "extra": len(matched.extra) + whole.count(False),
         "missed": len(matched.missed),
@@ -82,6 +87,8 @@ def as_text(scores: pd.DataFrame) -> str:
             f", precision {every.both / max(every.both + every.extra, 1):.3f}, F1 {f1(every):.3f}; "
             f"count off by {off.median():.1%} (median), {off.quantile(0.9):.1%} (nine of ten)"
         )
+    if every.parasitized:
+        text += f"; {every.parasitized_found:.0f} of {every.parasitized:.0f} parasitised ones are found"
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds = scores.seconds
     return (

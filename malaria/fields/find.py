@@ -393,7 +393,13 @@ def _is_cut(box: tuple[int, int, int, int], shape: tuple[int, ...]) -> bool:
 
 
 def _white_cells(colours: Floats, cells: Mask, size: float) -> Mask:
-    """Where nuclei of white cells are, (h, w): dark, of another colour than red cells, and larger in all."""
+    """Where nuclei of white cells are, (h, w): dark, of another colour than red cells, and larger in all.
+
+    Args:
+        colours: optical density in red, green and blue light, float (h, w, 3).
+        cells: the foreground of cells, not empty.
+        size: diameter of the usual cell, px.
+    """
     red, green, _ = np.moveaxis(colours / np.median(colours[cells], axis=0), 2, 0)
     least, most = _COLOUR_OF_RED_CELLS
     stained = (green > _NUCLEUS) & ((red < least * green) | (red > most * green))
