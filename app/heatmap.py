@@ -5,15 +5,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from malaria.cells import images
+from malaria.cells.prepared import part_of
 
 from .inference import Answer
 
 # A map is worth showing if its places for Parasitized add at least this to the log-odds: they add less than
 # 0.2 in 95 of 100 healthy NIH cells, and more than 3 in 95 of 100 parasitised ones.
 LEAST = 0.3
-
-# Pixels with no channel above this lie outside the cell, where crops are black.
-_DARKEST_OF_CELL = 16
 
 _TOWARDS_PARASITIZED = np.array([255.0, 120.0, 0.0])
 _TOWARDS_UNINFECTED = np.array([40.0, 130.0, 255.0])
@@ -42,6 +40,6 @@ def overlay(pixels: images.Pixels, towards: npt.NDArray[np.float32]) -> images.P
     share = np.asarray(smooth, dtype=np.float64)[:, :, None]
     grey = np.repeat(pixels.mean(axis=2, keepdims=True), 3, axis=2)
     colour = np.where(share > 0, _TOWARDS_PARASITIZED, _TOWARDS_UNINFECTED)
-    weight = 0.75 * np.abs(share).clip(0, 1) * (pixels.max(axis=2, keepdims=True) > _DARKEST_OF_CELL)
+    weight = 0.75 * np.abs(share).clip(0, 1) * part_of(pixels)[:, :, None]
     mixed: images.Pixels = (grey + weight * (colour - grey)).astype(np.uint8)
     return mixed

@@ -22,7 +22,7 @@ from malaria.train import augmentation, network
 # Modules that shape what the network answers, by room. A change elsewhere leaves the code hash as it is.
 CODE = {
     "bundle": ("convert", "not_cells", "ood"),
-    "cells": ("decoding", "doubtful_labels", "images", "packed", "prepare"),
+    "cells": ("decoding", "doubtful_labels", "images", "packed", "prepare", "prepared"),
     "evaluate": ("calibration",),
     "train": ("augmentation", "backend", "devices", "network", "training"),
 }

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from malaria.cells import prepared
 from malaria.cells.images import Pixels
 
 Random = np.random.Generator
@@ -286,8 +287,7 @@ def _plasma(random: Random) -> Pixels:
 
 def _part_of(cell: Pixels) -> npt.NDArray[np.bool_]:
     """Which pixels belong to the cell and not to the black around it, bool (h, w, 1)."""
-    inside: npt.NDArray[np.bool_] = cell.max(axis=2, keepdims=True) > 16
-    return inside
+    return prepared.part_of(cell)[:, :, None]
 
 
 def _resized(cell: Pixels, side: int) -> Pixels:

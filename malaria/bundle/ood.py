@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from malaria.cells.images import Pixels
-from malaria.cells.prepared import Prepared
+from malaria.cells.prepared import LIGHT, Prepared, part_of
 from malaria.errors import UserError
 
 Floats = npt.NDArray[np.float64]
@@ -63,11 +63,8 @@ _FAR = (f"{_NO_CELL}: colour, texture and outline do not go together", _NO_CELL)
 # Grey levels per unit of their logarithm, at the brightness of a cell.
 _SCALE = np.float32(150)
 
-# An empty background's grey level, and the share of a NIH/NLM cell's optical density that is in green.
-_LIGHT, _GREEN = 235, 0.43
-
-# A pixel brighter than this in any channel belongs to the cell: lossy copies are not quite black outside it.
-_BLACK = 16
+# The share of a NIH/NLM cell's optical density that is in green.
+_GREEN = 0.43
 
 # The sides of NIH crops range from 46 to 394 px. The public copies are all square, so training cells cannot
 # teach which shapes a crop may have.
@@ -340,14 +337,14 @@ def from_bytes(content: bytes) -> Check:
 
 def _quantities(prepared: Sequence[Prepared]) -> Singles:
     cells = np.stack([cell.pixels for cell in prepared])
-    density = -np.log(np.array([cell.own for cell in prepared], dtype=np.float32) / _LIGHT)
+    density = -np.log(np.array([cell.own for cell in prepared], dtype=np.float32) / LIGHT)
     stain = density.sum(axis=1)
     over = np.maximum(stain, 1)
     count, size = cells.shape[:2]
     corners, middle = _places(size)
     # One plane per colour, so that the arithmetic below runs along memory.
     planes = np.ascontiguousarray(cells.transpose(3, 0, 1, 2)).reshape(3, count, -1)
-    part = np.maximum(np.maximum(planes[0], planes[1]), planes[2]) > _BLACK
+    part = part_of(np.moveaxis(planes, 0, -1))
     inside = part.astype(np.float32)
     pixels = np.maximum(inside.sum(axis=1), 1)
 

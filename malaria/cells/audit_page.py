@@ -14,6 +14,7 @@ from PIL import Image
 
 from malaria import charts, paths, tables, templates
 from malaria.cells import audit, images
+from malaria.cells.prepared import part_of
 from malaria.cells.provenance import Provenance
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 
@@ -30,9 +31,6 @@ INFECTED, CONTROLS, UNKNOWN = "Infected patients", "Uninfected controls", "Patie
 
 # The attributes of an <img>; None for a file that cannot be read.
 Picture = dict[str, str | int] | None
-
-# Crops are black outside the cell, except for faint compression artefacts.
-_DARKEST_OF_CELL = 16
 
 
 def render(
@@ -163,7 +161,7 @@ def _colour(path: Path, limits: images.Limits) -> npt.NDArray[np.float64]:
     """The mean RGB inside a cell, float64 (3,)."""
     # Every fourth pixel in each direction gives the same colour in a sixteenth of the time.
     pixels = images.read(path, limits).pixels[::4, ::4]
-    inside = pixels[pixels.max(axis=2) > _DARKEST_OF_CELL]
+    inside = pixels[part_of(pixels)]
     return inside.mean(axis=0) if len(inside) else np.zeros(3)
 
 

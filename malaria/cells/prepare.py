@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from malaria.cells import images
 from malaria.cells.images import Pixels
-from malaria.cells.prepared import Prepared
+from malaria.cells.prepared import BLACK, LIGHT, Prepared, part_of
 from malaria.errors import UserError
 from malaria.params import Colour
 
@@ -20,8 +20,7 @@ from malaria.params import Colour
 AS_IS: Colour = "as-is"
 OWN: Colour = "own"
 
-# The grey level of an empty background, and the reference colour (RGB): about that of a median NIH/NLM cell.
-_LIGHT = 235.0
+# The reference colour (RGB): about that of a median NIH/NLM cell.
 _REFERENCE = (200.0, 150.0, 165.0)
 _LEVELS = np.arange(256)
 # A cell's colour is this percentile of its pixels; the few, darker pixels of parasites hardly change it.
@@ -29,8 +28,6 @@ _PERCENTILE = 60
 # Bounds of the factor on optical densities: a channel without stain would become pure noise.
 _LEAST, _MOST = 0.4, 2.5
 
-# A pixel that is brighter than this in any channel counts as part of the cell.
-BLACK = 16
 # A background is even if its corners differ by no more than this, in grey levels, from their median colour;
 # its other pixels may differ as much.
 _EVEN = 14
@@ -43,7 +40,7 @@ _MARGIN, _SPECK = 0.04, 0.03
 def prepare(crop: Pixels, size: int, colour: Colour) -> Prepared:
     """Prepare a crop, uint8 (h, w, 3), for a network of `size` px."""
     cell = images.resize(crop if colour == AS_IS else without_margin(crop), size)
-    part = _brightest(cell) > BLACK
+    part = part_of(cell)
     own = _own(cell, part)
     return Prepared(cell if colour == AS_IS else _stained(cell, part, own), own, crop.shape[:2])
 
@@ -68,7 +65,7 @@ def read(
 def without_margin(cell: Pixels) -> Pixels:
     """Cut off the margin of `cell`, uint8 (h, w, 3), on black, unless it is thin or the cell is not found."""
     cell = _on_black(cell)
-    part = _brightest(cell) > BLACK
+    part = part_of(cell)
     height, width = part.shape
     rows = np.flatnonzero(part.sum(axis=1) > _SPECK * width)
     columns = np.flatnonzero(part.sum(axis=0) > _SPECK * height)
@@ -78,11 +75,6 @@ def without_margin(cell: Pixels) -> Pixels:
     if max(top, height - low) <= _MARGIN * height and max(left, width - right) <= _MARGIN * width:
         return cell
     return cell[top:low, left:right]
-
-
-def _brightest(cell: Pixels) -> npt.NDArray[np.uint8]:
-    """The brightest channel of each pixel; NumPy's maximum over a last axis of three is slower."""
-    return np.maximum(np.maximum(cell[..., 0], cell[..., 1]), cell[..., 2])
 
 
 def _own(cell: Pixels, part: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
@@ -103,8 +95,8 @@ def _stained(cell: Pixels, part: npt.NDArray[np.bool_], own: tuple[int, int, int
     """
     found = np.empty_like(cell)
     for channel, (reference, level) in enumerate(zip(_REFERENCE, own, strict=True)):
-        density = -np.log(min(level, _LIGHT - 1) / _LIGHT)
-        stretch = min(_MOST, max(_LEAST, -np.log(reference / _LIGHT) / density))
+        density = -np.log(min(level, LIGHT - 1) / LIGHT)
+        stretch = min(_MOST, max(_LEAST, -np.log(reference / LIGHT) / density))
         table = reference * (_LEVELS / level) ** stretch + 0.5
         found[..., channel] = table.clip(0, 255).astype(np.uint8)[cell[..., channel]] * part
     return found
@@ -120,7 +112,7 @@ def _on_black(cell: Pixels) -> Pixels:
     colour = np.median(corners, axis=0).astype(np.int16)
     if colour.max() <= BLACK or (np.abs(corners - colour) > _EVEN).any():
         return cell
-    like = (np.abs(cell - colour) <= _EVEN).all(axis=2) | (_brightest(cell) <= BLACK)
+    like = (np.abs(cell - colour) <= _EVEN).all(axis=2) | ~part_of(cell)
     reached = np.zeros_like(like)
     for turns in range(4):
         turned = np.rot90(like, turns)

@@ -8,6 +8,7 @@ from PIL import Image, ImageFilter
 
 from malaria.cells import synthetic
 from malaria.cells.images import Pixels
+from malaria.cells.prepared import part_of
 from malaria.cells.synthetic import Floats, Random
 from malaria.fields.annotations import OTHER, Box, Mark
 from malaria.labels import PARASITIZED, UNINFECTED
@@ -68,7 +69,7 @@ def _red_cells(
             continue
         sick = random.random() < infected
         crop = synthetic.draw(random, look, sick)
-        if box := _lay(passed, crop / look.cell.max() / 1.02, crop.max(axis=2) > 16, at):
+        if box := _lay(passed, crop / look.cell.max() / 1.02, part_of(crop), at):
             taken = np.vstack([taken, at])
             marks.append(Mark(PARASITIZED if sick else UNINFECTED, box))
     return marks

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from malaria import params
+from malaria.cells.prepared import BLACK, LIGHT
 from malaria.train.backend import tf
 
 # Random numbers for each cell: rotation, shear, zoom, two flips; gain of each channel and of all; stain of
@@ -15,11 +16,6 @@ NUMBERS = 18
 
 # Images that `varied` augments together.
 _BATCH = 64
-
-# An empty background's grey level, from which optical densities are counted.
-_LIGHT = 235.0
-# A pixel brighter than this in any channel belongs to the cell.
-_BLACK = 16.0
 
 
 def augment(images: tf.Tensor, numbers: tf.Tensor, settings: params.Train) -> tf.Tensor:
@@ -68,7 +64,7 @@ def _focused(images: tf.Tensor, numbers: tf.Tensor, settings: params.Train) -> t
     Only pixels of the cell count, so that the black outside does not run into the cell.
     """
     strength = settings.focus * (2 * numbers[:, 13, None, None, None] - 1)
-    inside = tf.cast(tf.reduce_max(images, axis=-1, keepdims=True) > _BLACK, tf.float32)
+    inside = tf.cast(tf.reduce_max(images, axis=-1, keepdims=True) > BLACK, tf.float32)
     around = tf.concat([images * inside, inside], axis=-1)
     for _ in range(2):
         around = tf.nn.avg_pool2d(around, 3, 1, "SAME")
@@ -84,11 +80,11 @@ def _stained(images: tf.Tensor, noise: tf.Tensor, numbers: tf.Tensor, settings: 
     centre, y, x = _places(images)
     y, x = y / centre, x / centre
     rim = 1 + settings.rim * signed[:, 12, None, None] * tf.minimum(x * x + y * y, 1.0) ** 2
-    density = -tf.math.log(tf.maximum(images, 1.0) / _LIGHT) * rim[..., None]
+    density = -tf.math.log(tf.maximum(images, 1.0) / LIGHT) * rim[..., None]
     density *= tf.exp(settings.stain * signed[:, None, None, 9:12])
     angle, strength = math.pi * signed[:, 14, None, None], settings.gradient * numbers[:, 15, None, None]
     light = 1 + strength * (tf.cos(angle) * x + tf.sin(angle) * y)
-    seen = _LIGHT * tf.exp(-density) * light[..., None] * gains[:, None, None, :]
+    seen = LIGHT * tf.exp(-density) * light[..., None] * gains[:, None, None, :]
     seen += settings.noise * numbers[:, 17, None, None, None] * noise
     return tf.clip_by_value(tf.where(images > 1.0, seen, images), 0.0, 255.0)
 
