@@ -22,15 +22,15 @@ def main() -> int:
     parser = options("benchmarks.batch", __doc__)
     parser.add_argument("--cells", type=how_many, default=27_558, help="how many (default: the real 27558)")
     parser.add_argument("--rounds", type=how_many, default=3, help="alternations of the compared runs (3)")
-    given = parser.parse_args()
-    print(f"{given.cells:,} cells, {by_turns.machine()}")
+    arguments = parser.parse_args()
+    print(f"{arguments.cells:,} cells, {by_turns.machine()}")
     with tempfile.TemporaryDirectory() as work:
-        one, many = prepare(Path(work, "one"), 1), prepare(Path(work, "many"), given.cells)
+        one, many = prepare(Path(work, "one"), 1), prepare(Path(work, "many"), arguments.cells)
         outs = {name: Path(work, f"{name}.csv") for name in WAYS}
         ways = {name: partial(costs, one, many, outs[name], options) for name, options in WAYS.items()}
-        print(by_turns.medians(by_turns.measured(ways, given.rounds)).round(3).to_string())
+        print(by_turns.medians(by_turns.measured(ways, arguments.rounds)).round(3).to_string())
         expected, *others = (out.read_bytes() for out in outs.values())
-    same = all(other == expected for other in others) and expected.count(b"\n") == given.cells + 1
+    same = all(other == expected for other in others) and expected.count(b"\n") == arguments.cells + 1
     print("The engine's bytes are the plain path's." if same else "OTHER BYTES")
     return 0 if same else 1
 

@@ -35,13 +35,13 @@ def main() -> None:
     parser = options("benchmarks.data", __doc__)
     parser.add_argument("--cells", type=how_many, default=27_558, help="how many (default: the real 27558)")
     parser.add_argument("--rounds", type=how_many, default=5, help="alternations of the compared runs (5)")
-    given = parser.parse_args()
-    census = nih.WHOLE if given.cells == 27_558 else nih.Census(given.cells // 2, 150, 50)
+    arguments = parser.parse_args()
+    census = nih.WHOLE if arguments.cells == 27_558 else nih.Census(arguments.cells // 2, 150, 50)
     print(f"{2 * census.cells:,} images, {by_turns.machine()}")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         prepare(work, census)
-        time_stages(work, 2 * census.cells, given.rounds)
+        time_stages(work, 2 * census.cells, arguments.rounds)
 
 
 def prepare(work: Path, census: nih.Census) -> None:

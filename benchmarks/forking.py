@@ -37,12 +37,12 @@ def main() -> None:
     parser.add_argument("--cells", type=how_many, default=8000, help="cells for predict (default 8000)")
     parser.add_argument("--seconds", type=float, default=15, help="of each load on /classify (default 15)")
     parser.add_argument("--rounds", type=how_many, default=3, help="alternations of the two ways (3)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     cells = serving.encoded(serving.CELLS)
     with tempfile.TemporaryDirectory() as work:
-        folders = batch.prepare(Path(work, "one"), 1), batch.prepare(Path(work, "many"), given.cells)
-        ways = {way: partial(speeds, way, cells, given.seconds, *folders) for way in ("inside", "forked")}
-        shares = by_turns.ratios(by_turns.measured(ways, given.rounds), "inside")
+        folders = batch.prepare(Path(work, "one"), 1), batch.prepare(Path(work, "many"), arguments.cells)
+        ways = {way: partial(speeds, way, cells, arguments.seconds, *folders) for way in ("inside", "forked")}
+        shares = by_turns.ratios(by_turns.measured(ways, arguments.rounds), "inside")
     for name, share in shares.loc["forked"].items():
         print(f"{name}: {share:.0%} of the speed without forking (median)")
 

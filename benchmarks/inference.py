@@ -38,18 +38,18 @@ def main() -> None:
     parser.add_argument("--calls", type=how_many, default=300, help="single cells in each round (300)")
     parser.add_argument("--batches", type=how_many, default=10, help=f"of {_BATCH} cells in each round (10)")
     parser.add_argument("--core", type=int, default=0, help="to which all are bound, if the system can (0)")
-    given = parser.parse_args()
-    folder = given.model or bundle.default_folder()
+    arguments = parser.parse_args()
+    folder = arguments.model or bundle.default_folder()
     record = bundle.read_record(folder)
     what = f"{record.precision}, {record.input_size} px, check: {'gate' in record.hashes}"
     print(f"{folder}: {what}; one of {by_turns.machine()}")
     if hasattr(os, "sched_setaffinity"):
         # Processes that start from here on inherit it, before any library in them counts the cores.
-        os.sched_setaffinity(0, {given.core})
+        os.sched_setaffinity(0, {arguments.core})
     cells = draw_cells(record.input_size)
-    asked = (folder.resolve(), cells, given.calls, given.batches)
+    asked = (folder.resolve(), cells, arguments.calls, arguments.batches)
     ways = {way: partial(by_turns.alone, measure, way, *asked) for way in WAYS}
-    runs = by_turns.measured(ways, given.rounds)
+    runs = by_turns.measured(ways, arguments.rounds)
     ratios = by_turns.ratios(runs, BUNDLE).drop(BUNDLE)
     print(f"{by_turns.medians(runs).T.round(3)}\n\nMultiples of the bundle's figures:\n{ratios.T.round(1)}")
 

@@ -50,16 +50,17 @@ def main() -> int:
     parser.add_argument("--model", default="models/pretrained", help="a bundle folder (default: %(default)s)")
     parser.add_argument("--clients", type=how_many, nargs="+", default=[1, 8, 32], help="at once (1 8 32)")
     parser.add_argument("--seconds", type=float, default=60, help="of each load (default 60)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     cells = encoded(CELLS)
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
-        with start("--model", given.model, log=Path(folder) / "log") as server:
-            print(f"{by_turns.machine()}, {given.model}")
+        with start("--model", arguments.model, log=Path(folder) / "log") as server:
+            print(f"{by_turns.machine()}, {arguments.model}")
             print(f"ready {time.monotonic() - started:.1f} s after its start, {memory(server):.0f} MB")
-            alone = bare(given.model, cells)
+            alone = bare(arguments.model, cells)
             print(f"bare call of the bundle: {1 / alone:.0f} cells a second, {1e3 * alone:.2f} ms each")
-            loads = pd.DataFrame([load(server, cells, clients, given.seconds) for clients in given.clients])
+            found = [load(server, cells, clients, arguments.seconds) for clients in arguments.clients]
+            loads = pd.DataFrame(found)
             share = (100 * loads["answers/s"] * alone).map("{:.0f} %".format)
             print(loads.assign(of_the_bare_rate=share).round(1).to_string(index=False))
     return int(loads.errors.any())

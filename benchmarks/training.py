@@ -42,16 +42,16 @@ def main() -> None:
     parser.add_argument("--mark", type=float, default=0.985, help="val AUC to reach (0.985)")
     parser.add_argument("--steps", type=how_many, default=100, help="steps per measurement of the rate (100)")
     parser.add_argument("--rounds", type=how_many, default=5, help="number of these measurements (5)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     print(by_turns.machine())
-    rate, bare, plain = by_turns.alone(rates, _BEFORE + given.steps, given.rounds)
+    rate, bare, plain = by_turns.alone(rates, _BEFORE + arguments.steps, arguments.rounds)
     print(
         f"ours, steady: {rate:,.0f} images/s: {rate / bare:.1%} of a bare step's {bare:,.0f}, and "
         f"{rate / plain:.1%} of the {plain:,.0f} of one that does not augment",
         flush=True,
     )
-    seeds = pd.RangeIndex(1, given.seeds + 1, name="seed")
-    times = [to_the_mark(seed, given.epochs, given.mark, rate) for seed in seeds]
+    seeds = pd.RangeIndex(1, arguments.seeds + 1, name="seed")
+    times = [to_the_mark(seed, arguments.epochs, arguments.mark, rate) for seed in seeds]
     print(pd.DataFrame(times, seeds).round(2).to_string())
 
 

@@ -53,15 +53,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=how_many, default=EPOCHS, help="for each training (%(default)s)")
     parser.add_argument("--full", action="store_true", help="train for the epochs of params.yaml")
     parser.add_argument("--workers", type=how_many, default=1, help="folds that run at once (1)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     settings = params.load_params()
     folds = splits.folds_in(Path(settings.split.file)) or list(range(settings.split.folds))
     if not folds:
         raise UserError(
             "split.folds is 0 in params.yaml: set it to 5, or name a file of folds in split.file."
         )
-    epochs = settings.train.epochs if given.full else given.epochs
-    wanted = [row for row in ROWS if row in (RECIPE, *given.rows)]
+    epochs = settings.train.epochs if arguments.full else arguments.epochs
+    wanted = [row for row in ROWS if row in (RECIPE, *arguments.rows)]
     tasks = [(row, fold) for row in wanted for fold in folds]
     sets = experiment.outside_git(settings)
 
@@ -71,17 +71,19 @@ def main() -> None:
         return experiment.run(f"ablation-{row}-{fold}", changes, "evaluate")
 
     found: dict[str, list[pd.DataFrame]] = defaultdict(list)
-    for (row, fold), name in experiment.spread(run, tasks, given.workers):
+    for (row, fold), name in experiment.spread(run, tasks, arguments.workers):
         found[row].append(experiment.tested(name, fold))
         print(f"{row}, fold {fold}: done", flush=True)
     done = {row: pd.concat(found[row]).sort_values("path", ignore_index=True) for row in wanted}
     for row, judged in done.items():
         tables.write(judged, paths.ABLATION / f"{row}.csv", tables.OUT_OF_FOLD)
-    doubted = doubtful_labels.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
-    print(f"\n{as_table(done, settings.evaluate, doubted)}")
+    doubtful = doubtful_labels.of_evaluation(settings.evaluate)
+    print(f"\n{as_table(done, settings.evaluate, doubtful)}")
 
 
-def as_table(done: dict[str, pd.DataFrame], settings: params.Evaluate, doubted: doubtful_labels.Pairs) -> str:
+def as_table(
+    done: dict[str, pd.DataFrame], settings: params.Evaluate, doubtful: doubtful_labels.Pairs
+) -> str:
     """The rows as a Markdown table; the others are compared with the first one."""
     first, *_ = done.values()
     lines = [
@@ -90,9 +92,9 @@ def as_table(done: dict[str, pd.DataFrame], settings: params.Evaluate, doubted: 
         "|---|---|---|---|---|---|",
     ]
     for name, judged in done.items():
-        found = paired.differences(paired.join(judged, first), settings, doubted)
+        found = paired.differences(paired.join(judged, first), settings, doubtful)
         figures = found.get(evaluation.WITHOUT, found[evaluation.AS_GIVEN])
-        sure = judged[~doubtful_labels.among(judged, doubted)]
+        sure = judged[~doubtful_labels.among(judged, doubtful)]
         right = ((sure.p_parasitized >= 0.5) == (sure.label == labels.POSITIVE)).groupby(sure.fold).mean()
         gap = figures["accuracy"].difference
         apart = "" if judged is first else f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"

@@ -30,32 +30,34 @@ def main() -> None:
     parser.add_argument("--epochs", type=how_many, default=3, help="through your cells and the rehearsal (3)")
     parser.add_argument("--rate", type=float, default=0.0005, help="peak learning rate (0.0005)")
     parser.add_argument("--kept", type=Path, nargs="*", default=[], help="sets that neither learned from")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     settings = params.load_params()
-    started = bundle.load(given.start, threads=1)
-    if (started.record.input_size, started.record.colour) != (settings.pack.size, settings.pack.colour):
+    started = bundle.load(arguments.start, threads=1)
+    size, colour = started.record.input_size, started.record.colour
+    if (size, colour) != (settings.pack.size, settings.pack.colour):
         raise UserError(
-            f"{given.start} sees cells of {started.record.input_size} px, colour {started.record.colour}: "
-            "set pack.size and pack.colour in params.yaml to these."
+            f"{arguments.start} sees cells of {size} px, colour {colour}: set pack.size and pack.colour in "
+            "params.yaml to these."
         )
     # If two changes have the same key, the last one counts.
     changes = [
         *experiment.outside_git(settings),
-        experiment.change("train.start", given.start.resolve()),
-        experiment.change("laboratories.folder", given.rehearsal.resolve()),
-        f"train.epochs={given.epochs}",
-        f"train.learning_rate={given.rate}",
+        experiment.change("train.start", arguments.start.resolve()),
+        experiment.change("laboratories.folder", arguments.rehearsal.resolve()),
+        f"train.epochs={arguments.epochs}",
+        f"train.learning_rate={arguments.rate}",
         "train.keep=last",
     ]
-    experiment.run(given.name, changes)
+    experiment.run(arguments.name, changes)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "packed")
-        experiment.get(given.name, paths.PACKED, folder)
-        test, asked = experiment.side(given.name, tables.TEST, packed.load(folder))
-        adapted = experiment.bundle_of(given.name)
+        experiment.get(arguments.name, paths.PACKED, folder)
+        test, asked = experiment.side(arguments.name, tables.TEST, packed.load(folder))
+        adapted = experiment.bundle_of(arguments.name)
         for when, model in {"before": started, "after": adapted}.items():
             scores = {f"test cells, {when}": external.figures(model, test, asked, settings)}
-            scores |= {f"{kept.stem}, {when}": external.judge(model, kept, settings) for kept in given.kept}
+            for kept in arguments.kept:
+                scores[f"{kept.stem}, {when}"] = external.judge(model, kept, settings)
             print(external.as_text(scores), flush=True)
 
 

@@ -35,12 +35,12 @@ def main() -> None:
     cells = paired.join(folds.predictions(arguments.name), paired.read(arguments.other))
     if cells.empty:
         raise UserError(f"{arguments.other} predicts none of the cells: name a table that does.")
-    listed = doubtful_labels.read(Path(settings.doubtful_labels), "evaluate.doubtful_labels")
+    doubtful = doubtful_labels.of_evaluation(settings)
 
     sides = {"pooled": cells, **{f"fold {number}": rows for number, rows in cells.groupby("fold")}}
     found = []
     for side, rows in sides.items():
-        for version, differences in paired.differences(rows, settings, listed).items():
+        for version, differences in paired.differences(rows, settings, doubtful).items():
             for name, both in differences.items():
                 gap = astuple(both.difference)
                 found.append((version, name, both.one, both.other, *gap, both.tells_apart, side))
@@ -51,8 +51,8 @@ def main() -> None:
         print(f"\n{of}, labels {str(labels).replace('_', ' ')}\n{_as_text(figures)}")
     tables.write(compared.round(6), arguments.out)
     print(f"\n{_weak(cells, frozenset())}")
-    if listed:
-        print(_weak(cells, listed))
+    if doubtful:
+        print(_weak(cells, doubtful))
     print(f"\nEvery figure: {arguments.out}")
 
 

@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("other", help="a folder or zip with the same cells at another size; it may have more")
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
     arguments = parser.parse_args()
-    pairs = judge(bundle.load(arguments.model or bundle.default_folder()), arguments.one, arguments.other)
+    pairs = judge(bundle.load(arguments.model), arguments.one, arguments.other)
     same = f"{pairs.same.sum():,} of {len(pairs):,} cells"
     print(f"{same} have the same verdict at both sizes ({pairs.same.mean():.1%})")
     neither = (pairs.status == predict.REJECTED) & (pairs.status_other == predict.REJECTED)

@@ -67,8 +67,8 @@ def main() -> None:
     tables.write(pooled, out, tables.OUT_OF_FOLD)
     # Probabilities are calibrated by their fold's temperature already.
     scored = pooled.assign(p_network=pooled.p_parasitized)
-    doubted = doubtful_labels.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
-    scores = evaluation.score(scored, evaluation.Fitted(1.0, {}), settings.evaluate, doubted)
+    doubtful = doubtful_labels.of_evaluation(settings.evaluate)
+    scores = evaluation.score(scored, evaluation.Fitted(1.0, {}), settings.evaluate, doubtful)
     print("\npooled, out of fold:\n" + evaluation.as_text(scores))
     print(f"\nEvery cell's prediction: {out}")
 

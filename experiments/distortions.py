@@ -36,17 +36,17 @@ def main() -> None:
     parser.add_argument("cells", type=Path, help="a folder, zip or tar with class folders, of crops on black")
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
     parser.add_argument("--name", help="name of a cross-validation, whose folds answer instead")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     settings = params.load_params()
     with tempfile.TemporaryDirectory() as temporary:
-        table = laboratories.place(given.cells, Path(temporary, "cells"), settings)
+        table = laboratories.place(arguments.cells, Path(temporary, "cells"), settings)
         limits = images.Limits(settings.audit.min_side, settings.audit.max_pixels)
         cells = [Image.fromarray(images.read(Path(temporary, path), limits).pixels) for path in table.path]
-    groups = _groups(table, given.name, given.model)
+    groups = _groups(table, arguments.name, arguments.model)
     y = labels.values(table.label) == 1
     found = pd.DataFrame({name: _judged(way, cells, y, groups) for name, way in DISTORTIONS.items()}).T
     found["points lost"] = 100 * (found.accuracy["none"] - found.accuracy)
-    print(f"{len(cells):,} cells of {given.cells}")
+    print(f"{len(cells):,} cells of {arguments.cells}")
     print(found.to_string(float_format="{:.3f}".format))
 
 
@@ -69,7 +69,7 @@ def _groups(table: pd.DataFrame, name: str | None, model: Path | None) -> list[t
         UserError: no fold of the cross-validation has judged a cell of `table`.
     """
     if name is None:
-        return [(bundle.load(model or bundle.default_folder(), threads=1), np.arange(len(table)))]
+        return [(bundle.load(model, threads=1), np.arange(len(table)))]
     known = experiment.predictions(name)
     fold = dict(zip(known.path.map(lambda path: Path(path).stem), known.fold, strict=True))
     of = table.path.map(lambda path: fold.get(Path(path).stem, -1)).to_numpy()

@@ -15,9 +15,9 @@ def main() -> None:
     parser = options("experiments.external", __doc__)
     parser.add_argument("sets", type=Path, nargs="+", help="a folder, zip or tar for each laboratory")
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
-    given = parser.parse_args()
-    model, settings = bundle.load(given.model or bundle.default_folder(), threads=1), params.load_params()
-    for path in given.sets:
+    arguments = parser.parse_args()
+    model, settings = bundle.load(arguments.model, threads=1), params.load_params()
+    for path in arguments.sets:
         print(external.as_text({path.stem: external.judge(model, path, settings)}), flush=True)
 
 

@@ -120,11 +120,12 @@ def _listed(revision: str, file: Path) -> doubtful_labels.Pairs:
 
 
 def _compare(ranked: pd.DataFrame) -> None:
-    file = Path(params.load_params().evaluate.doubtful_labels)
-    doubted = doubtful_labels.among(ranked, doubtful_labels.read(file, "evaluate.doubtful_labels"))
-    if doubted.any():
-        precision = average_precision_score(doubted, ranked.score)
-        print(f"Average precision for the {doubted.sum():,} labels in {file}: {precision:.3f}")
+    settings = params.load_params().evaluate
+    in_doubt = doubtful_labels.among(ranked, doubtful_labels.of_evaluation(settings))
+    if in_doubt.any():
+        precision = average_precision_score(in_doubt, ranked.score)
+        listed = f"the {in_doubt.sum():,} labels in {settings.doubtful_labels}"
+        print(f"Average precision for {listed}: {precision:.3f}")
 
 
 def rank(cells: pd.DataFrame) -> pd.DataFrame:

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="seed of the pictures (1)")
     parser.add_argument("--out", type=Path, default=Path("reports/ood.csv"), help="file for the table")
     arguments = parser.parse_args()
-    model = bundle.load(arguments.model or bundle.default_folder())
+    model = bundle.load(arguments.model)
     if model.fitted_ood is None:
         raise UserError(
             f"{model.folder} has no out-of-distribution check: export it again, or name another with --model."

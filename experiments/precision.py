@@ -77,8 +77,8 @@ def _of_fold(revision: str, cells: packed.Packed) -> list[dict[str, Any]]:
     tested, asked = experiment.side(revision, tables.TEST, cells)
     _, learnt = experiment.side(revision, tables.TRAIN, cells)
     y = labels.values(tested.label)
-    listed = doubtful_labels.read(Path(settings.evaluate.doubtful_labels), "evaluate.doubtful_labels")
-    sure = ~doubtful_labels.among(tested, listed)
+    doubtful = doubtful_labels.of_evaluation(settings.evaluate)
+    sure = ~doubtful_labels.among(tested, doubtful)
     found = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / paths.MODEL.name

@@ -90,9 +90,9 @@ def main() -> None:
     judged = out_of_fold(arguments.name, cells)
     everyone = judged.cells.assign(split=tables.TRAIN)
 
-    listed = doubtful_labels.read(Path(settings.train.labels_file), "train.labels_file")
+    doubtful = doubtful_labels.of_training(settings.train)
     others = packed.load(paths.LABORATORIES)
-    learnt = training.with_others(training.side(cells, everyone, tables.TRAIN, listed), others)
+    learnt = training.with_others(training.side(cells, everyone, tables.TRAIN, doubtful), others)
     # No cells are held out. Training watches some, but with these settings they decide nothing.
     recipe = settings.train.model_copy(update={"keep": "last", "patience": settings.train.epochs})
     watched = training.side(cells, everyone.iloc[::20], tables.TRAIN)
@@ -117,7 +117,7 @@ def main() -> None:
         named=f" ({arguments.cells})" if arguments.cells else "",
         folds=judged.cells.fold.nunique(),
         what="patients" if judged.by_patient else "cells",
-        labels=_LABELS.format(how=_HOW[settings.train.noisy_labels]) if listed else "",
+        labels=_LABELS.format(how=_HOW[settings.train.noisy_labels]) if doubtful else "",
     )
     write = functools.partial(
         build.write,

@@ -115,7 +115,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         raise UserError("--scheduler needs --engine dask.")
     if arguments.engine != "none" and out is None:
         raise UserError("--engine needs --out FILE.csv: a killed run goes on from the files beside it.")
-    model = bundle.load(arguments.model or bundle.default_folder())
+    model = bundle.load(arguments.model)
     threshold = _threshold(model.record, arguments.operating_point)
     looks = Looks()
     with nullcontext() if out is None else disk_in_words(out):
@@ -208,7 +208,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         needs(module, "evaluate", "evaluate")
     from malaria.predict import labelled
 
-    model = bundle.load(arguments.model or bundle.default_folder())
+    model = bundle.load(arguments.model)
     scores = labelled.evaluate(model, arguments.folder, dict(arguments.classes or ()), arguments.out)
     print(json.dumps(scores, indent=2) if arguments.json else labelled.as_text(scores))
     if model.record.synthetic:

@@ -1,7 +1,5 @@
 """Score the model on val and test: metrics with intervals over patients, plots, predictions."""
 
-from pathlib import Path
-
 from malaria.command import run_stage
 from malaria.params import load_params
 from malaria.paths import METRICS, MODEL, PACKED, PLOTS, PREDICTIONS, SPLITS, SUMMARY
@@ -16,7 +14,7 @@ def main() -> None:
     from malaria.train import backend, network
 
     backend.use_threads(everything.train.threads)
-    doubtful = doubtful_labels.read(Path(params.doubtful_labels), "evaluate.doubtful_labels")
+    doubtful = doubtful_labels.of_evaluation(params)
     cells = packed.load(PACKED)
     splits = tables.read(SPLITS, tables.SPLITS)
     judged = splits[splits.split != tables.TRAIN].sort_values(["split", "path"], ignore_index=True)

@@ -1,7 +1,6 @@
 """Train the network on the train cells, and validate it on val after each epoch."""
 
 import shutil
-from pathlib import Path
 
 from malaria.command import run_stage
 from malaria.params import load_params
@@ -18,8 +17,8 @@ def main() -> None:
     backend.use_threads(params.threads)
     cells = packed.load(PACKED)
     splits = tables.read(SPLITS, tables.SPLITS)
-    listed = doubtful_labels.read(Path(params.labels_file), "train.labels_file")
-    train, val = (training.side(cells, splits, name, listed) for name in (tables.TRAIN, tables.VAL))
+    doubtful = doubtful_labels.of_training(params)
+    train, val = (training.side(cells, splits, name, doubtful) for name in (tables.TRAIN, tables.VAL))
     train = training.with_others(train, packed.load(LABORATORIES))
     print(f"Training on {len(train.rows):,} cells, watching {len(val.rows):,}")
     # A checkpoint older than dvc.lock is of a training that is recorded there: start again. Otherwise resume.

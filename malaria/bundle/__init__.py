@@ -216,16 +216,17 @@ def _pixels(cell: npt.ArrayLike) -> images.Pixels:
     )
 
 
-def load(folder: Path | str, threads: int | None = None) -> Bundle:
+def load(folder: Path | str | None = None, threads: int | None = None) -> Bundle:
     """Open a bundle.
 
     Args:
+        folder: None for that of `default_folder`.
         threads: of the network; None for one per core.
 
     Raises:
         UserError: the bundle is missing, incomplete, of an unknown schema, or was tampered with.
     """
-    folder = Path(folder)
+    folder = default_folder() if folder is None else Path(folder)
     record = read_record(folder)
     manifest = check_manifest(folder)
     network = _checked(folder / NETWORK, record.hashes.get("network"), f"the network that {RECORD} describes")

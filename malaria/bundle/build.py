@@ -137,9 +137,9 @@ def write(
         origin, by_patient, laboratories: as in `card.render`.
     """
     fitted = evaluation.fit(next(iter(sides.values())), settings)
-    listed = doubtful_labels.read(Path(settings.doubtful_labels), "evaluate.doubtful_labels")
+    doubtful = doubtful_labels.of_evaluation(settings)
     scores = {
-        name: evaluation.score(side, fitted, settings, listed) | {"rejected": evaluation.rejections(side)}
+        name: evaluation.score(side, fitted, settings, doubtful) | {"rejected": evaluation.rejections(side)}
         for name, side in sides.items()
     }
     last, judged = list(sides.items())[-1]

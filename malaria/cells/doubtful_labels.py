@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from malaria import tables
+from malaria import params, tables
 from malaria.errors import UserError
 from malaria.labels import LABELS
 
@@ -34,6 +34,16 @@ def read(file: Path, key: str) -> Pairs:
             f"{file} has {strange.iloc[0]!r} in given_label, but it must be {' or '.join(LABELS)}."
         )
     return frozenset(zip(table.given_label, table.file, strict=True))
+
+
+def of_evaluation(settings: params.Evaluate) -> Pairs:
+    """The table that evaluate.doubtful_labels names, as `read` reads it."""
+    return read(Path(settings.doubtful_labels), "evaluate.doubtful_labels")
+
+
+def of_training(settings: params.Train) -> Pairs:
+    """The table that train.labels_file names, as `read` reads it."""
+    return read(Path(settings.labels_file), "train.labels_file")
 
 
 def among(cells: pd.DataFrame, doubtful: Pairs) -> npt.NDArray[np.bool_]:

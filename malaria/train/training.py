@@ -48,18 +48,18 @@ class Cells:
 
 
 def side(
-    cells: packed.Packed, splits: pd.DataFrame, name: str, listed: doubtful_labels.Pairs = frozenset()
+    cells: packed.Packed, splits: pd.DataFrame, name: str, doubtful: doubtful_labels.Pairs = frozenset()
 ) -> Cells:
     """The cells of one side of the split.
 
     Args:
         splits: rows as tables.SPLITS.
         name: train, val or test.
-        listed: the doubtful labels, as `doubtful_labels.read` gives them.
+        doubtful: the doubtful labels, as `doubtful_labels.read` gives them.
     """
     rows, labels = packed.rows(cells, splits, name)
-    doubtful = doubtful_labels.among(splits[splits.split == name], listed) if listed else None
-    return Cells(cells.images, rows, labels, doubtful)
+    in_doubt = doubtful_labels.among(splits[splits.split == name], doubtful) if doubtful else None
+    return Cells(cells.images, rows, labels, in_doubt)
 
 
 def with_others(cells: Cells, others: packed.Packed) -> Cells:
