@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import folds as experiment
+from experiments import experiment
 from malaria import labels, params, paths, tables
 from malaria.cells import doubtful_labels, splits
 from malaria.command import end_with, how_many, options
@@ -71,7 +71,7 @@ def main() -> None:
         return experiment.run(f"ablation-{row}-{fold}", changes, "evaluate")
 
     found: dict[str, list[pd.DataFrame]] = defaultdict(list)
-    for (row, fold), name in experiment.spread(run, tasks, arguments.workers):
+    for (row, fold), name in experiment.parallel(run, tasks, arguments.workers):
         found[row].append(experiment.tested(name, fold))
         print(f"{row}, fold {fold}: done", flush=True)
     done = {row: pd.concat(found[row]).sort_values("path", ignore_index=True) for row in wanted}

@@ -7,7 +7,7 @@ bundles before and after it on the test cells, and on sets that neither learned 
 import tempfile
 from pathlib import Path
 
-from experiments import folds as experiment
+from experiments import experiment
 from malaria import bundle, params, paths, tables
 from malaria.cells import packed
 from malaria.command import end_with, how_many, options

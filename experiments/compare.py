@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments import folds
+from experiments import experiment
 from malaria import params, tables
 from malaria.cells import doubtful_labels
 from malaria.command import end_with, options
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=CROSSVAL / "comparison.csv", help="file for every figure")
     arguments = parser.parse_args()
     settings = params.load_params().evaluate
-    cells = paired.join(folds.predictions(arguments.name), paired.read(arguments.other))
+    cells = paired.join(experiment.predictions(arguments.name), paired.read(arguments.other))
     if cells.empty:
         raise UserError(f"{arguments.other} predicts none of the cells: name a table that does.")
     doubtful = doubtful_labels.of_evaluation(settings)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from experiments import folds as experiment
+from experiments import experiment
 from malaria import files, params, paths, tables
 from malaria.cells import doubtful_labels, splits
 from malaria.command import end_with, how_many, options
@@ -56,7 +56,7 @@ def main() -> None:
 
     oof, rows = [], []
     print(f"{'fold':>6} " + " ".join(f"{name:>18}" for name in FIGURES))
-    for fold, revision in experiment.spread(run, folds, arguments.workers):
+    for fold, revision in experiment.parallel(run, folds, arguments.workers):
         rows.append(figures_of(json.loads(experiment.read(revision, paths.METRICS))))
         print(f"{fold:>6} " + " ".join(f"{value:18.4f}" for value in rows[-1]), flush=True)
         oof.append(experiment.tested(revision, fold))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageFilter, ImageOps
 
-from experiments import folds as experiment
+from experiments import experiment
 from malaria import bundle, labels, params
 from malaria.cells import images
 from malaria.command import end_with, options

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from scipy.special import expit
 from sklearn.metrics import average_precision_score
 
-from experiments import folds as experiment
+from experiments import experiment
 from malaria import files, labels, params, tables
 from malaria.cells import doubtful_labels
 from malaria.command import end_with, how_many, options

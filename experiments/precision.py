@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from experiments import folds as experiment
+from experiments import experiment
 from malaria import labels, params, paths, tables
 from malaria.cells import doubtful_labels, packed
 from malaria.command import end_with, options

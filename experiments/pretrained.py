@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from experiments import folds as experiment
+from experiments import experiment
 from malaria import bundle, files, params, paths, tables
 from malaria.bundle import fingerprints, ood
 from malaria.cells import doubtful_labels, packed

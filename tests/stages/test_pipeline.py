@@ -183,9 +183,9 @@ def test_adapting_trains_on_from_a_network_and_compares_before_and_after(reposit
     # In a separate process, because DVC leaves git's pack files open.
     fetch = f"""
 from pathlib import Path
-from experiments import folds
-print(folds.read("adapted", Path({str(PARAMS)!r})))
-folds.get("adapted", Path({str(MODEL)!r}), Path({str(after)!r}))
+from experiments import experiment
+print(experiment.read("adapted", Path({str(PARAMS)!r})))
+experiment.get("adapted", Path({str(MODEL)!r}), Path({str(after)!r}))
 """
     params = yaml.safe_load(run(sys.executable, "-c", fetch, cwd=repository).stdout)
     assert (params["train"]["start"], params["train"]["epochs"]) == (str(start), 1)

@@ -41,7 +41,7 @@ def change(key: str, text: object) -> str:
 def outside_git(settings: params.Params) -> list[str]:
     """KEY=VALUE with an absolute path, for each parameter whose file or folder git does not wholly track.
 
-    A fold runs in a clone, which has no files from outside of the repository and no untracked ones.
+    An experiment runs in a clone, which has no files from outside of the repository and no untracked ones.
     """
     here = Path.cwd().resolve()
     given = {key: Path(attrgetter(key)(settings)).resolve() for key in _OF_PATHS}
@@ -136,7 +136,7 @@ def run(name: str, sets: Sequence[str], *targets: str) -> str:
     return name
 
 
-def spread(
+def parallel(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[tuple[Item, Result]]:
     """Give each item with `function(item)` as it ends, `workers` at a time.

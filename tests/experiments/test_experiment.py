@@ -1,4 +1,4 @@
-"""experiments.folds: the files that a fold's clone needs, running folds, and reading their results."""
+"""experiments.experiment: the files that a clone needs, running folds, and reading their results."""
 
 import math
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dvc.utils.hydra import apply_overrides
 
-from experiments import crossval, folds, pretrained
+from experiments import crossval, experiment, pretrained
 from malaria import tables
 from malaria.errors import UserError
 from malaria.params import load_params
@@ -36,7 +36,7 @@ def repository(tmp_path, monkeypatch):
 def test_paths_that_git_wholly_holds_stay_as_they_are(repository):
     # An uncommitted change also gets into the fold's clone.
     (repository / "data/split.csv").write_text("patient,fold\nP1,0\n")
-    assert folds.outside_git(load_params()) == []
+    assert experiment.outside_git(load_params()) == []
 
 
 def test_cells_and_lists_that_git_does_not_hold_are_named_by_their_whole_path(repository, tmp_path):
@@ -46,7 +46,7 @@ def test_cells_and_lists_that_git_does_not_hold_are_named_by_their_whole_path(re
     (repository / ".gitignore").write_text("/data/mine.csv\n")
     (tmp_path / "split.csv").write_text("patient,fold\n")
     change(repository, {"train.labels_file": "data/mine.csv", "split.file": "../split.csv"})
-    assert folds.outside_git(load_params()) == [
+    assert experiment.outside_git(load_params()) == [
         f"data.folder='{repository}/data/folder'",
         f"split.file='{tmp_path}/split.csv'",
         f"train.labels_file='{repository}/data/mine.csv'",
@@ -61,7 +61,9 @@ def test_a_path_reaches_the_experiment_whatever_signs_it_has(tmp_path, name):
     train = settings.train.model_copy(update={"labels_file": file})
     shutil.copy(ROOT / "params.yaml", tmp_path)
     # As `dvc exp run -S` does.
-    apply_overrides(tmp_path / "params.yaml", folds.outside_git(settings.model_copy(update={"train": train})))
+    apply_overrides(
+        tmp_path / "params.yaml", experiment.outside_git(settings.model_copy(update={"train": train}))
+    )
     assert load_params(tmp_path / "params.yaml").train.labels_file == file
 
 
@@ -75,16 +77,16 @@ def test_the_bundle_that_git_carries_is_never_made_of_the_synthetic_sample(monke
 def test_an_experiment_or_file_that_is_gone_is_said_in_a_sentence(repository):
     for name, path in (("crossval-7", Path("params.yaml")), ("crossval-0", Path("reports/metrics.json"))):
         with pytest.raises(UserError, match=f"{path} of the experiment {name} is not to be had here"):
-            folds.read(name, path)
+            experiment.read(name, path)
         with pytest.raises(UserError, match=f"{path} of the experiment {name} is not to be had here"):
-            folds.get(name, path, repository / "copy")
+            experiment.get(name, path, repository / "copy")
 
 
 def test_a_file_and_a_folder_are_read_as_the_experiment_left_them(repository):
     then = (repository / "params.yaml").read_text()
     change(repository, {"train.epochs": 3})
-    assert folds.read("crossval-0", Path("params.yaml")) == then
-    folds.get("crossval-0", Path("data/folder"), repository / "copy")
+    assert experiment.read("crossval-0", Path("params.yaml")) == then
+    experiment.get("crossval-0", Path("data/folder"), repository / "copy")
     assert [file.name for file in (repository / "copy").iterdir()] == ["README.md"]
 
 
@@ -125,7 +127,7 @@ def test_folds_run_as_many_at_once_as_is_asked_and_each_comes_with_its_result():
         both.wait(timeout=60)
         return number**2
 
-    assert sorted(folds.spread(squared, [1, 2, 3, 4], 2)) == [(1, 1), (2, 4), (3, 9), (4, 16)]
+    assert sorted(experiment.parallel(squared, [1, 2, 3, 4], 2)) == [(1, 1), (2, 4), (3, 9), (4, 16)]
 
 
 def test_a_fold_that_fails_ends_those_that_wait():
@@ -138,5 +140,5 @@ def test_a_fold_that_fails_ends_those_that_wait():
         time.sleep(0.1)
 
     with pytest.raises(UserError, match="fold 0 failed"):
-        list(folds.spread(fail, range(300), 1))
+        list(experiment.parallel(fail, range(300), 1))
     assert len(begun) < 300
