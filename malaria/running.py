@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from malaria import programs
 from malaria.errors import UserError
 
 _SHELLS = ("bash", "dash", "fish", "ksh", "sh", "zsh")
@@ -81,15 +82,13 @@ def check_room_in_cache(stage: str) -> None:
     DVC itself only reports each file that does not fit, and goes on to the next stage.
 
     Raises:
-        UserError: the cache's disk has less room than the results take.
+        UserError: the cache's disk has less room than the results take; as `programs.dvc_cache`.
     """
     if "DVC_STAGE" not in os.environ:
         return
     import yaml
-    from dvc.config import Config
 
-    config = Config.from_cwd(validate=False)
-    cache = Path(config["cache"].get("dir") or Path(config.dvc_dir, "cache"))
+    cache = programs.dvc_cache()
     while not cache.exists():
         cache = cache.parent
     outs = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["outs"]

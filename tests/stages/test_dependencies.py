@@ -27,6 +27,7 @@ PLUMBING = {
     "malaria/params.py": "reads and checks params.yaml, whose values are dependencies themselves",
     "malaria/paths.py": "says where files lie, which dvc.yaml says too",
     "malaria/processes.py": "shares work among processes: any number of them gives the same results in order",
+    "malaria/programs.py": "says where DVC's cache lies, to see whether results fit into it",
     "malaria/running.py": "ends a stage with the DVC that started it, and holds locks",
     "malaria/tables.py": "reads and writes tables, and refuses those with other columns",
     "stages/__init__.py": "stops where `python` is another than the project's",
