@@ -75,7 +75,7 @@ def _of_fold(revision: str, cells: packed.Packed) -> list[dict[str, Any]]:
 
     settings = params.load_params()
     tested, asked = experiment.side(revision, tables.TEST, cells)
-    _, learnt = experiment.side(revision, tables.TRAIN, cells)
+    _, train = experiment.side(revision, tables.TRAIN, cells)
     y = labels.values(tested.label)
     doubtful = doubtful_labels.of_evaluation(settings.evaluate)
     sure = ~doubtful_labels.among(tested, doubtful)
@@ -87,7 +87,7 @@ def _of_fold(revision: str, cells: packed.Packed) -> list[dict[str, Any]]:
         p_trained = network.predict(model, np.stack([cell.pixels for cell in asked]))
         for precision in PRECISIONS:
             changed = settings.model_copy(update={"export": params.Export(precision=precision)})
-            exported = build.export(model, learnt, changed, paths.PARAMS)
+            exported = build.export(model, train, changed, paths.PARAMS)
             p = exported.model.run_prepared(asked).p_network
             size = {"fold": revision, "precision": precision, "bytes": len(exported.network)}
             found.append(size | cost(p, p_trained, y, sure))

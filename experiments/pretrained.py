@@ -18,7 +18,7 @@ import pandas as pd
 import yaml
 
 from experiments import experiment
-from malaria import bundle, files, params, paths, tables
+from malaria import bundle, files, labels, params, paths, tables
 from malaria.bundle import fingerprints, ood
 from malaria.cells import doubtful_labels, packed
 from malaria.command import end_with, options
@@ -79,63 +79,42 @@ def main() -> None:
         )
     bundle.check_replaceable(arguments.out)
     # TensorFlow takes seconds to import; neither --help nor a refusal should wait for it.
-    from malaria.bundle import build, convert
-    from malaria.train import backend, network, training
+    from malaria.bundle import build, card, convert
+    from malaria.train import backend, network
 
     backend.use_threads(settings.train.threads)
-
-    cells = packed.load(paths.PACKED)
     for revision in experiment.revisions(arguments.name).values():
         check_recipe(revision)
+    cells, others = packed.load(paths.PACKED), packed.load(paths.LABORATORIES)
     judged = out_of_fold(arguments.name, cells)
-    everyone = judged.cells.assign(split=tables.TRAIN)
-
-    doubtful = doubtful_labels.of_training(settings.train)
-    others = packed.load(paths.LABORATORIES)
-    learnt = training.with_others(training.side(cells, everyone, tables.TRAIN, doubtful), others)
-    # No cells are held out. Training watches some, but with these settings they decide nothing.
-    recipe = settings.train.model_copy(update={"keep": "last", "patience": settings.train.epochs})
-    watched = training.side(cells, everyone.iloc[::20], tables.TRAIN)
-    with tempfile.TemporaryDirectory() as log:
-        model = training.train(learnt, watched, recipe, Path(log)).model
-    pixels = learnt.images[learnt.rows]
-    asked = [*cells.prepared(packed.rows_of(cells, everyone.path)), *others.prepared()]
-    exported = build.export(model, asked, settings, Path(settings.split.file))
-    prediction = exported.model.run_prepared(asked)
+    model = _trained(cells, others, judged.cells, settings.train)
+    train = [*cells.prepared(packed.rows_of(cells, judged.cells.path)), *others.prepared()]
+    pixels = np.stack([cell.pixels for cell in train])
+    exported = build.export(model, train, settings, Path(settings.split.file))
     agreement = convert.check_agreement(
-        prediction.p_network,
+        exported.model.run_prepared(train).p_network,
         network.predict(model, pixels),
-        (learnt.labels > 0.5).astype(np.int64),
+        labels.values([*judged.cells.label, *others.index.label]),
         settings.export.precision,
     )
-    patient = everyone.patient.to_numpy(str)
-    fitted_ood = build.fit_ood(exported.model, asked, patient, settings)
-    fitted_ood = replace(fitted_ood, limits=judged.limits)
-    origin = _ORIGIN.format(
-        cells=len(judged.cells),
-        patients=judged.cells.patient.nunique(),
-        named=f" ({arguments.cells})" if arguments.cells else "",
-        folds=judged.cells.fold.nunique(),
-        what="patients" if judged.by_patient else "cells",
-        labels=_LABELS.format(how=_HOW[settings.train.noisy_labels]) if doubtful else "",
-    )
+    patient = judged.cells.patient.to_numpy(str)
+    fitted_ood = build.fit_ood(exported.model, train, patient, settings)
     write = functools.partial(
         build.write,
         exported=exported,
-        fitted_ood=fitted_ood,
+        fitted_ood=replace(fitted_ood, limits=judged.limits),
         sides={"out of fold": judged.cells},
         made_with=fingerprints.of(pixels),
         settings=settings.evaluate,
-        origin=origin,
-        by_patient=judged.by_patient,
     )
+    background = card.Background(judged.by_patient, _origin(judged, arguments.cells, settings.train))
     with tempfile.TemporaryDirectory() as temporary:
-        write(Path(temporary))
-        others_say = _laboratories(arguments.name, bundle.load(Path(temporary), threads=1), settings)
+        write(Path(temporary), background=background)
+        others_say = _laboratories(arguments.name, bundle.load(temporary, threads=1), settings)
     with files.atomic_folder(arguments.out) as folder:
         shutil.copyfile(paths.PARAMS, folder / paths.PARAMS.name)
         files.write_text(folder / paths.LOCK.name, lock_of_cells(paths.LOCK.read_text(encoding="utf-8")))
-        write(folder, laboratories=others_say)
+        write(folder, background=replace(background, laboratories=others_say))
         # Not part of the bundle: the network, which `make hub` uploads and no app reads, and the ranking of
         # labels, which comes from another cross-validation.
         network.save(model, folder / paths.MODEL.name)
@@ -143,6 +122,35 @@ def main() -> None:
         if ranking.is_file():
             shutil.copyfile(ranking, folder / ranking.name)
     print(f"{arguments.out}: {agreement.decisions} of {agreement.cells:,} decisions differ from Keras's")
+
+
+def _trained(
+    cells: packed.Packed, others: packed.Packed, everyone: pd.DataFrame, settings: params.Train
+) -> Any:
+    """The keras.Model that is trained on all cells, and on those of other laboratories."""
+    from malaria.train import training
+
+    everyone = everyone.assign(split=tables.TRAIN)
+    doubtful = doubtful_labels.of_training(settings)
+    train = training.with_others(training.side(cells, everyone, tables.TRAIN, doubtful), others)
+    # No cells are held out. Training watches some, but with these settings they decide nothing.
+    recipe = settings.model_copy(update={"keep": "last", "patience": settings.epochs})
+    watched = training.side(cells, everyone.iloc[::20], tables.TRAIN)
+    with tempfile.TemporaryDirectory() as log:
+        return training.train(train, watched, recipe, Path(log)).model
+
+
+def _origin(judged: Judged, words: str | None, settings: params.Train) -> str:
+    """What the card says about how the bundle was made; `words`: what the cells are."""
+    doubtful = doubtful_labels.of_training(settings)
+    return _ORIGIN.format(
+        cells=len(judged.cells),
+        patients=judged.cells.patient.nunique(),
+        named=f" ({words})" if words else "",
+        folds=judged.cells.fold.nunique(),
+        what="patients" if judged.by_patient else "cells",
+        labels=_LABELS.format(how=_HOW[settings.noisy_labels]) if doubtful else "",
+    )
 
 
 def _laboratories(name: str, made: bundle.Bundle, settings: params.Params) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from malaria.paths import BUNDLE, LABORATORIES, MODEL, PACKED, PREDICTIONS, SPLI
 def main() -> None:
     params = load_params()
     from malaria import files, labels, tables
-    from malaria.bundle import build, convert, fingerprints, ood
+    from malaria.bundle import build, card, convert, fingerprints, ood
     from malaria.cells import packed
     from malaria.train import backend, network
 
@@ -23,26 +23,27 @@ def main() -> None:
     judged = tables.read(PREDICTIONS, tables.PREDICTIONS)
     by_patient = json.loads(SPLIT_SUMMARY.read_text(encoding="utf-8"))["by_patient"]
     others = packed.load(LABORATORIES)
-    known = cells.prepared(packed.rows_of(cells, splits.path[splits.split != tables.TEST]))
+    train_and_val = cells.prepared(packed.rows_of(cells, splits.path[splits.split != tables.TEST]))
     patient = splits.patient[splits.split == tables.TRAIN].to_numpy(str)
-    learnt = [*cells.prepared(packed.rows(cells, splits, tables.TRAIN)[0]), *others.prepared()]
+    train = [*cells.prepared(packed.rows(cells, splits, tables.TRAIN)[0]), *others.prepared()]
     asked = cells.prepared(packed.rows_of(cells, judged.path))
 
-    exported = build.export(network.load(MODEL), learnt, params, SPLITS)
+    exported = build.export(network.load(MODEL), train, params, SPLITS)
     prediction = exported.model.run_prepared(asked)
-    trained, y = judged.p_network.to_numpy(), labels.values(judged.label)
-    agreement = convert.check_agreement(prediction.p_network, trained, y, params.export.precision)
-    fitted_ood = build.fit_ood(exported.model, learnt, patient, params)
+    p_keras, y = judged.p_network.to_numpy(), labels.values(judged.label)
+    agreement = convert.check_agreement(prediction.p_network, p_keras, y, params.export.precision)
+    fitted_ood = build.fit_ood(exported.model, train, patient, params)
     val = np.flatnonzero(judged.split == tables.VAL)
-    far = ood.distances(fitted_ood, ood.Seen([asked[row] for row in val], prediction.features[val]))
-    fitted_ood = replace(fitted_ood, limits=ood.limits(far))
+    distances = ood.distances(fitted_ood, ood.Seen([asked[row] for row in val], prediction.features[val]))
+    fitted_ood = replace(fitted_ood, limits=ood.limits(distances))
     reasons = ood.reasons(fitted_ood, ood.Seen(asked, prediction.features))
     judged["p_network"] = prediction.p_network
     judged["rejected"] = [reason or "" for reason in reasons]
     sides = {name: judged[judged.split == name] for name in (tables.VAL, tables.TEST)}
-    seen = fingerprints.of(cell.pixels for cell in [*known, *others.prepared()])
+    made_with = fingerprints.of(cell.pixels for cell in [*train_and_val, *others.prepared()])
+    background = card.Background(by_patient)
     with files.atomic_folder(BUNDLE) as folder:
-        build.write(folder, exported, fitted_ood, sides, seen, params.evaluate, by_patient=by_patient)
+        build.write(folder, exported, fitted_ood, sides, made_with, params.evaluate, background)
     print(
         f"{BUNDLE}: {len(exported.network):,} bytes, within {agreement.difference:.1g} of the trained one; "
         f"{agreement.decisions} of {agreement.cells:,} decisions at 0.5 differ, AUC by {agreement.auc:.1g}"

@@ -103,7 +103,7 @@ class Bundle:
 
     `network`: LiteRT's interpreter. `tensors`: its indices of the cell, float32 (1, size, size, 3), of
     P(parasitised), of the features and, if the network has one, of the map. `fitted_ood`: None if the bundle
-    was written without an out-of-distribution check; it then accepts every picture. `learned`: the
+    was written without an out-of-distribution check; it then accepts every picture. `made_with`: the
     fingerprints of the cells that it was made with, None if it has none. `manifest`: as `check_manifest`
     returns it.
     """
@@ -113,7 +113,7 @@ class Bundle:
     tensors: tuple[int, ...]
     folder: Path = Path()
     fitted_ood: ood.Check | None = None
-    learned: fingerprints.Fingerprints | None = None
+    made_with: fingerprints.Fingerprints | None = None
     manifest: str = ""
 
     @property
@@ -186,7 +186,7 @@ class Bundle:
         Args:
             cells: prepared, each uint8 (size, size, 3).
         """
-        return None if self.learned is None else fingerprints.known(self.learned, cells)
+        return None if self.made_with is None else fingerprints.known(self.made_with, cells)
 
     def foreign(self, looks: ood.Looks) -> bool | None:
         """Whether a batch of cells has a stain unlike that of every patient that the model learned from.
@@ -230,12 +230,12 @@ def load(folder: Path | str | None = None, threads: int | None = None) -> Bundle
     record = read_record(folder)
     manifest = check_manifest(folder)
     network = _checked(folder / NETWORK, record.hashes.get("network"), f"the network that {RECORD} describes")
-    check, learned = part(folder, record, "gate"), part(folder, record, "trained_on")
+    check, made_with = part(folder, record, "gate"), part(folder, record, "trained_on")
     return replace(
         opened(record, network, threads),
         folder=folder,
         fitted_ood=None if check is None else ood.from_bytes(check),
-        learned=None if learned is None else fingerprints.from_bytes(learned),
+        made_with=None if made_with is None else fingerprints.from_bytes(made_with),
         manifest=manifest,
     )
 

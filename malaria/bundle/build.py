@@ -48,17 +48,17 @@ class Exported:
     model: bundle.Bundle
 
 
-def export(model: Any, learnt: Sequence[Prepared], settings: params.Params, splits: Path) -> Exported:
+def export(model: Any, train: Sequence[Prepared], settings: params.Params, splits: Path) -> Exported:
     """Convert a trained network, a keras.Model, at `settings.export.precision`.
 
     Args:
-        learnt: the cells that it was trained on.
+        train: the cells that it was trained on.
         splits: the file that lists these cells; its hash goes into the record.
 
     Raises:
         UserError: the network is larger than `convert.check_size` allows.
     """
-    pixels = [cell.pixels for cell in learnt]
+    pixels = [cell.pixels for cell in train]
     content = convert.convert(network.fused(model), settings.export.precision, pixels)
     convert.check_size(content, model.count_params())
     record = bundle.Record(
@@ -89,7 +89,7 @@ def export(model: Any, learnt: Sequence[Prepared], settings: params.Params, spli
 
 
 def fit_ood(
-    model: bundle.Bundle, learnt: Sequence[Prepared], patient: npt.NDArray[np.str_], settings: params.Params
+    model: bundle.Bundle, train: Sequence[Prepared], patient: npt.NDArray[np.str_], settings: params.Params
 ) -> ood.Check:
     """Fit the out-of-distribution check for an exported network.
 
@@ -98,18 +98,18 @@ def fit_ood(
 
     Args:
         model: from `export`.
-        learnt: the n cells that the network was trained on.
+        train: the n cells that the network was trained on.
         patient: (m,), the patients of the first m of them; the others are other laboratories' cells.
     """
-    some = learnt[::_VARIED]
+    some = train[::_VARIED]
     pixels = augmentation.varied(np.stack([cell.pixels for cell in some]), settings.train)
     varied = [
         replace(cell, pixels=model.prepare(again).pixels) for cell, again in zip(some, pixels, strict=True)
     ]
-    chosen = np.random.default_rng(_SEED).permutation(len(learnt))[:_SPOILT]
-    drawn = not_cells.all_kinds([learnt[row].pixels for row in chosen], _PICTURES, _SEED)
+    chosen = np.random.default_rng(_SEED).permutation(len(train))[:_SPOILT]
+    drawn = not_cells.all_kinds([train[row].pixels for row in chosen], _PICTURES, _SEED)
     others = [model.prepare(picture) for of_kind in drawn.values() for picture in of_kind]
-    cells = [*learnt, *varied]
+    cells = [*train, *varied]
     seen = ood.Seen(cells, model.run_prepared(cells).features)
     check = ood.fit(seen, ood.Seen(others, model.run_prepared(others).features))
     return ood.with_patients(check, seen.look[: len(patient)], patient)
@@ -122,9 +122,7 @@ def write(
     sides: dict[str, pd.DataFrame],
     made_with: fingerprints.Fingerprints,
     settings: params.Evaluate,
-    origin: str = "",
-    by_patient: bool = True,
-    laboratories: dict[str, dict[str, Any]] | None = None,
+    background: card.Background,
 ) -> None:
     """Write the bundle into `folder`; its manifest also lists the files that are already there.
 
@@ -134,7 +132,6 @@ def write(
             patient, label, p_network and rejected (the reason, or an empty text). Temperature and operating
             points are fitted on the first side; the last is what the bundle is judged by.
         made_with: fingerprints of all cells that training or any other choice used.
-        origin, by_patient, laboratories: as in `card.render`.
     """
     fitted = evaluation.fit(next(iter(sides.values())), settings)
     doubtful = doubtful_labels.of_evaluation(settings)
@@ -143,31 +140,39 @@ def write(
         for name, side in sides.items()
     }
     last, judged = list(sides.items())[-1]
-    judged = judged.assign(p_parasitized=calibration.apply(judged.p_network.to_numpy(), fitted.temperature))
-    curves = plots.frames(judged, fitted, settings)
-    # Without the confusion plot, which has a row for every cell: the rates say the same.
-    drawn = {name: curve.to_dict("list") for name, curve in curves.items() if name != "confusion"}
-    figures = {"judged": last, "sides": scores, "plots": drawn, "laboratories": laboratories or {}}
+    drawn = _curves(judged, fitted, settings)
+    figures = {"judged": last, "sides": scores, "plots": drawn, "laboratories": background.laboratories}
     parts = {
         "figures": (json.dumps(figures, indent=1, allow_nan=False) + "\n").encode(),
         "trained_on": fingerprints.to_bytes(made_with),
         "gate": ood.to_bytes(fitted_ood),
     }
-    points = [
-        bundle.OperatingPoint(specificity=wanted, threshold=threshold)
-        for wanted, threshold in fitted.thresholds.items()
-    ]
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
-    found = {"temperature": fitted.temperature, "operating_points": tuple(points)}
-    record = exported.model.record
-    record = record.model_copy(update={**found, "hashes": record.hashes | hashes})
+    record = _completed(exported.model.record, fitted, parts)
     for name, content in parts.items():
         (folder / bundle.PARTS[name]).write_bytes(content)
     (folder / bundle.NETWORK).write_bytes(exported.network)
     files.write_json(folder / bundle.RECORD, record.model_dump(mode="json"))
-    told = card.render(record, exported.parameters, scores, origin, laboratories, by_patient=by_patient)
-    files.write_text(folder / bundle.CARD, told)
+    files.write_text(folder / bundle.CARD, card.render(record, exported.parameters, scores, background))
     bundle.write_manifest(folder)
+
+
+def _curves(judged: pd.DataFrame, fitted: evaluation.Fitted, settings: params.Evaluate) -> dict[str, Any]:
+    """The curves of the plots, as lists for JSON."""
+    p = calibration.apply(judged.p_network.to_numpy(), fitted.temperature)
+    curves = plots.frames(judged.assign(p_parasitized=p), fitted, settings)
+    # Without the confusion plot, which has a row for every cell: the rates say the same.
+    return {name: curve.to_dict("list") for name, curve in curves.items() if name != "confusion"}
+
+
+def _completed(record: bundle.Record, fitted: evaluation.Fitted, parts: dict[str, bytes]) -> bundle.Record:
+    """The record with what was fitted, and with the hashes of the files beside the network."""
+    points = tuple(
+        bundle.OperatingPoint(specificity=wanted, threshold=threshold)
+        for wanted, threshold in fitted.thresholds.items()
+    )
+    hashes = record.hashes | {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    found = {"temperature": fitted.temperature, "operating_points": points, "hashes": hashes}
+    return record.model_copy(update=found)
 
 
 def code_hash() -> str:

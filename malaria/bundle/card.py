@@ -1,6 +1,7 @@
 """Render the model card, with figures from the predictions of exported networks only."""
 
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,23 @@ from malaria.evaluate import metrics
 PARASITAEMIAS = (0.001, 0.01, 0.05)
 
 
+@dataclass(frozen=True)
+class Background:
+    """What the card says beside the bundle's own figures.
+
+    by_patient: whether every patient is known, and none was both learned from and judged. origin: what else
+    there is to say about the data and how the bundle was made, as Markdown. laboratories: `external.judge` of
+    each set, with `learned`: whether the bundle has learned from the set, so that another network, which has
+    not, was judged.
+    """
+
+    by_patient: bool
+    origin: str = ""
+    laboratories: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
 def render(
-    record: bundle.Record,
-    parameters: int,
-    sides: dict[str, dict[str, Any]],
-    origin: str = "",
-    laboratories: dict[str, dict[str, Any]] | None = None,
-    *,
-    by_patient: bool,
+    record: bundle.Record, parameters: int, sides: dict[str, dict[str, Any]], background: Background
 ) -> str:
     """The text of `MODEL_CARD.md`.
 
@@ -26,10 +36,6 @@ def render(
         sides: `evaluation.score` of each side, with `evaluation.rejections` under `rejected`. Temperature and
             operating points were fitted on the first; the card's figures are those of the last. A single side
             is out of fold.
-        origin: what else there is to say about the data and how the bundle was made, as Markdown.
-        laboratories: `external.judge` of each set, with `learned`: whether the bundle has learned from the
-            set, so that another network, which has not, was judged.
-        by_patient: whether every patient is known, and none was both learned from and judged.
     """
     environment = templates.environment(Path(__file__).parent, autoescape=False)
     environment.filters["figure"] = lambda of: metrics.interval(**of, form=".3f", unknown="not known")
@@ -44,9 +50,7 @@ def render(
         parameters=parameters,
         points=_points(record, sides[judged], next(iter(sides))),
         parasitaemias=PARASITAEMIAS,
-        origin=origin,
-        laboratories=laboratories,
-        by_patient=by_patient,
+        **vars(background),
     )
 
 

@@ -117,10 +117,10 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
         model = network.build(size, synchronized=on.strategy.num_replicas_in_sync > 1)
         if network.start_from(model, Path(settings.start)):
             print(f"Starting from the weights in {settings.start}", flush=True)
-    learnt = taught(train, settings.noisy_labels)
-    steps = len(learnt.rows) // _batch(learnt, settings)
+    train = taught(train, settings.noisy_labels)
+    steps = len(train.rows) // _batch(train, settings)
     # Before `set_up`: a compiled model's description has the number of its optimizer in this process.
-    kept = Checkpoint(resume, _key(learnt, val, settings, model)) if resume else None
+    kept = Checkpoint(resume, _key(train, val, settings, model)) if resume else None
     set_up(model, settings, steps)
     with Live(str(log), save_dvc_exp=False, report=None, dvcyaml=None, monitor_system=False) as live:
         progress = _Progress(model, _watched(val, settings.noisy_labels), settings, live, kept)
@@ -128,7 +128,7 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
             print(f"Going on after epoch {done}, from {resume}", flush=True)
         if not progress.is_over():
             model.fit(
-                batches(learnt, settings, done),
+                batches(train, settings, done),
                 epochs=settings.epochs,
                 initial_epoch=done,
                 steps_per_epoch=steps,

@@ -49,7 +49,8 @@ def rendered(
     record = bundle.read_record(folder).model_copy(update={"operating_points": points})
     last = scores | {name: {"value": value, "low": None, "high": None} for name, value in of_last.items()}
     sides = dict.fromkeys(names, scores) | {names[-1]: last}
-    return card.render(record, 98_000, sides, origin, laboratories, by_patient=by_patient)
+    background = card.Background(by_patient, origin, laboratories or {})
+    return card.render(record, 98_000, sides, background)
 
 
 @pytest.mark.parametrize(
