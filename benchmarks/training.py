@@ -29,7 +29,7 @@ from malaria import params, paths, tables
 from malaria.cells import packed
 from malaria.command import end_with, how_many, options
 from malaria.errors import UserError
-from malaria.labels import LABELS
+from malaria.labels import LABELS, values
 
 # Warm-up steps before the rate is measured.
 _BEFORE = 20
@@ -152,7 +152,7 @@ def original(seed: int, epochs: int, mark: float) -> tuple[float, float]:
 
     keras.utils.set_random_seed(seed)
     cells, splits = packed.load(paths.PACKED), tables.read(paths.SPLITS, tables.SPLITS)
-    rows, labels = packed.rows(cells, splits, tables.VAL)
+    val = splits[splits.split == tables.VAL]
     shown = splits[splits.split == tables.TRAIN].assign(path=lambda rows: f"{paths.RAW}/" + rows.path)
     generator = tf.keras.preprocessing.image.ImageDataGenerator(
         rescale=1 / 255, rotation_range=20, shear_range=0.2, horizontal_flip=True
@@ -170,12 +170,12 @@ def original(seed: int, epochs: int, mark: float) -> tuple[float, float]:
     head = [layers.Flatten(), layers.Dense(64, "relu"), layers.Dropout(0.5), layers.Dense(1, "sigmoid")]
     model = keras.Sequential([keras.Input((cells.size, cells.size, 3)), *itertools.chain(*blocks), *head])
     model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy", metrics=["accuracy"])
-    held_out = cells.images[rows].astype("float32") / 255
+    held_out = cells.images[packed.rows_of(cells, val.path)].astype("float32") / 255
     best, seconds, judging = 0.0, 0.0, 0.0
     for _ in range(epochs):
         model.fit(generator, epochs=1, verbose=0)
         trained = time.monotonic()
-        auc = float(roc_auc_score(labels, model.predict(held_out, verbose=0)[:, 0]))
+        auc = float(roc_auc_score(values(val.label), model.predict(held_out, verbose=0)[:, 0]))
         if auc > best:
             best, seconds = auc, trained - begun - judging
         if best >= mark:

@@ -95,7 +95,7 @@ def as_table(
         found = paired.differences(paired.join(judged, first), settings, doubtful)
         figures = found.get(evaluation.WITHOUT, found[evaluation.AS_GIVEN])
         sure = judged[~doubtful_labels.among(judged, doubtful)]
-        right = ((sure.p_parasitized >= 0.5) == (sure.label == labels.POSITIVE)).groupby(sure.fold).mean()
+        right = ((sure.p_parasitized >= 0.5) == (sure.label == labels.PARASITIZED)).groupby(sure.fold).mean()
         gap = figures["accuracy"].difference
         apart = "" if judged is first else f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
         lines.append(

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 UNINFECTED = "Uninfected"
 PARASITIZED = "Parasitized"
-POSITIVE = PARASITIZED
 
 # A label's value is its position here.
 LABELS = (UNINFECTED, PARASITIZED)

@@ -25,7 +25,8 @@ def main() -> None:
     others = packed.load(LABORATORIES)
     train_and_val = cells.prepared(packed.rows_of(cells, splits.path[splits.split != tables.TEST]))
     patient = splits.patient[splits.split == tables.TRAIN].to_numpy(str)
-    train = [*cells.prepared(packed.rows(cells, splits, tables.TRAIN)[0]), *others.prepared()]
+    train = cells.prepared(packed.rows_of(cells, splits.path[splits.split == tables.TRAIN]))
+    train += others.prepared()
     asked = cells.prepared(packed.rows_of(cells, judged.path))
 
     exported = build.export(network.load(MODEL), train, params, SPLITS)

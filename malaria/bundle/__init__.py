@@ -270,7 +270,8 @@ def read_record(folder: Path) -> Record:
             f"{path} is of an unknown schema or damaged (at {where}): "
             "use the version of this project that wrote it."
         ) from None
-    if record.labels != labels.LABELS or record.positive != labels.POSITIVE or record.resize != images.RESIZE:
+    known = (labels.LABELS, labels.PARASITIZED, images.RESIZE)
+    if (record.labels, record.positive, record.resize) != known:
         raise UserError(f"{path} names other labels or another resize than this version knows: update it.")
     return record
 

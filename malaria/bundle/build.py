@@ -73,7 +73,7 @@ def export(model: Any, train: Sequence[Prepared], settings: params.Params, split
         resize=images.RESIZE,
         colour=settings.pack.colour,
         labels=labels.LABELS,
-        positive=labels.POSITIVE,
+        positive=labels.PARASITIZED,
         precision=settings.export.precision,
         temperature=1.0,
         operating_points=(),

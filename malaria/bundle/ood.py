@@ -254,11 +254,11 @@ def distances(check: Check, seen: Seen) -> Floats:
     return np.stack(far, axis=1).astype(np.float64)
 
 
-def limits(held_out: Floats, rejected: float = 0.005) -> Floats:
+def limits(held_out: Floats) -> Floats:
     """The largest distances that a cell may have, float64 (2,).
 
-    A limit is larger than usual if the usual one would reject more than a share `rejected` of held-out cells,
-    as with training cells of few patients.
+    A limit is larger than usual if the usual one would reject more than 0.5 % of held-out cells, as with
+    training cells of few patients.
 
     Args:
         held_out: float64 (n, 2), distances of cells that neither network nor check was fitted on.
@@ -266,7 +266,7 @@ def limits(held_out: Floats, rejected: float = 0.005) -> Floats:
     least = np.array([_SLACK, _UNLIKE])
     if not len(held_out):
         return least
-    found: Floats = np.maximum(least, np.quantile(held_out, 1 - rejected, axis=0, method="higher"))
+    found: Floats = np.maximum(least, np.quantile(held_out, 0.995, axis=0, method="higher"))
     return found
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from malaria import labels, tables
+from malaria import tables
 from malaria.cells.prepared import Prepared
 from malaria.errors import UserError
 
@@ -55,26 +55,6 @@ def load(folder: Path) -> Packed:
             f"{folder / ARRAY} does not fit the {len(index)} rows of {INDEX}: run `dvc repro -f pack`."
         )
     return Packed(pixels, index)
-
-
-def rows(
-    packed: Packed, splits: pd.DataFrame, name: str
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Find the cells of one side of the split.
-
-    Args:
-        splits: rows as tables.SPLITS.
-        name: train, val or test.
-
-    Returns:
-        Rows of `packed.images`, int64 (n,), in the order of `splits`, and their labels, float32 (n,):
-        1 for Parasitized, 0 for Uninfected.
-
-    Raises:
-        UserError: the split has cells that were not packed.
-    """
-    side = splits[splits.split == name]
-    return rows_of(packed, side.path), np.asarray(side.label == labels.POSITIVE, dtype=np.float32)
 
 
 def rows_of(packed: Packed, paths: "pd.Series[str]") -> npt.NDArray[np.int64]:

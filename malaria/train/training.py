@@ -57,9 +57,10 @@ def side(
         name: train, val or test.
         doubtful: the doubtful labels, as `doubtful_labels.read` gives them.
     """
-    rows, labels = packed.rows(cells, splits, name)
-    in_doubt = doubtful_labels.among(splits[splits.split == name], doubtful) if doubtful else None
-    return Cells(cells.images, rows, labels, in_doubt)
+    chosen = splits[splits.split == name]
+    in_doubt = doubtful_labels.among(chosen, doubtful) if doubtful else None
+    y = labels.values(chosen.label).astype(np.float32)
+    return Cells(cells.images, packed.rows_of(cells, chosen.path), y, in_doubt)
 
 
 def with_others(cells: Cells, others: packed.Packed) -> Cells:

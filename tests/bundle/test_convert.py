@@ -50,7 +50,7 @@ def record_of(flatbuffer, **changes):
         "max_pixels": 10**6,
         "resize": images.RESIZE,
         "labels": labels.LABELS,
-        "positive": labels.POSITIVE,
+        "positive": labels.PARASITIZED,
         "precision": "float32",
         "temperature": 1.0,
         "operating_points": (),

@@ -105,20 +105,19 @@ def test_an_array_of_other_cells_is_refused(raw, cells, tmp_path):
         packed.load(tmp_path / "packed")
 
 
-def test_a_splits_rows_and_labels_are_found_in_the_splits_order(raw, cells, tmp_path):
+def test_rows_are_found_in_the_order_of_their_paths(raw, cells, tmp_path):
     pack.write(raw, cells, 32, "as-is", tmp_path / "packed")
     written = packed.load(tmp_path / "packed")
-    splits = cells.assign(split=["test", "train", "val"] * 20)[::-1]
-    rows, positive = packed.rows(written, splits, "val")
-    assert (rows.dtype, positive.dtype) == (np.int64, np.float32)
-    assert list(written.index.path[rows]) == list(splits.path[splits.split == "val"])
-    assert positive.tolist() == [float(path.startswith("Parasitized")) for path in written.index.path[rows]]
+    paths = cells.path[::-3]
+    rows = packed.rows_of(written, paths)
+    assert rows.dtype == np.int64
+    assert list(written.index.path[rows]) == list(paths)
 
 
 def test_a_cell_that_was_not_packed_is_named(raw, cells, tmp_path):
     pack.write(raw, cells[1:], 32, "as-is", tmp_path / "packed")
     with pytest.raises(UserError, match=r"lacks 1 cells, such as Parasitized/000\.png"):
-        packed.rows(packed.load(tmp_path / "packed"), cells.assign(split="train"), "train")
+        packed.rows_of(packed.load(tmp_path / "packed"), cells.path)
 
 
 def test_a_write_that_the_disk_takes_only_in_part_is_an_error(raw, cells, tmp_path):

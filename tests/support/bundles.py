@@ -55,7 +55,7 @@ def violet(folder: Path, gated: bool = False, mapped: bool = False) -> Path:
         max_pixels=4_000_000,
         resize=images.RESIZE,
         labels=labels.LABELS,
-        positive=labels.POSITIVE,
+        positive=labels.PARASITIZED,
         precision="float32",
         temperature=1.0,
         operating_points=tuple(

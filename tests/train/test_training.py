@@ -4,8 +4,10 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from malaria.cells import packed
 from malaria.errors import UserError
 from malaria.params import load_params
 from tests.support.toy_cells import toy_cells
@@ -39,6 +41,16 @@ def first_epoch(cells, settings=SETTINGS, epoch=0):
     steps = len(cells.rows) // settings.batch_size
     found = list(training.drawn(cells, settings, epoch))[:steps]
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+
+def test_a_side_has_its_rows_and_labels_in_the_order_of_the_split():
+    from malaria.train import training
+
+    names = ["Parasitized/a.png", "Uninfected/b.png", "Uninfected/c.png"]
+    cells = packed.Packed(np.zeros((3, 32, 32, 3), np.uint8), pd.DataFrame({"path": names}))
+    splits = pd.DataFrame({"path": names[::-1], "split": ["val", "train", "val"]})
+    val = training.side(cells, splits.assign(label=splits.path.str.split("/").str[0]), "val")
+    assert (val.rows.tolist(), val.labels.tolist(), val.labels.dtype) == ([2, 0], [0, 1], np.float32)
 
 
 def test_each_epoch_has_an_order_and_numbers_of_its_own_whichever_epoch_training_goes_on_from(cells):
