@@ -68,12 +68,12 @@ def command(arguments: list[str], work: Path = ROOT) -> dict[str, float]:
         arguments, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
-        said = process.stderr.read().strip()
+        errors = process.stderr.read().strip()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     seconds, ended = time.monotonic() - begun, [used]
     if process.returncode:
-        raise UserError(f"{' '.join(arguments)} ended with status {process.returncode}: {said}")
+        raise UserError(f"{' '.join(arguments)} ended with status {process.returncode}: {errors}")
     with contextlib.suppress(ChildProcessError):
         while True:
             ended.append(os.wait3(0)[2])

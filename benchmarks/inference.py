@@ -28,15 +28,14 @@ from malaria.errors import UserError
 
 BUNDLE = "bundle"
 WAYS = (BUNDLE, "predict", "model(x)")
-_BATCH = 256
+# Cells of a batch; single cells and batches in each round.
+_BATCH, _CALLS, _BATCHES = 256, 300, 10
 
 
 def main() -> None:
     parser = options("benchmarks.inference", __doc__)
     parser.add_argument("--model", type=Path, help="a bundle folder (default: the pretrained one)")
     parser.add_argument("--rounds", type=how_many, default=5, help="alternations of the three ways (5)")
-    parser.add_argument("--calls", type=how_many, default=300, help="single cells in each round (300)")
-    parser.add_argument("--batches", type=how_many, default=10, help=f"of {_BATCH} cells in each round (10)")
     parser.add_argument("--core", type=int, default=0, help="to which all are bound, if the system can (0)")
     arguments = parser.parse_args()
     folder = arguments.model or bundle.default_folder()
@@ -47,7 +46,7 @@ def main() -> None:
         # Processes that start from here on inherit it, before any library in them counts the cores.
         os.sched_setaffinity(0, {arguments.core})
     cells = draw_cells(record.input_size)
-    asked = (folder.resolve(), cells, arguments.calls, arguments.batches)
+    asked = (folder.resolve(), cells, _CALLS, _BATCHES)
     ways = {way: partial(by_turns.alone, measure, way, *asked) for way in WAYS}
     runs = by_turns.measured(ways, arguments.rounds)
     ratios = by_turns.ratios(runs, BUNDLE).drop(BUNDLE)

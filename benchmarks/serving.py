@@ -73,10 +73,10 @@ def start(*arguments: str, log: Path, command: Sequence[str | Path] = APP, **pop
         process = Popen([*command, *arguments], stdout=PIPE, stderr=errors, text=True, **popen)
     try:
         assert process.stdout is not None
-        said = process.stdout.readline().split()
-        if not said:
+        greeting = process.stdout.readline().split()
+        if not greeting:
             raise UserError(log.read_text().strip().removeprefix("error: "))
-        yield Server(said[1].rstrip("/"), process, log)
+        yield Server(greeting[1].rstrip("/"), process, log)
     finally:
         process.kill()
         process.communicate()

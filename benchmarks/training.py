@@ -121,7 +121,7 @@ def rates(steps: int, rounds: int) -> tuple[float, float, float]:
 
     ways = fit, functools.partial(repeated, bare), functools.partial(repeated, plain)
     found = [[_rate(way, len(images)) for way in ways] for _ in range(rounds)]
-    rate, of_bare, of_plain = (statistics.median(of) for of in zip(*found, strict=True))
+    rate, of_bare, of_plain = (statistics.median(speeds) for speeds in zip(*found, strict=True))
     return rate, of_bare, of_plain
 
 

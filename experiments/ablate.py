@@ -63,11 +63,11 @@ def main() -> None:
     epochs = settings.train.epochs if arguments.full else arguments.epochs
     wanted = [row for row in ROWS if row in (RECIPE, *arguments.rows)]
     tasks = [(row, fold) for row in wanted for fold in folds]
-    sets = experiment.outside_git(settings)
+    outside = experiment.outside_git(settings)
 
     def run(task: tuple[str, int]) -> str:
         row, fold = task
-        changes = [*sets, f"split.fold={fold}", *sets_of(ROWS[row], epochs)]
+        changes = [*outside, f"split.fold={fold}", *changes_of(ROWS[row], epochs)]
         return experiment.run(f"ablation-{row}-{fold}", changes, "evaluate")
 
     found: dict[str, list[pd.DataFrame]] = defaultdict(list)
@@ -106,7 +106,7 @@ def as_table(
     return "\n".join(lines)
 
 
-def sets_of(row: Row, epochs: int) -> list[str]:
+def changes_of(row: Row, epochs: int) -> list[str]:
     """KEY=VALUE for each parameter that a row changes, as `dvc exp run -S` takes it."""
     changed = {"epochs": epochs * row.times, "patience": epochs * row.times, **row.settings}
     return [f"train.{key}={value}" for key, value in changed.items()]

@@ -47,8 +47,8 @@ def judge(model: bundle.Bundle, one: str, other: str) -> pd.DataFrame:
     if not names:
         raise UserError(f"{one} and {other} have no file name in common: name two copies of the same cells.")
     rows, others = (
-        pd.DataFrame(list(predict.predict(model, (of[name] for name in names))), index=names)
-        for of in (first, second)
+        pd.DataFrame(list(predict.predict(model, (items[name] for name in names))), index=names)
+        for items in (first, second)
     )
     same = rows.category.fillna("") == others.category.fillna("")
     return rows.join(others.add_suffix("_other")).assign(same=same)

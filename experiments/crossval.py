@@ -41,18 +41,18 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = params.load_params()
     folds = splits.folds_in(Path(settings.split.file))
-    sets = [*experiment.outside_git(settings), *arguments.set]
+    changes = [*experiment.outside_git(settings), *arguments.set]
     if not folds:
         if arguments.folds < 3:
             raise UserError(f"--folds is {arguments.folds}, but must be at least 3.")
         folds = list(range(arguments.folds))
-        sets.append(f"split.folds={arguments.folds}")
+        changes.append(f"split.folds={arguments.folds}")
     if arguments.leave_out:
-        _without_each(arguments.name, settings, [*sets, f"split.fold={folds[0]}"])
+        _without_each(arguments.name, settings, [*changes, f"split.fold={folds[0]}"])
         return
 
     def run(fold: int) -> str:
-        return experiment.run(f"{arguments.name}-{fold}", [f"split.fold={fold}", *sets])
+        return experiment.run(f"{arguments.name}-{fold}", [f"split.fold={fold}", *changes])
 
     oof, rows = [], []
     print(f"{'fold':>6} " + " ".join(f"{name:>18}" for name in FIGURES))
@@ -78,7 +78,7 @@ def figures_of(metrics: dict[str, Any]) -> npt.NDArray[np.float64]:
     return np.array([metrics[tables.TEST][name]["value"] for name in FIGURES], dtype=np.float64)
 
 
-def _without_each(name: str, settings: params.Params, sets: Sequence[str]) -> None:
+def _without_each(name: str, settings: params.Params, changes: Sequence[str]) -> None:
     """Train once without each set of other laboratories, and evaluate that network on the set."""
     given = laboratories.learned(settings.laboratories)
     if not given:
@@ -86,8 +86,8 @@ def _without_each(name: str, settings: params.Params, sets: Sequence[str]) -> No
     scores = {}
     for laboratory, path in given.items():
         left_out = ",".join(f"'{one}'" for one in [*settings.laboratories.leave_out, laboratory])
-        changed = [*sets, f"laboratories.leave_out=[{left_out}]"]
-        revision = experiment.run(f"{name}-without-{laboratory}", changed)
+        without = [*changes, f"laboratories.leave_out=[{left_out}]"]
+        revision = experiment.run(f"{name}-without-{laboratory}", without)
         scores[laboratory] = external.judge(experiment.bundle_of(revision), path, settings)
         print(external.as_text({laboratory: scores[laboratory]}), flush=True)
     files.write_json(paths.CROSSVAL / f"{name}-laboratories.json", scores)

@@ -55,11 +55,11 @@ def _judged(
 ) -> dict[str, float]:
     away, right = np.zeros_like(y), np.zeros_like(y)
     for model, rows in groups:
-        said = model.run([np.asarray(distort(cells[row])) for row in rows])
-        away[rows] = [reason is not None for reason in said.rejected]
-        right[rows] = (said.p_parasitized >= 0.5) == y[rows]
+        predictions = model.run([np.asarray(distort(cells[row])) for row in rows])
+        away[rows] = [reason is not None for reason in predictions.rejected]
+        right[rows] = (predictions.p_parasitized >= 0.5) == y[rows]
     shares = {"parasitised turned away": away[y], "uninfected turned away": away[~y], "accuracy": right}
-    return {name: float(of.mean()) if len(of) else np.nan for name, of in shares.items()}
+    return {name: float(which.mean()) if len(which) else np.nan for name, which in shares.items()}
 
 
 def _groups(table: pd.DataFrame, name: str | None, model: Path | None) -> list[tuple[bundle.Bundle, Rows]]:
@@ -72,13 +72,13 @@ def _groups(table: pd.DataFrame, name: str | None, model: Path | None) -> list[t
         return [(bundle.load(model, threads=1), np.arange(len(table)))]
     known = experiment.predictions(name)
     fold = dict(zip(known.path.map(lambda path: Path(path).stem), known.fold, strict=True))
-    of = table.path.map(lambda path: fold.get(Path(path).stem, -1)).to_numpy()
-    if strange := int((of < 0).sum()):
+    folds = table.path.map(lambda path: fold.get(Path(path).stem, -1)).to_numpy()
+    if strange := int((folds < 0).sum()):
         raise UserError(
             f"{strange:,} of {len(table):,} cells are not among those of {name}: give cells that its folds "
             "have judged, or ask one bundle, without --name."
         )
-    rows = {number: np.flatnonzero(of == number) for number in sorted(set(of))}
+    rows = {number: np.flatnonzero(folds == number) for number in sorted(set(folds))}
     return [(experiment.bundle_of(f"{name}-{number}"), of_fold) for number, of_fold in rows.items()]
 
 

@@ -114,23 +114,23 @@ def _left_by(name: str, path: Path) -> Iterator[Any]:
         ) from None
 
 
-def run(name: str, sets: Sequence[str], *targets: str) -> str:
+def run(name: str, changes: Sequence[str], *targets: str) -> str:
     """Run the workspace with changed parameters, as experiment `name` of this repository; returns the name.
 
     It has the files that git tracks, with their uncommitted changes. An earlier experiment of that name is
     replaced when this one has ended.
 
     Args:
-        sets: KEY=VALUE, as `dvc exp run -S` takes it.
+        changes: KEY=VALUE, as `dvc exp run -S` takes it.
         targets: stages to run, with those that they need; without any, all stages.
 
     Raises:
         UserError: the experiment failed; the message has what DVC said.
     """
-    changes = [part for change in sets for part in ("-S", change)]
+    options = [part for change in changes for part in ("-S", change)]
     with _clone(name) as clone:
         programs.use_dvc_cache(programs.dvc_cache(), clone)
-        programs.dvc("exp", "run", "-n", name, *changes, *targets, cwd=clone)
+        programs.dvc("exp", "run", "-n", name, *options, *targets, cwd=clone)
         # Git brings the figures; the other results are in the shared cache already.
         programs.dvc("--wait-for-lock", "exp", "pull", "--no-cache", "--force", str(clone.resolve()), name)
     return name

@@ -59,12 +59,12 @@ def cost(p: Floats, p_trained: Floats, y: Ints, sure: Bools) -> dict[str, float]
 
 def together(costs: pd.DataFrame) -> pd.DataFrame:
     """All folds, by precision: the sum of cells and decisions, else the value that is furthest from 0."""
-    of = costs.drop(columns="fold").groupby("precision", sort=False)
+    groups = costs.drop(columns="fold").groupby("precision", sort=False)
 
     def furthest(column: "pd.Series[float]") -> float:
         return float(max(column, key=abs))
 
-    return of.agg(furthest).assign(cells=of.cells.sum(), decisions=of.decisions.sum())
+    return groups.agg(furthest).assign(cells=groups.cells.sum(), decisions=groups.decisions.sum())
 
 
 def _of_fold(revision: str, cells: packed.Packed) -> list[dict[str, Any]]:

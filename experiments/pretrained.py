@@ -161,7 +161,7 @@ def _laboratories(name: str, made: bundle.Bundle, settings: params.Params) -> di
     """
     left_out = paths.CROSSVAL / f"{name}-laboratories.json"
     found = json.loads(left_out.read_text(encoding="utf-8")) if left_out.is_file() else {}
-    found = {key: of | {"learned": True} for key, of in found.items()}
+    found = {key: figures | {"learned": True} for key, figures in found.items()}
     for key, given in laboratories.sets(Path(settings.external.folder)).items():
         found[key] = external.judge(made, given, settings) | {"learned": False}
     return found

@@ -47,11 +47,11 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
     """
     module = sys.modules[main.__module__]
     assert module.__spec__ is not None
-    given_by = "Reads params.yaml in the current folder; `dvc repro` runs it when needed."
-    parser = options(module.__spec__.name, module.__doc__, given_by)
+    epilog = "Reads params.yaml in the current folder; `dvc repro` runs it when needed."
+    parser = options(module.__spec__.name, module.__doc__, epilog)
     for name, meaning in folders.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="FOLDER", help=meaning)
-    given = vars(parser.parse_args())
+    arguments = vars(parser.parse_args())
     running.end_with_dvc()
     gc.set_threshold(*_COLLECT)
     stage = module.__spec__.name.rsplit(".", 1)[-1]
@@ -60,7 +60,7 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
         # Outside a repository no lock file is written, and `main` reports that params.yaml is missing.
         lock = running.locked(RUNNING / f"{stage}.lock", f"still runs {stage} in this repository", _PATIENCE)
         with lock if PARAMS.is_file() else nullcontext():
-            main(**given)
+            main(**arguments)
         running.check_room_in_cache(stage)
 
     end_with(run)
@@ -161,15 +161,15 @@ def without_native_logs() -> Iterator[None]:
     If the block fails, the text is shown after all, because it may say why. Only one thread at a time may do
     this: a second one would take the first one's file for the terminal.
     """
-    with _TERMINAL, tempfile.TemporaryFile() as said:
+    with _TERMINAL, tempfile.TemporaryFile() as logs:
         sys.stderr.flush()
         terminal = os.dup(2)
-        os.dup2(said.fileno(), 2)
+        os.dup2(logs.fileno(), 2)
         try:
             yield
         except BaseException:
-            said.seek(0)
-            os.write(terminal, said.read())
+            logs.seek(0)
+            os.write(terminal, logs.read())
             raise
         finally:
             os.dup2(terminal, 2)

@@ -49,8 +49,8 @@ def _dvc_config(folder: Path) -> Any:
     try:
         return Config(dvc_dir=str(folder.resolve() / ".dvc"), validate=False)
     except ConfigError as error:
-        said = str(error).rstrip(".")
-        raise UserError(f"{folder.resolve()} has settings of DVC that it cannot read: {said}.") from None
+        reason = str(error).rstrip(".")
+        raise UserError(f"{folder.resolve()} has settings of DVC that it cannot read: {reason}.") from None
 
 
 def run(command: Sequence[str], cwd: Path = Path(), stdin: str = "", timeout: float | None = None) -> str:
@@ -115,9 +115,9 @@ def _check(command: Sequence[str], status: int, printed: str) -> None:
     """Raise UserError if a program failed, with the line that says why."""
     if status == 0:
         return
-    said = [line for line in printed.splitlines() if line.strip()] or ["it printed nothing"]
+    shown = [line for line in printed.splitlines() if line.strip()] or ["it printed nothing"]
     # The error of a stage comes before that of the DVC that ran it.
-    errors = [line for line in said if line.casefold().startswith(("error", "fatal"))] or said[-1:]
+    errors = [line for line in shown if line.casefold().startswith(("error", "fatal"))] or shown[-1:]
     raise UserError(f"`{_shown(command)}` failed (status {status}): {errors[0].strip()}")
 
 

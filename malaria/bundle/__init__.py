@@ -161,15 +161,15 @@ class Bundle:
         """As `run`, for cells from `prepare`, or from the pack stage with the bundle's parameters."""
         cell_in, *outputs = self.tensors
         shapes = (self.network.get_tensor(output).shape[1:] for output in outputs)
-        said = [np.zeros((len(cells), *shape), np.float32) for shape in shapes]
+        answers = [np.zeros((len(cells), *shape), np.float32) for shape in shapes]
         # One cell at a time: on a CPU larger batches are no faster and take megabytes a cell, and every
         # change of the batch size takes milliseconds.
         for row, cell in enumerate(cells):
             self.network.set_tensor(cell_in, cell.pixels[None].astype(np.float32))
             self.network.invoke()
-            for values, output in zip(said, outputs, strict=True):
+            for values, output in zip(answers, outputs, strict=True):
                 values[row] = self.network.get_tensor(output)[0]
-        probability, features, *maps = said
+        probability, features, *maps = answers
         p = probability[:, 0].astype(np.float64)
         rejected: tuple[str | None, ...] = (None,) * len(cells)
         look = np.zeros((len(cells), len(ood.REASONS)), np.float32)
@@ -315,8 +315,8 @@ def part(folder: Path, record: Record, name: str) -> bytes | None:
     return _checked(folder / PARTS[name], record.hashes[name], f"the file that {RECORD} describes")
 
 
-def _checked(file: Path, sha256: str | None, said: str) -> bytes:
-    """The content of a bundle's file, if its hash is `sha256`; `said` describes the file in the error.
+def _checked(file: Path, sha256: str | None, what: str) -> bytes:
+    """The content of a bundle's file, if its hash is `sha256`; `what` is the file in the error's words.
 
     Raises:
         UserError: the file is missing or has another hash.
@@ -327,7 +327,7 @@ def _checked(file: Path, sha256: str | None, said: str) -> bytes:
         )
     content = file.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise UserError(f"{file} is not {said} (its hash differs): fetch the bundle again.")
+        raise UserError(f"{file} is not {what} (its hash differs): fetch the bundle again.")
     return content
 
 

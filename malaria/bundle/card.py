@@ -38,8 +38,8 @@ def render(
             is out of fold.
     """
     environment = templates.environment(Path(__file__).parent, autoescape=False)
-    environment.filters["figure"] = lambda of: metrics.interval(**of, form=".3f", unknown="not known")
-    environment.filters["count"] = lambda of: metrics.interval(**of, form=".0f", unknown="not known")
+    environment.filters["figure"] = lambda figure: metrics.interval(**figure, form=".3f", unknown="not known")
+    environment.filters["count"] = lambda figure: metrics.interval(**figure, form=".0f", unknown="not known")
     judged = list(sides)[-1]
     return environment.get_template("model_card.md.j2").render(
         record=record,

@@ -43,7 +43,7 @@ def random_of(seed: int, kind: str, number: int) -> Random:
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def _any(random: Random, options: Sequence[Option]) -> Option:
+def _one_of(random: Random, options: Sequence[Option]) -> Option:
     return options[int(random.integers(len(options)))]
 
 
@@ -98,7 +98,7 @@ def _mix(share: Floats, first: Floats, second: Floats) -> Floats:
 def _blank(random: Random) -> Pixels:
     side = _side(random)
     grey = np.full(3, random.uniform(0, 255))
-    colour = _any(random, [np.full(3, 255.0), np.zeros(3), grey, _stain(random), _colour(random)])
+    colour = _one_of(random, [np.full(3, 255.0), np.zeros(3), grey, _stain(random), _colour(random)])
     return _pixels(colour + random.normal(0, random.choice([0, 2]), (side, side, 1)))
 
 
@@ -123,7 +123,7 @@ def _gradient(random: Random) -> Pixels:
 
 def _text(random: Random) -> Pixels:
     side = _side(random) + 60
-    paper = _any(random, [(255, 255, 255), (245, 240, 220), (0, 0, 0), (230, 200, 215)])
+    paper = _one_of(random, [(255, 255, 255), (245, 240, 220), (0, 0, 0), (230, 200, 215)])
     page = Image.new("RGB", (side, side), paper)
     draw = ImageDraw.Draw(page)
     ink = (20, 20, 20) if sum(paper) > 300 else (230, 230, 230)
@@ -162,7 +162,7 @@ def _code(random: Random) -> Pixels:
 def _shapes(random: Random) -> Pixels:
     """Flat shapes on a plain ground, which may be black or white."""
     side = _side(random)
-    picture = Image.new("RGB", (side, side), _any(random, [(0, 0, 0), (255, 255, 255), _ink(random)]))
+    picture = Image.new("RGB", (side, side), _one_of(random, [(0, 0, 0), (255, 255, 255), _ink(random)]))
     draw = ImageDraw.Draw(picture)
     for _ in range(int(random.integers(1, 8))):
         (left, right), (top, bottom) = (np.sort(random.uniform(0, side, 2)) for _ in range(2))
@@ -210,7 +210,7 @@ def _fluorescence(random: Random) -> Pixels:
     for _ in range(int(random.integers(1, 14))):
         top, left = random.uniform(-0.9, 0.9, 2)
         light += np.exp(-((np.hypot(y - top, x - left) / random.uniform(0.08, 0.5)) ** 2))
-    colour = _any(random, [(0, 255, 40), (40, 60, 255), (255, 30, 20), (0, 220, 220)])
+    colour = _one_of(random, [(0, 255, 40), (40, 60, 255), (255, 30, 20), (0, 220, 220)])
     return _pixels(light.clip(0, 1) * colour)
 
 
@@ -301,7 +301,7 @@ def _field(random: Random, cells: Sequence[Pixels]) -> Pixels:
     picture = Image.fromarray(_pixels(ground + random.normal(0, 2, (side, side, 1))))
     across = side / random.uniform(3, 9)
     for _ in range(int(random.integers(10, 60))):
-        _paste(random, picture, _any(random, cells), across)
+        _paste(random, picture, _one_of(random, cells), across)
     return np.asarray(picture)
 
 
@@ -310,32 +310,32 @@ def _cluster(random: Random, cells: Sequence[Pixels]) -> Pixels:
     side = int(random.integers(150, 300))
     picture = Image.new("RGB", (side, side))
     for _ in range(int(random.integers(2, 7))):
-        _paste(random, picture, _any(random, cells), side / random.uniform(2, 3.5))
+        _paste(random, picture, _one_of(random, cells), side / random.uniform(2, 3.5))
     return np.asarray(picture)
 
 
 def _tiles(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """A contact sheet of cells."""
     rows, columns, side = random.integers([1, 2, 50], [4, 4, 120]).tolist()
-    return _mosaic([_resized(_any(random, cells), side) for _ in range(rows * columns)], columns)
+    return _mosaic([_resized(_one_of(random, cells), side) for _ in range(rows * columns)], columns)
 
 
 def _piece(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """The inside of a cell, without its outline."""
-    cell = _any(random, cells)
+    cell = _one_of(random, cells)
     height, width = cell.shape[:2]
     top, left = (int(side * random.uniform(0.25, 0.35)) for side in (height, width))
     return np.ascontiguousarray(cell[top : height - top, left : width - left])
 
 
 def _inverted(random: Random, cells: Sequence[Pixels]) -> Pixels:
-    cell = _any(random, cells)
+    cell = _one_of(random, cells)
     return 255 - cell if random.random() < 0.5 else np.where(_part_of(cell), 255 - cell, np.uint8(0))
 
 
 def _other_hue(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """A cell in yellow, green or light blue, which no Giemsa stain gives."""
-    cell = _any(random, cells)
+    cell = _one_of(random, cells)
     hue, saturation, value = Image.fromarray(cell).convert("HSV").split()
     hues = np.asarray(hue, dtype=np.int64)
     # The circle of hues has 256 steps: 40 is yellow, 85 green, 140 light blue.
@@ -347,13 +347,13 @@ def _other_hue(random: Random, cells: Sequence[Pixels]) -> Pixels:
 
 def _grey(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """A cell without its colour."""
-    cell = _any(random, cells)
+    cell = _one_of(random, cells)
     return _pixels(_part_of(cell) * cell.mean(axis=2, keepdims=True) * random.uniform(0.7, 1.3))
 
 
 def _noisy(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """The outline of a cell, filled with noise."""
-    cell = _any(random, cells)
+    cell = _one_of(random, cells)
     inside = _part_of(cell)
     grains = random.normal(0, random.uniform(35, 70), cell.shape)
     return _pixels(inside * (cell[inside[:, :, 0]].mean(axis=0) + grains))
@@ -361,7 +361,7 @@ def _noisy(random: Random, cells: Sequence[Pixels]) -> Pixels:
 
 def _clouded(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """Clouds of colour, cut out on black along the outline of a cell."""
-    return in_outline(_any(random, cells), _plasma(random))
+    return in_outline(_one_of(random, cells), _plasma(random))
 
 
 def in_outline(cell: Pixels, picture: Pixels) -> Pixels:
@@ -371,7 +371,7 @@ def in_outline(cell: Pixels, picture: Pixels) -> Pixels:
 
 def _shredded(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """A cell's own tiles, shuffled."""
-    cell = _resized(_any(random, cells), 120)
+    cell = _resized(_one_of(random, cells), 120)
     tiles = cell.reshape(4, 30, 4, 30, 3).swapaxes(1, 2).reshape(16, 30, 30, 3)
     return _mosaic(list(tiles[random.permutation(16)]), 4)
 

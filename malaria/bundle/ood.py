@@ -58,7 +58,7 @@ REASONS = {
 # quantities may lie below (first row of _BALANCE) and above (second row) the training cells by this much.
 _EARLIER, _PREPARED, _BALANCE = 12, 13, np.array([[1.5, 0.0, 0.2], [0.6, 0.0, 0.2]])
 
-_FAR = (f"{_NO_CELL}: colour, texture and outline do not go together", _NO_CELL)
+_UNLIKELY = (f"{_NO_CELL}: colour, texture and outline do not go together", _NO_CELL)
 
 # Grey levels per unit of their logarithm, at the brightness of a cell.
 _SCALE = np.float32(150)
@@ -211,14 +211,13 @@ def with_patients(check: Check, look: Singles, patient: npt.NDArray[np.str_]) ->
     Args:
         look, patient: `quantities` and patient of training cells, float32 (n, q) and (n,).
     """
-    rows = [np.flatnonzero(patient == name) for name in np.unique(patient)]
-    rows = [
-        of[np.linspace(0, len(of) - 1, _BATCH_CELLS).astype(int)] for of in rows if len(of) >= _BATCH_CELLS
-    ]
+    of_patients = (np.flatnonzero(patient == name) for name in np.unique(patient))
+    rows = [own for own in of_patients if len(own) >= _BATCH_CELLS]
     if len(rows) < _PATIENTS:
         return check
-    means = np.stack([look[of, :_PREPARED].mean(axis=0) for of in rows])
-    alone = [_far(means[number], *_whiten(np.delete(means, number, axis=0))) for number in range(len(means))]
+    evenly = [own[np.linspace(0, len(own) - 1, _BATCH_CELLS).astype(int)] for own in rows]
+    means = np.stack([look[own, :_PREPARED].mean(axis=0) for own in evenly])
+    alone = [_distance(mean, *_whiten(np.delete(means, row, axis=0))) for row, mean in enumerate(means)]
     centre, whitening = _whiten(means)
     limit = np.array([max(alone)], dtype=np.float32)
     return replace(check, patients_centre=centre, patients_whitening=whitening, patients_limit=limit)
@@ -232,10 +231,10 @@ def foreign(check: Check, looks: Looks) -> bool | None:
     if looks.cells < _BATCH_CELLS or not len(check.patients_limit):
         return None
     mean = (looks.total / looks.cells).astype(np.float32)
-    return _far(mean, check.patients_centre, check.patients_whitening) > float(check.patients_limit[0])
+    return _distance(mean, check.patients_centre, check.patients_whitening) > float(check.patients_limit[0])
 
 
-def _far(point: Singles, centre: Singles, whitening: Singles) -> float:
+def _distance(point: Singles, centre: Singles, whitening: Singles) -> float:
     return float(np.linalg.norm((point - centre) @ whitening))
 
 
@@ -246,12 +245,12 @@ def distances(check: Check, seen: Seen) -> Floats:
     range (negative inside). The second is the log-odds that the cell is no cell. A check of an earlier
     version has both Mahalanobis distances instead of the second.
     """
-    far = [_outside(check, seen.look).max(axis=(1, 2))]
+    found = [_outside(check, seen.look).max(axis=(1, 2))]
     if len(check.weights):
-        far.append(-(_terms(check, seen.look, seen.features) @ check.weights[:-1] + check.weights[-1]))
+        found.append(-(_terms(check, seen.look, seen.features) @ check.weights[:-1] + check.weights[-1]))
     else:
-        far += _mahalanobis(check, seen.look, seen.features)
-    return np.stack(far, axis=1).astype(np.float64)
+        found += _mahalanobis(check, seen.look, seen.features)
+    return np.stack(found, axis=1).astype(np.float64)
 
 
 def limits(held_out: Floats) -> Floats:
@@ -276,8 +275,8 @@ def reasons(check: Check, seen: Seen) -> tuple[str | None, ...]:
     outside = _outside(check, seen.look) > check.limits[0]
     return tuple(
         (shape_reason(*cell.shape) if cell.shape else None)
-        or (_reason(sides) if out_of_range else next(itertools.compress(_FAR, far), None))
-        for cell, sides, (out_of_range, *far) in zip(seen.cells, outside, beyond, strict=True)
+        or (_reason(sides) if out_of_range else next(itertools.compress(_UNLIKELY, unlikely), None))
+        for cell, sides, (out_of_range, *unlikely) in zip(seen.cells, outside, beyond, strict=True)
     )
 
 
@@ -429,11 +428,11 @@ def _hull_area(part: npt.NDArray[np.bool_]) -> Singles:
 
 def _terms(check: Check, look: Singles, features: Singles) -> Singles:
     """The inputs of the logistic regression, float32 (n, k - 1)."""
-    seen = ((look - check.look_centre) / check.look_scale).clip(-_MOST_SPREAD, _MOST_SPREAD)
-    said = ((features - check.features_centre) / check.features_scale).clip(-_MOST_SPREAD, _MOST_SPREAD)
+    plain = ((look - check.look_centre) / check.look_scale).clip(-_MOST_SPREAD, _MOST_SPREAD)
+    learned = ((features - check.features_centre) / check.features_scale).clip(-_MOST_SPREAD, _MOST_SPREAD)
     one, other = np.triu_indices(look.shape[1])
     far = np.log(np.maximum(_mahalanobis(check, look, features), _NARROWEST))
-    return np.concatenate([seen, seen[:, one] * seen[:, other], said, far.T], axis=1)
+    return np.concatenate([plain, plain[:, one] * plain[:, other], learned, far.T], axis=1)
 
 
 def _mahalanobis(check: Check, look: Singles, features: Singles) -> list[Singles]:
@@ -451,15 +450,15 @@ def _outside(check: Check, look: Singles) -> Singles:
     """
     known = len(check.least)
     width = np.maximum(check.most - check.least, _NARROWEST)
-    far = np.stack([check.least - look[:, :known], look[:, :known] - check.most], axis=2) / width[:, None]
+    beyond = np.stack([check.least - look[:, :known], look[:, :known] - check.most], axis=2) / width[:, None]
     counts = np.array([[bool(words) for words in sides] for sides in REASONS.values()])[:known]
-    return np.where(counts, far, np.float32(-1))
+    return np.where(counts, beyond, np.float32(-1))
 
 
 def _reason(outside: npt.NDArray[np.bool_]) -> str:
     """The reason of the first quantity `outside` its range, bool (q, 2)."""
-    said = zip(REASONS.values(), outside, strict=False)
-    return next(words[int(sides[1])] for words, sides in said if sides.any())
+    pairs = zip(REASONS.values(), outside, strict=False)
+    return next(words[int(sides[1])] for words, sides in pairs if sides.any())
 
 
 def _whiten(values: Singles) -> tuple[Singles, Singles]:

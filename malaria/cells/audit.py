@@ -156,17 +156,17 @@ def summarise(cells: pd.DataFrame, published: Mapping[str, names.CellName] | Non
 
 def _compare_slides(cells: pd.DataFrame, published: Mapping[str, names.CellName]) -> dict[str, Any]:
     """Compare slide and patient in slides.csv with those in file names, for `Summary.slides`."""
-    told = {path: published[path] for path in cells.path.tolist() if path in published}
+    given = {path: published[path] for path in cells.path.tolist() if path in published}
     differing = []
-    for path, cell in told.items():
+    for path, cell in given.items():
         name = names.parse(path.rpartition("/")[2])
         if name != cell:
             says = f"{path}: {paths.SLIDES} says slide {cell.slide} of {cell.patient}"
             named = f"{name.slide} of {name.patient}" if name else "none"
             differing.append(f"{says}, the name {named}")
     return {
-        "told": len(told),
-        "missing": len(cells) - len(told),
+        "told": len(given),
+        "missing": len(cells) - len(given),
         "disagreeing": len(differing),
         "examples": differing[:MOST_EXAMPLES],
     }
@@ -177,7 +177,7 @@ def bits_in_use(cells: pd.DataFrame) -> int:
     return max(map(int, cells.bits[cells.status == tables.OK]), default=0)
 
 
-def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -> tuple[str, ...]:
+def notes(raw: Path, cells: pd.DataFrame, provenance: Provenance, summary: Summary) -> tuple[str, ...]:
     """Remarks for users of these cells that the numbers do not show, one text each; may be empty."""
     accepted = cells[cells.status == tables.OK]
     given = patients.read(raw)
@@ -186,8 +186,8 @@ def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -
     paged = [f"{row.path}: page 1 of {row.pages}" for row in accepted[accepted.pages > 1].itertuples()]
     deep = accepted.path[accepted.bits > 0].tolist()
     odd = [p for p, name in named.items() if not name.infected and p.startswith(PARASITIZED)]
-    told = summary.slides
-    found = [f"Left out when the cells were fetched: {entry}." for entry in known.ignored]
+    slides = summary.slides
+    found = [f"Left out when the cells were fetched: {entry}." for entry in provenance.ignored]
 
     def note(what: str, count: int, then: str = "", such: Sequence[str] = ()) -> None:
         examples = f" (such as {'; '.join(such)})" if such else ""
@@ -204,8 +204,8 @@ def notes(raw: Path, cells: pd.DataFrame, known: Provenance, summary: Summary) -
     another = f"Cells to which {paths.PATIENTS} gives another patient than their names do"
     note(another, len(differing), believed, differing[:1])
     elsewhere = f"Cells that {paths.SLIDES} puts on another slide than their names do"
-    note(elsewhere, told.get("disagreeing", 0), believed, told.get("examples", ()))
-    note(f"Images that {paths.SLIDES} does not know", told.get("missing", 0), "Their names were used.")
+    note(elsewhere, slides.get("disagreeing", 0), believed, slides.get("examples", ()))
+    note(f"Images that {paths.SLIDES} does not know", slides.get("missing", 0), "Their names were used.")
     note("Parasitised cells with the name of an uninfected control", len(odd), such=odd[:1])
     note("Files of several pages, of which the first was read", len(paged), such=paged[:1])
     read_by = f"They use {bits_in_use(cells)} bits at most, and all were scaled by this number."

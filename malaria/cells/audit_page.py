@@ -132,8 +132,9 @@ def _turns(cells: pd.DataFrame) -> pd.DataFrame:
 
     The order is that of the cells' hashes, so that a few cells more or less change little on the page.
     """
-    lots = cells.sort_values("sha256", kind="stable")
-    return lots.assign(turn=lots.groupby(lots.patient.where(lots.patient != "", lots.path)).cumcount())
+    shuffled = cells.sort_values("sha256", kind="stable")
+    patient = shuffled.patient.where(shuffled.patient != "", shuffled.path)
+    return shuffled.assign(turn=shuffled.groupby(patient).cumcount())
 
 
 def _sheet(raw: Path, accepted: pd.DataFrame, label: str, limits: images.Limits) -> list[Picture]:

@@ -288,8 +288,8 @@ def _pruned_jpeg(encoded: bytes) -> bytes:
             at += 1
             continue
         segment = encoded[at : at + 2 + size]
-        told = marker in (0xE0, 0xEE) or (marker == 0xE1 and segment[4:8] == b"Exif")
-        if (told and marker not in seen) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+        wanted = marker in (0xE0, 0xEE) or (marker == 0xE1 and segment[4:8] == b"Exif")
+        if (wanted and marker not in seen) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             kept.append(segment)
             seen.add(marker)
         at += 2 + size

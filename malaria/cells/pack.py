@@ -30,7 +30,8 @@ def write(raw: Path, cells: pd.DataFrame, size: int, colour: Colour, folder: Pat
     """
     accepted = cells[cells.status == tables.OK].sort_values("path", ignore_index=True)
     # The audit has applied its limits already; these only keep out files that have grown since.
-    most, bits = (max(map(int, of), default=0) for of in (accepted.width * accepted.height, accepted.bits))
+    pixels = accepted.width * accepted.height
+    most, bits = (max(map(int, values), default=0) for values in (pixels, accepted.bits))
     limits = images.Limits(min_side=1, max_pixels=most, bits=bits)
     work = functools.partial(prepare.read, raw, limits, size, colour)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(accepted), size, size, 3)}

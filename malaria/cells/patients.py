@@ -52,10 +52,10 @@ def published(raw: Path) -> dict[str, names.CellName]:
     return {path: names.CellName(patient, slide) for path, slide, patient in rows}
 
 
-def told(
-    given: Mapping[str, str], came_as: Mapping[str, str], origin: str
+def of_files(
+    table: Mapping[str, str], came_as: Mapping[str, str], origin: str
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Find the patient of each file in the table `given`, from `read`.
+    """Find the patient of each file in a `table` from `read`.
 
     A row names a file by its path, or by the end of the path; the longest match wins. If no row matches
     exactly, case, the composition of accents, the extension and the ending of an altered copy are ignored.
@@ -70,25 +70,25 @@ def told(
     Raises:
         UserError: there are rows, and none names a file.
     """
-    folded, stems = _keyed(given, names.folded), _keyed(given, _stem)
+    folded, stems = _keyed(table, names.folded), _keyed(table, _stem)
     found: dict[str, str] = {}
     for path, came in came_as.items():
         for end in (*_ends(came), *_ends(path)):
             stem = _stem(end)
-            rows = (end if end in given else "", folded.get(names.folded(end)), stems.get(stem))
+            rows = (end if end in table else "", folded.get(names.folded(end)), stems.get(stem))
             if row := next(filter(None, (*rows, stems.get(names.original(stem)))), None):
                 found[path] = row
                 break
-    unused = sorted(set(given) - set(found.values()))
+    unused = sorted(set(table) - set(found.values()))
     if unused and not found:
         raise UserError(
             f"{origin}: no row of {paths.PATIENTS} names an image ({unused[0]} is one, "
             f"{next(iter(came_as.values()))} an image): correct its column file, or remove it."
         )
-    told_of = {path: given[row] for path, row in found.items()}
+    patients = {path: table[row] for path, row in found.items()}
     if not unused:
-        return told_of, ()
-    return told_of, (f"{len(unused):,} rows of {paths.PATIENTS} that name no image (such as {unused[0]})",)
+        return patients, ()
+    return patients, (f"{len(unused):,} rows of {paths.PATIENTS} that name no image (such as {unused[0]})",)
 
 
 def with_own(cells: pd.DataFrame) -> pd.DataFrame:

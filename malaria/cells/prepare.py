@@ -16,9 +16,8 @@ from malaria.cells.prepared import BLACK, LIGHT, Prepared, part_of
 from malaria.errors import UserError
 from malaria.params import Colour
 
-# Values of `pack.colour` and of a bundle's record: the crop as it is, or adjusted by its own colour.
+# The value of `pack.colour` and of a bundle's record for crops that are not adjusted by their own colour.
 AS_IS: Colour = "as-is"
-OWN: Colour = "own"
 
 # The reference colour (RGB): about that of a median NIH/NLM cell.
 _REFERENCE = (200.0, 150.0, 165.0)

@@ -104,14 +104,14 @@ class Decoder:
                     os.kill(self._number, signal.SIGKILL)
             head, _, pixels = self._process.recv_bytes(self._most).partition(b"\n")
             # A hostile file may control the process, so nothing in its answer is trusted.
-            said = json.loads(head)
-            if "reason" in said:
-                sides = (None if said[side] is None else int(said[side]) for side in ("width", "height"))
-                raise Unreadable(str(said["reason"]), *sides)
-            width, height = map(int, said["size"])
+            answer = json.loads(head)
+            if "reason" in answer:
+                sides = (None if answer[side] is None else int(answer[side]) for side in ("width", "height"))
+                raise Unreadable(str(answer["reason"]), *sides)
+            width, height = map(int, answer["size"])
             if not pixels:
                 raise ValueError("there are no pixels")
-            notes, pages, bits = tuple(map(str, said["notes"])), int(said["pages"]), int(said["bits"])
+            notes, pages, bits = tuple(map(str, answer["notes"])), int(answer["pages"]), int(answer["bits"])
             return Crop(np.frombuffer(pixels, np.uint8).reshape(height, width, 3), notes, pages, bits)
         except (OSError, EOFError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
             self.close()

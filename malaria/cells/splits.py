@@ -117,8 +117,8 @@ def extend(cells: pd.DataFrame, settings: params.Split, kept: Kept) -> tuple[pd.
     A split by image, into folds, by split.file or by the folders of the cells ignores `kept` and returns it
     as it is. With another ratio or seed all patients are drawn again.
     """
-    came = sides_of(cells[cells.status == tables.OK])
-    given = came is not None or not _read(Path(settings.file)).empty
+    by_folder = sides_of(cells[cells.status == tables.OK])
+    given = by_folder is not None or not _read(Path(settings.file)).empty
     if settings.unit == "image" or settings.folds or given:
         return *split(cells, settings), kept
     if (kept.ratio, kept.seed) != (settings.ratio, settings.seed):
@@ -152,23 +152,23 @@ def split(
         UserError: there are too few patients, no draw fits, a given split does not, or a side lacks a class.
     """
     accepted = patients.with_own(cells)
-    given = read_assignment(Path(settings.file), settings)
-    came = sides_of(accepted)
-    if given is not None:
-        missing = sorted(set(accepted.patient) - set(given))
+    in_file = read_assignment(Path(settings.file), settings)
+    by_folder = sides_of(accepted)
+    if in_file is not None:
+        missing = sorted(set(accepted.patient) - set(in_file))
         if missing:
             raise UserError(
                 f"{settings.file} says nothing of {len(missing)} of the data's patients, {missing[0]} among "
                 "them: add their rows, or empty split.file's table to have the split drawn."
             )
-        draw, sides = 0, accepted.patient.map(given)
-    elif came is not None and not settings.folds:
-        if TEST not in set(came):
+        draw, sides = 0, accepted.patient.map(in_file)
+    elif by_folder is not None and not settings.folds:
+        if TEST not in set(by_folder):
             raise UserError(
                 "The cells come in train and val alone: add a folder test, or put all cells into the same "
                 "class folders, to have the split drawn."
             )
-        draw, sides = 0, came
+        draw, sides = 0, by_folder
     else:
         draw, sides = _draw(accepted, settings, side_of or {})
     if settings.unit == "patient":
@@ -297,7 +297,7 @@ def _first_fit(
         left = (wanted * counts["size"].sum() - had).clip(lower=0)
         shares = dict(zip(shares, left / left.sum(), strict=True)) if left.sum() else shares
         draw_units = functools.partial(_by_ratio, by_chance=True)
-    if not len(kept) and len(counts) < len(wanted):
+    elif len(counts) < len(wanted):
         raise UserError(
             f"The data has {len(counts)} {settings.unit}s, too few for {len(wanted)} sides: bring more "
             "patients, or set split.unit to image in params.yaml."
@@ -312,14 +312,18 @@ def _first_fit(
             if distance <= settings.tolerance + 1e-9:
                 return draw, units.map(side)
             nearest = min(nearest, distance)
+    raise _no_fit(len(kept), len(new), settings.tolerance, nearest)
+
+
+def _no_fit(kept: int, new: int, tolerance: float, nearest: float) -> UserError:
+    """The error if no draw of the `new` units, beside the `kept` ones, comes nearer than `nearest`."""
     tried, remedy = f"none of {MOST_DRAWS:,} draws", "change split.ratio"
-    if len(kept):
-        tried = f"with {len(kept)} patients on the sides that they had, no draw of the {len(new)} new ones"
+    if kept:
+        tried = f"with {kept} patients on the sides that they had, no draw of the {new} new ones"
         remedy = "give split.seed another number to have all of them drawn anew"
-    raise UserError(
+    return UserError(
         f"params.yaml: {tried} gives the shares of cells and of parasitised cells within split.tolerance, "
-        f"{settings.tolerance:g} (the nearest was off by {nearest:.3f}): raise it, bring more patients, or "
-        f"{remedy}."
+        f"{tolerance:g} (the nearest was off by {nearest:.3f}): raise it, bring more patients, or {remedy}."
     )
 
 

@@ -155,8 +155,8 @@ def _schizont(canvas: Canvas, random: Random, look: Stain) -> None:
     x, y = _place(random, random.uniform(0.0, 0.3))
     count = int(random.integers(7, 15))
     for turn in np.linspace(0, 2 * np.pi, count, endpoint=False):
-        far = random.uniform(0.2, 0.38)
-        dot = canvas.disc(x + far * np.cos(turn), y + far * np.sin(turn), random.uniform(0.06, 0.09))
+        away = random.uniform(0.2, 0.38)
+        dot = canvas.disc(x + away * np.cos(turn), y + away * np.sin(turn), random.uniform(0.06, 0.09))
         canvas.paint(0.8 * dot, look.parasite)
     canvas.paint(0.9 * canvas.disc(x, y, 0.07), PIGMENT)
 
@@ -225,10 +225,10 @@ def _choose(random: Random, options: dict[Drawing, float]) -> Drawing:
     return list(options)[int(random.choice(len(options), p=list(options.values())))]
 
 
-def _place(random: Random, far: float) -> Point:
-    """A point at distance `far` from the cell's centre."""
+def _place(random: Random, away: float) -> Point:
+    """A point at distance `away` from the cell's centre."""
     turn = random.uniform(0, 2 * np.pi)
-    return far * float(np.cos(turn)), far * float(np.sin(turn))
+    return away * float(np.cos(turn)), away * float(np.sin(turn))
 
 
 def _edge(distance: Floats, width: float) -> Floats:

@@ -106,8 +106,8 @@ def _answer(content: bytes, limits: decoding.Limits) -> bytes:
         found = decoding.decode(content, limits)
     except decoding.Unreadable as refusal:
         return json.dumps(vars(refusal)).encode()
-    told = {"size": found.image.size, "notes": found.notes, "pages": found.pages, "bits": found.bits}
-    return json.dumps(told).encode() + b"\n" + found.image.tobytes()
+    head = {"size": found.image.size, "notes": found.notes, "pages": found.pages, "bits": found.bits}
+    return json.dumps(head).encode() + b"\n" + found.image.tobytes()
 
 
 def _send(asks: io.BufferedRWPair, content: bytes) -> None:

@@ -160,23 +160,23 @@ def rejections(cells: pd.DataFrame) -> dict[str, Any]:
 
 
 def _figures(
-    network: metrics.Sample,
+    uncalibrated: metrics.Sample,
     controls: metrics.Bools,
     known: metrics.Bools,
     fitted: Fitted,
     settings: params.Evaluate,
 ) -> dict[str, Any]:
-    """All figures as plain values, of cells with the `network`'s probabilities before calibration.
+    """All figures as plain values, of cells with the network's probabilities.
 
     Figures by patient and by kind of patient use only cells whose patient is `known`.
     """
-    sample = replace(network, p=calibration.apply(network.p, fitted.temperature))
+    sample = replace(uncalibrated, p=calibration.apply(uncalibrated.p, fitted.temperature))
     figures = {
         **metrics.ranking(sample),
         **metrics.rates(sample),
-        "brier_uncalibrated": metrics.brier(network),
+        "brier_uncalibrated": metrics.brier(uncalibrated),
         "brier": metrics.brier(sample),
-        "ece_uncalibrated": metrics.ece(network, settings.bins),
+        "ece_uncalibrated": metrics.ece(uncalibrated, settings.bins),
         "ece": metrics.ece(sample, settings.bins),
         **patient_figures(sample.only(known), settings.min_cells),
         "specificity_controls": metrics.rates(sample.only(known & controls))["specificity"],

@@ -102,7 +102,7 @@ def differences(
     )
     found = {}
     for version in ours:
-        one, other = (_figures(of[version][0], settings.min_cells) for of in (ours, theirs))
+        one, other = (_figures(versions[version][0], settings.min_cells) for versions in (ours, theirs))
         found[version] = {name: _difference(one[name], other[name]) for name in FIGURES}
     return found
 

@@ -26,8 +26,8 @@ def main() -> int:
     whose, model = ("the pretrained model", "") if drawn else ("it", f" --model {BUNDLE}")
     python = os.path.relpath(sys.executable)
     print(f"  {python} -m malaria predict CELL.png{model}   what {whose} says of your cell")
-    if said := other_results():
-        print(f"\n{said}")
+    if note := other_results():
+        print(f"\n{note}")
     return 0
 
 

@@ -60,7 +60,7 @@ def fetch(
     for name in filter(names.UNPRINTABLE.search, named):
         raise UserError(f"{given} has control characters in the name of {ascii(name)[1:-1]}: rename it.")
     table = patients.read(given) if given.is_dir() else {}
-    whose, unused = patients.told(table, dict(zip(named, named, strict=True)), data.folder)
+    whose, unused = patients.of_files(table, dict(zip(named, named, strict=True)), data.folder)
     (folder / FIELD_PICTURES).mkdir()
     orders = [
         (number, field, whose.get(name) or _patient(name, data.fields.patient))

@@ -50,10 +50,10 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
         except UserError as error:
             # Name the archive, not the temporary folder with its content.
             raise UserError(str(error).replace(str(cells), data.folder)) from None
-    told, unused = patients.told(table, placed.came_as, data.folder)
-    if told:
+    found, unused = patients.of_files(table, placed.came_as, data.folder)
+    if found:
         # The audit sets aside paths that cannot be printed.
-        rows = [row for row in told.items() if not names.UNPRINTABLE.search(row[0])]
+        rows = [row for row in found.items() if not names.UNPRINTABLE.search(row[0])]
         tables.write(pd.DataFrame(rows, columns=list(tables.PATIENTS)), folder / PATIENTS, tables.PATIENTS)
     known, ignored = placed.known, placed.known.ignored + unused
     return replace(known, source="folder", origin=data.folder, licence="the owner's own", ignored=ignored)

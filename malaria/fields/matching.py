@@ -32,7 +32,7 @@ class Match:
 def match(field: Field, marks: Sequence[Mark]) -> Match:
     """Match one cell to one mark: a box by its overlap (IoU at least 0.5), a point by the cell it lies in."""
     cells = field.cells
-    found, given = (np.array([thing.box for thing in of], float).reshape(-1, 4) for of in (cells, marks))
+    found, given = (np.array([one.box for one in group], float).reshape(-1, 4) for group in (cells, marks))
     ignored = np.array([mark.ignore for mark in marks], dtype=bool)
     fit = np.where(ignored, 0.0, _fits(cells, found, given))
     rows, columns = linear_sum_assignment(-fit)

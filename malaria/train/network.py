@@ -128,7 +128,7 @@ def start_from(model: keras.Model, folder: Path) -> bool:
     if not path.is_file():
         return False
     weights = load(path).get_weights()
-    if [of.shape for of in weights] != [of.shape for of in model.get_weights()]:
+    if [array.shape for array in weights] != [array.shape for array in model.get_weights()]:
         raise UserError(
             f"params.yaml: train.start is {folder}, but {path.name} there is of another shape: name "
             "a network of this version."

@@ -19,7 +19,7 @@ def kind() -> str:
     except OSError:
         lines = []
     # Reversed, so that the first of several cores counts.
-    of = {key.strip(): value[0].strip() for key, *value in reversed(lines) if value}
-    generation = "/".join(of[key] for key in ("cpu family", "model") if key in of)
-    widest = next((name for name in _WIDEST if name in of.get("flags", "").split()), "")
-    return ", ".join(filter(None, (platform.machine(), of.get("model name"), generation, widest)))
+    facts = {key.strip(): value[0].strip() for key, *value in reversed(lines) if value}
+    generation = "/".join(facts[key] for key in ("cpu family", "model") if key in facts)
+    widest = next((name for name in _WIDEST if name in facts.get("flags", "").split()), "")
+    return ", ".join(filter(None, (platform.machine(), facts.get("model name"), generation, widest)))

@@ -112,8 +112,8 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
     begin(settings)
     size = train.images.shape[1]
     on = devices.choose(settings.distribute)
-    if said := devices.in_words(on, settings.distribute):
-        print(said, flush=True)
+    if note := devices.in_words(on, settings.distribute):
+        print(note, flush=True)
     with on.scope():
         model = network.build(size, synchronized=on.strategy.num_replicas_in_sync > 1)
         if network.start_from(model, Path(settings.start)):
@@ -121,10 +121,10 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
     train = taught(train, settings.noisy_labels)
     steps = len(train.rows) // _batch(train, settings)
     # Before `set_up`: a compiled model's description has the number of its optimizer in this process.
-    kept = Checkpoint(resume, _key(train, val, settings, model)) if resume else None
+    checkpoint = Checkpoint(resume, _key(train, val, settings, model)) if resume else None
     set_up(model, settings, steps)
     with Live(str(log), save_dvc_exp=False, report=None, dvcyaml=None, monitor_system=False) as live:
-        progress = _Progress(model, _watched(val, settings.noisy_labels), settings, live, kept)
+        progress = _Progress(model, _watched(val, settings.noisy_labels), settings, live, checkpoint)
         if done := progress.go_on():
             print(f"Going on after epoch {done}, from {resume}", flush=True)
         if not progress.is_over():
@@ -138,7 +138,7 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
                 verbose=1 if sys.stdout.isatty() else 2,
             )
     # A network for one device in float32, whatever the training ran on.
-    return progress.kept(network.build(size))
+    return progress.trained(network.build(size))
 
 
 def begin(settings: params.Train) -> None:
@@ -215,26 +215,26 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
     """Judges each epoch on val, stops the training, and keeps the best network and the checkpoint."""
 
     def __init__(
-        self, model: keras.Model, val: Cells, settings: params.Train, live: Live, kept: Checkpoint | None
+        self, model: keras.Model, val: Cells, settings: params.Train, live: Live, resume: Checkpoint | None
     ) -> None:
         super().__init__()
         self.set_model(model)
         with model.distribute_strategy.scope():
             self.average = keras.models.clone_model(model)
         self.variables = [*model.variables, *model.optimizer.variables]
-        self.settings, self.live, self.checkpoint = settings, live, kept
+        self.settings, self.live, self.checkpoint = settings, live, resume
         self.images, self.labels = val.images[val.rows], val.labels
         self.history: list[list[float]] = []
         self.best: list[npt.NDArray[Any]] = []
 
     def go_on(self) -> int:
         """Restore the checkpoint; return how many epochs it has."""
-        kept = self.checkpoint.load() if self.checkpoint else {}
-        for variable, value in zip(self.variables, kept.get("variables", ()), strict=bool(kept)):
+        saved = self.checkpoint.load() if self.checkpoint else {}
+        for variable, value in zip(self.variables, saved.get("variables", ()), strict=bool(saved)):
             variable.assign(value)
         self._average()
-        self.best = kept.get("best", [])
-        for figures in kept.get("history", ()):
+        self.best = saved.get("best", [])
+        for figures in saved.get("history", ()):
             self._log(figures.tolist())
         return len(self.history)
 
@@ -264,7 +264,7 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
         done = len(self.history)
         return done in (self.settings.epochs, self._best_epoch() + self.settings.patience)
 
-    def kept(self, model: keras.Model) -> Trained:
+    def trained(self, model: keras.Model) -> Trained:
         """Give `model` the weights of the last epoch or of the best one, as `settings.keep` says.
 
         Near its ceiling val AUC picks an epoch by chance, which the end of the schedule does not.

@@ -28,13 +28,13 @@ FILE = "Parasitized/sub/Zélle 1.png"
 )
 def test_a_row_names_its_file_in_whatever_case_composition_and_extension(row):
     for came in ("infected/sub/Zélle 1.png", unicodedata.normalize("NFD", "infected/sub/Zélle 1.png")):
-        assert patients.told({row: "Ada"}, {FILE: came}, "own") == ({FILE: "Ada"}, ())
+        assert patients.of_files({row: "Ada"}, {FILE: came}, "own") == ({FILE: "Ada"}, ())
 
 
 def test_the_more_precise_row_wins_and_rows_that_name_nothing_are_told():
     came_as = {"Parasitized/1.png": "ring/1.png", "Uninfected/1.png": "clean/1.png"}
     rows = {"1.png": "Ada", "ring/1.png": "Ben", "2.png": "Cem"}
-    assert patients.told(rows, came_as, "own") == (
+    assert patients.of_files(rows, came_as, "own") == (
         {"Parasitized/1.png": "Ben", "Uninfected/1.png": "Ada"},
         ("1 rows of patients.csv that name no image (such as 2.png)",),
     )
@@ -42,7 +42,7 @@ def test_the_more_precise_row_wins_and_rows_that_name_nothing_are_told():
 
 def test_an_exact_row_wins_over_one_that_differs_in_case():
     came_as = {"Uninfected/1.png": "a.png", "Uninfected/2.png": "A.png", "Uninfected/3.png": "a.PNG"}
-    assert patients.told({"a.png": "Ada", "A.png": "Ben"}, came_as, "own") == (
+    assert patients.of_files({"a.png": "Ada", "A.png": "Ben"}, came_as, "own") == (
         {"Uninfected/1.png": "Ada", "Uninfected/2.png": "Ben"},
         (),
     )
@@ -50,14 +50,14 @@ def test_an_exact_row_wins_over_one_that_differs_in_case():
 
 def test_rows_of_other_extensions_that_disagree_on_the_patient_name_nothing():
     with pytest.raises(UserError, match=r"no row of patients\.csv names an image"):
-        patients.told({"a.jpg": "Ada", "a.tif": "Ben"}, {"Uninfected/a.png": "a.png"}, "own")
+        patients.of_files({"a.jpg": "Ada", "a.tif": "Ben"}, {"Uninfected/a.png": "a.png"}, "own")
 
 
 def test_an_altered_copy_is_of_its_originals_patient():
     came_as = {
         f"Uninfected/{name}": name for name in ("cell_1_rot90.png", "cell_1-flip_2.png", "cell_11.png")
     }
-    found, _ = patients.told({"cell_1.png": "Ada"}, came_as, "own")
+    found, _ = patients.of_files({"cell_1.png": "Ada"}, came_as, "own")
     assert set(found) == {"Uninfected/cell_1_rot90.png", "Uninfected/cell_1-flip_2.png"}
 
 

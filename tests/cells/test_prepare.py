@@ -16,7 +16,7 @@ def cell(request):
 
 
 def own(crop):
-    return prepare.prepare(crop, SIZE, prepare.OWN)
+    return prepare.prepare(crop, SIZE, "own")
 
 
 def apart(one, other):
@@ -32,7 +32,7 @@ def test_its_own_colour_is_kept_beside_it(cell):
     part = images.resize(cell, SIZE)
     inside = part[part.max(axis=2) > 16]
     expected = np.percentile(inside, 60, axis=0, method="inverted_cdf")
-    for colour in (prepare.AS_IS, prepare.OWN):
+    for colour in (prepare.AS_IS, "own"):
         assert prepare.prepare(cell, SIZE, colour).own == pytest.approx(tuple(expected), abs=1)
 
 

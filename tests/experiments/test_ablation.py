@@ -19,7 +19,7 @@ def test_every_row_trains_with_its_own_parameters_for_its_own_epochs(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     settings = load_params(ROOT / "params.yaml")
     for name, row in ablate.ROWS.items():
-        sets = (change.split("=") for change in ablate.sets_of(row, 3))
+        sets = (change.split("=") for change in ablate.changes_of(row, 3))
         project.change(tmp_path, {key: yaml.safe_load(value) for key, value in sets})
         expected = settings.train.model_dump() | {"epochs": 3, "patience": 3} | dict(row.settings)
         expected |= {"epochs": 6, "patience": 6} if name == "longer" else {}
