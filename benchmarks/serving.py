@@ -59,8 +59,7 @@ def main() -> int:
             print(f"ready {time.monotonic() - started:.1f} s after its start, {memory(server):.0f} MB")
             alone = bare(arguments.model, cells)
             print(f"bare call of the bundle: {1 / alone:.0f} cells a second, {1e3 * alone:.2f} ms each")
-            found = [load(server, cells, clients, arguments.seconds) for clients in arguments.clients]
-            loads = pd.DataFrame(found)
+            loads = pd.DataFrame(load(server, cells, n, arguments.seconds) for n in arguments.clients)
             share = (100 * loads["answers/s"] * alone).map("{:.0f} %".format)
             print(loads.assign(of_the_bare_rate=share).round(1).to_string(index=False))
     return int(loads.errors.any())

@@ -72,9 +72,9 @@ def score(field: annotations.Annotated) -> dict[str, float]:
     }
 
 
-def f1(of: Any) -> Any:
+def f1(scores: Any) -> Any:
     """F1 of each row of a table of scores, or of a single row."""
-    return 2 * of.both / np.maximum(2 * of.both + of.extra + of.missed, 1)
+    return 2 * scores.both / np.maximum(2 * scores.both + scores.extra + scores.missed, 1)
 
 
 def as_text(scores: pd.DataFrame) -> str:

@@ -87,7 +87,7 @@ def main() -> None:
         check_recipe(revision)
     cells, others = packed.load(paths.PACKED), packed.load(paths.LABORATORIES)
     judged = out_of_fold(arguments.name, cells)
-    model = _trained(cells, others, judged.cells, settings.train)
+    model = _trained(cells, judged.cells, settings.train)
     train = [*cells.prepared(packed.rows_of(cells, judged.cells.path)), *others.prepared()]
     pixels = np.stack([cell.pixels for cell in train])
     exported = build.export(model, train, settings, Path(settings.split.file))
@@ -97,8 +97,7 @@ def main() -> None:
         labels.values([*judged.cells.label, *others.index.label]),
         settings.export.precision,
     )
-    patient = judged.cells.patient.to_numpy(str)
-    fitted_ood = build.fit_ood(exported.model, train, patient, settings)
+    fitted_ood = build.fit_ood(exported.model, train, judged.cells.patient.to_numpy(str), settings)
     write = functools.partial(
         build.write,
         exported=exported,
@@ -124,15 +123,14 @@ def main() -> None:
     print(f"{arguments.out}: {agreement.decisions} of {agreement.cells:,} decisions differ from Keras's")
 
 
-def _trained(
-    cells: packed.Packed, others: packed.Packed, everyone: pd.DataFrame, settings: params.Train
-) -> Any:
+def _trained(cells: packed.Packed, everyone: pd.DataFrame, settings: params.Train) -> Any:
     """The keras.Model that is trained on all cells, and on those of other laboratories."""
     from malaria.train import training
 
     everyone = everyone.assign(split=tables.TRAIN)
     doubtful = doubtful_labels.of_training(settings)
-    train = training.with_others(training.side(cells, everyone, tables.TRAIN, doubtful), others)
+    train = training.side(cells, everyone, tables.TRAIN, doubtful)
+    train = training.with_others(train, packed.load(paths.LABORATORIES))
     # No cells are held out. Training watches some, but with these settings they decide nothing.
     recipe = settings.model_copy(update={"keep": "last", "patience": settings.epochs})
     watched = training.side(cells, everyone.iloc[::20], tables.TRAIN)

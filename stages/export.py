@@ -21,7 +21,7 @@ def main() -> None:
     cells = packed.load(PACKED)
     splits = tables.read(SPLITS, tables.SPLITS)
     judged = tables.read(PREDICTIONS, tables.PREDICTIONS)
-    by_patient = json.loads(SPLIT_SUMMARY.read_text(encoding="utf-8"))["by_patient"]
+    background = card.Background(json.loads(SPLIT_SUMMARY.read_text(encoding="utf-8"))["by_patient"])
     others = packed.load(LABORATORIES)
     train_and_val = cells.prepared(packed.rows_of(cells, splits.path[splits.split != tables.TEST]))
     patient = splits.patient[splits.split == tables.TRAIN].to_numpy(str)
@@ -42,7 +42,6 @@ def main() -> None:
     judged["rejected"] = [reason or "" for reason in reasons]
     sides = {name: judged[judged.split == name] for name in (tables.VAL, tables.TEST)}
     made_with = fingerprints.of(cell.pixels for cell in [*train_and_val, *others.prepared()])
-    background = card.Background(by_patient)
     with files.atomic_folder(BUNDLE) as folder:
         build.write(folder, exported, fitted_ood, sides, made_with, params.evaluate, background)
     print(
