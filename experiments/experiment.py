@@ -32,6 +32,68 @@ _OF_PATHS = (
 )
 
 
+def run(name: str, changes: Sequence[str], *targets: str) -> str:
+    """Run the workspace with changed parameters, as experiment `name` of this repository; returns the name.
+
+    It has the files that git tracks, with their uncommitted changes. An earlier experiment of that name is
+    replaced when this one has ended.
+
+    Args:
+        changes: KEY=VALUE, as `dvc exp run -S` takes it.
+        targets: stages to run, with those that they need; without any, all stages.
+
+    Raises:
+        UserError: the experiment failed; the message has what DVC said.
+    """
+    options = [part for change in changes for part in ("-S", change)]
+    with _clone(name) as clone:
+        programs.use_dvc_cache(programs.dvc_cache(), clone)
+        programs.dvc("exp", "run", "-n", name, *options, *targets, cwd=clone)
+        # Git brings the figures; the other results are in the shared cache already.
+        programs.dvc("--wait-for-lock", "exp", "pull", "--no-cache", "--force", str(clone.resolve()), name)
+    return name
+
+
+@contextmanager
+def _clone(name: str) -> Iterator[Path]:
+    try:
+        # atomic_folder removes clones that killed runs left, but none whose process is still running.
+        with files.atomic_folder(_CLONES / name) as clone:
+            programs.git("clone", "--quiet", "--shared", ".", str(clone))
+            # Not `git stash create`: it locks the index, so that one of two experiments at once would fail.
+            changed = clone / ".git/changed"
+            plain = ("--binary", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
+            programs.git("diff", *plain, f"--output={changed.resolve()}", "HEAD")
+            # The user's own setting for whitespace could change the patch, or refuse it.
+            exact = ("--index", "--allow-empty", "--whitespace=nowarn")
+            programs.git("apply", *exact, str(changed.resolve()), cwd=clone)
+            for key in ("user.name", "user.email"):
+                if value := programs.git("config", "--default", "", key):
+                    programs.git("config", key, value, cwd=clone)
+            if (local := Path(".dvc/config.local")).is_file():
+                shutil.copy(local, clone / local)
+            yield clone
+    finally:
+        shutil.rmtree(_CLONES / name, ignore_errors=True)
+
+
+def parallel(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[tuple[Item, Result]]:
+    """Give each item with `function(item)` as it ends, `workers` at a time.
+
+    Threads are enough, because each function waits for DVC's processes. TensorFlow uses as many threads in
+    each of them as it does alone, and so gives the same bytes.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        running = {pool.submit(function, item): item for item in items}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
 def change(key: str, text: object) -> str:
     """KEY=VALUE that sets a parameter to a text with any characters, as `dvc exp run -S` takes it."""
     quoted = str(text).replace("'", r"\'")
@@ -112,65 +174,3 @@ def _left_by(name: str, path: Path) -> Iterator[Any]:
             f"{path} of the experiment {name} is not to be had here: run `make crossval` first, or name "
             "another cross-validation with --name."
         ) from None
-
-
-def run(name: str, changes: Sequence[str], *targets: str) -> str:
-    """Run the workspace with changed parameters, as experiment `name` of this repository; returns the name.
-
-    It has the files that git tracks, with their uncommitted changes. An earlier experiment of that name is
-    replaced when this one has ended.
-
-    Args:
-        changes: KEY=VALUE, as `dvc exp run -S` takes it.
-        targets: stages to run, with those that they need; without any, all stages.
-
-    Raises:
-        UserError: the experiment failed; the message has what DVC said.
-    """
-    options = [part for change in changes for part in ("-S", change)]
-    with _clone(name) as clone:
-        programs.use_dvc_cache(programs.dvc_cache(), clone)
-        programs.dvc("exp", "run", "-n", name, *options, *targets, cwd=clone)
-        # Git brings the figures; the other results are in the shared cache already.
-        programs.dvc("--wait-for-lock", "exp", "pull", "--no-cache", "--force", str(clone.resolve()), name)
-    return name
-
-
-def parallel(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> Iterator[tuple[Item, Result]]:
-    """Give each item with `function(item)` as it ends, `workers` at a time.
-
-    Threads are enough, because each function waits for DVC's processes. TensorFlow uses as many threads in
-    each of them as it does alone, and so gives the same bytes.
-    """
-    with ThreadPoolExecutor(workers) as pool:
-        running = {pool.submit(function, item): item for item in items}
-        try:
-            for done in as_completed(running):
-                yield running[done], done.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-@contextmanager
-def _clone(name: str) -> Iterator[Path]:
-    try:
-        # atomic_folder removes clones that killed runs left, but none whose process is still running.
-        with files.atomic_folder(_CLONES / name) as clone:
-            programs.git("clone", "--quiet", "--shared", ".", str(clone))
-            # Not `git stash create`: it locks the index, so that one of two experiments at once would fail.
-            changed = clone / ".git/changed"
-            plain = ("--binary", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
-            programs.git("diff", *plain, f"--output={changed.resolve()}", "HEAD")
-            # The user's own setting for whitespace could change the patch, or refuse it.
-            exact = ("--index", "--allow-empty", "--whitespace=nowarn")
-            programs.git("apply", *exact, str(changed.resolve()), cwd=clone)
-            for key in ("user.name", "user.email"):
-                if value := programs.git("config", "--default", "", key):
-                    programs.git("config", key, value, cwd=clone)
-            if (local := Path(".dvc/config.local")).is_file():
-                shutil.copy(local, clone / local)
-            yield clone
-    finally:
-        shutil.rmtree(_CLONES / name, ignore_errors=True)

@@ -123,6 +123,70 @@ def main() -> None:
     print(f"{arguments.out}: {agreement.decisions} of {agreement.cells:,} decisions differ from Keras's")
 
 
+def check_recipe(revision: str) -> None:
+    """UserError if a fold was made with other parameters than those of params.yaml.
+
+    Its figures would not be those of the network that params.yaml gives.
+    """
+    then = yaml.safe_load(experiment.read(revision, paths.PARAMS))
+    now = yaml.safe_load(paths.PARAMS.read_text(encoding="utf-8"))
+    for section in ("pack", "laboratories", "train", "export"):
+        for key in sorted({*then[section], *now[section]}):
+            if _absolute(key, then[section].get(key)) != _absolute(key, now[section].get(key)):
+                raise UserError(
+                    f"{revision} was made with another {section}.{key} than params.yaml has: run "
+                    "`make crossval` with these parameters."
+                )
+
+
+def _absolute(key: str, value: object) -> object:
+    """`value`, as an absolute path if it is a path: a fold has absolute paths for files outside of git."""
+    return str(Path(str(value)).resolve()) if key in ("labels_file", "folder", "start") else value
+
+
+def out_of_fold(name: str, cells: packed.Packed) -> Judged:
+    """Run the bundle of each fold of a cross-validation on the cells that it never saw.
+
+    Raises:
+        UserError: the cross-validation is missing, has other cells, or its bundles have no check.
+    """
+    folds = [_of_fold(number, revision, cells) for number, revision in experiment.revisions(name).items()]
+    judged = pd.concat([fold.cells for fold in folds])
+    if sorted(judged.path) != sorted(cells.index.path):
+        raise UserError(
+            f"{name} is of other cells than data/packed: run `dvc repro pack` and `make crossval`."
+        )
+    limits = ood.limits(np.concatenate([ood.distances(fold.check, fold.seen) for fold in folds]))
+    reasons = [ood.reasons(replace(fold.check, limits=limits), fold.seen) for fold in folds]
+    judged["rejected"] = [reason or "" for of_fold in reasons for reason in of_fold]
+    calls = [call for fold in folds for call in _foreign(fold)]
+    judged = judged.sort_values("path", ignore_index=True)
+    return Judged(judged, limits, all(fold.by_patient for fold in folds), calls)
+
+
+def _of_fold(number: int, revision: str, cells: packed.Packed) -> _Fold:
+    tested, asked = experiment.side(revision, tables.TEST, cells)
+    made = experiment.bundle_of(revision)
+    if made.fitted_ood is None:
+        raise UserError(
+            f"The bundle of {revision} has no out-of-distribution check: run `make crossval` again."
+        )
+    prediction = made.run_prepared(asked)
+    judged = tested.assign(fold=number, p_network=prediction.p_network)
+    by_patient = json.loads(experiment.read(revision, paths.SPLIT_SUMMARY))["by_patient"]
+    return _Fold(made.fitted_ood, ood.Seen(asked, prediction.features), judged, by_patient)
+
+
+def _foreign(fold: _Fold) -> list[bool]:
+    """Whether a fold's check calls each test patient's cells foreign; without patients of too few cells."""
+    found = []
+    for rows in fold.cells.groupby("patient").indices.values():
+        looks = ood.Looks()
+        looks.add(fold.seen.look[rows])
+        found.append(ood.foreign(fold.check, looks))
+    return [call for call in found if call is not None]
+
+
 def _trained(cells: packed.Packed, everyone: pd.DataFrame, settings: params.Train) -> Any:
     """The keras.Model that is trained on all cells, and on those of other laboratories."""
     from malaria.train import training
@@ -170,70 +234,6 @@ def lock_of_cells(lock: str) -> str:
     content = yaml.safe_load(lock)
     stages = {name: content["stages"][name] for name in ("fetch", "audit", "pack")}
     return yaml.safe_dump({**content, "stages": stages}, sort_keys=False)
-
-
-def out_of_fold(name: str, cells: packed.Packed) -> Judged:
-    """Run the bundle of each fold of a cross-validation on the cells that it never saw.
-
-    Raises:
-        UserError: the cross-validation is missing, has other cells, or its bundles have no check.
-    """
-    folds = [_of_fold(number, revision, cells) for number, revision in experiment.revisions(name).items()]
-    judged = pd.concat([fold.cells for fold in folds])
-    if sorted(judged.path) != sorted(cells.index.path):
-        raise UserError(
-            f"{name} is of other cells than data/packed: run `dvc repro pack` and `make crossval`."
-        )
-    limits = ood.limits(np.concatenate([ood.distances(fold.check, fold.seen) for fold in folds]))
-    reasons = [ood.reasons(replace(fold.check, limits=limits), fold.seen) for fold in folds]
-    judged["rejected"] = [reason or "" for of_fold in reasons for reason in of_fold]
-    calls = [call for fold in folds for call in _foreign(fold)]
-    judged = judged.sort_values("path", ignore_index=True)
-    return Judged(judged, limits, all(fold.by_patient for fold in folds), calls)
-
-
-def _of_fold(number: int, revision: str, cells: packed.Packed) -> _Fold:
-    tested, asked = experiment.side(revision, tables.TEST, cells)
-    made = experiment.bundle_of(revision)
-    if made.fitted_ood is None:
-        raise UserError(
-            f"The bundle of {revision} has no out-of-distribution check: run `make crossval` again."
-        )
-    prediction = made.run_prepared(asked)
-    judged = tested.assign(fold=number, p_network=prediction.p_network)
-    by_patient = json.loads(experiment.read(revision, paths.SPLIT_SUMMARY))["by_patient"]
-    return _Fold(made.fitted_ood, ood.Seen(asked, prediction.features), judged, by_patient)
-
-
-def _foreign(fold: _Fold) -> list[bool]:
-    """Whether a fold's check calls each test patient's cells foreign; without patients of too few cells."""
-    found = []
-    for rows in fold.cells.groupby("patient").indices.values():
-        looks = ood.Looks()
-        looks.add(fold.seen.look[rows])
-        found.append(ood.foreign(fold.check, looks))
-    return [call for call in found if call is not None]
-
-
-def check_recipe(revision: str) -> None:
-    """UserError if a fold was made with other parameters than those of params.yaml.
-
-    Its figures would not be those of the network that params.yaml gives.
-    """
-    then = yaml.safe_load(experiment.read(revision, paths.PARAMS))
-    now = yaml.safe_load(paths.PARAMS.read_text(encoding="utf-8"))
-    for section in ("pack", "laboratories", "train", "export"):
-        for key in sorted({*then[section], *now[section]}):
-            if _absolute(key, then[section].get(key)) != _absolute(key, now[section].get(key)):
-                raise UserError(
-                    f"{revision} was made with another {section}.{key} than params.yaml has: run "
-                    "`make crossval` with these parameters."
-                )
-
-
-def _absolute(key: str, value: object) -> object:
-    """`value`, as an absolute path if it is a path: a fold has absolute paths for files outside of git."""
-    return str(Path(str(value)).resolve()) if key in ("labels_file", "folder", "start") else value
 
 
 if __name__ == "__main__":

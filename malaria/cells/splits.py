@@ -66,76 +66,6 @@ class Summary:
     gone: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Round:
-    """Patients who were added together, by the side that the draw of this number gave them; sorted."""
-
-    draw: int
-    sides: dict[str, list[str]]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """All patients who were ever drawn, with `ratio` and `seed`. Patients who leave stay recorded."""
-
-    ratio: tuple[float, ...] = ()
-    seed: int = 0
-    rounds: tuple[Round, ...] = ()
-
-    @property
-    def side_of(self) -> dict[str, str]:
-        """The side of each patient."""
-        return {
-            patient: side for drawn in self.rounds for side, there in drawn.sides.items() for patient in there
-        }
-
-
-def read_kept(file: Path) -> Kept:
-    """Read a record, which was written as JSON; an empty one if the file is missing.
-
-    Raises:
-        UserError: the file is damaged, has a patient twice, or has an unknown side.
-    """
-    try:
-        kept = TypeAdapter(Kept).validate_json(file.read_bytes())
-        count = sum(len(there) for drawn in kept.rounds for there in drawn.sides.values())
-        if len(kept.side_of) < count or not set(kept.side_of.values()) <= set(SPLIT_NAMES):
-            raise ValueError("a patient is there twice, or on no side")
-    except FileNotFoundError:
-        return Kept()
-    except (OSError, ValueError):
-        raise UserError(
-            f"{file} is damaged: restore it (`git checkout {file}`), or remove it to have all patients drawn "
-            "anew."
-        ) from None
-    return kept
-
-
-def extend(cells: pd.DataFrame, settings: params.Split, kept: Kept) -> tuple[pd.DataFrame, Summary, Kept]:
-    """Split as `split` does, but patients in `kept` keep their side; also returns `kept` with the new ones.
-
-    A split by image, into folds, by split.file or by the folders of the cells ignores `kept` and returns it
-    as it is. With another ratio or seed all patients are drawn again.
-    """
-    by_folder = sides_of(cells[cells.status == tables.OK])
-    given = by_folder is not None or not _read(Path(settings.file)).empty
-    if settings.unit == "image" or settings.folds or given:
-        return *split(cells, settings), kept
-    if (kept.ratio, kept.seed) != (settings.ratio, settings.seed):
-        kept = Kept(settings.ratio, settings.seed)
-    assigned, summary = split(cells, settings, kept.side_of)
-    sides = assigned.drop_duplicates("patient").set_index("patient").split
-    new = sides[~sides.index.isin(kept.side_of)]
-    if len(new):
-        drawn = {name: sorted(new.index[new == name]) for name in SPLIT_NAMES}
-        kept = replace(kept, rounds=(*kept.rounds, Round(summary.draw, drawn)))
-    # About the last round, so that another run on the same cells reports the same.
-    last = kept.rounds[-1]
-    came_last = sorted(itertools.chain(*last.sides.values())) if len(kept.rounds) > 1 else ()
-    gone = sorted(set(kept.side_of) - set(sides.index))
-    return assigned, replace(summary, draw=last.draw, came=tuple(came_last), gone=tuple(gone)), kept
-
-
 def split(
     cells: pd.DataFrame, settings: params.Split, side_of: Mapping[str, str] | None = None
 ) -> tuple[pd.DataFrame, Summary]:
@@ -391,3 +321,73 @@ def _sides(assigned: pd.DataFrame) -> dict[str, Side]:
         name: Side(known, here, positive, round(here / every, 4), round(positive / infected, 4))
         for name, known, here, positive in sides.loc[list(SPLIT_NAMES)].itertuples()
     }
+
+
+@dataclass(frozen=True)
+class Round:
+    """Patients who were added together, by the side that the draw of this number gave them; sorted."""
+
+    draw: int
+    sides: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """All patients who were ever drawn, with `ratio` and `seed`. Patients who leave stay recorded."""
+
+    ratio: tuple[float, ...] = ()
+    seed: int = 0
+    rounds: tuple[Round, ...] = ()
+
+    @property
+    def side_of(self) -> dict[str, str]:
+        """The side of each patient."""
+        return {
+            patient: side for drawn in self.rounds for side, there in drawn.sides.items() for patient in there
+        }
+
+
+def read_kept(file: Path) -> Kept:
+    """Read a record, which was written as JSON; an empty one if the file is missing.
+
+    Raises:
+        UserError: the file is damaged, has a patient twice, or has an unknown side.
+    """
+    try:
+        kept = TypeAdapter(Kept).validate_json(file.read_bytes())
+        count = sum(len(there) for drawn in kept.rounds for there in drawn.sides.values())
+        if len(kept.side_of) < count or not set(kept.side_of.values()) <= set(SPLIT_NAMES):
+            raise ValueError("a patient is there twice, or on no side")
+    except FileNotFoundError:
+        return Kept()
+    except (OSError, ValueError):
+        raise UserError(
+            f"{file} is damaged: restore it (`git checkout {file}`), or remove it to have all patients drawn "
+            "anew."
+        ) from None
+    return kept
+
+
+def extend(cells: pd.DataFrame, settings: params.Split, kept: Kept) -> tuple[pd.DataFrame, Summary, Kept]:
+    """Split as `split` does, but patients in `kept` keep their side; also returns `kept` with the new ones.
+
+    A split by image, into folds, by split.file or by the folders of the cells ignores `kept` and returns it
+    as it is. With another ratio or seed all patients are drawn again.
+    """
+    by_folder = sides_of(cells[cells.status == tables.OK])
+    given = by_folder is not None or not _read(Path(settings.file)).empty
+    if settings.unit == "image" or settings.folds or given:
+        return *split(cells, settings), kept
+    if (kept.ratio, kept.seed) != (settings.ratio, settings.seed):
+        kept = Kept(settings.ratio, settings.seed)
+    assigned, summary = split(cells, settings, kept.side_of)
+    sides = assigned.drop_duplicates("patient").set_index("patient").split
+    new = sides[~sides.index.isin(kept.side_of)]
+    if len(new):
+        drawn = {name: sorted(new.index[new == name]) for name in SPLIT_NAMES}
+        kept = replace(kept, rounds=(*kept.rounds, Round(summary.draw, drawn)))
+    # About the last round, so that another run on the same cells reports the same.
+    last = kept.rounds[-1]
+    came_last = sorted(itertools.chain(*last.sides.values())) if len(kept.rounds) > 1 else ()
+    gone = sorted(set(kept.side_of) - set(sides.index))
+    return assigned, replace(summary, draw=last.draw, came=tuple(came_last), gone=tuple(gone)), kept

@@ -41,60 +41,6 @@ def fit(val: pd.DataFrame, settings: params.Evaluate) -> Fitted:
     )
 
 
-# Figures that `as_text` shows: name, and in words.
-MAIN = {
-    "auc": "AUC",
-    "accuracy": "accuracy",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "mcc": "MCC",
-    "ece": "ECE",
-    "macro_sensitivity": "sensitivity, mean of patients",
-    "worst_decile_sensitivity": "sensitivity, worst tenth of them",
-    "specificity_controls": "specificity, controls",
-    "specificity_infected_patients": "specificity, infected patients",
-}
-
-
-def as_text(scores: dict[str, Any], versions: Mapping[str, dict[str, Any]] | None = None) -> str:
-    """The main figures of `score` for a terminal, a row each.
-
-    There is a column for each of the `versions` of the cells, or else of the labels.
-    """
-    columns = versions or {"": scores}
-    if "labels" in scores and not versions:
-        columns = {name.replace("_", " "): scores["labels"][name] for name in (AS_GIVEN, WITHOUT, FLIPPED)}
-    rows = [["", *columns]] if len(columns) > 1 else []
-    rows += [
-        [words, *(metrics.interval(**column[name]) for column in columns.values())]
-        for name, words in MAIN.items()
-    ]
-    return "\n".join(
-        [
-            f"{cells_in_words(scores)} (95 % intervals over {'patients' if scores['patients'] else 'cells'})",
-            *("".join([f"{first:34}", *(f"{cell:28}" for cell in cells)]).rstrip() for first, *cells in rows),
-        ]
-    )
-
-
-def cells_in_words(scores: dict[str, Any], kind: str = "cells") -> str:
-    """How many cells `score` counted, and of how many patients."""
-    unknown = scores.get("cells_without_patient", 0)
-    if not scores["patients"]:
-        return f"{scores['cells']:,} {kind}, patients not known"
-    rest = f", {unknown:,} of them of patients not known" if unknown else ""
-    return f"{scores['cells']:,} {kind} of {scores['patients']:,} patients{rest}"
-
-
-def summary(val: dict[str, Any], test: dict[str, Any]) -> dict[str, Any]:
-    """The main figures on test, without intervals, and the AUC on val: few enough for a column each.
-
-    `val` and `test` are as `score` gives them.
-    """
-    main = {name: test[name]["value"] for name in MAIN}
-    return {**main, "val_auc": val["auc"]["value"], "test_cells": test["cells"]}
-
-
 def score(
     cells: pd.DataFrame,
     fitted: Fitted,
@@ -236,3 +182,57 @@ def plain(figures: metrics.Floats) -> dict[str, float | None]:
     """A figure with its interval, for JSON: rounded to six places, None if it is nan."""
     estimate = asdict(metrics.estimate(figures))
     return {name: None if math.isnan(value) else round(value, 6) + 0.0 for name, value in estimate.items()}
+
+
+# Figures that `as_text` shows: name, and in words.
+MAIN = {
+    "auc": "AUC",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "mcc": "MCC",
+    "ece": "ECE",
+    "macro_sensitivity": "sensitivity, mean of patients",
+    "worst_decile_sensitivity": "sensitivity, worst tenth of them",
+    "specificity_controls": "specificity, controls",
+    "specificity_infected_patients": "specificity, infected patients",
+}
+
+
+def as_text(scores: dict[str, Any], versions: Mapping[str, dict[str, Any]] | None = None) -> str:
+    """The main figures of `score` for a terminal, a row each.
+
+    There is a column for each of the `versions` of the cells, or else of the labels.
+    """
+    columns = versions or {"": scores}
+    if "labels" in scores and not versions:
+        columns = {name.replace("_", " "): scores["labels"][name] for name in (AS_GIVEN, WITHOUT, FLIPPED)}
+    rows = [["", *columns]] if len(columns) > 1 else []
+    rows += [
+        [words, *(metrics.interval(**column[name]) for column in columns.values())]
+        for name, words in MAIN.items()
+    ]
+    return "\n".join(
+        [
+            f"{cells_in_words(scores)} (95 % intervals over {'patients' if scores['patients'] else 'cells'})",
+            *("".join([f"{first:34}", *(f"{cell:28}" for cell in cells)]).rstrip() for first, *cells in rows),
+        ]
+    )
+
+
+def cells_in_words(scores: dict[str, Any], kind: str = "cells") -> str:
+    """How many cells `score` counted, and of how many patients."""
+    unknown = scores.get("cells_without_patient", 0)
+    if not scores["patients"]:
+        return f"{scores['cells']:,} {kind}, patients not known"
+    rest = f", {unknown:,} of them of patients not known" if unknown else ""
+    return f"{scores['cells']:,} {kind} of {scores['patients']:,} patients{rest}"
+
+
+def summary(val: dict[str, Any], test: dict[str, Any]) -> dict[str, Any]:
+    """The main figures on test, without intervals, and the AUC on val: few enough for a column each.
+
+    `val` and `test` are as `score` gives them.
+    """
+    main = {name: test[name]["value"] for name in MAIN}
+    return {**main, "val_auc": val["auc"]["value"], "test_cells": test["cells"]}
