@@ -91,9 +91,8 @@ def as_text(scores: pd.DataFrame) -> str:
         text += f"; {every.parasitized_found:.0f} of {every.parasitized:.0f} parasitised ones are found"
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds = scores.seconds
-    return (
-        f"{text}; {seconds.median():.2f} s (median), {seconds.max():.2f} s (most); {memory:,.0f} MiB so far"
-    )
+    times = f"{seconds.median():.2f} s (median), {seconds.max():.2f} s (most)"
+    return f"{text}; {times}; {memory:,.0f} MiB so far"
 
 
 if __name__ == "__main__":

@@ -105,26 +105,25 @@ def _patients(known: pd.DataFrame) -> str:
 def _bars(counts: pd.DataFrame, x: dict[str, Any], **encoding: dict[str, Any]) -> str:
     """Bars of `cells` over `x`, as SVG in the page's colours; parasitised cells are at the bottom."""
     colours = [f"var(--{label.lower()})" for label in reversed(LABELS)]
-    return charts.svg(
-        {
-            "data": {"values": counts.replace({"label": WORDS}).to_dict("records")},
-            "mark": "bar",
-            "width": {"step": CHART_WIDTH / counts[x["field"]].nunique()} if encoding else CHART_WIDTH,
-            "height": CHART_HEIGHT,
-            "resolve": {"scale": {"x": "independent"}},
-            "encoding": {
-                "x": x,
-                "y": {"field": "cells", "aggregate": "sum", "title": "cells"},
-                "color": {
-                    "field": "label",
-                    "scale": {"domain": list(WORDS.values()), "range": colours},
-                    "legend": {"orient": "bottom", "title": None},
-                },
-                "order": {"field": "label"},
-                **encoding,
+    specification = {
+        "data": {"values": counts.replace({"label": WORDS}).to_dict("records")},
+        "mark": "bar",
+        "width": {"step": CHART_WIDTH / counts[x["field"]].nunique()} if encoding else CHART_WIDTH,
+        "height": CHART_HEIGHT,
+        "resolve": {"scale": {"x": "independent"}},
+        "encoding": {
+            "x": x,
+            "y": {"field": "cells", "aggregate": "sum", "title": "cells"},
+            "color": {
+                "field": "label",
+                "scale": {"domain": list(WORDS.values()), "range": colours},
+                "legend": {"orient": "bottom", "title": None},
             },
-        }
-    )
+            "order": {"field": "label"},
+            **encoding,
+        },
+    }
+    return charts.svg(specification)
 
 
 def _turns(cells: pd.DataFrame) -> pd.DataFrame:

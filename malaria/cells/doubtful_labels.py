@@ -52,6 +52,5 @@ def among(cells: pd.DataFrame, doubtful: Pairs) -> npt.NDArray[np.bool_]:
     A cell whose label has been corrected since the list was made does not count.
     """
     pairs = zip(cells.label, cells.path, strict=True)
-    return np.array(
-        [(label, path) in doubtful or (label, Path(path).name) in doubtful for label, path in pairs], bool
-    )
+    found = [(label, path) in doubtful or (label, Path(path).name) in doubtful for label, path in pairs]
+    return np.array(found, bool)

@@ -97,9 +97,8 @@ def with_own(cells: pd.DataFrame) -> pd.DataFrame:
     stems = accepted.path.map(_stem)
     first = dict(zip(stems, accepted.path, strict=True))
     own = [first.get(names.original(stem), path) for stem, path in zip(stems, accepted.path, strict=True)]
-    return accepted.assign(
-        patient=accepted.patient.where(accepted.patient != "", [_NOBODY + one for one in own])
-    )
+    patient = accepted.patient.where(accepted.patient != "", [_NOBODY + one for one in own])
+    return accepted.assign(patient=patient)
 
 
 def known(patient: "pd.Series[str]") -> "pd.Series[bool]":

@@ -36,9 +36,8 @@ def fit(val: pd.DataFrame, settings: params.Evaluate) -> Fitted:
     y, p_network = labels.values(val.label), val.p_network.to_numpy(np.float64)
     temperature = calibration.fit_temperature(p_network, y)
     p = calibration.apply(p_network, temperature)
-    return Fitted(
-        temperature, {wanted: metrics.threshold_at(p, y, wanted) for wanted in settings.specificities}
-    )
+    thresholds = {wanted: metrics.threshold_at(p, y, wanted) for wanted in settings.specificities}
+    return Fitted(temperature, thresholds)
 
 
 def score(
@@ -169,13 +168,11 @@ def _controls(cells: pd.DataFrame) -> metrics.Bools:
     control.
     """
     infected = set(cells.patient[cells.label == labels.PARASITIZED])
-    return np.array(
-        [
-            not name.infected if (name := names.parse(Path(path).name)) else patient not in infected
-            for path, patient in zip(cells.path, cells.patient, strict=True)
-        ],
-        dtype=bool,
-    )
+    found = [
+        not name.infected if (name := names.parse(Path(path).name)) else patient not in infected
+        for path, patient in zip(cells.path, cells.patient, strict=True)
+    ]
+    return np.array(found, dtype=bool)
 
 
 def plain(figures: metrics.Floats) -> dict[str, float | None]:
@@ -212,12 +209,9 @@ def as_text(scores: dict[str, Any], versions: Mapping[str, dict[str, Any]] | Non
         [words, *(metrics.interval(**column[name]) for column in columns.values())]
         for name, words in MAIN.items()
     ]
-    return "\n".join(
-        [
-            f"{cells_in_words(scores)} (95 % intervals over {'patients' if scores['patients'] else 'cells'})",
-            *("".join([f"{first:34}", *(f"{cell:28}" for cell in cells)]).rstrip() for first, *cells in rows),
-        ]
-    )
+    head = f"{cells_in_words(scores)} (95 % intervals over {'patients' if scores['patients'] else 'cells'})"
+    lines = ("".join([f"{first:34}", *(f"{cell:28}" for cell in cells)]).rstrip() for first, *cells in rows)
+    return "\n".join([head, *lines])
 
 
 def cells_in_words(scores: dict[str, Any], kind: str = "cells") -> str:

@@ -96,10 +96,8 @@ def differences(
         then by figure.
     """
     in_doubt = doubtful_labels.among(cells, doubtful)
-    ours, theirs = (
-        evaluation.versions(sample, in_doubt if in_doubt.any() else None)
-        for sample in _samples(cells, settings)
-    )
+    which = in_doubt if in_doubt.any() else None
+    ours, theirs = (evaluation.versions(sample, which) for sample in _samples(cells, settings))
     found = {}
     for version in ours:
         one, other = (_figures(versions[version][0], settings.min_cells) for versions in (ours, theirs))
