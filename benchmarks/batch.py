@@ -7,6 +7,7 @@ tests/predict tests what happens if workers and drivers are killed.
 
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ WAYS: dict[str, tuple[str, ...]] = {"plain path": (), "1 worker": (*DASK, "1"), 
 
 def main() -> int:
     parser = options("benchmarks.batch", __doc__)
-    parser.add_argument("--cells", type=how_many, default=27_558, help="how many (default: the real 27558)")
+    parser.add_argument("--cells", type=how_many, default=2 * nih.WHOLE.cells, help="how many (%(default)s)")
     parser.add_argument("--rounds", type=how_many, default=3, help="alternations of the compared runs (3)")
     arguments = parser.parse_args()
     print(f"{arguments.cells:,} cells, {by_turns.machine()}")
@@ -39,7 +40,7 @@ def prepare(folder: Path, cells: int) -> Path:
     """Make a folder with drawn cells."""
     folder.mkdir()
     draw = data.drawing()
-    census = nih.Census(-(-cells // 2), 150, 50)
+    census = replace(nih.WHOLE, cells=-(-cells // 2))
     for cell in list(fake_archive.cells(census))[:cells]:
         (folder / f"{cell.label}-{cell.name}").write_bytes(draw(cell))
     return folder

@@ -87,6 +87,7 @@ def _of_fold(revision: str, cells: packed.Packed) -> list[dict[str, Any]]:
         p_trained = network.predict(model, np.stack([cell.pixels for cell in asked]))
         for precision in PRECISIONS:
             changed = settings.model_copy(update={"export": params.Export(precision=precision)})
+            # Nothing is written, so any file does for the record's hash of the split.
             exported = build.export(model, train, changed, paths.PARAMS)
             p = exported.model.run_prepared(asked).p_network
             size = {"fold": revision, "precision": precision, "bytes": len(exported.network)}
