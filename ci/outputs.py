@@ -24,11 +24,11 @@ RELEASE = REPORTS / "release"
 # A change of these files changes how later branches are judged, or what starts the base's code.
 RULES = (
     *(".dvc", ".dvcignore", ".github", ".python-version", "Makefile", "ci", "remote", "requirements.lock"),
-    *("malaria/bundle", "malaria/evaluate", "malaria/train/processor.py"),
+    *("malaria/bundle", "malaria/cells/fork_server.py", "malaria/evaluate", "malaria/train/processor.py"),
     *("malaria/__init__.py", "malaria/cells/__init__.py", "malaria/train/__init__.py"),
     *(f"malaria/cells/{name}.py" for name in ("decoding", "doubtful_labels", "images", "names", "pack")),
     *(f"malaria/cells/{name}.py" for name in ("packed", "patients", "prepare", "prepared", "sandbox")),
-    *(f"malaria/{name}.py" for name in ("cells/zygote", "command", "errors", "files", "labels", "params")),
+    *(f"malaria/{name}.py" for name in ("command", "errors", "files", "labels", "params")),
     *(f"malaria/{name}.py" for name in ("paths", "processes", "programs", "running", "tables", "templates")),
 )
 

@@ -178,16 +178,18 @@ def fit(cells: Seen, others: Seen) -> Check:
     # Training cells with every strength of stain and every white balance that the wider ranges allow.
     random = np.random.default_rng(0)
     look[:, _PREPARED:] += random.uniform(-_BALANCE[0], _BALANCE[1], (len(look), len(_BALANCE[0])))
-    centre, whitening = _whiten(look[:, :_PREPARED])
+    look_centre, look_whitening = _whiten(look[:, :_PREPARED])
+    features_centre, features_whitening = _whiten(cells.features)
     check = Check(
-        least,
-        most,
-        np.append(centre, look[:, _PREPARED:].mean(axis=0)),
-        whitening,
-        *_whiten(cells.features),
-        limits(np.zeros((0, 2))),
-        np.maximum(look.std(axis=0), _NARROWEST),
-        np.maximum(cells.features.std(axis=0), _NARROWEST),
+        least=least,
+        most=most,
+        look_centre=np.append(look_centre, look[:, _PREPARED:].mean(axis=0)),
+        look_whitening=look_whitening,
+        features_centre=features_centre,
+        features_whitening=features_whitening,
+        limits=limits(np.zeros((0, 2))),
+        look_scale=np.maximum(look.std(axis=0), _NARROWEST),
+        features_scale=np.maximum(cells.features.std(axis=0), _NARROWEST),
     )
     terms = np.concatenate([_terms(check, look, cells.features), _terms(check, others.look, others.features)])
     is_cell = np.arange(len(terms)) < len(look)

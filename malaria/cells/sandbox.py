@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from malaria.cells.decoding import Limits, Unreadable
-from malaria.cells.zygote import ORDER
+from malaria.cells.fork_server import ORDER
 from malaria.errors import UnavailableError
 
 _PAUSE = 0.1  # s between two checks whether the client still waits for the answer
@@ -121,7 +121,7 @@ class Decoder:
         self.close()
         self._asker = os.getpid()
         try:
-            process = _zygote.fork(self._order, self._ahead)
+            process = _fork_server.fork(self._order, self._ahead)
             self._number = int(process.recv_bytes(_MOST_HEAD))
         except (OSError, EOFError) as error:
             raise UnavailableError(
@@ -137,14 +137,14 @@ class Decoder:
             self._process = None
 
 
-class _Zygote:
+class _ForkServer:
     """The process from which all decoding processes are forked; started when needed, ended with this one."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Start anew, also after os.fork(): the zygote and its connections belong to the parent."""
+        """Start anew, also after os.fork(): the server and its connections belong to the parent."""
         self._lock = threading.Lock()
         self._ready: dict[bytes, deque[Connection]] = defaultdict(deque)
         self._control: socket.socket | None = None
@@ -171,9 +171,9 @@ class _Zygote:
         with its:
             path = [place or os.getcwd() for place in sys.path]
             code = (
-                f"'malaria.cells.zygote'; import socket, sys; sys.path[:] = {path!r}; "
-                f"from malaria.cells import zygote; "
-                f"zygote.serve(socket.socket(fileno={its.fileno()}))"
+                f"'malaria.cells.fork_server'; import socket, sys; sys.path[:] = {path!r}; "
+                f"from malaria.cells import fork_server; "
+                f"fork_server.serve(socket.socket(fileno={its.fileno()}))"
             )
             # Without `site` and most of the environment: each further module makes every fork slower.
             libraries = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -194,6 +194,6 @@ class _Zygote:
             self._process.wait()
 
 
-_zygote = _Zygote()
-atexit.register(_zygote.end)
-os.register_at_fork(after_in_child=_zygote.forget)
+_fork_server = _ForkServer()
+atexit.register(_fork_server.end)
+os.register_at_fork(after_in_child=_fork_server.forget)

@@ -196,12 +196,12 @@ def leave_gradio(live, slow: bytes) -> None:
 def test_a_client_that_leaves_takes_its_decoder_along(live, leave):
     # The first request starts the process that all decoders are forked from.
     assert requests.get(f"{live.url}/healthz").status_code == 200
-    zygote = next(
-        one for one in psutil.Process(live.process.pid).children() if "zygote" in " ".join(one.cmdline())
+    server = next(
+        one for one in psutil.Process(live.process.pid).children() if "fork_server" in " ".join(one.cmdline())
     )
 
     def decoding() -> set[psutil.Process]:
-        return {one for one in zygote.children() if one.cpu_times().user > 0.05}
+        return {one for one in server.children() if one.cpu_times().user > 0.05}
 
     slow = encoded(cell())[:-12] + chunk(b"aaAa", b"") * (uploads.MOST_BYTES // 13)
     with ThreadPoolExecutor(1) as pool:

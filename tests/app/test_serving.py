@@ -320,7 +320,7 @@ def test_where_no_decoding_process_can_be_started_the_answer_is_503_and_a_senten
     def refuse(*_):
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(sandbox._zygote, "fork", refuse)
+    monkeypatch.setattr(sandbox._fork_server, "fork", refuse)
     limits, sentence = firewall.Limits(), "No process that decodes pictures can be started"
     routes = plain.routes([model], tmp_path, limits)
     app = Starlette(routes=routes, middleware=[Middleware(firewall.Firewall, limits=limits)])

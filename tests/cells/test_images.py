@@ -301,11 +301,11 @@ def busy_png() -> bytes:
 
 def test_a_file_whose_decoder_is_killed_stops_the_run_by_its_name():
     images.read(encoded(noise()), LIMITS)
-    zygote = psutil.Process(sandbox._zygote._process.pid)
-    others = set(zygote.children())
+    server = psutil.Process(sandbox._fork_server._process.pid)
+    others = set(server.children())
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(images.read, busy_png(), LIMITS, "a/cell.png")
-        while not (own := set(zygote.children()) - others):
+        while not (own := set(server.children()) - others):
             assert not reading.done()
         (decoder,) = own
         # Only a process that has said that it is there counts as one that decodes: this one is at work.
@@ -317,9 +317,9 @@ def test_a_file_whose_decoder_is_killed_stops_the_run_by_its_name():
     assert images.read(encoded(noise()), LIMITS).width == 40
 
 
-def test_a_zygote_that_was_killed_is_started_anew():
+def test_a_fork_server_that_was_killed_is_started_anew():
     images.read(encoded(noise()), LIMITS)
-    process = sandbox._zygote._process
+    process = sandbox._fork_server._process
     process.kill()
     process.wait()
     decoder = sandbox.Decoder(LIMITS)

@@ -22,7 +22,7 @@ class Traces:
 # Set by pytest, or by TensorFlow and other libraries at their first import, always to the same value.
 _EXPECTED = ("PYTEST_", "TF_", "TF2_", "TPU_", "KMP_", "GRADIO_", "HDF5_PLUGIN_PATH", "ENABLE_RUNTIME_UPTIME")
 # Pools of processes that libraries keep for the next call; they end with this process.
-_POOLS = ("loky", "resource_tracker", "forkserver", "malaria.cells.zygote")
+_POOLS = ("loky", "resource_tracker", "forkserver", "malaria.cells.fork_server")
 
 
 def now() -> Traces:
