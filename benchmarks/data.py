@@ -84,9 +84,9 @@ def drawing() -> fake_archive.Draw:
 
 def time_stages(work: Path, cells: int, rounds: int) -> None:
     """Print images/s of audit, split and pack, and of the bare loops, run in turn."""
-    loop = "from benchmarks import data; data.bare_loop({})"
+    code = "from benchmarks import data; data.bare_loop({})"
     commands = {name: ["-m", f"stages.{name}"] for name in ("audit", "split", "pack")}
-    commands |= {name: ["-c", loop.format(size)] for name, size in LOOPS.items()}
+    commands |= {name: ["-c", code.format(size)] for name, size in LOOPS.items()}
     timed = partial(by_turns.command, work=work)
     ways = {name: partial(timed, [sys.executable, *arguments]) for name, arguments in commands.items()}
     runs = by_turns.measured(ways, rounds)
