@@ -80,7 +80,7 @@ def figures_of(metrics: dict[str, Any]) -> npt.NDArray[np.float64]:
 
 def _without_each(name: str, settings: params.Params, changes: Sequence[str]) -> None:
     """Train once without each set of other laboratories, and evaluate that network on the set."""
-    given = laboratories.learned(settings.laboratories)
+    given = laboratories.to_train_on(settings.laboratories)
     if not given:
         raise UserError(f"{settings.laboratories.folder} holds no set of cells to leave out: put some there.")
     scores = {}

@@ -15,7 +15,7 @@ from malaria.paths import LABORATORIES
 
 def main() -> None:
     params = load_params()
-    given = laboratories.learned(params.laboratories)
+    given = laboratories.to_train_on(params.laboratories)
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
         found = [laboratories.place(path, raw / name, params) for name, path in given.items()]

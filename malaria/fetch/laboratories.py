@@ -44,7 +44,7 @@ def sets(folder: Path) -> dict[str, Path]:
     return found
 
 
-def learned(settings: params.Laboratories) -> dict[str, Path]:
+def to_train_on(settings: params.Laboratories) -> dict[str, Path]:
     """The sets to train on: all in the folder but those in `leave_out`.
 
     Raises:

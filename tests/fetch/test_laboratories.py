@@ -69,7 +69,7 @@ def test_cells_of_one_field_belong_together_and_others_stand_alone(folder, tmp_p
 
 def test_what_is_left_out_is_not_learned_from(folder):
     settings = SETTINGS.laboratories.model_copy(update={"folder": str(folder), "leave_out": ("west",)})
-    assert list(laboratories.learned(settings)) == ["east"]
+    assert list(laboratories.to_train_on(settings)) == ["east"]
     wrong = settings.model_copy(update={"leave_out": ("north",)})
     with pytest.raises(UserError, match=r"leave_out names north, but .* has no such set"):
-        laboratories.learned(wrong)
+        laboratories.to_train_on(wrong)
