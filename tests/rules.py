@@ -535,6 +535,13 @@ RULES = (
         ("a large pale cell needs no votes", "> _LONELY * size", "> 9 * size"),
         ("a long cell is whole", "(_counts(clumps, marks > 0) == 1)", "(_counts(clumps, marks > 0) == 9)"),
         (
+            "the black around a round view is no field",
+            "_DARK, _LARGE_DARK, _RIM = 0.35",
+            "_DARK, _LARGE_DARK, _RIM = 0.0",
+        ),
+        ("the rim of a round view cuts cells", "cut = at_rim or ", "cut = "),
+        ("light that falls off is evened out", "< _FALL", "< 9"),
+        (
             "a piece with a nucleus is no red cell",
             "0.4 * min(piece.sum(), area)",
             "4 * min(piece.sum(), area)",

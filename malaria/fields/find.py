@@ -34,6 +34,10 @@ _FIRST_LOOK = 200_000  # pixels of the picture in which the cells' size is measu
 _DIAMETER = 44  # px, of a cell in the picture that is cut into cells
 _LARGEST = 6_000_000  # pixels of that picture, to bound memory
 _WINDOW = 48  # px, longer side of the picture in which the background is measured
+# The dark around a round view: most light, as a share of the field's; least area, as a share of the picture;
+# width of its rim, in longer sides.
+_DARK, _LARGE_DARK, _RIM = 0.35, 0.01, 0.015
+_FALL = 0.3  # the least fall of light, as a natural logarithm, that is fitted
 
 # Where foreground starts: as a share of the usual cell's optical density, and as a share of the cell's own,
 # for one that is darker than usual or out of focus.
@@ -74,7 +78,8 @@ _CONTRAST = 0.04  # optical density: the least of a stained cell
 class Cell:
     """A red cell: `box` is x, y, width, height in px of the field, `mask` its pixels, bool (height, width).
 
-    `cut` says that the border of the field cuts it, `clumped` that it touches or overlaps another.
+    `cut` says that the border of the field, or the dark around it, cuts the cell; `clumped` that the cell
+    touches or overlaps another.
     """
 
     box: tuple[int, int, int, int]
@@ -134,9 +139,9 @@ def find(field: images.Pixels) -> Field:
     height, width = field.shape[:2]
     shape = (height, width)
     scale = min(1.0, (_FIRST_LOOK / (height * width)) ** 0.5)
-    density, _ = _density(_resized(field, scale))
+    density, _, seen = _density(_resized(field, scale))
     density = ndimage.gaussian_filter(density[:, :, 1], 1)
-    usual = _usual(density)
+    usual = _usual(density, seen)
     if usual < _CONTRAST:
         return Field(EMPTY, shape)
     nothing = Field(NO_FIELD, shape)
@@ -146,7 +151,7 @@ def find(field: images.Pixels) -> Field:
         return nothing
     scale = min(1.0, _DIAMETER / diameter, (_LARGEST / (height * width)) ** 0.5)
     small = _resized(field, scale)
-    colours, background = _density(small)
+    colours, background, seen = _density(small)
     size = diameter * scale
     colours = ndimage.gaussian_filter(colours, (0.02 * size, 0.02 * size, 0))
     density = colours[:, :, 1]
@@ -170,6 +175,7 @@ def find(field: images.Pixels) -> Field:
     white = _white_cells(colours, inside, size) if inside.any() else inside
     bodies = ndimage.binary_dilation(white, _disc(_BODY * size)) if white.any() else white
     clumps, _ = ndimage.label(reach)
+    rim = ~seen if seen.all() else ndimage.binary_dilation(~seen, _disc(0.05 * size))
     cells: list[Cell] = []
     around = round(_SHARED * size)
     for part in measure.regionprops(pieces):
@@ -184,12 +190,13 @@ def find(field: images.Pixels) -> Field:
         (y, x), (down, across) = middle - first, np.indices(piece.shape)
         near = np.hypot(down - y, across - x) < _SHARED * size
         clumped = bool((clump & ~piece).any())
-        found = _cell(piece | (clump & near), first, pieces.shape, shape, clumped)
+        at_rim = bool((rim[where] & piece).any())
+        found = _cell(piece | (clump & near), first, pieces.shape, shape, at_rim, clumped)
         if found.area * scale**2 > _LEAST * area:
             cells.append(found)
-    kind = _kind(pieces, white, reach, density, area, focus)
+    kind = _kind(pieces, white, reach, density, area, focus, seen)
     colour = tuple(float(v) for v in np.median(small[inside], axis=0)) if inside.any() else ()
-    ground = tuple(float(v) for v in background.mean(axis=(0, 1)))
+    ground = tuple(float(v) for v in background[seen].mean(axis=0))
     return Field(kind, shape, tuple(cells) if kind == THIN_FILM else (), ground, colour, diameter, focus)
 
 
@@ -206,24 +213,70 @@ def _resized(pixels: images.Pixels, scale: float) -> images.Pixels:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
 
 
-def _density(pixels: images.Pixels) -> tuple[Floats, Floats]:
-    """Optical density relative to the field's own background, float32 (h, w, 3), and that background."""
+def _density(pixels: images.Pixels) -> tuple[Floats, Floats, Mask]:
+    """Optical density relative to the field's own background, and that background, float32 (h, w, 3).
+
+    The mask says where the field is: around the round view of an eyepiece it is not, and the density is 0.
+    """
     height, width = pixels.shape[:2]
     small = _resized(pixels, min(1.0, _WINDOW / max(height, width)))
     side = max(small.shape)
-    bright = ndimage.percentile_filter(small, 92, size=(side // 3, side // 3, 1)).astype(np.float32)
-    smooth = ndimage.gaussian_filter(bright, (side / 12, side / 12, 0))
+    light = _light(small.max(axis=2))[:, :, None]
+    even = small / light
+    bright = ndimage.percentile_filter(even, 92, size=(side // 3, side // 3, 1)).astype(np.float32)
+    smooth = ndimage.gaussian_filter(bright, (side / 12, side / 12, 0)) * light
     planes = [Image.fromarray(plane) for plane in np.moveaxis(smooth, 2, 0)]
     large = [plane.resize((width, height), Image.Resampling.BILINEAR) for plane in planes]
     background = np.dstack([np.asarray(plane) for plane in large])
-    return np.log(background + 4) - np.log(pixels.astype(np.float32) + 4), background
+    density = np.log(background + 4) - np.log(pixels.astype(np.float32) + 4)
+    seen = _seen(np.exp(-density.min(axis=2)))
+    density[~seen] = 0
+    return density, background, seen
 
 
-def _usual(density: Floats) -> float:
+def _light(bright: Floats) -> Floats:
+    """How the light falls off towards the borders, float32 (h, w), in (0, 1]; 1 everywhere if it hardly does.
+
+    `bright`, (h, w), is the brightest channel of a small picture: usually red, in which red cells are pale.
+    """
+    light = np.log(bright + np.float32(4))
+    surface = _surface(light, _seen(bright), 2)
+    seen = _seen(np.exp(light - surface))
+    if np.ptp(surface[seen]) < _FALL:
+        return np.ones_like(light)
+    surface = _surface(light, seen, 4)
+    return np.exp(np.minimum(surface - surface[seen].max(), 0)).astype(np.float32)
+
+
+def _surface(light: Floats, seen: Mask, degree: int) -> Floats:
+    """A polynomial of the place through the bright parts of `light`, (h, w), where the field is `seen`."""
+    y, x = (axis / max(seen.shape) for axis in np.indices(seen.shape))
+    terms = np.stack([x**i * y**j for i in range(degree + 1) for j in range(degree + 1 - i)], axis=2)
+    weight = np.ones_like(light)
+    for _ in range(20):
+        factors = np.linalg.lstsq(terms[seen] * weight[seen, None], (light * weight)[seen], rcond=None)[0]
+        surface: Floats = terms @ factors
+        weight = np.where(light > surface, 1.0, 0.2)
+    return surface
+
+
+def _seen(bright: Floats) -> Mask:
+    """Where the field is, (h, w): everywhere but in large dark parts at the border, and their rims."""
+    labels, _ = ndimage.label(bright < _DARK * np.percentile(bright, 90))
+    large = np.bincount(labels.ravel()) > _LARGE_DARK * labels.size
+    at_border = {*labels[[0, -1]].flat, *labels[:, [0, -1]].flat} - {0}
+    around = np.isin(labels, [label for label in at_border if large[label]])
+    if not around.any():
+        return ~around
+    seen: Mask = ndimage.distance_transform_edt(~around) > max(1, _RIM * max(labels.shape))
+    return seen if seen.any() else ~seen
+
+
+def _usual(density: Floats, seen: Mask) -> float:
     """The median density of cells, which the far darker nuclei do not raise; 0 for one even colour."""
     if np.ptp(density) == 0:
         return 0.0
-    lowest = filters.threshold_multiotsu(density[::2, ::2], 3, nbins=64)[0]
+    lowest = filters.threshold_multiotsu(density[::2, ::2][seen[::2, ::2]], 3, nbins=64)[0]
     usual = np.median(density[density > lowest])
     return float(np.median(density[density > _FOREGROUND * usual]))
 
@@ -421,25 +474,27 @@ def _steepness(density: Floats, reach: Mask, usual: float) -> float:
     return float(np.quantile(slope[edge], 0.75) / usual) if edge.any() else 0.0
 
 
-def _kind(pieces: Labels, white: Mask, reach: Mask, density: Floats, usual_area: float, focus: float) -> str:
+def _kind(
+    pieces: Labels, white: Mask, reach: Mask, density: Floats, usual_area: float, focus: float, seen: Mask
+) -> str:
     """The kind of picture: much of a thin film's foreground looks like cells, and these are in focus."""
     sized = [part for part in measure.regionprops(pieces) if 0.5 < part.area / usual_area < 2]
     like_cells = sum(part.area for part in sized if _solidity(part) > 0.87)
-    bare = density[~ndimage.binary_dilation(reach, iterations=4)]
+    bare = density[~ndimage.binary_dilation(reach | ~seen, iterations=4)]
     rough = float(np.median(np.abs(bare - np.median(bare)))) if len(bare) else 0.0
     if like_cells < _LEAST_LIKE * (reach & ~white).sum():
         return THICK_FILM if ndimage.label(white)[1] >= 3 else NO_FIELD
-    if rough > _ROUGH and reach.mean() < 0.25:
+    if rough > _ROUGH and reach.sum() < 0.25 * seen.sum():
         return THICK_FILM
     return THIN_FILM if focus >= _FOCUSED else BLURRED
 
 
 def _cell(
-    mask: Mask, corner: Integers, small: tuple[int, ...], shape: tuple[int, int], clumped: bool
+    mask: Mask, corner: Integers, small: tuple[int, ...], shape: tuple[int, int], at_rim: bool, clumped: bool
 ) -> Cell:
     """A cell of the picture of shape `small`, in px of the field, whose shape is `shape`.
 
-    `mask` has its corner at `corner`, y and x.
+    `mask` has its corner at `corner`, y and x; `at_rim` says that it reaches the dark around the field.
     """
     (inside,) = ndimage.find_objects(mask.astype(np.int8))
     ends = np.array([(side.start, side.stop) for side in inside]).T + corner
@@ -447,5 +502,5 @@ def _cell(
     (top, left), (bottom, right) = np.rint(ends * shape / small).astype(int).tolist()
     drawn = Image.fromarray(mask[inside].astype(np.uint8) * 255)
     large = np.asarray(drawn.resize((right - left, bottom - top), Image.Resampling.BILINEAR)) >= 128
-    cut = _is_cut((top, left, bottom, right), shape)
+    cut = at_rim or _is_cut((top, left, bottom, right), shape)
     return Cell((left, top, right - left, bottom - top), large, cut, clumped)

@@ -132,6 +132,44 @@ def test_a_cell_at_the_border_is_cut_whatever_the_size_of_the_field(thin, less):
     assert all(at_border)
 
 
+def round_view(pixels):
+    """What an eyepiece shows of a field: a disc of 440 px, and black around it; and where that is."""
+    down, across = np.mgrid[-240:240, -320:320]
+    inside = np.hypot(down, across) < 220
+    return pixels * inside[:, :, None], inside
+
+
+def test_the_round_view_of_an_eyepiece_is_a_field_whose_rim_cuts_cells(thin):
+    pixels, marks, _ = thin
+    seen, inside = round_view(pixels)
+
+    def share(box):
+        x, y, w, h = map(int, box)
+        return inside[y : y + h, x : x + w].mean()
+
+    whole = [mark for mark in marks if mark.label in LABELS and share(mark.box) == 1]
+    field = find.find(seen)
+    assert field.kind == find.THIN_FILM
+    assert len(matching.match(field, whole).missed) <= 2
+    assert np.abs(np.array(field.background) - find.find(pixels).background).max() < 6
+    for cell in field.cells:
+        assert share(cell.box) > 0.5
+        assert cell.cut or share(cell.box) > 0.9
+    assert any(cell.cut and min(cell.box[:2]) > 0 for cell in field.cells)
+
+
+@pytest.mark.parametrize("falls", [0.3, 0.5])
+def test_light_that_falls_off_towards_the_corners_costs_no_cells(thin, falls):
+    pixels, marks, _ = thin
+    down, across = np.mgrid[-1:1:480j, -1:1:640j]
+    light = 1 - falls * (down**2 + across**2)
+    field = find.find((pixels * light[:, :, None].clip(0)).astype(np.uint8))
+    matched = matching.match(field, marks)
+    assert field.kind == find.THIN_FILM
+    assert len(matched.missed) <= 5
+    assert len(matched.extra) <= 5
+
+
 def test_a_crop_is_the_cell_at_its_own_size_on_black(thin):
     pixels, _, field = thin
     cell = field.cells[0]
