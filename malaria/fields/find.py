@@ -5,6 +5,7 @@ another cell, votes for the places about a radius inward of it. The votes meet i
 which a watershed divides the foreground.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ Floats = npt.NDArray[Any]  # float32 or float64
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int32]
 Integers = npt.NDArray[np.int_]
+Shape = tuple[int, int]  # height and width, px
 
 # What a picture shows. Cells are returned for thin films only.
 THIN_FILM, THICK_FILM = "a thin film", "a thick film"
@@ -114,7 +116,7 @@ class Field:
     """
 
     kind: str
-    shape: tuple[int, int]
+    shape: Shape
     cells: tuple[Cell, ...] = ()
     background: tuple[float, ...] = ()
     colour: tuple[float, ...] = ()
@@ -173,31 +175,12 @@ def find(field: images.Pixels) -> Field:
     pieces = _pieces(middles, core, reach, size)
     inside = pieces > 0
     white = _white_cells(colours, inside, size) if inside.any() else inside
-    bodies = ndimage.binary_dilation(white, _disc(_BODY * size)) if white.any() else white
-    clumps, _ = ndimage.label(reach)
-    rim = ~seen if seen.all() else ndimage.binary_dilation(~seen, _disc(0.05 * size))
-    cells: list[Cell] = []
-    around = round(_SHARED * size)
-    for part in measure.regionprops(pieces):
-        middle = middles[part.label - 1]
-        first = np.maximum(np.minimum(part.bbox[:2], middle - around), 0)
-        last = np.maximum(part.bbox[2:], middle + around)
-        where = slice(first[0], last[0]), slice(first[1], last[1])
-        piece = pieces[where] == part.label
-        if (bodies[where] & piece).sum() > 0.4 * min(piece.sum(), area):
-            continue
-        clump = clumps[where] == clumps[*middle]
-        (y, x), (down, across) = middle - first, np.indices(piece.shape)
-        near = np.hypot(down - y, across - x) < _SHARED * size
-        clumped = bool((clump & ~piece).any())
-        at_rim = bool((rim[where] & piece).any())
-        found = _cell(piece | (clump & near), first, pieces.shape, shape, at_rim, clumped)
-        if found.area * scale**2 > _LEAST * area:
-            cells.append(found)
     kind = _kind(pieces, white, reach, density, area, focus, seen)
+    drawn = _cells(pieces, middles, reach, white, seen, size, shape) if kind == THIN_FILM else ()
+    cells = tuple(cell for cell in drawn if cell.area * scale**2 > _LEAST * area)
     colour = tuple(float(v) for v in np.median(small[inside], axis=0)) if inside.any() else ()
     ground = tuple(float(v) for v in background[seen].mean(axis=0))
-    return Field(kind, shape, tuple(cells) if kind == THIN_FILM else (), ground, colour, diameter, focus)
+    return Field(kind, shape, cells, ground, colour, diameter, focus)
 
 
 def crop(field: images.Pixels, cell: Cell) -> images.Pixels:
@@ -489,8 +472,33 @@ def _kind(
     return THIN_FILM if focus >= _FOCUSED else BLURRED
 
 
+def _cells(
+    pieces: Labels, middles: Integers, reach: Mask, white: Mask, seen: Mask, size: float, shape: Shape
+) -> Iterator[Cell]:
+    """The cells of a field of `shape` whose pieces are no white cells, with what others cover of them."""
+    area = np.pi / 4 * size**2
+    bodies = ndimage.binary_dilation(white, _disc(_BODY * size)) if white.any() else white
+    clumps, _ = ndimage.label(reach)
+    rim = ~seen if seen.all() else ndimage.binary_dilation(~seen, _disc(0.05 * size))
+    around = round(_SHARED * size)
+    for part in measure.regionprops(pieces):
+        middle = middles[part.label - 1]
+        first = np.maximum(np.minimum(part.bbox[:2], middle - around), 0)
+        last = np.maximum(part.bbox[2:], middle + around)
+        where = slice(first[0], last[0]), slice(first[1], last[1])
+        piece = pieces[where] == part.label
+        if (bodies[where] & piece).sum() > 0.4 * min(piece.sum(), area):
+            continue
+        clump = clumps[where] == clumps[*middle]
+        (y, x), (down, across) = middle - first, np.indices(piece.shape)
+        near = np.hypot(down - y, across - x) < _SHARED * size
+        clumped = bool((clump & ~piece).any())
+        at_rim = bool((rim[where] & piece).any())
+        yield _cell(piece | (clump & near), first, pieces.shape, shape, at_rim, clumped)
+
+
 def _cell(
-    mask: Mask, corner: Integers, small: tuple[int, ...], shape: tuple[int, int], at_rim: bool, clumped: bool
+    mask: Mask, corner: Integers, small: tuple[int, ...], shape: Shape, at_rim: bool, clumped: bool
 ) -> Cell:
     """A cell of the picture of shape `small`, in px of the field, whose shape is `shape`.
 
