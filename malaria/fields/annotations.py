@@ -5,10 +5,11 @@ with their objects (`annotations.json` with `image_name`, `objects` or `points`,
 """
 
 import csv
+import itertools
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,10 +86,11 @@ def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = ""
 
     Raises:
         UserError: there is no annotation, or one is of an unknown format, damaged, of an unknown class, or of
-            a missing image; the message names the file, and the line or the entry.
+            a missing image; the message names the file, and the line or the entry. Or two files mark the same
+            things.
     """
     known = KNOWN | {name.lower(): label for name, label in (classes or {}).items()}
-    fields: dict[Path, list[Mark]] = {}
+    fields: dict[Path, dict[Path, list[Mark]]] = {}  # by image, and by the file of annotations
     for file in annotation_files(path):
         at: Place = ["its start"]
         given: dict[Path, Path] = {}
@@ -101,7 +103,7 @@ def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = ""
                 path_here = found[image]
                 if given.setdefault(path_here, Path(image)) != Path(image):
                     raise ValueError(f"{given[path_here]} and {image} would both be {path_here}")
-                marks = fields.setdefault(path_here, [])
+                marks = fields.setdefault(path_here, {}).setdefault(file, [])
                 if box is not None:
                     name = str(name).strip()
                     marks.append(_mark(name, box, ignore, known.get(name.lower(), unknown)))
@@ -119,7 +121,23 @@ def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = ""
             f"{path} holds no annotated field: name a file or folder of COCO, Pascal VOC, YOLO, "
             "LabelMe, CVAT or CSV."
         )
-    return [Annotated(image, tuple(fields[image])) for image in sorted(fields)]
+    for picture, marks_of in fields.items():
+        _check_differ(picture, marks_of)
+    return [Annotated(one, tuple(itertools.chain(*fields[one].values()))) for one in sorted(fields)]
+
+
+def _check_differ(image: Path, marks_of: Mapping[Path, Sequence[Mark]]) -> None:
+    """Raise UserError if two files mark the same things, as exports in two formats and copies do."""
+    for one, other in itertools.combinations(marks_of, 2):
+        if any(_alike(mark.box, of.box) for mark in marks_of[one] for of in marks_of[other]):
+            raise UserError(f"{one} and {other} both mark the same things on {image}: keep one of them.")
+
+
+def _alike(one: Box, other: Box) -> bool:
+    """Whether two boxes are of the same thing: their borders are within a pixel or a quarter of a side."""
+    (x, y, w, h), (x2, y2, w2, h2) = one, other
+    across, down = max(w / 4, 1), max(h / 4, 1)
+    return max(abs(x - x2), abs(x + w - x2 - w2)) <= across and max(abs(y - y2), abs(y + h - y2 - h2)) <= down
 
 
 def _mark(name: str, box: list[float], ignore: bool, label: str) -> Mark:

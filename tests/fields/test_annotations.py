@@ -127,6 +127,21 @@ def test_an_image_is_looked_for_once_however_many_marks_it_has(folder, monkeypat
     assert asked == ["a.png"]
 
 
+@pytest.mark.parametrize("second", ["a.xml", "a.txt", "a-LAPTOP.json"])
+def test_a_field_whose_marks_are_in_two_files_is_refused(folder, second):
+    (folder / "a.json").write_text(FORMS["a.json"])
+    (folder / second).write_text(FORMS.get(second, FORMS["a.json"]))
+    with pytest.raises(UserError, match=r"a.*\..* and .*a\..* both mark the same things on .*a\.png"):
+        annotations.read(folder)
+
+
+def test_two_files_may_mark_different_things_on_a_field(folder):
+    (folder / "a.json").write_text(FORMS["a.json"])
+    (folder / "white.csv").write_text("image,label,x,y\na.png,wbc,80,80\n")
+    (field,) = annotations.read(folder)
+    assert {mark.label for mark in field.marks} == {PARASITIZED, annotations.OTHER}
+
+
 def test_points_have_no_size(folder):
     (folder / "points.csv").write_text("image,label,x,y\na.png,healthy,5,6\n")
     assert annotations.read(folder)[0].marks[0].box == (5, 6, 0, 0)
