@@ -89,9 +89,12 @@ def _below(given: Path, image: Path) -> str:
 
 
 def _patient(field: str, pattern: re.Pattern[str]) -> str:
-    """The patient of a field that patients.csv does not name: the pattern's match, else the field itself."""
+    """The patient of a field that patients.csv does not name: the pattern's match, else the field itself.
+
+    All copies of a field that Roboflow makes are of one patient.
+    """
     found = pattern.search(field)
-    return (found[found.re.groups] if found else "") or str(Path(field).with_suffix(""))
+    return (found[found.re.groups] if found else "") or patients.without_extension(field)
 
 
 def _cut(folder: Path, complete: bool, order: tuple[int, annotations.Annotated, str]) -> Cut:

@@ -108,6 +108,18 @@ def test_fields_of_one_name_in_two_folders_are_of_two_patients(given, tmp_path):
     assert set(patients.read(raw).values()) == {"0/f", "1/f"}
 
 
+def test_copies_of_a_field_that_roboflow_made_are_of_one_patient(given, tmp_path):
+    (tmp_path / "own").mkdir()
+    listed = json.loads((given / "annotations.json").read_text())
+    for number, field in enumerate(listed):
+        name = f"f_png.rf.{number:032x}.PNG"
+        shutil.copy(given / field["image_name"], tmp_path / "own" / name)
+        field["image_name"] = name
+    (tmp_path / "own/annotations.json").write_text(json.dumps(listed))
+    _, raw = fetched(tmp_path / "own", tmp_path)
+    assert set(patients.read(raw).values()) == {"f"}
+
+
 def test_an_annotated_cell_that_is_not_found_is_counted(given, tmp_path):
     listed = json.loads((given / "annotations.json").read_text())
     listed[0]["objects"].append({"type": PARASITIZED, "bbox": {"x": 4, "y": 4, "w": 9, "h": 9}})
