@@ -38,16 +38,19 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _COLUMNS = {  # of a table, in lower case
     "image": ("image", "file", "filename", "image_name", "field"),
     "name": ("label", "class", "type", "name"),
-    "x": ("x", "xmin", "x_min", "left"),
-    "y": ("y", "ymin", "y_min", "top"),
+    "x": ("bx", "x", "xmin", "x_min", "left"),  # beside BX, ImageJ's X is the middle
+    "y": ("by", "y", "ymin", "y_min", "top"),
     "w": ("w", "width", "box_width"),
     "h": ("h", "height", "box_height"),
     "x2": ("xmax", "x_max", "right"),
     "y2": ("ymax", "y_max", "bottom"),
 }
 Box = tuple[float, float, float, float]  # x, y, width and height, px
-# Files that are no annotations: the fields' patients, and the names of YOLO's classes.
-_OTHER_TABLES = (PATIENTS, "classes.txt")
+# Files that are no annotations: the fields' patients, and the names of YOLO's classes, also Label Studio's.
+_OTHER_TABLES = (PATIENTS, "classes.txt", "notes.json")
+# For errors.
+_FORMS = "COCO, Pascal VOC, YOLO, LabelMe, CVAT or CSV"
+_AGAIN = f"export it again, as {_FORMS}, or take it out of the folder"
 
 
 @dataclass(frozen=True)
@@ -107,20 +110,21 @@ def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = ""
                 if box is not None:
                     name = str(name).strip()
                     marks.append(_mark(name, box, ignore, known.get(name.lower(), unknown)))
-        except (json.JSONDecodeError, yaml.YAMLError, ET.ParseError, csv.Error, UnicodeError) as error:
+        except (json.JSONDecodeError, yaml.YAMLError, ET.ParseError, csv.Error) as error:
             told = " ".join(str(error).split())
             raise UserError(f"{file}, {at[-1]}: it is damaged ({told}); export it again.") from None
+        except UnicodeError:
+            raise UserError(
+                f"{file}, {at[-1]}: it is not UTF-8; save it as such (in Excel as CSV UTF-8)."
+            ) from None
         except KeyError as error:
-            raise UserError(f"{file}, {at[-1]}: {error} is missing; export it again.") from None
+            raise UserError(f"{file}, {at[-1]}: {error} is missing; {_AGAIN}.") from None
         except (TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
-            raise UserError(f"{file}, {at[-1]}: it is of no known form ({error}); export it again.") from None
+            raise UserError(f"{file}, {at[-1]}: it is of no known form ({error}); {_AGAIN}.") from None
         except (ValueError, OSError) as error:
             raise UserError(f"{file}, {at[-1]}: {error}.") from None
     if not fields:
-        raise UserError(
-            f"{path} holds no annotated field: name a file or folder of COCO, Pascal VOC, YOLO, "
-            "LabelMe, CVAT or CSV."
-        )
+        raise UserError(f"{path} holds no annotated field: name a file or folder of {_FORMS}.")
     for picture, marks_of in fields.items():
         _check_differ(picture, marks_of)
     return [Annotated(one, tuple(itertools.chain(*fields[one].values()))) for one in sorted(fields)]
@@ -323,13 +327,19 @@ def _table(file: Path, at: Place) -> Iterator[Raw]:
         missing = [key for key in ("image", "name", "x", "y") if found[key] is None]
         if missing:
             accepted = "; ".join(" or ".join(_COLUMNS[key]) for key in missing)
-            raise ValueError(f"its columns are {', '.join(given)}, but it needs also {accepted}")
+            raise ValueError(
+                f"its columns are {', '.join(given)}, but it needs also {accepted}; rename them, or take it "
+                "out of the folder"
+            )
 
         for row in rows:
             at.append(f"line {rows.line_num}")
             value = {key: (row[column] or "").strip() for key, column in found.items() if column is not None}
             if not any(value.values()):
                 continue
+            # Where decimals have commas, columns do not.
+            if separator != ",":
+                value |= {key: value[key].replace(",", ".") for key in value.keys() - {"image", "name"}}
             x, y = float(value["x"]), float(value["y"])
             w = float(value["x2"]) - x if "x2" in value else float(value.get("w", 0))
             h = float(value["y2"]) - y if "y2" in value else float(value.get("h", 0))

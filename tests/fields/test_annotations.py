@@ -39,6 +39,8 @@ FORMS = {
     "boxes.csv": "filename,xmin,ymin,xmax,ymax,class\na.png,10,20,40,60,ring\n",
     "sides.csv": "image,label,x,y,w,h\na.png,ring,10,20,30,40\n",
     "german.csv": "image;label;x;y;w;h\na.png;ring;10;20;30;40\n;;;;;\n",
+    "excel.csv": "image;label;x;y;w;h;;\na.png;ring;10,0;20,00;30;40,0;;\n",
+    "imagej.csv": " ,Image,X,Y,BX,BY,Width,Height,Class\n1,a.png,25,40,10,20,30,40,ring\n",
     "mark.json": "\ufeff"
     + json.dumps(COCO).replace('"image_id": 7', '"image_id": "7"').replace("ring", " ring "),
 }
@@ -109,9 +111,10 @@ def test_the_mask_of_a_cell_gives_its_box(folder):
     assert annotations.read(folder)[0].marks[0].box == BOX
 
 
-def test_what_file_browsers_and_editors_leave_behind_is_no_annotation(folder):
+def test_what_file_browsers_editors_and_label_studio_leave_behind_is_no_annotation(folder):
     (folder / "a.xml").write_text(VOC)
     (folder / "._a.xml").write_bytes(b"\0\5\x16\7")
+    (folder / "notes.json").write_text('{"categories": [], "info": {"contributor": "Label Studio"}}')
     for name in ("__MACOSX", ".ipynb_checkpoints"):
         (folder / name).mkdir()
         (folder / name / "a.xml").write_text(VOC)
@@ -166,7 +169,15 @@ def test_class_names_are_mapped_before_the_known_ones(folder):
             "its start: .*encoding: odd",
         ),
         ("cvat.xml", "<annotations><track id='0'/></annotations>", r"cvat\.xml, its start: .* of a video"),
-        ("coco.json", '{"images": []}', r"coco\.json, its start: 'categories' is missing"),
+        (
+            "coco.json",
+            '{"images": []}',
+            r"coco\.json, its start: 'categories' is missing; export it again, as COCO, .*, or take it out",
+        ),
+        ("labels.json", '[{"image": "a.png"}]', "entry 1: 'image_name' is missing; .* or take it"),
+        ("b.csv", "slide,date\n", r"b\.csv, its start: its columns are .*; rename them, or take it out"),
+        ("b.csv", "image;label;x;y;größe\n".encode("cp1252"), r"it is not UTF-8; save it as such \(in Excel"),
+        ("b.csv", "image\tlabel\tx\ty\n".encode("utf-16"), r"its start: it is not UTF-8"),
         ("a.xml", "<annotation>", r"a\.xml.*line 1"),
         ("a.txt", "0 0.5 0.5 0.1 0.1\n0 0.5 x 0.1 0.1\n", r"a\.txt, line 2: .*x"),
         ("b.csv", "image,label,x,y\na.png,ring,1,2\na.png,ring,left,2\n", r"b\.csv, line 3: .*left"),
@@ -187,7 +198,7 @@ def test_class_names_are_mapped_before_the_known_ones(folder):
     ],
 )
 def test_a_malformed_file_is_refused_with_its_place(folder, name, text, said):
-    (folder / name).write_text(text)
+    (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(UserError, match=said):
         annotations.read(folder / name)
 
