@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def fetch(
             missing.
     """
     needs("skimage", "data.source: fields", "fields")
-    given = Path(data.folder)
+    given = Path(os.path.normpath(data.folder))
     if not given.exists():
         raise UserError(f"params.yaml: data.folder is {data.folder}, which is not there: name your fields.")
     fields = annotations.read(given, data.classes)
@@ -79,6 +80,8 @@ def fetch(
     tables.write(rows, folder / FIELDS, tables.FIELDS)
     tables.write(rows.rename(columns={"path": "file"}), folder / PATIENTS, tables.PATIENTS)
     left_out: Counter[str] = sum((cut.left_out for cut in cuts), Counter())
+    if others := annotations.images_below(given) - {field.image for field in fields}:
+        left_out["images without annotations"] = len(others)
     digest = hashlib.sha256(b"".join(cut.digest for cut in cuts)).hexdigest()
     ignored = tuple(f"{many:,} {what}" for what, many in sorted(left_out.items())) + unused
     return Provenance("fields", data.folder, "", digest, "the owner's own", len(rows), ignored)

@@ -7,7 +7,9 @@ with their objects (`annotations.json` with `image_name`, `objects` or `points`,
 import csv
 import itertools
 import json
+import os
 import re
+import unicodedata
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -372,10 +374,19 @@ def _beside(file: Path, name: str) -> Path | None:
     folders = [above, above / "fields", above / "images", over / "images", over, over / "JPEGImages"]
     # Of labels/train/a.txt, and of annotations/instances_train.json: images/train.
     folders += [over.parent / "images" / above.name, over / "images" / file.stem.rpartition("_")[2]]
+    # macOS stores accents decomposed, other systems as they were typed.
+    composed = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
     places = (
-        folder / f"{given}{suffix}"
+        Path(os.path.normpath(folder / f"{given}{suffix}"))
         for folder in folders
-        for given in (name, Path(name).name)
+        for one in dict.fromkeys([name, *composed])
+        for given in (one, Path(one).name)
         for suffix in ("", *_IMAGES, *map(str.upper, _IMAGES))
     )
     return next((image for image in places if image.suffix.lower() in _IMAGES and image.is_file()), None)
+
+
+def images_below(folder: Path) -> set[Path]:
+    """All images below a folder, by their names; none if it is a file."""
+    found = {path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES}
+    return {path for path in found if not any(map(files.is_litter, path.relative_to(folder).parts))}

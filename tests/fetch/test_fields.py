@@ -132,6 +132,24 @@ def test_an_annotated_cell_that_is_not_found_is_counted(given, tmp_path):
     assert after == [f"{count + 1} annotated cells that were not found"]
 
 
+def test_images_without_annotations_are_counted(given, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(given, own / "fields")
+    (own / "labels").mkdir()
+    listed = json.loads((own / "fields/annotations.json").read_text())
+    (own / "fields/annotations.json").unlink()
+    for field in listed:
+        field["image_name"] = f"../fields/{field['image_name']}"
+    (own / "labels/all.json").write_text(json.dumps(listed))
+    for name in ("new.jpg", "._new.jpg", "mask.PNG"):
+        (own / "fields" / name).touch()
+    known, raw = fetched(f"{own}/labels/..", tmp_path)
+    assert "2 images without annotations" in known.ignored
+    alone, _ = fetched(own / "labels/all.json", tmp_path / "of one file")
+    assert not [entry for entry in alone.ignored if "images" in entry]
+    assert set(patients.read(raw).values()) == {"fields/slide0_f", "fields/slide1_f"}
+
+
 @pytest.mark.parametrize("name", [b"caf\xe9", b"a\nb"])
 def test_a_field_whose_name_no_table_can_hold_is_refused(given, tmp_path, name):
     odd = tmp_path / "odd" / os.fsdecode(name)

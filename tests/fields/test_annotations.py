@@ -1,6 +1,7 @@
 """Annotations: every format gives the same boxes; errors name the file and the place in it."""
 
 import json
+import unicodedata
 
 import pytest
 from PIL import ExifTags, Image
@@ -82,6 +83,15 @@ def test_images_are_found_where_tools_put_them(folder, name, images, form):
     (folder / name).write_text(FORMS[form])
     (field,) = annotations.read(folder)
     assert (field.image, field.marks[0].box) == (folder / images / "a.png", pytest.approx(BOX))
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_an_image_is_found_however_its_accents_are_composed(folder, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    (folder / "a.png").rename(folder / unicodedata.normalize(form, "Präparat.png"))
+    name = unicodedata.normalize(other, "Präparat.png")
+    (folder / "points.csv").write_text(f"image,label,x,y\n{name},ring,5,6\n")
+    assert len(annotations.read(folder)[0].marks) == 1
 
 
 def test_the_classes_of_yolo_are_found_where_cvat_puts_them(folder):
