@@ -172,7 +172,7 @@ def _check_mapping(own: Iterable[str], taken: Iterable[Path], strangers: Iterabl
 
 def _is_litter(path: Path, above: Path) -> bool:
     """Whether a path below the folder `above` is litter, or lies in a folder that is."""
-    return any(map(files.is_litter, path.relative_to(above).parts))
+    return files.is_litter(path.relative_to(above).as_posix())
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -164,7 +164,7 @@ def annotation_files(path: Path) -> list[Path]:
     if (path / "annotations.json").is_file():
         return [path / "annotations.json"]
     found = sorted(Path(above, name) for above, _, names in files.walk(path) for name in names)
-    kept = [file for file in found if not any(map(files.is_litter, file.relative_to(path).parts))]
+    kept = [file for file in found if not files.is_litter(file.relative_to(path).as_posix())]
     return [file for file in kept if file.name not in _OTHER_TABLES and _is_annotation(file)]
 
 
@@ -389,4 +389,4 @@ def _beside(file: Path, name: str) -> Path | None:
 def images_below(folder: Path) -> set[Path]:
     """All images below a folder, by their names; none if it is a file."""
     found = {path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES}
-    return {path for path in found if not any(map(files.is_litter, path.relative_to(folder).parts))}
+    return {path for path in found if not files.is_litter(path.relative_to(folder).as_posix())}

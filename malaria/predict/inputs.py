@@ -73,9 +73,11 @@ def listed(paths: Sequence[str]) -> Iterator[Source]:
     folders = [not stores.is_remote(path) and _is_folder(path) for path in paths]
     for path, folder in zip(paths, folders, strict=True):
         if stores.is_remote(path):
-            yield from (_object(one) for one in stores.objects(path) if not files.is_litter(one["name"]))
+            above = path.removeprefix(stores.SCHEME)
+            found = stores.objects(path)
+            yield from (_object(one) for one in found if not files.is_litter(one["name"].removeprefix(above)))
         elif folder:
-            yield from (_file(file) for file in _below(Path(path)) if not files.is_litter(file.name))
+            yield from map(_file, _below(Path(path)))
         else:
             yield _file(Path(path))
 
@@ -133,13 +135,14 @@ def _is_folder(path: str) -> bool:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, in the sort order of their paths, without holding all their names at once.
+    """All files below a folder but litter, in the order of their paths, without holding all names at once.
 
     A folder that cannot be listed is given in place of its files.
     """
     try:
         with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+            kept = (entry for entry in entries if not files.is_litter(entry.name))
+            found = sorted(kept, key=lambda entry: entry.name)
     except OSError:
         yield folder
         return
