@@ -53,8 +53,8 @@ def patient_of(slide: str) -> str:
 
 
 def folded(name: str) -> str:
-    """Normalise a name for comparison: fold case, and compose accents (macOS stores them decomposed)."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    """Normalise a name for comparison: fold case, strip spaces, compose accents (macOS decomposes them)."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name.strip()).casefold())
 
 
 def original(name: str) -> str:

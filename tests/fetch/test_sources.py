@@ -111,7 +111,8 @@ def test_more_cells_change_no_patients_stain(data):
     assert sum(order.parasitized + order.uninfected for order in many) == 4000
 
 
-def test_class_folders_are_found_whatever_their_case(own, tmp_path):
+def test_class_folders_are_found_whatever_their_case_and_with_spaces_around(own, tmp_path):
+    (own / "parasitized").rename(own / "parasitized ")
     provenance = sources.write(folder_data(own), tmp_path / "raw")
     assert provenance.cells == 2
     assert (tmp_path / "raw/Parasitized/a.png").is_file()
