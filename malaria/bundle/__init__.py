@@ -230,8 +230,14 @@ def load(folder: Path | str, threads: int | None = None) -> Bundle:
     manifest = check_manifest(folder)
     network = _checked(folder / NETWORK, record.hashes.get("network"), f"the network that {RECORD} describes")
     check, learned = part(folder, record, "gate"), part(folder, record, "trained_on")
+    bundle = opened(record, network, threads)
+    if (size := int(bundle.network.get_input_details()[0]["shape"][1])) != record.input_size:
+        raise UserError(
+            f"{folder / RECORD} describes cells of {record.input_size} px, but the network takes {size}: "
+            "fetch or export the bundle again."
+        )
     return replace(
-        opened(record, network, threads),
+        bundle,
         folder=folder,
         fitted_ood=None if check is None else ood.from_bytes(check),
         learned=None if learned is None else fingerprints.from_bytes(learned),
