@@ -41,6 +41,9 @@ class Member:
     stream: IO[bytes]
 
 
+# A file with such a name is meant to be an archive, also where it is none that can be read.
+SUFFIXES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".txz", ".xz", ".zip", ".zst")
+
 # What zipfile raises, beside OSError, on a zip that is damaged, encrypted or malicious.
 DAMAGED_ZIP = (
     zipfile.BadZipFile, zlib.error, struct.error,

@@ -19,8 +19,6 @@ from malaria.labels import LABELS
 
 # FIELD__3.png is a cell of the field of view FIELD, as tools that cut cells out of fields name them.
 _FIELD = re.compile(r"(.+)__\d+$")
-# A file with such a name was to be a set, also where it is no archive; any other may be a note.
-_ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".txz", ".xz", ".zip", ".zst")
 
 
 def sets(folder: Path) -> dict[str, Path]:
@@ -35,7 +33,8 @@ def sets(folder: Path) -> dict[str, Path]:
     for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
         name = path.name.partition(".")[0]
         if not path.is_dir() and not archives.is_archive(path):
-            if not path.name.lower().endswith(_ARCHIVES):
+            # Any other may be a note.
+            if not path.name.lower().endswith(archives.SUFFIXES):
                 continue
             raise UserError(f"{path} is an archive that cannot be read: pack it as zip or tar, or unpack it.")
         twin = found.setdefault(name, path)

@@ -23,6 +23,7 @@ _DEEPEST = 3
 # A file larger than this is not a cell crop.
 _MOST_BYTES = 64 * 2**20
 _TOO_LARGE = f"larger than {_MOST_BYTES:,} bytes"
+_NO_ZIP = "an archive that is no zip, or damaged: unpack it, or pack its files as zip"
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,15 @@ def items(source: Source, base: Path = Path()) -> Iterator[Item]:
     """The images of a source, in the order of their rows; a relative path starts from `base`."""
     path = source.path
     if not source.zipped:
-        remote = stores.is_remote(path)
-        read = functools.partial(stores.read, path) if remote else functools.partial(_bytes, base / path)
-        yield Item(path, read if source.size <= _MOST_BYTES else _fail(images.Unreadable(_TOO_LARGE)))
+        read: Callable[[], bytes] = functools.partial(_bytes, base / path)
+        if stores.is_remote(path):
+            read = functools.partial(stores.read, path)
+        # Without a size it could not be examined, and reading it gives the reason.
+        if source.size and path.lower().endswith(archives.SUFFIXES):
+            read = _fail(images.Unreadable(_NO_ZIP))
+        elif source.size > _MOST_BYTES:
+            read = _fail(images.Unreadable(_TOO_LARGE))
+        yield Item(path, read)
         return
     first, last = source.images.start, source.images.stop
     try:
