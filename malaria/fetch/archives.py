@@ -74,6 +74,20 @@ def is_zip(file: Path | IO[bytes]) -> bool:
     return True
 
 
+def open_zip(file: Path | IO[bytes]) -> zipfile.ZipFile:
+    """Open a zip. Names that do not say how they are encoded are UTF-8 if all can be, as a Mac packs them.
+
+    Otherwise they are of code page 437, as the format says.
+
+    Raises:
+        OSError, DAMAGED_ZIP: it cannot be opened.
+    """
+    try:
+        return zipfile.ZipFile(file, metadata_encoding="utf-8")
+    except UnicodeDecodeError:
+        return zipfile.ZipFile(file)
+
+
 def check_method(member: zipfile.ZipInfo) -> None:
     """Raise BadZipFile if a member is encrypted, or packed by a method without a bound on memory."""
     if member.flag_bits & 1:
@@ -151,7 +165,7 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
 
 def _zip(archive: Path) -> Iterator[Member]:
     """The regular files of a zip; UserError for a link."""
-    with zipfile.ZipFile(archive) as pack:
+    with open_zip(archive) as pack:
         for info in pack.infolist():
             if info.is_dir():
                 continue

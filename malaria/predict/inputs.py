@@ -187,7 +187,7 @@ def _object(found: dict[str, Any]) -> Source:
 
 def _zip(source: Source, archive: Path | BinaryIO) -> Source:
     """`source` marked as a zip, with the number of entries of `archive`, its content."""
-    with contextlib.suppress(*archives.DAMAGED_ZIP), zipfile.ZipFile(archive) as pack:
+    with contextlib.suppress(*archives.DAMAGED_ZIP), archives.open_zip(archive) as pack:
         return replace(source, zipped=True, images=range(len(pack.infolist())))
     return replace(source, zipped=True)
 
@@ -195,7 +195,7 @@ def _zip(source: Source, archive: Path | BinaryIO) -> Source:
 def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)) -> Iterator[Item]:
     """The images of a zip, and of the zips inside it; `depth` is 1 for a zip that lies in no other."""
     try:
-        with zipfile.ZipFile(archive) as pack:
+        with archives.open_zip(archive) as pack:
             for info in sorted(pack.infolist(), key=lambda info: info.filename)[part]:
                 path = f"{name}/{info.filename}"
                 if info.filename.endswith("/") or files.is_litter(info.filename):
