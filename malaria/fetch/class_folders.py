@@ -124,8 +124,8 @@ def _homes(given: Path, folders: list[Path], named: list[Path], origin: str) -> 
     if len({home.parent for home in homes}) > 1 or len({*sides.values()} - {""}) < len(homes):
         found = " and in ".join(home.relative_to(given).as_posix() for home in homes[:3])
         raise UserError(
-            f"{origin} has class folders in {found}: put them into one folder, or call these train, val and "
-            "test, which are kept as a split."
+            f"{origin} has class folders in {found}: put them into one folder, with a {PATIENTS} if they are "
+            "patients, or call these train, val and test, which are kept as a split."
         )
     return sides
 

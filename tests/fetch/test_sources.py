@@ -282,7 +282,7 @@ def test_class_folders_in_a_waste_basket_are_none(own, tmp_path):
 
 
 def test_class_folders_in_several_places_that_are_no_split_are_not_chosen_among(own, tmp_path):
-    with pytest.raises(UserError, match="has class folders in monday and in test: put them into one folder"):
+    with pytest.raises(UserError, match="in monday and in test: put them into one folder, with a patients"):
         sources.write(folder_data(split_up(own, "monday", "test")), tmp_path / "raw")
 
 
