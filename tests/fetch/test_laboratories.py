@@ -67,6 +67,12 @@ def test_cells_of_one_field_belong_together_and_others_stand_alone(folder, tmp_p
     assert all((tmp_path / path).is_file() for path in [*east.path, *west.path])
 
 
+def test_patients_csv_beside_the_class_folders_names_the_patients(folder, tmp_path):
+    (folder / "east/patients.csv").write_text("file,patient\nfield0__0.png,Ada\nfield0__2.png,Ada\n")
+    east = laboratories.place(folder / "east", tmp_path / "east", SETTINGS)
+    assert east.patient.value_counts().to_dict() == {"east Ada": 2, "east field0": 2, "east field1": 4}
+
+
 def test_what_is_left_out_is_not_learned_from(folder):
     settings = SETTINGS.laboratories.model_copy(update={"folder": str(folder), "leave_out": ("west",)})
     assert list(laboratories.learned(settings)) == ["east"]
