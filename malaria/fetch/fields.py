@@ -17,7 +17,7 @@ from malaria.cells.provenance import Provenance
 from malaria.command import needs
 from malaria.errors import UserError
 from malaria.fields import annotations
-from malaria.labels import LABELS, UNINFECTED
+from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 from malaria.paths import FIELD_PICTURES, FIELDS, PATIENTS
 
 _PICTURE = 900  # px, the longer side of a field on the audit page
@@ -109,12 +109,17 @@ def _cut(folder: Path, complete: bool, order: tuple[int, annotations.Annotated, 
     field, marks = find.find(pixels), annotated.marks
     matched = matching.match(field, marks)
     labels = {i: marks[j].label for i, j in matched.pairs}
+    paired = {j for _, j in matched.pairs}
+    infected = [mark for j, mark in enumerate(marks) if mark.label == PARASITIZED and j not in paired]
+    # A clump may be found as one cell, and a parasite may be annotated alone.
+    unclear = [i for i in matched.extra if any(matching.meet(field.cells[i], mark) for mark in infected)]
     if complete:
-        labels |= dict.fromkeys(matched.extra, UNINFECTED)
+        labels |= dict.fromkeys(sorted(set(matched.extra) - set(unclear)), UNINFECTED)
     cells = {i: label for i, label in sorted(labels.items()) if label in LABELS}
     left_out = Counter[str]()
     left_out["annotated cells that were not found"] = len(matched.missed)
     left_out["cells that were found and are not annotated"] = 0 if complete else len(matched.extra)
+    left_out["cells that do not fit the parasitised one annotated there"] = len(unclear) if complete else 0
     left_out["annotated things that are no labelled red cell"] = len(labels) - len(cells)
     left_out[f"fields that are no thin film in focus: {field.kind}"] = field.kind != find.THIN_FILM
     rows: list[tuple[str | int, ...]] = []

@@ -61,6 +61,25 @@ def test_a_cell_without_annotation_is_uninfected_only_where_all_are_annotated(gi
     assert (raw / UNINFECTED).is_dir()
 
 
+@pytest.mark.parametrize("share", [0.3, 2.0])
+def test_a_cell_with_an_annotated_parasite_on_it_is_never_called_uninfected(given, tmp_path, share):
+    _, raw = fetched(given, tmp_path / "before", complete=True)
+    own = shutil.copytree(given, tmp_path / "own")
+    listed = json.loads((given / "annotations.json").read_text())
+    infected = [one["bbox"] for field in listed for one in field["objects"] if one["type"] == PARASITIZED]
+    # A box of the parasite alone, or of a clump, matches no cell.
+    for box in infected[1:]:
+        for at, size in ("xw", "yh"):
+            box[at] += (1 - share) * box[size] / 2
+            box[size] *= share
+    (own / "annotations.json").write_text(json.dumps(listed))
+    known, now = fetched(own, tmp_path, complete=True)
+    assert len(list((now / UNINFECTED).iterdir())) <= len(list((raw / UNINFECTED).iterdir()))
+    assert any(
+        entry.endswith("cells that do not fit the parasitised one annotated there") for entry in known.ignored
+    )
+
+
 def test_patients_come_from_the_pattern_else_from_the_field(given, tmp_path):
     _, raw = fetched(given, tmp_path / "one", patient=re.compile("(slide[0-9])_"))
     assert set(patients.read(raw).values()) == {"slide0", "slide1"}
