@@ -194,7 +194,7 @@ def _zipped(name: str, file: Path, decode: decoder.Read) -> Iterator[Upload]:
     given = False
     try:
         for member in archives.members(file, _ZIP):
-            if is_litter(member.path.name):
+            if is_litter(str(member.path)):
                 continue
             given = True
             yield Upload(f"{name}/{member.path}", partial(decode, member.stream))  # type: ignore[arg-type]

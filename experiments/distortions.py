@@ -39,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = params.load_params()
     with tempfile.TemporaryDirectory() as temporary:
-        table = laboratories.place(arguments.cells, Path(temporary, "cells"), settings)
+        table, _ = laboratories.place(arguments.cells, Path(temporary, "cells"), settings)
         limits = images.Limits(settings.audit.min_side, settings.audit.max_pixels)
         cells = [Image.fromarray(images.read(Path(temporary, path), limits).pixels) for path in table.path]
     groups = _groups(table, arguments.name, arguments.model)

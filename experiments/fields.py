@@ -29,8 +29,12 @@ def main() -> None:
     parser.add_argument("--worst", type=int, default=6, metavar="N", help="fields of a set to draw (6)")
     arguments = parser.parse_args()
     needs("skimage", "make fields", "fields")
-    below = [path for path in sorted(arguments.folder.glob("*/")) if (path / "annotations.json").is_file()]
-    for folder in below or [arguments.folder]:
+    folders = [arguments.folder]
+    # One set may be spread over several folders, but not if one of these has all annotations of its own.
+    if list(arguments.folder.glob("*/annotations.json")):
+        below = sorted(arguments.folder.glob("*/"))
+        folders = [folder for folder in below if annotations.annotation_files(folder)]
+    for folder in folders:
         fields = annotations.read(folder, params.load_params().data.classes, annotations.UNLABELLED)
         if arguments.sample and arguments.sample < len(fields):
             fields = random.Random(0).sample(fields, arguments.sample)

@@ -208,8 +208,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         needs(module, "evaluate", "evaluate")
     from malaria.predict import labelled
 
+    classes = dict[str, str]()
+    for name, label in arguments.classes or ():
+        if (other := classes.setdefault(name, label)) != label:
+            raise UserError(f"--classes names {name} twice, as {other} and {label}: name it once.")
     model = bundle.load(arguments.model)
-    scores = labelled.evaluate(model, arguments.folder, dict(arguments.classes or ()), arguments.out)
+    scores = labelled.evaluate(model, arguments.folder, classes, arguments.out)
     print(json.dumps(scores, indent=2) if arguments.json else labelled.as_text(scores))
     if model.record.synthetic:
         print(f"This model was trained on the synthetic sample. {RESEARCH}", file=sys.stderr)

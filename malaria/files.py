@@ -13,8 +13,8 @@ from typing import Any
 
 from malaria.errors import UserError
 
-# Names of files and folders that file browsers and archivers leave behind, in lower case.
-_LITTER = ("thumbs.db", "desktop.ini", "__macosx")
+# Names of files and folders that file browsers, archivers and network drives leave behind, in lower case.
+_LITTER = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
 
 
 @contextmanager
@@ -89,9 +89,12 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def is_litter(path: str) -> bool:
-    """Whether a path's last part is a hidden name, or one that a file browser or archiver leaves behind."""
-    name = path.rpartition("/")[2]
-    return name.startswith(".") or name.lower() in _LITTER
+    """Whether a part of a relative path is a hidden name, or one that file browsers or drives leave behind.
+
+    The hidden `.a.png.icloud` is none: it stands for a file that is in iCloud alone.
+    """
+    parts = [part for part in path.split("/") if part not in (".", "..") and not part.endswith(".icloud")]
+    return any(part.startswith(".") or part.lower() in _LITTER for part in parts)
 
 
 def _is_running(process: str) -> bool:

@@ -181,7 +181,16 @@ class Params(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-05 as a number, as YAML 1.2 does and DVC writes it; PyYAML's own loader needs a point."""
+    """Reads 1e-05 as a number, as YAML 1.2 does and DVC writes it; PyYAML's own loader needs a point.
+
+    Keys are read as they are written: PyYAML would take the class folder `no` for false, and `007` for 7.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(

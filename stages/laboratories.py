@@ -18,8 +18,13 @@ def main() -> None:
     given = laboratories.to_train_on(params.laboratories)
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
-        found = [laboratories.place(path, raw / name, params) for name, path in given.items()]
-        cells = pd.concat([pd.DataFrame(columns=list(tables.CELLS)).astype(tables.CELLS), *found])
+        found = [pd.DataFrame(columns=list(tables.CELLS)).astype(tables.CELLS)]
+        for name, path in given.items():
+            placed, left_out = laboratories.place(path, raw / name, params)
+            found.append(placed)
+            for entry in left_out:
+                print(f"{name}: left out: {entry}")
+        cells = pd.concat(found)
         count = pack.write(raw, cells, params.pack.size, params.pack.colour, LABORATORIES)
     print(f"{count:,} cells of {len(given)} other laboratories: {', '.join(given) or 'none'}")
 

@@ -28,6 +28,24 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("table.csv", "old")]
 
 
+@pytest.mark.parametrize(
+    ("path", "litter"),
+    [
+        ("a.png", False),
+        ("./a/../b.png", False),
+        (".a.png", True),
+        ("a/Thumbs.db", True),
+        (".thumbnails/a.png", True),
+        ("a/@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", True),
+        ("$RECYCLE.BIN/a.png", True),
+        # macOS puts such a file in the place of one that is in iCloud alone.
+        ("a/.a.png.icloud", False),
+    ],
+)
+def test_what_is_litter_and_what_stands_for_a_file(path, litter):
+    assert files.is_litter(path) == litter
+
+
 def test_a_pipe_is_written_into_and_stays_one(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)

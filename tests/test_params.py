@@ -121,6 +121,14 @@ def test_the_pretrained_bundles_parameters_can_be_run_again():
     load_params(ROOT / "models/pretrained/params.yaml")
 
 
+def test_the_name_of_a_class_folder_is_read_as_it_is_written(tmp_path):
+    named = ("yes", "no", "007", "12:30", "2026-05-01", "~", "0")
+    classes = ", ".join(f"{name}: Parasitized" for name in named)
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("classes: {} ", f"classes: {{{classes}}} "))
+    assert tuple(load_params(tmp_path / "params.yaml").data.classes) == named
+
+
 @pytest.mark.parametrize("written", ["1e-05", "0.00001", "1.0e-05"])
 def test_a_small_number_may_be_written_with_or_without_an_exponent(tmp_path, written):
     file = tmp_path / "params.yaml"

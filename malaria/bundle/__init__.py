@@ -231,8 +231,14 @@ def load(folder: Path | str | None = None, threads: int | None = None) -> Bundle
     manifest = check_manifest(folder)
     network = _checked(folder / NETWORK, record.hashes.get("network"), f"the network that {RECORD} describes")
     check, made_with = part(folder, record, "gate"), part(folder, record, "trained_on")
+    bundle = opened(record, network, threads)
+    if (size := int(bundle.network.get_input_details()[0]["shape"][1])) != record.input_size:
+        raise UserError(
+            f"{folder / RECORD} describes cells of {record.input_size} px, but the network takes {size}: "
+            "fetch or export the bundle again."
+        )
     return replace(
-        opened(record, network, threads),
+        bundle,
         folder=folder,
         fitted_ood=None if check is None else ood.from_bytes(check),
         made_with=None if made_with is None else fingerprints.from_bytes(made_with),

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 # C33P1thinF_IMG_20150619_114756a_cell_179.png: slide, photograph (date, time, perhaps a letter) and
 # cell. In the slide, the number after C counts people, and infected people also have a number after P,
 # sometimes with a letter before it (C37BP2_thinF); then follows "thin", in more than a dozen spellings. An
-# altered copy names the change after the cell's number: cell_179_rot90.
+# altered copy names the change after the cell's number: cell_179_rot90; Roboflow's, cell_179_png.rf.<hash>.
 _PERSON = re.compile(r"(?P<person>C[0-9]+)(?:[A-Z]?(?P<infected>P[0-9]+))?")
 _NAME = re.compile(
     rf"(?P<slide>{_PERSON.pattern}_?(?:N_?|Re)?[Tt]hin[0-9A-Za-z_]*?)"
-    r"_IMG_[0-9]{8}_[0-9]{6}[a-z]?_cell_[0-9]+(?:[_-][0-9A-Za-z]+)*\.[0-9A-Za-z]+"
+    r"_IMG_[0-9]{8}_[0-9]{6}[a-z]?_cell_[0-9]+(?:[_-][0-9A-Za-z]+)*(?:\.rf\.[0-9A-Za-z]+)?\.[0-9A-Za-z]+"
 )
 
 # Endings of altered copies: cell_167_rot90 belongs to the patient of cell_167.
@@ -53,8 +53,8 @@ def patient_of(slide: str) -> str:
 
 
 def folded(name: str) -> str:
-    """Normalise a name for comparison: fold case, and compose accents (macOS stores them decomposed)."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    """Normalise a name for comparison: fold case, strip spaces, compose accents (macOS decomposes them)."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name.strip()).casefold())
 
 
 def original(name: str) -> str:

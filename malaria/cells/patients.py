@@ -13,7 +13,8 @@ from malaria.errors import UserError
 # A cell of an unknown patient counts as a patient of its own, named by this and its path.
 _NOBODY = "cell "
 
-_EXTENSION = re.compile(r"\.(png|jpe?g|tiff?|bmp)$")
+# Also what Roboflow adds to the name of each altered copy: cell_167_png.rf.<hash>.jpg.
+_EXTENSION = re.compile(r"(_[a-z]+\.rf\.[0-9a-z]+)?\.(png|jpe?g|tiff?|bmp)$", re.IGNORECASE)
 
 
 def read(folder: Path) -> dict[str, str]:
@@ -117,7 +118,12 @@ def _keyed(given: Mapping[str, str], key: Callable[[str], str]) -> dict[str, str
 
 
 def _stem(name: str) -> str:
-    return _EXTENSION.sub("", names.folded(name))
+    return without_extension(names.folded(name))
+
+
+def without_extension(path: str) -> str:
+    """The path without its extension, the same for all copies of an image that Roboflow makes."""
+    return _EXTENSION.sub("", path)
 
 
 def _ends(path: str) -> Iterator[str]:

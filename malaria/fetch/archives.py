@@ -41,6 +41,9 @@ class Member:
     stream: IO[bytes]
 
 
+# A file with such a name is meant to be an archive, also where it is none that can be read.
+SUFFIXES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".txz", ".xz", ".zip", ".zst")
+
 # What zipfile raises, beside OSError, on a zip that is damaged, encrypted or malicious.
 DAMAGED_ZIP = (
     zipfile.BadZipFile, zlib.error, struct.error,
@@ -69,6 +72,20 @@ def is_zip(file: Path | IO[bytes]) -> bool:
         return stream.read(4) == b"PK\3\4" or zipfile.is_zipfile(stream)
     # A damaged one.
     return True
+
+
+def open_zip(file: Path | IO[bytes]) -> zipfile.ZipFile:
+    """Open a zip. Names that do not say how they are encoded are UTF-8 if all can be, as a Mac packs them.
+
+    Otherwise they are of code page 437, as the format says.
+
+    Raises:
+        OSError, DAMAGED_ZIP: it cannot be opened.
+    """
+    try:
+        return zipfile.ZipFile(file, metadata_encoding="utf-8")
+    except UnicodeDecodeError:
+        return zipfile.ZipFile(file)
 
 
 def check_method(member: zipfile.ZipInfo) -> None:
@@ -148,7 +165,7 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
 
 def _zip(archive: Path) -> Iterator[Member]:
     """The regular files of a zip; UserError for a link."""
-    with zipfile.ZipFile(archive) as pack:
+    with open_zip(archive) as pack:
         for info in pack.infolist():
             if info.is_dir():
                 continue

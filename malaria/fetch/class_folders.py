@@ -4,13 +4,13 @@ import difflib
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from tqdm import tqdm
 
-from malaria import files
-from malaria.cells import names
+from malaria import files, tables
+from malaria.cells import names, patients
 from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
 from malaria.labels import LABELS
@@ -30,24 +30,10 @@ _SIDES = {
 Put = Callable[[Path, Path], object]  # moves or copies one file
 
 
-@dataclass(frozen=True)
-class Placed:
-    """Where the cells came from.
-
-    beside: the folders that hold the class folders, or hold train, val and test. came_as: the original path
-    of each cell, relative to the first of `beside`, by its present path. known: the number of cells, what was
-    left out, and a checksum of names and contents, which is the same for copies of a set.
-    """
-
-    beside: tuple[Path, ...]
-    came_as: dict[str, str]
-    known: Provenance
-
-
 def place(
     given: Path, folder: Path, put: Put, origin: str, own: Mapping[str, str], *, one_class: bool = False
-) -> Placed:
-    """Bring the cells below `given` into the class folders of `folder`.
+) -> Provenance:
+    """Bring the cells below `given` into the class folders of `folder`, and their patients.csv, if any.
 
     Cells that come in train, val and test are put into folders of these names below their class. If a class
     has several folders, each keeps its name below the class. Links to files are followed.
@@ -57,8 +43,13 @@ def place(
         own: labels by the names of class folders that are not called by their label.
         one_class: accept cells of one class alone.
 
+    Returns:
+        The number of cells, what was left out, and a checksum of names and contents, which is the same for
+        copies of a set.
+
     Raises:
-        UserError: class folders are missing, doubled, empty, or in several places that are not a split.
+        UserError: class folders are missing, doubled, empty, or in several places that are not a split;
+            patients.csv is not such a table.
     """
     own = {name: label for name, label in own.items() if label in LABELS}
     labels = {names.folded(name): label for name, label in ({one: one for one in LABELS} | own).items()}
@@ -72,6 +63,7 @@ def place(
     strangers = _strangers(beside, {*classes, *homes}, labels)
     _check_mapping(own, classes, strangers, origin)
     litter = astray = 0
+    # The original path of each cell, by its present path.
     came_as: dict[str, str] = {}
     digest = hashlib.sha256()
     for home, to in sorted(classes.items(), key=lambda one: (LABELS.index(one[1].parts[0]), one[0])):
@@ -101,8 +93,32 @@ def place(
         *((count, f"files in {name}, which is no class folder") for name, count in strangers.items()),
     )
     left_out = tuple(f"{many:,} {what}" for many, what in ignored if many)
-    known = Provenance(cells=len(came_as), checksum=digest.hexdigest(), ignored=left_out)
-    return Placed(beside, came_as, known)
+    try:
+        left_out += _bring_patients(beside, came_as, folder, origin)
+    except UserError as error:
+        # Name the archive, not the temporary folder with its content.
+        raise UserError(str(error).replace(str(given), origin)) from None
+    return Provenance(cells=len(came_as), checksum=digest.hexdigest(), ignored=left_out)
+
+
+def _bring_patients(
+    beside: Sequence[Path], came_as: Mapping[str, str], folder: Path, origin: str
+) -> tuple[str, ...]:
+    """Write the patients that the tables `beside` class folders give; returns what to say of unused rows."""
+    table: dict[str, str] = {}
+    for at in beside:
+        for file, of in patients.read(at).items():
+            if table.setdefault(file, of) != of:
+                raise UserError(
+                    f"{origin}: two tables {PATIENTS} give {file} to two patients: name it with its folder, "
+                    "in one table beside the folders."
+                )
+    told, unused = patients.of_files(table, came_as, origin)
+    if told:
+        # The audit sets aside paths that cannot be printed.
+        rows = [row for row in told.items() if not names.UNPRINTABLE.search(row[0])]
+        tables.write(pd.DataFrame(rows, columns=list(tables.PATIENTS)), folder / PATIENTS, tables.PATIENTS)
+    return unused
 
 
 def _homes(given: Path, folders: list[Path], named: list[Path], origin: str) -> dict[Path, str]:
@@ -124,8 +140,8 @@ def _homes(given: Path, folders: list[Path], named: list[Path], origin: str) -> 
     if len({home.parent for home in homes}) > 1 or len({*sides.values()} - {""}) < len(homes):
         found = " and in ".join(home.relative_to(given).as_posix() for home in homes[:3])
         raise UserError(
-            f"{origin} has class folders in {found}: put them into one folder, or call these train, val and "
-            "test, which are kept as a split."
+            f"{origin} has class folders in {found}: put them into one folder, with a {PATIENTS} if they are "
+            "patients, or call these train, val and test, which are kept as a split."
         )
     return sides
 
@@ -172,7 +188,7 @@ def _check_mapping(own: Iterable[str], taken: Iterable[Path], strangers: Iterabl
 
 def _is_litter(path: Path, above: Path) -> bool:
     """Whether a path below the folder `above` is litter, or lies in a folder that is."""
-    return any(map(files.is_litter, path.relative_to(above).parts))
+    return files.is_litter(path.relative_to(above).as_posix())
 
 
 def _inside(folder: Path) -> list[Path]:

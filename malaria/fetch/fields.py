@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from malaria.cells.provenance import Provenance
 from malaria.command import needs
 from malaria.errors import UserError
 from malaria.fields import annotations
-from malaria.labels import LABELS, UNINFECTED
+from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 from malaria.paths import FIELD_PICTURES, FIELDS, PATIENTS
 
 _PICTURE = 900  # px, the longer side of a field on the audit page
@@ -52,7 +53,7 @@ def fetch(
             missing.
     """
     needs("skimage", "data.source: fields", "fields")
-    given = Path(data.folder)
+    given = Path(os.path.normpath(data.folder))
     if not given.exists():
         raise UserError(f"params.yaml: data.folder is {data.folder}, which is not there: name your fields.")
     fields = annotations.read(given, data.classes)
@@ -79,6 +80,8 @@ def fetch(
     tables.write(rows, folder / FIELDS, tables.FIELDS)
     tables.write(rows.rename(columns={"path": "file"}), folder / PATIENTS, tables.PATIENTS)
     left_out: Counter[str] = sum((cut.left_out for cut in cuts), Counter())
+    if others := annotations.images_below(given) - {field.image for field in fields}:
+        left_out["images without annotations"] = len(others)
     digest = hashlib.sha256(b"".join(cut.digest for cut in cuts)).hexdigest()
     ignored = tuple(f"{many:,} {what}" for what, many in sorted(left_out.items())) + unused
     return Provenance("fields", data.folder, "", digest, "the owner's own", len(rows), ignored)
@@ -89,9 +92,12 @@ def _below(given: Path, image: Path) -> str:
 
 
 def _patient(field: str, pattern: re.Pattern[str]) -> str:
-    """The patient of a field that patients.csv does not name: the pattern's match, else the field itself."""
+    """The patient of a field that patients.csv does not name: the pattern's match, else the field itself.
+
+    All copies of a field that Roboflow makes are of one patient.
+    """
     found = pattern.search(field)
-    return (found[found.re.groups] if found else "") or str(Path(field).with_suffix(""))
+    return (found[found.re.groups] if found else "") or patients.without_extension(field)
 
 
 def _cut(folder: Path, complete: bool, order: tuple[int, annotations.Annotated, str]) -> Cut:
@@ -103,12 +109,17 @@ def _cut(folder: Path, complete: bool, order: tuple[int, annotations.Annotated, 
     field, marks = find.find(pixels), annotated.marks
     matched = matching.match(field, marks)
     labels = {i: marks[j].label for i, j in matched.pairs}
+    paired = {j for _, j in matched.pairs}
+    infected = [mark for j, mark in enumerate(marks) if mark.label == PARASITIZED and j not in paired]
+    # A clump may be found as one cell, and a parasite may be annotated alone.
+    unclear = [i for i in matched.extra if any(matching.meet(field.cells[i], mark) for mark in infected)]
     if complete:
-        labels |= dict.fromkeys(matched.extra, UNINFECTED)
+        labels |= dict.fromkeys(sorted(set(matched.extra) - set(unclear)), UNINFECTED)
     cells = {i: label for i, label in sorted(labels.items()) if label in LABELS}
     left_out = Counter[str]()
     left_out["annotated cells that were not found"] = len(matched.missed)
     left_out["cells that were found and are not annotated"] = 0 if complete else len(matched.extra)
+    left_out["cells that do not fit the parasitised one annotated there"] = len(unclear) if complete else 0
     left_out["annotated things that are no labelled red cell"] = len(labels) - len(cells)
     left_out[f"fields that are no thin film in focus: {field.kind}"] = field.kind != find.THIN_FILM
     rows: list[tuple[str | int, ...]] = []

@@ -4,22 +4,17 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
-from malaria import params, tables
-from malaria.cells import names, patients
+from malaria import params
 from malaria.cells.provenance import Provenance
 from malaria.errors import UserError
 from malaria.fetch import archives, class_folders
-from malaria.paths import PATIENTS
 
 
 def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Provenance:
     """Copy the class folders of `data.folder`, and its patients.csv if there is one.
 
     Raises:
-        UserError: the folder is missing; patients.csv is not such a table; as `class_folders.place` and
-            `archives.opened`.
+        UserError: the folder is missing; as `class_folders.place` and `archives.opened`.
     """
     given = Path(data.folder)
     said = f"params.yaml: data.folder is {data.folder}"
@@ -37,23 +32,5 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
             "has stored."
         )
     with archives.opened(given, folder) as (cells, put):
-        placed = class_folders.place(cells, folder, put, data.folder, data.classes)
-        try:
-            table: dict[str, str] = {}
-            for at in placed.beside:
-                for file, of in patients.read(at).items():
-                    if table.setdefault(file, of) != of:
-                        raise UserError(
-                            f"{data.folder}: two tables {PATIENTS} give {file} to two patients: name it with "
-                            "its folder, in one table beside the folders."
-                        )
-        except UserError as error:
-            # Name the archive, not the temporary folder with its content.
-            raise UserError(str(error).replace(str(cells), data.folder)) from None
-    found, unused = patients.of_files(table, placed.came_as, data.folder)
-    if found:
-        # The audit sets aside paths that cannot be printed.
-        rows = [row for row in found.items() if not names.UNPRINTABLE.search(row[0])]
-        tables.write(pd.DataFrame(rows, columns=list(tables.PATIENTS)), folder / PATIENTS, tables.PATIENTS)
-    known, ignored = placed.known, placed.known.ignored + unused
-    return replace(known, source="folder", origin=data.folder, licence="the owner's own", ignored=ignored)
+        known = class_folders.place(cells, folder, put, data.folder, data.classes)
+    return replace(known, source="folder", origin=data.folder, licence="the owner's own")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from malaria import files, params
+from malaria import files, params, tables
 from malaria.cells import audit, names, patients
 from malaria.errors import UserError
 from malaria.fetch import archives, class_folders, fields
@@ -19,23 +19,25 @@ from malaria.labels import LABELS
 
 # FIELD__3.png is a cell of the field of view FIELD, as tools that cut cells out of fields name them.
 _FIELD = re.compile(r"(.+)__\d+$")
-# A file with such a name was to be a set, also where it is no archive; any other may be a note.
-_ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".txz", ".xz", ".zip", ".zst")
 
 
 def sets(folder: Path) -> dict[str, Path]:
     """The sets in `folder`, by the name of the set's folder or archive up to its first dot.
 
     Raises:
-        UserError: `folder` is missing, a set is an archive that cannot be read, or two have the same name.
+        UserError: `folder` is missing, a set is an archive that cannot be read or a link to nothing, or two
+            have the same name.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not there: make the folder, with a set of cells for each laboratory.")
     found: dict[str, Path] = {}
-    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+    for path in sorted(path for path in folder.iterdir() if not files.is_litter(path.name)):
+        if not path.exists():
+            raise UserError(f"{path} is a link to nothing: bring what it points to, or delete it.")
         name = path.name.partition(".")[0]
         if not path.is_dir() and not archives.is_archive(path):
-            if not path.name.lower().endswith(_ARCHIVES):
+            # Any other may be a note.
+            if not path.name.lower().endswith(archives.SUFFIXES):
                 continue
             raise UserError(f"{path} is an archive that cannot be read: pack it as zip or tar, or unpack it.")
         twin = found.setdefault(name, path)
@@ -59,13 +61,13 @@ def to_train_on(settings: params.Laboratories) -> dict[str, Path]:
     return found
 
 
-def place(given: Path, raw: Path, settings: params.Params) -> pd.DataFrame:
+def place(given: Path, raw: Path, settings: params.Params) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Bring the cells of one set into the new folder `raw`, and audit them.
 
     Returns:
         Accepted cells with the columns of tables.CELLS; paths are relative to the parent of `raw`. `patient`
         is never empty: an unknown one is the field of view in the cell's name, if it has one, else the cell
-        itself.
+        itself. And a phrase for each kind of thing that was left out.
 
     Raises:
         UserError: there are neither class folders nor annotations, or too many images are set aside; as
@@ -74,17 +76,19 @@ def place(given: Path, raw: Path, settings: params.Params) -> pd.DataFrame:
     classes, limits = settings.data.classes, settings.audit
     raw.mkdir()
     if given.is_dir() and _is_annotated(given, classes):
-        fields.fetch(settings.data.model_copy(update={"folder": str(given)}), raw, one_class=True)
+        known = fields.fetch(settings.data.model_copy(update={"folder": str(given)}), raw, one_class=True)
     else:
         with archives.opened(given, raw) as (cells, put):
-            class_folders.place(cells, raw, put, str(given), classes, one_class=True)
+            known = class_folders.place(cells, raw, put, str(given), classes, one_class=True)
     found = audit.audit(raw, limits)
     audit.check(found, limits, given, sorted(set(found.label)))
     accepted = patients.with_own(found)
     views = accepted.path.map(lambda path: Path(path).stem).str.extract(_FIELD, expand=False)
     unknown = ~patients.known(accepted.patient) & views.notna()
     patient = accepted.patient.mask(unknown, views)
-    return accepted.assign(path=f"{raw.name}/" + accepted.path, patient=f"{raw.name} " + patient)
+    aside = audit.count_reasons(found[found.status == tables.QUARANTINED])
+    left_out = *known.ignored, *(f"{count:,} images set aside: {reason}" for reason, count in aside.items())
+    return accepted.assign(path=f"{raw.name}/" + accepted.path, patient=f"{raw.name} " + patient), left_out
 
 
 def _is_annotated(given: Path, classes: Mapping[str, str]) -> bool:

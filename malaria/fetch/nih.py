@@ -33,7 +33,7 @@ def unpack(archive: Path, folder: Path, census: Census = WHOLE) -> Provenance:
         UserError: as `archives.unpack` and `class_folders.place`; or the counts differ from `census`.
     """
     with archives.opened(archive, folder) as (cells, put):
-        placed = class_folders.place(cells, folder, put, str(archive), {}).known
+        placed = class_folders.place(cells, folder, put, str(archive), {})
     parsed = {path: names.parse(path.name) for path in folder.glob("*/*")}
     cells_of = Counter(path.parent.name for path in parsed)
     patients = {(name.patient, name.infected) for name in parsed.values() if name}

@@ -5,10 +5,13 @@ with their objects (`annotations.json` with `image_name`, `objects` or `points`,
 """
 
 import csv
+import itertools
 import json
+import os
 import re
+import unicodedata
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,16 +40,19 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _COLUMNS = {  # of a table, in lower case
     "image": ("image", "file", "filename", "image_name", "field"),
     "name": ("label", "class", "type", "name"),
-    "x": ("x", "xmin", "x_min", "left"),
-    "y": ("y", "ymin", "y_min", "top"),
+    "x": ("bx", "x", "xmin", "x_min", "left"),  # beside BX, ImageJ's X is the middle
+    "y": ("by", "y", "ymin", "y_min", "top"),
     "w": ("w", "width", "box_width"),
     "h": ("h", "height", "box_height"),
     "x2": ("xmax", "x_max", "right"),
     "y2": ("ymax", "y_max", "bottom"),
 }
 Box = tuple[float, float, float, float]  # x, y, width and height, px
-# Files that are no annotations: the fields' patients, and the names of YOLO's classes.
-_OTHER_TABLES = (PATIENTS, "classes.txt")
+# Files that are no annotations: the fields' patients, and the names of YOLO's classes, also Label Studio's.
+_OTHER_TABLES = (PATIENTS, "classes.txt", "notes.json")
+# For errors.
+_FORMS = "COCO, Pascal VOC, YOLO, LabelMe, CVAT or CSV"
+_AGAIN = f"export it again, as {_FORMS}, or take it out of the folder"
 
 
 @dataclass(frozen=True)
@@ -85,10 +91,11 @@ def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = ""
 
     Raises:
         UserError: there is no annotation, or one is of an unknown format, damaged, of an unknown class, or of
-            a missing image; the message names the file, and the line or the entry.
+            a missing image; the message names the file, and the line or the entry. Or two files mark the same
+            things.
     """
     known = KNOWN | {name.lower(): label for name, label in (classes or {}).items()}
-    fields: dict[Path, list[Mark]] = {}
+    fields: dict[Path, dict[Path, list[Mark]]] = {}  # by image, and by the file of annotations
     for file in annotation_files(path):
         at: Place = ["its start"]
         given: dict[Path, Path] = {}
@@ -101,25 +108,42 @@ def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = ""
                 path_here = found[image]
                 if given.setdefault(path_here, Path(image)) != Path(image):
                     raise ValueError(f"{given[path_here]} and {image} would both be {path_here}")
-                marks = fields.setdefault(path_here, [])
+                marks = fields.setdefault(path_here, {}).setdefault(file, [])
                 if box is not None:
                     name = str(name).strip()
                     marks.append(_mark(name, box, ignore, known.get(name.lower(), unknown)))
-        except (json.JSONDecodeError, yaml.YAMLError, ET.ParseError, csv.Error, UnicodeError) as error:
+        except (json.JSONDecodeError, yaml.YAMLError, ET.ParseError, csv.Error) as error:
             told = " ".join(str(error).split())
             raise UserError(f"{file}, {at[-1]}: it is damaged ({told}); export it again.") from None
+        except UnicodeError:
+            raise UserError(
+                f"{file}, {at[-1]}: it is not UTF-8; save it as such (in Excel as CSV UTF-8)."
+            ) from None
         except KeyError as error:
-            raise UserError(f"{file}, {at[-1]}: {error} is missing; export it again.") from None
+            raise UserError(f"{file}, {at[-1]}: {error} is missing; {_AGAIN}.") from None
         except (TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
-            raise UserError(f"{file}, {at[-1]}: it is of no known form ({error}); export it again.") from None
+            raise UserError(f"{file}, {at[-1]}: it is of no known form ({error}); {_AGAIN}.") from None
         except (ValueError, OSError) as error:
             raise UserError(f"{file}, {at[-1]}: {error}.") from None
     if not fields:
-        raise UserError(
-            f"{path} holds no annotated field: name a file or folder of COCO, Pascal VOC, YOLO, "
-            "LabelMe, CVAT or CSV."
-        )
-    return [Annotated(image, tuple(fields[image])) for image in sorted(fields)]
+        raise UserError(f"{path} holds no annotated field: name a file or folder of {_FORMS}.")
+    for picture, marks_of in fields.items():
+        _check_differ(picture, marks_of)
+    return [Annotated(one, tuple(itertools.chain(*fields[one].values()))) for one in sorted(fields)]
+
+
+def _check_differ(image: Path, marks_of: Mapping[Path, Sequence[Mark]]) -> None:
+    """Raise UserError if two files mark the same things, as exports in two formats and copies do."""
+    for one, other in itertools.combinations(marks_of, 2):
+        if any(_alike(mark.box, of.box) for mark in marks_of[one] for of in marks_of[other]):
+            raise UserError(f"{one} and {other} both mark the same things on {image}: keep one of them.")
+
+
+def _alike(one: Box, other: Box) -> bool:
+    """Whether two boxes are of the same thing: their borders are within a pixel or a quarter of a side."""
+    (x, y, w, h), (x2, y2, w2, h2) = one, other
+    across, down = max(w / 4, 1), max(h / 4, 1)
+    return max(abs(x - x2), abs(x + w - x2 - w2)) <= across and max(abs(y - y2), abs(y + h - y2 - h2)) <= down
 
 
 def _mark(name: str, box: list[float], ignore: bool, label: str) -> Mark:
@@ -140,7 +164,7 @@ def annotation_files(path: Path) -> list[Path]:
     if (path / "annotations.json").is_file():
         return [path / "annotations.json"]
     found = sorted(Path(above, name) for above, _, names in files.walk(path) for name in names)
-    kept = [file for file in found if not any(map(files.is_litter, file.relative_to(path).parts))]
+    kept = [file for file in found if not files.is_litter(file.relative_to(path).as_posix())]
     return [file for file in kept if file.name not in _OTHER_TABLES and _is_annotation(file)]
 
 
@@ -305,13 +329,19 @@ def _table(file: Path, at: Place) -> Iterator[Raw]:
         missing = [key for key in ("image", "name", "x", "y") if found[key] is None]
         if missing:
             accepted = "; ".join(" or ".join(_COLUMNS[key]) for key in missing)
-            raise ValueError(f"its columns are {', '.join(given)}, but it needs also {accepted}")
+            raise ValueError(
+                f"its columns are {', '.join(given)}, but it needs also {accepted}; rename them, or take it "
+                "out of the folder"
+            )
 
         for row in rows:
             at.append(f"line {rows.line_num}")
             value = {key: (row[column] or "").strip() for key, column in found.items() if column is not None}
             if not any(value.values()):
                 continue
+            # Where decimals have commas, columns do not.
+            if separator != ",":
+                value |= {key: value[key].replace(",", ".") for key in value.keys() - {"image", "name"}}
             x, y = float(value["x"]), float(value["y"])
             w = float(value["x2"]) - x if "x2" in value else float(value.get("w", 0))
             h = float(value["y2"]) - y if "y2" in value else float(value.get("h", 0))
@@ -344,10 +374,19 @@ def _beside(file: Path, name: str) -> Path | None:
     folders = [above, above / "fields", above / "images", over / "images", over, over / "JPEGImages"]
     # Of labels/train/a.txt, and of annotations/instances_train.json: images/train.
     folders += [over.parent / "images" / above.name, over / "images" / file.stem.rpartition("_")[2]]
+    # macOS stores accents decomposed, other systems as they were typed.
+    composed = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
     places = (
-        folder / f"{given}{suffix}"
+        Path(os.path.normpath(folder / f"{given}{suffix}"))
         for folder in folders
-        for given in (name, Path(name).name)
+        for one in dict.fromkeys([name, *composed])
+        for given in (one, Path(one).name)
         for suffix in ("", *_IMAGES, *map(str.upper, _IMAGES))
     )
     return next((image for image in places if image.suffix.lower() in _IMAGES and image.is_file()), None)
+
+
+def images_below(folder: Path) -> set[Path]:
+    """All images below a folder, by their names; none if it is a file."""
+    found = {path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES}
+    return {path for path in found if not files.is_litter(path.relative_to(folder).as_posix())}

@@ -46,6 +46,13 @@ def match(field: Field, marks: Sequence[Mark]) -> Match:
     return Match(tuple(pairs), tuple(missed), tuple(extra))
 
 
+def meet(cell: Cell, mark: Mark) -> bool:
+    """Whether the middle of a mark lies in the box of a cell, or the middle of that box in the mark's."""
+    (x, y, w, h), (left, top, across, down) = cell.box, mark.box
+    right, low = left + across / 2 - (x + w / 2), top + down / 2 - (y + h / 2)
+    return any(abs(right) <= sides[0] / 2 and abs(low) <= sides[1] / 2 for sides in ((w, h), (across, down)))
+
+
 def outlines(pixels: Pixels, field: Field, marks: Sequence[Mark], matched: Match) -> Image.Image:
     """The field with what was matched (green), missed (red boxes) and found without a mark (blue)."""
     image = Image.fromarray(pixels)

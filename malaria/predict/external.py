@@ -18,7 +18,7 @@ from malaria.fetch import laboratories
 
 
 def judge(bundle: Bundle, given: Path, settings: params.Params) -> dict[str, Any]:
-    """`figures` of one set.
+    """`figures` of one set, and `left_out`, a phrase for each kind of thing that was.
 
     Args:
         given: a folder or archive of one laboratory's cells, or a folder of its annotated fields, as
@@ -26,9 +26,9 @@ def judge(bundle: Bundle, given: Path, settings: params.Params) -> dict[str, Any
     """
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
-        cells = laboratories.place(given, raw / "set", settings)
+        cells, left_out = laboratories.place(given, raw / "set", settings)
         prepared = [cell for cell, _ in read(bundle, raw, cells)]
-    return figures(bundle, cells, prepared, settings)
+    return figures(bundle, cells, prepared, settings) | {"left_out": list(left_out)}
 
 
 def read(bundle: Bundle, raw: Path, cells: pd.DataFrame) -> list[tuple[Prepared, tuple[str, ...]]]:
@@ -86,6 +86,7 @@ def as_text(scores: dict[str, dict[str, Any]]) -> str:
         what = f"{of['cells']:,} cells, {of['parasitized']:,} parasitised, of {of['fields']:,} fields"
         lines.append(f"{name}: {what}{learned}{stain}")
         lines += [f"  {words:52}{metrics.interval(**of[key], form=form)}" for key, words, form in _WORDS]
+        lines += [f"  left out: {entry}" for entry in of.get("left_out", ())]
     return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ _DEEPEST = 3
 # A file larger than this is not a cell crop.
 _MOST_BYTES = 64 * 2**20
 _TOO_LARGE = f"larger than {_MOST_BYTES:,} bytes"
+_NO_ZIP = "an archive that is no zip, or damaged: unpack it, or pack its files as zip"
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,11 @@ def listed(paths: Sequence[str]) -> Iterator[Source]:
     folders = [not stores.is_remote(path) and _is_folder(path) for path in paths]
     for path, folder in zip(paths, folders, strict=True):
         if stores.is_remote(path):
-            yield from (_object(one) for one in stores.objects(path) if not files.is_litter(one["name"]))
+            above = path.removeprefix(stores.SCHEME)
+            found = stores.objects(path)
+            yield from (_object(one) for one in found if not files.is_litter(one["name"].removeprefix(above)))
         elif folder:
-            yield from (_file(file) for file in _below(Path(path)) if not files.is_litter(file.name))
+            yield from map(_file, _below(Path(path)))
         else:
             yield _file(Path(path))
 
@@ -84,9 +87,15 @@ def items(source: Source, base: Path = Path()) -> Iterator[Item]:
     """The images of a source, in the order of their rows; a relative path starts from `base`."""
     path = source.path
     if not source.zipped:
-        remote = stores.is_remote(path)
-        read = functools.partial(stores.read, path) if remote else functools.partial(_bytes, base / path)
-        yield Item(path, read if source.size <= _MOST_BYTES else _fail(images.Unreadable(_TOO_LARGE)))
+        read: Callable[[], bytes] = functools.partial(_bytes, base / path)
+        if stores.is_remote(path):
+            read = functools.partial(stores.read, path)
+        # Without a size it could not be examined, and reading it gives the reason.
+        if source.size and path.lower().endswith(archives.SUFFIXES):
+            read = _fail(images.Unreadable(_NO_ZIP))
+        elif source.size > _MOST_BYTES:
+            read = _fail(images.Unreadable(_TOO_LARGE))
+        yield Item(path, read)
         return
     first, last = source.images.start, source.images.stop
     try:
@@ -133,13 +142,14 @@ def _is_folder(path: str) -> bool:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, in the sort order of their paths, without holding all their names at once.
+    """All files below a folder but litter, in the order of their paths, without holding all names at once.
 
     A folder that cannot be listed is given in place of its files.
     """
     try:
         with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+            kept = (entry for entry in entries if not files.is_litter(entry.name))
+            found = sorted(kept, key=lambda entry: entry.name)
     except OSError:
         yield folder
         return
@@ -177,7 +187,7 @@ def _object(found: dict[str, Any]) -> Source:
 
 def _zip(source: Source, archive: Path | BinaryIO) -> Source:
     """`source` marked as a zip, with the number of entries of `archive`, its content."""
-    with contextlib.suppress(*archives.DAMAGED_ZIP), zipfile.ZipFile(archive) as pack:
+    with contextlib.suppress(*archives.DAMAGED_ZIP), archives.open_zip(archive) as pack:
         return replace(source, zipped=True, images=range(len(pack.infolist())))
     return replace(source, zipped=True)
 
@@ -185,7 +195,7 @@ def _zip(source: Source, archive: Path | BinaryIO) -> Source:
 def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)) -> Iterator[Item]:
     """The images of a zip, and of the zips inside it; `depth` is 1 for a zip that lies in no other."""
     try:
-        with zipfile.ZipFile(archive) as pack:
+        with archives.open_zip(archive) as pack:
             for info in sorted(pack.infolist(), key=lambda info: info.filename)[part]:
                 path = f"{name}/{info.filename}"
                 if info.filename.endswith("/") or files.is_litter(info.filename):

@@ -178,6 +178,14 @@ def test_a_bundle_of_other_labels_or_another_resize_is_refused(model_bundle, tmp
         bundle.load(other)
 
 
+def test_a_record_with_another_size_than_its_network_takes_is_refused(model_bundle, tmp_path):
+    other = edited(model_bundle, tmp_path / "other", input_size=77)
+    with pytest.raises(
+        UserError, match=r"other/bundle\.json describes cells of 77 px, but the network takes \d"
+    ):
+        bundle.load(other)
+
+
 def test_another_network_than_the_described_one_is_refused(model_bundle, tmp_path):
     copy = shutil.copytree(model_bundle, tmp_path / "bundle")
     (copy / bundle.NETWORK).write_bytes((copy / bundle.NETWORK).read_bytes() + b"\0")

@@ -39,8 +39,10 @@ def test_every_spelling_of_the_set_tells_patient_and_slide(filename, patient, sl
     assert names.parse(filename).infected == ("P" in slide)
 
 
-def test_another_image_format_tells_the_same():
-    assert names.parse("C33P1thinF_IMG_20150619_114756a_cell_179.jpg") == names.CellName("P1", "C33P1thinF")
+@pytest.mark.parametrize("ending", [".jpg", f"_png.rf.{7:032x}.jpg"])
+def test_another_image_format_and_a_copy_that_roboflow_made_tell_the_same(ending):
+    name = f"C33P1thinF_IMG_20150619_114756a_cell_179{ending}"
+    assert names.parse(name) == names.CellName("P1", "C33P1thinF")
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,16 @@ def test_cells_of_no_known_patient_stand_alone_but_for_their_copies():
     assert list(patients.known(own)) == [False, False, False, True]
 
 
+def test_copies_that_roboflow_made_are_of_one_patient_also_without_their_original():
+    copies = [f"Uninfected/a_{kind}.rf.{number:032x}.jpg" for kind in ("png", "JPG") for number in (1, 2)]
+    cells = pd.DataFrame({"path": [*copies, "Uninfected/b.jpg"], "patient": "", "status": tables.OK})
+    assert patients.with_own(cells).patient.nunique() == 2
+    assert patients.of_files({"a.png": "Ada"}, dict(zip(copies, copies, strict=True)), "own") == (
+        dict.fromkeys(copies, "Ada"),
+        (),
+    )
+
+
 def test_a_table_that_is_a_link_to_nothing_is_refused(tmp_path):
     (tmp_path / "patients.csv").symlink_to(tmp_path / "moved.csv")
     with pytest.raises(UserError, match=r"patients\.csv is a link to nothing"):

@@ -1,6 +1,7 @@
 """experiments.fields: the figures of the cell finder, on a drawn field whose cells lie apart."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -71,3 +72,17 @@ def test_a_set_is_measured_and_its_worst_fields_are_drawn(folder, tmp_path, monk
     assert "F1 0.842" in capsys.readouterr().out  # 16 / 19
     with Image.open(tmp_path / "reports" / f"{folder.name}-1.png") as drawn:
         assert drawn.size == (640, 480)
+
+
+def test_a_set_in_another_form_beside_one_in_annotations_json_is_measured_too(
+    folder, tmp_path, monkeypatch, capsys
+):
+    sets = tmp_path / "sets"
+    shutil.copytree(folder / "fields", sets / "east/fields")
+    shutil.copy(folder / "annotations.json", sets / "east")
+    shutil.copytree(folder / "fields", sets / "west")
+    (sets / "west/boxes.csv").write_text("image,label,x,y,w,h\none.png,ring,30,70,60,60\n")
+    (sets / "notes").mkdir()
+    monkeypatch.setattr("sys.argv", ["fields", str(sets), "--worst", "0"])
+    fields.main()
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["east", "west"]

@@ -61,6 +61,25 @@ def test_a_cell_without_annotation_is_uninfected_only_where_all_are_annotated(gi
     assert (raw / UNINFECTED).is_dir()
 
 
+@pytest.mark.parametrize("share", [0.3, 2.0])
+def test_a_cell_with_an_annotated_parasite_on_it_is_never_called_uninfected(given, tmp_path, share):
+    _, raw = fetched(given, tmp_path / "before", complete=True)
+    own = shutil.copytree(given, tmp_path / "own")
+    listed = json.loads((given / "annotations.json").read_text())
+    infected = [one["bbox"] for field in listed for one in field["objects"] if one["type"] == PARASITIZED]
+    # A box of the parasite alone, or of a clump, matches no cell.
+    for box in infected[1:]:
+        for at, size in ("xw", "yh"):
+            box[at] += (1 - share) * box[size] / 2
+            box[size] *= share
+    (own / "annotations.json").write_text(json.dumps(listed))
+    known, now = fetched(own, tmp_path, complete=True)
+    assert len(list((now / UNINFECTED).iterdir())) <= len(list((raw / UNINFECTED).iterdir()))
+    assert any(
+        entry.endswith("cells that do not fit the parasitised one annotated there") for entry in known.ignored
+    )
+
+
 def test_patients_come_from_the_pattern_else_from_the_field(given, tmp_path):
     _, raw = fetched(given, tmp_path / "one", patient=re.compile("(slide[0-9])_"))
     assert set(patients.read(raw).values()) == {"slide0", "slide1"}
@@ -108,6 +127,18 @@ def test_fields_of_one_name_in_two_folders_are_of_two_patients(given, tmp_path):
     assert set(patients.read(raw).values()) == {"0/f", "1/f"}
 
 
+def test_copies_of_a_field_that_roboflow_made_are_of_one_patient(given, tmp_path):
+    (tmp_path / "own").mkdir()
+    listed = json.loads((given / "annotations.json").read_text())
+    for number, field in enumerate(listed):
+        name = f"f_png.rf.{number:032x}.PNG"
+        shutil.copy(given / field["image_name"], tmp_path / "own" / name)
+        field["image_name"] = name
+    (tmp_path / "own/annotations.json").write_text(json.dumps(listed))
+    _, raw = fetched(tmp_path / "own", tmp_path)
+    assert set(patients.read(raw).values()) == {"f"}
+
+
 def test_an_annotated_cell_that_is_not_found_is_counted(given, tmp_path):
     listed = json.loads((given / "annotations.json").read_text())
     listed[0]["objects"].append({"type": PARASITIZED, "bbox": {"x": 4, "y": 4, "w": 9, "h": 9}})
@@ -118,6 +149,24 @@ def test_an_annotated_cell_that_is_not_found_is_counted(given, tmp_path):
     after = [e for e in fetched(tmp_path, tmp_path / "after")[0].ignored if "not found" in e]
     count = int(before[0].split()[0]) if before else 0
     assert after == [f"{count + 1} annotated cells that were not found"]
+
+
+def test_images_without_annotations_are_counted(given, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(given, own / "fields")
+    (own / "labels").mkdir()
+    listed = json.loads((own / "fields/annotations.json").read_text())
+    (own / "fields/annotations.json").unlink()
+    for field in listed:
+        field["image_name"] = f"../fields/{field['image_name']}"
+    (own / "labels/all.json").write_text(json.dumps(listed))
+    for name in ("new.jpg", "._new.jpg", "mask.PNG"):
+        (own / "fields" / name).touch()
+    known, raw = fetched(f"{own}/labels/..", tmp_path)
+    assert "2 images without annotations" in known.ignored
+    alone, _ = fetched(own / "labels/all.json", tmp_path / "of one file")
+    assert not [entry for entry in alone.ignored if "images" in entry]
+    assert set(patients.read(raw).values()) == {"fields/slide0_f", "fields/slide1_f"}
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9", b"a\nb"])

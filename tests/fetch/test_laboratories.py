@@ -37,7 +37,11 @@ def folder(tmp_path):
 def test_folders_and_archives_are_sets_and_bear_their_names(folder):
     (folder / ".gitignore").write_text("*")
     (folder / "note.txt").write_text("no set")
+    (folder / "@eaDir").mkdir()
     assert list(laboratories.sets(folder)) == ["east", "west"]
+    (folder / "north").symlink_to("a drive that is not plugged in")
+    with pytest.raises(UserError, match="north is a link to nothing: bring what it points to, or delete it"):
+        laboratories.sets(folder)
 
 
 def test_two_sets_of_one_name_are_refused_and_none_is_lost(folder):
@@ -60,11 +64,17 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def test_cells_of_one_field_belong_together_and_others_stand_alone(folder, tmp_path):
     sets = laboratories.sets(folder)
-    east, west = (laboratories.place(given, tmp_path / name, SETTINGS) for name, given in sets.items())
+    east, west = (laboratories.place(given, tmp_path / name, SETTINGS)[0] for name, given in sets.items())
     assert set(east.patient) == {"east field0", "east field1"}
     assert len(set(west.patient)) == len(west) == 3
     assert set(west.label) == {"Uninfected"}
     assert all((tmp_path / path).is_file() for path in [*east.path, *west.path])
+
+
+def test_patients_csv_beside_the_class_folders_names_the_patients(folder, tmp_path):
+    (folder / "east/patients.csv").write_text("file,patient\nfield0__0.png,Ada\nfield0__2.png,Ada\n")
+    east, _ = laboratories.place(folder / "east", tmp_path / "east", SETTINGS)
+    assert east.patient.value_counts().to_dict() == {"east Ada": 2, "east field0": 2, "east field1": 4}
 
 
 def test_what_is_left_out_is_not_learned_from(folder):

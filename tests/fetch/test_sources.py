@@ -22,6 +22,7 @@ from malaria.cells import names, patients
 from malaria.errors import UserError
 from malaria.fetch import archives, class_folders, sample, sources
 from malaria.files import sha256
+from malaria.predict import inputs
 from tests.support.permissions import bound_by_permissions
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +112,8 @@ def test_more_cells_change_no_patients_stain(data):
     assert sum(order.parasitized + order.uninfected for order in many) == 4000
 
 
-def test_class_folders_are_found_whatever_their_case(own, tmp_path):
+def test_class_folders_are_found_whatever_their_case_and_with_spaces_around(own, tmp_path):
+    (own / "parasitized").rename(own / "parasitized ")
     provenance = sources.write(folder_data(own), tmp_path / "raw")
     assert provenance.cells == 2
     assert (tmp_path / "raw/Parasitized/a.png").is_file()
@@ -280,7 +282,7 @@ def test_class_folders_in_a_waste_basket_are_none(own, tmp_path):
 
 
 def test_class_folders_in_several_places_that_are_no_split_are_not_chosen_among(own, tmp_path):
-    with pytest.raises(UserError, match="has class folders in monday and in test: put them into one folder"):
+    with pytest.raises(UserError, match="in monday and in test: put them into one folder, with a patients"):
         sources.write(folder_data(split_up(own, "monday", "test")), tmp_path / "raw")
 
 
@@ -330,6 +332,18 @@ def test_a_zip_with_the_separators_of_windows_has_folders(tmp_path):
         pack.writestr("Parasitized\\a.png", b"x")
     archives.unpack(tmp_path / "cells.zip", tmp_path / "in")
     assert (tmp_path / "in/Parasitized/a.png").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp437"])
+def test_names_in_a_zip_that_do_not_say_their_encoding_are_those_of_a_mac_or_of_windows(tmp_path, encoding):
+    stored = "ü.png".encode(encoding)
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
+        pack.writestr("~" * len(stored), b"x")
+    content = (tmp_path / "cells.zip").read_bytes().replace(b"~" * len(stored), stored)
+    (tmp_path / "cells.zip").write_bytes(content)
+    assert [str(one.path) for one in archives.members(tmp_path / "cells.zip")] == ["ü.png"]
+    (item,) = inputs.find([str(tmp_path / "cells.zip")])
+    assert (Path(item.path).name, item.read()) == ("ü.png", b"x")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")  # the test makes one

@@ -1,6 +1,7 @@
 """Annotations: every format gives the same boxes; errors name the file and the place in it."""
 
 import json
+import unicodedata
 
 import pytest
 from PIL import ExifTags, Image
@@ -39,6 +40,8 @@ FORMS = {
     "boxes.csv": "filename,xmin,ymin,xmax,ymax,class\na.png,10,20,40,60,ring\n",
     "sides.csv": "image,label,x,y,w,h\na.png,ring,10,20,30,40\n",
     "german.csv": "image;label;x;y;w;h\na.png;ring;10;20;30;40\n;;;;;\n",
+    "excel.csv": "image;label;x;y;w;h;;\na.png;ring;10,0;20,00;30;40,0;;\n",
+    "imagej.csv": " ,Image,X,Y,BX,BY,Width,Height,Class\n1,a.png,25,40,10,20,30,40,ring\n",
     "mark.json": "\ufeff"
     + json.dumps(COCO).replace('"image_id": 7', '"image_id": "7"').replace("ring", " ring "),
 }
@@ -82,6 +85,15 @@ def test_images_are_found_where_tools_put_them(folder, name, images, form):
     assert (field.image, field.marks[0].box) == (folder / images / "a.png", pytest.approx(BOX))
 
 
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_an_image_is_found_however_its_accents_are_composed(folder, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    (folder / "a.png").rename(folder / unicodedata.normalize(form, "Präparat.png"))
+    name = unicodedata.normalize(other, "Präparat.png")
+    (folder / "points.csv").write_text(f"image,label,x,y\n{name},ring,5,6\n")
+    assert len(annotations.read(folder)[0].marks) == 1
+
+
 def test_the_classes_of_yolo_are_found_where_cvat_puts_them(folder):
     (folder / "classes.txt").rename(folder / "obj.names")
     (folder / "a.txt").write_text(FORMS["a.txt"])
@@ -109,9 +121,10 @@ def test_the_mask_of_a_cell_gives_its_box(folder):
     assert annotations.read(folder)[0].marks[0].box == BOX
 
 
-def test_what_file_browsers_and_editors_leave_behind_is_no_annotation(folder):
+def test_what_file_browsers_editors_and_label_studio_leave_behind_is_no_annotation(folder):
     (folder / "a.xml").write_text(VOC)
     (folder / "._a.xml").write_bytes(b"\0\5\x16\7")
+    (folder / "notes.json").write_text('{"categories": [], "info": {"contributor": "Label Studio"}}')
     for name in ("__MACOSX", ".ipynb_checkpoints"):
         (folder / name).mkdir()
         (folder / name / "a.xml").write_text(VOC)
@@ -125,6 +138,21 @@ def test_an_image_is_looked_for_once_however_many_marks_it_has(folder, monkeypat
     (folder / "points.csv").write_text("image,label,x,y\n" + "a.png,ring,5,6\n" * 3)
     assert len(annotations.read(folder)[0].marks) == 3
     assert asked == ["a.png"]
+
+
+@pytest.mark.parametrize("second", ["a.xml", "a.txt", "a-LAPTOP.json"])
+def test_a_field_whose_marks_are_in_two_files_is_refused(folder, second):
+    (folder / "a.json").write_text(FORMS["a.json"])
+    (folder / second).write_text(FORMS.get(second, FORMS["a.json"]))
+    with pytest.raises(UserError, match=r"a.*\..* and .*a\..* both mark the same things on .*a\.png"):
+        annotations.read(folder)
+
+
+def test_two_files_may_mark_different_things_on_a_field(folder):
+    (folder / "a.json").write_text(FORMS["a.json"])
+    (folder / "white.csv").write_text("image,label,x,y\na.png,wbc,80,80\n")
+    (field,) = annotations.read(folder)
+    assert {mark.label for mark in field.marks} == {PARASITIZED, annotations.OTHER}
 
 
 def test_points_have_no_size(folder):
@@ -151,7 +179,15 @@ def test_class_names_are_mapped_before_the_known_ones(folder):
             "its start: .*encoding: odd",
         ),
         ("cvat.xml", "<annotations><track id='0'/></annotations>", r"cvat\.xml, its start: .* of a video"),
-        ("coco.json", '{"images": []}', r"coco\.json, its start: 'categories' is missing"),
+        (
+            "coco.json",
+            '{"images": []}',
+            r"coco\.json, its start: 'categories' is missing; export it again, as COCO, .*, or take it out",
+        ),
+        ("labels.json", '[{"image": "a.png"}]', "entry 1: 'image_name' is missing; .* or take it"),
+        ("b.csv", "slide,date\n", r"b\.csv, its start: its columns are .*; rename them, or take it out"),
+        ("b.csv", "image;label;x;y;größe\n".encode("cp1252"), r"it is not UTF-8; save it as such \(in Excel"),
+        ("b.csv", "image\tlabel\tx\ty\n".encode("utf-16"), r"its start: it is not UTF-8"),
         ("a.xml", "<annotation>", r"a\.xml.*line 1"),
         ("a.txt", "0 0.5 0.5 0.1 0.1\n0 0.5 x 0.1 0.1\n", r"a\.txt, line 2: .*x"),
         ("b.csv", "image,label,x,y\na.png,ring,1,2\na.png,ring,left,2\n", r"b\.csv, line 3: .*left"),
@@ -172,7 +208,7 @@ def test_class_names_are_mapped_before_the_known_ones(folder):
     ],
 )
 def test_a_malformed_file_is_refused_with_its_place(folder, name, text, said):
-    (folder / name).write_text(text)
+    (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(UserError, match=said):
         annotations.read(folder / name)
 

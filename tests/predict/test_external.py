@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tests.support import bundles
 from tests.support.project import ROOT
 
 SETTINGS = load_params(ROOT / "params.yaml")
+LENIENT = SETTINGS.model_copy(update={"audit": SETTINGS.audit.model_copy(update={"max_quarantined": 0.5})})
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,18 @@ def test_cells_that_were_learned_from_are_counted(given, model):
     assert f"{model.folder.name}: 41 cells" in external.as_text(
         {model.folder.name: external.judge(model, given, SETTINGS)}
     )
+
+
+def test_what_was_left_out_of_a_set_is_said(given, model, tmp_path):
+    own = shutil.copytree(given, tmp_path / "own")
+    shutil.copytree(own / "Uninfected", own / "trophozoites")
+    (own / "Uninfected/empty.png").touch()
+    found = external.judge(model, own, LENIENT)
+    count = len(list((own / "trophozoites").iterdir()))
+    left_out = [f"{count} files in trophozoites, which is no class folder", "1 images set aside: empty file"]
+    assert found["left_out"] == left_out
+    for entry in left_out:
+        assert f"  left out: {entry}" in external.as_text({"own": found}).splitlines()
 
 
 def test_a_set_of_one_class_gives_what_it_can(given, model, tmp_path):

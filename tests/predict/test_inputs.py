@@ -106,6 +106,31 @@ def test_a_bad_zip_gives_the_same_row_in_a_shard(folder, model_bundle):
     assert again.getvalue() == whole.getvalue()
 
 
+def test_litter_is_no_image_here_or_in_a_zip_and_a_file_that_is_in_icloud_alone_has_a_row(tmp_path, pngs):
+    inside = ("a.png", ".thumbnails/a.png", "@eaDir/a.png/thumb.jpg", ".b.png.icloud")
+    for name in inside:
+        (tmp_path / "cells" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cells" / name).write_bytes(pngs[0])
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
+        for name in inside:
+            pack.write(tmp_path / "cells" / name, name)
+    for given in ("cells", "cells.zip"):
+        items = inputs.find([str(tmp_path / given)])
+        assert [Path(item.path).name for item in items] == [".b.png.icloud", "a.png"]
+
+
+@pytest.mark.parametrize("name", ["cells.tar.gz", "cells.7z", "CELLS.ZIP"])
+def test_an_archive_that_is_no_zip_is_told_to_be_unpacked_however_large(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x1f\x8b")
+    os.truncate(tmp_path / name, 2**27)
+    (tmp_path / "lost.zip").symlink_to("nothing")
+    archive, lost = inputs.find([str(tmp_path)])
+    with pytest.raises(images.Unreadable, match="an archive that is no zip, or damaged: unpack it"):
+        archive.read()
+    with pytest.raises(FileNotFoundError):
+        lost.read()
+
+
 def test_a_member_that_holds_more_than_it_says_is_not_unpacked_whole(tmp_path):
     held = packed("a.png", bytes(2**25))
     (tmp_path / "liar.zip").write_bytes(with_field(held, 24, (10).to_bytes(4, "little")))

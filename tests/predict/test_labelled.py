@@ -152,6 +152,13 @@ def test_what_evaluate_needs_and_is_not_installed_is_named(own, monkeypatch, lac
         main()
 
 
+def test_a_class_folder_that_is_named_twice_is_refused(own, monkeypatch):
+    given = ["--classes", "sick=Parasitized", "well=Uninfected", "sick=Uninfected"]
+    monkeypatch.setattr(sys, "argv", ["malaria", "evaluate", str(own), *given])
+    with pytest.raises(UserError, match=r"^--classes names sick twice, as Parasitized and Uninfected: name"):
+        main()
+
+
 def test_class_folders_may_be_named_one_after_the_other(own, model_bundle, monkeypatch, capsys):
     for name, label in (("sick", "Parasitized"), ("well", "Uninfected")):
         (own / label).rename(own / name)
