@@ -48,7 +48,9 @@ _ADDRESS = re.compile(r"([0-9.]+|\[[0-9a-f:.]+\]|[^.:\[\]]+)(:\d+)?", re.IGNOREC
 
 # For refusals of Gradio and Starlette that name only the status.
 _REFUSALS = {
-    404: "There is no such route here, or not for this method: docs/app.md lists them.",
+    **dict.fromkeys(
+        (403, 404, 405), "There is no such route here, or not for this method: docs/app.md lists them."
+    ),
     413: f"This is too large: a file may have {uploads.MOST_BYTES // 2**20} MB.",
     422: "The request does not have the form that this route needs: docs/app.md shows it.",
     500: "The server failed at this: its log says where.",
@@ -179,11 +181,15 @@ class Firewall:
         except HTTPException as error:
             refusal = JSONResponse({"error": error.detail}, error.status_code, error.headers)
             await refusal(scope, receive, answer)
-        except RuntimeError as error:
+        except Exception as error:
             # Gradio's stream for a session that is gone fails so, after it has begun its refusal: finish it.
-            if not isinstance(error.__cause__, HTTPException):
-                raise
-            await answer({"type": "http.response.body"})
+            if isinstance(error.__cause__, HTTPException):
+                await answer({"type": "http.response.body"})
+                return
+            if not answer.status:
+                await JSONResponse({}, 500)(scope, receive, answer)
+            # The server logs it.
+            raise
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
             milliseconds = round(1000 * (time.perf_counter() - began), 1)

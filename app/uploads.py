@@ -69,10 +69,17 @@ def upload_folder() -> Iterator[Path]:
 
     Enter this before Gradio is imported, because Gradio makes its own folders in it from then on.
     """
-    for left in Path(tempfile.gettempdir()).glob("malaria-app-*"):
-        with contextlib.suppress(OSError), locked(left):
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="malaria-app-", ignore_cleanup_errors=True) as made:
+    try:
+        for left in Path(tempfile.gettempdir()).glob("malaria-app-*"):
+            with contextlib.suppress(OSError), locked(left):
+                shutil.rmtree(left, ignore_errors=True)
+        own = tempfile.TemporaryDirectory(prefix="malaria-app-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"No folder for uploads can be made ({error.strerror}): name a folder that can be written with "
+            "TMPDIR."
+        ) from None
+    with own as made:
         folder = Path(made).resolve()
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         with locked(folder):

@@ -594,6 +594,20 @@ def test_who_leaves_while_sending_is_no_fault_of_the_server(live, route, header)
     assert "error" not in {line["level"] for line in live.logged()[before:]}
 
 
+@pytest.mark.parametrize("route", ["/nothing", "/classify"])
+def test_a_body_that_is_no_http_is_refused_whether_or_not_it_is_answered_already(live, route):
+    address = urlsplit(live.url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        head = f"POST {route} HTTP/1.1", "Host: app", "Transfer-Encoding: chunked"
+        connection.sendall("\r\n".join([*head, "", ""]).encode())
+        if route == "/nothing":
+            assert b"404 Not Found" in connection.recv(2**16)
+        connection.sendall(b"no length\r\n")
+        rest = b"".join(iter(lambda: connection.recv(2**16), b""))
+    assert (b'{"error": "Invalid HTTP request received."}' in rest) == (route == "/classify")
+    assert "asyncio" not in {line["logger"] for line in live.logged()}
+
+
 def test_an_upload_that_is_no_file_is_told_to_be_one(live):
     answer = requests.post(f"{live.url}/gradio_api/upload", files={"files": (None, "no file")})
     assert answer.status_code == 400
