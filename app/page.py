@@ -127,7 +127,8 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                 value=model.points.index(verdict.HALF), label="Operating point", elem_id="operating-point",
                 info=rendering.render("operating_point.html.j2", figures=model.figures),
             )  # fmt: skip
-        gr.HTML('<p class="mc-small"><a href="?view=api">For programs</a></p>')
+        with gr.Accordion("For programs", open=False):
+            gr.Markdown(rendering.text("programs.md"))
 
         def ask(event: Any, answer: Any, inputs: Any, outputs: Any, name: str, **more: Any) -> Any:
             named = {"api_name": name, "api_visibility": "undocumented", "concurrency_id": "judge"}

@@ -418,6 +418,34 @@ def test_the_page_works_behind_nginx_at_a_path_of_its_own(visit, behind_nginx, f
     assert rows(page) == 12
 
 
+@BOTH
+def test_the_progress_of_a_batch_is_shown_once_and_covers_nothing(visit, files, tmp_path, size):
+    Image.open(files[0]).save(tmp_path / "small.jpg")
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
+        for number in range(uploads.MOST_CELLS):
+            pack.write(tmp_path / "small.jpg", f"{number}.jpg")
+    page = visit(viewport=size)
+    page.set_input_files("#bring input[type=file]", tmp_path / "cells.zip")
+    page.get_by_role("progressbar").first.wait_for()
+    boxes = "[...document.querySelectorAll(name)].map((one) => one.getBoundingClientRect())"
+    names = "['[role=progressbar]', '.progress-text', '.label-wrap']"
+    shown = page.evaluate(f"{names}.map((name) => {boxes}.filter((box) => box.height))")
+    bars, texts, further = shown
+    assert (len(bars), len(texts)) == (1, 1)
+    assert texts[0]["bottom"] <= bars[0]["top"]
+    assert bars[0]["bottom"] <= further[0]["top"]
+
+
+@BOTH
+def test_the_page_says_how_programs_ask_and_keeps_its_cells(visit, files, size):
+    page = visit(viewport=size)
+    upload(page, files[0])
+    page.get_by_text("For programs").click()
+    page.get_by_text("curl --data-binary @cells.zip ADDRESS/classify_batch").wait_for()
+    assert page.locator("#answer .mc-headline").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+
+
 def test_dark_mode_is_dark(visit):
     page = visit(color_scheme="dark")
     page.wait_for_selector("body.dark")
