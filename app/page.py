@@ -104,8 +104,8 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                 cell = gr.HTML(elem_id="answer")
             with gr.Tab("Test it"):
                 gr.Markdown(
-                    "See how often the model is right, and how often you are. A cell's label is hidden until "
-                    "you have said what you call it."
+                    f"See how often {model.title if compared else 'the model'} is right, and how often you "
+                    "are. A cell's label is hidden until you have said what you call it."
                 )
                 with gr.Row():
                     say: dict[str | None, Any] = {
@@ -125,7 +125,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
             point = gr.Radio(
                 [(verdict.cost(point, model.points), place) for place, point in enumerate(model.points)],
                 value=model.points.index(verdict.HALF), label="Operating point", elem_id="operating-point",
-                info=rendering.render("operating_point.html.j2", figures=model.figures),
+                info=rendering.render("operating_point.html.j2", models=models),
             )  # fmt: skip
         with gr.Accordion("For programs", open=False):
             gr.Markdown(rendering.text("programs.md"))

@@ -83,7 +83,10 @@ def columns(models: Sequence[Model]) -> dict[str, tuple[str, str]]:
     answers: dict[str, tuple[str, str]] = {}
     for model in models:
         version = f", {model.title}" if len(models) > 1 else ""
-        answers |= {f"Category{version}": ("str", "128px"), f"P{version}": ("number", "90px")}
+        for name, kind, least in (("Category", "str", 128), ("P", "number", 90)):
+            header = f"{name}{version}"
+            # px. Two headers that are cut off look the same.
+            answers[header] = kind, f"{max(least, 50 + 8 * len(header))}px"
     first = {"#": ("number", "70px"), "Cell": ("html", "76px")}
     return {**first, **answers, "Note": ("str", "190px"), "File": ("str", "500px")}
 

@@ -15,6 +15,7 @@ import time
 import weakref
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -486,6 +487,26 @@ def test_an_operating_point_says_what_it_costs(model):
     assert costs[0].startswith("0.500, fewest misses: of 100 parasitised cells 10.0 missed, ")
     assert costs[0].endswith("of 100 healthy ones 10.0 called Parasitized")
     assert costs[-1].startswith("0.800, fewest false alarms: ")
+
+
+def test_what_is_said_of_two_versions_names_the_one_that_it_is_said_of(model, gated_bundle, drawn):
+    gated = open_model(gated_bundle)
+    points = tuple(replace(point, alarms=50.0) for point in model.points)
+    other = replace(model, points=points, origin=git_origin.Origin(named="v1.2.0"))
+    pictures = [drawn[0][0], np.tile(drawn[0][0], (1, 3, 1))]
+    judged = list(batches.judge([gated, other], [upload("a.png", pixels) for pixels in pictures]))
+    totals, _ = rendering.batch(batches.outcomes([gated, other], judged, gated.points[0]), judged, False)
+    words = " ".join(re.sub("<.*?>", "", totals).split())
+    assert (
+        f"expect about 0 such among 1 healthy cells with {gated.title}, "
+        "and about 1 such among 2 healthy cells with v1.2.0." in words
+    )
+    assert "with the 1 turned away, whatever it is," in words
+    assert "Download all 4 rows as CSV" in words
+    costs = rendering.render("operating_point.html.j2", models=[gated, other])
+    assert f"those of {gated.title}; v1.2.0 uses its own threshold" in costs
+    for header, (_, width) in rendering.columns([gated, other]).items():
+        assert int(width.removesuffix("px")) >= 8 * len(header) + 30
 
 
 def test_a_round_of_cells_that_the_model_was_made_with_explains_that_there_is_no_score():

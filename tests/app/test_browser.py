@@ -343,6 +343,11 @@ def test_about_says_what_the_model_is_once_with_curves_clear_of_the_frame(visit,
     page.wait_for_selector(".mc-card")
     page.locator("canvas, svg.marks").nth(1).wait_for()
     assert page.locator(".mc-facts table").count() == 1
+    facts = page.locator(".mc-facts").last
+    assert facts.evaluate("facts => facts.scrollWidth <= facts.clientWidth")
+    name = facts.get_by_role("cell", name="Network", exact=True)
+    lines = "text.selectNodeContents(name); return text.getClientRects().length;"
+    assert name.evaluate(f"name => {{ const text = new Range(); {lines} }}") == 1
     text = page.locator("body").inner_text()
     assert not {"folder", "labels_file", "divide"} & set(re.findall(r"\w+", text))
 
