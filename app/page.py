@@ -264,12 +264,13 @@ class Responses:
                 with decoder.fresh(self.model.bundle.limits, api.left()) as decode:
                     pixels = uploads.again(shown.files, decode, shown.number)
         except images.Unreadable as error:
-            said = verdict.unreadable(error.reason)
-            return rendering.render("refusal.html.j2", said=said, place=place, name=one.name)
+            return rendering.refusal(error.reason, place, one.name)
         return rendering.cell(self.models, pixels, one, point, place)
 
     def row(self, shown: Shown, place: object, event: gr.EventData) -> tuple[Any, Any]:
         """Show the cell of the chosen table row, which begins with the cell's number."""
+        if not shown.judged:
+            return rendering.refusal(uploads.GONE), gr.skip()
         # Not gr.SelectData, which fails on a request without a row.
         values = event._data.get("row_value") if isinstance(event._data, dict) else None
         number = values[0] if isinstance(values, list) and values else None
@@ -282,7 +283,7 @@ class Responses:
         outcomes = batches.outcomes(self.models, shown.judged, self.at(place))
         order = batches.to_look_at(outcomes, shown.judged)
         if not order:
-            return gr.skip(), gr.skip()
+            return rendering.refusal(uploads.GONE), gr.skip()
         after = order.index(shown.number) + 1 if shown.number in order else 0
         return self.look(shown, order[after % len(order)], place)
 

@@ -45,6 +45,11 @@ def cell(
     return render("cell.html.j2", columns=columns, picture=picture, name=one.name, place=place)
 
 
+def refusal(reason: str, place: str = "", name: str = "") -> str:
+    """HTML that says why a file gets no verdict; `place`: as in `cell`."""
+    return render("refusal.html.j2", said=verdict.unreadable(reason), place=place, name=name)
+
+
 def _heat(model: Model, pixels: images.Pixels, answer: Answer) -> str:
     """The map of an answer as a data URI; empty if there is none to show."""
     if answer.rejected or answer.map is None or not heatmap.decides(answer):

@@ -30,6 +30,7 @@ from PIL import Image
 
 from app import batches, cells, git_origin, heatmap, inference, page, rendering, serving, uploads, verdict
 from app.__main__ import parser
+from app.gradio_import import gr
 from app.inference import Answer
 from app.model import open_model
 from malaria import bundle, paths, predict
@@ -475,6 +476,24 @@ def test_a_cell_of_a_batch_is_read_again_by_its_number(tmp_path, drawn):
     (tmp_path / "cells.zip").unlink()
     with pytest.raises(images.Unreadable):
         uploads.again(files, in_bounds, 2)
+
+
+def test_a_cell_whose_files_are_kept_no_longer_is_not_shown_as_another(model, tmp_path, drawn):
+    files = []
+    for name, cells_ in (("a.zip", drawn[:2]), ("b.zip", drawn[2:5])):
+        with zipfile.ZipFile(tmp_path / name, "w") as pack:
+            for number, (pixels, _) in enumerate(cells_):
+                pack.writestr(f"{number}.png", png(pixels))
+        files.append((name, tmp_path / name))
+    judged = tuple(batches.judge([model], uploads.many(files, in_bounds)))
+    responses, kept = page.Responses([model], (), tmp_path), page.Shown(judged, tuple(files))
+    assert "1.png" in responses.look(kept, 3, 0)[0]
+    (tmp_path / "a.zip").unlink()
+    gone = "This file cannot be judged: it is no longer kept here, so choose it again."
+    assert gone in responses.look(kept, 3, 0)[0]
+    # The session is gone, too.
+    assert gone in responses.row(page.Shown(), 0, gr.EventData(None, {"row_value": [4]}))[0]
+    assert gone in responses.next(page.Shown(), 0)[0]
 
 
 def test_the_next_to_look_at_are_those_worth_it_and_the_nearest_to_the_threshold_first(model):
