@@ -4,6 +4,7 @@ Gradio itself checks that a requested file is an upload. But it fetches any `htt
 names, accepts JSON of any size, and has routes that the page does not need.
 """
 
+import asyncio
 import base64
 import json
 import math
@@ -54,6 +55,7 @@ _REFUSALS = {
     413: f"This is too large: a file may have {uploads.MOST_BYTES // 2**20} MB.",
     422: "The request does not have the form that this route needs: docs/app.md shows it.",
     500: "The server failed at this: its log says where.",
+    503: "The server is ending: ask again later.",
 }
 
 
@@ -181,6 +183,11 @@ class Firewall:
         except HTTPException as error:
             refusal = JSONResponse({"error": error.detail}, error.status_code, error.headers)
             await refusal(scope, receive, answer)
+        except asyncio.CancelledError:
+            # The server ends, and waits for nobody any longer.
+            if answer.status:
+                raise
+            await JSONResponse({}, 503)(scope, receive, answer)
         except Exception as error:
             # Gradio's stream for a session that is gone fails so, after it has begun its refusal: finish it.
             if isinstance(error.__cause__, HTTPException):

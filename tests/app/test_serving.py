@@ -1,5 +1,6 @@
 """The server: which hosts and sites it answers, its limits on uploads, queue and connections, its log."""
 
+import asyncio
 import base64
 import csv
 import errno
@@ -359,6 +360,29 @@ def test_a_fault_of_the_server_is_answered_as_json_and_logged(model, tmp_path, p
     # The web server logs where it failed.
     with pytest.raises(ZeroDivisionError):
         TestClient(app, base_url="http://app").post("/classify", content=pngs[0])
+
+
+def test_a_request_that_the_end_of_the_server_interrupts_gets_503_and_a_sentence():
+    sent = []
+
+    async def send(message) -> None:
+        sent.append(message)
+
+    async def visit() -> None:
+        async def judges(*_) -> None:
+            begun.set()
+            await asyncio.sleep(60)
+
+        begun = asyncio.Event()
+        scope = {"type": "http", "method": "POST", "headers": [(b"host", b"app")]}
+        request = asyncio.create_task(firewall.Firewall(judges, firewall.Limits())(scope, judges, send))
+        await begun.wait()
+        request.cancel()
+        await request
+
+    asyncio.run(visit())
+    assert sent[0]["status"] == 503
+    assert b"The server is ending" in sent[1]["body"]
 
 
 FULL = """
