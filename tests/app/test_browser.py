@@ -451,6 +451,22 @@ def test_the_page_says_how_programs_ask_and_keeps_its_cells(visit, files, size):
     assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
 
 
+def test_forced_colours_leave_the_scale_its_marks_the_map_its_key_and_buttons_a_frame(visit, mapped):
+    page = visit(mapped.url, forced_colors="active", color_scheme="dark")
+    page.click("#example-1")
+    page.wait_for_selector("#answer .mc-map")
+
+    def seen(selector: str, name: str) -> str:
+        return page.locator(selector).first.evaluate(f"one => getComputedStyle(one).{name}")
+
+    canvas = seen("body", "backgroundColor")
+    assert seen(".mc-key-orange", "backgroundColor") == "rgb(255, 120, 0)"
+    assert seen(".mc-needle", "borderLeftColor") == "rgba(0, 0, 0, 0)"
+    for selector, name in ((".mc-needle", "borderTopColor"), (".mc-divide", "backgroundColor")):
+        assert seen(selector, name) not in (canvas, "rgba(0, 0, 0, 0)")
+    assert seen("#upload", "borderTopWidth") == "1px"
+
+
 def test_dark_mode_is_dark(visit):
     page = visit(color_scheme="dark")
     page.wait_for_selector("body.dark")
