@@ -39,7 +39,7 @@ _READ = re.compile(
     # No file has another or longer name, and the system raises an error for one of too many bytes.
     r"/((assets|static|svelte)/[!-~]{1,200}|theme\.css|favicon\.ico|manifest\.json|robots\.txt|config/?)?"
     rf"|{_API}/(info/?|openapi\.json|startup-events|app_id/?|user/?|theme\.css|upload_progress)"
-    rf"|{_API}/(heartbeat/[^/]+|queue/(data|status)|call/[^/]+/[^/]+)"
+    rf"|{_API}/(heartbeat/[\w-]{{1,200}}|queue/(data|status)|call/[^/]+/[^/]+)"
 )
 _ASK = re.compile(rf"{_API}/(queue/join|cancel|reset/?|call/[^/]+)")
 

@@ -86,7 +86,8 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
     functions = (*blocks.fns, *(str(function.api_name) for function in blocks.fns.values()))
     # Replace Gradio's own mount, which would answer at every path, by the gate.
     gradio = asgi.routes.pop().app  # type: ignore[attr-defined]
-    gradio.add_exception_handler(TypeError, _no_file)
+    for fault in (TypeError, ValueError):
+        gradio.add_exception_handler(fault, _no_file)
     gradio.add_exception_handler(ClientDisconnect, lambda *_: PlainTextResponse("The client has gone.", 400))
     for application in (asgi, gradio):
         application.add_exception_handler(OSError, _no_room)
@@ -106,7 +107,7 @@ def _no_room(_: Request, error: Exception) -> Response:
 
 
 def _no_file(request: Request, error: Exception) -> Response:
-    """Refuse an upload with a part that is not a file, at which Gradio fails; raise any other error again."""
+    """Refuse an upload that is not a form of files, at which Gradio fails; raise any other error again."""
     if not request.url.path.endswith("/upload"):
         raise error
     return PlainTextResponse("Send files, in a form, under the name `files`.", 400)
