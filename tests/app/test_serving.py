@@ -198,6 +198,8 @@ def test_a_kind_of_refusal_is_logged_once_a_minute_with_how_many_there_were():
     refused = [record(1000.0 + second, route="/classify", status=422) for second in (0, 1, 59, 61)]
     assert [sparing.filter(one) for one in refused] == [True, False, False, True]
     assert refused[-1].fields["held_back"] == 2
+    # The system's clock was set back.
+    assert sparing.filter(record(500.0, route="/classify", status=422))
     assert sparing.filter(record(1000.0, route="/classify", status=413))
     assert all(sparing.filter(record(1000.0, route="/classify", status=200)) for _ in range(5))
 
