@@ -4,6 +4,7 @@ Gradio itself checks that a requested file is an upload. But it fetches any `htt
 names, accepts JSON of any size, and has routes that the page does not need.
 """
 
+import asyncio
 import base64
 import json
 import math
@@ -38,7 +39,7 @@ _READ = re.compile(
     # No file has another or longer name, and the system raises an error for one of too many bytes.
     r"/((assets|static|svelte)/[!-~]{1,200}|theme\.css|favicon\.ico|manifest\.json|robots\.txt|config/?)?"
     rf"|{_API}/(info/?|openapi\.json|startup-events|app_id/?|user/?|theme\.css|upload_progress)"
-    rf"|{_API}/(heartbeat/[^/]+|queue/(data|status)|call/[^/]+/[^/]+)"
+    rf"|{_API}/(heartbeat/[\w-]{{1,200}}|queue/(data|status)|call/[^/]+/[^/]+)"
 )
 _ASK = re.compile(rf"{_API}/(queue/join|cancel|reset/?|call/[^/]+)")
 
@@ -48,10 +49,13 @@ _ADDRESS = re.compile(r"([0-9.]+|\[[0-9a-f:.]+\]|[^.:\[\]]+)(:\d+)?", re.IGNOREC
 
 # For refusals of Gradio and Starlette that name only the status.
 _REFUSALS = {
-    404: "There is no such route here, or not for this method: docs/app.md lists them.",
+    **dict.fromkeys(
+        (403, 404, 405), "There is no such route here, or not for this method: docs/app.md lists them."
+    ),
     413: f"This is too large: a file may have {uploads.MOST_BYTES // 2**20} MB.",
     422: "The request does not have the form that this route needs: docs/app.md shows it.",
     500: "The server failed at this: its log says where.",
+    503: "The server is ending: ask again later.",
 }
 
 
@@ -179,11 +183,20 @@ class Firewall:
         except HTTPException as error:
             refusal = JSONResponse({"error": error.detail}, error.status_code, error.headers)
             await refusal(scope, receive, answer)
-        except RuntimeError as error:
-            # Gradio's stream for a session that is gone fails so, after it has begun its refusal: finish it.
-            if not isinstance(error.__cause__, HTTPException):
+        except asyncio.CancelledError:
+            # The server ends, and waits for nobody any longer.
+            if answer.status:
                 raise
-            await answer({"type": "http.response.body"})
+            await JSONResponse({}, 503)(scope, receive, answer)
+        except Exception as error:
+            # Gradio's stream for a session that is gone fails so, after it has begun its refusal: finish it.
+            if isinstance(error.__cause__, HTTPException):
+                await answer({"type": "http.response.body"})
+                return
+            if not answer.status:
+                await JSONResponse({}, 500)(scope, receive, answer)
+            # The server logs it.
+            raise
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
             milliseconds = round(1000 * (time.perf_counter() - began), 1)

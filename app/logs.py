@@ -41,7 +41,7 @@ class OncePerMinute(logging.Filter):
         place = where(record.exc_info[1]) if record.exc_info and record.exc_info[1] else fields.get("error")
         kind = (record.name, str(record.msg), place, fields.get("route"), fields.get("status"))
         since, held = self._kinds.get(kind, (-math.inf, 0))
-        if record.created < since + 60:
+        if abs(record.created - since) < 60:
             self._kinds[kind] = since, held + 1
             return False
         self._kinds[kind] = record.created, 0

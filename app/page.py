@@ -104,8 +104,8 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                 cell = gr.HTML(elem_id="answer")
             with gr.Tab("Test it"):
                 gr.Markdown(
-                    "See how often the model is right, and how often you are. A cell's label is hidden until "
-                    "you have said what you call it."
+                    f"See how often {model.title if compared else 'the model'} is right, and how often you "
+                    "are. A cell's label is hidden until you have said what you call it."
                 )
                 with gr.Row():
                     say: dict[str | None, Any] = {
@@ -125,9 +125,10 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
             point = gr.Radio(
                 [(verdict.cost(point, model.points), place) for place, point in enumerate(model.points)],
                 value=model.points.index(verdict.HALF), label="Operating point", elem_id="operating-point",
-                info=rendering.render("operating_point.html.j2", figures=model.figures),
+                info=rendering.render("operating_point.html.j2", models=models),
             )  # fmt: skip
-        gr.HTML('<p class="mc-small"><a href="?view=api">For programs</a></p>')
+        with gr.Accordion("For programs", open=False):
+            gr.Markdown(rendering.text("programs.md"))
 
         def ask(event: Any, answer: Any, inputs: Any, outputs: Any, name: str, **more: Any) -> Any:
             named = {"api_name": name, "api_visibility": "undocumented", "concurrency_id": "judge"}
@@ -263,12 +264,13 @@ class Responses:
                 with decoder.fresh(self.model.bundle.limits, api.left()) as decode:
                     pixels = uploads.again(shown.files, decode, shown.number)
         except images.Unreadable as error:
-            said = verdict.unreadable(error.reason)
-            return rendering.render("refusal.html.j2", said=said, place=place, name=one.name)
+            return rendering.refusal(error.reason, place, one.name)
         return rendering.cell(self.models, pixels, one, point, place)
 
     def row(self, shown: Shown, place: object, event: gr.EventData) -> tuple[Any, Any]:
         """Show the cell of the chosen table row, which begins with the cell's number."""
+        if not shown.judged:
+            return rendering.refusal(uploads.GONE), gr.skip()
         # Not gr.SelectData, which fails on a request without a row.
         values = event._data.get("row_value") if isinstance(event._data, dict) else None
         number = values[0] if isinstance(values, list) and values else None
@@ -281,7 +283,7 @@ class Responses:
         outcomes = batches.outcomes(self.models, shown.judged, self.at(place))
         order = batches.to_look_at(outcomes, shown.judged)
         if not order:
-            return gr.skip(), gr.skip()
+            return rendering.refusal(uploads.GONE), gr.skip()
         after = order.index(shown.number) + 1 if shown.number in order else 0
         return self.look(shown, order[after % len(order)], place)
 

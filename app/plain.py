@@ -72,7 +72,7 @@ class Door:
 
 def _asked(request: Request) -> verdict.Point:
     """The operating point that a request names; HTTPException for a form or an unknown parameter."""
-    if request.headers.get("content-type", "").startswith("multipart/"):
+    if request.headers.get("content-type", "").lower().startswith("multipart/"):
         raise HTTPException(
             415, "Send the file itself as the body, not a form: curl --data-binary @cell.png, without -F."
         )

@@ -45,6 +45,11 @@ def cell(
     return render("cell.html.j2", columns=columns, picture=picture, name=one.name, place=place)
 
 
+def refusal(reason: str, place: str = "", name: str = "") -> str:
+    """HTML that says why a file gets no verdict; `place`: as in `cell`."""
+    return render("refusal.html.j2", said=verdict.unreadable(reason), place=place, name=name)
+
+
 def _heat(model: Model, pixels: images.Pixels, answer: Answer) -> str:
     """The map of an answer as a data URI; empty if there is none to show."""
     if answer.rejected or answer.map is None or not heatmap.decides(answer):
@@ -83,7 +88,10 @@ def columns(models: Sequence[Model]) -> dict[str, tuple[str, str]]:
     answers: dict[str, tuple[str, str]] = {}
     for model in models:
         version = f", {model.title}" if len(models) > 1 else ""
-        answers |= {f"Category{version}": ("str", "128px"), f"P{version}": ("number", "90px")}
+        for name, kind, least in (("Category", "str", 128), ("P", "number", 90)):
+            header = f"{name}{version}"
+            # px. Two headers that are cut off look the same.
+            answers[header] = kind, f"{max(least, 50 + 8 * len(header))}px"
     first = {"#": ("number", "70px"), "Cell": ("html", "76px")}
     return {**first, **answers, "Note": ("str", "190px"), "File": ("str", "500px")}
 

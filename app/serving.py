@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
+import json
 import resource
 import signal
 import socket
@@ -12,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -83,14 +86,28 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
     functions = (*blocks.fns, *(str(function.api_name) for function in blocks.fns.values()))
     # Replace Gradio's own mount, which would answer at every path, by the gate.
     gradio = asgi.routes.pop().app  # type: ignore[attr-defined]
-    gradio.add_exception_handler(TypeError, _no_file)
+    for fault in (TypeError, ValueError):
+        gradio.add_exception_handler(fault, _no_file)
     gradio.add_exception_handler(ClientDisconnect, lambda *_: PlainTextResponse("The client has gone.", 400))
+    for application in (asgi, gradio):
+        application.add_exception_handler(OSError, _no_room)
     asgi.mount("/", firewall.Gate(gradio, folder, functions, limits))
     return asgi
 
 
+def _no_room(_: Request, error: Exception) -> Response:
+    """Say that the system keeps no file of a request; raise any other error again."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        raise error
+    return PlainTextResponse(
+        f"Files cannot be kept here ({error.strerror}): free the disk of the server's temporary folder, or "
+        "start the server with another TMPDIR and a smaller --room.",
+        503,
+    )
+
+
 def _no_file(request: Request, error: Exception) -> Response:
-    """Refuse an upload with a part that is not a file, at which Gradio fails; raise any other error again."""
+    """Refuse an upload that is not a form of files, at which Gradio fails; raise any other error again."""
     if not request.url.path.endswith("/upload"):
         raise error
     return PlainTextResponse("Send files, in a form, under the name `files`.", 400)
@@ -160,6 +177,12 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.loop.call_later(self.head_seconds, self._heard, None)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, and close; uvicorn fails where an answer has been sent already."""
+        with contextlib.suppress(h11.LocalProtocolError):
+            super().send_400_response(json.dumps({"error": msg}))
+        self.transport.close()
 
     def _heard(self, before: object) -> None:
         """Close the connection if it was idle since the last check; otherwise check again later."""

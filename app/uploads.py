@@ -37,6 +37,7 @@ _ZIP = archives.Limits(size=256 * 2**20, ratio=100)
 TOO_MANY = f"more than the {MOST_CELLS:,} cells that are judged at once"
 TOO_MANY_ZIPS = f"more than the {MOST_ZIPS} zips that are opened at once"
 NOT_UPLOADED = "not a file that was uploaded here"
+GONE = "it is no longer kept here, so choose it again"
 DAMAGED_ZIP = "a zip that is damaged, encrypted, or packed by another method than deflate"
 LISTED = "a zip of far more cells than are judged at once"
 ZIP64 = "a zip64, a format for larger files than are accepted here: send a plain zip"
@@ -69,10 +70,17 @@ def upload_folder() -> Iterator[Path]:
 
     Enter this before Gradio is imported, because Gradio makes its own folders in it from then on.
     """
-    for left in Path(tempfile.gettempdir()).glob("malaria-app-*"):
-        with contextlib.suppress(OSError), locked(left):
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="malaria-app-", ignore_cleanup_errors=True) as made:
+    try:
+        for left in Path(tempfile.gettempdir()).glob("malaria-app-*"):
+            with contextlib.suppress(OSError), locked(left):
+                shutil.rmtree(left, ignore_errors=True)
+        own = tempfile.TemporaryDirectory(prefix="malaria-app-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"No folder for uploads can be made ({error.strerror}): name a folder that can be written with "
+            "TMPDIR."
+        ) from None
+    with own as made:
         folder = Path(made).resolve()
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         with locked(folder):
@@ -167,9 +175,12 @@ def many(files: Files, decode: decoder.Read) -> Iterator[Upload]:
 
 
 def again(files: Files, decode: decoder.Read, number: int) -> images.Pixels:
-    """The pixels of image `number` of `many`; images.Unreadable if it is no longer there."""
+    """The pixels of image `number` of `many`; images.Unreadable if one of the files is no longer there."""
+    # Without one of the files, the others' images would have other numbers.
+    if not all(file.is_file() for _, file in files):
+        raise images.Unreadable(GONE)
     rest = itertools.islice(many(files, decode), number, None)
-    return next(rest, _refused("", NOT_UPLOADED)).read().pixels
+    return next(rest, _refused("", GONE)).read().pixels
 
 
 def is_zip(file: Path) -> bool:

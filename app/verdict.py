@@ -86,7 +86,7 @@ def cost(point: Point, known: Sequence[Point]) -> str:
 def matching(point: Point, known: Sequence[Point]) -> Point:
     """The point of `known`, another model's, with the same specificity; else the same threshold."""
     if point.specificity is None:
-        return point
+        return next((one for one in known if one == point), point)
     return next((one for one in known if one.specificity == point.specificity), point)
 
 

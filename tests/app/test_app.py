@@ -15,6 +15,7 @@ import time
 import weakref
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ from PIL import Image
 
 from app import batches, cells, git_origin, heatmap, inference, page, rendering, serving, uploads, verdict
 from app.__main__ import parser
+from app.gradio_import import gr
 from app.inference import Answer
 from app.model import open_model
 from malaria import bundle, paths, predict
@@ -481,6 +483,24 @@ def test_a_cell_of_a_batch_is_read_again_by_its_number(tmp_path, drawn):
         uploads.again(files, in_bounds, 2)
 
 
+def test_a_cell_whose_files_are_kept_no_longer_is_not_shown_as_another(model, tmp_path, drawn):
+    files = []
+    for name, cells_ in (("a.zip", drawn[:2]), ("b.zip", drawn[2:5])):
+        with zipfile.ZipFile(tmp_path / name, "w") as pack:
+            for number, (pixels, _) in enumerate(cells_):
+                pack.writestr(f"{number}.png", png(pixels))
+        files.append((name, tmp_path / name))
+    judged = tuple(batches.judge([model], uploads.many(files, in_bounds)))
+    responses, kept = page.Responses([model], (), tmp_path), page.Shown(judged, tuple(files))
+    assert "1.png" in responses.look(kept, 3, 0)[0]
+    (tmp_path / "a.zip").unlink()
+    gone = "This file cannot be judged: it is no longer kept here, so choose it again."
+    assert gone in responses.look(kept, 3, 0)[0]
+    # The session is gone, too.
+    assert gone in responses.row(page.Shown(), 0, gr.EventData(None, {"row_value": [4]}))[0]
+    assert gone in responses.next(page.Shown(), 0)[0]
+
+
 def test_the_next_to_look_at_are_those_worth_it_and_the_nearest_to_the_threshold_first(model):
     judged = [batches.Judged("", "", (Answer(p),)) for p in (0.95, 0.2, 0.55, 0.01)]
     assert batches.to_look_at(batches.outcomes([model], judged, verdict.HALF), judged) == [2, 1]
@@ -491,6 +511,26 @@ def test_an_operating_point_says_what_it_costs(model):
     assert costs[0].startswith("0.500, fewest misses: of 100 parasitised cells 10.0 missed, ")
     assert costs[0].endswith("of 100 healthy ones 10.0 called Parasitized")
     assert costs[-1].startswith("0.800, fewest false alarms: ")
+
+
+def test_what_is_said_of_two_versions_names_the_one_that_it_is_said_of(model, gated_bundle, drawn):
+    gated = open_model(gated_bundle)
+    points = tuple(replace(point, alarms=50.0) for point in model.points)
+    other = replace(model, points=points, origin=git_origin.Origin(named="v1.2.0"))
+    pictures = [drawn[0][0], np.tile(drawn[0][0], (1, 3, 1))]
+    judged = list(batches.judge([gated, other], [upload("a.png", pixels) for pixels in pictures]))
+    totals, _ = rendering.batch(batches.outcomes([gated, other], judged, gated.points[0]), judged, False)
+    words = " ".join(re.sub("<.*?>", "", totals).split())
+    assert (
+        f"expect about 0 such among 1 healthy cells with {gated.title}, "
+        "and about 1 such among 2 healthy cells with v1.2.0." in words
+    )
+    assert "with the 1 turned away, whatever it is," in words
+    assert "Download all 4 rows as CSV" in words
+    costs = rendering.render("operating_point.html.j2", models=[gated, other])
+    assert f"those of {gated.title}; v1.2.0 uses its own threshold" in costs
+    for header, (_, width) in rendering.columns([gated, other]).items():
+        assert int(width.removesuffix("px")) >= 8 * len(header) + 30
 
 
 def test_a_round_of_cells_that_the_model_was_made_with_explains_that_there_is_no_score():

@@ -343,6 +343,11 @@ def test_about_says_what_the_model_is_once_with_curves_clear_of_the_frame(visit,
     page.wait_for_selector(".mc-card")
     page.locator("canvas, svg.marks").nth(1).wait_for()
     assert page.locator(".mc-facts table").count() == 1
+    facts = page.locator(".mc-facts").last
+    assert facts.evaluate("facts => facts.scrollWidth <= facts.clientWidth")
+    name = facts.get_by_role("cell", name="Network", exact=True)
+    lines = "text.selectNodeContents(name); return text.getClientRects().length;"
+    assert name.evaluate(f"name => {{ const text = new Range(); {lines} }}") == 1
     text = page.locator("body").inner_text()
     assert not {"folder", "labels_file", "divide"} & set(re.findall(r"\w+", text))
 
@@ -416,6 +421,50 @@ def test_the_page_works_behind_nginx_at_a_path_of_its_own(visit, behind_nginx, f
     assert page.locator("#answer .mc-headline").inner_text() in ("Parasitized", "Uninfected")
     judge(page, files)
     assert rows(page) == 12
+
+
+@BOTH
+def test_the_progress_of_a_batch_is_shown_once_and_covers_nothing(visit, files, tmp_path, size):
+    Image.open(files[0]).save(tmp_path / "small.jpg")
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
+        for number in range(uploads.MOST_CELLS):
+            pack.write(tmp_path / "small.jpg", f"{number}.jpg")
+    page = visit(viewport=size)
+    page.set_input_files("#bring input[type=file]", tmp_path / "cells.zip")
+    page.get_by_role("progressbar").first.wait_for()
+    boxes = "[...document.querySelectorAll(name)].map((one) => one.getBoundingClientRect())"
+    names = "['[role=progressbar]', '.progress-text', '.label-wrap']"
+    shown = page.evaluate(f"{names}.map((name) => {boxes}.filter((box) => box.height))")
+    bars, texts, further = shown
+    assert (len(bars), len(texts)) == (1, 1)
+    assert texts[0]["bottom"] <= bars[0]["top"]
+    assert bars[0]["bottom"] <= further[0]["top"]
+
+
+@BOTH
+def test_the_page_says_how_programs_ask_and_keeps_its_cells(visit, files, size):
+    page = visit(viewport=size)
+    upload(page, files[0])
+    page.get_by_text("For programs").click()
+    page.get_by_text("curl --data-binary @cells.zip ADDRESS/classify_batch").wait_for()
+    assert page.locator("#answer .mc-headline").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+
+
+def test_forced_colours_leave_the_scale_its_marks_the_map_its_key_and_buttons_a_frame(visit, mapped):
+    page = visit(mapped.url, forced_colors="active", color_scheme="dark")
+    page.click("#example-1")
+    page.wait_for_selector("#answer .mc-map")
+
+    def seen(selector: str, name: str) -> str:
+        return page.locator(selector).first.evaluate(f"one => getComputedStyle(one).{name}")
+
+    canvas = seen("body", "backgroundColor")
+    assert seen(".mc-key-orange", "backgroundColor") == "rgb(255, 120, 0)"
+    assert seen(".mc-needle", "borderLeftColor") == "rgba(0, 0, 0, 0)"
+    for selector, name in ((".mc-needle", "borderTopColor"), (".mc-divide", "backgroundColor")):
+        assert seen(selector, name) not in (canvas, "rgba(0, 0, 0, 0)")
+    assert seen("#upload", "borderTopWidth") == "1px"
 
 
 def test_dark_mode_is_dark(visit):

@@ -1,5 +1,6 @@
 """The server: which hosts and sites it answers, its limits on uploads, queue and connections, its log."""
 
+import asyncio
 import base64
 import csv
 import errno
@@ -9,9 +10,11 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 from dataclasses import replace
+from http import HTTPStatus
 
 import anyio
 import anyio.to_thread
@@ -30,6 +33,7 @@ from app.gradio_import import gr
 from app.inference import Answer, Judge
 from app.model import open_model
 from malaria.cells import sandbox
+from malaria.errors import UserError
 from tests.support import app_server
 
 
@@ -194,6 +198,8 @@ def test_a_kind_of_refusal_is_logged_once_a_minute_with_how_many_there_were():
     refused = [record(1000.0 + second, route="/classify", status=422) for second in (0, 1, 59, 61)]
     assert [sparing.filter(one) for one in refused] == [True, False, False, True]
     assert refused[-1].fields["held_back"] == 2
+    # The system's clock was set back.
+    assert sparing.filter(record(500.0, route="/classify", status=422))
     assert sparing.filter(record(1000.0, route="/classify", status=413))
     assert all(sparing.filter(record(1000.0, route="/classify", status=200)) for _ in range(5))
 
@@ -283,6 +289,8 @@ def test_a_form_is_told_to_send_the_file_itself(live, pngs):
     answer = requests.post(f"{live.url}/classify", files={"file": ("cell.png", pngs[0])})
     assert answer.status_code == 415
     assert "curl --data-binary @cell.png" in answer.json()["error"]
+    other_case = {"Content-Type": "Multipart/Form-Data; boundary=x"}
+    assert requests.post(f"{live.url}/classify", data=pngs[0], headers=other_case).status_code == 415
 
 
 @pytest.mark.parametrize(
@@ -296,6 +304,8 @@ def test_a_form_is_told_to_send_the_file_itself(live, pngs):
         ("POST", "/gradio_api/queue/join"),
         ("GET", "/gradio_api/queue/data"),
         ("GET", "/gradio_api/file=/etc/passwd"),
+        ("OPTIONS", "/"),
+        ("GET", "/assets/%2e%2e/version"),
     ],
 )
 def test_every_refusal_is_a_sentence_under_error(live, method, route):
@@ -303,6 +313,7 @@ def test_every_refusal_is_a_sentence_under_error(live, method, route):
     assert 400 <= answer.status_code < 500
     assert list(answer.json()) == ["error"]
     assert re.fullmatch(r"[A-Z].* .*[a-z`]\.", answer.json()["error"])
+    assert answer.json()["error"] != f"{HTTPStatus(answer.status_code).phrase}."
 
 
 @pytest.mark.parametrize("kind", ["socks5://127.0.0.1:1", "http://127.0.0.1:1"])
@@ -335,6 +346,89 @@ def test_where_no_decoding_process_can_be_started_the_answer_is_503_and_a_senten
     for function, given in ((classify, (gr.FileData(**file),)), (show, ([file], 0, False))):
         with pytest.raises(gr.Error, match=sentence):
             api.in_gradio()(function)(*given)
+
+
+def test_a_fault_of_the_server_is_answered_as_json_and_logged(model, tmp_path, pngs, monkeypatch, caplog):
+    monkeypatch.setattr(api, "one_cell", lambda *_: 1 / 0)
+    limits = firewall.Limits()
+    routes = plain.routes([model], tmp_path, limits)
+    app = Starlette(routes=routes, middleware=[Middleware(firewall.Firewall, limits=limits)])
+    client = TestClient(app, base_url="http://app", raise_server_exceptions=False)
+    with caplog.at_level(logging.INFO, logger="app"):
+        answer = client.post("/classify", content=pngs[0])
+    assert answer.status_code == 500
+    assert answer.json() == {"error": "The server failed at this: its log says where."}
+    assert [line.fields["status"] for line in caplog.records] == [500]
+    # The web server logs where it failed.
+    with pytest.raises(ZeroDivisionError):
+        TestClient(app, base_url="http://app").post("/classify", content=pngs[0])
+
+
+def test_a_request_that_the_end_of_the_server_interrupts_gets_503_and_a_sentence():
+    sent = []
+
+    async def send(message) -> None:
+        sent.append(message)
+
+    async def visit() -> None:
+        async def judges(*_) -> None:
+            begun.set()
+            await asyncio.sleep(60)
+
+        begun = asyncio.Event()
+        scope = {"type": "http", "method": "POST", "headers": [(b"host", b"app")]}
+        request = asyncio.create_task(firewall.Firewall(judges, firewall.Limits())(scope, judges, send))
+        await begun.wait()
+        request.cancel()
+        await request
+
+    asyncio.run(visit())
+    assert sent[0]["status"] == 503
+    assert b"The server is ending" in sent[1]["body"]
+
+
+FULL = """
+import errno, sys, tempfile
+from pathlib import Path
+from starlette.testclient import TestClient
+from app import uploads
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+with uploads.upload_folder() as folder:
+    from app import firewall, serving
+    from app.model import open_model
+
+    app = serving.make([open_model(Path(sys.argv[1]))], (), folder, firewall.Limits())
+    with TestClient(app, base_url="http://app") as client:
+        tempfile._get_candidate_names = full
+        sent = {"classify_batch": {"content": b"PK"}, "gradio_api/upload": {"files": {"files": b"a"}}}
+        for route, body in sent.items():
+            answer = client.post(route, **body)
+            print(answer.status_code, answer.json()["error"])
+"""
+
+
+def test_a_full_disk_is_said_and_is_no_fault_of_the_server(model_bundle):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(model_bundle)],
+        cwd=app_server.ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    answers = done.stdout.splitlines()
+    assert len(answers) == 2
+    for answer in answers:
+        assert answer.startswith("503 Files cannot be kept here (No space left on device): free the disk")
+
+
+def test_without_a_folder_for_uploads_the_app_ends_with_a_sentence(monkeypatch):
+    def nowhere():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", nowhere)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.raises(UserError, match="TMPDIR"), uploads.upload_folder():
+        pass
 
 
 def test_cells_that_nobody_waits_for_any_more_are_not_judged(model, tmp_path, pngs):
