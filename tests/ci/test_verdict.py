@@ -150,7 +150,8 @@ def test_same_inputs_and_other_outputs_contradict_the_base(tmp_path):
     def revision(name: str, **stages: tuple[str, str]) -> Revision:
         lock = {stage: {"deps": [read], "outs": [made]} for stage, (read, made) in stages.items()}
         (tmp_path / name).mkdir()
-        (tmp_path / name / "dvc.lock").write_text(yaml.safe_dump({"stages": lock}))
+        for file in ("dvc.lock", "dvc.yaml"):
+            (tmp_path / name / file).write_text(yaml.safe_dump({"stages": lock}))
         return Revision(name, "", tmp_path / name)
 
     base = revision("base", same=("a", "x"), changed=("b", "x"), doctored=("c", "x"))
@@ -185,7 +186,8 @@ def test_what_runs_again_gives_the_same_but_for_what_depends_on_the_processor(fo
 
 
 def test_a_branch_without_a_stage_that_the_gate_runs_again_is_told_so(tmp_path):
-    (tmp_path / "dvc.lock").write_text("stages: {fetch: {cmd: python -m stages.fetch}}")
+    for name in ("dvc.lock", "dvc.yaml"):
+        (tmp_path / name).write_text("stages: {fetch: {cmd: python -m stages.fetch}}")
     with (
         pytest.raises(UserError, match=r"dvc\.lock has no stage evaluate, .*: keep the stage"),
         again.run(Revision("branch", "", tmp_path), ("fetch", "evaluate"), pd.DataFrame(), False),
