@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
-from ci import retrain, revisions
+from ci import outputs, retrain, revisions
+from ci.github import artifact
 from malaria import paths
 from malaria.errors import UserError
 from tests.support import miniature, project
@@ -102,3 +104,13 @@ def test_a_pipeline_that_cannot_be_read_is_named(repository, name, content):
     for read in (retrain.reproduce, revisions.work_tree, lambda: revisions.base("main").__enter__()):
         with pytest.raises(UserError, match=re.escape(name)):
             read()
+
+
+def test_results_of_a_pipeline_without_some_of_the_stages_are_handed_over(repository, tmp_path):
+    assert not set(artifact.STAGES) <= miniature.stages_of(repository).keys()
+    artifact.pack()
+    shutil.copytree(outputs.RETRAINED, tmp_path / "artifact")
+    shutil.rmtree(repository / ".dvc/cache")
+    paths.MODEL.unlink()
+    artifact.take(tmp_path / "artifact")
+    assert paths.MODEL.is_file()
