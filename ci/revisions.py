@@ -15,6 +15,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.reproduce import plan_repro
 from dvc.stage import PipelineStage
+from dvc.utils.fs import remove
 from dvc.utils.serialize import modify_yaml
 
 from ci.outputs import LOCK
@@ -170,14 +171,13 @@ def base(rev: str, sample: bool = False) -> Iterator[Revision | None]:
 def copy_of_work_tree(source: Path, folder: Path) -> None:
     """Clone the work tree `source` into `folder`, with its uncommitted files and the same DVC cache."""
     _clone(source, programs.git("rev-parse", "HEAD", cwd=source), folder)
-    changed = programs.git("diff", "--name-only", "-z", "HEAD", cwd=source)
+    changed = programs.git("diff", "--name-only", "-z", "--ignore-submodules", "HEAD", cwd=source)
     untracked = programs.git("ls-files", "-z", "--others", "--exclude-standard", cwd=source)
     for name in filter(None, [*changed.split("\0"), *untracked.split("\0")]):
-        if not (source / name).is_file():
-            (folder / name).unlink(missing_ok=True)
-            continue
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source / name, folder / name)
+        remove(folder / name)
+        if (source / name).is_file() or (source / name).is_symlink():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, folder / name, follow_symlinks=False)
 
 
 def _clone(source: Path, commit: str, folder: Path) -> None:
