@@ -66,8 +66,14 @@ CELLS_AGAIN = Output(stage="pack", path="data/packed", first="d", again="e")
 
 
 def test_what_reaches_every_limit_passes():
-    judged = verdict.judge(comparison(), None)
+    judged = verdict.judge(comparison(), rerun(SAME))
     assert (judged.passed, judged.mergeable, judged.headline) == (True, True, "The gate passes.")
+
+
+def test_a_report_that_ran_nothing_again_does_not_say_that_the_gate_passes():
+    said = "No check fails so far: `make gate` also runs stages again."
+    assert verdict.judge(comparison(), None).headline == said
+    assert verdict.judge(comparison(forged=1), None).headline == "The gate fails: by patient."
 
 
 @pytest.mark.parametrize(
