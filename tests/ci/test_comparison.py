@@ -119,6 +119,12 @@ def test_a_worse_threshold_of_the_app_fails_though_the_network_is_the_same(compa
     assert outcomes(judged) == ["operating points"]
 
 
+def test_a_threshold_fixed_for_a_specificity_of_one_half_is_not_the_app_s_default(compare, bundle):
+    points = [{"specificity": 0.5, "threshold": 0.99}]
+    found = compare(branch={"bundle": bundle(operating_points=points, network=biased)})
+    assert "specificity at 0.5 -0." in said(verdict.judge(found, None), "operating points")
+
+
 def test_an_operating_point_that_the_branch_gives_up_fails(compare, bundle):
     points = [{"specificity": 0.9, "threshold": 0.5}]
     judged = verdict.judge(compare(branch={"bundle": bundle(operating_points=points)}), None)
