@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +80,16 @@ def run(
         of processor.
 
     Raises:
-        UserError: the branch's dvc.lock lacks one of the stages.
+        UserError: the branch's dvc.lock lacks one of the stages, or no stage `train` makes its network.
     """
     if missing := [stage for stage in stages if stage not in branch.lock]:
         raise UserError(
             f"dvc.lock has no stage {missing[0]}, which the base's gate.rerun runs again: keep the stage, or "
             "take it out of gate.rerun on the base first."
         )
+    # Else nothing shows where the network comes from.
+    if blind and revisions.order(branch.folder, paths.MODEL)[-1:] != ["train"]:
+        raise UserError(f"dvc.yaml has no stage train that makes {paths.MODEL}: keep its name and output.")
     frozen = revisions.frozen(branch.folder)
     if frozen or not (stages or blind):
         yield Rerun(stages=stages, frozen=frozen), None
@@ -130,11 +133,14 @@ def _compared(stage: str, first: dict[str, str], again: dict[str, str]) -> tuple
 
 def _read_by_apps(bundle: Path) -> dict[str, str]:
     """SHA-256 by path of what apps read of a bundle: all but figures, card, manifest and recorded hashes."""
-    own = {bundle_format.PARTS["figures"], bundle_format.CARD, bundle_format.MANIFEST, bundle_format.RECORD}
-    kept = {file.name: files.sha256(file) for file in bundle.iterdir() if file.name not in own}
-    record = json.loads((bundle / bundle_format.RECORD).read_text(encoding="utf-8"))
-    told = json.dumps({key: value for key, value in record.items() if key != "hashes"}, sort_keys=True)
-    kept[bundle_format.RECORD] = hashlib.sha256(told.encode()).hexdigest()
+    own = {bundle_format.PARTS["figures"], bundle_format.CARD, bundle_format.MANIFEST}
+    held = {str(file.relative_to(bundle)): file for file in bundle.rglob("*") if file.is_file()}
+    kept = {name: files.sha256(file) for name, file in held.items() if name not in own}
+    # A record of another form is compared as it is.
+    with suppress(OSError, ValueError, AttributeError):
+        record = json.loads((bundle / bundle_format.RECORD).read_bytes())
+        told = json.dumps({key: value for key, value in record.items() if key != "hashes"}, sort_keys=True)
+        kept[bundle_format.RECORD] = hashlib.sha256(told.encode()).hexdigest()
     return {f"{paths.BUNDLE}/{name}": found for name, found in kept.items()}
 
 
@@ -171,8 +177,9 @@ def _unseen(
     stages = [name for name in revisions.order(folder, paths.BUNDLE) if name not in seeing]
     unseeing = [name for name in stages if seen or name != "train"]
     # Also what `dvc add` tracks, such as a network to start from, but not the cells, which `fetch` reads.
-    added, cells = revisions.added(folder), _reads(branch, seeing) | set(map(str, HIDDEN))
-    asked = [(path, Path(dep)) for path in added for dep in _reads(branch, unseeing) if _touches(path, {dep})]
+    added, cells = revisions.added(folder), revisions.reads(folder, seeing) | set(map(str, HIDDEN))
+    read = revisions.reads(folder, unseeing)
+    asked = [(path, Path(dep)) for path in added for dep in read if _touches(path, {dep})]
     needed = [path if path.is_relative_to(dep) else dep for path, dep in asked]
     needed = [path for path in needed if not _touches(path, cells)] + ([] if seen else [paths.MODEL])
     # Git may hold an output, and one of a stage that sees the test cells could tell of them.
@@ -197,10 +204,6 @@ def _unseen(
     return _compared("blind", seen | _read_by_apps(bundle), model | _read_by_apps(folder / paths.BUNDLE))
 
 
-def _reads(branch: Revision, stages: list[str]) -> set[str]:
-    return {dep["path"] for name in stages if name in branch.lock for dep in branch.lock[name]["deps"]}
-
-
 def _hide(branch: Revision, judged: pd.DataFrame, folder: Path) -> None:
     """Write the branch's cells and split into `folder`, with all cells hidden that are not for train or val.
 
@@ -214,6 +217,10 @@ def _hide(branch: Revision, judged: pd.DataFrame, folder: Path) -> None:
     shows[hidden] = np.resize(shows[~hidden], hidden.sum())
     blind = cells.iloc[shows].reset_index(drop=True).assign(path=cells.path, patient=cells.patient)
     blind.loc[hidden, "label"] = np.resize(labels.LABELS, hidden.sum())
+    # The same file may lie elsewhere, such as in the folder that `fetch` reads, if git holds it.
+    unseen = {*judged.sha256, *cells.sha256[hidden]}
+    for file in [file for file in folder.rglob("*") if file.is_file() and files.sha256(file) in unseen]:
+        file.unlink()
     for path, shown in zip(cells.path, cells.path[shows], strict=True):
         (folder / paths.RAW / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(branch.folder / paths.RAW / shown, folder / paths.RAW / path)

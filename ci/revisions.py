@@ -1,8 +1,9 @@
 """Revisions with parameters and results as plain files: the work tree, a copy of it, or a commit's clone."""
 
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.reproduce import plan_repro
 from dvc.stage import PipelineStage
+from dvc.utils.fs import remove
 from dvc.utils.serialize import modify_yaml
 
 from ci.outputs import LOCK
 from malaria import paths, programs
 from malaria.errors import UserError
 from remote import pull, storage
+
+_PIPELINE = Path("dvc.yaml")
 
 # DVC trusts the names of its files, and the gate the records in reports/ci: git must hold none of them.
 _OWN = (".dvc/cache", ".dvc/remote", ".dvc/tmp", "reports/ci")
@@ -49,10 +54,17 @@ class Revision:
         return content
 
 
-def stages_of(lock: str) -> dict[str, Any]:
-    """The stages of a lock file's text, by name; each has `deps` and `outs`, which may be empty."""
-    found = (yaml.safe_load(lock) or {}).get("stages") or {}
-    return {name: {"deps": [], "outs": [], **entry} for name, entry in found.items()}
+def stages_of(text: str, file: Path = LOCK) -> dict[str, Any]:
+    """The stages in a lock file's text, by name; each has `deps` and `outs`, which may be empty.
+
+    Raises:
+        UserError: the text, of the file named, has another form.
+    """
+    try:
+        found = (yaml.safe_load(text) or {}).get("stages") or {}
+        return {name: {"deps": [], "outs": [], **entry} for name, entry in found.items()}
+    except (yaml.YAMLError, AttributeError, TypeError):
+        raise UserError(f"{file} cannot be read: does it hold a merge conflict (docs/everyday.md)?") from None
 
 
 def work_tree(folder: Path = Path()) -> Revision:
@@ -159,14 +171,13 @@ def base(rev: str, sample: bool = False) -> Iterator[Revision | None]:
 def copy_of_work_tree(source: Path, folder: Path) -> None:
     """Clone the work tree `source` into `folder`, with its uncommitted files and the same DVC cache."""
     _clone(source, programs.git("rev-parse", "HEAD", cwd=source), folder)
-    changed = programs.git("diff", "--name-only", "-z", "HEAD", cwd=source)
+    changed = programs.git("diff", "--name-only", "-z", "--ignore-submodules", "HEAD", cwd=source)
     untracked = programs.git("ls-files", "-z", "--others", "--exclude-standard", cwd=source)
     for name in filter(None, [*changed.split("\0"), *untracked.split("\0")]):
-        if not (source / name).is_file():
-            (folder / name).unlink(missing_ok=True)
-            continue
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source / name, folder / name)
+        remove(folder / name)
+        if (source / name).is_file() or (source / name).is_symlink():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, folder / name, follow_symlinks=False)
 
 
 def _clone(source: Path, commit: str, folder: Path) -> None:
@@ -178,8 +189,22 @@ def _clone(source: Path, commit: str, folder: Path) -> None:
 
 def lock_of(folder: Path = Path()) -> dict[str, Any]:
     """The stages of the dvc.lock in a folder, by name; empty if there is no such file."""
-    file = folder / LOCK
-    return stages_of(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not (folder / LOCK).is_file():
+        return {}
+    lock, known = (stages_of((folder / name).read_text("utf-8"), name) for name in (LOCK, _PIPELINE))
+    # DVC keeps the entries of stages that are gone. One of several that dvc.yaml writes as one has an @.
+    return {name: entry for name, entry in lock.items() if name.partition("@")[0] in known}
+
+
+@contextmanager
+def _opened(folder: Path = Path()) -> Iterator[Repo]:
+    """The DVC repository in a folder; UserError if DVC cannot read its pipeline or parameters."""
+    try:
+        with Repo(str(folder)) as repo:
+            yield repo
+    except DvcException as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"DVC cannot read the pipeline of {folder.resolve().name}: {said}.") from None
 
 
 def order(folder: Path = Path(), *outputs: Path) -> list[str]:
@@ -189,7 +214,7 @@ def order(folder: Path = Path(), *outputs: Path) -> list[str]:
         outputs: leave out the stages that none of these paths depends on.
     """
     wanted = {folder.resolve() / output for output in outputs}
-    with Repo(str(folder)) as repo:
+    with _opened(folder) as repo:
         ends = [out.stage for out in repo.index.outs if Path(out.fs_path) in wanted]
         stages = plan_repro(repo.index.graph, ends) if ends or not outputs else []
         return [_named(stage) for stage in stages if stage.cmd]
@@ -197,19 +222,19 @@ def order(folder: Path = Path(), *outputs: Path) -> list[str]:
 
 def frozen(folder: Path) -> tuple[str, ...]:
     """The stages of the pipeline in a folder that dvc.yaml freezes: DVC runs none of them."""
-    with Repo(str(folder)) as repo:
+    with _opened(folder) as repo:
         return tuple(_named(stage) for stage in repo.index.stages if stage.cmd and stage.frozen)
 
 
 def _named(stage: PipelineStage) -> str:
     """A stage's name for commands at the root, which has the path of a dvc.yaml that lies elsewhere."""
     file = stage.path_in_repo
-    return str(stage.name if file == "dvc.yaml" else f"{file}:{stage.name}")
+    return str(stage.name if file == str(_PIPELINE) else f"{file}:{stage.name}")
 
 
 def imports() -> list[str]:
     """The .dvc files of the work tree that `dvc import` or `dvc import-url` made."""
-    with Repo() as repo:
+    with _opened() as repo:
         return [stage.relpath for stage in repo.index.stages if stage.is_import]
 
 
@@ -218,13 +243,20 @@ def added(folder: Path) -> list[Path]:
     return _tracked(folder, by_stages=False)
 
 
+def reads(folder: Path, stages: Collection[str]) -> set[str]:
+    """The paths that `stages` of the pipeline in a folder read, relative to it."""
+    with _opened(folder) as repo:
+        read = [dep for one in repo.index.stages if one.cmd and _named(one) in stages for dep in one.deps]
+        return {os.path.relpath(dep.fs_path, folder.resolve()) for dep in read}
+
+
 def made(folder: Path) -> list[Path]:
     """The paths that the stages of the pipeline in a folder write, relative to it."""
     return _tracked(folder, by_stages=True)
 
 
 def _tracked(folder: Path, by_stages: bool) -> list[Path]:
-    with Repo(str(folder)) as repo:
+    with _opened(folder) as repo:
         outs = [out for stage in repo.index.stages if bool(stage.cmd) == by_stages for out in stage.outs]
         return [Path(out.fs_path).relative_to(folder.resolve()) for out in outs]
 
@@ -246,14 +278,16 @@ def drop_missing(folder: Path = Path()) -> list[str]:
 
 def _drop_damaged(folder: Path) -> None:
     """DVC trusts its cache, which the branch's remotes may have filled: keep only what has its hash."""
-    with Repo(str(folder)) as repo:
+    with _opened(folder) as repo:
         storage.drop_damaged(repo)
 
 
 def _missing(folder: Path) -> dict[str, list[str]]:
     """The outputs of dvc.lock that a folder lacks, by stage."""
-    outs = {name: [out["path"] for out in entry["outs"]] for name, entry in lock_of(folder).items()}
-    lost = {name: [path for path in made if not (folder / path).exists()] for name, made in outs.items()}
+    lock = lock_of(folder)
+    with _opened(folder) as repo:
+        made = {_named(stage): stage.outs for stage in repo.index.stages if stage.cmd}
+    lost = {name: [out.fs_path for out in made.get(name, ()) if not out.exists] for name in lock}
     return {name: gone for name, gone in lost.items() if gone}
 
 

@@ -20,9 +20,13 @@ class Check(Plain):
 
 
 class Verdict(Plain):
-    """The verdict. `passed`: no check failed; `overridden`: the label that lets it through all the same."""
+    """The verdict. `passed`: no check failed; `overridden`: the label that lets it through all the same.
+
+    `partly`: no stage was run again, as for a report.
+    """
 
     passed: bool
+    partly: bool
     overridden: str
     checks: tuple[Check, ...]
 
@@ -33,6 +37,8 @@ class Verdict(Plain):
     @property
     def headline(self) -> str:
         """The verdict in one sentence."""
+        if self.passed and self.partly:
+            return "No check fails so far: `make gate` also runs stages again."
         failed = (check.name for check in self.checks if check.outcome == "failed")
         return summary.headline(failed, self.overridden and f"the label {self.overridden}")
 
@@ -64,7 +70,7 @@ def judge(found: Comparison, rerun: Rerun | None, pull_labels: Sequence[str] = (
     checks = tuple(Check(name=name, outcome=outcome, said=said) for name, (outcome, said) in made.items())
     passed = all(check.outcome != "failed" for check in checks)
     overridden = limits.override if limits.override in pull_labels and not passed else ""
-    return Verdict(passed=passed, overridden=overridden, checks=checks)
+    return Verdict(passed=passed, partly=rerun is None, overridden=overridden, checks=checks)
 
 
 def not_comparable(found: Comparison) -> str:

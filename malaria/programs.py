@@ -116,8 +116,8 @@ def _check(command: Sequence[str], status: int, printed: str) -> None:
     if status == 0:
         return
     shown = [line for line in printed.splitlines() if line.strip()] or ["it printed nothing"]
-    # The error of a stage comes before that of the DVC that ran it.
-    errors = [line for line in shown if line.casefold().startswith(("error", "fatal"))] or shown[-1:]
+    # The error of a stage comes before that of the DVC that ran it. DVC names a damaged file at once.
+    errors = [line for line in shown if line.casefold().startswith(("error", "fatal", "'./"))] or shown[-1:]
     raise UserError(f"`{_shown(command)}` failed (status {status}): {errors[0].strip()}")
 
 

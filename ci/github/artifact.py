@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ci import outputs
+from ci import outputs, revisions
 from ci.github.gh import gh
 from malaria import programs
 from malaria.command import end_with, options
@@ -51,7 +51,7 @@ def pack() -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     with _remote(FOLDER / STORE) as name:
-        programs.dvc("push", "--remote", name, *STAGES)
+        programs.dvc("push", "--remote", name, *_stages())
 
 
 def take(folder: Path) -> None:
@@ -68,8 +68,13 @@ def take(folder: Path) -> None:
     for path in kept:
         shutil.copyfile(folder / path, path)
     with _remote(folder / STORE) as name:
-        programs.dvc("fetch", "--remote", name, *STAGES)
-    programs.dvc("checkout", "--allow-missing", "--force", "--quiet", *STAGES)
+        programs.dvc("fetch", "--remote", name, *_stages())
+    programs.dvc("checkout", "--allow-missing", "--force", "--quiet", *_stages())
+
+
+def _stages() -> list[str]:
+    """Those of `STAGES` that the pipeline here has."""
+    return [name for name in revisions.lock_of() if name in STAGES]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import pytest
 
 from ci import again, revisions
 from malaria import paths, tables
+from malaria.errors import UserError
 from tests.support import miniature, project
 from tests.support.project import git, run
 
@@ -22,14 +23,14 @@ def branch(once, tmp_path, monkeypatch):
     return project.copy(base, tmp_path / "branch")
 
 
-def blind(branch):
+def blind(branch, rerun=("train",)):
     """What differs without the test cells where the training differs; or why nothing could be made."""
     miniature.reproduce(branch)
     revision = revisions.Revision("branch", "", branch)
     splits = tables.read(branch / paths.SPLITS, tables.SPLITS)
     cells = tables.read(branch / paths.CELLS, tables.CELLS)
     tested = splits.path[splits.split == tables.TEST]
-    with again.run(revision, ("train",), cells[cells.path.isin(tested)], blind=True) as (found, _):
+    with again.run(revision, rerun, cells[cells.path.isin(tested)], blind=True) as (found, _):
         return found.unmade or [output.path for output in found.blind if not output.same]
 
 
@@ -106,3 +107,63 @@ def test_the_folder_that_the_cells_come_from_is_not_there_for_training(branch):
     miniature.write_stages(branch, stages)
     learn_from(branch, 'Path("given/3").read_text()', "given/3")
     assert "failed to reproduce 'train'" in blind(branch)
+
+
+@pytest.mark.parametrize("where", ["", "sub/"])
+def test_nor_is_an_archive_that_a_stage_elsewhere_or_of_another_folder_brings(branch, where):
+    (branch / "given").write_text("".join(f"cell {number};" for number in range(12)))
+    run("dvc", "add", "-q", "given", cwd=branch)
+    miniature.edit(branch, 'f"cell {number};"', 'Path("given").read_text().split(";")[number] + ";"')
+    (branch / "sub").mkdir()
+    stages = miniature.stages_of(branch)
+    del stages["fetch"]
+    brings = {"cmd": "cd .. && python stage.py fetch", "deps": ["../given"], "outs": ["../data/raw"]}
+    if where:
+        miniature.write_stages(branch, stages)
+        miniature.write_stages(branch / "sub", {"fetch": brings})
+    else:
+        miniature.write_stages(branch, {"fetch": brings | {"wdir": "sub"}, **stages})
+    learn_from(branch, 'Path("given").read_text()', "given")
+    assert "failed to reproduce 'train'" in blind(branch)
+
+
+@pytest.mark.parametrize("kept", ["git", "dvc"])
+def test_a_test_cell_that_lies_elsewhere_in_the_work_tree_is_not_there_for_training(branch, kept):
+    (branch / "more").mkdir()
+    (branch / "more/2.png").write_text("cell 2;")
+    run(kept, "add", "more", cwd=branch)
+    learn_from(branch, 'Path("more/2.png").read_text()', "more")
+    assert "failed to reproduce 'train'" in blind(branch)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"bundle.json", "{}")', '"bundle.json", "[]")'),
+        ('"bundle.json"', '"bundle.yaml"'),
+        ('BUNDLE / "network.tflite"', 'BUNDLE / "parts/network.tflite"'),
+    ],
+)
+def test_a_bundle_of_another_format_is_compared_too(branch, before, after):
+    miniature.edit(branch, before, after)
+    assert blind(branch) == []
+    miniature.edit(branch, '"network of "', f"{EVERY_CELL}")
+    stages = miniature.stages_of(branch)
+    stages["export"]["deps"] += ["data/raw"]
+    miniature.write_stages(branch, stages)
+    (differs,) = blind(branch)
+    assert differs.startswith("models/malaria-cells/")
+
+
+@pytest.mark.parametrize("named", ["", "learn"])
+def test_a_network_that_no_stage_train_makes_is_refused(branch, named):
+    stages = miniature.stages_of(branch)
+    train = stages.pop("train")
+    if named:
+        stages[named] = train
+    miniature.write_stages(branch, stages)
+    if not named:
+        run("dvc", "unprotect", str(paths.MODEL), cwd=branch)
+        run("dvc", "add", "-q", str(paths.MODEL), cwd=branch)
+    with pytest.raises(UserError, match=r"dvc\.yaml has no stage train that makes models/model\.keras"):
+        blind(branch, ())

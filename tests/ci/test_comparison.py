@@ -91,7 +91,7 @@ def test_a_better_model_passes(compare, bundle):
 
 def test_the_same_model_passes(compare):
     found = compare()
-    assert verdict.judge(found, None).headline == "The gate passes."
+    assert verdict.judge(found, Rerun(stages=())).headline == "The gate passes."
     assert found.flipped == 0
 
 
@@ -117,6 +117,12 @@ def test_a_worse_threshold_of_the_app_fails_though_the_network_is_the_same(compa
     points = [{"specificity": at, "threshold": 0.05} for at in (0.95, 0.97, 0.99)]
     judged = verdict.judge(compare(branch={"bundle": bundle(operating_points=points)}), None)
     assert outcomes(judged) == ["operating points"]
+
+
+def test_a_threshold_fixed_for_a_specificity_of_one_half_is_not_the_app_s_default(compare, bundle):
+    points = [{"specificity": 0.5, "threshold": 0.99}]
+    found = compare(branch={"bundle": bundle(operating_points=points, network=biased)})
+    assert "specificity at 0.5 -0." in said(verdict.judge(found, None), "operating points")
 
 
 def test_an_operating_point_that_the_branch_gives_up_fails(compare, bundle):
@@ -534,11 +540,10 @@ def test_the_lock_has_stages_without_dependencies_or_without_outputs_too(tmp_pat
         "stages:\n  look:\n    cmd: a\n    deps:\n    - path: cells\n"
         "  draw:\n    cmd: b\n    outs:\n    - path: plot\n"
     )
-    (tmp_path / "plot").touch()
+    (tmp_path / "dvc.yaml").write_text("stages: {look: {}, draw: {}}")
     lock = revisions.lock_of(tmp_path)
     assert [[one["path"] for one in lock["look"][kind]] for kind in ("deps", "outs")] == [["cells"], []]
     assert [[one["path"] for one in lock["draw"][kind]] for kind in ("deps", "outs")] == [[], ["plot"]]
-    assert revisions.drop_missing(tmp_path) == []
 
 
 def test_too_few_of_the_base_s_test_patients_are_not_comparable(compare):
@@ -584,7 +589,7 @@ def judging(tmp_path, monkeypatch, model_bundle):
         tables.write(found.assign(sha256=hashes), base / paths.CELLS, tables.CELLS)
         stages = {name: {"outs": [{"md5": "a"}]} for name in ("split", "pack", "train", "evaluate", "export")}
         (base / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
-        (base / "dvc.yaml").write_text("stages: {}\n")
+        (base / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
         git("init", "-q", ".", cwd=base)
         if start:
             start(base)
@@ -653,7 +658,8 @@ def test_a_stage_that_a_branch_lacks_is_asked_for_where_its_training_differs_too
         relocked("train")(folder)
         lock = yaml.safe_load((folder / "dvc.lock").read_text())
         lock["stages"]["packing"] = lock["stages"].pop("pack")
-        (folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+        for name in ("dvc.lock", "dvc.yaml"):
+            (folder / name).write_text(yaml.safe_dump(lock, sort_keys=False))
 
     _, (stages, _), _, _ = judging(change=change)
     assert stages == ("train", "evaluate", "pack")

@@ -1,10 +1,13 @@
 """Revisions to judge and to judge by, in a pipeline in miniature."""
 
 import json
+import re
+import shutil
 
 import pytest
 
-from ci import retrain, revisions
+from ci import outputs, retrain, revisions
+from ci.github import artifact
 from malaria import paths
 from malaria.errors import UserError
 from tests.support import miniature, project
@@ -65,3 +68,49 @@ def test_a_stage_of_another_folder_s_pipeline_is_run_too(repository):
     miniature.write_stages(repository / "more", {"count": stage})
     retrain.reproduce()
     assert (repository / "more/figures").read_text() == "done\n"
+
+
+def test_entries_of_stages_that_are_gone_count_for_nothing(repository):
+    """DVC leaves them in dvc.lock."""
+    stages = miniature.stages_of(repository)
+    stages["more"] = {"cmd": "echo > figures", "outs": ["figures"]}
+    miniature.write_stages(repository, stages)
+    miniature.reproduce(repository)
+    del stages["more"]
+    (repository / "figures").unlink()
+    miniature.write_stages(repository, stages)
+    commit(repository, "no figures")
+    assert "more" not in revisions.work_tree().lock
+    with revisions.base("main") as base:
+        assert base.note == ""
+
+
+def test_a_stage_may_run_in_another_folder_or_have_no_outputs(repository):
+    (repository / "more").mkdir()
+    counts = {"cmd": "echo > figures", "wdir": "more", "deps": ["../models"], "outs": ["figures"]}
+    look = {"cmd": "echo", "deps": ["models"]}
+    miniature.write_stages(repository, miniature.stages_of(repository) | {"count": counts, "look": look})
+    miniature.reproduce(repository)
+    with revisions.base("main") as base:
+        assert (base.folder / "more/figures").is_file()
+        assert base.note == ""
+
+
+@pytest.mark.parametrize("content", ["<<<<<<< HEAD\nstages:\n=======\n", "stages: [train]\n"])
+@pytest.mark.parametrize("name", ["dvc.lock", "dvc.yaml"])
+def test_a_pipeline_that_cannot_be_read_is_named(repository, name, content):
+    (repository / name).write_text(content)
+    commit(repository, "a conflict")
+    for read in (retrain.reproduce, revisions.work_tree, lambda: revisions.base("main").__enter__()):
+        with pytest.raises(UserError, match=re.escape(name)):
+            read()
+
+
+def test_results_of_a_pipeline_without_some_of_the_stages_are_handed_over(repository, tmp_path):
+    assert not set(artifact.STAGES) <= miniature.stages_of(repository).keys()
+    artifact.pack()
+    shutil.copytree(outputs.RETRAINED, tmp_path / "artifact")
+    shutil.rmtree(repository / ".dvc/cache")
+    paths.MODEL.unlink()
+    artifact.take(tmp_path / "artifact")
+    assert paths.MODEL.is_file()

@@ -66,8 +66,14 @@ CELLS_AGAIN = Output(stage="pack", path="data/packed", first="d", again="e")
 
 
 def test_what_reaches_every_limit_passes():
-    judged = verdict.judge(comparison(), None)
+    judged = verdict.judge(comparison(), rerun(SAME))
     assert (judged.passed, judged.mergeable, judged.headline) == (True, True, "The gate passes.")
+
+
+def test_a_report_that_ran_nothing_again_does_not_say_that_the_gate_passes():
+    said = "No check fails so far: `make gate` also runs stages again."
+    assert verdict.judge(comparison(), None).headline == said
+    assert verdict.judge(comparison(forged=1), None).headline == "The gate fails: by patient."
 
 
 @pytest.mark.parametrize(
@@ -150,7 +156,8 @@ def test_same_inputs_and_other_outputs_contradict_the_base(tmp_path):
     def revision(name: str, **stages: tuple[str, str]) -> Revision:
         lock = {stage: {"deps": [read], "outs": [made]} for stage, (read, made) in stages.items()}
         (tmp_path / name).mkdir()
-        (tmp_path / name / "dvc.lock").write_text(yaml.safe_dump({"stages": lock}))
+        for file in ("dvc.lock", "dvc.yaml"):
+            (tmp_path / name / file).write_text(yaml.safe_dump({"stages": lock}))
         return Revision(name, "", tmp_path / name)
 
     base = revision("base", same=("a", "x"), changed=("b", "x"), doctored=("c", "x"))
@@ -185,7 +192,8 @@ def test_what_runs_again_gives_the_same_but_for_what_depends_on_the_processor(fo
 
 
 def test_a_branch_without_a_stage_that_the_gate_runs_again_is_told_so(tmp_path):
-    (tmp_path / "dvc.lock").write_text("stages: {fetch: {cmd: python -m stages.fetch}}")
+    for name in ("dvc.lock", "dvc.yaml"):
+        (tmp_path / name).write_text("stages: {fetch: {cmd: python -m stages.fetch}}")
     with (
         pytest.raises(UserError, match=r"dvc\.lock has no stage evaluate, .*: keep the stage"),
         again.run(Revision("branch", "", tmp_path), ("fetch", "evaluate"), pd.DataFrame(), False),

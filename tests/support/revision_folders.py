@@ -89,7 +89,9 @@ def write(
         content[section][name_] = value
     folder.mkdir(parents=True)
     (folder / paths.PARAMS).write_text(yaml.safe_dump(content, sort_keys=False))
-    (folder / "dvc.lock").write_text(yaml.safe_dump({"stages": {"evaluate": {"outs": [{"md5": name}]}}}))
+    for pipeline in ("dvc.yaml", "dvc.lock"):
+        stages = {"evaluate": {"outs": [{"md5": name}]}}
+        (folder / pipeline).write_text(yaml.safe_dump({"stages": stages}))
     tables.write(found, folder / paths.CELLS, tables.CELLS)
     tables.write(found, folder / paths.SPLITS, tables.SPLITS)
     files.write_json(folder / paths.SUMMARY, summary or {"auc": 0.99})
