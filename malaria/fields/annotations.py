@@ -157,6 +157,16 @@ def _mark(name: str, box: list[float], ignore: bool, label: str) -> Mark:
     return Mark(OTHER if ignore else label, (x, y, w, h), ignore)
 
 
+def check_size(field: Annotated, width: int, height: int) -> None:
+    """Raise UserError if a mark lies outside of the picture, which then is not the one that was annotated."""
+    for x, y, _, _ in (mark.box for mark in field.marks):
+        if x > width or y > height:
+            raise UserError(
+                f"{field.image}: a mark at {x:.0f}, {y:.0f} lies outside of its {width} x {height} px: bring "
+                "the picture as it was annotated, or correct the mark."
+            )
+
+
 def annotation_files(path: Path) -> list[Path]:
     """The annotation files: the one given, or those below a folder."""
     if path.is_file():
