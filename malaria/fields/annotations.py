@@ -230,7 +230,7 @@ def _listed(content: list[dict[str, Any]], at: Place) -> Iterator[Raw]:
 
 
 def _coco(content: dict[str, Any], at: Place) -> Iterator[Raw]:
-    """COCO: boxes; crowds are places to ignore."""
+    """COCO: boxes, or those round outlines; crowds are places to ignore."""
     names = {f"category {kind['id']}": kind["name"] for kind in content["categories"]}
     images = {f"image {image['id']}": image["file_name"] for image in content["images"]}
     if len(names) < len(content["categories"]) or len(images) < len(content["images"]):
@@ -238,6 +238,11 @@ def _coco(content: dict[str, Any], at: Place) -> Iterator[Raw]:
     for image in images.values():
         yield image, "", None, False
     for thing in _numbered(content["annotations"], "annotation", at):
+        outlines = thing.get("segmentation")
+        if "bbox" not in thing and isinstance(outlines, list):
+            thing["bbox"] = _around(
+                pair for one in outlines for pair in zip(one[::2], one[1::2], strict=True)
+            )
         box, crowd = [float(v) for v in thing["bbox"]], bool(thing.get("iscrowd"))
         yield images[f"image {thing['image_id']}"], names[f"category {thing['category_id']}"], box, crowd
 
@@ -312,7 +317,8 @@ def _yolo(file: Path, at: Place) -> Iterator[Raw]:
             raise ValueError(f"its numbers {values} are no box or outline in shares of the sides, 0 to 1")
         points = zip(values[::2], values[1::2], strict=True)
         box = _around([(x * width, y * height) for x, y in points])
-        yield str(image), names[f"class {int(kind)}"], box, False
+        # As NumPy writes it, a whole number may be 1.000000e+00.
+        yield str(image), names[f"class {float(kind):g}"], box, False
 
 
 def _yolo_names(file: Path, at: Place) -> Mapping[int, str]:
