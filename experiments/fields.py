@@ -59,6 +59,7 @@ def score(field: annotations.Annotated) -> dict[str, float]:
         whether the annotation has boxes; `seconds`: processor time.
     """
     pixels = find.read(field.image)
+    annotations.check_size(field, pixels.shape[1], pixels.shape[0])
     start = time.process_time()
     found = find.find(pixels)
     seconds = time.process_time() - start

@@ -75,17 +75,21 @@ def is_zip(file: Path | IO[bytes]) -> bool:
 
 
 def open_zip(file: Path | IO[bytes]) -> zipfile.ZipFile:
-    """Open a zip. Names that do not say how they are encoded are UTF-8 if all can be, as a Mac packs them.
+    """Open a zip, and read its names as they were meant.
 
-    Otherwise they are of code page 437, as the format says.
+    Names that do not say how they are encoded are UTF-8 if all can be, as a Mac packs them, else of code page
+    437, as the format says. Some Windows tools write backslashes between folders.
 
     Raises:
         OSError, DAMAGED_ZIP: it cannot be opened.
     """
     try:
-        return zipfile.ZipFile(file, metadata_encoding="utf-8")
+        pack = zipfile.ZipFile(file, metadata_encoding="utf-8")
     except UnicodeDecodeError:
-        return zipfile.ZipFile(file)
+        pack = zipfile.ZipFile(file)
+    for info in pack.infolist():
+        info.filename = info.filename.replace("\\", "/")
+    return pack
 
 
 def check_method(member: zipfile.ZipInfo) -> None:
@@ -173,8 +177,7 @@ def _zip(archive: Path) -> Iterator[Member]:
                 raise UserError(f"{archive} holds the link {info.filename}: pack the files themselves.")
             check_method(info)
             with pack.open(info) as stream:
-                # Some Windows tools write backslashes.
-                yield Member(PurePosixPath(info.filename.replace("\\", "/")), info.file_size, stream)
+                yield Member(PurePosixPath(info.filename), info.file_size, stream)
 
 
 def _tar(archive: Path) -> Iterator[Member]:

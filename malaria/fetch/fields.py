@@ -106,6 +106,7 @@ def _cut(folder: Path, complete: bool, order: tuple[int, annotations.Annotated, 
 
     number, annotated, patient = order
     pixels = find.read(annotated.image)
+    annotations.check_size(annotated, pixels.shape[1], pixels.shape[0])
     field, marks = find.find(pixels), annotated.marks
     matched = matching.match(field, marks)
     labels = {i: marks[j].label for i, j in matched.pairs}

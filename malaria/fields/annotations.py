@@ -157,6 +157,16 @@ def _mark(name: str, box: list[float], ignore: bool, label: str) -> Mark:
     return Mark(OTHER if ignore else label, (x, y, w, h), ignore)
 
 
+def check_size(field: Annotated, width: int, height: int) -> None:
+    """Raise UserError if a mark lies outside of the picture, which then is not the one that was annotated."""
+    for x, y, _, _ in (mark.box for mark in field.marks):
+        if x > width or y > height:
+            raise UserError(
+                f"{field.image}: a mark at {x:.0f}, {y:.0f} lies outside of its {width} x {height} px: bring "
+                "the picture as it was annotated, or correct the mark."
+            )
+
+
 def annotation_files(path: Path) -> list[Path]:
     """The annotation files: the one given, or those below a folder."""
     if path.is_file():
@@ -220,7 +230,7 @@ def _listed(content: list[dict[str, Any]], at: Place) -> Iterator[Raw]:
 
 
 def _coco(content: dict[str, Any], at: Place) -> Iterator[Raw]:
-    """COCO: boxes; crowds are places to ignore."""
+    """COCO: boxes, or those round outlines; crowds are places to ignore."""
     names = {f"category {kind['id']}": kind["name"] for kind in content["categories"]}
     images = {f"image {image['id']}": image["file_name"] for image in content["images"]}
     if len(names) < len(content["categories"]) or len(images) < len(content["images"]):
@@ -228,6 +238,11 @@ def _coco(content: dict[str, Any], at: Place) -> Iterator[Raw]:
     for image in images.values():
         yield image, "", None, False
     for thing in _numbered(content["annotations"], "annotation", at):
+        outlines = thing.get("segmentation")
+        if "bbox" not in thing and isinstance(outlines, list):
+            thing["bbox"] = _around(
+                pair for one in outlines for pair in zip(one[::2], one[1::2], strict=True)
+            )
         box, crowd = [float(v) for v in thing["bbox"]], bool(thing.get("iscrowd"))
         yield images[f"image {thing['image_id']}"], names[f"category {thing['category_id']}"], box, crowd
 
@@ -302,7 +317,8 @@ def _yolo(file: Path, at: Place) -> Iterator[Raw]:
             raise ValueError(f"its numbers {values} are no box or outline in shares of the sides, 0 to 1")
         points = zip(values[::2], values[1::2], strict=True)
         box = _around([(x * width, y * height) for x, y in points])
-        yield str(image), names[f"class {int(kind)}"], box, False
+        # As NumPy writes it, a whole number may be 1.000000e+00.
+        yield str(image), names[f"class {float(kind):g}"], box, False
 
 
 def _yolo_names(file: Path, at: Place) -> Mapping[int, str]:

@@ -31,7 +31,7 @@ from malaria.predict import engine, inputs, rows, stores
 SIZE = 1024
 
 # Raise this with every change to what a partition's file means.
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True)

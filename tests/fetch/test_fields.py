@@ -180,6 +180,16 @@ def test_a_field_whose_name_no_table_can_hold_is_refused(given, tmp_path, name):
         fetched(odd.parent, tmp_path)
 
 
+def test_a_field_that_was_made_smaller_after_it_was_annotated_is_refused(given, tmp_path):
+    own = shutil.copytree(given, tmp_path / "own")
+    with Image.open(own / "slide1_f.png") as field:
+        field.resize((320, 240)).save(own / "slide1_f.png")
+    with pytest.raises(
+        UserError, match=r"slide1_f\.png: a mark at \d+, \d+ lies outside of its 320 x 240 px"
+    ):
+        fetched(own, tmp_path)
+
+
 def test_fields_without_a_cell_of_a_class_are_refused(given, tmp_path):
     listed = json.loads((given / "annotations.json").read_text())
     for field in listed:

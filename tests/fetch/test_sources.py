@@ -329,7 +329,9 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path, name):
 
 def test_a_zip_with_the_separators_of_windows_has_folders(tmp_path):
     with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
+        pack.writestr("Parasitized\\", b"")
         pack.writestr("Parasitized\\a.png", b"x")
+    assert [Path(item.path).parts[-2:] for item in inputs.find([str(tmp_path)])] == [("Parasitized", "a.png")]
     archives.unpack(tmp_path / "cells.zip", tmp_path / "in")
     assert (tmp_path / "in/Parasitized/a.png").read_bytes() == b"x"
 

@@ -42,6 +42,9 @@ FORMS = {
     "german.csv": "image;label;x;y;w;h\na.png;ring;10;20;30;40\n;;;;;\n",
     "excel.csv": "image;label;x;y;w;h;;\na.png;ring;10,0;20,00;30;40,0;;\n",
     "imagej.csv": " ,Image,X,Y,BX,BY,Width,Height,Class\n1,a.png,25,40,10,20,30,40,ring\n",
+    "outlines.json": json.dumps(COCO).replace(
+        '"bbox": [10.0, 20.0, 30.0, 40.0]', '"segmentation": [[10, 20, 40, 30, 15, 50], [12, 55, 14, 60]]'
+    ),
     "mark.json": "\ufeff"
     + json.dumps(COCO).replace('"image_id": 7', '"image_id": "7"').replace("ring", " ring "),
 }
@@ -92,6 +95,11 @@ def test_an_image_is_found_however_its_accents_are_composed(folder, form):
     name = unicodedata.normalize(other, "Präparat.png")
     (folder / "points.csv").write_text(f"image,label,x,y\n{name},ring,5,6\n")
     assert len(annotations.read(folder)[0].marks) == 1
+
+
+def test_the_class_of_a_yolo_label_may_be_written_as_numpy_does(folder):
+    (folder / "a.txt").write_text("0.0e+00 2.5e-01 2.0e-01 3.0e-01 2.0e-01\n")
+    assert annotations.read(folder)[0].marks[0].label == PARASITIZED
 
 
 def test_the_classes_of_yolo_are_found_where_cvat_puts_them(folder):
@@ -204,6 +212,12 @@ def test_class_names_are_mapped_before_the_known_ones(folder):
         ("a.txt", "0 10 20 30 40\n", r"a\.txt, line 1: its numbers .* in shares"),
         ("a.txt", "0 0.5 0.5 0.1 0.1 0.9\n", r"a\.txt, line 1: its numbers"),
         ("a.txt", "4 0.5 0.5 0.1 0.1\n", r"a\.txt, line 1: 'class 4' is missing"),
+        ("a.txt", "0.5 0.5 0.5 0.1 0.1\n", r"a\.txt, line 1: 'class 0\.5' is missing"),
+        (
+            "coco.json",
+            changed('"bbox": [10.0', '"segmentation": {"counts": "a"}, "box": [1'),
+            "'bbox' is missing",
+        ),
         ("cvat.xml", CVAT.replace("<box", "<cuboid"), r"cvat\.xml, image a\.png: 'points' is missing"),
     ],
 )
