@@ -463,7 +463,7 @@ def _figures(
         }
         for one in bundles
     )
-    for at in theirs:
+    for at in sorted(theirs):
         # A cell that is turned away counts as wrong. If the branch lacks the point, no cell is called
         # parasitised there.
         called = {
