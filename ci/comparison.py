@@ -21,6 +21,7 @@ from ci.revisions import Revision
 from malaria import bundle, labels, params, paths, tables
 from malaria.bundle import fingerprints
 from malaria.cells import images, pack, packed
+from malaria.errors import UserError
 from malaria.evaluate import evaluation, metrics, paired
 
 MOST_FLIPS = 10
@@ -355,8 +356,10 @@ def _side(revision: Revision) -> Side:
 
 
 def accepted(revision: Revision) -> pd.DataFrame:
-    """The cells that the audit accepted: rows of tables.CELLS."""
+    """The cells that the audit accepted: rows of tables.CELLS; UserError if the table names one twice."""
     cells = tables.read(revision.folder / paths.CELLS, tables.CELLS)
+    for path in cells.path[cells.path.duplicated()]:
+        raise UserError(f"{revision.folder / paths.CELLS} lists {path} twice: run `dvc repro --force audit`.")
     return cells[cells.status == tables.OK]
 
 
@@ -463,7 +466,7 @@ def _figures(
         }
         for one in bundles
     )
-    for at in theirs:
+    for at in sorted(theirs):
         # A cell that is turned away counts as wrong. If the branch lacks the point, no cell is called
         # parasitised there.
         called = {

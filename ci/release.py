@@ -138,7 +138,10 @@ def notes(tag: str, released: bundle.Bundle, last: str, verdict: str) -> str:
         compared = summary.read(outputs.SUMMARY.read_bytes())
         changed = [f"- `{one['key']}`: {one['base']} → {one['branch']}" for one in found["changes"]]
         parts += [
-            f"## Against {last}, on its test cells\n\n{summary.figures(compared)}",
+            f"## Against {last}, on its test cells",
+            f"On {compared['cells']:,} cells of {compared['patients']:,} patients. "
+            f"{found['judged']['left_out']:,} others are of patients that this version learns from.",
+            summary.figures(compared),
             f"## Parameters changed since {last}\n\n" + ("\n".join(changed) or "None."),
         ]
     parts.append("## Gate\n\n" + "\n".join(f"    {line}" for line in verdict.splitlines()))

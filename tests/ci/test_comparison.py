@@ -17,6 +17,7 @@ from ci.comparison import Stage
 from ci.github import summary
 from malaria import files, paths, tables
 from malaria.bundle import fingerprints
+from malaria.errors import UserError
 from malaria.params import load_params
 from tests.support import revision_folders as made
 from tests.support.project import commit, git
@@ -544,6 +545,15 @@ def test_the_lock_has_stages_without_dependencies_or_without_outputs_too(tmp_pat
     lock = revisions.lock_of(tmp_path)
     assert [[one["path"] for one in lock["look"][kind]] for kind in ("deps", "outs")] == [["cells"], []]
     assert [[one["path"] for one in lock["draw"][kind]] for kind in ("deps", "outs")] == [[], ["plot"]]
+
+
+def test_a_table_that_lists_a_cell_twice_is_refused(compare):
+    found = made.cells()
+    twice = pd.concat([found, found[:1].assign(sha256="0" * 64)])
+    with pytest.raises(
+        UserError, match=r"data/cells\.csv lists Uninfected/cell_00000\.png twice: run `dvc repro"
+    ):
+        compare(branch={"found": twice})
 
 
 def test_too_few_of_the_base_s_test_patients_are_not_comparable(compare):

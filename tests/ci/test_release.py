@@ -202,6 +202,7 @@ def test_the_next_release_says_what_changed_since_the_last(here):
     run("dvc", "push", "-q", cwd=here)
     said = run(sys.executable, "-m", "ci.release", "1.1.0", "--dry", cwd=here).stdout
     assert "## Against malaria-cells@v1.0.0, on its test cells" in said
+    assert re.search(r"\nOn \d+ cells of 3 patients\. 0 others are of patients that this version ", said)
     assert re.search(r"\| AUC \| (\S+) \| \1 \| \+0\.0000 \|", said)
     assert (
         "## Parameters changed since malaria-cells@v1.0.0\n\n- `audit.max_quarantined`: 0.02 → 0.5\n" in said
