@@ -56,7 +56,8 @@ def left() -> Callable[[], bool]:
     """Make a function that says whether the client has left; call `left` in the function that Gradio runs."""
     blocks, number = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
     event = blocks._queue.event_ids_to_events.get(number) if blocks and number else None
-    return lambda: event is not None and not event.alive
+    # Gradio forgets an event that is cancelled.
+    return lambda: event is not None and not (event.alive and number in blocks._queue.event_ids_to_events)
 
 
 def chosen(threshold: object) -> verdict.Point:

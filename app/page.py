@@ -37,12 +37,14 @@ _PROGRESS = gr.Progress()
 class Shown:
     """The cells in view, their `files` (none for an example), and the index of the one shown large.
 
-    A session keeps their thumbnails, and no other pixels.
+    A session keeps their thumbnails, and no other pixels. `asked`: the operating point's index and the filter
+    with which uploads were sent.
     """
 
     judged: tuple[batches.Judged, ...] = ()
     files: uploads.Files = ()
     number: int | None = None
+    asked: tuple[object, bool] | None = None
 
 
 # A round of labelled cells, and where they were drawn from.
@@ -137,12 +139,15 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
         look = {"fn": None, "js": "look", "api_visibility": "private"}
         views, large, played = [totals, unsure, table, further, cell, shown], [cell, shown], [board, game]
         # Without `preprocess` Gradio decodes no file, but passes on the paths of the uploads.
-        sent = [files, point, unsure]
-        ask(files.upload, respond.show, sent, views, "show_cells", preprocess=False).then(**look)
+        sent, quiet = [files, point, unsure], {"show_progress": "hidden"}
+        settings, all_views = [point, shown, unsure, game], [*views, board]
+        # What is asked for last is shown last.
+        last = {"preprocess": False, "trigger_mode": "always_last"}
+        judging = ask(files.upload, respond.show, sent, views, "show_cells", **last)
+        ask(judging.then, respond.late, settings, all_views, "settings_of_cells", **quiet).then(**look)
         for number, button in enumerate(examples, 1):
-            example = partial(respond.example, button.value)
-            ask(button.click, example, [point], views, f"show_example_{number}").then(**look)
-        quiet = {"show_progress": "hidden"}
+            example, named = partial(respond.example, button.value), f"show_example_{number}"
+            ask(button.click, example, [point], views, named, cancels=[judging]).then(**look)
         ask(table.select, respond.row, [shown, point], large, "show_row", **quiet).then(**look)
         ask(further.click, respond.next, [shown, point], large, "show_next", **quiet).then(**look)
         ask(new.click, partial(respond.draw, source), [point], played, "draw_cells")
@@ -153,7 +158,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
             ask(button.click, move, [game, point], played, name)
         ask(everything.click, partial(respond.play, cells.reveal), [game, point], played, "show_labels")
         chosen = partial(gr.on, [point.change, unsure.change])
-        ask(chosen, respond.again, [point, shown, unsure, game], [*views, board], "operating_point", **quiet)
+        ask(chosen, respond.again, settings, all_views, "operating_point", **quiet)
 
         for name, answer in api.endpoints(models, folder).items():
             gr.api(api.in_gradio()(answer), api_name=name, concurrency_id="judge")
@@ -227,7 +232,8 @@ class Responses:
                 progress((len(judged), max(total, len(judged))), unit="cells")
                 if gone():
                     break
-        return self.views(Shown(tuple(judged), own, 0 if len(judged) == 1 else None), point, unsure)
+        number = 0 if len(judged) == 1 else None
+        return self.views(Shown(tuple(judged), own, number, (place, unsure)), point, unsure)
 
     def example(self, name: str, place: object) -> tuple[Any, ...]:
         """Judge an example, and show the answer."""
@@ -306,3 +312,8 @@ class Responses:
         """Show everything again, after the operating point or the filter has changed."""
         point = self.at(place)
         return *self.views(shown, point, unsure), self.board(game, place)[0] if game else gr.skip()
+
+    def late(self, place: object, shown: Shown, unsure: bool, game: Round | None) -> Any:
+        """Show uploads again if operating point or filter were changed while they were judged."""
+        same = shown.asked in (None, (place, unsure))
+        return gr.skip() if same else self.again(place, shown, unsure, game)

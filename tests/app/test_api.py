@@ -1,9 +1,13 @@
-"""Checks of the arguments that programs send to the app."""
+"""Checks of the arguments that programs send to the app, and of whether they still wait."""
+
+import contextvars
+from types import SimpleNamespace
 
 import pytest
 from starlette.exceptions import HTTPException
 
 from app import api
+from app.gradio_import import LocalContext
 
 
 @pytest.mark.parametrize(
@@ -25,3 +29,17 @@ def test_a_threshold_is_a_number_from_zero_to_one(threshold, taken):
     with pytest.raises(HTTPException) as refused:
         api.chosen(threshold)
     assert refused.value.status_code == 422
+
+
+def test_a_client_has_left_when_gradio_forgets_what_it_asked_for():
+    events = {"asked": SimpleNamespace(alive=True)}
+
+    def ask() -> None:
+        LocalContext.blocks.set(SimpleNamespace(_queue=SimpleNamespace(event_ids_to_events=events)))
+        LocalContext.event_id.set("asked")
+        left = api.left()
+        assert not left()
+        del events["asked"]
+        assert left()
+
+    contextvars.copy_context().run(ask)

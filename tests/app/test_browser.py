@@ -425,13 +425,8 @@ def test_the_page_works_behind_nginx_at_a_path_of_its_own(visit, behind_nginx, f
 
 @BOTH
 def test_the_progress_of_a_batch_is_shown_once_and_covers_nothing(visit, files, tmp_path, size):
-    Image.open(files[0]).save(tmp_path / "small.jpg")
-    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
-        for number in range(uploads.MOST_CELLS):
-            pack.write(tmp_path / "small.jpg", f"{number}.jpg")
     page = visit(viewport=size)
-    page.set_input_files("#bring input[type=file]", tmp_path / "cells.zip")
-    page.get_by_role("progressbar").first.wait_for()
+    begin_judging_many(page, files, tmp_path)
     boxes = "[...document.querySelectorAll(name)].map((one) => one.getBoundingClientRect())"
     names = "['[role=progressbar]', '.progress-text', '.label-wrap']"
     shown = page.evaluate(f"{names}.map((name) => {boxes}.filter((box) => box.height))")
@@ -439,6 +434,44 @@ def test_the_progress_of_a_batch_is_shown_once_and_covers_nothing(visit, files, 
     assert (len(bars), len(texts)) == (1, 1)
     assert texts[0]["bottom"] <= bars[0]["top"]
     assert bars[0]["bottom"] <= further[0]["top"]
+
+
+def begin_judging_many(page, files: list[Path], folder: Path) -> None:
+    """Upload a zip of as many cells as are judged at once, and wait until they are being judged."""
+    Image.open(files[0]).save(folder / "small.jpg")
+    with zipfile.ZipFile(folder / "many.zip", "w") as pack:
+        for number in range(uploads.MOST_CELLS):
+            pack.write(folder / "small.jpg", f"{number}.jpg")
+    page.set_input_files("#bring input[type=file]", folder / "many.zip")
+    page.get_by_role("progressbar").first.wait_for()
+
+
+@pytest.mark.parametrize("example", [False, True])
+def test_what_is_asked_for_last_is_shown_last(visit, files, tmp_path, example):
+    page = visit(viewport=DESK)
+    begin_judging_many(page, files, tmp_path)
+    if example:
+        page.click("#example-1")
+    else:
+        page.set_input_files("#bring input[type=file]", files[1])
+    page.locator("#answer .mc-title", has_text="Ring form" if example else files[1].name).wait_for(
+        timeout=60_000
+    )
+    page.wait_for_timeout(2000)
+    assert page.locator("#answer .mc-title").is_visible()
+    assert page.locator("#totals").inner_text() == ""
+
+
+def test_an_operating_point_that_is_chosen_while_cells_are_judged_counts_for_them(visit, files, tmp_path):
+    page = visit(viewport=DESK)
+    page.get_by_role("button", name="Settings").click()
+    begin_judging_many(page, files, tmp_path)
+    page.locator("#operating-point input").last.check()
+    page.locator("#totals .mc-download").wait_for(timeout=60_000)
+    page.wait_for_timeout(2000)
+    csv_ = page.locator("#totals .mc-download").get_attribute("href").partition(",")[2]
+    rows_ = csv.DictReader(io.StringIO(base64.b64decode(csv_).decode()))
+    assert {row["operating_point"] for row in rows_} == {"99 % specificity"}
 
 
 @BOTH
