@@ -36,7 +36,6 @@ _ZIP = archives.Limits(size=256 * 2**20, ratio=100)
 
 TOO_MANY = f"more than the {MOST_CELLS:,} cells that are judged at once"
 TOO_MANY_ZIPS = f"more than the {MOST_ZIPS} zips that are opened at once"
-NOT_UPLOADED = "not a file that was uploaded here"
 GONE = "it is no longer kept here, so choose it again"
 DAMAGED_ZIP = "a zip that is damaged, encrypted, or packed by another method than deflate"
 LISTED = "a zip of far more cells than are judged at once"
@@ -134,7 +133,7 @@ def own(path: Any, folder: Path) -> Path:
         file = Path(path).resolve()
         if file.is_relative_to(folder.resolve()) and file.is_file():
             return file
-    raise HTTPException(400, f"A file of this request is {NOT_UPLOADED}.")
+    raise HTTPException(400, "A file of this request is not a file that was uploaded here.")
 
 
 def sent(file: object, folder: Path) -> tuple[str, Path]:
