@@ -458,12 +458,7 @@ def _figures(
         ("ece", None, paired.calibration(asked, settings.evaluate)),
     ]
     theirs, ours = (
-        {DEFAULT_POINT: 0.5}
-        | {
-            of.specificity: of.threshold
-            for of in one.record.operating_points
-            if of.specificity != DEFAULT_POINT
-        }
+        {point.specificity: point.threshold for point in one.record.operating_points} | {DEFAULT_POINT: 0.5}
         for one in bundles
     )
     for at in sorted(theirs):

@@ -748,8 +748,17 @@ RULES = (
     ),
     *of(
         "ci/comparison.py",
-        "tests/ci/test_comparison.py test_an_operating_point_that_the_branch_gives_up_fails",
+        "tests/ci/test_comparison.py test_an_operating_point_that_the_branch_gives_up_fails "
+        "test_a_threshold_fixed_for_a_specificity_of_one_half_is_not_the_app_s_default",
         ("a point that is given up is lost", "ours.get(at, math.inf)", "ours.get(at, theirs[at])"),
+        ("no point takes the place of the default threshold", " | {DEFAULT_POINT: 0.5}", ""),
+    ),
+    *of(
+        "ci/again.py",
+        "tests/ci/test_again.py test_a_network_that_no_stage_train_makes_is_refused "
+        "test_a_test_cell_that_lies_elsewhere_in_the_work_tree_is_not_there_for_training",
+        ("the stage train makes the network", "if blind and revisions", "if False and revisions"),
+        ("no other file is a test cell", "files.sha256(file) in unseen", "files.sha256(file) in ()"),
     ),
     *of(
         "ci/release.py",
