@@ -7,6 +7,8 @@ UV := $(shell command -v uv 2>/dev/null)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # It would hide this project's modules from `python -m`.
 unexport PYTHONSAFEPATH
+# DVC runs stages in the shell that SHELL names: here in make's, and not in a login shell such as nologin.
+export SHELL
 # Airflow has its own environment, because its requirements conflict with the pipeline's.
 AIRFLOW := .venv-airflow
 # When `make airflow` runs the pipeline: a cron expression or @weekly. If empty: as MALARIA_SCHEDULE says, or only by hand.

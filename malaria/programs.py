@@ -99,7 +99,7 @@ def environment() -> Mapping[str, str]:
 
     Empty variables for credentials are left out, because a secret that is not set may come as an empty text.
     So are git's own variables in a hook, by which git would work on that repository in every folder. Git does
-    not ask for passwords.
+    not ask for passwords. DVC runs stages in the shell that SHELL names, but a login shell may run nothing.
     """
     secrets = ("AWS_", "KAGGLE_")
     kept = {
@@ -108,7 +108,7 @@ def environment() -> Mapping[str, str]:
         if name not in _NOT_PASSED_ON and (value or not name.startswith(secrets))
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**kept, "PATH": path, "GIT_TERMINAL_PROMPT": "0"}
+    return {**kept, "PATH": path, "SHELL": "/bin/sh", "GIT_TERMINAL_PROMPT": "0"}
 
 
 def _check(command: Sequence[str], status: int, printed: str) -> None:

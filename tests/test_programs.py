@@ -8,6 +8,8 @@ import pytest
 from malaria import programs
 from malaria.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
@@ -65,6 +67,16 @@ def test_git_and_dvc_are_called_where_they_are_told(tmp_path: Path):
     assert programs.git("rev-parse", "--show-toplevel", cwd=tmp_path) == str(tmp_path.resolve())
     with pytest.raises(UserError, match=r"`dvc status` failed \(status \d+\): ERROR: you are not inside"):
         programs.dvc("status", cwd=tmp_path)
+
+
+def test_stages_run_whatever_the_login_shell_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("SHELL", "/bin/false")
+    (tmp_path / "dvc.yaml").write_text("stages: {one: {cmd: echo ran}}")
+    for command in (["git", "init", "--quiet"], [*programs.DVC, "init", "--quiet"]):
+        programs.run(command, cwd=tmp_path)
+    assert "ran" in list(programs.lines([*programs.DVC, "repro"], cwd=tmp_path))
+    shell = programs.run(["make", "--silent", "--eval", "shell: ; @echo $$SHELL", "shell"], cwd=ROOT)
+    assert shell == "/bin/sh\n"
 
 
 def test_a_secret_that_is_not_set_is_no_credential(monkeypatch):
