@@ -204,10 +204,12 @@ def _density(pixels: images.Pixels) -> tuple[Floats, Floats, Mask]:
     height, width = pixels.shape[:2]
     small = _resized(pixels, min(1.0, _WINDOW / max(height, width)))
     side = max(small.shape)
-    light = _light(small.max(axis=2))[:, :, None]
-    even = small / light
+    light, inside = _light(small.max(axis=2))
+    even = small / light[:, :, None]
+    # The dark around a field says nothing of its light.
+    even[~inside] = np.percentile(even[inside], 92, axis=0)
     bright = ndimage.percentile_filter(even, 92, size=(side // 3, side // 3, 1)).astype(np.float32)
-    smooth = ndimage.gaussian_filter(bright, (side / 12, side / 12, 0)) * light
+    smooth = ndimage.gaussian_filter(bright, (side / 12, side / 12, 0)) * light[:, :, None]
     planes = [Image.fromarray(plane) for plane in np.moveaxis(smooth, 2, 0)]
     large = [plane.resize((width, height), Image.Resampling.BILINEAR) for plane in planes]
     background = np.dstack([np.asarray(plane) for plane in large])
@@ -217,18 +219,19 @@ def _density(pixels: images.Pixels) -> tuple[Floats, Floats, Mask]:
     return density, background, seen
 
 
-def _light(bright: Floats) -> Floats:
-    """How the light falls off towards the borders, float32 (h, w), in (0, 1]; 1 everywhere if it hardly does.
+def _light(bright: Floats) -> tuple[Floats, Mask]:
+    """How the light falls off towards the borders, float32 (h, w), in (0, 1], and where the field is.
 
-    `bright`, (h, w), is the brightest channel of a small picture: usually red, in which red cells are pale.
+    The light is 1 everywhere if it hardly falls off. `bright`, (h, w), is the brightest channel of a small
+    picture: usually red, in which red cells are pale.
     """
     light = np.log(bright + np.float32(4))
     surface = _surface(light, _seen(bright), 2)
     seen = _seen(np.exp(light - surface))
     if np.ptp(surface[seen]) < _FALL:
-        return np.ones_like(light)
+        return np.ones_like(light), seen
     surface = _surface(light, seen, 4)
-    return np.exp(np.minimum(surface - surface[seen].max(), 0)).astype(np.float32)
+    return np.exp(np.clip(surface - surface[seen].max(), -5, 0)).astype(np.float32), seen
 
 
 def _surface(light: Floats, seen: Mask, degree: int) -> Floats:
