@@ -20,6 +20,18 @@ from malaria.cells.decoding import Limits, Unreadable
 from malaria.cells.fork_server import ORDER
 from malaria.errors import UnavailableError
 
+# What the fork server runs. Pillow imports `logging` and `subprocess`, and decodes without either. They bring
+# `threading`, whose work after each fork takes a third of the fork's time.
+_CODE = """'malaria.cells.fork_server'
+import socket, sys
+class Silent:
+    def __getattr__(self, _): return self
+    def __call__(self, *_, **__): return self
+sys.modules['logging'] = sys.modules['subprocess'] = Silent()
+sys.path[:] = {path!r}
+from malaria.cells import fork_server
+fork_server.serve(socket.socket(fileno={control}))
+"""
 _PAUSE = 0.1  # s between two checks whether the client still waits for the answer
 _MOST_HEAD = 2**16
 
@@ -170,11 +182,7 @@ class _ForkServer:
         control, its = socket.socketpair()
         with its:
             path = [place or os.getcwd() for place in sys.path]
-            code = (
-                f"'malaria.cells.fork_server'; import socket, sys; sys.path[:] = {path!r}; "
-                f"from malaria.cells import fork_server; "
-                f"fork_server.serve(socket.socket(fileno={its.fileno()}))"
-            )
+            code = _CODE.format(path=path, control=its.fileno())
             # Without `site` and most of the environment: each further module makes every fork slower.
             libraries = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
             self._process = subprocess.Popen(
