@@ -231,11 +231,14 @@ def _light(bright: Floats) -> tuple[Floats, Mask]:
     if np.ptp(surface[seen]) < _FALL:
         return np.ones_like(light), seen
     surface = _surface(light, seen, 4)
-    return np.exp(np.clip(surface - surface[seen].max(), -5, 0)).astype(np.float32), seen
+    return np.exp(surface - surface.max()).astype(np.float32), seen
 
 
 def _surface(light: Floats, seen: Mask, degree: int) -> Floats:
-    """A polynomial of the place through the bright parts of `light`, (h, w), where the field is `seen`."""
+    """A polynomial of the place through the bright parts of `light`, (h, w), where the field is `seen`.
+
+    Elsewhere it stays within its range there: it must not follow the dark around a field.
+    """
     y, x = (axis / max(seen.shape) for axis in np.indices(seen.shape))
     terms = np.stack([x**i * y**j for i in range(degree + 1) for j in range(degree + 1 - i)], axis=2)
     weight = np.ones_like(light)
@@ -243,7 +246,7 @@ def _surface(light: Floats, seen: Mask, degree: int) -> Floats:
         factors = np.linalg.lstsq(terms[seen] * weight[seen, None], (light * weight)[seen], rcond=None)[0]
         surface: Floats = terms @ factors
         weight = np.where(light > surface, 1.0, 0.2)
-    return surface
+    return np.clip(surface, surface[seen].min(), surface[seen].max())
 
 
 def _seen(bright: Floats) -> Mask:

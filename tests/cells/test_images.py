@@ -317,6 +317,12 @@ def test_a_file_whose_decoder_is_killed_stops_the_run_by_its_name():
     assert images.read(encoded(noise()), LIMITS).width == 40
 
 
+def test_the_fork_server_has_no_threading_whose_work_would_slow_every_fork():
+    code = sandbox._CODE.format(path=sys.path, control=0).partition("fork_server.serve")[0]
+    asked = [sys.executable, "-I", "-S", "-c", f"{code}print('threading' in sys.modules)"]
+    assert subprocess.check_output(asked, text=True) == "False\n"
+
+
 def test_a_fork_server_that_was_killed_is_started_anew():
     images.read(encoded(noise()), LIMITS)
     process = sandbox._fork_server._process
