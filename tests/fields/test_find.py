@@ -132,22 +132,22 @@ def test_a_cell_at_the_border_is_cut_whatever_the_size_of_the_field(thin, less):
     assert all(at_border)
 
 
-def round_view(pixels, falls):
-    """What an eyepiece shows of a field: a disc of 440 px, and noisy black around it; and where that is.
+def round_view(pixels, radius, falls):
+    """What an eyepiece shows of a field: a disc, and noisy black around it; and where the disc is.
 
     `falls`: how much darker the disc's rim is than its middle, as a share.
     """
     down, across = np.mgrid[-240:240, -320:320]
-    far = np.hypot(down, across) / 220
+    far = np.hypot(down, across) / radius
     light = (1 - falls * far**2) * (far < 1)
     noise = np.random.default_rng(0).integers(0, 9, pixels.shape)
     return np.clip(pixels * light[:, :, None] + noise, 0, 255).astype(np.uint8), far < 1
 
 
-@pytest.mark.parametrize("falls", [0, 0.5])
-def test_the_round_view_of_an_eyepiece_is_a_field_whose_rim_cuts_cells(thin, falls):
+@pytest.mark.parametrize(("radius", "falls"), [(220, 0), (220, 0.5), (150, 0.5)])
+def test_the_round_view_of_an_eyepiece_is_a_field_whose_rim_cuts_cells(thin, radius, falls):
     pixels, marks, _ = thin
-    seen, inside = round_view(pixels, falls)
+    seen, inside = round_view(pixels, radius, falls)
 
     def share(box):
         x, y, w, h = map(int, box)
