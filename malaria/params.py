@@ -223,19 +223,19 @@ def load_params(path: Path = paths.PARAMS) -> Params:
 def _sentence(error: ValidationError) -> str:
     """The first fault of `error` in words: key, value and what is allowed."""
     fault = error.errors()[0]
-    *above, name = map(str, fault["loc"]) if fault["loc"] else ("the file",)
-    key = ".".join([*above, name])
+    *section, name = map(str, fault["loc"]) if fault["loc"] else ("the file",)
+    key = ".".join([*section, name])
     if fault["type"] == "value_error":
         return f"{fault['ctx']['error']}."
     if fault["type"] == "extra_forbidden":
-        known = list(_schema_at(fault["loc"][:-1])["properties"])
-        near = difflib.get_close_matches(name, known, n=1)
-        advice = f"did you mean {'.'.join([*above, *near])}?" if near else f"known: {', '.join(known)}."
+        keys = list(_schema_at(fault["loc"][:-1])["properties"])
+        close = difflib.get_close_matches(name, keys, n=1)
+        advice = f"did you mean {'.'.join([*section, *close])}?" if close else f"known: {', '.join(keys)}."
         return f"{key} is no parameter; {advice}"
     allowed = _allowed(_schema_at(fault["loc"]))
     if fault["type"] == "missing":
-        went = f" (`git diff {paths.PARAMS}` shows the lines that went)" if "section" in allowed else ""
-        return f"{key} is missing; it must be {allowed}{went}."
+        hint = f" (`git diff {paths.PARAMS}` shows the lines that went)" if "section" in allowed else ""
+        return f"{key} is missing; it must be {allowed}{hint}."
     return f"{key} is {json.dumps(fault['input'])}, but must be {allowed}."
 
 
