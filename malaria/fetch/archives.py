@@ -70,7 +70,7 @@ def is_zip(file: Path | IO[bytes]) -> bool:
     """
     with suppress(*DAMAGED_ZIP), file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
         return stream.read(4) == b"PK\3\4" or zipfile.is_zipfile(stream)
-    # A damaged one.
+    # zipfile cannot read the end: a damaged zip.
     return True
 
 
@@ -130,7 +130,7 @@ def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
         for member in tqdm(members(archive, limits), desc="unpacking", unit=" files", disable=None):
             target = folder.joinpath(*member.path.parts)
             target.parent.mkdir(parents=True, exist_ok=True)
-            # Also if the disk ignores case or the composition of accents.
+            # Some disks take names for the same that differ in case or in the composition of accents.
             if target.exists():
                 raise UserError(f"{archive} holds {member.path} twice: pack it again.")
             with target.open("wb") as out:
@@ -153,7 +153,7 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
     unpacked_size = 0
     for count, member in enumerate(_zip(archive) if is_zip(archive) else _tar(archive), 1):
         unpacked_size += member.size
-        # It knows drives and backslashes, too.
+        # A Windows path has drives and backslashes, too.
         path = PureWindowsPath(str(member.path))
         if path.anchor or ".." in path.parts or not path.parts:
             raise UserError(f"{archive} holds {str(member.path)!r}, outside its own folder: do not use it.")

@@ -20,7 +20,7 @@ from malaria.tables import TEST, TRAIN, VAL
 # How to have class folders of other names, for error messages.
 _NAME_YOURS = "name yours under data.classes in params.yaml (`evaluate` takes --classes)"
 
-# How people, split-folders and Keras call the sides of a split.
+# What people, split-folders and Keras call the sides of a split.
 _SIDES = {
     **dict.fromkeys((TRAIN, "training"), TRAIN),
     **dict.fromkeys((VAL, "valid", "validation"), VAL),

@@ -37,12 +37,11 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
     for label in LABELS:
         (folder / label).mkdir()
     patients = plan(data.sample)
-    digest = hashlib.sha256()
     draw = functools.partial(_draw, folder, data.sample.seed)
-    for checksum in processes.in_order(draw, patients, "drawing", batch=1, unit="patients"):
-        digest.update(checksum)
+    digests = processes.in_order(draw, patients, "drawing", batch=1, unit="patients")
+    checksum = hashlib.sha256(b"".join(digests)).hexdigest()
     origin = f"synthetic sample, seed {data.sample.seed}"
-    return Provenance("sample", origin, __version__, digest.hexdigest(), LICENCE, data.sample.cells)
+    return Provenance("sample", origin, __version__, checksum, LICENCE, data.sample.cells)
 
 
 def plan(sample: params.SampleData) -> list[Patient]:
@@ -85,8 +84,7 @@ def _shares(total: int, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int6
     exact = remainder * weights / weights.sum()
     counts: npt.NDArray[np.int64] = np.floor(exact).astype(np.int64)
     counts[np.argsort(counts - exact, kind="stable")[: remainder - counts.sum()]] += 1
-    counts += minimum
-    return counts
+    return counts + minimum
 
 
 def _random(seed: int, stream: int, number: int) -> synthetic.Random:
