@@ -88,6 +88,7 @@ def fetch(
 
 
 def _relative(source: Path, image: Path) -> str:
+    """The path of an image below `source`, or its name if it lies elsewhere."""
     return image.relative_to(source).as_posix() if image.is_relative_to(source) else image.name
 
 
