@@ -62,26 +62,26 @@ def place(
         targets |= _targets(root, side, labels, origin, one_class)
     # The folder of the whole set first, then those of its sides, if it comes as a split.
     roots = (next(iter(sides)).parent, *sides) if len(sides) > 1 else tuple(sides)
-    others = _other_folders(roots, {*targets, *sides}, labels)
-    _check_mapping(classes, targets, others, origin)
+    other_folders = _other_folders(roots, {*targets, *sides}, labels)
+    _check_mapping(classes, targets, other_folders, origin)
     litter = links = 0
     original_paths: dict[str, str] = {}  # by the new path of the cell
     digest = hashlib.sha256()
-    for class_folder, to in sorted(targets.items(), key=lambda t: (LABELS.index(t[1].parts[0]), t[0])):
-        for path in tqdm(_contents(class_folder), desc=to.parts[0], unit=" files", disable=None):
+    for class_folder, subfolder in sorted(targets.items(), key=lambda t: (LABELS.index(t[1].parts[0]), t[0])):
+        for path in tqdm(_contents(class_folder), desc=subfolder.parts[0], unit=" files", disable=None):
             if not path.is_file():
                 links += path.is_symlink()
             elif _is_litter(path, class_folder):
                 litter += 1
             else:
-                name = (to / path.relative_to(class_folder)).as_posix()
+                name = (subfolder / path.relative_to(class_folder)).as_posix()
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 put(path, target)
                 digest.update(f"{name}\0{files.sha256(target)}\n".encode(errors="surrogateescape"))
                 original_paths[name] = path.relative_to(roots[0]).as_posix()
-    for path, to in targets.items():
-        if not (folder / to.parts[0]).is_dir():
+    for path, subfolder in targets.items():
+        if not (folder / subfolder.parts[0]).is_dir():
             raise UserError(f"{origin}: the class folder {path.name} holds no file: put images into it.")
     loose = [path.name for root in roots for path in root.iterdir() if path.is_file()]
     loose = sorted(name for name in loose if name != PATIENTS and not files.is_litter(name))
@@ -91,9 +91,9 @@ def place(
         (links, "links to folders, or to nothing"),
         (len(loose), f"files beside the class folders, such as {''.join(loose[:1])}"),
         (nested, "further folders with the names of the class folders, deeper down"),
-        *((count, f"files in {name}, which is no class folder") for name, count in others.items()),
+        *((count, f"files in {name}, which is no class folder") for name, count in other_folders.items()),
     )
-    left_out = tuple(f"{count:,} {what}" for count, what in counts if count)
+    left_out = tuple(f"{count:,} {kind}" for count, kind in counts if count)
     try:
         left_out += _write_patients(roots, original_paths, folder, origin)
     except UserError as error:
@@ -169,21 +169,21 @@ def _targets(root: Path, side: str, labels: dict[str, str], origin: str, one_cla
     return targets
 
 
-def _other_folders(roots: Sequence[Path], known: set[Path], labels: Mapping[str, str]) -> dict[str, int]:
-    """By name, the number of files in folders in `roots` that are not `known` and hold no class folder."""
+def _other_folders(roots: Sequence[Path], used: set[Path], labels: Mapping[str, str]) -> dict[str, int]:
+    """By name, the number of files in folders in `roots` that are not `used` and hold no class folder."""
     counts = Counter[str]()
-    for folder in (folder for root in roots for folder in _subfolders(root) if folder not in known):
+    for folder in (folder for root in roots for folder in _subfolders(root) if folder not in used):
         contents = [] if files.is_litter(folder.name) or folder.is_symlink() else _contents(folder)
         if not any(path.is_dir() and names.folded(path.name) in labels for path in contents):
             counts[folder.name] += sum(path.is_file() for path in contents)
     return counts
 
 
-def _check_mapping(classes: Iterable[str], used: Iterable[Path], others: Iterable[str], origin: str) -> None:
+def _check_mapping(classes: Iterable[str], used: Iterable[Path], unused: Iterable[str], origin: str) -> None:
     """Raise UserError if a name in data.classes fits no folder, but nearly that of one that was left out."""
     used_names = {names.folded(folder.name) for folder in used}
     for name in classes:
-        similar = difflib.get_close_matches(name, list(others), n=1)
+        similar = difflib.get_close_matches(name, list(unused), n=1)
         if similar and names.folded(name) not in used_names:
             raise UserError(f"data.classes names {name}, but {origin} has {similar[0]}: correct the name.")
 

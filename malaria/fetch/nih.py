@@ -46,7 +46,7 @@ def unpack(archive: Path, folder: Path, census: Census = WHOLE) -> Provenance:
         (patient_counts[False], census.controls, "controls"),
         (len(unnamed), 0, "cells whose name tells no patient"),
     )
-    wrong = [f"{n:,} {what} (must be {expected:,})" for n, expected, what in counts if n != expected]
+    wrong = [f"{n:,} {kind} (must be {expected:,})" for n, expected, kind in counts if n != expected]
     if wrong:
         example = f", {unnamed[0]} among them" if unnamed else ""
         raise UserError(
