@@ -20,7 +20,7 @@ from malaria.errors import UserError
 from malaria.predict import batch, engine, inputs, stores
 from malaria.predict.rows import disk_in_words, save
 
-# The package of app/ in an installation (pyproject.toml); a checkout has no such package.
+# The package that an installation makes of app/ (pyproject.toml); a checkout has no such package.
 _APP = "malaria.app"
 
 
@@ -30,52 +30,52 @@ def main() -> None:
     shtab.add_argument_to(parser, "--print-completion", help="print a completion script for your shell")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    one = commands.add_parser(
+    sub = commands.add_parser(
         "predict", **_texts("write a CSV row per image", "predict cell.png folder/ --out predictions.csv")
     )
-    one.add_argument(
+    sub.add_argument(
         "paths",
         nargs="+",
         metavar="PATH",
         help="an image, a folder or a zip of them, here or as s3://BUCKET/PREFIX",
     )
-    _add_shared(one)
-    one.add_argument(
+    _add_shared(sub)
+    sub.add_argument(
         "--operating-point",
         type=float,
         metavar="SPECIFICITY",
         help="use the model's threshold for this specificity, for example 0.97 (default: threshold 0.5)",
     )
-    one.add_argument(
+    sub.add_argument(
         "--max-unreadable",
         type=share_of_one,
         default=0.1,
         metavar="SHARE",
         help="share of images; if more are unreadable, the exit status is 1 (%(default)s)",
     )
-    one.add_argument(
+    sub.add_argument(
         "--engine", choices=engine.NAMES, default="none", help="dask: resumable, on many workers (none)"
     )
-    one.add_argument("--workers", type=how_many, default=2, help="worker processes here, with an engine (2)")
-    one.add_argument("--scheduler", metavar="ADDRESS", help="use this Dask cluster instead")
-    one.add_argument("--shard", type=how_many, default=batch.SIZE, help="images in a shard (%(default)s)")
-    one.set_defaults(run=_predict)
+    sub.add_argument("--workers", type=how_many, default=2, help="worker processes here, with an engine (2)")
+    sub.add_argument("--scheduler", metavar="ADDRESS", help="use this Dask cluster instead")
+    sub.add_argument("--shard", type=how_many, default=batch.SIZE, help="images in a shard (%(default)s)")
+    sub.set_defaults(run=_predict)
 
-    two = commands.add_parser(
+    sub = commands.add_parser(
         "evaluate", **_texts("evaluate a bundle on a labelled folder", "evaluate labelled-folder/ --json")
     )
-    two.add_argument("folder", type=Path, help="a folder or archive with one sub-folder for each class")
-    _add_shared(two)
-    two.add_argument(
+    sub.add_argument("folder", type=Path, help="a folder or archive with one sub-folder for each class")
+    _add_shared(sub)
+    sub.add_argument(
         "--classes",
-        type=_class,
+        type=_class_label,
         action="extend",
         nargs="+",
         metavar="NAME=LABEL",
         help="your class folders, for example infected=Parasitized clean=Uninfected",
     )
-    two.add_argument("--json", action="store_true", help="print every figure as JSON")
-    two.set_defaults(run=_evaluate)
+    sub.add_argument("--json", action="store_true", help="print every figure as JSON")
+    sub.set_defaults(run=_evaluate)
 
     if importlib.util.find_spec(_APP):
         app = importlib.import_module(f"{_APP}.__main__")
@@ -94,11 +94,11 @@ def command() -> None:
     end_with(main)
 
 
-def _texts(does: str, example: str) -> dict[str, Any]:
+def _texts(summary: str, example: str) -> dict[str, Any]:
     """The help texts of a subcommand, as arguments of `add_parser`."""
     return {
-        "help": does,
-        "description": f"{does[0].upper()}{does[1:]}.",
+        "help": summary,
+        "description": f"{summary[0].upper()}{summary[1:]}.",
         "epilog": f"example:\n  malaria {example}\n\n{RESEARCH}",
         "formatter_class": argparse.RawDescriptionHelpFormatter,
     }
@@ -122,17 +122,17 @@ def _predict(arguments: argparse.Namespace) -> None:
         counts = _judge(arguments, model, threshold, looks)
     if model.foreign(looks):
         print(FOREIGN, file=sys.stderr)
-    _close(arguments, counts, model, threshold)
+    _report(arguments, counts, model, threshold)
 
 
 def _threshold(record: bundle.Record, specificity: float | None) -> float:
     if specificity is None:
         return 0.5
-    points = {point.specificity: point.threshold for point in record.operating_points}
-    if specificity not in points:
-        known = ", ".join(f"{point:g}" for point in points) or "none"
-        raise UserError(f"--operating-point is {specificity:g}, but the model has: {known}.")
-    return points[specificity]
+    thresholds = {point.specificity: point.threshold for point in record.operating_points}
+    if specificity not in thresholds:
+        available = ", ".join(f"{point:g}" for point in thresholds) or "none"
+        raise UserError(f"--operating-point is {specificity:g}, but the model has: {available}.")
+    return thresholds[specificity]
 
 
 def _judge(
@@ -140,7 +140,7 @@ def _judge(
 ) -> Counter[str]:
     """Judge the images, write the rows, and count them by status and label."""
     if arguments.engine != "none":
-        done = batch.run(
+        run = batch.run(
             model.folder,
             arguments.paths,
             arguments.out,
@@ -150,9 +150,9 @@ def _judge(
             threshold=threshold,
             looks=looks,
         )
-        if done.resumed:
-            print(f"Went on with {done.resumed:,} of {done.partitions:,} partitions done.", file=sys.stderr)
-        return done.counts
+        if run.resumed:
+            print(f"Went on with {run.resumed:,} of {run.partitions:,} partitions done.", file=sys.stderr)
+        return run.counts
     out = Path(arguments.out) if arguments.out else None
     bar = tqdm(inputs.find(arguments.paths, out), desc="predicting", unit=" images", disable=None)
     remote = any(stores.is_remote(path) for path in arguments.paths)
@@ -160,7 +160,7 @@ def _judge(
     return predict.write(rows, sys.stdout) if arguments.out is None else save(rows, arguments.out)
 
 
-def _close(
+def _report(
     arguments: argparse.Namespace, counts: Counter[str], model: bundle.Bundle, threshold: float
 ) -> None:
     """Report the counts and the model on stderr.
@@ -175,11 +175,11 @@ def _close(
     point = f"from P {threshold:g}"
     if arguments.operating_point is not None:
         point += f", the operating point of {arguments.operating_point:g} specificity"
-    synthetic = "the synthetic sample: its answers on real cells mean nothing"
+    sample = "the synthetic sample: its answers on real cells mean nothing"
     lines = (
         f"{judged:,} of {images:,} images judged, {counts[labels.PARASITIZED]:,} of them called parasitised "
         f"({point}); {rejected:,} turned away; {unreadable:,} unreadable.",
-        f"The model is {model.folder}, trained on {synthetic if model.record.synthetic else 'real cells'}.",
+        f"The model is {model.folder}, trained on {sample if model.record.synthetic else 'real cells'}.",
         f"{arguments.out} is written. {RESEARCH}" if arguments.out else RESEARCH,
     )
     print(*lines, sep="\n", file=sys.stderr)
@@ -194,7 +194,7 @@ def _close(
         )
 
 
-def _class(text: str) -> tuple[str, str]:
+def _class_label(text: str) -> tuple[str, str]:
     name, _, label = text.rpartition("=")
     if not name or label not in labels.LABELS:
         raise argparse.ArgumentTypeError(
@@ -210,8 +210,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     classes = dict[str, str]()
     for name, label in arguments.classes or ():
-        if (other := classes.setdefault(name, label)) != label:
-            raise UserError(f"--classes names {name} twice, as {other} and {label}: name it once.")
+        if (previous := classes.setdefault(name, label)) != label:
+            raise UserError(f"--classes names {name} twice, as {previous} and {label}: name it once.")
     model = bundle.load(arguments.model)
     scores = labelled.evaluate(model, arguments.folder, classes, arguments.out)
     print(json.dumps(scores, indent=2) if arguments.json else labelled.as_text(scores))

@@ -37,5 +37,5 @@ def svg(specification: dict[str, Any]) -> str:
     Raises:
         ValueError: it is not valid Vega-Lite, or loads data from elsewhere.
     """
-    drawn = vl_convert.vegalite_to_svg(specification, config=_CONFIG, allowed_base_urls=[])
-    return _MARK.sub(r"<path \1><title>\2</title></path>", drawn)
+    image = vl_convert.vegalite_to_svg(specification, config=_CONFIG, allowed_base_urls=[])
+    return _MARK.sub(r"<path \1><title>\2</title></path>", image)

@@ -20,12 +20,12 @@ from malaria.errors import UnavailableError, UserError
 from malaria.paths import PARAMS, RUNNING
 
 # An exhausted quota counts as a full disk.
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-# After how many new objects the garbage collector looks at them, and at which of its rounds at older ones and
-# at all. A stage imports about a million objects that stay: with Python's own numbers, the collector takes a
-# fifth of the time in which TensorFlow starts.
-_COLLECT = (20_000, 50, 20)
+# After how many new objects the garbage collector looks at them, and after how many rounds at older ones and
+# at all. A stage imports about a million objects that stay: with Python's own thresholds, the collector takes
+# a fifth of the time in which TensorFlow starts.
+_GC_THRESHOLDS = (20_000, 50, 20)
 
 # The exit status of a temporary failure, and the environment variable that ends commands with their parents.
 TEMPORARY = 75
@@ -33,8 +33,8 @@ WITH_PARENT = "MALARIA_END_WITH_PARENT"
 
 _PATIENCE = 60.0  # s to wait for another run of the same stage, which may be ending
 
-# Held by the thread that keeps native logs off the terminal; reentrant, because such blocks may be nested.
-_TERMINAL = threading.RLock()
+# Held by the thread that keeps native logs off the terminal. Reentrant, because such blocks may be nested.
+_STDERR_LOCK = threading.RLock()
 
 
 def run_stage(main: Callable[..., None], **folders: str) -> None:
@@ -42,7 +42,7 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
 
     Args:
         main: the stage.
-        folders: options that name a folder, with their help. They only say where something is kept; whatever
+        folders: options that name a folder, with their help. They only say where something is kept: what
             changes results belongs in params.yaml. `main` takes each by its name, a Path or None.
     """
     module = sys.modules[main.__module__]
@@ -53,7 +53,7 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="FOLDER", help=meaning)
     arguments = vars(parser.parse_args())
     running.end_with_dvc()
-    gc.set_threshold(*_COLLECT)
+    gc.set_threshold(*_GC_THRESHOLDS)
     stage = module.__spec__.name.rsplit(".", 1)[-1]
 
     def run() -> None:
@@ -85,15 +85,13 @@ def end_with(main: Callable[[], int | None]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # The system takes back all memory at the end: Python need not look for garbage in it first.
     atexit.register(gc.freeze)
-    # A caller may have closed them, and the next file that opens would take their place.
-    sys.stdout, sys.stderr = (
-        stream or Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the program runs
-        for stream in (sys.stdout, sys.stderr)
-    )
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        # A caller may have closed it, and the next file that opens would take its place.
+        stream = getattr(sys, name) or Path(os.devnull).open("w")  # noqa: SIM115 - until the program ends
         if isinstance(stream, io.TextIOWrapper):
             # A terminal may lack a letter of a name.
             stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, stream)
     if os.environ.get(WITH_PARENT):
         running.end_with_parent()
     try:
@@ -104,10 +102,10 @@ def end_with(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         status = TEMPORARY if isinstance(error, UnavailableError) else 1
     except BrokenPipeError:
-        # The reader of the output has gone, as `head` does: there is nobody to report to.
+        # The reader of the output, such as `head`, has ended: nobody would read a message.
         status = 1
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in _DISK_FULL:
             where = f" at {error.filename}" if error.filename else ""
             print(f"error: The disk is full{where}: free some space, and run this again.", file=sys.stderr)
         elif error.filename:
@@ -148,10 +146,10 @@ def local_path(text: str) -> Path:
     return Path(text)
 
 
-def needs(module: str, what: str, extra: str) -> None:
-    """Raise UserError if `module`, which `what` needs, is not installed; the package's `extra` has it."""
+def needs(module: str, feature: str, extra: str) -> None:
+    """Raise UserError if `module`, which `feature` needs, is not installed; the package's `extra` has it."""
     if importlib.util.find_spec(module) is None:
-        raise UserError(f"`{what}` needs {module}: pip install 'malaria-cells[{extra}]'.")
+        raise UserError(f"`{feature}` needs {module}: pip install 'malaria-cells[{extra}]'.")
 
 
 @contextmanager
@@ -161,7 +159,7 @@ def without_native_logs() -> Iterator[None]:
     If the block fails, the text is shown after all, because it may say why. Only one thread at a time may do
     this: a second one would take the first one's file for the terminal.
     """
-    with _TERMINAL, tempfile.TemporaryFile() as logs:
+    with _STDERR_LOCK, tempfile.TemporaryFile() as logs:
         sys.stderr.flush()
         terminal = os.dup(2)
         os.dup2(logs.fileno(), 2)

@@ -26,7 +26,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         yield path
         return
-    with _beside(path) as folder:
+    with _hidden_folder(path) as folder:
         # The name is kept: libraries choose a format by its suffix.
         yield folder / path.name
         os.replace(folder / path.name, path)
@@ -39,27 +39,27 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     A run that is killed at any moment leaves `folder` as it was, whole and new, or missing, but never with
     only some of its files.
     """
-    with _beside(folder) as beside:
-        new = beside / folder.name
+    with _hidden_folder(folder) as hidden:
+        new = hidden / folder.name
         new.mkdir()
         yield new
         # Renamed first: removing takes time, and a kill would leave half of the folder.
         if folder.exists():
-            os.replace(folder, beside / "old")
+            os.replace(folder, hidden / "old")
         os.replace(new, folder)
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A hidden folder beside `path`, which is removed with its content when the block ends.
+def _hidden_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path` that is removed with its content when the block ends.
 
     A killed run leaves it there, and the next run removes it, because it may be large.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix, suffix = f".{path.name}.", ".part"
-    for left in path.parent.glob(f"{glob.escape(prefix)}*{suffix}"):
-        if not _is_running(left.stem.rpartition(".")[2]):
-            shutil.rmtree(left, ignore_errors=True)
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*{suffix}"):
+        if not _is_running(leftover.stem.rpartition(".")[2]):
+            shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(
         f".{os.getpid()}{suffix}", prefix, path.parent, ignore_cleanup_errors=True
     ) as folder:
@@ -67,12 +67,12 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def disk_in_words(place: object, advice: str) -> Iterator[None]:
-    """Turn an error of the disk into a UserError: `place` cannot be written, why, and what to do."""
+def disk_in_words(target: object, advice: str) -> Iterator[None]:
+    """Turn an error of the disk into a UserError: `target` cannot be written, why, and what to do."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{place} cannot be written ({error.strerror or error}): {advice}.") from None
+        raise UserError(f"{target} cannot be written ({error.strerror or error}): {advice}.") from None
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -91,16 +91,16 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 def is_litter(path: str) -> bool:
     """Whether a part of a relative path is a hidden name, or one that file browsers or drives leave behind.
 
-    The hidden `.a.png.icloud` is none: it stands for a file that is in iCloud alone.
+    The hidden `.a.png.icloud` is not: it stands for a file that is in iCloud alone.
     """
     parts = [part for part in path.split("/") if part not in (".", "..") and not part.endswith(".icloud")]
     return any(part.startswith(".") or part.lower() in _LITTER for part in parts)
 
 
-def _is_running(process: str) -> bool:
+def _is_running(pid: str) -> bool:
     """Whether a process with this number runs here; also True for other users' processes and non-numbers."""
     try:
-        os.kill(int(process), 0)
+        os.kill(int(pid), 0)
     except (OSError, ValueError, OverflowError) as error:
         return not isinstance(error, ProcessLookupError)
     return True

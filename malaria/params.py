@@ -206,36 +206,35 @@ def load_params(path: Path = paths.PARAMS) -> Params:
             value is out of range. Only the first fault is named.
     """
     try:
-        # By way of JSON a list may become a tuple, although typing is strict.
+        # By way of JSON a list may become a tuple, although the types are strict.
         content = json.dumps(yaml.load(path.read_text(encoding="utf-8"), _Loader), default=str)
+        return Params.model_validate_json(content)
     except FileNotFoundError:
         raise UserError(f"{path} is not here: run this in the root of the repository.") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: {_sentence(error)}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{where}: this is not valid YAML; correct the line and run again.") from None
-    try:
-        return Params.model_validate_json(content)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_sentence(error)}") from None
 
 
 def _sentence(error: ValidationError) -> str:
     """The first fault of `error` in words: key, value and what is allowed."""
     fault = error.errors()[0]
-    *above, name = map(str, fault["loc"]) if fault["loc"] else ("the file",)
-    key = ".".join([*above, name])
+    *prefix, name = map(str, fault["loc"]) if fault["loc"] else ("the file",)
+    key = ".".join([*prefix, name])
     if fault["type"] == "value_error":
         return f"{fault['ctx']['error']}."
     if fault["type"] == "extra_forbidden":
-        known = list(_schema_at(fault["loc"][:-1])["properties"])
-        near = difflib.get_close_matches(name, known, n=1)
-        advice = f"did you mean {'.'.join([*above, *near])}?" if near else f"known: {', '.join(known)}."
+        keys = list(_schema_at(fault["loc"][:-1])["properties"])
+        close = difflib.get_close_matches(name, keys, n=1)
+        advice = f"did you mean {'.'.join([*prefix, *close])}?" if close else f"known: {', '.join(keys)}."
         return f"{key} is no parameter; {advice}"
     allowed = _allowed(_schema_at(fault["loc"]))
     if fault["type"] == "missing":
-        went = f" (`git diff {paths.PARAMS}` shows the lines that went)" if "section" in allowed else ""
-        return f"{key} is missing; it must be {allowed}{went}."
+        hint = f" (`git diff {paths.PARAMS}` shows the lines that went)" if "section" in allowed else ""
+        return f"{key} is missing; it must be {allowed}{hint}."
     return f"{key} is {json.dumps(fault['input'])}, but must be {allowed}."
 
 

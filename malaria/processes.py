@@ -14,9 +14,9 @@ from malaria.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# With fewer batches a process costs more than it saves.
-_BATCHES_A_PROCESS = 8
-_ITEMS_A_BATCH = 50
+# With fewer batches another process costs more than it saves.
+_BATCHES_PER_PROCESS = 8
+_BATCH_SIZE = 50
 
 
 def in_order(
@@ -25,7 +25,7 @@ def in_order(
     name: str,
     processes: int | None = None,
     *,
-    batch: int = _ITEMS_A_BATCH,
+    batch: int = _BATCH_SIZE,
     unit: str = "images",
 ) -> Iterator[Result]:
     """The results of `function` for all `items`, in their order, with a progress bar called `name`.
@@ -39,9 +39,9 @@ def in_order(
     Raises:
         UserError: a process was killed, as the system does when memory runs out.
     """
-    processes = processes or min(cpu_count(), 1 + len(items) // (_BATCHES_A_PROCESS * batch))
-    end = {"initializer": running.end_with_parent, "initargs": (os.getpid(),)}
-    workers = Parallel(processes, batch_size=batch, return_as="generator", **end)
+    processes = processes or min(cpu_count(), 1 + len(items) // (_BATCHES_PER_PROCESS * batch))
+    options = {"initializer": running.end_with_parent, "initargs": (os.getpid(),)}
+    workers = Parallel(processes, batch_size=batch, return_as="generator", **options)
     results = workers(delayed(function)(item) for item in items)
     try:
         # disable=None: no bar without a terminal, because it would fill a log.

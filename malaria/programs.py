@@ -13,7 +13,7 @@ from malaria.errors import UserError
 DVC = (sys.executable, "-P", "-m", "dvc")
 
 # Git sets these in a hook; PYTHONSAFEPATH hides this project's modules from `python -m`.
-_NOT_PASSED_ON = (
+_UNSET = (
     *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX"),
     *("GIT_NAMESPACE", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "PYTHONSAFEPATH"),
 )
@@ -37,8 +37,8 @@ def dvc_cache(folder: Path = Path()) -> Path:
 
 def use_dvc_cache(cache: Path, folder: Path) -> None:
     """Let the DVC repository in a folder use another cache from now on; UserError as `_dvc_config`."""
-    with _dvc_config(folder).edit("local", validate=False) as own:
-        own["cache"]["dir"] = str(cache.resolve())
+    with _dvc_config(folder).edit("local", validate=False) as settings:
+        settings["cache"]["dir"] = str(cache.resolve())
 
 
 def _dvc_config(folder: Path) -> Any:
@@ -66,7 +66,7 @@ def run(command: Sequence[str], cwd: Path = Path(), stdin: str = "", timeout: fl
             out, err = process.communicate(stdin.encode(), timeout)
         except subprocess.TimeoutExpired:
             process.kill()
-            raise UserError(f"`{_shown(command)}` did not end within {timeout:g} s.") from None
+            raise UserError(f"`{_as_typed(command)}` did not end within {timeout:g} s.") from None
     _check(command, process.returncode, _text(err) + _text(out))
     return _text(out)
 
@@ -102,29 +102,30 @@ def environment() -> Mapping[str, str]:
     not ask for passwords. DVC runs stages in the shell that SHELL names, but a login shell may run nothing.
     """
     secrets = ("AWS_", "KAGGLE_")
-    kept = {
+    variables = {
         name: value
         for name, value in os.environ.items()
-        if name not in _NOT_PASSED_ON and (value or not name.startswith(secrets))
+        if name not in _UNSET and (value or not name.startswith(secrets))
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**kept, "PATH": path, "SHELL": "/bin/sh", "GIT_TERMINAL_PROMPT": "0"}
+    return {**variables, "PATH": path, "SHELL": "/bin/sh", "GIT_TERMINAL_PROMPT": "0"}
 
 
-def _check(command: Sequence[str], status: int, printed: str) -> None:
+def _check(command: Sequence[str], status: int, output: str) -> None:
     """Raise UserError if a program failed, with the line that says why."""
     if status == 0:
         return
-    shown = [line for line in printed.splitlines() if line.strip()] or ["it printed nothing"]
+    printed = [line for line in output.splitlines() if line.strip()]
     # The error of a stage comes before that of the DVC that ran it. DVC names a damaged file at once.
-    errors = [line for line in shown if line.casefold().startswith(("error", "fatal", "'./"))] or shown[-1:]
-    raise UserError(f"`{_shown(command)}` failed (status {status}): {errors[0].strip()}")
+    errors = [line for line in printed if line.casefold().startswith(("error", "fatal", "'./"))]
+    reason = (errors or printed[-1:] or ["it printed nothing"])[0].strip()
+    raise UserError(f"`{_as_typed(command)}` failed (status {status}): {reason}")
 
 
-def _shown(command: Sequence[str]) -> str:
+def _as_typed(command: Sequence[str]) -> str:
     """The start of a command, as a person would type it."""
-    name = ["dvc", *command[len(DVC) :]] if tuple(command[: len(DVC)]) == DVC else list(command)
-    return " ".join(name[:6])
+    words = ["dvc", *command[len(DVC) :]] if tuple(command[: len(DVC)]) == DVC else list(command)
+    return " ".join(words[:6])
 
 
 def _text(output: bytes) -> str:

@@ -1,8 +1,8 @@
 """Keep a stage from running twice at the same time, and from outliving the DVC process that started it.
 
-If only DVC is killed, its stage would go on and write the same files as the next run; here it ends with DVC
-instead. It may end at any moment, because results are written whole or not at all. The exception is
-training's log, reports/train, which the next run starts again.
+If only DVC is killed, its stage would go on and write the same files as the next run; so it ends with DVC.
+It may end at any moment, because results are written whole or not at all. The exception is training's log,
+reports/train, which the next run starts again.
 """
 
 import os
@@ -20,7 +20,7 @@ from malaria import programs
 from malaria.errors import UserError
 
 _SHELLS = ("bash", "dash", "fish", "ksh", "sh", "zsh")
-_PAUSE = 0.2  # s between two checks of the process above
+_PAUSE = 0.2  # s between two checks whether the parent or DVC still runs
 
 
 def cores() -> int:
@@ -34,22 +34,22 @@ def end_with_dvc() -> None:
     Nothing happens to a stage that you start by hand: it may outlive its terminal.
     """
     if "DVC_STAGE" in os.environ:
-        _end_with(_dvc, _dvc())
+        _end_after(_dvc_process(), _dvc_process)
 
 
 def end_with_parent(parent: int | None = None) -> None:
     """In a worker process: end it, and its child processes, when its parent has ended.
 
-    parent: the number of that process; a worker may start only after it has ended.
+    parent: the number of that process, which may end before a worker starts.
     """
-    _end_with(os.getppid, parent or os.getppid())
+    _end_after(parent or os.getppid(), os.getppid)
 
 
-def _end_with(above: Callable[[], int | None], first: int | None) -> None:
-    """End this process once `above` gives another process than `first`, or none."""
+def _end_after(process: int | None, current: Callable[[], int | None]) -> None:
+    """End this process when `process`, its parent or DVC, has ended: `current` then gives another or None."""
 
-    def end_after() -> None:
-        while first is not None and above() == first:
+    def watch() -> None:
+        while process is not None and current() == process:
             time.sleep(_PAUSE)
         import psutil
 
@@ -59,20 +59,20 @@ def _end_with(above: Callable[[], int | None], first: int | None) -> None:
         # SIGKILL, because other threads may still be working.
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=end_after, daemon=True).start() if first is not None else end_after()
+    threading.Thread(target=watch, daemon=True).start() if process is not None else watch()
 
 
-def _dvc() -> int | None:
+def _dvc_process() -> int | None:
     """The DVC process that runs this one, perhaps by way of shells; None if it has ended."""
     import psutil
 
     with suppress(psutil.NoSuchProcess, ProcessLookupError):
-        above = os.getppid()
-        while psutil.Process(above).name() in _SHELLS:
-            above = int(psutil.Process(above).ppid())
+        pid = os.getppid()
+        while psutil.Process(pid).name() in _SHELLS:
+            pid = int(psutil.Process(pid).ppid())
         # A stage is in DVC's process group; a process that adopts orphans is not.
-        if os.getpgid(above) == os.getpgrp():
-            return above
+        if os.getpgid(pid) == os.getpgrp():
+            return pid
     return None
 
 
@@ -92,8 +92,8 @@ def check_room_in_cache(stage: str) -> None:
     while not cache.exists():
         cache = cache.parent
     outs = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["outs"]
-    made = [Path(out if isinstance(out, str) else next(iter(out))) for out in outs]
-    files = (file for out in made for file in (out.rglob("*") if out.is_dir() else [out]))
+    paths = [Path(out if isinstance(out, str) else next(iter(out))) for out in outs]
+    files = (file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]))
     # Space on disk: st_blocks counts blocks of 512 bytes.
     needed, free = sum(file.stat().st_blocks for file in files) * 512, shutil.disk_usage(cache).free
     if needed > free:
@@ -105,11 +105,11 @@ def check_room_in_cache(stage: str) -> None:
 
 
 @contextmanager
-def locked(path: Path, work: str, patience: float = -1) -> Iterator[None]:
+def locked(path: Path, activity: str, patience: float = -1) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; the system releases it however the process dies.
 
     Args:
-        work: what the lock guards, as in "Process 7 {work}".
+        activity: what the lock guards, as in "Process 7 {work}".
         patience: s to wait for another process that holds it; -1 waits until it ends.
 
     Raises:
@@ -122,14 +122,14 @@ def locked(path: Path, work: str, patience: float = -1) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        other = f"Process {path.read_text().strip() or 'unknown'} {work}"
+        holder = f"Process {path.read_text().strip() or 'unknown'} {activity}"
         if patience:
-            print(f"{other}: waiting for it", file=sys.stderr, flush=True)
+            print(f"{holder}: waiting for it", file=sys.stderr, flush=True)
         try:
             lock.acquire(timeout=patience)
         except Timeout:
             raise UserError(
-                f"{other}, and both would write the same files: wait for it, or end it."
+                f"{holder}, and both would write the same files: wait for it, or end it."
             ) from None
     try:
         # With the machine's name: in another container or on another machine the number means nothing.

@@ -94,8 +94,8 @@ def read(path: Path, columns: dict[str, str], content: str | None = None) -> pd.
         texts = _texts(path if content is None else io.StringIO(content))
         numbers = [name for name, kind in columns.items() if kind != "str"]
         if list(texts.columns) != list(columns):
-            has, needs = ", ".join(texts.columns), ", ".join(columns)
-            raise UserError(f"{path} has the columns {has}, but needs {needs}: run `dvc repro`.")
+            actual, expected = ", ".join(texts.columns), ", ".join(columns)
+            raise UserError(f"{path} has the columns {actual}, but needs {expected}: run `dvc repro`.")
         texts[numbers] = texts[numbers].mask(texts[numbers] == "")
         return texts.astype(columns)
     except FileNotFoundError:
@@ -114,11 +114,11 @@ def read_given(file: Path, *choices: str, key: str = "") -> pd.DataFrame:
     Raises:
         UserError: there is no such file, or it is not such a table.
     """
-    needed = " or ".join(choices)
+    required = " or ".join(choices)
     try:
         with file.open(encoding="utf-8") as lines:
-            given = _texts(file, separator(lines.readline()))
-        table = given.rename(columns=lambda name: name.strip().lower())
+            texts = _texts(file, separator(lines.readline()))
+        table = texts.rename(columns=lambda name: name.strip().lower())
         if table.columns.has_duplicates:
             raise ValueError("it has a column twice")
     except FileNotFoundError:
@@ -129,23 +129,23 @@ def read_given(file: Path, *choices: str, key: str = "") -> pd.DataFrame:
         ) from None
     except (ValueError, OSError) as error:
         raise UserError(
-            f"{file} is no CSV table with the columns {needed} ({str(error).strip()}): correct it."
+            f"{file} is no CSV table with the columns {required} ({str(error).strip()}): correct it."
         ) from None
     if not any(set(choice.split(",")) <= set(table.columns) for choice in choices):
-        raise UserError(f"{file} has the columns {', '.join(given.columns)}, but needs {needed}.")
+        raise UserError(f"{file} has the columns {', '.join(texts.columns)}, but needs {required}.")
     return table
 
 
-def separator(head: str) -> str:
+def separator(header: str) -> str:
     """The separator of a table's columns, by its first line: Excel may write commas, semicolons or tabs."""
-    return max(",;\t", key=head.count)
+    return max(",;\t", key=header.count)
 
 
-def _texts(source: Path | io.StringIO, between: str = ",") -> pd.DataFrame:
-    """Read a CSV table as texts; by default pandas would take a patient called `NA` for a missing value."""
-    table = pd.read_csv(source, dtype="str", keep_default_na=False, sep=between)
+def _texts(source: Path | io.StringIO, sep: str = ",") -> pd.DataFrame:
+    """Read a CSV table as texts; by default pandas would read a patient called `NA` as a missing value."""
+    table = pd.read_csv(source, dtype="str", keep_default_na=False, sep=sep)
     if not isinstance(table.index, pd.RangeIndex):
-        # If rows are longer than the header, pandas takes their first column for the index.
+        # If rows are longer than the header, pandas makes their first column the index.
         raise ValueError("it has rows with more values than columns")
     return table
 

@@ -20,28 +20,28 @@ def main() -> None:
     backend.use_threads(params.train.threads)
     cells = packed.load(PACKED)
     splits = tables.read(SPLITS, tables.SPLITS)
-    judged = tables.read(PREDICTIONS, tables.PREDICTIONS)
+    predictions = tables.read(PREDICTIONS, tables.PREDICTIONS)
     background = card.Background(json.loads(SPLIT_SUMMARY.read_text(encoding="utf-8"))["by_patient"])
-    others = packed.load(LABORATORIES)
+    laboratories = packed.load(LABORATORIES)
     train_and_val = cells.prepared(packed.rows_of(cells, splits.path[splits.split != tables.TEST]))
     patient = splits.patient[splits.split == tables.TRAIN].to_numpy(str)
     train = cells.prepared(packed.rows_of(cells, splits.path[splits.split == tables.TRAIN]))
-    train += others.prepared()
-    asked = cells.prepared(packed.rows_of(cells, judged.path))
+    train += laboratories.prepared()
+    prepared = cells.prepared(packed.rows_of(cells, predictions.path))
 
     exported = build.export(network.load(MODEL), train, params, SPLITS)
-    prediction = exported.model.run_prepared(asked)
-    p_keras, y = judged.p_network.to_numpy(), labels.values(judged.label)
-    agreement = convert.check_agreement(prediction.p_network, p_keras, y, params.export.precision)
+    outputs = exported.model.run_prepared(prepared)
+    p_keras, y = predictions.p_network.to_numpy(), labels.values(predictions.label)
+    agreement = convert.check_agreement(outputs.p_network, p_keras, y, params.export.precision)
     fitted_ood = build.fit_ood(exported.model, train, patient, params)
-    val = np.flatnonzero(judged.split == tables.VAL)
-    distances = ood.distances(fitted_ood, ood.Seen([asked[row] for row in val], prediction.features[val]))
+    val = np.flatnonzero(predictions.split == tables.VAL)
+    distances = ood.distances(fitted_ood, ood.Seen([prepared[row] for row in val], outputs.features[val]))
     fitted_ood = replace(fitted_ood, limits=ood.limits(distances))
-    reasons = ood.reasons(fitted_ood, ood.Seen(asked, prediction.features))
-    judged["p_network"] = prediction.p_network
-    judged["rejected"] = [reason or "" for reason in reasons]
-    sides = {name: judged[judged.split == name] for name in (tables.VAL, tables.TEST)}
-    made_with = fingerprints.of(cell.pixels for cell in [*train_and_val, *others.prepared()])
+    reasons = ood.reasons(fitted_ood, ood.Seen(prepared, outputs.features))
+    predictions["p_network"] = outputs.p_network
+    predictions["rejected"] = [reason or "" for reason in reasons]
+    sides = {name: predictions[predictions.split == name] for name in (tables.VAL, tables.TEST)}
+    made_with = fingerprints.of(cell.pixels for cell in [*train_and_val, *laboratories.prepared()])
     with files.atomic_folder(BUNDLE) as folder:
         build.write(folder, exported, fitted_ood, sides, made_with, params.evaluate, background)
     print(

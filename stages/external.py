@@ -14,7 +14,7 @@ def main() -> None:
     params = load_params()
     model = bundle.load(BUNDLE, threads=1)
     sets = laboratories.sets(Path(params.external.folder))
-    scores = {name: external.judge(model, given, params) for name, given in sets.items()}
+    scores = {name: external.judge(model, path, params) for name, path in sets.items()}
     files.write_json(EXTERNAL, scores)
     print(external.as_text(scores) or f"{params.external.folder} holds no set of another laboratory.")
 

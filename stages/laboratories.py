@@ -15,18 +15,18 @@ from malaria.paths import LABORATORIES
 
 def main() -> None:
     params = load_params()
-    given = laboratories.to_train_on(params.laboratories)
+    sets = laboratories.to_train_on(params.laboratories)
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
-        found = [pd.DataFrame(columns=list(tables.CELLS)).astype(tables.CELLS)]
-        for name, path in given.items():
-            placed, left_out = laboratories.place(path, raw / name, params)
-            found.append(placed)
+        frames = [pd.DataFrame(columns=list(tables.CELLS)).astype(tables.CELLS)]
+        for name, path in sets.items():
+            cells, left_out = laboratories.place(path, raw / name, params)
+            frames.append(cells)
             for entry in left_out:
                 print(f"{name}: left out: {entry}")
-        cells = pd.concat(found)
+        cells = pd.concat(frames)
         count = pack.write(raw, cells, params.pack.size, params.pack.colour, LABORATORIES)
-    print(f"{count:,} cells of {len(given)} other laboratories: {', '.join(given) or 'none'}")
+    print(f"{count:,} cells of {len(sets)} other laboratories: {', '.join(sets) or 'none'}")
 
 
 if __name__ == "__main__":

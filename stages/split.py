@@ -16,13 +16,13 @@ from malaria.paths import CELLS, SIDES, SPLIT_SUMMARY, SPLITS
 def main() -> None:
     params = load_params()
     cells = tables.read(CELLS, tables.CELLS)
-    kept = splits.read_kept(SIDES)
+    sides = splits.read_kept(SIDES)
     if params.data.source in ("folder", "fields"):
-        assigned, summary, kept = splits.extend(cells, params.split, kept)
+        assigned, summary, sides = splits.extend(cells, params.split, sides)
     else:
         # Cells of the other sources never change, so no sides have to be kept.
         assigned, summary = splits.split(cells, params.split)
-    files.write_json(SIDES, asdict(kept))
+    files.write_json(SIDES, asdict(sides))
     tables.write(assigned, SPLITS, tables.SPLITS)
     files.write_json(SPLIT_SUMMARY, asdict(summary))
     for name, side in summary.sides.items():

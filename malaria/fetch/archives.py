@@ -41,20 +41,20 @@ class Member:
     stream: IO[bytes]
 
 
-# A file with such a name is meant to be an archive, also where it is none that can be read.
+# A file with such a name is meant to be an archive, even if it is none that can be read.
 SUFFIXES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".txz", ".xz", ".zip", ".zst")
 
-# What zipfile raises, beside OSError, on a zip that is damaged, encrypted or malicious.
+# What zipfile raises, besides OSError, on a zip that is damaged, encrypted or malicious.
 DAMAGED_ZIP = (
     zipfile.BadZipFile, zlib.error, struct.error,
     EOFError, IndexError, OverflowError, RuntimeError, ValueError,
 )  # fmt: skip
 
 # Errors of the system that the archive causes: false offsets in its directory, or impossible file names.
-_OF_THE_ARCHIVE = (errno.EINVAL, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
+_ARCHIVE_ERRNOS = (errno.EINVAL, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
 
-# With these zipfile unpacks no more at a time than is asked for; with others a few bytes may fill the memory.
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# With these zipfile unpacks only as much as is read; with other methods a few bytes may fill the memory.
+_SAFE_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def is_archive(path: Path) -> bool:
@@ -70,7 +70,7 @@ def is_zip(file: Path | IO[bytes]) -> bool:
     """
     with suppress(*DAMAGED_ZIP), file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
         return stream.read(4) == b"PK\3\4" or zipfile.is_zipfile(stream)
-    # A damaged one.
+    # zipfile cannot read the end: a damaged zip.
     return True
 
 
@@ -84,38 +84,38 @@ def open_zip(file: Path | IO[bytes]) -> zipfile.ZipFile:
         OSError, DAMAGED_ZIP: it cannot be opened.
     """
     try:
-        pack = zipfile.ZipFile(file, metadata_encoding="utf-8")
+        zip_file = zipfile.ZipFile(file, metadata_encoding="utf-8")
     except UnicodeDecodeError:
-        pack = zipfile.ZipFile(file)
-    for info in pack.infolist():
+        zip_file = zipfile.ZipFile(file)
+    for info in zip_file.infolist():
         info.filename = info.filename.replace("\\", "/")
-    return pack
+    return zip_file
 
 
 def check_method(member: zipfile.ZipInfo) -> None:
     """Raise BadZipFile if a member is encrypted, or packed by a method without a bound on memory."""
     if member.flag_bits & 1:
         raise zipfile.BadZipFile(f"{member.filename} is encrypted")
-    if member.compress_type not in _METHODS:
+    if member.compress_type not in _SAFE_METHODS:
         raise zipfile.BadZipFile(f"{member.filename} is neither stored nor deflated")
 
 
 @contextmanager
-def opened(given: Path, within: Path) -> Iterator[tuple[Path, Callable[[Path, Path], object]]]:
-    """A folder with the files of a folder or archive, and a function that brings one of them elsewhere.
+def as_folder(source: Path, parent: Path) -> Iterator[tuple[Path, Callable[[Path, Path], object]]]:
+    """A folder with the files of a folder or archive, and a function that puts one of them elsewhere.
 
-    An archive is unpacked inside `within` while the block runs, and its files are moved; the files of a
-    folder are copied.
+    An archive is unpacked inside `parent` for as long as the block runs, and its files are moved; the files
+    of a folder are copied.
 
     Raises:
         UserError: as `unpack`.
     """
-    if given.is_dir():
-        yield given, shutil.copyfile
+    if source.is_dir():
+        yield source, shutil.copyfile
         return
-    within.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=within) as folder:
-        unpack(given, Path(folder))
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        unpack(source, Path(folder))
         yield Path(folder), os.replace
 
 
@@ -130,7 +130,7 @@ def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
         for member in tqdm(members(archive, limits), desc="unpacking", unit=" files", disable=None):
             target = folder.joinpath(*member.path.parts)
             target.parent.mkdir(parents=True, exist_ok=True)
-            # Also if the disk ignores case or the composition of accents.
+            # Some disks take names for the same that differ in case or in the composition of accents.
             if target.exists():
                 raise UserError(f"{archive} holds {member.path} twice: pack it again.")
             with target.open("wb") as out:
@@ -138,9 +138,9 @@ def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
     except (tarfile.TarError, *DAMAGED_ZIP) as error:
         raise UserError(f"{archive} is damaged or encrypted ({error}): bring it again.") from None
     except OSError as error:
-        kind = UserError if error.errno in _OF_THE_ARCHIVE else DiskRefusal
-        why = error.strerror or error
-        raise kind(f"{archive} cannot be unpacked ({why}): free some disk, or bring it again.") from None
+        kind = UserError if error.errno in _ARCHIVE_ERRNOS else DiskRefusal
+        reason = error.strerror or error
+        raise kind(f"{archive} cannot be unpacked ({reason}): free some disk, or bring it again.") from None
 
 
 def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
@@ -149,19 +149,19 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
     Raises:
         UserError: as `unpack`.
     """
-    packed = max(archive.stat().st_size, 1)
-    total = 0
+    packed_size = max(archive.stat().st_size, 1)
+    unpacked_size = 0
     for count, member in enumerate(_zip(archive) if is_zip(archive) else _tar(archive), 1):
-        total += member.size
-        # It knows drives and backslashes, too.
+        unpacked_size += member.size
+        # A Windows path has drives and backslashes, too.
         path = PureWindowsPath(str(member.path))
         if path.anchor or ".." in path.parts or not path.parts:
             raise UserError(f"{archive} holds {str(member.path)!r}, outside its own folder: do not use it.")
         if count > limits.members:
             raise UserError(f"{archive} holds more than {limits.members:,} files: split it.")
-        if total > limits.size or total > packed * limits.ratio + 2**20:
+        if unpacked_size > limits.size or unpacked_size > packed_size * limits.ratio + 2**20:
             raise UserError(
-                f"{archive} unpacks to more than {min(limits.size, packed * limits.ratio):,} bytes, as "
+                f"{archive} unpacks to more than {min(limits.size, packed_size * limits.ratio):,} bytes, as "
                 "decompression bombs do: unpack it yourself and give the folder."
             )
         yield member
@@ -169,24 +169,24 @@ def members(archive: Path, limits: Limits = Limits()) -> Iterator[Member]:
 
 def _zip(archive: Path) -> Iterator[Member]:
     """The regular files of a zip; UserError for a link."""
-    with open_zip(archive) as pack:
-        for info in pack.infolist():
+    with open_zip(archive) as zip_file:
+        for info in zip_file.infolist():
             if info.is_dir():
                 continue
             if (info.external_attr >> 16) & 0o170000 == 0o120000:
                 raise UserError(f"{archive} holds the link {info.filename}: pack the files themselves.")
             check_method(info)
-            with pack.open(info) as stream:
+            with zip_file.open(info) as stream:
                 yield Member(PurePosixPath(info.filename), info.file_size, stream)
 
 
 def _tar(archive: Path) -> Iterator[Member]:
     """The regular files of a tar, compressed or not; UserError for anything else."""
-    with tarfile.open(archive, "r|*") as pack:
-        for info in pack:
+    with tarfile.open(archive, "r|*") as tar:
+        for info in tar:
             if info.isdir():
                 continue
-            stream = pack.extractfile(info) if info.isreg() else None
+            stream = tar.extractfile(info) if info.isreg() else None
             if stream is None:
                 raise UserError(f"{archive} holds {info.name}, no regular file: pack the files themselves.")
             yield Member(PurePosixPath(info.name), info.size, stream)

@@ -24,10 +24,10 @@ from malaria.errors import UnavailableError, UserError
 
 CACHE_VARIABLE = "MALARIA_CACHE"
 
-# After these answers another attempt may succeed. Only failures without progress count; waits (s) grow.
-_PASSING = (408, 425, 429, 500, 502, 503, 504)
-PATIENT = Retry(5, backoff_factor=1, backoff_jitter=1, backoff_max=120, status_forcelist=_PASSING)
-SILENCE = 60.0  # s without an answer or data from the server before an attempt fails
+# After these answers another attempt may succeed. Only failures without progress count; waits, in s, grow.
+_TEMPORARY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
+RETRY = Retry(5, backoff_factor=1, backoff_jitter=1, backoff_max=120, status_forcelist=_TEMPORARY_STATUSES)
+TIMEOUT = 60.0  # s without an answer or data from the server before an attempt fails
 
 _CHUNK = 2**16
 
@@ -70,104 +70,103 @@ def url(address: str, setting: str, size: int | None = None, sha256: str | None 
     return Remote(address, requests.Request("GET", address).prepare, setting, size, sha256)
 
 
-def cache_folder(given: Path | None = None) -> Path:
-    """Where downloads are kept: `given`, else $MALARIA_CACHE, else the user's cache folder."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return given or (Path(named) if named else platformdirs.user_cache_path("malaria-cells"))
+def cache_folder(folder: Path | None = None) -> Path:
+    """Where downloads are kept: `folder`, else $MALARIA_CACHE, else the user's cache folder."""
+    return folder or Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("malaria-cells"))
 
 
 def fetch(remote: Remote, target: Path) -> None:
     """Download `remote` to `target`; makes no request if the file is there already.
 
-    Until it is whole and has the right size and SHA-256 it is called `<target>.part`, and a later
-    call resumes it if the server still has the same file. Two processes never write one file: the
-    second waits, and then finds it.
+    Until it is whole and has the right size and SHA-256 it is called `<target>.part`, and a later call
+    resumes it if the server still has the same file. Two processes never write one file: the second waits,
+    and then finds it.
 
     Raises:
         UserError: it cannot be downloaded, or is not the expected file; the message says what to do.
     """
-    elsewhere = f"or choose another folder with {CACHE_VARIABLE} or --cache-dir"
-    with files.disk_in_words(target.parent, f"free some disk there, {elsewhere}; what came is kept"):
-        if _is_here(remote, target):
+    advice = f"or choose another folder with {CACHE_VARIABLE} or --cache-dir"
+    with files.disk_in_words(target.parent, f"free some disk there, {advice}; what came is kept"):
+        if _is_whole(remote, target):
             return
-        with running.locked(_beside(target, ".lock"), f"is downloading {target.name}"):
-            # Another process may have brought it while this one waited.
-            if not _is_here(remote, target):
+        with running.locked(_with_suffix(target, ".lock"), f"is downloading {target.name}"):
+            # Another process may have downloaded it while this one waited.
+            if not _is_whole(remote, target):
                 target.unlink(missing_ok=True)
-                _bring(remote, target)
+                _download(remote, target)
 
 
-def _is_here(remote: Remote, target: Path) -> bool:
+def _is_whole(remote: Remote, target: Path) -> bool:
     """Whether `target` is the requested file, by its content."""
     expected = remote.sha256 or _read_record(remote, target).sha256
     return bool(expected) and target.is_file() and files.sha256(target) == expected
 
 
-def _bring(remote: Remote, target: Path) -> None:
+def _download(remote: Remote, target: Path) -> None:
     """Download and check the file, and give it its name."""
-    part = _beside(target, ".part")
-    for _ in range(2):  # a damaged transfer is repeated once
-        _complete(remote, target, part)
-        found = files.sha256(part)
-        if remote.sha256 in (None, found):
-            _write_record(target, _Record(remote.origin, "", _size(part), found))
+    part = _with_suffix(target, ".part")
+    for _ in range(2):  # a damaged download is repeated once
+        _complete_part(remote, target, part)
+        sha256 = files.sha256(part)
+        if remote.sha256 in (None, sha256):
+            _write_record(target, _Record(remote.origin, "", _size(part), sha256))
             os.replace(part, target)
             return
         part.unlink()
     raise UserError(
-        f"{remote.origin} came twice with another content than expected (SHA-256 {found}, but "
+        f"{remote.origin} came twice with another content than expected (SHA-256 {sha256}, but "
         f"{remote.setting} expects {remote.sha256}): it has changed there, or is changed on its "
         "way; compare with what its publisher says before you change the parameter."
     )
 
 
-def _complete(remote: Remote, target: Path, part: Path) -> None:
+def _complete_part(remote: Remote, target: Path, part: Path) -> None:
     """Make requests until `part` is as long as the server's file."""
-    left, furthest = PATIENT, 0
+    retry, progress = RETRY, 0
     while True:
         try:
             _attempt(remote, target, part)
             return
-        # urllib3's own is of a host that no name server may be asked for.
+        # LocationParseError: a host name that no name server can look up.
         except (requests.RequestException, LocationParseError) as error:
-            reason = _in_words(error, remote)
+            reason = _reason(error, remote)
             response = getattr(error, "response", None)
-            asked = "0" if response is None else response.headers.get("Retry-After", "0")
-        have = _size(part)
-        kept = f"; {have:,} bytes are kept, and the next run goes on from there" if have else ""
-        left, furthest = (PATIENT, have) if have > furthest else (left, furthest)
+            retry_after = "0" if response is None else response.headers.get("Retry-After", "0")
+        received = _size(part)
+        note = f"; {received:,} bytes are kept, and the next run goes on from there" if received else ""
+        retry, progress = (RETRY, received) if received > progress else (retry, progress)
         try:
-            left = left.increment()
+            retry = retry.increment()
         except MaxRetryError:
-            times = f"{len(left.history) + 1} times in a row"
-            raise UnavailableError(f"{reason}, {times}: run again later{kept}.") from None
-        wait = _wait(left, asked)
-        if wait > left.backoff_max:
-            raise UnavailableError(f"{reason} and asks to wait for {wait:.0f} s: run again after that{kept}.")
+            times = f"{len(retry.history) + 1} times in a row"
+            raise UnavailableError(f"{reason}, {times}: run again later{note}.") from None
+        wait = _wait(retry, retry_after)
+        if wait > retry.backoff_max:
+            raise UnavailableError(f"{reason} and asks to wait for {wait:.0f} s: run again after that{note}.")
         tqdm.write(f"{reason}; trying again in {wait:.0f} s", file=sys.stderr)
         sleep(wait)
 
 
-def _wait(left: Retry, asked: str) -> float:
+def _wait(retry: Retry, retry_after: str) -> float:
     """The wait before the next attempt, in s: the server's Retry-After, or else longer each time."""
     with suppress(InvalidHeader):
-        return left.parse_retry_after(asked) or left.get_backoff_time()
-    return left.get_backoff_time()
+        return retry.parse_retry_after(retry_after) or retry.get_backoff_time()
+    return retry.get_backoff_time()
 
 
 def _attempt(remote: Remote, target: Path, part: Path) -> None:
     """Make one request for the bytes that `part` lacks."""
-    record, have = _read_record(remote, target), _size(part)
-    if have == record.size:
+    record, received = _read_record(remote, target), _size(part)
+    if received == record.size:
         return
     request = remote.request()
     # In a compressed transfer, ranges and sizes would be those of the compressed bytes.
     headers = {**request.headers, "Accept-Encoding": "identity"}
-    if record.validator and 0 < have < record.size:
-        headers |= {"Range": f"bytes={have}-", "If-Range": record.validator}
-    with requests.get(request.url or "", headers=headers, timeout=SILENCE, stream=True) as response:
+    if record.validator and 0 < received < record.size:
+        headers |= {"Range": f"bytes={received}-", "If-Range": record.validator}
+    with requests.get(request.url or "", headers=headers, timeout=TIMEOUT, stream=True) as response:
         response.raise_for_status()
-        start = have if response.status_code == 206 else 0
+        start = received if response.status_code == 206 else 0
         length = response.raw.length_remaining
         size = -1 if length is None else start + length
         if remote.size is not None and size not in (-1, remote.size):
@@ -197,20 +196,20 @@ def _validator(response: requests.Response) -> str:
 
 
 def _write_record(target: Path, record: _Record) -> None:
-    files.write_json(_beside(target, ".json"), asdict(record))
+    files.write_json(_with_suffix(target, ".json"), asdict(record))
 
 
 def _read_record(remote: Remote, target: Path) -> _Record:
     """The record of `remote` at `target`; an empty record if there is none."""
     with suppress(OSError, ValueError):
-        record = TypeAdapter(_Record).validate_json(_beside(target, ".json").read_bytes())
+        record = TypeAdapter(_Record).validate_json(_with_suffix(target, ".json").read_bytes())
         if record.origin == remote.origin:
             return record
     return _Record(remote.origin)
 
 
-def _in_words(error: requests.RequestException | LocationParseError, remote: Remote) -> str:
-    """Say what went wrong in an attempt, as the start of a message.
+def _reason(error: requests.RequestException | LocationParseError, remote: Remote) -> str:
+    """Why an attempt failed, as the start of a message.
 
     Raises:
         UserError: another attempt would not help. It hides `error`, whose text may quote a signed address.
@@ -221,11 +220,10 @@ def _in_words(error: requests.RequestException | LocationParseError, remote: Rem
             "HTTPS_PROXY if that names no http proxy."
         ) from None
     response = error.response
-    asked = response if response is not None else error.request
-    server = urlsplit(getattr(asked, "url", "")).hostname or f"The server of {remote.origin}"
+    server = urlsplit(getattr(error.request, "url", "")).hostname or f"The server of {remote.origin}"
     if isinstance(error, requests.HTTPError) and response is not None:
         answer = f"{server} answers {response.status_code} ({response.reason})"
-        if response.status_code in PATIENT.status_forcelist:
+        if response.status_code in RETRY.status_forcelist:
             return answer
         raise UserError(
             f"{answer} for {remote.origin}: check {remote.setting} in params.yaml, and whether a browser "
@@ -245,7 +243,7 @@ def _in_words(error: requests.RequestException | LocationParseError, remote: Rem
     return f"{server} cannot be reached (is this computer online?)"
 
 
-def _beside(target: Path, suffix: str) -> Path:
+def _with_suffix(target: Path, suffix: str) -> Path:
     return target.with_name(target.name + suffix)
 
 

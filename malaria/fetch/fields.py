@@ -20,12 +20,12 @@ from malaria.fields import annotations
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 from malaria.paths import FIELD_PICTURES, FIELDS, PATIENTS
 
-_PICTURE = 900  # px, the longer side of a field on the audit page
-MOST_PICTURES = 12
+_PICTURE_SIDE = 900  # px, the longer side of a field on the audit page
+MAX_PICTURES = 12
 
 
 @dataclass(frozen=True)
-class Cut:
+class FieldCells:
     """The cells of one field.
 
     rows: in the columns of tables.FIELDS. left_out: how many things were left out, by reason. digest: SHA-256
@@ -53,42 +53,43 @@ def fetch(
             missing.
     """
     needs("skimage", "data.source: fields", "fields")
-    given = Path(os.path.normpath(data.folder))
-    if not given.exists():
+    source = Path(os.path.normpath(data.folder))
+    if not source.exists():
         raise UserError(f"params.yaml: data.folder is {data.folder}, which is not there: name your fields.")
-    fields = annotations.read(given, data.classes)
-    named = [_below(given, field.image) for field in fields]
-    for name in filter(names.UNPRINTABLE.search, named):
-        raise UserError(f"{given} has control characters in the name of {ascii(name)[1:-1]}: rename it.")
-    table = patients.read(given) if given.is_dir() else {}
-    whose, unused = patients.of_files(table, dict(zip(named, named, strict=True)), data.folder)
+    fields = annotations.read(source, data.classes)
+    paths = [_relative(source, field.image) for field in fields]
+    for name in filter(names.UNPRINTABLE.search, paths):
+        raise UserError(f"{source} has control characters in the name of {ascii(name)[1:-1]}: rename it.")
+    table = patients.read(source) if source.is_dir() else {}
+    patient_of, unused = patients.of_files(table, dict(zip(paths, paths, strict=True)), data.folder)
     (folder / FIELD_PICTURES).mkdir()
-    orders = [
-        (number, field, whose.get(name) or _patient(name, data.fields.patient))
-        for number, (field, name) in enumerate(zip(fields, named, strict=True))
+    tasks = [
+        (number, field, patient_of.get(name) or _patient(name, data.fields.patient))
+        for number, (field, name) in enumerate(zip(fields, paths, strict=True))
     ]
-    work = functools.partial(_cut, folder, data.fields.complete)
-    cuts = list(processes.in_order(work, orders, "cutting", batch=1, unit="fields"))
-    rows = pd.DataFrame([row for cut in cuts for row in cut.rows], columns=list(tables.FIELDS))
+    cut = functools.partial(_cut_cells, folder, data.fields.complete)
+    results = list(processes.in_order(cut, tasks, "cutting", batch=1, unit="fields"))
+    rows = pd.DataFrame([row for result in results for row in result.rows], columns=list(tables.FIELDS))
     rows = rows.sort_values("path")
-    without = [label for label in LABELS if not rows.path.str.startswith(f"{label}/").any()]
-    if len(without) > one_class:
+    missing = [label for label in LABELS if not rows.path.str.startswith(f"{label}/").any()]
+    if len(missing) > one_class:
         raise UserError(
-            f"{data.folder} has no cell that is {without[0]} on its {len(fields):,} fields: annotate some, "
+            f"{data.folder} has no cell that is {missing[0]} on its {len(fields):,} fields: annotate some, "
             "name your classes under data.classes, or set data.fields.complete where all are annotated."
         )
     tables.write(rows, folder / FIELDS, tables.FIELDS)
     tables.write(rows.rename(columns={"path": "file"}), folder / PATIENTS, tables.PATIENTS)
-    left_out: Counter[str] = sum((cut.left_out for cut in cuts), Counter())
-    if others := annotations.images_below(given) - {field.image for field in fields}:
-        left_out["images without annotations"] = len(others)
-    digest = hashlib.sha256(b"".join(cut.digest for cut in cuts)).hexdigest()
-    ignored = tuple(f"{many:,} {what}" for what, many in sorted(left_out.items())) + unused
+    left_out: Counter[str] = sum((result.left_out for result in results), Counter())
+    if unannotated := annotations.images_below(source) - {field.image for field in fields}:
+        left_out["images without annotations"] = len(unannotated)
+    digest = hashlib.sha256(b"".join(result.digest for result in results)).hexdigest()
+    ignored = tuple(f"{count:,} {reason}" for reason, count in sorted(left_out.items())) + unused
     return Provenance("fields", data.folder, "", digest, "the owner's own", len(rows), ignored)
 
 
-def _below(given: Path, image: Path) -> str:
-    return image.relative_to(given).as_posix() if image.is_relative_to(given) else image.name
+def _relative(source: Path, image: Path) -> str:
+    """The path of an image below `source`, or its name if it lies elsewhere."""
+    return image.relative_to(source).as_posix() if image.is_relative_to(source) else image.name
 
 
 def _patient(field: str, pattern: re.Pattern[str]) -> str:
@@ -96,24 +97,24 @@ def _patient(field: str, pattern: re.Pattern[str]) -> str:
 
     All copies of a field that Roboflow makes are of one patient.
     """
-    found = pattern.search(field)
-    return (found[found.re.groups] if found else "") or patients.without_extension(field)
+    match = pattern.search(field)
+    return (match[match.re.groups] if match else "") or patients.without_extension(field)
 
 
-def _cut(folder: Path, complete: bool, order: tuple[int, annotations.Annotated, str]) -> Cut:
-    """Find and write a field's cells; `order`: the field's number, its annotations and its patient."""
+def _cut_cells(folder: Path, complete: bool, task: tuple[int, annotations.Annotated, str]) -> FieldCells:
+    """Find and write a field's cells; `task`: the field's number, its annotations and its patient."""
     from malaria.fields import find, matching
 
-    number, annotated, patient = order
+    number, annotated, patient = task
     pixels = find.read(annotated.image)
     annotations.check_size(annotated, pixels.shape[1], pixels.shape[0])
     field, marks = find.find(pixels), annotated.marks
     matched = matching.match(field, marks)
     labels = {i: marks[j].label for i, j in matched.pairs}
     paired = {j for _, j in matched.pairs}
-    infected = [mark for j, mark in enumerate(marks) if mark.label == PARASITIZED and j not in paired]
+    parasites = [mark for j, mark in enumerate(marks) if mark.label == PARASITIZED and j not in paired]
     # A clump may be found as one cell, and a parasite may be annotated alone.
-    unclear = [i for i in matched.extra if any(matching.meet(field.cells[i], mark) for mark in infected)]
+    unclear = [i for i in matched.extra if any(matching.meet(field.cells[i], mark) for mark in parasites)]
     if complete:
         labels |= dict.fromkeys(sorted(set(matched.extra) - set(unclear)), UNINFECTED)
     cells = {i: label for i, label in sorted(labels.items()) if label in LABELS}
@@ -133,8 +134,8 @@ def _cut(folder: Path, complete: bool, order: tuple[int, annotations.Annotated, 
         Image.fromarray(crop).save(folder / path, compress_level=3)
         digest.update(f"{path}\0".encode() + crop.tobytes())
         rows.append((path, patient, annotated.image.name, *cell.box))
-    if number < MOST_PICTURES:
+    if number < MAX_PICTURES:
         picture = matching.outlines(pixels, field, marks, matched)
-        picture.thumbnail((_PICTURE, _PICTURE))
+        picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
         picture.save(folder / FIELD_PICTURES / f"{number:05}_{annotated.image.stem}.jpg", quality=80)
-    return Cut(rows, +left_out, digest.digest())
+    return FieldCells(rows, +left_out, digest.digest())

@@ -14,23 +14,23 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
     """Copy the class folders of `data.folder`, and its patients.csv if there is one.
 
     Raises:
-        UserError: the folder is missing; as `class_folders.place` and `archives.opened`.
+        UserError: the folder is missing; as `class_folders.place` and `archives.as_folder`.
     """
-    given = Path(data.folder)
-    said = f"params.yaml: data.folder is {data.folder}"
+    source = Path(data.folder)
+    setting = f"params.yaml: data.folder is {data.folder}"
     if "://" in data.folder:
-        raise UserError(f"{said}: copy it to this machine and name it there.")
-    if not given.is_absolute() and ".." in Path(os.path.normpath(given)).parts:
+        raise UserError(f"{setting}: copy it to this machine and name it there.")
+    if not source.is_absolute() and ".." in Path(os.path.normpath(source)).parts:
         raise UserError(
-            f"{said}, outside of this repository, where DVC's experiments do not find it: name it by its "
-            f"whole path, {given.resolve()}."
+            f"{setting}, outside of this repository, where DVC's experiments do not find it: name it by its "
+            f"whole path, {source.resolve()}."
         )
-    if not given.is_dir() and not archives.is_archive(given):
-        what = "no zip or tar archive" if given.is_file() else "not there"
+    if not source.is_dir() and not archives.is_archive(source):
+        problem = "no zip or tar archive" if source.is_file() else "not there"
         raise UserError(
-            f"{said}, which is {what}: name a folder. Experiments and clones only have one that `dvc add` "
-            "has stored."
+            f"{setting}, which is {problem}: name a folder. Experiments and clones only have one that `dvc "
+            "add` has stored."
         )
-    with archives.opened(given, folder) as (cells, put):
-        known = class_folders.place(cells, folder, put, data.folder, data.classes)
-    return replace(known, source="folder", origin=data.folder, licence="the owner's own")
+    with archives.as_folder(source, folder) as (contents, put):
+        provenance = class_folders.place(contents, folder, put, data.folder, data.classes)
+    return replace(provenance, source="folder", origin=data.folder, licence="the owner's own")

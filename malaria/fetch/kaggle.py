@@ -34,22 +34,22 @@ def fetch(
     Raises:
         UserError: you are not signed in, or Kaggle refuses; as `download.fetch` and `nih.unpack`.
     """
-    asked = data.kaggle
-    origin = f"kaggle.com/datasets/{asked.slug}"
-    archive = download.cache_folder(cache) / "kaggle" / asked.slug / f"version-{asked.version}.zip"
-    remote = download.Remote(f"{origin}, version {asked.version}", lambda: _request(asked), "data.kaggle")
+    dataset = data.kaggle
+    origin = f"kaggle.com/datasets/{dataset.slug}"
+    archive = download.cache_folder(cache) / "kaggle" / dataset.slug / f"version-{dataset.version}.zip"
+    remote = download.Remote(f"{origin}, version {dataset.version}", lambda: _request(dataset), "data.kaggle")
     download.fetch(remote, archive)
     try:
-        placed = nih.unpack(archive, folder, census)
+        provenance = nih.unpack(archive, folder, census)
     except UserError as error:
         # Kaggle publishes no hash: an archive that can't be used is removed, and the next run downloads it.
         if not isinstance(error, archives.DiskRefusal):
             archive.unlink(missing_ok=True)
         raise
-    return replace(placed, source="kaggle", origin=f"https://www.{origin}", version=str(asked.version))
+    return replace(provenance, source="kaggle", origin=f"https://www.{origin}", version=str(dataset.version))
 
 
-def _request(asked: params.KaggleData) -> requests.PreparedRequest:
+def _request(dataset: params.KaggleData) -> requests.PreparedRequest:
     """The signed request for the archive, from Kaggle's client.
 
     Raises:
@@ -62,25 +62,25 @@ def _request(asked: params.KaggleData) -> requests.PreparedRequest:
     from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
 
     request = ApiDownloadDatasetRequest()
-    request.owner_slug, request.dataset_slug = asked.slug.split("/")
-    request.dataset_version_number = asked.version
+    request.owner_slug, request.dataset_slug = dataset.slug.split("/")
+    request.dataset_version_number = dataset.version
     try:
         with (
             KaggleClient(**_credentials()) as client,
             client.datasets.dataset_api_client.download_dataset(request) as response,
         ):
-            found: requests.PreparedRequest = response.request
-            return found
+            signed_request: requests.PreparedRequest = response.request
+            return signed_request
     except requests.HTTPError as error:
         error.response.close()
         # After a redirect the storage answers, which knows nothing about datasets and rules.
-        page = f"kaggle.com/datasets/{asked.slug}"
+        page = f"kaggle.com/datasets/{dataset.slug}"
         refusals = {
             401: f"does not accept the credentials (401): {_HOW_TO_SIGN_IN}.",
             403: f"forbids the download (403): open {page} signed in, accept its rules, and check that the "
             "credentials are that account's.",
-            404: f"has no version {asked.version} of {asked.slug} (404): check data.kaggle in params.yaml "
-            f"against {page}.",
+            404: f"has no version {dataset.version} of {dataset.slug} (404): check data.kaggle in "
+            f"params.yaml against {page}.",
         }
         if error.response.status_code in refusals and not error.response.history:
             raise UserError(f"Kaggle {refusals[error.response.status_code]}") from None
@@ -106,16 +106,16 @@ def _credentials() -> dict[str, str]:
 
     if token := get_access_token_from_env()[0]:
         return {"api_token": token}
-    named = os.environ.get("KAGGLE_CONFIG_DIR")
-    settings = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    homes = [named] if named else ["~/.kaggle", f"{settings}/kaggle"]
-    found = (Path(home, "kaggle.json").expanduser() for home in homes)
-    kept: dict[str, str] = next((json.loads(file.read_bytes()) for file in found if file.is_file()), {})
-    user, key = (os.environ.get(f"KAGGLE_{name.upper()}") or kept.get(name) for name in ("username", "key"))
+    config_dir = os.environ.get("KAGGLE_CONFIG_DIR")
+    config_home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    folders = [config_dir] if config_dir else ["~/.kaggle", f"{config_home}/kaggle"]
+    paths = (Path(home, "kaggle.json").expanduser() for home in folders)
+    stored: dict[str, str] = next((json.loads(file.read_bytes()) for file in paths if file.is_file()), {})
+    user, key = (os.environ.get(f"KAGGLE_{name.upper()}") or stored.get(name) for name in ("username", "key"))
     if user and key:
         return {"username": user, "password": key}
     with KaggleClient() as client:
-        signed_in = KaggleCredentials.load(client)
-        if token := signed_in and signed_in.get_access_token():
+        credentials = KaggleCredentials.load(client)
+        if token := credentials and credentials.get_access_token():
             return {"api_token": token}
     raise UserError(f"data.source is kaggle, but you are not signed in: {_HOW_TO_SIGN_IN}.")

@@ -30,20 +30,20 @@ def sets(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not there: make the folder, with a set of cells for each laboratory.")
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in sorted(path for path in folder.iterdir() if not files.is_litter(path.name)):
         if not path.exists():
             raise UserError(f"{path} is a link to nothing: bring what it points to, or delete it.")
         name = path.name.partition(".")[0]
         if not path.is_dir() and not archives.is_archive(path):
-            # Any other may be a note.
+            # Any other file may be a note.
             if not path.name.lower().endswith(archives.SUFFIXES):
                 continue
             raise UserError(f"{path} is an archive that cannot be read: pack it as zip or tar, or unpack it.")
-        twin = found.setdefault(name, path)
+        twin = paths.setdefault(name, path)
         if twin != path:
             raise UserError(f"{folder} has {twin.name} and {path.name}, both named {name}: rename one.")
-    return found
+    return paths
 
 
 def to_train_on(settings: params.Laboratories) -> dict[str, Path]:
@@ -52,16 +52,16 @@ def to_train_on(settings: params.Laboratories) -> dict[str, Path]:
     Raises:
         UserError: a set in `leave_out` is missing.
     """
-    found = sets(Path(settings.folder))
+    paths = sets(Path(settings.folder))
     for name in settings.leave_out:
-        if found.pop(name, None) is None:
+        if paths.pop(name, None) is None:
             raise UserError(
                 f"params.yaml: laboratories.leave_out names {name}, but {settings.folder} has no such set."
             )
-    return found
+    return paths
 
 
-def place(given: Path, raw: Path, settings: params.Params) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def place(path: Path, raw: Path, settings: params.Params) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Bring the cells of one set into the new folder `raw`, and audit them.
 
     Returns:
@@ -75,24 +75,24 @@ def place(given: Path, raw: Path, settings: params.Params) -> tuple[pd.DataFrame
     """
     classes, limits = settings.data.classes, settings.audit
     raw.mkdir()
-    if given.is_dir() and _is_annotated(given, classes):
-        known = fields.fetch(settings.data.model_copy(update={"folder": str(given)}), raw, one_class=True)
+    if path.is_dir() and _is_annotated(path, classes):
+        provenance = fields.fetch(settings.data.model_copy(update={"folder": str(path)}), raw, one_class=True)
     else:
-        with archives.opened(given, raw) as (cells, put):
-            known = class_folders.place(cells, raw, put, str(given), classes, one_class=True)
-    found = audit.audit(raw, limits)
-    audit.check(found, limits, given, sorted(set(found.label)))
-    accepted = patients.with_own(found)
-    views = accepted.path.map(lambda path: Path(path).stem).str.extract(_FIELD, expand=False)
-    unknown = ~patients.known(accepted.patient) & views.notna()
-    patient = accepted.patient.mask(unknown, views)
-    aside = audit.count_reasons(found[found.status == tables.QUARANTINED])
-    left_out = *known.ignored, *(f"{count:,} images set aside: {reason}" for reason, count in aside.items())
+        with archives.as_folder(path, raw) as (contents, put):
+            provenance = class_folders.place(contents, raw, put, str(path), classes, one_class=True)
+    cells = audit.audit(raw, limits)
+    audit.check(cells, limits, path, sorted(set(cells.label)))
+    accepted = patients.with_own(cells)
+    field_names = accepted.path.map(lambda name: Path(name).stem).str.extract(_FIELD, expand=False)
+    unknown = ~patients.known(accepted.patient) & field_names.notna()
+    patient = accepted.patient.mask(unknown, field_names)
+    counts = audit.count_reasons(cells[cells.status == tables.QUARANTINED])
+    left_out = *provenance.ignored, *(f"{n:,} images set aside: {reason}" for reason, n in counts.items())
     return accepted.assign(path=f"{raw.name}/" + accepted.path, patient=f"{raw.name} " + patient), left_out
 
 
-def _is_annotated(given: Path, classes: Mapping[str, str]) -> bool:
+def _is_annotated(folder: Path, classes: Mapping[str, str]) -> bool:
     """Whether a folder holds annotated fields: annotation files and no class folders."""
-    inside = {names.folded(name) for _, folders, _ in files.walk(given) for name in folders}
-    known = map(names.folded, (*LABELS, *classes))
-    return inside.isdisjoint(known) and bool(annotations.annotation_files(given))
+    subfolders = {names.folded(name) for _, folders, _ in files.walk(folder) for name in folders}
+    class_names = map(names.folded, (*LABELS, *classes))
+    return subfolders.isdisjoint(class_names) and bool(annotations.annotation_files(folder))

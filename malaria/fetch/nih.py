@@ -27,30 +27,30 @@ WHOLE = Census(cells=13_779, infected=150, controls=50)
 
 
 def unpack(archive: Path, folder: Path, census: Census = WHOLE) -> Provenance:
-    """Unpack the cells of `archive` into the class folders of `folder`, and count them.
+    """Unpack the cells of `archive` into the class folders of `folder`, and n them.
 
     Raises:
         UserError: as `archives.unpack` and `class_folders.place`; or the counts differ from `census`.
     """
-    with archives.opened(archive, folder) as (cells, put):
-        placed = class_folders.place(cells, folder, put, str(archive), {})
-    parsed = {path: names.parse(path.name) for path in folder.glob("*/*")}
-    cells_of = Counter(path.parent.name for path in parsed)
-    patients = {(name.patient, name.infected) for name in parsed.values() if name}
-    people = Counter(infected for _, infected in patients)
-    nameless = [f"{path.parent.name}/{path.name}" for path, name in parsed.items() if name is None]
+    with archives.as_folder(archive, folder) as (contents, put):
+        provenance = class_folders.place(contents, folder, put, str(archive), {})
+    name_of = {path: names.parse(path.name) for path in folder.glob("*/*")}
+    cell_counts = Counter(path.parent.name for path in name_of)
+    patients = {(name.patient, name.infected) for name in name_of.values() if name}
+    patient_counts = Counter(infected for _, infected in patients)
+    unnamed = [f"{path.parent.name}/{path.name}" for path, name in name_of.items() if name is None]
     counts = (
-        (cells_of[PARASITIZED], census.cells, "parasitised cells"),
-        (cells_of[UNINFECTED], census.cells, "uninfected cells"),
-        (people[True], census.infected, "infected patients"),
-        (people[False], census.controls, "controls"),
-        (len(nameless), 0, "cells whose name tells no patient"),
+        (cell_counts[PARASITIZED], census.cells, "parasitised cells"),
+        (cell_counts[UNINFECTED], census.cells, "uninfected cells"),
+        (patient_counts[True], census.infected, "infected patients"),
+        (patient_counts[False], census.controls, "controls"),
+        (len(unnamed), 0, "cells whose name tells no patient"),
     )
-    wrong = [f"{found:,} {what} (must be {due:,})" for found, due, what in counts if found != due]
+    wrong = [f"{n:,} {kind} (must be {expected:,})" for n, expected, kind in counts if n != expected]
     if wrong:
-        example = f", {nameless[0]} among them" if nameless else ""
+        example = f", {unnamed[0]} among them" if unnamed else ""
         raise UserError(
             f"{archive} is not the whole NIH/NLM set, it holds {' and '.join(wrong)}{example}: check "
             "data.source in params.yaml, where source folder takes a set with counts of its own."
         )
-    return replace(placed, licence=LICENCE)
+    return replace(provenance, licence=LICENCE)

@@ -24,30 +24,30 @@ def fetch(
     """Download, check and unpack the set in `data.nlm`, and write slides.csv beside its class folders.
 
     Raises:
-        UserError: as `download.fetch`, `mapped` and `nih.unpack`.
+        UserError: as `download.fetch`, `read_mapping` and `nih.unpack`.
     """
-    asked, kept = data.nlm, cache_of(data.nlm, cache)
-    address = asked.url.rstrip("/")
-    wanted = (
-        (MAPPINGS[PARASITIZED], "data.nlm.parasitized_sha256", None, asked.parasitized_sha256),
-        (MAPPINGS[UNINFECTED], "data.nlm.uninfected_sha256", None, asked.uninfected_sha256),
-        (ARCHIVE, "data.nlm", asked.size, asked.sha256),
+    settings, downloads = data.nlm, cache_of(data.nlm, cache)
+    address = settings.url.rstrip("/")
+    files = (
+        (MAPPINGS[PARASITIZED], "data.nlm.parasitized_sha256", None, settings.parasitized_sha256),
+        (MAPPINGS[UNINFECTED], "data.nlm.uninfected_sha256", None, settings.uninfected_sha256),
+        (ARCHIVE, "data.nlm", settings.size, settings.sha256),
     )
-    for name, setting, size, sha256 in wanted:
-        download.fetch(download.url(f"{address}/{name}", setting, size, sha256), kept / name)
-    rows = sorted(row for label, name in MAPPINGS.items() for row in mapped(kept / name, label))
-    placed = nih.unpack(kept / ARCHIVE, folder, census)
+    for name, key, size, sha256 in files:
+        download.fetch(download.url(f"{address}/{name}", key, size, sha256), downloads / name)
+    rows = sorted(row for label, name in MAPPINGS.items() for row in read_mapping(downloads / name, label))
+    provenance = nih.unpack(downloads / ARCHIVE, folder, census)
     tables.write(pd.DataFrame(rows, columns=list(tables.SLIDES)), folder / SLIDES, tables.SLIDES)
-    version = f"archive with SHA-256 {asked.sha256}"
-    return replace(placed, source="nlm", origin=f"{address}/{ARCHIVE}", version=version)
+    version = f"archive with SHA-256 {settings.sha256}"
+    return replace(provenance, source="nlm", origin=f"{address}/{ARCHIVE}", version=version)
 
 
-def cache_of(asked: params.NlmData, cache: Path | None) -> Path:
+def cache_of(settings: params.NlmData, cache: Path | None) -> Path:
     """The folder for downloads, named by the archive's hash, so that two archives never share one."""
-    return download.cache_folder(cache) / "nlm" / asked.sha256[:16]
+    return download.cache_folder(cache) / "nlm" / settings.sha256[:16]
 
 
-def mapped(mapping: Path, label: str) -> list[tuple[str, str, str]]:
+def read_mapping(mapping: Path, label: str) -> list[tuple[str, str, str]]:
     """Rows of tables.SLIDES from one of the NLM's mapping files, that of the cells in class folder `label`.
 
     It has no header; a row is a slide's key and a Python list of file names, padded with commas.
@@ -57,14 +57,14 @@ def mapped(mapping: Path, label: str) -> list[tuple[str, str, str]]:
     """
     rows = []
     for number, line in enumerate(mapping.read_text(encoding="utf-8").splitlines(), 1):
-        slide, _, listed = line.strip().rstrip(",").partition(",")
+        slide, _, file_list = line.strip().rstrip(",").partition(",")
         patient = names.patient_of(slide)
         try:
-            found = ast.literal_eval(listed)
+            cells = ast.literal_eval(file_list)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            found = None
-        plain = isinstance(found, list) and all(isinstance(name, str) and "/" not in name for name in found)
-        if not patient or not plain:
+            cells = None
+        valid = isinstance(cells, list) and all(isinstance(name, str) and "/" not in name for name in cells)
+        if not patient or not valid:
             raise UserError(f"{mapping}, row {number}: no slide key with a list of names; bring it again.")
-        rows += [(f"{label}/{name}", slide, patient) for name in found]
+        rows += [(f"{label}/{name}", slide, patient) for name in cells]
     return rows

@@ -17,15 +17,16 @@ from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 
 LICENCE = "MIT, as the project; synthetic sample, drawn by malaria/cells/synthetic.py"
 
-# Separate streams of random numbers for patients and cells, so that more cells change no patient's stain.
-_OF_PATIENTS, _OF_CELLS, _OF_COUNTS = 1, 2, 3
+# Separate streams of random numbers for patients, cells and counts, so that more cells change no patient's
+# stain.
+_PATIENTS, _CELLS, _COUNTS = 1, 2, 3
 
 
 @dataclass(frozen=True)
-class Order:
-    """One patient's cells to draw."""
+class Patient:
+    """A patient, and how many cells of each class to draw."""
 
-    patient: int
+    number: int
     infected: bool
     parasitized: int
     uninfected: int
@@ -35,41 +36,40 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
     """Draw the sample that `data.sample` asks for: the same seed draws the same bytes."""
     for label in LABELS:
         (folder / label).mkdir()
-    orders = plan(data.sample)
-    digest = hashlib.sha256()
-    work = functools.partial(_draw, folder, data.sample.seed)
-    for checksum in processes.in_order(work, orders, "drawing", batch=1, unit="patients"):
-        digest.update(checksum)
+    patients = plan(data.sample)
+    draw = functools.partial(_draw, folder, data.sample.seed)
+    digests = processes.in_order(draw, patients, "drawing", batch=1, unit="patients")
+    checksum = hashlib.sha256(b"".join(digests)).hexdigest()
     origin = f"synthetic sample, seed {data.sample.seed}"
-    return Provenance("sample", origin, __version__, digest.hexdigest(), LICENCE, data.sample.cells)
+    return Provenance("sample", origin, __version__, checksum, LICENCE, data.sample.cells)
 
 
-def plan(sample: params.SampleData) -> list[Order]:
-    """Share the cells among patients as in the NIH set.
+def plan(sample: params.SampleData) -> list[Patient]:
+    """Distribute the cells over patients as in the NIH set.
 
-    A quarter of the patients are controls, half of the cells are parasitised, and a few patients have many of
+    A quarter of the patients are controls. Half of the cells are parasitised, and a few patients have many of
     these. Every infected patient has cells of both classes, if there are enough cells.
     """
-    random = _random(sample.seed, _OF_COUNTS, 0)
+    random = _random(sample.seed, _COUNTS, 0)
     infected = sample.patients - max(1, sample.patients // 4)
     parasitized = _shares(sample.cells // 2, random.lognormal(0, 0.9, infected))
     uninfected = _shares(sample.cells - sample.cells // 2, random.uniform(0.7, 1.3, sample.patients))
     return [
-        Order(patient, patient < infected, *map(int, cells))
-        for patient, cells in enumerate(itertools.zip_longest(parasitized, uninfected, fillvalue=0))
+        Patient(number, number < infected, *map(int, cells))
+        for number, cells in enumerate(itertools.zip_longest(parasitized, uninfected, fillvalue=0))
     ]
 
 
-def _draw(folder: Path, seed: int, order: Order) -> bytes:
+def _draw(folder: Path, seed: int, patient: Patient) -> bytes:
     """Write a patient's cells; returns the SHA-256 of their pixels, in order."""
-    look = synthetic.stain(_random(seed, _OF_PATIENTS, order.patient))
-    number = order.patient + 1
-    slide = f"C{100 + number}P{number}ThinF" if order.infected else f"C{number}NThinF"
+    stain = synthetic.stain(_random(seed, _PATIENTS, patient.number))
+    number = patient.number + 1
+    slide = f"C{100 + number}P{number}ThinF" if patient.infected else f"C{number}NThinF"
     digest = hashlib.sha256()
-    for index in range(order.parasitized + order.uninfected):
-        label = PARASITIZED if index < order.parasitized else UNINFECTED
-        random = _random(seed, _OF_CELLS, order.patient * 1_000_000 + index)
-        pixels = synthetic.draw(random, look, label == PARASITIZED)
+    for index in range(patient.parasitized + patient.uninfected):
+        label = PARASITIZED if index < patient.parasitized else UNINFECTED
+        random = _random(seed, _CELLS, patient.number * 1_000_000 + index)
+        pixels = synthetic.draw(random, stain, label == PARASITIZED)
         digest.update(pixels.tobytes())
         # One microscope field holds some forty cells.
         name = f"{slide}_IMG_20150918_{140000 + index // 40:06}_cell_{index + 1}.png"
@@ -79,15 +79,14 @@ def _draw(folder: Path, seed: int, order: Order) -> bytes:
 
 def _shares(total: int, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Share `total` into whole numbers in proportion to `weights`, each at least 1 if there is enough."""
-    least = 1 if total >= len(weights) else 0
-    rest = total - least * len(weights)
-    exact = rest * weights / weights.sum()
+    minimum = 1 if total >= len(weights) else 0
+    remainder = total - minimum * len(weights)
+    exact = remainder * weights / weights.sum()
     counts: npt.NDArray[np.int64] = np.floor(exact).astype(np.int64)
-    counts[np.argsort(counts - exact, kind="stable")[: rest - counts.sum()]] += 1
-    counts += least
-    return counts
+    counts[np.argsort(counts - exact, kind="stable")[: remainder - counts.sum()]] += 1
+    return counts + minimum
 
 
-def _random(seed: int, purpose: int, number: int) -> synthetic.Random:
-    """A generator of its own for each patient and cell, so that neither order nor processes matter."""
-    return np.random.Generator(np.random.Philox(key=[seed, purpose << 56 | number]))
+def _random(seed: int, stream: int, number: int) -> synthetic.Random:
+    """The generator of one patient or cell: neither order nor processes change what it draws."""
+    return np.random.Generator(np.random.Philox(key=[seed, stream << 56 | number]))

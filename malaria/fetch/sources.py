@@ -20,6 +20,6 @@ def write(data: params.Data, folder: Path, cache: Path | None = None) -> Provena
     """
     source = importlib.import_module(f"malaria.fetch.{data.source}")
     with files.atomic_folder(folder) as part:
-        known: Provenance = source.fetch(data, part, cache)
-        files.write_json(part / PROVENANCE.name, asdict(known))
-    return known
+        provenance: Provenance = source.fetch(data, part, cache)
+        files.write_json(part / PROVENANCE.name, asdict(provenance))
+    return provenance

@@ -41,7 +41,7 @@ def waits(monkeypatch) -> list[float]:
 
 @pytest.fixture(autouse=True)
 def two_retries(monkeypatch):
-    monkeypatch.setattr(download, "PATIENT", download.PATIENT.new(total=2))
+    monkeypatch.setattr(download, "RETRY", download.RETRY.new(total=2))
 
 
 @pytest.fixture
@@ -168,9 +168,9 @@ def test_a_redirect_is_followed_with_the_range(server, target):
 
 def test_a_silent_server_is_left_and_asked_again(server, target, monkeypatch):
     server.faults.append(stall(300_000))
-    # On a busy machine several good answers in a row may also take longer than SILENCE: allow more retries.
-    monkeypatch.setattr(download, "PATIENT", download.PATIENT.new(total=1000))
-    monkeypatch.setattr(download, "SILENCE", 0.2)
+    # On a busy machine several good answers in a row may also take longer than TIMEOUT: allow more retries.
+    monkeypatch.setattr(download, "RETRY", download.RETRY.new(total=1000))
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
     download.fetch(remote(server), target)
     assert target.read_bytes() == CONTENT
     assert len(server.asked) >= 2
@@ -212,19 +212,19 @@ def test_a_refusal_is_not_asked_again(server, target, status, meaning):
 def test_a_passing_fault_is_tried_again_with_longer_and_longer_waits(
     server, target, waits, status, monkeypatch
 ):
-    monkeypatch.setattr(download, "PATIENT", download.PATIENT.new(total=5))
+    monkeypatch.setattr(download, "RETRY", download.RETRY.new(total=5))
     server.faults += [answer(status)] * 6
     with pytest.raises(UserError, match=rf"localhost answers {status} .*, 6 times in a row: run again later"):
         download.fetch(remote(server), target)
     assert len(waits) == 5
     assert all(first < then for first, then in pairwise(waits))
-    assert waits[-1] < download.PATIENT.backoff_max
+    assert waits[-1] < download.RETRY.backoff_max
 
 
 def test_the_wait_that_the_server_asks_for_is_kept(server, target, waits, monkeypatch):
     server.faults += [answer(429, Retry_After="90"), answer(503, Retry_After="Thu, 01 Jan 2015 00:00:00 GMT")]
     server.faults += [answer(429, Retry_After="soon")]
-    monkeypatch.setattr(download, "PATIENT", download.PATIENT.new(total=3))
+    monkeypatch.setattr(download, "RETRY", download.RETRY.new(total=3))
     download.fetch(remote(server), target)
     assert waits[0] == 90
     assert max(waits[1:]) < 10

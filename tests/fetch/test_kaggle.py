@@ -74,7 +74,7 @@ def signed_in(monkeypatch):
 
 @pytest.fixture
 def fetch(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "PATIENT", download.PATIENT.new(total=1, backoff_factor=0))
+    monkeypatch.setattr(download, "RETRY", download.RETRY.new(total=1, backoff_factor=0))
     return lambda: kaggle.fetch(data, tmp_path / "raw", tmp_path / "cache", CENSUS)
 
 

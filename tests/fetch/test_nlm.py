@@ -22,7 +22,7 @@ CENSUS = nih.Census(cells=12, infected=3, controls=2)
 
 @pytest.fixture(autouse=True)
 def one_retry(monkeypatch):
-    monkeypatch.setattr(download, "PATIENT", download.PATIENT.new(total=1, backoff_factor=0))
+    monkeypatch.setattr(download, "RETRY", download.RETRY.new(total=1, backoff_factor=0))
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_a_row_that_is_no_mapping_is_named(tmp_path, line):
     file = tmp_path / "mapping.csv"
     file.write_text(f"C33P1thinF,['a.png', 'b.png'],,,,\n{line}\n")
     with pytest.raises(UserError, match=r"mapping.csv, row 2: no slide key with a list"):
-        nlm.mapped(file, PARASITIZED)
+        nlm.read_mapping(file, PARASITIZED)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_row_that_is_no_mapping_is_named(tmp_path, line):
 )
 def test_the_slides_key_tells_the_patient(tmp_path, key, patient):
     (tmp_path / "mapping.csv").write_text(f"{key},['a.png'],,,,\n")
-    assert nlm.mapped(tmp_path / "mapping.csv", PARASITIZED) == [("Parasitized/a.png", key, patient)]
+    assert nlm.read_mapping(tmp_path / "mapping.csv", PARASITIZED) == [("Parasitized/a.png", key, patient)]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_all_real_names_parse_and_agree_with_the_publishers_mapping(shared_cells
     rows = [
         row
         for label in LABELS
-        for row in nlm.mapped(shared_cells / f"patientid_cellmapping_{label.lower()}.csv", label)
+        for row in nlm.read_mapping(shared_cells / f"patientid_cellmapping_{label.lower()}.csv", label)
     ]
     assert len({path for path, _, _ in rows}) == 27_558
     disagreeing = []
@@ -210,8 +210,8 @@ def test_all_real_names_parse_and_agree_with_the_publishers_mapping(shared_cells
 def test_the_real_mapping_has_the_counts_that_are_checked(shared_cells):
     for label in LABELS:
         file = shared_cells / f"patientid_cellmapping_{label.lower()}.csv"
-        assert len(nlm.mapped(file, label)) == nih.WHOLE.cells
+        assert len(nlm.read_mapping(file, label)) == nih.WHOLE.cells
     mapping = shared_cells / "patientid_cellmapping_uninfected.csv"
-    people = {patient for _, _, patient in nlm.mapped(mapping, UNINFECTED)}
+    people = {patient for _, _, patient in nlm.read_mapping(mapping, UNINFECTED)}
     assert sum(person.startswith("P") for person in people) == nih.WHOLE.infected
     assert sum(person.startswith("C") for person in people) == nih.WHOLE.controls

@@ -106,10 +106,10 @@ def test_more_cells_change_no_patients_stain(data):
     few, many = (
         sample.plan(data.sample.model_copy(update={"cells": cells})) for cells in (data.sample.cells, 4000)
     )
-    assert [(order.patient, order.infected) for order in few] == [
-        (order.patient, order.infected) for order in many
+    assert [(patient.number, patient.infected) for patient in few] == [
+        (patient.number, patient.infected) for patient in many
     ]
-    assert sum(order.parasitized + order.uninfected for order in many) == 4000
+    assert sum(patient.parasitized + patient.uninfected for patient in many) == 4000
 
 
 def test_class_folders_are_found_whatever_their_case_and_with_spaces_around(own, tmp_path):
