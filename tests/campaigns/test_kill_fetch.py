@@ -17,16 +17,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import yaml
 
 from benchmarks import fake_archive
 from malaria.paths import PARAMS, RAW
 from tests.campaigns import repro_check
+from tests.support.project import ROOT, change
 from tests.support.servers import Server, serving
 
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).resolve().parents[2]
 KILLS, SEED = int(os.environ.get("KILLS", "3")), int(os.environ.get("KILLS_SEED", "1"))
 
 
@@ -57,9 +56,8 @@ def prepare(work: Path, server: Server) -> None:
     published = fake_archive.published()
     server.files |= {f"/{name}": content for name, content in published.items()}
     server.pace = lambda: time.sleep(0.02)
-    content = yaml.safe_load((ROOT / PARAMS).read_text(encoding="utf-8"))
-    content["data"] |= {"source": "nlm", "nlm": fake_archive.nlm_section(server.base, published)}
-    (work / PARAMS).write_text(yaml.safe_dump(content), encoding="utf-8")
+    shutil.copy(ROOT / PARAMS, work)
+    change(work, {"data.source": "nlm", "data.nlm": fake_archive.nlm_section(server.base, published)})
 
 
 def run(work: Path, kill_after: float | None = None) -> bool:
