@@ -26,11 +26,11 @@ def main() -> int:
     return 0 if same == first.items() else 1
 
 
-def _run_in_clone(clone: Path, settings: list[str]) -> dict[str, str]:
+def _run_in_clone(clone: Path, changes: list[str]) -> dict[str, str]:
     """Run the whole pipeline in a fresh clone of HEAD; return the hash of each output, from dvc.lock."""
     programs.git("clone", "-q", ".", str(clone))
-    settings = [part for change in settings for part in ("-S", change)]
-    command = ["exp", "run", "--force", *settings] if settings else ["repro", "--force"]
+    arguments = [part for change in changes for part in ("-S", change)]
+    command = ["exp", "run", "--force", *arguments] if arguments else ["repro", "--force"]
     for line in programs.lines([*programs.DVC, *command], cwd=clone):
         print(line, flush=True)
     return recorded_hashes(clone)
