@@ -53,12 +53,12 @@ class Store(Protocol):
 
 @dataclass
 class _Countdown:
-    left: int = 0
+    remaining: int = 0
     call: Callable[[], None] = lambda: None
 
     def tick(self) -> None:
-        self.left -= 1
-        if self.left == 0:
+        self.remaining -= 1
+        if self.remaining == 0:
             self.call()
 
 
