@@ -26,12 +26,12 @@ def main() -> int:
     arguments = parser.parse_args()
     print(f"{arguments.cells:,} cells, {by_turns.machine()}")
     with tempfile.TemporaryDirectory() as work:
-        one, many = prepare(Path(work, "one"), 1), prepare(Path(work, "many"), arguments.cells)
-        outs = {name: Path(work, f"{name}.csv") for name in WAYS}
-        ways = {name: partial(costs, one, many, outs[name], options) for name, options in WAYS.items()}
+        single, many = prepare(Path(work, "one"), 1), prepare(Path(work, "many"), arguments.cells)
+        tables = {way: Path(work, f"{way}.csv") for way in WAYS}
+        ways = {way: partial(costs, single, many, tables[way], engine) for way, engine in WAYS.items()}
         print(by_turns.medians(by_turns.measured(ways, arguments.rounds)).round(3).to_string())
-        expected, *others = (out.read_bytes() for out in outs.values())
-    same = all(other == expected for other in others) and expected.count(b"\n") == arguments.cells + 1
+        plain, *engines = (table.read_bytes() for table in tables.values())
+    same = all(engine == plain for engine in engines) and plain.count(b"\n") == arguments.cells + 1
     print("The engine's bytes are the plain path's." if same else "OTHER BYTES")
     return 0 if same else 1
 
@@ -39,21 +39,21 @@ def main() -> int:
 def prepare(folder: Path, cells: int) -> Path:
     """Make a folder with drawn cells."""
     folder.mkdir()
-    draw = data.drawing()
+    draw = data.picture_maker()
     census = replace(nih.WHOLE, cells=-(-cells // 2))
     for cell in list(fake_archive.cells(census))[:cells]:
         (folder / f"{cell.label}-{cell.name}").write_bytes(draw(cell))
     return folder
 
 
-def costs(one: Path, many: Path, out: Path, options: tuple[str, ...]) -> dict[str, float]:
-    """Costs of `predict` for the cell in `one`, for all in `many` (their table is `out`), and per cell."""
-    predict = [sys.executable, "-m", "malaria", "predict", *options, "--out"]
-    alone = by_turns.command([*predict, str(out.with_suffix(".one.csv")), str(one)])
-    every = by_turns.command([*predict, str(out), str(many)])
-    spent = every["processor s"] - alone["processor s"]
-    each = 1000 * spent / max(1, sum(1 for _ in many.iterdir()) - 1)
-    return {"one cell, s": alone["s"], **every, "processor ms a cell": each}
+def costs(single: Path, many: Path, out: Path, engine: tuple[str, ...]) -> dict[str, float]:
+    """Costs of `predict` for the cell in `single`, for all in `many` (their table is `out`), and per cell."""
+    predict = [sys.executable, "-m", "malaria", "predict", *engine, "--out"]
+    startup = by_turns.command([*predict, str(out.with_suffix(".one.csv")), str(single)])
+    total = by_turns.command([*predict, str(out), str(many)])
+    seconds = total["processor s"] - startup["processor s"]
+    per_cell = 1000 * seconds / max(1, sum(1 for _ in many.iterdir()) - 1)
+    return {"one cell, s": startup["s"], **total, "processor ms a cell": per_cell}
 
 
 if __name__ == "__main__":

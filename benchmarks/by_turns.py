@@ -31,13 +31,13 @@ def machine() -> str:
 
 
 def measured(ways: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int) -> pd.DataFrame:
-    """Measure each way in turn, in each round; the figures are indexed by `round` and `way`."""
+    """The figures of each way in each round, indexed by `round` and `way`; the ways alternate."""
     rows = {}
     for number in range(1, rounds + 1):
         for way, measure in ways.items():
             rows[number, way] = dict(measure())
-            shown = ", ".join(f"{name} {value:,.3f}" for name, value in rows[number, way].items())
-            print(f"round {number} of {rounds}, {way}: {shown}", file=sys.stderr, flush=True)
+            figures = ", ".join(f"{name} {value:,.3f}" for name, value in rows[number, way].items())
+            print(f"round {number} of {rounds}, {way}: {figures}", file=sys.stderr, flush=True)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["round", "way"])
 
 
@@ -46,9 +46,9 @@ def medians(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.groupby("way", sort=False).median()
 
 
-def ratios(runs: pd.DataFrame, to: str) -> pd.DataFrame:
-    """The medians over rounds of each way's figures, as multiples of those of the way `to`."""
-    return medians(runs.div(runs.xs(to, level="way"), level="round"))
+def ratios(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """The medians over rounds of each way's figures, as multiples of those of the way `baseline`."""
+    return medians(runs.div(runs.xs(baseline, level="way"), level="round"))
 
 
 def alone(run: Callable[..., Result], *arguments: object) -> Result:
@@ -60,22 +60,21 @@ def alone(run: Callable[..., Result], *arguments: object) -> Result:
 def command(arguments: list[str], work: Path = ROOT) -> dict[str, float]:
     """Run a command: wall-clock s, processor s of all its processes, MiB of the largest; or UserError."""
     if sys.platform == "linux":
-        # Adopt workers whose own parent ends first (PR_SET_CHILD_SUBREAPER of prctl(2)); otherwise their time
-        # is lost.
+        # Adopt workers whose own parent ends first (PR_SET_CHILD_SUBREAPER of prctl(2)), to count their time.
         ctypes.CDLL(None).prctl(36, 1)
-    begun = time.monotonic()
+    started = time.monotonic()
     with subprocess.Popen(
         arguments, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
         errors = process.stderr.read().strip()
-        _, status, used = os.wait4(process.pid, 0)
+        _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    seconds, ended = time.monotonic() - begun, [used]
+    seconds, usages = time.monotonic() - started, [usage]
     if process.returncode:
         raise UserError(f"{' '.join(arguments)} ended with status {process.returncode}: {errors}")
     with contextlib.suppress(ChildProcessError):
         while True:
-            ended.append(os.wait3(0)[2])
-    processor = sum(one.ru_utime + one.ru_stime for one in ended)
-    return {"s": seconds, "processor s": processor, "MiB": max(one.ru_maxrss for one in ended) / 1024}
+            usages.append(os.wait3(0)[2])
+    processor = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return {"s": seconds, "processor s": processor, "MiB": max(usage.ru_maxrss for usage in usages) / 1024}

@@ -27,7 +27,7 @@ from malaria.command import end_with, how_many, options
 from malaria.fetch import nih, nlm
 from malaria.paths import PARAMS, RAW
 
-DRAWN = 400  # different pictures; files repeat them, each with its own name appended
+PICTURES = 400  # different pictures; each file repeats one of them, with the file's name appended
 # What a bare loop does to a cell, and the side in px that it resizes to (0: it does not resize).
 LOOPS = {"decode": 0, "decode and resize": 50}
 
@@ -51,33 +51,33 @@ def prepare(work: Path, census: nih.Census) -> None:
         shutil.copytree(ROOT / name, work / name)
     for name in ("dvc.yaml", "data/split.csv"):
         shutil.copy(ROOT / name, work / name)
-    published = fake_archive.published(census, drawing())
-    content = yaml.safe_load((ROOT / PARAMS).read_text(encoding="utf-8"))
-    content["data"] |= {"source": "nlm", "nlm": fake_archive.nlm_section("http://localhost", published)}
-    (work / PARAMS).write_text(yaml.safe_dump(content), encoding="utf-8")
-    asked = params.load_params(work / PARAMS).data
-    kept = nlm.cache_of(asked.nlm, work / "cache")
-    kept.mkdir(parents=True)
-    for name, downloaded in published.items():
-        (kept / name).write_bytes(downloaded)
-    begun = time.monotonic()
+    published = fake_archive.published(census, picture_maker())
+    parameters = yaml.safe_load((ROOT / PARAMS).read_text(encoding="utf-8"))
+    parameters["data"] |= {"source": "nlm", "nlm": fake_archive.nlm_section("http://localhost", published)}
+    (work / PARAMS).write_text(yaml.safe_dump(parameters), encoding="utf-8")
+    settings = params.load_params(work / PARAMS).data
+    cache = nlm.cache_of(settings.nlm, work / "cache")
+    cache.mkdir(parents=True)
+    for name, content in published.items():
+        (cache / name).write_bytes(content)
+    started = time.monotonic()
     with files.atomic_folder(work / RAW) as part:
-        nlm.fetch(asked, part, work / "cache", census)
-    seconds = time.monotonic() - begun
+        nlm.fetch(settings, part, work / "cache", census)
+    seconds = time.monotonic() - started
     rate = 2 * census.cells / seconds
     print(f"fetch  {rate:8,.0f} images/s ({seconds:.1f} s: SHA-256, unpacking, counting)")
 
 
-def drawing() -> fake_archive.Draw:
+def picture_maker() -> fake_archive.Draw:
     """Make a function that draws PNG crops of the real sizes; the appended name makes every file unique."""
-    # Imported here, because the bare loops, in processes of their own, do not need the app.
+    # Imported here, because the processes of the bare loops do not need the app.
     from app import pictures
 
-    drawn = [pictures.encoded(pixels) for pixels, _ in pictures.drawn(DRAWN, seed=1)]
+    encoded = [pictures.encoded(pixels) for pixels, _ in pictures.drawn(PICTURES, seed=1)]
 
     def draw(cell: fake_archive.Cell) -> bytes:
         # The number in the name chooses the picture, so that patients have different pictures.
-        return drawn[int(cell.name.rpartition("_")[2][:-4]) % len(drawn)] + cell.name.encode()
+        return encoded[int(cell.name.rpartition("_")[2][:-4]) % len(encoded)] + cell.name.encode()
 
     return draw
 
@@ -87,15 +87,15 @@ def time_stages(work: Path, cells: int, rounds: int) -> None:
     code = "from benchmarks import data; data.bare_loop({})"
     commands = {name: ["-m", f"stages.{name}"] for name in ("audit", "split", "pack")}
     commands |= {name: ["-c", code.format(size)] for name, size in LOOPS.items()}
-    timed = partial(by_turns.command, work=work)
-    ways = {name: partial(timed, [sys.executable, *arguments]) for name, arguments in commands.items()}
+    command = partial(by_turns.command, work=work)
+    ways = {name: partial(command, [sys.executable, *arguments]) for name, arguments in commands.items()}
     runs = by_turns.measured(ways, rounds)
     medians = by_turns.medians(runs)
     print(medians.assign(images_per_second=cells / medians.s).round(1))
     for name, loop in zip(("audit", "pack"), LOOPS, strict=True):
-        share = by_turns.ratios(runs, name).loc[loop]
-        processor = f"by processor time {share['processor s']:.0%}"
-        print(f"{name} reaches {share.s:.0%} of the loop `{loop}`, {processor}")
+        ratio = by_turns.ratios(runs, name).loc[loop]
+        processor = f"by processor time {ratio['processor s']:.0%}"
+        print(f"{name} reaches {ratio.s:.0%} of the loop `{loop}`, {processor}")
 
 
 def bare_loop(size: int) -> None:

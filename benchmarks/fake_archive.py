@@ -44,21 +44,21 @@ def write_archive(
     out: Path | io.BytesIO, census: Census = WHOLE, draw: Draw = tiny, *, twice: bool = False
 ) -> None:
     """Write a zip like the NLM's or, with the folder `twice`, like Kaggle's; both have Thumbs.db files."""
-    with zipfile.ZipFile(out, "w") as pack:
+    with zipfile.ZipFile(out, "w") as archive:
         for prefix in ("cell_images", "cell_images/cell_images")[: 1 + twice]:
             for label in (PARASITIZED, UNINFECTED):
-                pack.writestr(f"{prefix}/{label}/Thumbs.db", b"litter")
+                archive.writestr(f"{prefix}/{label}/Thumbs.db", b"litter")
             for cell in cells(census):
-                pack.writestr(f"{prefix}/{cell.label}/{cell.name}", draw(cell))
+                archive.writestr(f"{prefix}/{cell.label}/{cell.name}", draw(cell))
 
 
 def mapping(label: str, census: Census = WHOLE) -> str:
     """The mapping file of one class, as the NLM writes it."""
-    names: dict[str, list[str]] = {}
+    names_by_slide: dict[str, list[str]] = {}
     for cell in cells(census):
         if cell.label == label:
-            names.setdefault(cell.slide, []).append(cell.name)
-    return "".join(f"{slide},{found!r},,,\n" for slide, found in sorted(names.items()))
+            names_by_slide.setdefault(cell.slide, []).append(cell.name)
+    return "".join(f"{slide},{names!r},,,\n" for slide, names in sorted(names_by_slide.items()))
 
 
 def published(census: Census = WHOLE, draw: Draw = tiny) -> dict[str, bytes]:

@@ -25,8 +25,8 @@ class Inside:
         self._limits = limits
 
     def read(self, content: bytes, _gone: Callable[[], bool] | None = None) -> sandbox.Crop:
-        found = decoding.decode(content, self._limits)
-        return sandbox.Crop(np.asarray(found.image), found.notes, found.pages, found.bits)
+        decoded = decoding.decode(content, self._limits)
+        return sandbox.Crop(np.asarray(decoded.image), decoded.notes, decoded.pages, decoded.bits)
 
     def close(self) -> None:
         pass
@@ -53,24 +53,24 @@ def run_inside(module: str) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def launched(way: str, module: str) -> list[str]:
+def command_for(way: str, module: str) -> list[str]:
     inside = ["-c", f"from benchmarks import forking; forking.run_inside({module!r})"]
     return [sys.executable, *(inside if way == "inside" else ["-m", module])]
 
 
-def speeds(way: str, cells: list[bytes], seconds: float, one: Path, many: Path) -> dict[str, float]:
+def speeds(way: str, cells: list[bytes], seconds: float, single: Path, many: Path) -> dict[str, float]:
     """Answers/s of the app to 1 client and to 8; cells/s of `predict`, without its start-up time."""
-    found = {}
+    rates = {}
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving.start("--port", "0", log=Path(folder, "log"), command=launched(way, "app")) as server,
+        serving.start("--port", "0", log=Path(folder, "log"), command=command_for(way, "app")) as server,
     ):
         serving.load(server, cells, 8, 2)
         for name, clients in (("/classify, 1 client", 1), ("/classify, 8 clients", 8)):
-            found[name] = serving.load(server, cells, clients, seconds)["answers/s"]
-    predict = [*launched(way, "malaria"), "predict", "--out", str(one.with_name("out.csv"))]
-    alone, every = (by_turns.command([*predict, str(folder)])["s"] for folder in (one, many))
-    return found | {"predict": (sum(1 for _ in many.iterdir()) - 1) / (every - alone)}
+            rates[name] = serving.load(server, cells, clients, seconds)["answers/s"]
+    predict = [*command_for(way, "malaria"), "predict", "--out", str(single.with_name("out.csv"))]
+    startup, total = (by_turns.command([*predict, str(folder)])["s"] for folder in (single, many))
+    return rates | {"predict": (sum(1 for _ in many.iterdir()) - 1) / (total - startup)}
 
 
 if __name__ == "__main__":

@@ -40,14 +40,14 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.model or bundle.default_folder()
     record = bundle.read_record(folder)
-    what = f"{record.precision}, {record.input_size} px, check: {'gate' in record.hashes}"
-    print(f"{folder}: {what}; one of {by_turns.machine()}")
+    description = f"{record.precision}, {record.input_size} px, check: {'gate' in record.hashes}"
+    print(f"{folder}: {description}; one of {by_turns.machine()}")
     if hasattr(os, "sched_setaffinity"):
         # Processes that start from here on inherit it, before any library in them counts the cores.
         os.sched_setaffinity(0, {arguments.core})
     cells = draw_cells(record.input_size)
-    asked = (folder.resolve(), cells, _CALLS, _BATCHES)
-    ways = {way: partial(by_turns.alone, measure, way, *asked) for way in WAYS}
+    common = (folder.resolve(), cells, _CALLS, _BATCHES)
+    ways = {way: partial(by_turns.alone, measure, way, *common) for way in WAYS}
     runs = by_turns.measured(ways, arguments.rounds)
     ratios = by_turns.ratios(runs, BUNDLE).drop(BUNDLE)
     print(f"{by_turns.medians(runs).T.round(3)}\n\nMultiples of the bundle's figures:\n{ratios.T.round(1)}")
@@ -58,20 +58,20 @@ def draw_cells(size: int) -> Pixels:
     # Imported here, because the measured processes do not need the app.
     from app import pictures
 
-    drawn = [resize(pixels, size) for pixels, _ in pictures.drawn(32, seed=1)]
-    return np.stack(drawn * (_BATCH // 32))
+    cells = [resize(pixels, size) for pixels, _ in pictures.drawn(32, seed=1)]
+    return np.stack(cells * (_BATCH // 32))
 
 
 def measure(way: str, folder: Path, cells: Pixels, calls: int, batches: int) -> dict[str, float]:
     """Measure one way in this process, which has just started; smaller figures are better."""
     process = psutil.Process()
-    ask = bundle.load(folder, threads=1).run if way == BUNDLE else _keras(folder, way)
-    ask(cells[:1])
-    found = {"first answer, s": time.time() - process.create_time()}
-    found["one cell, ms"] = _milliseconds(partial(ask, cells[:1]), calls)
-    found["memory, MiB"] = process.memory_info().rss / 2**20
-    found["a cell of a batch, ms"] = _milliseconds(partial(ask, cells), batches) / len(cells)
-    return found
+    judge = bundle.load(folder, threads=1).run if way == BUNDLE else _keras(folder, way)
+    judge(cells[:1])
+    figures = {"first answer, s": time.time() - process.create_time()}
+    figures["one cell, ms"] = _milliseconds(partial(judge, cells[:1]), calls)
+    figures["memory, MiB"] = process.memory_info().rss / 2**20
+    figures["a cell of a batch, ms"] = _milliseconds(partial(judge, cells), batches) / len(cells)
+    return figures
 
 
 def _keras(folder: Path, way: str) -> Callable[[Pixels], Any]:
@@ -92,9 +92,9 @@ def check_same(folder: Path, model: Any) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(folder / bundle.NETWORK))
-    found = Counter(int(np.prod(tensor["shape"])) for tensor in interpreter.get_tensor_details())
-    needed = Counter(int(np.prod(weight.shape)) for weight in model.weights if len(weight.shape) > 1)
-    if needed - found:
+    tensors = Counter(int(np.prod(tensor["shape"])) for tensor in interpreter.get_tensor_details())
+    kernels = Counter(int(np.prod(weight.shape)) for weight in model.weights if len(weight.shape) > 1)
+    if kernels - tensors:
         raise UserError(f"{folder} is of another network than this code makes: export it again.")
 
 

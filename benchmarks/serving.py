@@ -57,10 +57,10 @@ def main() -> int:
         with start("--model", arguments.model, log=Path(folder) / "log") as server:
             print(f"{by_turns.machine()}, {arguments.model}")
             print(f"ready {time.monotonic() - started:.1f} s after its start, {memory(server):.0f} MB")
-            alone = bare(arguments.model, cells)
-            print(f"bare call of the bundle: {1 / alone:.0f} cells a second, {1e3 * alone:.2f} ms each")
+            seconds = bare(arguments.model, cells)
+            print(f"bare call of the bundle: {1 / seconds:.0f} cells a second, {1e3 * seconds:.2f} ms each")
             loads = pd.DataFrame(load(server, cells, n, arguments.seconds) for n in arguments.clients)
-            share = (100 * loads["answers/s"] * alone).map("{:.0f} %".format)
+            share = (100 * loads["answers/s"] * seconds).map("{:.0f} %".format)
             print(loads.assign(of_the_bare_rate=share).round(1).to_string(index=False))
     return int(loads.errors.any())
 
@@ -86,13 +86,13 @@ def encoded(count: int) -> list[bytes]:
     return [pictures.encoded(pixels) for pixels, _ in pictures.drawn(count, seed=5)]
 
 
-def bare(model: str, cells: list[bytes]) -> float:
+def bare(folder: str, cells: list[bytes]) -> float:
     """Seconds per cell without a server, for cells that are decoded and judged one by one."""
-    opened = bundle.load(model)
+    model = bundle.load(folder)
 
     def judge() -> None:
         for cell in cells:
-            opened.run([np.asarray(decoding.decode(cell, opened.limits).image)])
+            model.run([np.asarray(decoding.decode(cell, model.limits).image)])
 
     return timeit.timeit(judge, number=20) / (20 * len(cells))
 
@@ -107,29 +107,29 @@ def load(server: Server, cells: list[bytes], clients: int, seconds: float) -> di
 
     def ask(first: int) -> list[tuple[float, bool]]:
         """The time of each request in ms, and whether its answer was valid."""
-        found: list[tuple[float, bool]] = []
+        requests: list[tuple[float, bool]] = []
         while time.monotonic() < end:
-            begun, right = time.perf_counter(), False
+            started, valid = time.perf_counter(), False
             with contextlib.suppress(urllib3.exceptions.HTTPError, ValueError):
-                cell = cells[(first + len(found)) % len(cells)]
+                cell = cells[(first + len(requests)) % len(cells)]
                 answer = pool.request("POST", "/classify", body=cell)
-                right = answer.status == 200 and answer.json()["status"] in ("ok", "rejected")
-            found.append((1e3 * (time.perf_counter() - begun), right))
-        return found
+                valid = answer.status == 200 and answer.json()["status"] in ("ok", "rejected")
+            requests.append((1e3 * (time.perf_counter() - started), valid))
+        return requests
 
-    begun = time.monotonic()
+    started = time.monotonic()
     with (
         urllib3.connection_from_url(server.url, maxsize=clients, timeout=60, retries=False) as pool,
         ThreadPoolExecutor(clients) as threads,
     ):
-        asking = [threads.submit(ask, number) for number in range(clients)]
+        futures = [threads.submit(ask, number) for number in range(clients)]
         peak = memory(server)
-        while wait(asking, 0.2).not_done:
+        while wait(futures, 0.2).not_done:
             peak = max(peak, memory(server))
-    taken = time.monotonic() - begun
-    waits, right = zip(*(answer for one in asking for answer in one.result()), strict=True)
+    elapsed = time.monotonic() - started
+    waits, valid = zip(*(answer for future in futures for answer in future.result()), strict=True)
     p50, p99 = np.percentile(waits, [50, 99])
-    answers = {"answers/s": sum(right) / taken, "p50 ms": p50, "p99 ms": p99, "errors": right.count(False)}
+    answers = {"answers/s": sum(valid) / elapsed, "p50 ms": p50, "p99 ms": p99, "errors": valid.count(False)}
     return {"clients": clients, **answers, "peak MB": peak}
 
 

@@ -20,10 +20,10 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=Path(".airflow"), help="Airflow's files (.airflow)")
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="Airflow's page (%(default)s)")
     arguments = parser.parse_args()
-    generated = arguments.home / "simple_auth_manager_passwords.json.generated"
-    if not generated.is_file():
-        raise UserError(f"{generated} is missing: run `make airflow`, and leave it running.")
-    passwords = json.loads(generated.read_text())
+    password_file = arguments.home / "simple_auth_manager_passwords.json.generated"
+    if not password_file.is_file():
+        raise UserError(f"{password_file} is missing: run `make airflow`, and leave it running.")
+    passwords = json.loads(password_file.read_text())
     with screenshots.chromium() as browser:
         page = browser.new_page(viewport={"width": 1400, "height": 760})
         page.set_default_timeout(120_000)

@@ -36,13 +36,12 @@ def main() -> None:
 def badges(figures: dict[str, Any]) -> str:
     """The README's lines of badges, with the AUC of `figures`, the content of `figures.json`."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    side = figures["sides"][figures["judged"]]
-    auc = f"{side['auc']['value']:.3f} on {side['patients']} NIH/NLM patients, {figures['judged']}"
+    scores = figures["sides"][figures["judged"]]
+    auc = f"{scores['auc']['value']:.3f} on {scores['patients']} NIH/NLM patients, {figures['judged']}"
     python = project["requires-python"].replace(",", " and ")
-    shown = {"license": project["license"], "python": python, "AUC": auc}
+    values = {"license": project["license"], "python": python, "AUC": auc}
     ci = f"{REPOSITORY}/actions/workflows/test.yml"
-    badges = (_badge(name, value) for name, value in shown.items())
-    return "\n".join([f"[![CI]({ci}/badge.svg)]({ci})", *badges])
+    return "\n".join([f"[![CI]({ci}/badge.svg)]({ci})", *(_badge(*item) for item in values.items())])
 
 
 def _badge(name: str, value: str) -> str:
@@ -58,11 +57,11 @@ def picture(model: bundle.Bundle, reliability: dict[str, list[float]]) -> Image.
     tiles.append(_tile(heatmap.overlay(cells[0], model.explain(cells[0]))))
     diagram = _diagram(reliability)
     step = SIDE + MARGIN
-    wide = Image.new("RGB", (4 * step + 2 * MARGIN + diagram.width, 2 * step + MARGIN), "white")
+    canvas = Image.new("RGB", (4 * step + 2 * MARGIN + diagram.width, 2 * step + MARGIN), "white")
     for number, tile in enumerate(tiles):
-        wide.paste(tile, (MARGIN + step * (number % 4), MARGIN + step * (number // 4)))
-    wide.paste(diagram, (4 * step + MARGIN, (wide.height - diagram.height) // 2))
-    return wide
+        canvas.paste(tile, (MARGIN + step * (number % 4), MARGIN + step * (number // 4)))
+    canvas.paste(diagram, (4 * step + MARGIN, (canvas.height - diagram.height) // 2))
+    return canvas
 
 
 def _tile(cell: images.Pixels, p: float | None = None) -> Image.Image:
@@ -84,9 +83,9 @@ def _diagram(reliability: dict[str, list[float]]) -> Image.Image:
         {"mark": {"type": "line", **mark}, "encoding": {"x": x, "y": {**y, "field": field}}}
         for field, mark in marks.items()
     ]
-    title = {"title": "Reliability, real cells, out of fold", "width": 260, "height": 170}
-    drawn = vl_convert.vegalite_to_png({**title, "data": {"values": points}, "layer": layers}, scale=1)
-    return Image.open(io.BytesIO(drawn)).convert("RGB")
+    chart = {"title": "Reliability, real cells, out of fold", "width": 260, "height": 170}
+    png = vl_convert.vegalite_to_png({**chart, "data": {"values": points}, "layer": layers}, scale=1)
+    return Image.open(io.BytesIO(png)).convert("RGB")
 
 
 if __name__ == "__main__":

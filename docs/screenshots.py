@@ -24,20 +24,20 @@ DESK, PHONE = (1400, 1150), (390, 1500)
 
 
 def main() -> None:
-    _, given = options("docs.screenshots", __doc__).parse_known_args()
+    _, arguments = options("docs.screenshots", __doc__).parse_known_args()
     with (
         tempfile.TemporaryDirectory() as folder,
         chromium() as browser,
-        serving.start(*given, log=Path(folder) / "log") as server,
+        serving.start(*arguments, log=Path(folder) / "log") as server,
     ):
-        for (width, height), scheme, act, picture in PICTURES:
+        for (width, height), scheme, prepare, picture in PICTURES:
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             page.goto(server.url)
-            act(page)
+            prepare(page)
             # Wait until Gradio's spinners have faded out.
             page.wait_for_timeout(1000)
-            shown = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-            shown.save(DOCS / picture, optimize=True)
+            image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+            image.save(DOCS / picture, optimize=True)
             print(f"{DOCS / picture} is written")
 
 

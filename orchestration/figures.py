@@ -37,18 +37,18 @@ def rows(metrics: Any, name: str = "") -> Iterator[tuple[str, str]]:
     elif "value" in metrics:
         yield name, interval(metrics["value"], metrics.get("low"), metrics.get("high"))
     else:
-        for key, below in metrics.items():
-            yield from rows(below, f"{name} {key}".strip())
+        for key, child in metrics.items():
+            yield from rows(child, f"{name} {key}".strip())
 
 
-def _plots(shown: dict[str, Any], outs: Iterable[str], folder: str | None) -> Iterator[tuple[str, Any]]:
-    theirs = {
+def _plots(data: dict[str, Any], outs: Iterable[str], templates_dir: str | None) -> Iterator[tuple[str, Any]]:
+    titles = {
         title
-        for title, group in PlotsData(shown).group_definitions().items()
-        for _, inner, definition in group
-        for source in infer_data_sources(inner, definition)
+        for title, group in PlotsData(data).group_definitions().items()
+        for _, plot_id, definition in group
+        for source in infer_data_sources(plot_id, definition)
         if any(PurePosixPath(source).is_relative_to(out) for out in outs)
     }
-    for renderer, *_ in match_defs_renderers(data=shown, templates_dir=folder):
-        if renderer.name in theirs and renderer.TYPE == "vega":
-            yield from ((renderer.name, picture["content"]) for picture in to_json(renderer))
+    for renderer, *_ in match_defs_renderers(data=data, templates_dir=templates_dir):
+        if renderer.name in titles and renderer.TYPE == "vega":
+            yield from ((renderer.name, chart["content"]) for chart in to_json(renderer))

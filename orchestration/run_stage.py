@@ -29,7 +29,7 @@ def main() -> int:
     # Check params.yaml before DVC does: its errors end with status 1, since a retry would not help.
     load_params()
     ui.enable()
-    with stage_graph.opened(held=True) as repo:
+    with stage_graph.open_repo(lock=True) as repo:
         stages = [stage["name"] for stage in stage_graph.read(repo)]
         if arguments.stage not in stages:
             raise UserError(f"dvc.yaml has no stage {arguments.stage}: its stages are {', '.join(stages)}.")
@@ -47,10 +47,10 @@ def run(repo: Repo, stage: str, force: bool) -> int:
     try:
         repo.reproduce(stage, single_item=True, force=force)
     except DvcException as error:
-        said = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
-        print(f"error: {said}", flush=True)
+        message = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+        print(f"error: {message}", flush=True)
         # With status 1, the stage has said in a sentence what the user has to do.
-        return 1 if said.endswith(" exited with 1") else TEMPORARY
+        return 1 if message.endswith(" exited with 1") else TEMPORARY
     return 0
 
 

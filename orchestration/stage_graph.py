@@ -19,13 +19,13 @@ from malaria.errors import UserError
 def read(repo: Repo) -> list[dict[str, Any]]:
     """Every stage with a command; paths are relative to the root of the repository."""
     # In DVC's graph, edges point from a stage to the stages whose outputs it needs.
-    needs = repo.index.graph.successors
+    upstream_of = repo.index.graph.successors
     return [
         {
             "name": stage.addressing,
             "desc": stage.desc or "",
             "cmd": str(stage.cmd),
-            "after": sorted(above.addressing for above in needs(stage) if above.cmd),
+            "after": sorted(upstream.addressing for upstream in upstream_of(stage) if upstream.cmd),
             "outs": [str(out) for out in stage.outs],
             "metrics": [str(out) for out in stage.metrics],
         }
@@ -35,17 +35,17 @@ def read(repo: Repo) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def opened(held: bool = False) -> Iterator[Repo]:
+def open_repo(lock: bool = False) -> Iterator[Repo]:
     """The repository of the current folder.
 
-    held: wait until no other DVC command holds it, and hold it until the block ends, except while a stage
-    runs. Its files are then read once for all that the block asks.
+    lock: wait until no other DVC command holds the repository, and hold it until the block ends, except while
+    a stage runs. DVC then reads each file once for the whole block.
 
     Raises:
         UserError: DVC cannot read dvc.yaml, or something that dvc.yaml names.
     """
     try:
-        with Repo(_wait_for_lock=held) as repo, lock_repo(repo) if held else nullcontext():
+        with Repo(_wait_for_lock=lock) as repo, lock_repo(repo) if lock else nullcontext():
             yield repo
     except DvcException as error:
         raise UserError(f"DVC cannot read the stages: {error}") from None
@@ -53,7 +53,7 @@ def opened(held: bool = False) -> Iterator[Repo]:
 
 def main() -> None:
     options("orchestration.stage_graph", __doc__).parse_args()
-    with opened() as repo:
+    with open_repo() as repo:
         print(json.dumps(read(repo), indent=1))
 
 

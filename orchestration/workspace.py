@@ -1,8 +1,8 @@
 """Copy this version's pipeline into a folder, and run a command there, such as `dvc repro`.
 
-Containers start with this: the code comes from the image, data and results stay in the folder. Code in the
-folder is replaced, so that a newer image brings the newer pipeline. params.yaml and the tables beside the
-data are only added if they are missing: they are yours.
+Containers start with this command: the code comes from the image, data and results stay in the folder. It
+replaces the code in the folder, so that a newer image brings the newer pipeline. It adds params.yaml and the
+tables of data/ only if they are missing, because you edit them.
 """
 
 import argparse
@@ -28,7 +28,7 @@ TABLES = {"data/doubtful.csv": "given_label,file\n", "data/split.csv": "patient,
 FOLDERS = ("data/folder", "data/others", "data/start", "data/external")
 
 
-def lay(source: Path, folder: Path) -> None:
+def install(source: Path, folder: Path) -> None:
     """Replace the code in `folder` by that of `source`; add params.yaml, tables and folders if missing.
 
     Raises:
@@ -52,20 +52,20 @@ def lay(source: Path, folder: Path) -> None:
         (folder / name).mkdir(exist_ok=True)
 
 
-def hold(folder: Path) -> None:
+def share(folder: Path) -> None:
     """Share `folder` with other containers: hold a lock until this process ends, also after `exec`.
 
     DVC's own lock file names processes by their ids, which mean nothing in another container. If no other
-    process holds the folder, the processes named there have ended, and DVC's lock file is deleted.
+    process holds the folder, the processes named there have ended, and this deletes DVC's lock file.
     """
     locks = folder / ".dvc/tmp"
     locks.mkdir(parents=True, exist_ok=True)
-    held = os.open(locks / "containers", os.O_RDWR | os.O_CREAT, 0o666)
-    os.set_inheritable(held, True)
+    lock = os.open(locks / "containers", os.O_RDWR | os.O_CREAT, 0o666)
+    os.set_inheritable(lock, True)
     with contextlib.suppress(BlockingIOError):
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         (locks / "rwlock").unlink(missing_ok=True)
-    fcntl.flock(held, fcntl.LOCK_SH)
+    fcntl.flock(lock, fcntl.LOCK_SH)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -74,7 +74,7 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copyfile(source, part)
         return
     with files.atomic_folder(target) as part:
-        # Without bytecode of another Python, which DVC would take for part of a stage.
+        # DVC would take another Python's bytecode for part of a stage.
         shutil.copytree(source, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
 
 
@@ -85,8 +85,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if not arguments.command:
         parser.error("which command is to run there?")
-    lay(SOURCE, arguments.folder)
-    hold(arguments.folder)
+    install(SOURCE, arguments.folder)
+    share(arguments.folder)
     os.chdir(arguments.folder)
     program = arguments.command[0]
     try:

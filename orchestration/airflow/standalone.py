@@ -17,7 +17,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
-GRACE = 45  # s that a component has to end: less than stop_grace_period in compose.yaml
+GRACE = 45  # s that a component may take to end: less than stop_grace_period in compose.yaml
 PASSWORD = "simple_auth_manager_passwords.json.generated"
 
 
@@ -45,15 +45,15 @@ def settings(home: Path, host: str = "127.0.0.1", port: int = 8080) -> dict[str,
     }
 
 
-def kill(session: int) -> None:
-    """End all processes of a session, if it is still there."""
+def kill_session(session: int) -> None:
+    """End all processes of a session, if it still exists."""
     with suppress(ProcessLookupError):
         os.killpg(session, signal.SIGKILL)
 
 
 def main() -> None:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--home", type=Path, default=PROJECT / ".airflow", help="Airflow's files (.airflow)")
     parser.add_argument("--host", default="127.0.0.1", help="address of the web page (%(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="port of the web page (%(default)s)")
@@ -64,7 +64,7 @@ def main() -> None:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Airflow reads its configuration when it is imported.
     os.environ |= settings(home, arguments.host, arguments.port)
-    # Runs that were due before now are not caught up.
+    # Airflow does not catch up runs that were due before now.
     os.environ["MALARIA_START"] = datetime.now(UTC).isoformat()
     if arguments.schedule is not None:
         os.environ["MALARIA_SCHEDULE"] = arguments.schedule
@@ -79,8 +79,8 @@ def main() -> None:
         """
 
         def __init__(self, parent: Any, name: str, command: list[str], env: dict[str, str]) -> None:
-            quiet = ["--skip-serve-logs"] if name in ("scheduler", "triggerer") else []
-            super().__init__(parent, name, [*command, *quiet], env)
+            options = ["--skip-serve-logs"] if name in ("scheduler", "triggerer") else []
+            super().__init__(parent, name, [*command, *options], env)
             self.stopped = threading.Event()
 
         def run(self) -> None:
@@ -100,9 +100,9 @@ def main() -> None:
             super().stop()
             if self.process is not None:
                 # On a busy machine the scheduler and its workers may wait for each other without end.
-                end = threading.Timer(GRACE, kill, [self.process.pid])
-                end.daemon = True
-                end.start()
+                timer = threading.Timer(GRACE, kill_session, [self.process.pid])
+                timer.daemon = True
+                timer.start()
 
     standalone_command.SubCommand = Component
     # Airflow ends its components only on Ctrl-C (SIGINT), which a shell's background job ignores.

@@ -29,29 +29,29 @@ def test_ratios_are_medians_over_rounds_of_how_much_less_the_bundle_takes():
 def test_the_bundle_answers_in_a_process_of_its_own_without_tensorflow(model_bundle):
     code = (
         "import json, sys; from pathlib import Path; from benchmarks import inference; "
-        "found = inference.measure('bundle', Path(sys.argv[1]), inference.draw_cells(50)[:4], 3, 1); "
-        "assert 'tensorflow' not in sys.modules; print(json.dumps(found))"
+        "figures = inference.measure('bundle', Path(sys.argv[1]), inference.draw_cells(50)[:4], 3, 1); "
+        "assert 'tensorflow' not in sys.modules; print(json.dumps(figures))"
     )
-    found = json.loads(run(sys.executable, "-c", code, str(model_bundle), cwd=ROOT).stdout)
+    figures = json.loads(run(sys.executable, "-c", code, str(model_bundle), cwd=ROOT).stdout)
     # Importing the bundle's libraries takes longer than judging a cell.
-    assert 1000 * found["first answer, s"] > found["one cell, ms"] > 0
-    assert found["a cell of a batch, ms"] > 0
+    assert 1000 * figures["first answer, s"] > figures["one cell, ms"] > 0
+    assert figures["a cell of a batch, ms"] > 0
 
 
 def test_a_command_is_timed_with_what_it_starts_and_a_failure_is_said():
     """by_turns.command waits for all child processes, so it runs in a separate process."""
-    burn = "import time\nwhile time.process_time() < 0.3: pass"
-    below = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"
+    child = "import time\nwhile time.process_time() < 0.3: pass"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     code = f"""if True:
         import json, sys
         from benchmarks import by_turns
-        print(json.dumps(by_turns.command([sys.executable, "-c", {below!r}])))
+        print(json.dumps(by_turns.command([sys.executable, "-c", {parent!r}])))
         by_turns.command([sys.executable, "-c", "import sys; sys.exit('no cells')"])
     """
     done = run(sys.executable, "-c", code, cwd=ROOT, ok=False)
-    found = json.loads(done.stdout)
-    assert found["s"] >= 0.3
-    assert found["processor s"] >= 0.3
+    costs = json.loads(done.stdout)
+    assert costs["s"] >= 0.3
+    assert costs["processor s"] >= 0.3
     assert done.stderr.strip().endswith("ended with status 1: no cells")
 
 

@@ -1,9 +1,9 @@
 """Run the tests twenty times in random order, to find tests that fail by chance: `make test-repeat`.
 
-Ten runs have the machine to themselves if you leave it alone, six run beside four busy processes, four on one
-core. The folder --log gets the output of each run, and runs.txt with a line for each: commit, number, status,
-seed of the order, seconds, condition. If you start the command again, it continues with the missing runs of
-this commit. The exit status is 1 if a run failed.
+Ten runs have the machine to themselves if you leave it alone, six share it with four busy processes, and four
+run on one core. The folder --log gets the output of each run, and runs.txt with a line for each: commit,
+number, status, seed of the order, seconds, condition. If you start the command again, it continues with the
+missing runs of this commit. The exit status is 1 if a run failed.
 """
 
 import os
@@ -18,7 +18,7 @@ from malaria import programs
 from malaria.command import end_with, options
 
 RUNS = ("alone",) * 10 + ("busy",) * 6 + ("one core",) * 4
-# A busy process, which ends with its parent, however that ends.
+# A busy process, which ends when its parent does.
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
@@ -26,18 +26,18 @@ def main() -> int:
     parser = options("tests.campaigns.repeat", __doc__)
     parser.add_argument("--log", type=Path, default=Path("reports/repeat"), help="folder (reports/repeat)")
     parser.add_argument("command", nargs="*", default=["make", "test"], help="what to run (make test)")
-    given = parser.parse_args()
-    given.log.mkdir(parents=True, exist_ok=True)
+    arguments = parser.parse_args()
+    arguments.log.mkdir(parents=True, exist_ok=True)
     commit = programs.git("describe", "--always", "--dirty")
-    with (given.log / "runs.txt").open("a+", encoding="utf-8") as log:
+    with (arguments.log / "runs.txt").open("a+", encoding="utf-8") as log:
         log.seek(0)
-        lines = [line.split() for line in log]
-        statuses = {int(line[1]): int(line[2]) for line in lines if line[0] == commit}
+        rows = [row.split() for row in log]
+        statuses = {int(row[1]): int(row[2]) for row in rows if row[0] == commit}
         for number, condition in enumerate(RUNS, start=1):
             if number not in statuses:
-                statuses[number], *how = once(given.command, condition, given.log / f"{number}.txt")
+                statuses[number], *rest = once(arguments.command, condition, arguments.log / f"{number}.txt")
                 for out in (log, sys.stdout):
-                    print(commit, number, statuses[number], *how, condition, file=out, flush=True)
+                    print(commit, number, statuses[number], *rest, condition, file=out, flush=True)
     failed = sum(status != 0 for status in statuses.values())
     print(f"{failed} of {len(statuses)} runs of {commit} failed")
     return 1 if failed else 0
@@ -45,14 +45,14 @@ def main() -> int:
 
 def once(command: list[str], condition: str, out: Path) -> tuple[int, int, int]:
     """Run the tests under a condition; return exit status, seed of the order, and seconds."""
-    seed, begun = random.SystemRandom().randrange(2**31), time.monotonic()
-    pinned = ["taskset", "-c", "0"] if condition == "one core" else []
-    ordered = {**os.environ, "PYTEST_ADDOPTS": f"--randomly-seed={seed}"}
+    seed, started = random.SystemRandom().randrange(2**31), time.monotonic()
+    taskset = ["taskset", "-c", "0"] if condition == "one core" else []
+    environment = {**os.environ, "PYTEST_ADDOPTS": f"--randomly-seed={seed}"}
     with ExitStack() as stack, out.open("w", encoding="utf-8") as file:
         for _ in range(4 if condition == "busy" else 0):
             stack.callback(stack.enter_context(subprocess.Popen([sys.executable, "-c", BUSY])).kill)
-        status = subprocess.call([*pinned, *command], env=ordered, stdout=file, stderr=subprocess.STDOUT)
-    return status, seed, round(time.monotonic() - begun)
+        status = subprocess.call([*taskset, *command], env=environment, stdout=file, stderr=subprocess.STDOUT)
+    return status, seed, round(time.monotonic() - started)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from malaria.command import end_with, options
 def main() -> int:
     parser = options("tests.campaigns.repro_check", __doc__)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a parameter")
-    sets = parser.parse_args().set
+    changes = parser.parse_args().set
     with tempfile.TemporaryDirectory() as folder:
-        first, second = (_hashes(Path(folder, name), sets) for name in ("first", "second"))
+        first, second = (_run_in_clone(Path(folder, name), changes) for name in ("first", "second"))
     same = first.items() & second.items()
     for path, digest in sorted(first.items()):
         print(f"{'same' if (path, digest) in same else 'DIFFERENT':10} {digest} {path}")
@@ -26,17 +26,17 @@ def main() -> int:
     return 0 if same == first.items() else 1
 
 
-def _hashes(clone: Path, sets: list[str]) -> dict[str, str]:
+def _run_in_clone(clone: Path, changes: list[str]) -> dict[str, str]:
     """Run the whole pipeline in a fresh clone of HEAD; return the hash of each output, from dvc.lock."""
     programs.git("clone", "-q", ".", str(clone))
-    changes = [part for change in sets for part in ("-S", change)]
-    command = ["exp", "run", "--force", *changes] if sets else ["repro", "--force"]
+    arguments = [part for change in changes for part in ("-S", change)]
+    command = ["exp", "run", "--force", *arguments] if arguments else ["repro", "--force"]
     for line in programs.lines([*programs.DVC, *command], cwd=clone):
         print(line, flush=True)
-    return locked(clone)
+    return recorded_hashes(clone)
 
 
-def locked(repository: Path) -> dict[str, str]:
+def recorded_hashes(repository: Path) -> dict[str, str]:
     """DVC's hash of each output in dvc.lock; empty if the file is missing or cut short."""
     try:
         content = yaml.safe_load((repository / "dvc.lock").read_text())
@@ -48,8 +48,8 @@ def locked(repository: Path) -> dict[str, str]:
 
 def hashes(repository: Path, outs: Iterable[str]) -> dict[str, str]:
     """SHA-256 by path of the files in `outs` that exist."""
-    found = (path for out in outs for path in (repository / out, *(repository / out).rglob("*")))
-    return {str(path.relative_to(repository)): files.sha256(path) for path in found if path.is_file()}
+    paths = (path for out in outs for path in (repository / out, *(repository / out).rglob("*")))
+    return {str(path.relative_to(repository)): files.sha256(path) for path in paths if path.is_file()}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Send the app thousands of broken uploads, and check that it keeps working: `make fuzz-app`.
 
 Starts the app, takes files that it accepts (each format and kind of image, and zips of them), breaks them at
-random (bytes anywhere, TIFF tags, PNG chunks, JPEG segments), and sends each in one of the ways that a
-visitor has. Fails if an answer has status 5xx, an answer does not come, the log has a traceback, memory
-grows, the process ends, or a sound cell gets another answer than before. Every upload follows from the seed
-and its own number. The environment variables UPLOADS, UPLOADS_SEED and UPLOADS_FIRST set the number of
-uploads, the seed, and the first number: with these you can repeat one fault.
+random (bytes anywhere, TIFF tags, PNG chunks, JPEG segments), and sends each in one of a visitor's ways.
+Fails if an answer has status 5xx, an answer does not come, the log has a traceback, memory grows, the process
+ends, or a sound cell gets another answer than before. Every upload follows from the seed and its own number.
+The environment variables UPLOADS, UPLOADS_SEED and UPLOADS_FIRST set the number of uploads, the seed, and the
+first number: with these you can repeat one fault.
 """
 
 import io
@@ -28,10 +28,9 @@ from tests.support import app_server
 
 pytestmark = pytest.mark.long
 
-UPLOADS, SEED, FIRST = (
-    int(os.environ.get(name, usual))
-    for name, usual in (("UPLOADS", 100), ("UPLOADS_SEED", 2), ("UPLOADS_FIRST", 0))
-)
+UPLOADS = int(os.environ.get("UPLOADS", "100"))
+SEED = int(os.environ.get("UPLOADS_SEED", "2"))
+FIRST = int(os.environ.get("UPLOADS_FIRST", "0"))
 
 # Fewer than the app's queue takes, so that no request is refused.
 AT_ONCE = 4
@@ -51,14 +50,14 @@ _NAMES = (
     ".png", "\"'<b>.bmp", "con", "%00.png",
 )  # fmt: skip
 
-# Endpoints of Gradio, and what each takes beside a file or several files.
-_ASKED = {"classify": (0.5,), "classify_batch": (0.5,), "show_cells": (0, False)}
+# Endpoints of Gradio, and the arguments of each after the file or files.
+_EXTRA_ARGUMENTS = {"classify": (0.5,), "classify_batch": (0.5,), "show_cells": (0, False)}
 
 
 def test_an_upload_follows_from_its_seed_and_number():
     assert upload(1, 5) == upload(1, 5)
     assert len({upload(1, number)[2] for number in range(50)}) > 45
-    assert {upload(1, number)[0] for number in range(50)} == {"plain", *_ASKED}
+    assert {upload(1, number)[0] for number in range(50)} == {"plain", *_EXTRA_ARGUMENTS}
 
 
 def test_the_app_answers_broken_uploads_and_lives_on(tmp_path):
@@ -68,18 +67,18 @@ def test_the_app_answers_broken_uploads_and_lives_on(tmp_path):
         app_server.start("--model", "models/pretrained", log=tmp_path / "log") as server,
         ThreadPoolExecutor(AT_ONCE) as pool,
     ):
-        process, sound = psutil.Process(server.process.pid), judged(server)
-        for some in (numbers[start : start + step] for start in range(0, UPLOADS, step)):
+        process, sound_verdict = psutil.Process(server.process.pid), verdict(server)
+        for batch in (numbers[start : start + step] for start in range(0, UPLOADS, step)):
             memory.append(process.memory_info().rss / 1e6)
-            logged = app_server.faults(server)
-            for number, (answer, fault) in zip(some, pool.map(partial(send, server), some), strict=True):
+            old_faults = app_server.faults(server)
+            for number, (answer, fault) in zip(batch, pool.map(partial(send, server), batch), strict=True):
                 answers[answer] += 1
                 faults += [f"upload {number}: {fault}"] if fault else []
-            if judged(server) != sound:
-                faults.append(f"uploads {some}: a sound cell is judged otherwise after them")
-            new = [fault for fault in app_server.faults(server) if fault not in logged]
-            faults += [f"uploads {some}, in the log: {fault}" for fault in new]
-            print(f"{some.stop - FIRST} of {UPLOADS}, faults: {len(faults)}", *faults, sep="\n", flush=True)
+            if verdict(server) != sound_verdict:
+                faults.append(f"uploads {batch}: a sound cell is judged otherwise after them")
+            new_faults = [fault for fault in app_server.faults(server) if fault not in old_faults]
+            faults += [f"uploads {batch}, in the log: {fault}" for fault in new_faults]
+            print(f"{batch.stop - FIRST} of {UPLOADS}, faults: {len(faults)}", *faults, sep="\n", flush=True)
         memory.append(process.memory_info().rss / 1e6)
         assert server.process.poll() is None
         assert faults == []
@@ -93,7 +92,7 @@ def test_the_app_answers_broken_uploads_and_lives_on(tmp_path):
         assert reached <= answers.keys()
 
 
-def judged(server: app_server.Server) -> dict[str, object]:
+def verdict(server: app_server.Server) -> dict[str, object]:
     """The app's answer for a sound cell."""
     answer = requests.post(f"{server.url}/classify", data=samples()["cell.png"], timeout=60)
     answer.raise_for_status()
@@ -102,22 +101,22 @@ def judged(server: app_server.Server) -> dict[str, object]:
 
 def upload(seed: int, number: int) -> tuple[str, str, bytes]:
     """A way to send it, a file name and broken content; the same for the same seed and number."""
-    draw = random.Random(f"{seed}-{number}")
-    name = draw.choice(sorted(samples()))
+    rng = random.Random(f"{seed}-{number}")
+    name = rng.choice(sorted(samples()))
     content = samples()[name]
-    for _ in range(draw.choice((1, 1, 2, 4, 16))):
-        content = _broken(draw, content)
-    return draw.choice(("plain", *_ASKED)), draw.choice((name, *_NAMES)), content
+    for _ in range(rng.choice((1, 1, 2, 4, 16))):
+        content = _broken(rng, content)
+    return rng.choice(("plain", *_EXTRA_ARGUMENTS)), rng.choice((name, *_NAMES)), content
 
 
 def send(server: app_server.Server, number: int) -> tuple[str, str]:
     """The way and kind of answer to one upload, and what is wrong with it, if anything."""
     way, name, content = upload(SEED, number)
     try:
-        status, said = _ask(server, way, name, content)
+        status, event = _ask(server, way, name, content)
     except requests.RequestException as error:
         return f"{way}: no answer", f"{way} got no answer ({type(error).__name__})"
-    return f"{way}: {status} {said}".strip(), f"{way} answered {status}" if status >= 500 else ""
+    return f"{way}: {status} {event}".strip(), f"{way} answered {status}" if status >= 500 else ""
 
 
 def _ask(server: app_server.Server, way: str, name: str, content: bytes) -> tuple[int, str]:
@@ -127,7 +126,7 @@ def _ask(server: app_server.Server, way: str, name: str, content: bytes) -> tupl
     if sent.status_code != 200:
         return sent.status_code, "to the upload"
     file = {"path": sent.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-    call = server.call(way, file if way == "classify" else [file], *_ASKED[way])
+    call = server.call(way, file if way == "classify" else [file], *_EXTRA_ARGUMENTS[way])
     if call.status_code != 200:
         return call.status_code, "to the call"
     stream = requests.get(f"{server.url}/gradio_api/call/{way}/{call.json()['event_id']}", timeout=60)
@@ -141,7 +140,7 @@ def samples() -> dict[str, bytes]:
     grey16 = Image.fromarray((pictures.drawn(1, seed=12)[0][0].astype("uint16") * 257)[:, :, 0])
     exif = Image.Exif()
     exif[0x0112] = 6
-    made = {
+    files = {
         "cell.png": _encoded(cell, "PNG"),
         "palette.png": _encoded(cell.convert("P"), "PNG"),
         "grey.png": _encoded(cell.convert("L"), "PNG"),
@@ -157,13 +156,13 @@ def samples() -> dict[str, bytes]:
         "tiled.tif": _encoded(cell, "TIFF", tile=(16, 16)),
         "photo.tif": _encoded(cell, "TIFF", compression="jpeg"),
     }
-    for name, how in (("cells.zip", zipfile.ZIP_DEFLATED), ("stored.zip", zipfile.ZIP_STORED)):
+    for name, compression in (("cells.zip", zipfile.ZIP_DEFLATED), ("stored.zip", zipfile.ZIP_STORED)):
         out = io.BytesIO()
-        with zipfile.ZipFile(out, "w", how) as pack:
+        with zipfile.ZipFile(out, "w", compression) as archive:
             for member in ("cell.png", "cell.jpg", "cell.bmp"):
-                pack.writestr(f"cells/{member}", made[member])
-        made[name] = out.getvalue()
-    return made
+                archive.writestr(f"cells/{member}", files[member])
+        files[name] = out.getvalue()
+    return files
 
 
 def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -172,27 +171,27 @@ def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return out.getvalue()
 
 
-def _broken(draw: random.Random, content: bytes) -> bytes:
+def _broken(rng: random.Random, content: bytes) -> bytes:
     """Replace or remove some bytes, and at times remove everything after them.
 
     The bytes lie anywhere, in the head, or in a TIFF tag, PNG chunk or JPEG segment. Odd bytes, random bytes,
     copies of themselves or bytes of another file take their place.
     """
-    head = draw.randrange(min(len(content), 64) + 1)
+    head = rng.randrange(min(len(content), 64) + 1)
     fields = [
-        found.start()
+        match.start()
         for sign, pattern in _FIELDS.items()
         if content.startswith(sign)
-        for found in re.finditer(pattern, content, re.DOTALL)
+        for match in re.finditer(pattern, content, re.DOTALL)
     ]
-    field = draw.choice(fields or [head]) + draw.randrange(12)
-    at = draw.choice((draw.randrange(len(content) + 1), head, field))
-    end = at + draw.randrange(draw.choice((2, 8, 64, 4096)))
-    odd, other = bytes([draw.choice(_ODD_BYTES)]), samples()[draw.choice(sorted(samples()))]
-    others = (
-        odd * draw.choice((1, 2, 4, end - at)),
-        draw.randbytes(draw.randrange(64)),
-        content[at:end] * draw.choice((0, 2, 8, 100)),
-        other[draw.randrange(len(other) + 1) :],
+    field = rng.choice(fields or [head]) + rng.randrange(12)
+    start = rng.choice((rng.randrange(len(content) + 1), head, field))
+    end = start + rng.randrange(rng.choice((2, 8, 64, 4096)))
+    odd_byte, donor = bytes([rng.choice(_ODD_BYTES)]), samples()[rng.choice(sorted(samples()))]
+    replacements = (
+        odd_byte * rng.choice((1, 2, 4, end - start)),
+        rng.randbytes(rng.randrange(64)),
+        content[start:end] * rng.choice((0, 2, 8, 100)),
+        donor[rng.randrange(len(donor) + 1) :],
     )
-    return content[:at] + draw.choice(others) + draw.choice((content[end:], content[end:], b""))
+    return content[:start] + rng.choice(replacements) + rng.choice((content[end:], content[end:], b""))

@@ -1,9 +1,9 @@
 """Kill the stage fetch, and check that the next run ends with the right files: `make kill-fetch`.
 
-A local server slowly gives a set with as many cells as the NIH/NLM set. Each time the stage is started,
-killed (SIGKILL) at a random moment, and run again to its end. Then every file is compared with those of an
-undisturbed run. The environment variables KILLS and KILLS_SEED set the number of kills and the seed of their
-moments.
+A local server slowly sends a set with as many cells as the NIH/NLM set. In each round the test starts the
+stage, kills it (SIGKILL) at a random moment, and runs it again to its end. Then it compares every file with
+those of an undisturbed run. The environment variables KILLS and KILLS_SEED set the number of kills and the
+seed of their moments.
 """
 
 import json
@@ -17,37 +17,36 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import yaml
 
 from benchmarks import fake_archive
 from malaria.paths import PARAMS, RAW
 from tests.campaigns import repro_check
+from tests.support.project import ROOT, change
 from tests.support.servers import Server, serving
 
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).resolve().parents[2]
 KILLS, SEED = int(os.environ.get("KILLS", "3")), int(os.environ.get("KILLS_SEED", "1"))
 
 
 def test_after_a_kill_the_next_run_ends_with_the_right_bytes(tmp_path):
-    moments, phases, wrong = random.Random(SEED), Counter[str](), []
+    rng, phases, wrong = random.Random(SEED), Counter[str](), []
     with serving() as server:
         prepare(tmp_path, server)
-        begun = time.monotonic()
+        started = time.monotonic()
         run(tmp_path)
-        lasts, expected = time.monotonic() - begun, hashes(tmp_path)
+        duration, expected = time.monotonic() - started, hashes(tmp_path)
         assert len(expected) == 27_560
         while phases.total() < KILLS:
-            for left in (tmp_path / "cache", tmp_path / RAW.parent):
-                shutil.rmtree(left, ignore_errors=True)
-            if not run(tmp_path, moments.uniform(0, lasts)):
+            for folder in (tmp_path / "cache", tmp_path / RAW.parent):
+                shutil.rmtree(folder, ignore_errors=True)
+            if not run(tmp_path, rng.uniform(0, duration)):
                 continue
             phases[phase := was_doing(tmp_path)] += 1
             run(tmp_path)
-            right = hashes(tmp_path) == expected and not list(tmp_path.rglob("*.part*"))
-            wrong += [] if right else [phase]
-            print(f"kill {phases.total()} {phase}: {'the right bytes' if right else 'WRONG'}", flush=True)
+            same = hashes(tmp_path) == expected and not list(tmp_path.rglob("*.part*"))
+            wrong += [] if same else [phase]
+            print(f"kill {phases.total()} {phase}: {'the right bytes' if same else 'WRONG'}", flush=True)
     assert wrong == []
     print("killed " + ", ".join(f"{phase}: {count}" for phase, count in phases.most_common()))
 
@@ -57,17 +56,16 @@ def prepare(work: Path, server: Server) -> None:
     published = fake_archive.published()
     server.files |= {f"/{name}": content for name, content in published.items()}
     server.pace = lambda: time.sleep(0.02)
-    content = yaml.safe_load((ROOT / PARAMS).read_text(encoding="utf-8"))
-    content["data"] |= {"source": "nlm", "nlm": fake_archive.nlm_section(server.base, published)}
-    (work / PARAMS).write_text(yaml.safe_dump(content), encoding="utf-8")
+    shutil.copy(ROOT / PARAMS, work)
+    change(work, {"data.source": "nlm", "data.nlm": fake_archive.nlm_section(server.base, published)})
 
 
 def run(work: Path, kill_after: float | None = None) -> bool:
     """Run the stage to its end, or kill it after `kill_after` seconds; return whether it was killed."""
     command = [sys.executable, "-m", "stages.fetch", "--cache-dir", str(work / "cache")]
-    how = {"cwd": work, "env": {"PYTHONPATH": str(ROOT)}, "capture_output": True, "check": False}
+    options = {"cwd": work, "env": {"PYTHONPATH": str(ROOT)}, "capture_output": True, "check": False}
     try:
-        stage = subprocess.run(command, timeout=kill_after, **how)
+        stage = subprocess.run(command, timeout=kill_after, **options)
     except subprocess.TimeoutExpired:
         return True
     assert stage.returncode == 0, stage.stderr

@@ -79,12 +79,12 @@ class Airflow:
 
     def run(self) -> dict[str, str]:
         """Run the DAG to its end; return {task: state}."""
-        known = self.runs()
+        earlier = self.runs()
         # Airflow runs no task before the DAG's start date, so this date is in the past.
         self.call(
             "airflow", "dags", "test", "malaria_cells", ok=False, MALARIA_START="2026-01-05T12:00:00+00:00"
         )
-        (latest,) = self.runs() - known
+        (latest,) = self.runs() - earlier
         with sqlite3.connect(self.home / "airflow.db") as database:
             rows = database.execute("select task_id, state from task_instance where run_id = ?", [latest])
             return dict(rows.fetchall())
@@ -146,9 +146,9 @@ def arrows() -> dict[str, set[str]]:
     stages = stages_of(ROOT)
     return {
         name: {
-            above
-            for above, other in stages.items()
-            for out in outs(other)
+            other
+            for other, definition in stages.items()
+            for out in outs(definition)
             if any(dep == out or dep.startswith(f"{out}/") for dep in stage["deps"])
         }
         for name, stage in stages.items()
@@ -172,20 +172,20 @@ print("\\n" + json.dumps({
     "schedule": dag.schedule,
     "backoff": sorted({task.retry_exponential_backoff for task in dag.tasks}),
     "hours": sorted({task.execution_timeout.total_seconds() / 3600 for task in dag.tasks}),
-    "told": dag.on_failure_callback.__module__,
+    "on_failure": dag.on_failure_callback.__module__,
     "start": dag.start_date.isoformat(),
     "catchup": dag.catchup,
 }))
 """
-    told = json.loads(airflow.call("python", "-c", script).splitlines()[-1])
-    assert told["errors"] == {}
-    after = {name: set(above) for name, above in told["after"].items()}
+    dag = json.loads(airflow.call("python", "-c", script).splitlines()[-1])
+    assert dag["errors"] == {}
+    after = {name: set(upstream) for name, upstream in dag["after"].items()}
     assert after == {**arrows(), "gate": {"external"}, "push": {"gate"}}
-    assert told["schedule"] == "0 3 * * 1"
-    assert told["backoff"] == [2.0]
-    assert (told["hours"], told["told"]) == ([3.0], "notify")
+    assert dag["schedule"] == "0 3 * * 1"
+    assert dag["backoff"] == [2.0]
+    assert (dag["hours"], dag["on_failure"]) == ([3.0], "notify")
     # Runs that were due before the start are not caught up.
-    assert (told["start"], told["catchup"]) == ("2100-01-05T12:00:00+00:00", False)
+    assert (dag["start"], dag["catchup"]) == ("2100-01-05T12:00:00+00:00", False)
 
 
 def all_are(state: str) -> dict[str, str]:
@@ -222,11 +222,11 @@ import stage_figures_page as page
 print("\\n" + str(TestClient(page.site).get("/{scores.stem}").status_code))
 print(page.page(UUID("{scores.stem}")).body.decode())
 """
-    status, shown = airflow.call("python", "-W", "ignore", "-c", script).split("<!doctype html>")
+    status, page = airflow.call("python", "-W", "ignore", "-c", script).split("<!doctype html>")
     assert status.split()[-1] == "401"
-    assert "<td>auc</td>" in shown
-    assert shown.count("<svg") >= 4
-    assert "http" not in shown.replace("http://www.w3.org", "")
+    assert "<td>auc</td>" in page
+    assert page.count("<svg") >= 4
+    assert "http" not in page.replace("http://www.w3.org", "")
 
 
 def test_a_stage_that_dvc_yaml_does_not_have_is_named_with_those_it_has():
@@ -278,16 +278,18 @@ def test_ctrl_c_ends_airflow_and_all_that_it_started(binaries, tmp_path):
     ) as terminal:
         assert terminal.stdout is not None
         assert any("Airflow is ready" in line for line in terminal.stdout)
-        started = psutil.Process(terminal.pid).children(recursive=True)
+        children = psutil.Process(terminal.pid).children(recursive=True)
         try:
             # On a busy machine the scheduler sometimes hangs: a hanging one must be killed too.
-            next(one for one in started if "scheduler" in one.cmdline()).suspend()
+            next(child for child in children if "scheduler" in child.cmdline()).suspend()
             os.killpg(terminal.pid, signal.SIGINT)
             terminal.communicate(timeout=120)
             assert terminal.returncode == 0
-            assert [one for one in started if psutil.pid_exists(one.pid) and one.status() != "zombie"] == []
+            assert [
+                child for child in children if psutil.pid_exists(child.pid) and child.status() != "zombie"
+            ] == []
         finally:
-            for one in started:
+            for child in children:
                 with suppress(psutil.NoSuchProcess):
-                    one.kill()
+                    child.kill()
             terminal.kill()

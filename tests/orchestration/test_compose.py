@@ -108,8 +108,8 @@ def test_all_images_are_built_without_any_setting_and_with_pips_as_secrets():
     for target, service in built.items():
         assert service["image"].startswith("${MALARIA_IMAGES:-localhost/malaria-cells}-" + target)
         assert service["build"]["secrets"] == ["pip_conf", "ca_certificates"]
-    asked = compose("-f", "compose.build.yaml", settings={})
-    assert asked.returncode == 0, asked.stderr
+    done = compose("-f", "compose.build.yaml", settings={})
+    assert done.returncode == 0, done.stderr
 
 
 def test_pages_are_for_this_machine_alone_unless_said_otherwise(services):
@@ -118,8 +118,8 @@ def test_pages_are_for_this_machine_alone_unless_said_otherwise(services):
 
 
 def test_no_credential_is_an_environment_variable_and_git_ignores_their_files(services):
-    named = [name for service in services.values() for name in service.get("environment", {})]
-    assert not [name for name in named if re.search("KEY|TOKEN|PASSWORD", name)]
+    variables = [name for service in services.values() for name in service.get("environment", {})]
+    assert not [name for name in variables if re.search("KEY|TOKEN|PASSWORD", name)]
     for name in (".env", "secrets/store_credentials", "secrets/store_identities.json"):
         assert run("git", "check-ignore", name, cwd=ROOT).stdout.strip() == name
 
@@ -144,7 +144,7 @@ def test_the_lock_files_of_the_images_are_parts_of_the_whole():
 
 
 def test_only_the_files_that_an_image_runs_get_near_a_build():
-    first, *let_in = [
+    first, *allowed = [
         line
         for line in (ROOT / ".dockerignore").read_text().splitlines()
         if line and not line.startswith(("#", "**"))
@@ -156,16 +156,16 @@ def test_only_the_files_that_an_image_runs_get_near_a_build():
         "git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT
     ).stdout.splitlines()
     released = "reports/ci/release/bundle/"  # what ci.released_bundle makes
-    cells = ("data/folder/patient.png", "data/split.csv", "data/doubtful.csv", "data/patients.csv", ".env")
-    assert not [name for name in cells for line in let_in if name.startswith(line.removeprefix("!"))]
-    for line in let_in:
+    private = ("data/folder/patient.png", "data/split.csv", "data/doubtful.csv", "data/patients.csv", ".env")
+    assert not [name for name in private for line in allowed if name.startswith(line.removeprefix("!"))]
+    for line in allowed:
         assert any(name.startswith(line.removeprefix("!")) for name in [*tracked, released]), line
     # A COPY of a file that .dockerignore excludes would fail only with a container engine.
     dockerfile = (ROOT / "Dockerfile").read_text().replace("${BUNDLE}", "models/pretrained")
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
-    # So would workspace.lay, which copies these names out of the image.
+    # So would workspace.install, which copies these names out of the image.
     for name in {*workspace.CODE, *(name for names in copied for name in names.split() if name != ".")}:
-        assert any(f"!{name}".startswith(line.rstrip("/")) for line in let_in), name
+        assert any(f"!{name}".startswith(line.rstrip("/")) for line in allowed), name
 
 
 @contextlib.contextmanager
@@ -189,11 +189,11 @@ def front(app: str, folder: Path, logs: str = "") -> Iterator[str]:
     settings = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["front"]["environment"][
         "SETTINGS"
     ]
-    here = {"$$": "$", "/tmp/": f"{folder}/", "listen 8080": f"listen {host}:{port}", "http://app:7860": app}
-    sooner = {f"client_{part}_timeout 10s": f"client_{part}_timeout 1s" for part in ("header", "body")}
-    for written, instead in (here | sooner).items():
-        assert written in settings
-        settings = settings.replace(written, instead)
+    local = {"$$": "$", "/tmp/": f"{folder}/", "listen 8080": f"listen {host}:{port}", "http://app:7860": app}
+    timeouts = {f"client_{part}_timeout 10s": f"client_{part}_timeout 1s" for part in ("header", "body")}
+    for old, new in (local | timeouts).items():
+        assert old in settings
+        settings = settings.replace(old, new)
     # Started by root, nginx would become another user, who may not write below the test's folder.
     (folder / "nginx.conf").write_text(settings if os.getuid() else f"user root;\n{settings}")
     command = [nginx, "-e", "stderr", "-c", str(folder / "nginx.conf")]
@@ -214,17 +214,17 @@ def test_the_front_hands_on_what_page_and_programs_ask_and_cuts_off_who_sends_sl
         assert requests.post(f"{url}/classify", data=pngs[0]).json()["status"] == "ok"
         visitor = app_server.Server(url, live.process, live.log)
         (path,) = visitor.upload(("cell.png", pngs[0]))
-        kind, said = visitor.answer("classify", {"path": path}, 0.5)
-        assert (kind, said[0]["status"]) == ("complete", "ok")
+        kind, result = visitor.answer("classify", {"path": path}, 0.5)
+        assert (kind, result[0]["status"]) == ("complete", "ok")
         assert requests.post(f"{url}/classify", data=bytes(22 * 2**20)).status_code == 413
         assert requests.post(f"{url}/gradio_api/upload", headers={"Origin": "http://a.b"}).status_code == 403
         host, port = url.removeprefix("http://").split(":")
         head = b"POST /classify HTTP/1.1\r\nHost: a\r\n"
-        for begun in (head, head + b"Content-Length: 9\r\n\r\n1"):
-            with socket.create_connection((host, int(port)), timeout=30) as slow:
-                slow.sendall(begun)
+        for request in (head, head + b"Content-Length: 9\r\n\r\n1"):
+            with socket.create_connection((host, int(port)), timeout=30) as connection:
+                connection.sendall(request)
                 with contextlib.suppress(ConnectionResetError):
-                    assert not slow.recv(100).startswith(b"HTTP/1.1 200")
+                    assert not connection.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def test_a_front_without_room_for_a_body_asks_to_come_again_later(tmp_path):
@@ -240,33 +240,33 @@ def test_a_front_without_room_for_a_body_asks_to_come_again_later(tmp_path):
 @pytest.fixture
 def folder(tmp_path) -> Path:
     (tmp_path / "data").mkdir()
-    workspace.lay(ROOT, tmp_path)
+    workspace.install(ROOT, tmp_path)
     return tmp_path
 
 
-def test_what_is_laid_is_a_pipeline_that_dvc_can_run(folder):
+def test_an_installed_folder_is_a_pipeline_that_dvc_can_run(folder):
     run("git", "init", "-q", ".", cwd=folder)
     assert "fetch" in run("dvc", "stage", "list", cwd=folder).stdout
     assert "fetch" in run("dvc", "status", cwd=folder).stdout
 
 
-def test_all_that_stages_read_and_no_stage_makes_is_laid(folder):
+def test_all_that_stages_read_and_no_stage_makes_is_installed(folder):
     run("git", "init", "-q", ".", cwd=folder)
     index = Repo(folder).index
-    made = [Path(out.fs_path) for out in index.outs]
-    read = [Path(dependency.fs_path) for dependency in index.deps if dependency.protocol == "local"]
-    assert folder / "data/start" in read
-    for path in read:
-        assert path.exists() or any(path.is_relative_to(out) for out in made), path
+    outs = [Path(out.fs_path) for out in index.outs]
+    dependencies = [Path(dependency.fs_path) for dependency in index.deps if dependency.protocol == "local"]
+    assert folder / "data/start" in dependencies
+    for path in dependencies:
+        assert path.exists() or any(path.is_relative_to(out) for out in outs), path
 
 
-def test_the_templates_of_plots_are_laid(folder):
-    named = set(re.findall(r"template: (\w+)", (folder / "dvc.yaml").read_text()))
+def test_the_templates_of_plots_are_installed(folder):
+    used = set(re.findall(r"template: (\w+)", (folder / "dvc.yaml").read_text()))
     ours = {path.stem for path in (ROOT / ".dvc/plots").iterdir()}
-    assert named & ours == {path.stem for path in (folder / ".dvc/plots").iterdir()} == ours
+    assert used & ours == {path.stem for path in (folder / ".dvc/plots").iterdir()} == ours
 
 
-def test_the_tables_that_are_laid_are_those_without_rows(folder):
+def test_the_tables_that_are_installed_are_those_without_rows(folder):
     for name in workspace.TABLES:
         assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
     for name in workspace.FOLDERS:
@@ -277,11 +277,11 @@ def test_dvc_runs_as_a_user_whom_the_system_has_no_name_for(tmp_path):
     foreign = ("unshare", "--user", "--map-user=12345", "--map-group=12345")
     if subprocess.run([*foreign, "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs user namespaces, to become another user")
-    (set_up,) = re.findall(r"^ENV (DVC_SITE_CACHE_DIR.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    (settings,) = re.findall(r"^ENV (DVC_SITE_CACHE_DIR.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     nameless = {
         name: value for name, value in os.environ.items() if name not in ("LOGNAME", "USERNAME", "LNAME")
     }
-    environment = nameless | dict(one.split("=") for one in set_up.split())
+    environment = nameless | dict(setting.split("=") for setting in settings.split())
     environment |= {"HOME": str(tmp_path), "DVC_SITE_CACHE_DIR": str(tmp_path / "site")}
     run("git", "init", "-q", ".", cwd=tmp_path)
     command = (sys.executable, "-m", "orchestration.workspace", str(tmp_path), "dvc", "status")
@@ -311,7 +311,7 @@ def test_code_is_replaced_and_yours_is_kept(folder):
     (folder / "malaria/old.py").write_text("gone in this version\n")
     (folder / "dvc.yaml").write_text("stages: {}\n")
     (folder / "dvc.lock").write_text("results\n")
-    workspace.lay(ROOT, folder)
+    workspace.install(ROOT, folder)
     assert (folder / "params.yaml").read_text() == "mine: 1\n"
     assert (folder / "dvc.lock").read_text() == "results\n"
     assert not (folder / "malaria/old.py").exists()
@@ -320,7 +320,7 @@ def test_code_is_replaced_and_yours_is_kept(folder):
 
 def test_a_folder_that_is_not_mounted_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere is not there: mount the folder"):
-        workspace.lay(ROOT, tmp_path / "nowhere")
+        workspace.install(ROOT, tmp_path / "nowhere")
 
 
 @pytest.mark.long
@@ -330,12 +330,12 @@ def test_results_go_to_a_store_whose_bucket_is_made_and_a_second_time_no_result_
     repository = tmp_path / "repository"
     shutil.copytree(finished, repository)
     with storage_servers.serving(storage_servers.S3()) as store:
-        secret = tmp_path / "credentials"
-        secret.write_text(
+        file = tmp_path / "credentials"
+        file.write_text(
             f"[default]\naws_access_key_id = {store.options['access_key_id']}\n"
             f"aws_secret_access_key = {store.options['secret_access_key']}\n"
         )
-        environment = {**os.environ, **storage_servers.HERMETIC, "AWS_SHARED_CREDENTIALS_FILE": str(secret)}
+        environment = {**os.environ, **storage_servers.HERMETIC, "AWS_SHARED_CREDENTIALS_FILE": str(file)}
         command = [
             sys.executable,
             "-m",
@@ -344,8 +344,8 @@ def test_results_go_to_a_store_whose_bucket_is_made_and_a_second_time_no_result_
             store.options["endpointurl"],
         ]
         run(*command, cwd=repository, environment=environment)
-        left = run("dvc", "status", "--cloud", "--json", cwd=repository, environment=environment)
-        assert left.stdout.strip() == "{}"
+        status = run("dvc", "status", "--cloud", "--json", cwd=repository, environment=environment)
+        assert status.stdout.strip() == "{}"
         # DVC sends the records of its run cache each time, even if the remote has them.
         cache = run("dvc", "cache", "dir", cwd=repository).stdout.strip()
         records = [path for path in (repository / cache / "runs").rglob("*") if path.is_file()]
@@ -356,11 +356,11 @@ def test_results_go_to_a_store_whose_bucket_is_made_and_a_second_time_no_result_
 
 
 def test_the_cluster_s_workers_are_two_and_everything_talks_over_tls():
-    named = {"MALARIA_IMAGES": "a.example/owner/cells", "TLS_DIR": "/tls", "CELLS_DIR": "/cells"}
+    settings = {"MALARIA_IMAGES": "a.example/owner/cells", "TLS_DIR": "/tls", "CELLS_DIR": "/cells"}
     command = [Path(sys.executable).parent / "podman-compose", "--file", "orchestration/cluster.yaml"]
     done = subprocess.run(
         [*command, "--dry-run", "--profile", "driver", "config"],
-        cwd=ROOT, env={"PATH": os.environ["PATH"], **named}, capture_output=True, text=True, check=False,
+        cwd=ROOT, env={"PATH": os.environ["PATH"], **settings}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     services = yaml.safe_load(done.stdout)["services"]

@@ -27,9 +27,9 @@ class Server(serving.Server):
     def upload(self, *files: tuple[str, bytes]) -> list[str]:
         """Upload named files as the page does; return the paths by which the app knows them."""
         parts = [("files", (name, content)) for name, content in files]
-        answer = requests.post(f"{self.url}/gradio_api/upload", files=parts, timeout=30)
-        assert answer.status_code == 200, answer.text
-        paths: list[str] = answer.json()
+        response = requests.post(f"{self.url}/gradio_api/upload", files=parts, timeout=30)
+        assert response.status_code == 200, response.text
+        paths: list[str] = response.json()
         return paths
 
     def call(self, name: str, *data: Any) -> requests.Response:
@@ -38,9 +38,9 @@ class Server(serving.Server):
 
     def answer(self, name: str, *data: Any) -> tuple[str, Any]:
         """Call an endpoint; return the event that the call ends with, and its data."""
-        asked = self.call(name, *data)
-        assert asked.status_code == 200, asked.text
-        event = asked.json()["event_id"]
+        response = self.call(name, *data)
+        assert response.status_code == 200, response.text
+        event = response.json()["event_id"]
         stream = requests.get(f"{self.url}/gradio_api/call/{name}/{event}", timeout=30).text
         kind, content = stream.strip().splitlines()[-2:]
         return kind.removeprefix("event: "), json.loads(content.removeprefix("data: "))
@@ -49,20 +49,20 @@ class Server(serving.Server):
 @contextlib.contextmanager
 def start(*arguments: str, log: Path) -> Iterator[Server]:
     """Run the app on a free port while the block runs; AssertionError if it had `faults`."""
-    with serving.start(*arguments, log=log) as started:
-        server = Server(started.url, started.process, started.log)
+    with serving.start(*arguments, log=log) as app:
+        server = Server(app.url, app.process, app.log)
         yield server
-        found = faults(server)
-        assert not found, found
+        logged_faults = faults(server)
+        assert not logged_faults, logged_faults
 
 
 def faults(server: Server) -> list[object]:
     """What a server has logged and never should: tracebacks, errors, and a status of 5xx other than 503."""
-    found: list[object] = [
+    lines: list[object] = [
         line
         for line in server.logged()
         # 503 is no fault: the queue is full, or the server is about to end.
         if (line.get("status", 0) >= 500 and line["status"] != 503)
         or (line["level"] == "error" and not _GRADIO_REFUSES.search(line.get("error", "")))
     ]
-    return found + (["Traceback"] if "Traceback" in server.log.read_text() else [])
+    return lines + (["Traceback"] if "Traceback" in server.log.read_text() else [])

@@ -43,7 +43,7 @@ def violet(folder: Path, gated: bool = False, mapped: bool = False) -> Path:
     if gated:
         (folder / bundle.PARTS["gate"]).write_bytes(ood.to_bytes(_gate()))
     parts = {name: file for name, file in bundle.PARTS.items() if gated or name != "gate"}
-    named = {"network": bundle.NETWORK, **parts}
+    members = {"network": bundle.NETWORK, **parts}
     record = bundle.Record(
         schema_version=3 if mapped else 2 if gated else 1,
         name="malaria-cells",
@@ -63,7 +63,7 @@ def violet(folder: Path, gated: bool = False, mapped: bool = False) -> Path:
             for specificity, threshold in POINTS
         ),
         hashes={
-            name: hashlib.sha256((folder / file).read_bytes()).hexdigest() for name, file in named.items()
+            name: hashlib.sha256((folder / file).read_bytes()).hexdigest() for name, file in members.items()
         },
         libraries={},
     )
@@ -88,11 +88,11 @@ def plain(model: Path, paths: list[str]) -> bytes:
 @functools.cache
 def _gate() -> ood.Check:
     """An out-of-distribution check, fitted on synthetic cells and the violet network's one feature."""
-    drawn = [pixels for pixels, _ in pictures.drawn(400, seed=7)]
-    no_cells = not_cells.all_kinds(drawn[:20], 6, seed=7)
-    cells, others = seen(drawn), seen([picture for of_kind in no_cells.values() for picture in of_kind])
+    crops = [pixels for pixels, _ in pictures.drawn(400, seed=7)]
+    no_cells = not_cells.all_kinds(crops[:20], 6, seed=7)
+    cells, others = seen(crops), seen([picture for kind in no_cells.values() for picture in kind])
     learnt, held_out = (
-        ood.Seen(cells.cells[at], cells.features[at]) for at in (slice(200), slice(200, None))
+        ood.Seen(cells.cells[rows], cells.features[rows]) for rows in (slice(200), slice(200, None))
     )
     fitted = ood.fit(learnt, others)
     return replace(fitted, limits=ood.limits(ood.distances(fitted, held_out)))

@@ -18,14 +18,14 @@ class Stand:
 
     folder: Path
 
-    def answer(self, pattern: str, said: Any) -> None:
-        """Print `said` if the arguments, joined by spaces, match `pattern`; the last match counts."""
-        known = json.loads((self.folder / "answers.json").read_text())
-        content = said if isinstance(said, str) else json.dumps(said)
-        (self.folder / "answers.json").write_text(json.dumps([*known, [pattern, content]]))
+    def answer(self, pattern: str, reply: Any) -> None:
+        """Print `reply` if the arguments, joined by spaces, match `pattern`; the last match counts."""
+        answers = json.loads((self.folder / "answers.json").read_text())
+        content = reply if isinstance(reply, str) else json.dumps(reply)
+        (self.folder / "answers.json").write_text(json.dumps([*answers, [pattern, content]]))
 
-    def answer_bytes(self, pattern: str, said: bytes) -> None:
-        (self.folder / "answer.bin").write_bytes(said)
+    def answer_bytes(self, pattern: str, reply: bytes) -> None:
+        (self.folder / "answer.bin").write_bytes(reply)
         self.answer(pattern, "bytes of answer.bin")
 
     @property
@@ -46,15 +46,15 @@ def install(folder: Path) -> Stand:
 
 
 def main() -> int:
-    here = Path(sys.argv[0]).parent
+    folder = Path(sys.argv[0]).parent
     arguments = " ".join(sys.argv[1:])
     stdin = sys.stdin.read() if "-" in sys.argv else ""
-    with (here / "asked.jsonl").open("a") as asked:
+    with (folder / "asked.jsonl").open("a") as asked:
         asked.write(json.dumps([arguments, stdin]) + "\n")
-    for pattern, said in reversed(json.loads((here / "answers.json").read_text())):
+    for pattern, reply in reversed(json.loads((folder / "answers.json").read_text())):
         if re.search(pattern, arguments):
             os.write(
-                1, (here / "answer.bin").read_bytes() if said == "bytes of answer.bin" else said.encode()
+                1, (folder / "answer.bin").read_bytes() if reply == "bytes of answer.bin" else reply.encode()
             )
             return 0
     print(f"gh: Not Found (HTTP 404): {arguments}", file=sys.stderr)

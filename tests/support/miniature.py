@@ -101,8 +101,8 @@ def make(folder: Path) -> None:
 
 def stages_of(folder: Path) -> dict[str, Any]:
     """The stages of the repository's dvc.yaml, for a test to change."""
-    found: dict[str, Any] = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
-    return found
+    stages: dict[str, Any] = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
+    return stages
 
 
 def write_stages(folder: Path, stages: dict[str, Any]) -> None:

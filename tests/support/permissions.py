@@ -8,10 +8,10 @@ from contextlib import contextmanager
 @contextmanager
 def bound_by_permissions() -> Iterator[None]:
     """Run the block as the user nobody if this process is root, whom permissions do not bind."""
-    own = os.geteuid()
-    if own == 0:
+    uid = os.geteuid()
+    if uid == 0:
         os.seteuid(65534)
     try:
         yield
     finally:
-        os.seteuid(own)
+        os.seteuid(uid)

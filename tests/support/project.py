@@ -66,9 +66,9 @@ def change(repository: Path, values: dict[str, object]) -> None:
     file = repository / "params.yaml"
     content = yaml.safe_load(file.read_text())
     for key, value in values.items():
-        *above, name = key.split(".")
+        *sections, name = key.split(".")
         section = content
-        for part in above:
+        for part in sections:
             section = section[part]
         section[name] = value
     file.write_text(yaml.safe_dump(content, sort_keys=False))

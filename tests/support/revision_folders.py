@@ -84,9 +84,9 @@ def write(
         learnt: the patient whose cells lie among those of other laboratories, too.
     """
     content = yaml.safe_load((ROOT / paths.PARAMS).read_text())
-    for key, value in (changed or {}).items():
-        section, _, name_ = key.partition(".")
-        content[section][name_] = value
+    for dotted, value in (changed or {}).items():
+        section, _, key = dotted.partition(".")
+        content[section][key] = value
     folder.mkdir(parents=True)
     (folder / paths.PARAMS).write_text(yaml.safe_dump(content, sort_keys=False))
     for pipeline in ("dvc.yaml", "dvc.lock"):
@@ -98,12 +98,12 @@ def write(
     if external:
         files.write_json(folder / paths.EXTERNAL, external)
     shutil.copytree(bundle, folder / paths.BUNDLE)
-    numbers = [int(hash_, 16) for hash_ in found.sha256]
+    numbers = [int(digest, 16) for digest in found.sha256]
     pixels = [drawn(number, "Para" in path) for number, path in zip(numbers, found.path, strict=True)]
     if turned:
-        some, turn = turned
-        shown = zip(found.path, pixels, strict=True)
-        pixels = [turn(cell) if some in path else cell for path, cell in shown]
+        part, transform = turned
+        pairs = zip(found.path, pixels, strict=True)
+        pixels = [transform(cell) if part in path else cell for path, cell in pairs]
     wide = set(found.path[found.split == tables.TEST][:stretched])
     for path, cell in zip(found.path, pixels, strict=True):
         (folder / paths.RAW / path).parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def edited(bundle: Path, folder: Path, network=lambda content: content, **record
     shutil.copytree(bundle, folder)
     content = network((folder / "network.tflite").read_bytes())
     (folder / "network.tflite").write_bytes(content)
-    described = json.loads((folder / "bundle.json").read_text()) | record
-    described["hashes"]["network"] = hashlib.sha256(content).hexdigest()
-    (folder / "bundle.json").write_text(json.dumps(described))
+    new_record = json.loads((folder / "bundle.json").read_text()) | record
+    new_record["hashes"]["network"] = hashlib.sha256(content).hexdigest()
+    (folder / "bundle.json").write_text(json.dumps(new_record))
     return folder

@@ -78,9 +78,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         etag = '"' + hashlib.md5(content).hexdigest() + '"'
         start = 0
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if wanted and self.has.ranges and self.headers.get("If-Range", etag) == etag:
-            start = int(wanted[1])
+        requested = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if requested and self.has.ranges and self.headers.get("If-Range", etag) == etag:
+            start = int(requested[1])
             if start >= len(content):
                 self.fail(416)
                 return
@@ -97,9 +97,9 @@ class Handler(BaseHTTPRequestHandler):
             body[len(body) // 2] ^= 1
         body = body[:upto]
         try:
-            for place in range(0, len(body), 2**16):
+            for position in range(0, len(body), 2**16):
                 self.has.pace()
-                self.wfile.write(body[place : place + 2**16])
+                self.wfile.write(body[position : position + 2**16])
             if stall:
                 self.wfile.flush()
                 self.has.released.wait()

@@ -53,12 +53,12 @@ class Store(Protocol):
 
 @dataclass
 class _Countdown:
-    left: int = 0
+    remaining: int = 0
     call: Callable[[], None] = lambda: None
 
     def tick(self) -> None:
-        self.left -= 1
-        if self.left == 0:
+        self.remaining -= 1
+        if self.remaining == 0:
             self.call()
 
 
@@ -106,14 +106,14 @@ class S3:
 
     def close(self) -> None:
         # Moto keeps its state in this process, where other tests use it too.
-        for what, content in (("reset", b""), ("reset-auth", b"inf")):
-            requests.post(f"http://127.0.0.1:{self.port}/moto-api/{what}", data=content, timeout=10)
+        for path, content in (("reset", b""), ("reset-auth", b"inf")):
+            requests.post(f"http://127.0.0.1:{self.port}/moto-api/{path}", data=content, timeout=10)
         self.stop()
 
     def objects(self) -> dict[str, int]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket="team", Prefix="results/")
-        found = [one for page in pages for one in page.get("Contents", [])]
-        return {one["Key"].removeprefix("results/"): one["Size"] for one in found}
+        objects = [item for page in pages for item in page.get("Contents", [])]
+        return {item["Key"].removeprefix("results/"): item["Size"] for item in objects}
 
     def read(self, name: str) -> bytes:
         content: bytes = self._client.get_object(Bucket="team", Key=f"results/{name}")["Body"].read()
@@ -140,13 +140,13 @@ class S3:
             )
 
         # Moto accepts all credentials until the first `reset-auth`.
-        people = client("iam", "anybody", "anything")
-        people.create_user(UserName="dvc")
-        allowed = (
+        iam = client("iam", "anybody", "anything")
+        iam.create_user(UserName="dvc")
+        policy = (
             '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}'
         )
-        people.put_user_policy(UserName="dvc", PolicyName="all", PolicyDocument=allowed)
-        key = people.create_access_key(UserName="dvc")["AccessKey"]
+        iam.put_user_policy(UserName="dvc", PolicyName="all", PolicyDocument=policy)
+        key = iam.create_access_key(UserName="dvc")["AccessKey"]
         self._client = client("s3", key["AccessKeyId"], key["SecretAccessKey"])
         self._client.create_bucket(Bucket="team")
         assert requests.post(f"{endpoint}/moto-api/reset-auth", data=b"0", timeout=10).status_code == 200
@@ -183,7 +183,7 @@ class Ssh:
             "/usr/sbin/sshd",
             "-D",
             "-E",
-            str(self.home / "told"),
+            str(self.home / "log"),
             "-f",
             str(self.home / "sshd_config"),
         ]
@@ -196,16 +196,16 @@ class Ssh:
     def stop(self) -> None:
         self._server.terminate()
         self._server.wait(30)
-        with (self.home / "told").open("w") as told:
-            told.write("stopped\n")
+        with (self.home / "log").open("w") as log:
+            log.write("stopped\n")
         self._thread.join()
 
     def close(self) -> None:
         self.stop()
 
     def objects(self) -> dict[str, int]:
-        found = [path for path in self.folder.rglob("*") if path.is_file()]
-        return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in found}
+        paths = [path for path in self.folder.rglob("*") if path.is_file()]
+        return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in paths}
 
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
@@ -218,8 +218,8 @@ class Ssh:
 
     def _listen(self) -> None:
         # Opened for writing too, so that the pipe does not end when a server that writes to it stops.
-        with open(os.open(self.home / "told", os.O_RDWR), encoding="utf-8", errors="replace") as told:
-            for line in told:
+        with open(os.open(self.home / "log", os.O_RDWR), encoding="utf-8", errors="replace") as log:
+            for line in log:
                 if "Server listening" in line:
                     self._ready.set()
                 if "WRITE" in line and line.startswith("open "):
@@ -231,7 +231,7 @@ class Ssh:
         for name in ("host", "key", "other"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.home / name)]
             subprocess.run(command, check=True)
-        os.mkfifo(self.home / "told")
+        os.mkfifo(self.home / "log")
         shutil.copy(self.home / "key.pub", self.home / "authorized_keys")
         if os.getuid() == 0:
             # Debian makes this folder when its own service starts, which may not have happened.
@@ -250,7 +250,7 @@ class Ssh:
             "KbdInteractiveAuthentication no",
             "PermitRootLogin prohibit-password",
             # The user's shell runs this line. The log would go to the client; this sends it to the test.
-            f"Subsystem sftp /usr/lib/openssh/sftp-server -e -l INFO 2>>{self.home / 'told'}",
+            f"Subsystem sftp /usr/lib/openssh/sftp-server -e -l INFO 2>>{self.home / 'log'}",
         )
         (self.home / "sshd_config").write_text("\n".join(lines) + "\n")
         self.options = {"keyfile": str(self.home / "key")}

@@ -56,28 +56,28 @@ def left_since(before: Traces, *, processes: bool = True) -> list[str]:
 
 def _open_files() -> frozenset[str]:
     """The open regular files, without those that DVC keeps open."""
-    found = set()
+    paths = set()
     for link in Path("/proc/self/fd").iterdir() if Path("/proc/self/fd").is_dir() else ():
         try:
             target = os.readlink(link)
         except OSError:
             continue
         if target.startswith("/") and not target.startswith(("/dev/", "/proc/", "/sys/")):
-            found.add(target)
+            paths.add(target)
     # DVC keeps the tables of its caches open for its next call in this process.
-    return frozenset(name for name in found if "/dvc/repo/" not in name)
+    return frozenset(path for path in paths if "/dvc/repo/" not in path)
 
 
 def _children() -> frozenset[int]:
-    found = set()
+    children = set()
     for child in psutil.Process().children():
         # A process may end while it is looked at.
         with contextlib.suppress(psutil.NoSuchProcess):
             command = " ".join(child.cmdline())[:120]
             # A process that is ending has no command line any more, and may belong to a pool.
             if command and not any(pool in command for pool in _POOLS):
-                found.add(child.pid)
-    return frozenset(found)
+                children.add(child.pid)
+    return frozenset(children)
 
 
 def _command(number: int) -> str:

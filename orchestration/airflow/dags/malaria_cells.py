@@ -1,17 +1,16 @@
 """The stages of dvc.yaml as an Airflow DAG.
 
-No stage is named here: the graph comes from `python -m orchestration.stage_graph`, run in the project's own
-environment, so that a new stage of dvc.yaml becomes a new task. docs/airflow.md says how to set it up.
+The graph comes from `python -m orchestration.stage_graph`, run in the project's own environment, so that a
+new stage of dvc.yaml becomes a new task. docs/airflow.md says how to set it up.
 """
 
 import hashlib
-import importlib
 import json
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,11 @@ PROJECT = Path(os.environ.get("MALARIA_PROJECT", Path(__file__).resolve().parent
 ENVIRONMENT = Path(os.environ.get("MALARIA_ENVIRONMENT", PROJECT / ".venv"))
 # A cron expression, @daily and the like; empty: runs start only by hand.
 SCHEDULE = os.environ.get("MALARIA_SCHEDULE") or None
-# Runs due before this time are not caught up: the start of `make airflow`, or the date of this file.
-PUT_HERE = datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC)
-START = os.environ.get("MALARIA_START") or PUT_HERE.isoformat()
+# Airflow does not catch up runs due before this time: the start of `make airflow`, or this file's date.
+FILE_DATE = datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC)
+START = os.environ.get("MALARIA_START") or FILE_DATE.isoformat()
 TIMEOUT_HOURS = float(os.environ.get("MALARIA_TIMEOUT_HOURS", "12"))
-# Your `module.function`, called with Airflow's context when a run has failed.
+# Your `module.function` in Airflow's environment: called with its context when a run has failed.
 ON_FAILURE = os.environ.get("MALARIA_ON_FAILURE", "")
 RETRIES = int(os.environ.get("MALARIA_RETRIES", "2"))
 RETRY_SECONDS = int(os.environ.get("MALARIA_RETRY_SECONDS", "30"))
@@ -39,15 +38,15 @@ RETRY_SECONDS = int(os.environ.get("MALARIA_RETRY_SECONDS", "30"))
 # Set in the command, not in the task's environment: bash reads ~/.bashrc first if its input is a socket, and
 # many users put another Python first in PATH there.
 # With MALARIA_END_WITH_PARENT no process outlives its task, however the task ended.
-ENTER = f'set -eu\nexport PATH={shlex.quote(f"{ENVIRONMENT}/bin")}:"$PATH" MALARIA_END_WITH_PARENT=1\n'
+SETUP = f'set -eu\nexport PATH={shlex.quote(f"{ENVIRONMENT}/bin")}:"$PATH" MALARIA_END_WITH_PARENT=1\n'
 
 # Exit status of a failure that may be temporary (malaria.errors.UnavailableError).
 TEMPORARY = 75
 
 # `run_stage` is `dvc repro --single-item`, but ends with status 99, Airflow's for "skipped", if nothing has
-# changed. Airflow fills in what stands in braces.
-STAGE = f"exec python -m orchestration.run_stage --figures {shlex.quote(str(FIGURES))}/"
-EACH = "{{ ti.id }}.html{{ ' --force' if params.force else '' }} "
+# changed. Airflow fills in the expressions in braces.
+RUN_STAGE = f"exec python -m orchestration.run_stage --figures {shlex.quote(str(FIGURES))}/"
+ARGUMENTS = "{{ ti.id }}.html{{ ' --force' if params.force else '' }} "
 
 # Compares the new model with that of the last commit.
 GATE = """\
@@ -94,31 +93,25 @@ def stage_graph() -> list[dict[str, Any]]:
 
     The cache is needed because Airflow reads this DAG every half minute, and DVC takes seconds to answer.
     """
-    read = [PROJECT / name for name in ("dvc.yaml", "params.yaml", "orchestration/stage_graph.py")]
-    known = hashlib.sha256(b"".join(file.read_bytes() for file in read)).hexdigest()
-    cached = Path(AIRFLOW_HOME, "stage-graph", f"{known}.json")
-    if not cached.is_file():
-        asked = subprocess.run(
+    sources = [PROJECT / name for name in ("dvc.yaml", "params.yaml", "orchestration/stage_graph.py")]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()
+    cache = Path(AIRFLOW_HOME, "stage-graph", f"{digest}.json")
+    if not cache.is_file():
+        result = subprocess.run(
             [ENVIRONMENT / "bin/python", "-m", "orchestration.stage_graph"],
             cwd=PROJECT, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        if asked.returncode:
-            raise AirflowException(f"{PROJECT}: {asked.stderr.strip()}")
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        part = cached.with_suffix(f".{os.getpid()}")
-        part.write_text(asked.stdout, encoding="utf-8")
-        part.replace(cached)
-    stages: list[dict[str, Any]] = json.loads(cached.read_text(encoding="utf-8"))
+        if result.returncode:
+            raise AirflowException(f"{PROJECT}: {result.stderr.strip()}")
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        part = cache.with_suffix(f".{os.getpid()}")
+        part.write_text(result.stdout, encoding="utf-8")
+        part.replace(cache)
+    stages: list[dict[str, Any]] = json.loads(cache.read_text(encoding="utf-8"))
     return stages
 
 
-def on_failure() -> Callable[[Any], object] | None:
-    """The function that ON_FAILURE names; it must be importable in Airflow's environment."""
-    module, _, name = ON_FAILURE.rpartition(".")
-    return getattr(importlib.import_module(module), name) if module else None
-
-
-def about(stage: dict[str, Any]) -> str:
+def description(stage: dict[str, Any]) -> str:
     """Describe a stage for its task's page, as Markdown."""
     outs = "\n".join(f"- `{out}`{' (metrics)' if out in stage['metrics'] else ''}" for out in stage["outs"])
     return f"{stage['desc']}.\n\n`{stage['cmd']}`\n\nIt writes\n\n{outs}"
@@ -134,7 +127,7 @@ with DAG(
     # All runs share one working tree.
     max_active_runs=1,
     is_paused_upon_creation=False,
-    on_failure_callback=on_failure(),
+    on_failure_callback=pkgutil.resolve_name(ON_FAILURE) if "." in ON_FAILURE else None,
     params={
         "force": Param(False, type="boolean", description="Run every stage, even if nothing has changed"),
     },
@@ -154,14 +147,14 @@ with DAG(
         stage["name"]: DvcStage(
             # DVC allows characters in names that Airflow does not: a foreach stage is called train@a.
             task_id=re.sub(r"[^\w.-]", ".", stage["name"]),
-            bash_command=ENTER + STAGE + EACH + stage["name"],
-            doc_md=about(stage),
+            bash_command=SETUP + RUN_STAGE + ARGUMENTS + stage["name"],
+            doc_md=description(stage),
         )
         for stage in stages
     }
     for stage in stages:
         tasks[stage["name"]].set_upstream([tasks[name] for name in stage["after"]])
-    gate = Command(task_id="gate", bash_command=ENTER + GATE, retries=0, doc_md="Is the model good enough?")
-    push = Command(task_id="push", bash_command=ENTER + PUSH, doc_md="Push what DVC's default remote lacks.")
+    gate = Command(task_id="gate", bash_command=SETUP + GATE, retries=0, doc_md="Is the model good enough?")
+    push = Command(task_id="push", bash_command=SETUP + PUSH, doc_md="Push what DVC's default remote lacks.")
     gate.set_upstream([task for task in tasks.values() if not task.downstream_list])
     gate >> push
