@@ -160,7 +160,7 @@ def samples() -> dict[str, bytes]:
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w", compression) as archive:
             for member in ("cell.png", "cell.jpg", "cell.bmp"):
-                archive.writestr(f"cells/{member}", files[member])
+                archive.writestr(zipfile.ZipInfo(f"cells/{member}"), files[member], compression)
         files[name] = out.getvalue()
     return files
 
