@@ -474,17 +474,17 @@ RULES = (
             "(cells.label == label) & (cells.status == tables.OK)",
             "(cells.label == label)",
         ),
-        ("the first of copies stays", "if own != row.path", "if own"),
-        ("no copy under both labels stays", "if other:", "if False:"),
+        ("the first of copies stays", "if first != row.path", "if first"),
+        ("no copy under both labels stays", "if opposite:", "if False:"),
         (
             "patients.csv takes precedence over the name",
-            'given.get(path) or (known.patient if known else "")',
-            '(known.patient if known else "") or given.get(path, "")',
+            'patient_of.get(path) or (cell_name.patient if cell_name else "")',
+            '(cell_name.patient if cell_name else "") or patient_of.get(path, "")',
         ),
         (
             "slides.csv takes precedence over the name",
-            'published.get(path) or names.parse(path.rpartition("/")[2])',
-            'names.parse(path.rpartition("/")[2]) or published.get(path)',
+            "published.get(path) or names.parse(Path(path).name)",
+            "names.parse(Path(path).name) or published.get(path)",
         ),
         (
             "a patient with a parasitised cell is infected",
