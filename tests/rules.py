@@ -540,7 +540,7 @@ RULES = (
         ),
         ("the smallest side", "min(image.size) < limits.min_side", "min(image.size) <= limits.min_side"),
         ("transparent pixels become black", 'image.size, "black")', 'image.size, "white")'),
-        ("of 16 bits those in use", "value << (16 - used)", "value << (15 - used)"),
+        ("of 16 bits those in use", "value << (16 - used_bits)", "value << (15 - used_bits)"),
     ),
     *of(
         "malaria/fields/find.py",
