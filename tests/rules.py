@@ -397,10 +397,10 @@ RULES = (
         ),
         (
             "val's share is of all cells",
-            "settings.ratio[1] * len(accepted) / max(len(rest), 1)",
+            "settings.ratio[1] * len(accepted) / max(len(train), 1)",
             "settings.ratio[1]",
         ),
-        ("val is half of the rest at most", "max(len(rest), 1), 0.5)", "max(len(rest), 1), 0.9)"),
+        ("val is half of the rest at most", "max(len(train), 1), 0.5)", "max(len(train), 1), 0.9)"),
         ("shares fit within the tolerance", "distance <= settings.tolerance + 1e-9", "distance <= 0.5"),
         (
             "the worse share of all and of parasitised cells counts",
@@ -437,12 +437,16 @@ RULES = (
         "tests/cells/test_patients.py",
         (
             "a cell without a known patient is a patient of its own",
-            "[_NOBODY + one for one in own]",
-            "_NOBODY",
+            "_UNKNOWN + (original or path)",
+            "_UNKNOWN",
         ),
         ("an exact row wins", 'end if end in table else ""', '""'),
-        ("the longest end of a path wins", "(*_ends(came), *_ends(path))", "(*_ends(path), *_ends(came))"),
-        ("rows of several patients name nothing", "given[first] != patient", "False"),
+        (
+            "the longest end of a path wins",
+            "(*_ends(original), *_ends(path))",
+            "(*_ends(path), *_ends(original))",
+        ),
+        ("rows of several patients name nothing", "table[first] != patient", "False"),
         ("all copies that Roboflow makes are of one patient", r"(_[a-z]+\.rf\.[0-9a-z]+)?", ""),
     ),
     *of(
