@@ -108,17 +108,17 @@ RULES = (
         ("the Brier score is squared", "(sample.p - sample.y) ** 2", "np.abs(sample.p - sample.y)"),
         (
             "a patient counts from the fewest cells on",
-            "np.where(cells >= least, hits",
-            "np.where(cells > least, hits",
+            "np.where(cells >= min_cells, hits",
+            "np.where(cells > min_cells, hits",
         ),
         ("a patient's cells are called from 0.5 on", "(sample.p >= 0.5) == kind", "(sample.p > 0.5) == kind"),
-        ("a patient's AUC needs both classes", ">= max(least, 1)", "> max(least, 1)"),
-        ("the fewest cells are those of the rarer class", "of_class.min(axis=1)", "of_class.max(axis=1)"),
+        ("a patient's AUC needs both classes", ">= max(min_cells, 1)", "> max(min_cells, 1)"),
+        ("the fewest cells are those of the rarer class", "counts.min(axis=1)", "counts.max(axis=1)"),
         ("the worst tenth is a tenth of the patients", "round(len(values) / 10)", "round(len(values) / 5)"),
         (
             "the worst patients come first",
-            "np.sort(np.repeat(of_patients[known], drawn))",
-            "np.repeat(of_patients[known], drawn)",
+            "np.sort(np.repeat(by_patient[known], counts))",
+            "np.repeat(by_patient[known], counts)",
         ),
         (
             "a threshold has at least its specificity",
@@ -173,10 +173,10 @@ RULES = (
         ),
         (
             "doubtful labels are left out",
-            "given.only(~in_doubt), ~in_doubt",
-            "given.only(in_doubt), in_doubt",
+            "sample.only(~in_doubt), ~in_doubt",
+            "sample.only(in_doubt), in_doubt",
         ),
-        ("doubtful labels are flipped", "given.y ^ in_doubt", "given.y | in_doubt"),
+        ("doubtful labels are flipped", "sample.y ^ in_doubt", "sample.y | in_doubt"),
         ("an operating point's rates are at its threshold", "rates(sample, threshold)", "rates(sample)"),
         (
             "figures before calibration are the network's",
@@ -186,8 +186,8 @@ RULES = (
         ("a cell with a reason is rejected", 'cells[cells.rejected != ""]', 'cells[cells.rejected == ""]'),
         (
             "rejected parasites are counted",
-            "(turned.label == labels.PARASITIZED)",
-            "(turned.label != labels.PARASITIZED)",
+            "(rejected.label == labels.PARASITIZED)",
+            "(rejected.label != labels.PARASITIZED)",
         ),
     ),
     *of(
@@ -201,13 +201,13 @@ RULES = (
             "joined.one.notna() & joined.other.notna()",
             "joined.one.notna()",
         ),
-        ("a patient's cells are called from 0.5 on", "one=sure.one >= 0.5", "one=sure.one > 0.5"),
+        ("a patient's cells are called from 0.5 on", "one=cells.one >= 0.5", "one=cells.one > 0.5"),
         (
             "the other model's cells are called from 0.5 on, too",
-            "other=sure.other >= 0.5",
-            "other=sure.other > 0.5",
+            "other=cells.other >= 0.5",
+            "other=cells.other > 0.5",
         ),
-        ("a patient counts from the fewest cells on", "found.cells >= least", "found.cells > least"),
+        ("a patient counts from the fewest cells on", "table.cells >= min_cells", "table.cells > min_cells"),
         (
             "patients' sensitivities leave out doubtful labels",
             " & ~doubtful_labels.among(cells, doubtful)",
@@ -219,7 +219,7 @@ RULES = (
         "tests/evaluate/test_plots.py",
         ("a perfect reliability is the diagonal", '"perfect": mean', '"perfect": share'),
         ("a patient's cells are called from 0.5 on", "p_parasitized >= 0.5", "p_parasitized > 0.5"),
-        ("a patient is plotted from the fewest cells on", '["size"] >= least', '["size"] > least'),
+        ("a patient is plotted from the fewest cells on", '["size"] >= min_cells', '["size"] > min_cells'),
         (
             "parasitised cells are the parasitised ones",
             '"parasitized_cells": np.histogram(p[y == 1]',

@@ -305,7 +305,7 @@ def _prune_tiff(encoded: bytes) -> _Pruned:
     def number_at(offset: int, form: str) -> int:
         return int(struct.unpack_from(order + form, encoded, offset)[0])
 
-    page = first_page = number_at(8 if big else 4, pointer)
+    page = first = number_at(8 if big else 4, pointer)
     pages = set[int]()
     # If the list of pages leads outside the file, the first page may still be whole.
     with suppress(struct.error, OverflowError):
@@ -314,8 +314,8 @@ def _prune_tiff(encoded: bytes) -> _Pruned:
             pages.add(page)
             page = number_at(end, pointer)
     entries, tags = dict[int, bytes](), dict[int, int]()
-    start = first_page + count_size
-    for entry in range(start, start + entry_size * number_at(first_page, count), entry_size):
+    start = first + count_size
+    for entry in range(start, start + entry_size * number_at(first, count), entry_size):
         tag, kind = number_at(entry, "H"), number_at(entry + 2, "H")
         length = number_at(entry + 4, pointer) * _VALUE_BYTES.get(kind, 8)
         needed = tag in _PIXEL_TAGS or (tag == _ORIENTATION and length <= _MOST_METADATA_BYTES)
@@ -327,5 +327,4 @@ def _prune_tiff(encoded: bytes) -> _Pruned:
             offset = value if length <= pointer_size else number_at(value, pointer)
             tags[tag] = number_at(offset, "H" if kind == 3 else "I")
     table = struct.pack(order + count, len(entries)) + b"".join(entries.values()) + bytes(pointer_size)
-    content = encoded[:first_page] + table + encoded[first_page + len(table) :]
-    return _Pruned(content, max(len(pages), 1), tags)
+    return _Pruned(encoded[:first] + table + encoded[first + len(table) :], max(len(pages), 1), tags)

@@ -1,7 +1,7 @@
 """The patients of cells, where other files than the cell give them, and cells of unknown patients."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -30,9 +30,8 @@ def read(folder: Path) -> dict[str, str]:
             raise UserError(f"{file} is a link to nothing: put the table there, or delete the link.")
         return {}
     table = tables.read_given(file, "file,patient")
-    table = table.assign(
-        file=table.file.str.strip().str.replace("\\", "/"), patient=table.patient.str.strip()
-    )
+    table["file"] = table.file.str.strip().str.replace("\\", "/")
+    table["patient"] = table.patient.str.strip()
     table = table[table.patient != ""].drop_duplicates(["file", "patient"])
     repeated = table.file[table.file.duplicated()]
     if len(repeated):
@@ -127,8 +126,7 @@ def without_extension(path: str) -> str:
     return _EXTENSION.sub("", path)
 
 
-def _ends(path: str) -> Iterator[str]:
+def _ends(path: str) -> list[str]:
     """The path, then the path without its first folder, and so on."""
-    yield path
-    while path := path.partition("/")[2]:
-        yield path
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]

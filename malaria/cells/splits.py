@@ -13,8 +13,8 @@ import functools
 import io
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -233,9 +233,10 @@ def _first_fit(
             "patients, or set split.unit to image in params.yaml."
         )
     nearest = np.inf
-    with _unit_folders(new["sum"] > 0) as folders:
+    with tempfile.TemporaryDirectory() as folder:
+        _write_units(Path(folder), new["sum"] > 0)
         for draw in range(1, MOST_DRAWS + 1 if len(new) else 2):
-            drawn = draw_units(folders, settings.seed * MOST_DRAWS + draw - 1, list(shares.values()))
+            drawn = draw_units(Path(folder), settings.seed * MOST_DRAWS + draw - 1, list(shares.values()))
             sides = pd.concat([fixed, pd.Series(drawn, dtype="str").sort_index().set_axis(new.index)])
             sums = counts.groupby(sides).sum().reindex(target.index, fill_value=0)
             distance = (sums / counts.sum().clip(lower=1)).sub(target, axis=0).abs().to_numpy().max()
@@ -257,15 +258,12 @@ def _no_fit(fixed: int, new: int, tolerance: float, nearest: float) -> UserError
     )
 
 
-@contextmanager
-def _unit_folders(infected: "pd.Series[bool]") -> Iterator[Path]:
-    """A folder for split-folders: infected/ and control/ have an empty file for each unit's number."""
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in ("control", "infected"):
-            Path(folder, kind).mkdir()
-        for number, has_parasites in enumerate(infected):
-            Path(folder, "infected" if has_parasites else "control", f"{number:08}").touch()
-        yield Path(folder)
+def _write_units(folder: Path, infected: "pd.Series[bool]") -> None:
+    """Fill a folder for split-folders: infected/ and control/ get an empty file for each unit's number."""
+    for kind in ("control", "infected"):
+        (folder / kind).mkdir()
+    for number, has_parasites in enumerate(infected):
+        (folder / ("infected" if has_parasites else "control") / f"{number:08}").touch()
 
 
 def _by_ratio(folders: Path, seed: int, shares: Sequence[float], by_chance: bool = False) -> dict[int, str]:

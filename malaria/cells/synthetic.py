@@ -99,9 +99,7 @@ def _cell(random: Random, look: Stain) -> Canvas:
     side = look.side * float(random.lognormal(0, 0.11))
     if random.random() < 0.03:
         side *= float(random.choice([0.45, 0.6, 1.6, 2.3]))
-    height, width = (
-        int(np.clip(side * stretch, SMALLEST, LARGEST)) for stretch in random.lognormal(0, 0.07, 2)
-    )
+    height, width = map(int, np.clip(side * random.lognormal(0, 0.07, 2), SMALLEST, LARGEST))
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     angle = np.arctan2(y, x)
     outline = np.full_like(x, 0.93)
@@ -122,12 +120,11 @@ def _ring(canvas: Canvas, random: Random, look: Stain) -> None:
     rim = random.random() < 0.25
     x, y = _place(random, 0.84 if rim else random.uniform(0.1, 0.6))
     radius = random.uniform(0.15, 0.24)
-    thickness = random.uniform(0.035, 0.06)
+    width = random.uniform(0.035, 0.06)
     distance = np.hypot(canvas.x - x, (canvas.y - y) * random.uniform(0.8, 1.25))
     # Some rings take little stain and are hardly visible.
     opacity = random.uniform(0.2, 0.75)
-    ring = _edge(thickness - np.abs(distance - radius), 1.5 * canvas.pixel)
-    canvas.paint(opacity * ring, look.parasite + 22)
+    canvas.paint(opacity * _edge(width - np.abs(distance - radius), 1.5 * canvas.pixel), look.parasite + 22)
     angle = random.uniform(0, 2 * np.pi)
     for _ in range(1 + (random.random() < 0.3)):
         dot = canvas.disc(x + radius * np.cos(angle), y + radius * np.sin(angle), random.uniform(0.06, 0.09))
