@@ -219,8 +219,8 @@ def threshold_at(p: Floats, y: Ints, specificity: float) -> float:
     if not len(healthy):
         return 0.5
     # Without the subtraction, 0.55 of 100 cells (55.00000000000001) would become 56.
-    below = max(int(np.ceil(specificity * len(healthy) - 1e-9)), 1)
-    last = float(healthy[below - 1])
+    rank = max(int(np.ceil(specificity * len(healthy) - 1e-9)), 1)
+    last = float(healthy[rank - 1])
     if last >= 1:
         return float(np.nextafter(last, np.inf))
     following = float(p[p > last].min(initial=1.0))

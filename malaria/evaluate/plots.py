@@ -66,8 +66,8 @@ def _patients(cells: pd.DataFrame, min_cells: int) -> pd.DataFrame:
     """Each patient's sensitivity at 0.5 with its 95 % interval (Wilson)."""
     parasitized = cells[cells.label == labels.PARASITIZED]
     hits = (parasitized.p_parasitized >= 0.5).groupby(parasitized.patient)
-    table = hits.agg(size="size", sum="sum", sensitivity="mean")
-    table = table[table["size"] >= min_cells].reset_index()
+    table = hits.agg(size="size", sum="sum", sensitivity="mean").reset_index()
+    table = table[table["size"] >= min_cells].reset_index(drop=True)
     tests = [binomtest(k, n) for k, n in zip(table["sum"], table["size"], strict=True)]
     intervals = [test.proportion_ci(method="wilson") for test in tests]
     return table[["patient", "sensitivity"]].join(pd.DataFrame(intervals, columns=["low", "high"]))

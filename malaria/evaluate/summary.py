@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def lock_note() -> str:
-    """What it means that `dvc.lock` is not the committed one, and what to do; empty if it is.
+    """A note if `dvc.lock` differs from the committed one: what it means and what to do; else empty.
 
     The same parameters and code give the same bytes on the same kind of processor (docs/reruns.md).
     """
