@@ -96,8 +96,8 @@ def differences(
         then by figure.
     """
     in_doubt = doubtful_labels.among(cells, doubtful)
-    flags = in_doubt if in_doubt.any() else None
-    versions = [evaluation.versions(sample, flags) for sample in _samples(cells, settings)]
+    mask = in_doubt if in_doubt.any() else None
+    versions = [evaluation.versions(sample, mask) for sample in _samples(cells, settings)]
     by_version = {}
     for version in versions[0]:
         one, other = (_figures(samples[version][0], settings.min_cells) for samples in versions)
