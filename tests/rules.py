@@ -108,17 +108,17 @@ RULES = (
         ("the Brier score is squared", "(sample.p - sample.y) ** 2", "np.abs(sample.p - sample.y)"),
         (
             "a patient counts from the fewest cells on",
-            "np.where(cells >= least, hits",
-            "np.where(cells > least, hits",
+            "np.where(cells >= min_cells, hits",
+            "np.where(cells > min_cells, hits",
         ),
         ("a patient's cells are called from 0.5 on", "(sample.p >= 0.5) == kind", "(sample.p > 0.5) == kind"),
-        ("a patient's AUC needs both classes", ">= max(least, 1)", "> max(least, 1)"),
-        ("the fewest cells are those of the rarer class", "of_class.min(axis=1)", "of_class.max(axis=1)"),
+        ("a patient's AUC needs both classes", ">= max(min_cells, 1)", "> max(min_cells, 1)"),
+        ("the fewest cells are those of the rarer class", "counts.min(axis=1)", "counts.max(axis=1)"),
         ("the worst tenth is a tenth of the patients", "round(len(values) / 10)", "round(len(values) / 5)"),
         (
             "the worst patients come first",
-            "np.sort(np.repeat(of_patients[known], drawn))",
-            "np.repeat(of_patients[known], drawn)",
+            "np.sort(np.repeat(by_patient[known], counts))",
+            "np.repeat(by_patient[known], counts)",
         ),
         (
             "a threshold has at least its specificity",
@@ -173,10 +173,10 @@ RULES = (
         ),
         (
             "doubtful labels are left out",
-            "given.only(~in_doubt), ~in_doubt",
-            "given.only(in_doubt), in_doubt",
+            "sample.only(~in_doubt), ~in_doubt",
+            "sample.only(in_doubt), in_doubt",
         ),
-        ("doubtful labels are flipped", "given.y ^ in_doubt", "given.y | in_doubt"),
+        ("doubtful labels are flipped", "sample.y ^ in_doubt", "sample.y | in_doubt"),
         ("an operating point's rates are at its threshold", "rates(sample, threshold)", "rates(sample)"),
         (
             "figures before calibration are the network's",
@@ -186,8 +186,8 @@ RULES = (
         ("a cell with a reason is rejected", 'cells[cells.rejected != ""]', 'cells[cells.rejected == ""]'),
         (
             "rejected parasites are counted",
-            "(turned.label == labels.PARASITIZED)",
-            "(turned.label != labels.PARASITIZED)",
+            "(rejected.label == labels.PARASITIZED)",
+            "(rejected.label != labels.PARASITIZED)",
         ),
     ),
     *of(
@@ -201,13 +201,13 @@ RULES = (
             "joined.one.notna() & joined.other.notna()",
             "joined.one.notna()",
         ),
-        ("a patient's cells are called from 0.5 on", "one=sure.one >= 0.5", "one=sure.one > 0.5"),
+        ("a patient's cells are called from 0.5 on", "one=cells.one >= 0.5", "one=cells.one > 0.5"),
         (
             "the other model's cells are called from 0.5 on, too",
-            "other=sure.other >= 0.5",
-            "other=sure.other > 0.5",
+            "other=cells.other >= 0.5",
+            "other=cells.other > 0.5",
         ),
-        ("a patient counts from the fewest cells on", "found.cells >= least", "found.cells > least"),
+        ("a patient counts from the fewest cells on", "table.cells >= min_cells", "table.cells > min_cells"),
         (
             "patients' sensitivities leave out doubtful labels",
             " & ~doubtful_labels.among(cells, doubtful)",
@@ -219,7 +219,7 @@ RULES = (
         "tests/evaluate/test_plots.py",
         ("a perfect reliability is the diagonal", '"perfect": mean', '"perfect": share'),
         ("a patient's cells are called from 0.5 on", "p_parasitized >= 0.5", "p_parasitized > 0.5"),
-        ("a patient is plotted from the fewest cells on", '["size"] >= least', '["size"] > least'),
+        ("a patient is plotted from the fewest cells on", '["size"] >= min_cells', '["size"] > min_cells'),
         (
             "parasitised cells are the parasitised ones",
             '"parasitized_cells": np.histogram(p[y == 1]',
@@ -397,10 +397,10 @@ RULES = (
         ),
         (
             "val's share is of all cells",
-            "settings.ratio[1] * len(accepted) / max(len(rest), 1)",
+            "settings.ratio[1] * len(accepted) / max(len(train), 1)",
             "settings.ratio[1]",
         ),
-        ("val is half of the rest at most", "max(len(rest), 1), 0.5)", "max(len(rest), 1), 0.9)"),
+        ("val is half of the rest at most", "max(len(train), 1), 0.5)", "max(len(train), 1), 0.9)"),
         ("shares fit within the tolerance", "distance <= settings.tolerance + 1e-9", "distance <= 0.5"),
         (
             "the worse share of all and of parasitised cells counts",
@@ -437,12 +437,16 @@ RULES = (
         "tests/cells/test_patients.py",
         (
             "a cell without a known patient is a patient of its own",
-            "[_NOBODY + one for one in own]",
-            "_NOBODY",
+            "_UNKNOWN + (original or path)",
+            "_UNKNOWN",
         ),
         ("an exact row wins", 'end if end in table else ""', '""'),
-        ("the longest end of a path wins", "(*_ends(came), *_ends(path))", "(*_ends(path), *_ends(came))"),
-        ("rows of several patients name nothing", "given[first] != patient", "False"),
+        (
+            "the longest end of a path wins",
+            "(*_ends(original), *_ends(path))",
+            "(*_ends(path), *_ends(original))",
+        ),
+        ("rows of several patients name nothing", "table[first] != patient", "False"),
         ("all copies that Roboflow makes are of one patient", r"(_[a-z]+\.rf\.[0-9a-z]+)?", ""),
     ),
     *of(
@@ -474,17 +478,17 @@ RULES = (
             "(cells.label == label) & (cells.status == tables.OK)",
             "(cells.label == label)",
         ),
-        ("the first of copies stays", "if own != row.path", "if own"),
-        ("no copy under both labels stays", "if other:", "if False:"),
+        ("the first of copies stays", "if first != row.path", "if first"),
+        ("no copy under both labels stays", "if opposite:", "if False:"),
         (
             "patients.csv takes precedence over the name",
-            'given.get(path) or (known.patient if known else "")',
-            '(known.patient if known else "") or given.get(path, "")',
+            'patient_of.get(path) or (cell_name.patient if cell_name else "")',
+            '(cell_name.patient if cell_name else "") or patient_of.get(path, "")',
         ),
         (
             "slides.csv takes precedence over the name",
-            'published.get(path) or names.parse(path.rpartition("/")[2])',
-            'names.parse(path.rpartition("/")[2]) or published.get(path)',
+            "published.get(path) or names.parse(Path(path).name)",
+            "names.parse(Path(path).name) or published.get(path)",
         ),
         (
             "a patient with a parasitised cell is infected",
@@ -540,7 +544,7 @@ RULES = (
         ),
         ("the smallest side", "min(image.size) < limits.min_side", "min(image.size) <= limits.min_side"),
         ("transparent pixels become black", 'image.size, "black")', 'image.size, "white")'),
-        ("of 16 bits those in use", "value << (16 - used)", "value << (15 - used)"),
+        ("of 16 bits those in use", "value << (16 - used_bits)", "value << (15 - used_bits)"),
     ),
     *of(
         "malaria/fields/find.py",

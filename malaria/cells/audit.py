@@ -4,6 +4,7 @@ import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -60,36 +61,36 @@ def audit(raw: Path, settings: params.Audit) -> pd.DataFrame:
     Raises:
         UserError: there is no image, or patients.csv or slides.csv is not such a table.
     """
-    there = [raw / label for label in LABELS if (raw / label).is_dir()]
-    walked = ((Path(above), inside) for folder in there for above, _, inside in files.walk(folder))
-    found = sorted((above / name).relative_to(raw).as_posix() for above, inside in walked for name in inside)
-    if not found:
+    walks = chain.from_iterable(files.walk(raw / label) for label in LABELS if (raw / label).is_dir())
+    image_files = (Path(folder, name) for folder, _, file_names in walks for name in file_names)
+    image_paths = sorted(file.relative_to(raw).as_posix() for file in image_files)
+    if not image_paths:
         raise UserError(
             f"{raw} holds no cell: check data.folder and data.classes, or run `dvc repro -f fetch`."
         )
-    given = patients.read(raw)
+    patient_of = patients.read(raw)
     published = patients.published(raw)
     limits = images.Limits(settings.min_side, settings.max_pixels)
-    work = functools.partial(images.examine, raw, limits)
+    examine = functools.partial(images.examine, raw, limits)
     rows = []
-    for path, finding in zip(found, processes.in_order(work, found, "audit"), strict=True):
-        shown, reason = path, finding.reason
+    for path, finding in zip(image_paths, processes.in_order(examine, image_paths, "audit"), strict=True):
+        printable, reason = path, finding.reason
         if names.UNPRINTABLE.search(path):
-            shown, reason = ascii(path)[1:-1], UNPRINTABLE
-        known = published.get(path) or names.parse(path.rpartition("/")[2])
+            printable, reason = ascii(path)[1:-1], UNPRINTABLE
+        cell_name = published.get(path) or names.parse(Path(path).name)
         rows.append(
             {
                 **vars(finding),
-                "path": shown,
+                "path": printable,
                 "label": path.partition("/")[0],
-                "patient": given.get(path) or (known.patient if known else ""),
-                "slide": known.slide if known else "",
+                "patient": patient_of.get(path) or (cell_name.patient if cell_name else ""),
+                "slide": cell_name.slide if cell_name else "",
                 "reason": reason,
             }
         )
     cells = pd.DataFrame(rows)
-    first = cells[cells.reason == ""].groupby(["sha256", "label"]).path.first().to_dict()
-    cells["reason"] = [str(row.reason) or _copy_of(row, first) for row in cells.itertuples()]
+    first_path = cells[cells.reason == ""].groupby(["sha256", "label"]).path.first().to_dict()
+    cells["reason"] = [str(row.reason) or _reason_of_copy(row, first_path) for row in cells.itertuples()]
     cells["status"] = cells.reason.eq("").map({True: tables.OK, False: tables.QUARANTINED})
     return cells[list(tables.CELLS)].astype(tables.CELLS).sort_values("path", ignore_index=True)
 
@@ -109,29 +110,29 @@ def check(
     """
     page = f"look at {paths.AUDIT_PAGE}, then correct the data"
     advice = page if folder == paths.RAW else "put the data right"
-    aside = cells[cells.status == tables.QUARANTINED]
+    quarantined = cells[cells.status == tables.QUARANTINED]
     for label in labels:
         if not ((cells.label == label) & (cells.status == tables.OK)).any():
-            reasons = _most_frequent(aside[aside.label == label]) or "none is there"
+            reasons = _most_frequent(quarantined[quarantined.label == label]) or "none is there"
             raise UserError(f"{folder} holds no {label} image that can be used ({reasons}): {advice}.")
-    share = len(aside) / len(cells)
+    share = len(quarantined) / len(cells)
     if share > settings.max_quarantined:
         raise UserError(
-            f"{len(aside):,} of {len(cells):,} images ({share:.1%}) were set aside, more than the "
-            f"{settings.max_quarantined:.1%} of audit.max_quarantined ({_most_frequent(aside)}; one is "
-            f"{aside.path.iloc[0]}): {advice} or raise audit.max_quarantined in params.yaml."
+            f"{len(quarantined):,} of {len(cells):,} images ({share:.1%}) were set aside, more than the "
+            f"{settings.max_quarantined:.1%} of audit.max_quarantined ({_most_frequent(quarantined)}; one is "
+            f"{quarantined.path.iloc[0]}): {advice} or raise audit.max_quarantined in params.yaml."
         )
 
 
-def count_reasons(aside: pd.DataFrame) -> dict[str, int]:
+def count_reasons(quarantined: pd.DataFrame) -> dict[str, int]:
     """How often each reason occurs in the quarantined rows, the most frequent first."""
-    return dict(Counter(sorted(reason.partition(":")[0] for reason in aside.reason)).most_common())
+    return dict(Counter(sorted(reason.partition(":")[0] for reason in quarantined.reason)).most_common())
 
 
 def summarise(cells: pd.DataFrame, published: Mapping[str, names.CellName] | None = None) -> Summary:
     """Summarise an audit's rows (tables.CELLS); `published` is slides.csv by path."""
     accepted = cells[cells.status == tables.OK]
-    aside = cells[cells.status == tables.QUARANTINED]
+    quarantined = cells[cells.status == tables.QUARANTINED]
     known = accepted[accepted.patient != ""]
     parasitized = accepted[accepted.label == PARASITIZED]
     infected = known.patient[known.label == PARASITIZED].nunique()
@@ -147,28 +148,28 @@ def summarise(cells: pd.DataFrame, published: Mapping[str, names.CellName] | Non
         side_px={"smallest": int(sides.min()), "median": float(sides.median()), "largest": int(sides.max())}
         if len(sides)
         else {},
-        quarantined=len(aside),
-        quarantined_share=round(len(aside) / max(len(cells), 1), 4),
-        reasons=count_reasons(aside),
+        quarantined=len(quarantined),
+        quarantined_share=round(len(quarantined) / max(len(cells), 1), 4),
+        reasons=count_reasons(quarantined),
         slides=_compare_slides(cells, published) if published else {},
     )
 
 
 def _compare_slides(cells: pd.DataFrame, published: Mapping[str, names.CellName]) -> dict[str, Any]:
     """Compare slide and patient in slides.csv with those in file names, for `Summary.slides`."""
-    given = {path: published[path] for path in cells.path.tolist() if path in published}
-    differing = []
-    for path, cell in given.items():
-        name = names.parse(path.rpartition("/")[2])
-        if name != cell:
-            says = f"{path}: {paths.SLIDES} says slide {cell.slide} of {cell.patient}"
-            named = f"{name.slide} of {name.patient}" if name else "none"
-            differing.append(f"{says}, the name {named}")
+    listed = {path: published[path] for path in cells.path.tolist() if path in published}
+    disagreements = []
+    for path, row in listed.items():
+        name = names.parse(Path(path).name)
+        if name != row:
+            by_table = f"{path}: {paths.SLIDES} says slide {row.slide} of {row.patient}"
+            by_name = f"{name.slide} of {name.patient}" if name else "none"
+            disagreements.append(f"{by_table}, the name {by_name}")
     return {
-        "told": len(given),
-        "missing": len(cells) - len(given),
-        "disagreeing": len(differing),
-        "examples": differing[:MOST_EXAMPLES],
+        "told": len(listed),
+        "missing": len(cells) - len(listed),
+        "disagreeing": len(disagreements),
+        "examples": disagreements[:MOST_EXAMPLES],
     }
 
 
@@ -180,19 +181,19 @@ def bits_in_use(cells: pd.DataFrame) -> int:
 def notes(raw: Path, cells: pd.DataFrame, provenance: Provenance, summary: Summary) -> tuple[str, ...]:
     """Remarks for users of these cells that the numbers do not show, one text each; may be empty."""
     accepted = cells[cells.status == tables.OK]
-    given = patients.read(raw)
-    named = {path: name for path in accepted.path if (name := names.parse(path.rpartition("/")[2]))}
-    differing = [p for p, name in named.items() if given.get(p, name.patient) != name.patient]
-    paged = [f"{row.path}: page 1 of {row.pages}" for row in accepted[accepted.pages > 1].itertuples()]
+    patient_of = patients.read(raw)
+    cell_names = {path: name for path in accepted.path if (name := names.parse(Path(path).name))}
+    other_patient = [p for p, name in cell_names.items() if patient_of.get(p, name.patient) != name.patient]
+    multi_page = [f"{row.path}: page 1 of {row.pages}" for row in accepted[accepted.pages > 1].itertuples()]
     deep = accepted.path[accepted.bits > 0].tolist()
-    odd = [p for p, name in named.items() if not name.infected and p.startswith(PARASITIZED)]
+    controls = [p for p, name in cell_names.items() if not name.infected and p.startswith(PARASITIZED)]
     slides = summary.slides
-    found = [f"Left out when the cells were fetched: {entry}." for entry in provenance.ignored]
+    remarks = [f"Left out when the cells were fetched: {entry}." for entry in provenance.ignored]
 
-    def note(what: str, count: int, then: str = "", such: Sequence[str] = ()) -> None:
-        examples = f" (such as {'; '.join(such)})" if such else ""
+    def note(subject: str, count: int, remark: str = "", examples: Sequence[str] = ()) -> None:
+        such_as = f" (such as {'; '.join(examples)})" if examples else ""
         if count:
-            found.append(f"{what}: {count:,}{examples}. {then}".rstrip())
+            remarks.append(f"{subject}: {count:,}{such_as}. {remark}".rstrip())
 
     note(
         "Cells whose patient is unknown",
@@ -200,32 +201,33 @@ def notes(raw: Path, cells: pd.DataFrame, provenance: Provenance, summary: Summa
         f"Neither names nor {paths.PATIENTS} give it, so each counts as a patient of its own; a split of "
         "them is not by patient, and its figures say nothing about new patients.",
     )
-    believed = "The table was used."
-    another = f"Cells to which {paths.PATIENTS} gives another patient than their names do"
-    note(another, len(differing), believed, differing[:1])
-    elsewhere = f"Cells that {paths.SLIDES} puts on another slide than their names do"
-    note(elsewhere, slides.get("disagreeing", 0), believed, slides.get("examples", ()))
+    table_used = "The table was used."
+    subject = f"Cells to which {paths.PATIENTS} gives another patient than their names do"
+    note(subject, len(other_patient), table_used, other_patient[:1])
+    subject = f"Cells that {paths.SLIDES} puts on another slide than their names do"
+    note(subject, slides.get("disagreeing", 0), table_used, slides.get("examples", ()))
     note(f"Images that {paths.SLIDES} does not know", slides.get("missing", 0), "Their names were used.")
-    note("Parasitised cells with the name of an uninfected control", len(odd), such=odd[:1])
-    note("Files of several pages, of which the first was read", len(paged), such=paged[:1])
-    read_by = f"They use {bits_in_use(cells)} bits at most, and all were scaled by this number."
-    note("Files of 16 bits a colour", len(deep), read_by, deep[:1])
-    return tuple(found)
+    note("Parasitised cells with the name of an uninfected control", len(controls), examples=controls[:1])
+    note("Files of several pages, of which the first was read", len(multi_page), examples=multi_page[:1])
+    scaling = f"They use {bits_in_use(cells)} bits at most, and all were scaled by this number."
+    note("Files of 16 bits a colour", len(deep), scaling, deep[:1])
+    return tuple(remarks)
 
 
-def _copy_of(row: Any, first: Mapping[Any, str]) -> str:
+def _reason_of_copy(row: Any, first_path: Mapping[Any, str]) -> str:
     """Why a readable image is set aside for one with the same bytes; empty if it stays.
 
     Args:
-        first: the first path with the same bytes under a label, by hash and label.
+        first_path: the first path with the same bytes under a label, by hash and label.
     """
-    other = first.get((row.sha256, UNINFECTED if row.label == PARASITIZED else PARASITIZED))
-    if other:
-        return f"{BOTH_LABELS}: also {other}"
-    own = first[row.sha256, row.label]
-    return f"{DUPLICATE}: of {own}" if own != row.path else ""
+    opposite = first_path.get((row.sha256, UNINFECTED if row.label == PARASITIZED else PARASITIZED))
+    if opposite:
+        return f"{BOTH_LABELS}: also {opposite}"
+    first = first_path[row.sha256, row.label]
+    return f"{DUPLICATE}: of {first}" if first != row.path else ""
 
 
-def _most_frequent(aside: pd.DataFrame) -> str:
+def _most_frequent(quarantined: pd.DataFrame) -> str:
     """The three most frequent reasons in words: `damaged or cut short: 3, duplicate: 1`."""
-    return ", ".join(f"{reason}: {count:,}" for reason, count in list(count_reasons(aside).items())[:3])
+    most_frequent = list(count_reasons(quarantined).items())[:3]
+    return ", ".join(f"{reason}: {count:,}" for reason, count in most_frequent)

@@ -56,10 +56,10 @@ def render(
     )
     kinds = kinds.reindex([INFECTED, CONTROLS, UNKNOWN]).dropna().astype(int)
     kinds.loc["All"] = kinds.sum() - [UNKNOWN in kinds.index, 0, 0]
-    aside = cells[cells.status == tables.QUARANTINED]
-    known = accepted[accepted.kind != UNKNOWN]
-    look = images.Limits(min_side=1, max_pixels=max_pixels, bits=audit.bits_in_use(cells))
-    shown = aside.head(MOST_ROWS).fillna({"width": 0, "height": 0})
+    quarantined = cells[cells.status == tables.QUARANTINED]
+    with_patient = accepted[accepted.kind != UNKNOWN]
+    limits = images.Limits(min_side=1, max_pixels=max_pixels, bits=audit.bits_in_use(cells))
+    rows = quarantined.head(MOST_ROWS).fillna({"width": 0, "height": 0}).itertuples()
     # If the cells were cut out of fields: some of these fields, with outlined cells.
     fields = sorted((raw / paths.FIELD_PICTURES).glob("*.jpg"))
     environment = templates.environment(Path(__file__).parent, autoescape=True)
@@ -69,13 +69,13 @@ def render(
         notes=audit.notes(raw, cells, provenance, summary),
         kinds=kinds,
         sizes=_sizes(accepted),
-        patients=_patients(known),
-        patients_left_out=max(known.patient.nunique() - MOST_BARS, 0),
-        swatches=_swatches(raw, known, look),
-        sheets={label: _sheet(raw, accepted, label, look) for label in reversed(LABELS)},
-        fields=[_picture(raw, f"{paths.FIELD_PICTURES}/{file.name}", look) for file in fields],
-        aside=[(row, _picture(raw, str(row.path), look, most=SHEET_SIDE)) for row in shown.itertuples()],
-        left_out=max(len(aside) - MOST_ROWS, 0),
+        patients=_patients(with_patient),
+        patients_left_out=max(with_patient.patient.nunique() - MOST_BARS, 0),
+        swatches=_swatches(raw, with_patient, limits),
+        sheets={label: _sheet(raw, accepted, label, limits) for label in reversed(LABELS)},
+        fields=[_picture(raw, f"{paths.FIELD_PICTURES}/{file.name}", limits) for file in fields],
+        quarantined=[(row, _picture(raw, str(row.path), limits, max_side=SHEET_SIDE)) for row in rows],
+        quarantined_left_out=max(len(quarantined) - MOST_ROWS, 0),
         words=WORDS,
     )
 
@@ -88,18 +88,18 @@ def _sizes(accepted: pd.DataFrame) -> str:
     return _bars(counts, {"field": "side", "bin": {"maxbins": 40}, "title": "longer side, px"})
 
 
-def _patients(known: pd.DataFrame) -> str:
+def _patients(cells: pd.DataFrame) -> str:
     """Bars (SVG) of each patient's cells, most parasitised cells first; empty without patients."""
-    if known.empty:
+    if cells.empty:
         return ""
-    counts = known.groupby(["kind", "patient", "label"]).size().unstack(fill_value=0)
+    counts = cells.groupby(["kind", "patient", "label"]).size().unstack(fill_value=0)
     counts = counts.reindex(columns=list(LABELS), fill_value=0).reset_index()
     counts = counts.sort_values([PARASITIZED, UNINFECTED, "patient"], ascending=[False, False, True])
-    shown = counts.head(MOST_BARS).melt(["patient", "kind"], list(LABELS), "label", "cells")
+    bars = counts.head(MOST_BARS).melt(["patient", "kind"], list(LABELS), "label", "cells")
     axis = {"labels": False, "ticks": False}
     x = {"field": "patient", "sort": list(counts.patient), "title": None, "axis": axis}
     column = {"field": "kind", "sort": [INFECTED, CONTROLS], "title": None, "spacing": 12}
-    return _bars(shown, x, column=column)
+    return _bars(bars, x, column=column)
 
 
 def _bars(counts: pd.DataFrame, x: dict[str, Any], **encoding: dict[str, Any]) -> str:
@@ -126,7 +126,7 @@ def _bars(counts: pd.DataFrame, x: dict[str, Any], **encoding: dict[str, Any]) -
     return charts.svg(specification)
 
 
-def _turns(cells: pd.DataFrame) -> pd.DataFrame:
+def _in_turns(cells: pd.DataFrame) -> pd.DataFrame:
     """Shuffle `cells`, sorted by path; the new column `turn` numbers each patient's cells from 0.
 
     The order is that of the cells' hashes, so that a few cells more or less change little on the page.
@@ -138,21 +138,21 @@ def _turns(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _sheet(raw: Path, accepted: pd.DataFrame, label: str, limits: images.Limits) -> list[Picture]:
     """Up to SHEET_CELLS cells of one class, from as many patients as possible, all at one scale."""
-    turns = _turns(accepted[accepted.label == label])
-    if turns.empty:
+    cells = _in_turns(accepted[accepted.label == label])
+    if cells.empty:
         return []
-    chosen = turns.sort_values("turn", kind="stable").path.head(SHEET_CELLS)
     scale = SHEET_SIDE / float(accepted.side.median())
-    return [_picture(raw, path, limits, scale) for path in chosen]
+    sheet_paths = cells.sort_values("turn", kind="stable").path.head(SHEET_CELLS)
+    return [_picture(raw, path, limits, scale) for path in sheet_paths]
 
 
-def _swatches(raw: Path, known: pd.DataFrame, limits: images.Limits) -> dict[str, str]:
+def _swatches(raw: Path, cells: pd.DataFrame, limits: images.Limits) -> dict[str, str]:
     """The mean colour of a few cells of each patient, as CSS by patient, the darkest first."""
-    turns = _turns(known[known.patient.isin(sorted(set(known.patient))[:MOST_SWATCHES])])
-    chosen = turns[turns.turn < SWATCH_CELLS]
+    in_turns = _in_turns(cells[cells.patient.isin(sorted(set(cells.patient))[:MOST_SWATCHES])])
+    first_cells = in_turns[in_turns.turn < SWATCH_CELLS]
     with ThreadPoolExecutor() as pool:
-        colours = list(pool.map(lambda path: _colour(raw / path, limits), chosen.path))
-    means = pd.DataFrame(colours, columns=list("rgb")).groupby(chosen.patient.to_numpy()).mean()
+        colours = list(pool.map(lambda path: _colour(raw / path, limits), first_cells.path))
+    means = pd.DataFrame(colours, columns=list("rgb")).groupby(first_cells.patient.to_numpy()).mean()
     order = means.sum(axis=1).sort_values(kind="stable").index
     return {str(patient): "rgb({:.0f} {:.0f} {:.0f})".format(*means.loc[patient]) for patient in order}
 
@@ -166,13 +166,13 @@ def _colour(path: Path, limits: images.Limits) -> npt.NDArray[np.float64]:
 
 
 def _picture(
-    raw: Path, path: str, limits: images.Limits, scale: float = 1.0, most: float = math.inf
+    raw: Path, path: str, limits: images.Limits, scale: float = 1.0, max_side: float = math.inf
 ) -> Picture:
     """The image embedded as JPEG.
 
     Args:
         scale: px on the page for one px in the file.
-        most: largest length of the longer side on the page, in px.
+        max_side: largest length of the longer side on the page, in px.
     """
     try:
         crop = images.read(raw / path, limits)
@@ -181,7 +181,7 @@ def _picture(
     image = Image.fromarray(crop.pixels)
     title = f"{path}, {image.width} by {image.height} px"
     side = max(image.size)
-    factor = min(side * scale, most) / side
+    factor = min(side * scale, max_side) / side
     width, height = (max(round(length * factor), 1) for length in image.size)
     # 1.5 times the size on the page, for screens of high density; thumbnail() never enlarges.
     image.thumbnail((width * 3 // 2 + 1, height * 3 // 2 + 1), Image.Resampling.LANCZOS)

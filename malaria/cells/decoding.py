@@ -25,24 +25,24 @@ DAMAGED = "damaged or cut short"
 NO_COLOUR = "pixels are no 8-bit or 16-bit colours"
 PLANES = "16-bit colours in compressed planes: save it without compression, or pixel by pixel"
 
-# Bytes. The orientation is the only metadata that is parsed, and only up to this size.
-_MOST_METADATA = 2**16
+# The orientation is the only metadata that is parsed, and only up to this size.
+_MOST_METADATA_BYTES = 2**16
 _MOST_PAGES = 10_000
 
-# TIFF tags: all those that the pixels need (some hold long lists), then those with a name here.
-_PIXELS_OF_TIFF = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338,
-                   339, 347, *range(512, 522), 529, 530, 531, 532}  # fmt: skip
-_ORIENTATION, _BITS, _COMPRESSION, _PLANAR, _KIND = 274, 258, 259, 284, 339
-_READ_COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946}
-_OTHER_COMPRESSIONS = {33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000",
-                       34887: "LERC", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL",
-                       52546: "JPEG XL"}  # fmt: skip
+# TIFF tags that the pixels need (some hold long lists), and below the tags that this module reads itself.
+_PIXEL_TAGS = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338,
+               339, 347, *range(512, 522), 529, 530, 531, 532}  # fmt: skip
+_ORIENTATION, _BITS, _COMPRESSION, _PLANAR, _SAMPLE_FORMAT = 274, 258, 259, 284, 339
+_READABLE_COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946}
+_COMPRESSION_NAMES = {33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000",
+                      34887: "LERC", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL",
+                      52546: "JPEG XL"}  # fmt: skip
 
 # Bytes of one value, by the number of its TIFF type.
-_TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 
 # The operation that turns a picture upright, by its EXIF orientation.
-_TURNS = {
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -52,8 +52,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# How many of 16 bits a picture may use: the bit depths of cameras.
-_RANGES = (8, 10, 12, 14, 16)
+# The bit depths of cameras: how many of 16 bits a picture may use.
+_BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ def decode(encoded: bytes, limits: Limits) -> Decoded:
         # Pillow warns of broken metadata and of large images; neither concerns readers of cells.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pruned = _pruned(encoded)
+            pruned = _prune(encoded)
             _check_kind(pruned.tags)
-            return _whole(pruned, limits)
+            return _decode_whole(pruned, limits)
     except (Unreadable, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -133,7 +133,7 @@ def decode(encoded: bytes, limits: Limits) -> Decoded:
         raise Unreadable(DAMAGED) from None
 
 
-def _whole(pruned: _Pruned, limits: Limits) -> Decoded:
+def _decode_whole(pruned: _Pruned, limits: Limits) -> Decoded:
     """Decode a file; a JPEG that lacks only its end still counts as whole."""
     try:
         return _rgb(pruned, limits)
@@ -142,10 +142,10 @@ def _whole(pruned: _Pruned, limits: Limits) -> Decoded:
         if not pruned.content.startswith(JPEG) or pruned.content.endswith(b"\xff\xd9"):
             raise
     cut = pruned.content.removesuffix(b"\xff")
-    one, other = (_rgb(_Pruned(cut + filler * 64 + b"\xff\xd9"), limits) for filler in (b"\0", b"\x55"))
-    if one.image.tobytes() != other.image.tobytes():
+    first, second = (_rgb(_Pruned(cut + filler * 64 + b"\xff\xd9"), limits) for filler in (b"\0", b"\x55"))
+    if first.image.tobytes() != second.image.tobytes():
         raise Unreadable(DAMAGED)
-    return one
+    return first
 
 
 def _rgb(pruned: _Pruned, limits: Limits) -> Decoded:
@@ -158,11 +158,12 @@ def _rgb(pruned: _Pruned, limits: Limits) -> Decoded:
         image: Image.Image = opened
         bits = 0
         if opened.mode.startswith("I;16") or pruned.tags.get(_BITS) == 16:
-            image, used, bits = _of_deep(opened, pruned, limits)
-            notes += (f"{used} of 16 bits are used",) if used < 16 else ()
+            image, used_bits, bits = _to_8_bits(opened, pruned, limits)
+            notes += (f"{used_bits} of 16 bits are used",) if used_bits < 16 else ()
         image.load()
-        turn = _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
-        return Decoded(_opaque(image if turn is None else image.transpose(turn)), pruned.pages, bits, notes)
+        transpose = _TRANSPOSES.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
+        upright = image if transpose is None else image.transpose(transpose)
+        return Decoded(_opaque(upright), pruned.pages, bits, notes)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -186,45 +187,45 @@ def _too_large(limits: Limits) -> str:
 
 def _check_kind(tags: dict[int, int]) -> None:
     """Refuse TIFFs of kinds that are not read, and name the kind; Pillow misreads them or says "no image"."""
-    how = tags.get(_COMPRESSION, 1)
-    if how not in _READ_COMPRESSIONS:
-        named = _OTHER_COMPRESSIONS.get(how, f"way {how}")
-        raise Unreadable(f"TIFF compressed by {named}: save it without compression, or by LZW")
-    if tags.get(_KIND, 1) == 3:
+    compression = tags.get(_COMPRESSION, 1)
+    if compression not in _READABLE_COMPRESSIONS:
+        name = _COMPRESSION_NAMES.get(compression, f"way {compression}")
+        raise Unreadable(f"TIFF compressed by {name}: save it without compression, or by LZW")
+    if tags.get(_SAMPLE_FORMAT, 1) == 3:
         raise Unreadable("pixels are floating-point numbers: save it with 8 or 16 bits a colour")
     # More than 16 bits, or signed integers.
-    if tags.get(_BITS, 1) > 16 or tags.get(_KIND, 1) == 2:
+    if tags.get(_BITS, 1) > 16 or tags.get(_SAMPLE_FORMAT, 1) == 2:
         raise Unreadable(NO_COLOUR)
-    if tags.get(_BITS, 1) == 16 and tags.get(_PLANAR, 1) == 2 and how != 1:
+    if tags.get(_BITS, 1) == 16 and tags.get(_PLANAR, 1) == 2 and compression != 1:
         raise Unreadable(PLANES)
 
 
 # 16 bits a colour, of which Pillow gives only the high byte
 
 
-def _of_deep(opened: ImageFile.ImageFile, pruned: _Pruned, limits: Limits) -> tuple[Image.Image, int, int]:
+def _to_8_bits(opened: ImageFile.ImageFile, pruned: _Pruned, limits: Limits) -> tuple[Image.Image, int, int]:
     """Convert a picture of 16 bits a colour to 8: the highest eight of the bits in use.
 
     Returns:
-        The picture, how many bits were taken to be in use, and how many it uses itself.
+        The picture, how many bits count as in use, and how many the picture itself uses.
     """
-    high, low = _bytes_of(opened, pruned)
+    high, low = _byte_planes(opened, pruned)
     colours = high.split()[:3] if high.mode == "RGBA" else high.split()
-    most = max(band.getextrema()[1] for band in colours)
-    own = next(bits for bits in _RANGES if most < 2 ** (bits - 8))
+    brightest = max(band.getextrema()[1] for band in colours)
+    bits = next(depth for depth in _BIT_DEPTHS if brightest < 2 ** (depth - 8))
     # A single picture may be dark, so without `limits.bits` it counts as one of 8, 12 or 16 bits.
-    used = max(own, limits.bits) if limits.bits else {10: 12, 14: 16}.get(own, own)
-    if used == 16 or low is None:
-        return high, 16, own
-    upper = high.point(lambda value: min(value << (16 - used), 255))
-    lower = low.point(lambda value: value >> (used - 8))
-    return ImageChops.add(upper, lower), used, own
+    used_bits = max(bits, limits.bits) if limits.bits else {10: 12, 14: 16}.get(bits, bits)
+    if used_bits == 16 or low is None:
+        return high, 16, bits
+    upper = high.point(lambda value: min(value << (16 - used_bits), 255))
+    lower = low.point(lambda value: value >> (used_bits - 8))
+    return ImageChops.add(upper, lower), used_bits, bits
 
 
-def _bytes_of(opened: ImageFile.ImageFile, pruned: _Pruned) -> tuple[Image.Image, Image.Image | None]:
+def _byte_planes(opened: ImageFile.ImageFile, pruned: _Pruned) -> tuple[Image.Image, Image.Image | None]:
     """The high and the low bytes of all colours; the low ones are None if Pillow cannot give them."""
     if opened.mode.startswith("I;16"):
-        first, second = (Image.frombytes("L", opened.size, opened.tobytes()[at::2]) for at in (0, 1))
+        first, second = (Image.frombytes("L", opened.size, opened.tobytes()[start::2]) for start in (0, 1))
         return (first, second) if opened.mode.endswith("B") else (second, first)
     if pruned.tags.get(_PLANAR, 1) == 2:
         order = "L" if pruned.content.startswith(b"II") else "B"
@@ -240,90 +241,90 @@ def _bytes_of(opened: ImageFile.ImageFile, pruned: _Pruned) -> tuple[Image.Image
             return opened, None
 
 
-def _set_raw_mode(image: ImageFile.ImageFile, to: Callable[[str], str]) -> None:
-    """Change how Pillow unpacks each tile: `to` gives the new raw mode for the old one."""
-    image.tile = [
-        tile._replace(
-            args=to(tile.args) if isinstance(tile.args, str) else (to(str(tile.args[0])), *tile.args[1:])  # type: ignore[index]
-        )
-        for tile in image.tile
-    ]
+def _set_raw_mode(image: ImageFile.ImageFile, change: Callable[[str], str]) -> None:
+    """Change how Pillow unpacks each tile: `change` gives the new raw mode for the old one."""
+    tiles = []
+    for tile in image.tile:
+        mode, *others = [tile.args] if isinstance(tile.args, str) else tile.args  # type: ignore[misc]
+        tiles.append(tile._replace(args=(change(mode), *others)))
+    image.tile = tiles
 
 
 # Pruning: only what these functions keep reaches Pillow
 
 
-def _pruned(encoded: bytes) -> _Pruned:
+def _prune(encoded: bytes) -> _Pruned:
     """Remove the parts of a file that are not read."""
     if encoded.startswith(PNG):
-        content = _pruned_png(encoded)
+        content = _prune_png(encoded)
         return _Pruned(content, tags={_BITS: content[24]})
     if encoded.startswith(JPEG):
-        return _Pruned(_pruned_jpeg(encoded))
-    return _pruned_tiff(encoded) if encoded.startswith(TIFF) else _Pruned(encoded)
+        return _Pruned(_prune_jpeg(encoded))
+    return _prune_tiff(encoded) if encoded.startswith(TIFF) else _Pruned(encoded)
 
 
-def _pruned_png(encoded: bytes) -> bytes:
+def _prune_png(encoded: bytes) -> bytes:
     """Keep only the chunks that the pixels need, and the first EXIF chunk, for the orientation."""
-    kept, at, turned = [encoded[:8]], 8, False
-    while at + 8 <= len(encoded):
-        size, kind = struct.unpack_from(">I4s", encoded, at)
-        turning = kind == b"eXIf" and size <= _MOST_METADATA and not turned
-        turned |= turning
+    chunks, offset, has_exif = [encoded[:8]], 8, False
+    while offset + 8 <= len(encoded):
+        size, kind = struct.unpack_from(">I4s", encoded, offset)
+        first_exif = kind == b"eXIf" and size <= _MOST_METADATA_BYTES and not has_exif
+        has_exif |= first_exif
         # The name of a chunk that every reader must read starts with a capital letter.
-        if kind[:1].isupper() or kind == b"tRNS" or turning:
-            kept.append(encoded[at : at + 12 + size])
-        at += 12 + size
-    return b"".join(kept)
+        if kind[:1].isupper() or kind == b"tRNS" or first_exif:
+            chunks.append(encoded[offset : offset + 12 + size])
+        offset += 12 + size
+    return b"".join(chunks)
 
 
-def _pruned_jpeg(encoded: bytes) -> bytes:
+def _prune_jpeg(encoded: bytes) -> bytes:
     """Keep only the segments that the pixels need (two give the colour space), and the first EXIF segment."""
-    kept, at, seen = [encoded[:2]], 2, set()
-    while (at := encoded.find(b"\xff", at)) >= 0 and at + 4 <= len(encoded):
-        marker, size = encoded[at + 1], int.from_bytes(encoded[at + 2 : at + 4], "big")
+    segments, offset, markers = [encoded[:2]], 2, set()
+    while (offset := encoded.find(b"\xff", offset)) >= 0 and offset + 4 <= len(encoded):
+        marker, size = encoded[offset + 1], int.from_bytes(encoded[offset + 2 : offset + 4], "big")
         if marker == 0xDA:
             break
         if marker in (0, 1, 0xFF) or 0xD0 <= marker <= 0xD8:
-            at += 1
+            offset += 1
             continue
-        segment = encoded[at : at + 2 + size]
-        wanted = marker in (0xE0, 0xEE) or (marker == 0xE1 and segment[4:8] == b"Exif")
-        if (wanted and marker not in seen) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
-            kept.append(segment)
-            seen.add(marker)
-        at += 2 + size
-    return b"".join([*kept, encoded[at:] if at >= 0 else b""])
+        segment = encoded[offset : offset + 2 + size]
+        once = marker in (0xE0, 0xEE) or (marker == 0xE1 and segment[4:8] == b"Exif")
+        if (once and marker not in markers) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            segments.append(segment)
+            markers.add(marker)
+        offset += 2 + size
+    return b"".join([*segments, encoded[offset:] if offset >= 0 else b""])
 
 
-def _pruned_tiff(encoded: bytes) -> _Pruned:
+def _prune_tiff(encoded: bytes) -> _Pruned:
     """Keep only the first page, with the tags that its pixels need, each once, and its orientation."""
     order, big = "<" if encoded[:2] == b"II" else ">", encoded[2:4] in (b"+\0", b"\0+")
-    count, pointer, size = ("Q", "Q", 20) if big else ("H", "I", 12)
-    room = struct.calcsize(pointer)
+    count, pointer, entry_size = ("Q", "Q", 20) if big else ("H", "I", 12)
+    count_size, pointer_size = struct.calcsize(count), struct.calcsize(pointer)
 
-    def at(kind: str, place: int) -> int:
-        return int(struct.unpack_from(order + kind, encoded, place)[0])
+    def number_at(offset: int, form: str) -> int:
+        return int(struct.unpack_from(order + form, encoded, offset)[0])
 
-    start = first = at(pointer, 8 if big else 4)
-    seen = set[int]()
+    page = first = number_at(8 if big else 4, pointer)
+    pages = set[int]()
     # If the list of pages leads outside the file, the first page may still be whole.
     with suppress(struct.error, OverflowError):
-        while start and start not in seen and len(seen) < _MOST_PAGES:
-            end = start + struct.calcsize(count) + size * at(count, start)
-            seen.add(start)
-            start = at(pointer, end)
-    kept, tags = dict[int, bytes](), dict[int, int]()
-    for number in range(at(count, first)):
-        place = first + struct.calcsize(count) + size * number
-        tag, kind = at("H", place), at("H", place + 2)
-        length = at(pointer, place + 4) * _TAG_BYTES.get(kind, 8)
-        wanted = tag in _PIXELS_OF_TIFF or (tag == _ORIENTATION and length <= _MOST_METADATA)
-        if not wanted or tag in kept or len(encoded) < place + size:
+        while page and page not in pages and len(pages) < _MOST_PAGES:
+            end = page + count_size + entry_size * number_at(page, count)
+            pages.add(page)
+            page = number_at(end, pointer)
+    entries, tags = dict[int, bytes](), dict[int, int]()
+    start = first + count_size
+    for entry in range(start, start + entry_size * number_at(first, count), entry_size):
+        tag, kind = number_at(entry, "H"), number_at(entry + 2, "H")
+        length = number_at(entry + 4, pointer) * _VALUE_BYTES.get(kind, 8)
+        needed = tag in _PIXEL_TAGS or (tag == _ORIENTATION and length <= _MOST_METADATA_BYTES)
+        if not needed or tag in entries or len(encoded) < entry + entry_size:
             continue
-        kept[tag] = encoded[place : place + size]
-        value = place + 4 + room
+        entries[tag] = encoded[entry : entry + entry_size]
+        value = entry + 4 + pointer_size
         if kind in (3, 4):
-            tags[tag] = at("H" if kind == 3 else "I", value if length <= room else at(pointer, value))
-    table = struct.pack(order + count, len(kept)) + b"".join(kept.values()) + bytes(room)
-    return _Pruned(encoded[:first] + table + encoded[first + len(table) :], max(len(seen), 1), tags)
+            offset = value if length <= pointer_size else number_at(value, pointer)
+            tags[tag] = number_at(offset, "H" if kind == 3 else "I")
+    table = struct.pack(order + count, len(entries)) + b"".join(entries.values()) + bytes(pointer_size)
+    return _Pruned(encoded[:first] + table + encoded[first + len(table) :], max(len(pages), 1), tags)

@@ -10,7 +10,7 @@ from malaria import params, tables
 from malaria.errors import UserError
 from malaria.labels import LABELS
 
-# Given labels and files of the cells in doubt.
+# Given labels and files of the cells whose label is doubtful.
 Pairs = frozenset[tuple[str, str]]
 
 
@@ -28,10 +28,10 @@ def read(file: Path, key: str) -> Pairs:
         UserError: there is no such table, or it has a label that is not in labels.LABELS.
     """
     table = tables.read_given(file, "given_label,file", key=key)
-    strange = table.given_label[~table.given_label.isin(LABELS)]
-    if len(strange):
+    unknown = table.given_label[~table.given_label.isin(LABELS)]
+    if len(unknown):
         raise UserError(
-            f"{file} has {strange.iloc[0]!r} in given_label, but it must be {' or '.join(LABELS)}."
+            f"{file} has {unknown.iloc[0]!r} in given_label, but it must be {' or '.join(LABELS)}."
         )
     return frozenset(zip(table.given_label, table.file, strict=True))
 
@@ -52,5 +52,5 @@ def among(cells: pd.DataFrame, doubtful: Pairs) -> npt.NDArray[np.bool_]:
     A cell whose label has been corrected since the list was made does not count.
     """
     pairs = zip(cells.label, cells.path, strict=True)
-    found = [(label, path) in doubtful or (label, Path(path).name) in doubtful for label, path in pairs]
-    return np.array(found, bool)
+    flags = [(label, path) in doubtful or (label, Path(path).name) in doubtful for label, path in pairs]
+    return np.array(flags, bool)

@@ -25,8 +25,8 @@ Pixels = npt.NDArray[np.uint8]
 RESIZE = "bilinear-no-antialias"
 
 # Limits on the size of a file. Uncompressed 16-bit RGBA takes 8 bytes a pixel; the rest is for metadata.
-_BYTES_A_PIXEL = 16
-_BYTES_OF_METADATA = 2**24
+_BYTES_PER_PIXEL = 16
+_METADATA_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,18 @@ def content(source: Path | BinaryIO, limits: Limits) -> bytes:
     Raises:
         Unreadable: it cannot be opened, or is larger than any image within `limits`.
     """
-    most = _BYTES_A_PIXEL * limits.max_pixels + _BYTES_OF_METADATA
-    found = io.BytesIO()
+    max_bytes = _BYTES_PER_PIXEL * limits.max_pixels + _METADATA_BYTES
+    buffer = io.BytesIO()
     try:
         with source.open("rb", buffering=0) if isinstance(source, Path) else nullcontext(source) as stream:
-            # In pieces, because read(most) would allocate `most` bytes even for a small file.
+            # In pieces, because read(max_bytes) would allocate `max_bytes` even for a small file.
             while chunk := stream.read(2**16):
-                found.write(chunk)
-                if found.tell() > most:
-                    raise Unreadable(f"file larger than {most / 1e6:,.0f} MB")
+                buffer.write(chunk)
+                if buffer.tell() > max_bytes:
+                    raise Unreadable(f"file larger than {max_bytes / 1e6:,.0f} MB")
     except OSError as error:
         raise Unreadable(f"cannot be opened: {error.strerror or error}") from None
-    return found.getvalue()
+    return buffer.getvalue()
 
 
 def read(source: Path | BinaryIO | bytes, limits: Limits, name: str = "") -> Crop:
@@ -82,11 +82,11 @@ def read(source: Path | BinaryIO | bytes, limits: Limits, name: str = "") -> Cro
     """
     if not isinstance(source, bytes):
         name, source = name or str(source), content(source, limits)
-    return _decoded(source, limits, name or "An image")
+    return _decode(source, limits, name or "An image")
 
 
 def examine(raw: Path, limits: Limits, path: str) -> Finding:
-    """Decode the image `path` below `raw`, and say what was found.
+    """Decode the image `path` below `raw`, and describe the file.
 
     Raises:
         UserError: as `read`.
@@ -95,17 +95,17 @@ def examine(raw: Path, limits: Limits, path: str) -> Finding:
     try:
         encoded = content(raw / path, limits)
         sha256 = hashlib.sha256(encoded).hexdigest()
-        found = _decoded(encoded, limits, str(raw / path))
-        if (found.pixels == found.pixels[0, 0]).all():
-            raise Unreadable("one colour throughout", found.width, found.height)
+        crop = _decode(encoded, limits, str(raw / path))
+        if (crop.pixels == crop.pixels[0, 0]).all():
+            raise Unreadable("one colour throughout", crop.width, crop.height)
     except Unreadable as refusal:
         return Finding(sha256, refusal.width, refusal.height, refusal.reason)
-    return Finding(sha256, found.width, found.height, "", found.pages, found.bits)
+    return Finding(sha256, crop.width, crop.height, "", crop.pages, crop.bits)
 
 
-def _decoded(encoded: bytes, limits: Limits, name: str) -> Crop:
+def _decode(encoded: bytes, limits: Limits, name: str) -> Crop:
     """Decode in a separate process; each thread keeps one for each value of `limits`."""
-    decoders: dict[Limits, sandbox.Decoder] = vars(_own).setdefault("decoders", {})
+    decoders: dict[Limits, sandbox.Decoder] = vars(_per_thread).setdefault("decoders", {})
     try:
         return decoders.setdefault(limits, sandbox.Decoder(limits)).read(encoded)
     except sandbox.Costly:
@@ -115,7 +115,7 @@ def _decoded(encoded: bytes, limits: Limits, name: str) -> Crop:
         ) from None
 
 
-_own = threading.local()
+_per_thread = threading.local()
 
 
 def resize(pixels: Pixels, size: int) -> Pixels:
@@ -128,24 +128,24 @@ def resize(pixels: Pixels, size: int) -> Pixels:
     height, width = pixels.shape[:2]
     if height == width == size:
         return pixels
-    above, below, down = _neighbours(height, size)
-    left, right, across = _neighbours(width, size)
-    down, across = down[:, None, None], across[:, None]
-    upper = pixels[above].astype(np.float32)
-    rows = upper + (pixels[below] - upper) * down
+    top, bottom, weight_y = _neighbours(height, size)
+    left, right, weight_x = _neighbours(width, size)
+    weight_y, weight_x = weight_y[:, None, None], weight_x[:, None]
+    upper = pixels[top].astype(np.float32)
+    rows = upper + (pixels[bottom] - upper) * weight_y
     first = rows.take(left, axis=1)
-    columns = first + (rows.take(right, axis=1) - first) * across
+    columns = first + (rows.take(right, axis=1) - first) * weight_x
     return (columns + np.float32(0.5)).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=2048)
 def _neighbours(length: int, size: int) -> tuple[npt.NDArray[np.intp], ...]:
-    """The two nearest of `length` pixels for each of `size` places, and the second's weight.
+    """The two nearest of `length` pixels for each of `size` positions, and the second's weight.
 
     Returns:
         First and second pixel, intp (size,), and weight in [0, 1], float32 (size,).
     """
-    at = np.clip((np.arange(size) + 0.5) * (length / size) - 0.5, 0, length - 1)
-    first = np.minimum(at.astype(np.intp), max(length - 2, 0))
+    position = np.clip((np.arange(size) + 0.5) * (length / size) - 0.5, 0, length - 1)
+    first = np.minimum(position.astype(np.intp), max(length - 2, 0))
     second = np.minimum(first + 1, length - 1)
-    return first, second, (at - first).astype(np.float32)
+    return first, second, (position - first).astype(np.float32)

@@ -15,7 +15,7 @@ _NAME = re.compile(
 )
 
 # Endings of altered copies: cell_167_rot90 belongs to the patient of cell_167.
-_COPY = re.compile(
+_COPY_ENDING = re.compile(
     r"([_-](rot|flip|hflip|vflip|mirror|aug|crop|zoom|shear|shift|noise|blur|bright|dark|copy)[a-z]*[_-]?[0-9]*)+$"
 )
 
@@ -59,4 +59,4 @@ def folded(name: str) -> str:
 
 def original(name: str) -> str:
     """The name without the ending of an altered copy; names are `folded` and have no extension."""
-    return _COPY.sub("", name)
+    return _COPY_ENDING.sub("", name)

@@ -31,17 +31,17 @@ def write(raw: Path, cells: pd.DataFrame, size: int, colour: Colour, folder: Pat
     accepted = cells[cells.status == tables.OK].sort_values("path", ignore_index=True)
     # The audit has applied its limits already; these only keep out files that have grown since.
     pixels = accepted.width * accepted.height
-    most, bits = (max(map(int, values), default=0) for values in (pixels, accepted.bits))
-    limits = images.Limits(min_side=1, max_pixels=most, bits=bits)
-    work = functools.partial(prepare.read, raw, limits, size, colour)
+    max_pixels, bits = (max(map(int, values), default=0) for values in (pixels, accepted.bits))
+    limits = images.Limits(min_side=1, max_pixels=max_pixels, bits=bits)
+    read = functools.partial(prepare.read, raw, limits, size, colour)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(accepted), size, size, 3)}
     with files.atomic_folder(folder) as part:
         with (part / ARRAY).open("wb") as array:
             np.lib.format.write_array_header_1_0(array, header)
-            own = []
-            for cell, _ in processes.in_order(work, list(accepted.path), "pack"):
+            colours = []
+            for cell, _ in processes.in_order(read, list(accepted.path), "pack"):
                 array.write(cell.pixels.data)
-                own.append(cell.own)
-        accepted[list(OWN)] = np.reshape(own, (-1, 3)).astype(np.int64)
+                colours.append(cell.own)
+        accepted[list(OWN)] = np.reshape(colours, (-1, 3)).astype(np.int64)
         tables.write(accepted, part / INDEX, tables.INDEX)
     return len(accepted)

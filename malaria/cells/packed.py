@@ -31,8 +31,8 @@ class Packed:
     def prepared(self, rows: npt.NDArray[np.int64] | None = None) -> list[Prepared]:
         """The cells in `rows`, int64 (n,), or all cells, in the form that a bundle takes."""
         rows = np.arange(len(self.images)) if rows is None else rows
-        own = self.index[list(OWN)].to_numpy()[rows].tolist()
-        return [Prepared(self.images[row], (r, g, b)) for row, (r, g, b) in zip(rows, own, strict=True)]
+        colours = self.index[list(OWN)].to_numpy()[rows].tolist()
+        return [Prepared(self.images[row], (r, g, b)) for row, (r, g, b) in zip(rows, colours, strict=True)]
 
     @property
     def size(self) -> int:
@@ -59,10 +59,10 @@ def load(folder: Path) -> Packed:
 
 def rows_of(packed: Packed, paths: "pd.Series[str]") -> npt.NDArray[np.int64]:
     """The rows of `packed.images` that hold `paths`, int64 (n,); UserError if one is not packed."""
-    found: npt.NDArray[np.int64] = pd.Index(packed.index.path).get_indexer(paths).astype(np.int64)
-    lacking = paths[found < 0]
-    if len(lacking):
+    rows: npt.NDArray[np.int64] = pd.Index(packed.index.path).get_indexer(paths).astype(np.int64)
+    missing = paths[rows < 0]
+    if len(missing):
         raise UserError(
-            f"data/packed lacks {len(lacking)} cells, such as {lacking.iloc[0]}: run `dvc repro`."
+            f"data/packed lacks {len(missing)} cells, such as {missing.iloc[0]}: run `dvc repro`."
         )
-    return found
+    return rows

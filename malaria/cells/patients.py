@@ -1,7 +1,7 @@
 """The patients of cells, where other files than the cell give them, and cells of unknown patients."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -10,8 +10,8 @@ from malaria import paths, tables
 from malaria.cells import names
 from malaria.errors import UserError
 
-# A cell of an unknown patient counts as a patient of its own, named by this and its path.
-_NOBODY = "cell "
+# A cell of an unknown patient counts as a patient of its own, whose name is this prefix and the cell's path.
+_UNKNOWN = "cell "
 
 # Also what Roboflow adds to the name of each altered copy: cell_167_png.rf.<hash>.jpg.
 _EXTENSION = re.compile(r"(_[a-z]+\.rf\.[0-9a-z]+)?\.(png|jpe?g|tiff?|bmp)$", re.IGNORECASE)
@@ -30,13 +30,12 @@ def read(folder: Path) -> dict[str, str]:
             raise UserError(f"{file} is a link to nothing: put the table there, or delete the link.")
         return {}
     table = tables.read_given(file, "file,patient")
-    table = table.assign(
-        file=table.file.str.strip().str.replace("\\", "/"), patient=table.patient.str.strip()
-    )
+    table["file"] = table.file.str.strip().str.replace("\\", "/")
+    table["patient"] = table.patient.str.strip()
     table = table[table.patient != ""].drop_duplicates(["file", "patient"])
-    twice = table.file[table.file.duplicated()]
-    if len(twice):
-        raise UserError(f"{file} gives {twice.iloc[0]} to two patients: keep one row for each file.")
+    repeated = table.file[table.file.duplicated()]
+    if len(repeated):
+        raise UserError(f"{file} gives {repeated.iloc[0]} to two patients: keep one row for each file.")
     return dict(zip(table.file, table.patient, strict=True))
 
 
@@ -54,7 +53,7 @@ def published(raw: Path) -> dict[str, names.CellName]:
 
 
 def of_files(
-    table: Mapping[str, str], came_as: Mapping[str, str], origin: str
+    table: Mapping[str, str], original_of: Mapping[str, str], origin: str
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Find the patient of each file in a `table` from `read`.
 
@@ -62,7 +61,7 @@ def of_files(
     exactly, case, the composition of accents, the extension and the ending of an altered copy are ignored.
 
     Args:
-        came_as: the original path of each file, by its present path.
+        original_of: the original path of each file, by its present path.
         origin: what users call the source, for the error message.
 
     Returns:
@@ -71,22 +70,23 @@ def of_files(
     Raises:
         UserError: there are rows, and none names a file.
     """
-    folded, stems = _keyed(table, names.folded), _keyed(table, _stem)
-    found: dict[str, str] = {}
-    for path, came in came_as.items():
-        for end in (*_ends(came), *_ends(path)):
+    rows_by_name, rows_by_stem = _rows_by(names.folded, table), _rows_by(_stem, table)
+    row_of: dict[str, str] = {}
+    for path, original in original_of.items():
+        for end in (*_ends(original), *_ends(path)):
             stem = _stem(end)
-            rows = (end if end in table else "", folded.get(names.folded(end)), stems.get(stem))
-            if row := next(filter(None, (*rows, stems.get(names.original(stem)))), None):
-                found[path] = row
+            by_stem = rows_by_stem.get(stem) or rows_by_stem.get(names.original(stem))
+            row = (end if end in table else "") or rows_by_name.get(names.folded(end)) or by_stem
+            if row:
+                row_of[path] = row
                 break
-    unused = sorted(set(table) - set(found.values()))
-    if unused and not found:
+    unused = sorted(set(table) - set(row_of.values()))
+    if unused and not row_of:
         raise UserError(
             f"{origin}: no row of {paths.PATIENTS} names an image ({unused[0]} is one, "
-            f"{next(iter(came_as.values()))} an image): correct its column file, or remove it."
+            f"{next(iter(original_of.values()))} an image): correct its column file, or remove it."
         )
-    patients = {path: table[row] for path, row in found.items()}
+    patients = {path: table[row] for path, row in row_of.items()}
     if not unused:
         return patients, ()
     return patients, (f"{len(unused):,} rows of {paths.PATIENTS} that name no image (such as {unused[0]})",)
@@ -96,23 +96,23 @@ def with_own(cells: pd.DataFrame) -> pd.DataFrame:
     """The accepted rows of `cells`; a cell of unknown patient, with its copies, becomes its own patient."""
     accepted = cells[cells.status == tables.OK].reset_index(drop=True)
     stems = accepted.path.map(_stem)
-    first = dict(zip(stems, accepted.path, strict=True))
-    own = [first.get(names.original(stem), path) for stem, path in zip(stems, accepted.path, strict=True)]
-    patient = accepted.patient.where(accepted.patient != "", [_NOBODY + one for one in own])
-    return accepted.assign(patient=patient)
+    path_of = dict(zip(stems, accepted.path, strict=True))
+    originals = (path_of.get(names.original(stem)) for stem in stems)
+    unknown = [_UNKNOWN + (original or path) for original, path in zip(originals, accepted.path, strict=True)]
+    return accepted.assign(patient=accepted.patient.where(accepted.patient != "", unknown))
 
 
 def known(patient: "pd.Series[str]") -> "pd.Series[bool]":
     """Which patients, named as by `with_own`, are known; bool (n,)."""
-    return ~patient.str.startswith(_NOBODY)
+    return ~patient.str.startswith(_UNKNOWN)
 
 
-def _keyed(given: Mapping[str, str], key: Callable[[str], str]) -> dict[str, str]:
+def _rows_by(key: Callable[[str], str], table: Mapping[str, str]) -> dict[str, str]:
     """The rows by the key of their file; an empty text for a key that files of several patients share."""
     rows: dict[str, str] = {}
-    for row, patient in given.items():
+    for row, patient in table.items():
         first = rows.setdefault(key(row), row)
-        if first and given[first] != patient:
+        if first and table[first] != patient:
             rows[key(row)] = ""
     return rows
 
@@ -126,8 +126,7 @@ def without_extension(path: str) -> str:
     return _EXTENSION.sub("", path)
 
 
-def _ends(path: str) -> Iterator[str]:
+def _ends(path: str) -> list[str]:
     """The path, then the path without its first folder, and so on."""
-    yield path
-    while path := path.partition("/")[2]:
-        yield path
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]

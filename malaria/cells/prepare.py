@@ -25,11 +25,11 @@ _LEVELS = np.arange(256)
 # A cell's colour is this percentile of its pixels; the few, darker pixels of parasites hardly change it.
 _PERCENTILE = 60
 # Bounds of the factor on optical densities: a channel without stain would become pure noise.
-_LEAST, _MOST = 0.4, 2.5
+_MIN_STRETCH, _MAX_STRETCH = 0.4, 2.5
 
 # A background is even if its corners differ by no more than this, in grey levels, from their median colour;
 # its other pixels may differ as much.
-_EVEN = 14
+_TOLERANCE = 14
 # Side in px of the square in each corner whose median is the corner's colour.
 _CORNER = 3
 # Shares of a side: a thinner margin stays; a row or column with a smaller share of cell is margin.
@@ -39,9 +39,10 @@ _MARGIN, _SPECK = 0.04, 0.03
 def prepare(crop: Pixels, size: int, colour: Colour) -> Prepared:
     """Prepare a crop, uint8 (h, w, 3), for a network of `size` px."""
     cell = images.resize(crop if colour == AS_IS else without_margin(crop), size)
-    part = part_of(cell)
-    own = _own(cell, part)
-    return Prepared(cell if colour == AS_IS else _stained(cell, part, own), own, crop.shape[:2])
+    mask = part_of(cell)
+    own_colour = _colour_of(cell, mask)
+    pixels = cell if colour == AS_IS else _to_reference(cell, mask, own_colour)
+    return Prepared(pixels, own_colour, crop.shape[:2])
 
 
 def read(
@@ -64,56 +65,57 @@ def read(
 def without_margin(cell: Pixels) -> Pixels:
     """Cut off the margin of `cell`, uint8 (h, w, 3), on black, unless it is thin or the cell is not found."""
     cell = _on_black(cell)
-    part = part_of(cell)
-    height, width = part.shape
-    rows = np.flatnonzero(part.sum(axis=1) > _SPECK * width)
-    columns = np.flatnonzero(part.sum(axis=0) > _SPECK * height)
+    mask = part_of(cell)
+    height, width = mask.shape
+    rows = np.flatnonzero(mask.sum(axis=1) > _SPECK * width)
+    columns = np.flatnonzero(mask.sum(axis=0) > _SPECK * height)
     if not len(rows) or not len(columns):
         return cell
-    top, low, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    if max(top, height - low) <= _MARGIN * height and max(left, width - right) <= _MARGIN * width:
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    if max(top, height - bottom) <= _MARGIN * height and max(left, width - right) <= _MARGIN * width:
         return cell
-    return cell[top:low, left:right]
+    return cell[top:bottom, left:right]
 
 
-def _own(cell: Pixels, part: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
-    """The colour of the `part` of `cell` that is not black: a percentile of each channel, from 1 to 255."""
-    red, green, blue = (
-        max(1, int(np.searchsorted(counts, counts[-1] * _PERCENTILE / 100)))
-        for counts in (np.bincount(cell[..., channel][part], minlength=256).cumsum() for channel in range(3))
-    )
-    return red, green, blue
+def _colour_of(cell: Pixels, mask: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
+    """The colour of the pixels of `cell` in `mask`: a percentile of each channel, from 1 to 255."""
+
+    def level(channel: int) -> int:
+        counts = np.bincount(cell[..., channel][mask], minlength=256).cumsum()
+        return max(1, int(np.searchsorted(counts, counts[-1] * _PERCENTILE / 100)))
+
+    return level(0), level(1), level(2)
 
 
-def _stained(cell: Pixels, part: npt.NDArray[np.bool_], own: tuple[int, int, int]) -> Pixels:
-    """Bring the `own` colour of `cell` to the reference; black stays black.
+def _to_reference(cell: Pixels, mask: npt.NDArray[np.bool_], colour: tuple[int, int, int]) -> Pixels:
+    """Bring `cell`, whose colour in `mask` is `colour`, to the reference colour; black stays black.
 
     Each channel's optical density (minus the logarithm of the transmitted light, by Beer and Lambert) is
     multiplied so that the cell's colour becomes the reference. If the factor would exceed its bounds, as in a
     channel that is as bright as the background, the density is also shifted.
     """
-    found = np.empty_like(cell)
-    for channel, (reference, level) in enumerate(zip(_REFERENCE, own, strict=True)):
+    pixels = np.empty_like(cell)
+    for channel, (reference, level) in enumerate(zip(_REFERENCE, colour, strict=True)):
         density = -np.log(min(level, LIGHT - 1) / LIGHT)
-        stretch = min(_MOST, max(_LEAST, -np.log(reference / LIGHT) / density))
+        stretch = min(_MAX_STRETCH, max(_MIN_STRETCH, -np.log(reference / LIGHT) / density))
         table = reference * (_LEVELS / level) ** stretch + 0.5
-        found[..., channel] = table.clip(0, 255).astype(np.uint8)[cell[..., channel]] * part
-    return found
+        pixels[..., channel] = table.clip(0, 255).astype(np.uint8)[cell[..., channel]] * mask
+    return pixels
 
 
 def _on_black(cell: Pixels) -> Pixels:
     """Make an even background of another colour black, as far as it reaches straight in from the border."""
     if min(cell.shape[:2]) < _CORNER:
         return cell
-    ends = np.r_[:_CORNER, -_CORNER:0]
-    patches = cell[ends][:, ends].reshape(2, _CORNER, 2, _CORNER, 3).astype(np.int16)
+    edges = np.r_[:_CORNER, -_CORNER:0]
+    patches = cell[edges][:, edges].reshape(2, _CORNER, 2, _CORNER, 3).astype(np.int16)
     corners = np.median(patches, axis=(1, 3)).reshape(4, 3)
     colour = np.median(corners, axis=0).astype(np.int16)
-    if colour.max() <= BLACK or (np.abs(corners - colour) > _EVEN).any():
+    if colour.max() <= BLACK or (np.abs(corners - colour) > _TOLERANCE).any():
         return cell
-    like = (np.abs(cell - colour) <= _EVEN).all(axis=2) | ~part_of(cell)
-    reached = np.zeros_like(like)
-    for turns in range(4):
-        turned = np.rot90(like, turns)
-        reached |= np.rot90(np.logical_and.accumulate(turned, axis=0), -turns)
-    return np.where(reached[..., None], np.uint8(0), cell)
+    similar = (np.abs(cell - colour) <= _TOLERANCE).all(axis=2) | ~part_of(cell)
+    background = np.zeros_like(similar)
+    for quarter_turns in range(4):
+        rotated = np.rot90(similar, quarter_turns)
+        background |= np.rot90(np.logical_and.accumulate(rotated, axis=0), -quarter_turns)
+    return np.where(background[..., None], np.uint8(0), cell)

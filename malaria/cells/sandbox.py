@@ -32,8 +32,8 @@ sys.path[:] = {path!r}
 from malaria.cells import fork_server
 fork_server.serve(socket.socket(fileno={control}))
 """
-_PAUSE = 0.1  # s between two checks whether the client still waits for the answer
-_MOST_HEAD = 2**16
+_POLL_SECONDS = 0.1  # between two checks whether the client still waits for the answer
+_MOST_HEADER_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ class Decoder:
     def __init__(self, limits: Limits, bounds: Bounds = OWN, ahead: int = 0) -> None:
         numbers = (limits.min_side, limits.max_pixels, limits.bits, *vars(bounds).values())
         self._order = ORDER.pack(*(min(number, 2**32 - 1) for number in numbers))
-        self._most = 3 * limits.max_pixels + _MOST_HEAD
+        self._most_bytes = 3 * limits.max_pixels + _MOST_HEADER_BYTES
         self._ahead = ahead
-        self._process: Connection | None = None
-        self._number = self._asker = 0
+        self._connection: Connection | None = None
+        self._pid = self._parent_pid = 0
 
     def read(self, content: bytes, gone: Callable[[], bool] | None = None) -> Crop:
         """Decode a file. If `gone` returns True, the client has left, and the process is killed.
@@ -107,16 +107,16 @@ class Decoder:
         """
         # After os.fork() the child must not reuse its parent's connection: each would read the other's
         # answers.
-        if self._process is None or self._asker != os.getpid():
-            self._process = self._start()
+        if self._connection is None or self._parent_pid != os.getpid():
+            self._connection = self._start()
         try:
-            self._process.send_bytes(content)
-            while not self._process.poll(_PAUSE if gone else None):
+            self._connection.send_bytes(content)
+            while not self._connection.poll(_POLL_SECONDS if gone else None):
                 if gone and gone():
-                    os.kill(self._number, signal.SIGKILL)
-            head, _, pixels = self._process.recv_bytes(self._most).partition(b"\n")
+                    os.kill(self._pid, signal.SIGKILL)
+            header, _, pixels = self._connection.recv_bytes(self._most_bytes).partition(b"\n")
             # A hostile file may control the process, so nothing in its answer is trusted.
-            answer = json.loads(head)
+            answer = json.loads(header)
             if "reason" in answer:
                 sides = (None if answer[side] is None else int(answer[side]) for side in ("width", "height"))
                 raise Unreadable(str(answer["reason"]), *sides)
@@ -131,31 +131,31 @@ class Decoder:
 
     def _start(self) -> Connection:
         self.close()
-        self._asker = os.getpid()
+        self._parent_pid = os.getpid()
         try:
-            process = _fork_server.fork(self._order, self._ahead)
-            self._number = int(process.recv_bytes(_MOST_HEAD))
+            connection = _fork_server.fork(self._order, self._ahead)
+            self._pid = int(connection.recv_bytes(_MOST_HEADER_BYTES))
         except (OSError, EOFError) as error:
             raise UnavailableError(
                 f"No process that decodes pictures can be started ({str(error) or 'it ended at once'}): "
                 "allow more processes and open files (ulimit -u and -n), or close other programs."
             ) from None
-        return process
+        return connection
 
     def close(self) -> None:
         """Close the connection, which ends the process."""
-        if self._process is not None:
-            self._process.close()
-            self._process = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 class _ForkServer:
     """The process from which all decoding processes are forked; started when needed, ended with this one."""
 
     def __init__(self) -> None:
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Start anew, also after os.fork(): the server and its connections belong to the parent."""
         self._lock = threading.Lock()
         self._ready: dict[bytes, deque[Connection]] = defaultdict(deque)
@@ -169,25 +169,25 @@ class _ForkServer:
             return ready.popleft()
 
     def _fork(self, order: bytes) -> Connection:
-        ours, its = socket.socketpair()
-        with its:
+        parent_end, fork_end = socket.socketpair()
+        with fork_end:
             try:
-                socket.send_fds(self._control or self._start(), [order], [its.fileno()])
+                socket.send_fds(self._control or self._start(), [order], [fork_end.fileno()])
             except BrokenPipeError:
-                socket.send_fds(self._start(), [order], [its.fileno()])
-        return Connection(ours.detach())
+                socket.send_fds(self._start(), [order], [fork_end.fileno()])
+        return Connection(parent_end.detach())
 
     def _start(self) -> socket.socket:
         self.end()
-        control, its = socket.socketpair()
-        with its:
-            path = [place or os.getcwd() for place in sys.path]
-            code = _CODE.format(path=path, control=its.fileno())
+        control, server_end = socket.socketpair()
+        with server_end:
+            path = [folder or os.getcwd() for folder in sys.path]
+            code = _CODE.format(path=path, control=server_end.fileno())
             # Without `site` and most of the environment: each further module makes every fork slower.
             libraries = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", code],
-                pass_fds=[its.fileno()],
+                pass_fds=[server_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={name: os.environ[name] for name in libraries if name in os.environ},
             )
@@ -204,4 +204,4 @@ class _ForkServer:
 
 _fork_server = _ForkServer()
 atexit.register(_fork_server.end)
-os.register_at_fork(after_in_child=_fork_server.forget)
+os.register_at_fork(after_in_child=_fork_server.reset)

@@ -13,8 +13,8 @@ import functools
 import io
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,16 +82,16 @@ def split(
         UserError: there are too few patients, no draw fits, a given split does not, or a side lacks a class.
     """
     accepted = patients.with_own(cells)
-    in_file = read_assignment(Path(settings.file), settings)
+    by_file = read_assignment(Path(settings.file), settings)
     by_folder = sides_of(accepted)
-    if in_file is not None:
-        missing = sorted(set(accepted.patient) - set(in_file))
+    if by_file is not None:
+        missing = sorted(set(accepted.patient) - set(by_file))
         if missing:
             raise UserError(
                 f"{settings.file} says nothing of {len(missing)} of the data's patients, {missing[0]} among "
                 "them: add their rows, or empty split.file's table to have the split drawn."
             )
-        draw, sides = 0, accepted.patient.map(in_file)
+        draw, sides = 0, accepted.patient.map(by_file)
     elif by_folder is not None and not settings.folds:
         if TEST not in set(by_folder):
             raise UserError(
@@ -120,12 +120,12 @@ def sides_of(cells: pd.DataFrame) -> "pd.Series[str] | None":
 def check_disjoint(assigned: pd.DataFrame) -> None:
     """Raise UserError if a patient has cells on several sides, as a split that comes with cells may have."""
     sides = assigned.groupby("patient").split.nunique()
-    torn = sorted(sides[sides > 1].index)
-    if torn:
+    shared = sorted(sides[sides > 1].index)
+    if shared:
         raise UserError(
-            f"The folders train, val and test that the cells come in share {len(torn):,} patients, such as "
-            f"{torn[0]}: put all cells into the same class folders to have a split by patient drawn, or set "
-            "split.unit to image to keep this one, whose figures say nothing about new patients."
+            f"The folders train, val and test that the cells come in share {len(shared):,} patients, such as "
+            f"{shared[0]}: put all cells into the same class folders to have a split by patient drawn, or "
+            "set split.unit to image to keep this one, whose figures say nothing about new patients."
         )
 
 
@@ -157,9 +157,9 @@ def read_assignment(file: Path, settings: params.Split) -> dict[str, str] | None
         return None
     if settings.unit == "image":
         raise UserError("params.yaml: split.unit is image, but split.file splits by patient: drop one.")
-    twice = table.patient[table.patient.duplicated()]
-    if len(twice):
-        raise UserError(f"{file} (split.file) has patient {twice.iloc[0]} twice: keep one row for each.")
+    repeated = table.patient[table.patient.duplicated()]
+    if len(repeated):
+        raise UserError(f"{file} (split.file) has patient {repeated.iloc[0]} twice: keep one row for each.")
     if "split" in table:
         if settings.folds:
             raise UserError(
@@ -187,18 +187,18 @@ def _draw(
         shares = dict(zip(SPLIT_NAMES, settings.ratio, strict=True))
         return _first_fit(accepted, settings, shares, _by_ratio, side_of)
     # Every fold must fit, because a run on another fold uses the same draw.
-    equal = {str(fold): 1 / settings.folds for fold in range(settings.folds)}
-    draw, folds = _first_fit(accepted, settings, equal, _by_folds)
+    shares = {str(fold): 1 / settings.folds for fold in range(settings.folds)}
+    draw, folds = _first_fit(accepted, settings, shares, _by_folds)
     sides = pd.Series(np.where(folds == str(settings.fold), TEST, TRAIN), accepted.index)
     return draw, _hold_out_val(accepted, sides, settings)[1]
 
 
 def _hold_out_val(accepted: pd.DataFrame, sides: pd.Series, settings: params.Split) -> tuple[int, pd.Series]:
     """Move a drawn share of the train patients to val: split.ratio's val share of all cells."""
-    rest = accepted[(sides == TRAIN).to_numpy()]
-    share = min(settings.ratio[1] * len(accepted) / max(len(rest), 1), 0.5)
-    draw, drawn = _first_fit(rest, settings, {TRAIN: 1 - share, VAL: share}, _by_ratio)
-    return draw, sides.where(sides != TRAIN, drawn.reindex(sides.index))
+    train = accepted[(sides == TRAIN).to_numpy()]
+    share = min(settings.ratio[1] * len(accepted) / max(len(train), 1), 0.5)
+    draw, new_sides = _first_fit(train, settings, {TRAIN: 1 - share, VAL: share}, _by_ratio)
+    return draw, sides.where(sides != TRAIN, new_sides.reindex(sides.index))
 
 
 def _first_fit(
@@ -219,53 +219,51 @@ def _first_fit(
     parasitized = accepted.label == PARASITIZED
     units = accepted.patient if settings.unit == "patient" else accepted.path
     counts = parasitized.groupby(units.to_numpy()).agg(["size", "sum"])
-    wanted = pd.Series(shares)
-    kept = pd.Series(side_of or {}, dtype="str").reindex(counts.index).dropna()
-    new = counts.drop(kept.index)
-    if len(kept):
-        had = counts["size"].groupby(kept).sum().reindex(wanted.index, fill_value=0)
-        left = (wanted * counts["size"].sum() - had).clip(lower=0)
-        shares = dict(zip(shares, left / left.sum(), strict=True)) if left.sum() else shares
+    target = pd.Series(shares)
+    fixed = pd.Series(side_of or {}, dtype="str").reindex(counts.index).dropna()
+    new = counts.drop(fixed.index)
+    if len(fixed):
+        fixed_cells = counts["size"].groupby(fixed).sum().reindex(target.index, fill_value=0)
+        lacking = (target * counts["size"].sum() - fixed_cells).clip(lower=0)
+        shares = dict(zip(shares, lacking / lacking.sum(), strict=True)) if lacking.sum() else shares
         draw_units = functools.partial(_by_ratio, by_chance=True)
-    elif len(counts) < len(wanted):
+    elif len(counts) < len(target):
         raise UserError(
-            f"The data has {len(counts)} {settings.unit}s, too few for {len(wanted)} sides: bring more "
+            f"The data has {len(counts)} {settings.unit}s, too few for {len(target)} sides: bring more "
             "patients, or set split.unit to image in params.yaml."
         )
     nearest = np.inf
-    with _unit_folders(new["sum"] > 0) as folders:
+    with tempfile.TemporaryDirectory() as folder:
+        _write_units(Path(folder), new["sum"] > 0)
         for draw in range(1, MOST_DRAWS + 1 if len(new) else 2):
-            drawn = draw_units(folders, settings.seed * MOST_DRAWS + draw - 1, list(shares.values()))
-            side = pd.concat([kept, pd.Series(drawn, dtype="str").sort_index().set_axis(new.index)])
-            got = counts.groupby(side).sum().reindex(wanted.index, fill_value=0) / counts.sum().clip(lower=1)
-            distance = got.sub(wanted, axis=0).abs().to_numpy().max()
+            drawn = draw_units(Path(folder), settings.seed * MOST_DRAWS + draw - 1, list(shares.values()))
+            sides = pd.concat([fixed, pd.Series(drawn, dtype="str").sort_index().set_axis(new.index)])
+            sums = counts.groupby(sides).sum().reindex(target.index, fill_value=0)
+            distance = (sums / counts.sum().clip(lower=1)).sub(target, axis=0).abs().to_numpy().max()
             if distance <= settings.tolerance + 1e-9:
-                return draw, units.map(side)
+                return draw, units.map(sides)
             nearest = min(nearest, distance)
-    raise _no_fit(len(kept), len(new), settings.tolerance, nearest)
+    raise _no_fit(len(fixed), len(new), settings.tolerance, nearest)
 
 
-def _no_fit(kept: int, new: int, tolerance: float, nearest: float) -> UserError:
-    """The error if no draw of the `new` units, beside the `kept` ones, comes nearer than `nearest`."""
-    tried, remedy = f"none of {MOST_DRAWS:,} draws", "change split.ratio"
-    if kept:
-        tried = f"with {kept} patients on the sides that they had, no draw of the {new} new ones"
+def _no_fit(fixed: int, new: int, tolerance: float, nearest: float) -> UserError:
+    """The error if no draw of the `new` units, beside the `fixed` ones, comes nearer than `nearest`."""
+    draws, remedy = f"none of {MOST_DRAWS:,} draws", "change split.ratio"
+    if fixed:
+        draws = f"with {fixed} patients on the sides that they had, no draw of the {new} new ones"
         remedy = "give split.seed another number to have all of them drawn anew"
     return UserError(
-        f"params.yaml: {tried} gives the shares of cells and of parasitised cells within split.tolerance, "
+        f"params.yaml: {draws} gives the shares of cells and of parasitised cells within split.tolerance, "
         f"{tolerance:g} (the nearest was off by {nearest:.3f}): raise it, bring more patients, or {remedy}."
     )
 
 
-@contextmanager
-def _unit_folders(infected: "pd.Series[bool]") -> Iterator[Path]:
-    """A folder for split-folders: infected/ and control/ have an empty file for each unit's number."""
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in ("control", "infected"):
-            Path(folder, kind).mkdir()
-        for number, has_parasites in enumerate(infected):
-            Path(folder, "infected" if has_parasites else "control", f"{number:08}").touch()
-        yield Path(folder)
+def _write_units(folder: Path, infected: "pd.Series[bool]") -> None:
+    """Fill a folder for split-folders: infected/ and control/ get an empty file for each unit's number."""
+    for kind in ("control", "infected"):
+        (folder / kind).mkdir()
+    for number, has_parasites in enumerate(infected):
+        (folder / ("infected" if has_parasites else "control") / f"{number:08}").touch()
 
 
 def _by_ratio(folders: Path, seed: int, shares: Sequence[float], by_chance: bool = False) -> dict[int, str]:
@@ -278,25 +276,25 @@ def _by_ratio(folders: Path, seed: int, shares: Sequence[float], by_chance: bool
     chance = np.random.default_rng(seed).uniform(-0.5, 0.5) if by_chance else 0.0
     import splitfolders
 
-    with tempfile.TemporaryDirectory() as drawn, redirect_stderr(io.StringIO()):
+    with tempfile.TemporaryDirectory() as out, redirect_stderr(io.StringIO()):
         for kind in folders.iterdir():
             # Shares of whole units: split-folders rounds two shares down, and gives the rest to the last one.
             count = max(len(list(kind.iterdir())), 1)
-            upto = np.rint(np.cumsum(shares) * count + chance).clip(0, count)
-            upto[-1] = count
-            whole = np.diff(upto, prepend=0) / count
-            splitfolders.ratio(kind, drawn, seed, tuple(whole + 1e-9), move="symlink")
-        return {int(file.name): file.parent.name for file in Path(drawn).glob("*/*")}
+            ends = np.rint(np.cumsum(shares) * count + chance).clip(0, count)
+            ends[-1] = count
+            whole_shares = np.diff(ends, prepend=0) / count
+            splitfolders.ratio(kind, out, seed, tuple(whole_shares + 1e-9), move="symlink")
+        return {int(file.name): file.parent.name for file in Path(out).glob("*/*")}
 
 
 def _by_folds(folders: Path, seed: int, shares: Sequence[float]) -> dict[int, str]:
     """The fold that split-folders draws for each unit, from 0."""
     import splitfolders
 
-    with tempfile.TemporaryDirectory() as drawn, redirect_stderr(io.StringIO()):
-        splitfolders.kfold(folders, drawn, seed, len(shares), move="symlink")
-        names = Path(drawn).glob("fold_*/val/*/*")
-        return {int(file.name): str(int(file.parts[-4].removeprefix("fold_")) - 1) for file in names}
+    with tempfile.TemporaryDirectory() as out, redirect_stderr(io.StringIO()):
+        splitfolders.kfold(folders, out, seed, len(shares), move="symlink")
+        files = Path(out).glob("fold_*/val/*/*")
+        return {int(file.name): str(int(file.parts[-4].removeprefix("fold_")) - 1) for file in files}
 
 
 def _check_classes(assigned: pd.DataFrame) -> None:
@@ -316,10 +314,10 @@ def _sides(assigned: pd.DataFrame) -> dict[str, Side]:
     sides = cells.groupby("split").agg(
         patients=("known", "nunique"), cells=("path", "size"), parasitized=("parasitized", "sum")
     )
-    _, every, infected = map(int, sides.sum())
+    _, all_cells, all_positive = map(int, sides.sum())
     return {
-        name: Side(known, here, positive, round(here / every, 4), round(positive / infected, 4))
-        for name, known, here, positive in sides.loc[list(SPLIT_NAMES)].itertuples()
+        name: Side(known, count, positive, round(count / all_cells, 4), round(positive / all_positive, 4))
+        for name, known, count, positive in sides.loc[list(SPLIT_NAMES)].itertuples()
     }
 
 
@@ -342,9 +340,8 @@ class Kept:
     @property
     def side_of(self) -> dict[str, str]:
         """The side of each patient."""
-        return {
-            patient: side for drawn in self.rounds for side, there in drawn.sides.items() for patient in there
-        }
+        sides = itertools.chain.from_iterable(added.sides.items() for added in self.rounds)
+        return {patient: side for side, names in sides for patient in names}
 
 
 def read_kept(file: Path) -> Kept:
@@ -355,7 +352,7 @@ def read_kept(file: Path) -> Kept:
     """
     try:
         kept = TypeAdapter(Kept).validate_json(file.read_bytes())
-        count = sum(len(there) for drawn in kept.rounds for there in drawn.sides.values())
+        count = sum(len(names) for added in kept.rounds for names in added.sides.values())
         if len(kept.side_of) < count or not set(kept.side_of.values()) <= set(SPLIT_NAMES):
             raise ValueError("a patient is there twice, or on no side")
     except FileNotFoundError:
@@ -375,8 +372,8 @@ def extend(cells: pd.DataFrame, settings: params.Split, kept: Kept) -> tuple[pd.
     as it is. With another ratio or seed all patients are drawn again.
     """
     by_folder = sides_of(cells[cells.status == tables.OK])
-    given = by_folder is not None or not _read(Path(settings.file)).empty
-    if settings.unit == "image" or settings.folds or given:
+    has_split = by_folder is not None or not _read(Path(settings.file)).empty
+    if settings.unit == "image" or settings.folds or has_split:
         return *split(cells, settings), kept
     if (kept.ratio, kept.seed) != (settings.ratio, settings.seed):
         kept = Kept(settings.ratio, settings.seed)
@@ -384,10 +381,10 @@ def extend(cells: pd.DataFrame, settings: params.Split, kept: Kept) -> tuple[pd.
     sides = assigned.drop_duplicates("patient").set_index("patient").split
     new = sides[~sides.index.isin(kept.side_of)]
     if len(new):
-        drawn = {name: sorted(new.index[new == name]) for name in SPLIT_NAMES}
-        kept = replace(kept, rounds=(*kept.rounds, Round(summary.draw, drawn)))
+        patients_of = {name: sorted(new.index[new == name]) for name in SPLIT_NAMES}
+        kept = replace(kept, rounds=(*kept.rounds, Round(summary.draw, patients_of)))
     # About the last round, so that another run on the same cells reports the same.
     last = kept.rounds[-1]
-    came_last = sorted(itertools.chain(*last.sides.values())) if len(kept.rounds) > 1 else ()
+    came = sorted(itertools.chain(*last.sides.values())) if len(kept.rounds) > 1 else ()
     gone = sorted(set(kept.side_of) - set(sides.index))
-    return assigned, replace(summary, draw=last.draw, came=tuple(came_last), gone=tuple(gone)), kept
+    return assigned, replace(summary, draw=last.draw, came=tuple(came), gone=tuple(gone)), kept

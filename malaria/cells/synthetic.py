@@ -52,13 +52,13 @@ class Canvas:
     inside: Floats
     pixel: float
 
-    def paint(self, where: Floats, colour: Floats) -> None:
-        """Blend in `colour`, with the weights `where`, (h, w) in [0, 1]."""
-        np.add(self.image, where[:, :, None] * (colour - self.image), out=self.image)
+    def paint(self, opacity: Floats, colour: Floats) -> None:
+        """Blend in `colour`, with the weights `opacity`, (h, w) in [0, 1]."""
+        np.add(self.image, opacity[:, :, None] * (colour - self.image), out=self.image)
 
-    def disc(self, x: float, y: float, radius: float, soft: float = 0.0) -> Floats:
+    def disc(self, x: float, y: float, radius: float, edge: float = 0.0) -> Floats:
         """1 inside a disc, 0 outside, with an edge at least a pixel wide."""
-        return _edge(radius - np.hypot(self.x - x, self.y - y), max(self.pixel, soft))
+        return _edge(radius - np.hypot(self.x - x, self.y - y), max(self.pixel, edge))
 
     def specks(
         self, random: Random, centre: Point, spread: float, count: int, radius: float, colour: Floats
@@ -72,8 +72,8 @@ class Canvas:
 
 def stain(random: Random) -> Stain:
     """Draw a patient's stain, illumination and magnification."""
-    warm = random.normal(0, 1)
-    cell = np.array([200 + 14 * warm, 166 + 8 * random.normal(), 182 - 14 * warm]) + random.normal(0, 9)
+    warmth = random.normal(0, 1)
+    cell = np.array([200 + 14 * warmth, 166 + 8 * random.normal(), 182 - 14 * warmth]) + random.normal(0, 9)
     parasite = np.array([112, 58, 128]) + random.normal(0, 12, 3)
     light = random.uniform(-0.1, 0.1, 2)
     return Stain(cell, parasite, random.uniform(0.02, 0.14), light, USUAL * float(random.lognormal(0, 0.13)))
@@ -99,9 +99,7 @@ def _cell(random: Random, look: Stain) -> Canvas:
     side = look.side * float(random.lognormal(0, 0.11))
     if random.random() < 0.03:
         side *= float(random.choice([0.45, 0.6, 1.6, 2.3]))
-    height, width = (
-        int(np.clip(side * stretch, SMALLEST, LARGEST)) for stretch in random.lognormal(0, 0.07, 2)
-    )
+    height, width = map(int, np.clip(side * random.lognormal(0, 0.07, 2), SMALLEST, LARGEST))
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     angle = np.arctan2(y, x)
     outline = np.full_like(x, 0.93)
@@ -122,16 +120,16 @@ def _ring(canvas: Canvas, random: Random, look: Stain) -> None:
     rim = random.random() < 0.25
     x, y = _place(random, 0.84 if rim else random.uniform(0.1, 0.6))
     radius = random.uniform(0.15, 0.24)
-    thick = random.uniform(0.035, 0.06)
+    width = random.uniform(0.035, 0.06)
     distance = np.hypot(canvas.x - x, (canvas.y - y) * random.uniform(0.8, 1.25))
     # Some rings take little stain and are hardly visible.
-    taken = random.uniform(0.2, 0.75)
-    canvas.paint(taken * _edge(thick - np.abs(distance - radius), 1.5 * canvas.pixel), look.parasite + 22)
-    turn = random.uniform(0, 2 * np.pi)
+    opacity = random.uniform(0.2, 0.75)
+    canvas.paint(opacity * _edge(width - np.abs(distance - radius), 1.5 * canvas.pixel), look.parasite + 22)
+    angle = random.uniform(0, 2 * np.pi)
     for _ in range(1 + (random.random() < 0.3)):
-        dot = canvas.disc(x + radius * np.cos(turn), y + radius * np.sin(turn), random.uniform(0.06, 0.09))
-        canvas.paint((taken + 0.15) * dot, look.parasite * CHROMATIN)
-        turn += random.uniform(0.6, 2.0)
+        dot = canvas.disc(x + radius * np.cos(angle), y + radius * np.sin(angle), random.uniform(0.06, 0.09))
+        canvas.paint((opacity + 0.15) * dot, look.parasite * CHROMATIN)
+        angle += random.uniform(0.6, 2.0)
 
 
 def _trophozoite(canvas: Canvas, random: Random, look: Stain) -> None:
@@ -154,18 +152,18 @@ def _schizont(canvas: Canvas, random: Random, look: Stain) -> None:
     """A rosette of merozoites around a clump of pigment."""
     x, y = _place(random, random.uniform(0.0, 0.3))
     count = int(random.integers(7, 15))
-    for turn in np.linspace(0, 2 * np.pi, count, endpoint=False):
-        away = random.uniform(0.2, 0.38)
-        dot = canvas.disc(x + away * np.cos(turn), y + away * np.sin(turn), random.uniform(0.06, 0.09))
+    for angle in np.linspace(0, 2 * np.pi, count, endpoint=False):
+        radius = random.uniform(0.2, 0.38)
+        dot = canvas.disc(x + radius * np.cos(angle), y + radius * np.sin(angle), random.uniform(0.06, 0.09))
         canvas.paint(0.8 * dot, look.parasite)
     canvas.paint(0.9 * canvas.disc(x, y, 0.07), PIGMENT)
 
 
 def _gametocyte(canvas: Canvas, random: Random, look: Stain) -> None:
     """A crescent with pigment around its middle."""
-    turn = random.uniform(0, 2 * np.pi)
-    along = canvas.x * np.cos(turn) + canvas.y * np.sin(turn)
-    across = canvas.y * np.cos(turn) - canvas.x * np.sin(turn) + random.uniform(0.3, 0.5) * along**2 - 0.1
+    angle = random.uniform(0, 2 * np.pi)
+    along = canvas.x * np.cos(angle) + canvas.y * np.sin(angle)
+    across = canvas.y * np.cos(angle) - canvas.x * np.sin(angle) + random.uniform(0.3, 0.5) * along**2 - 0.1
     body = 1 - (along / random.uniform(0.55, 0.7)) ** 2 - (across / random.uniform(0.16, 0.22)) ** 2
     canvas.paint(0.65 * _edge(body, 0.15), look.parasite + 15)
     canvas.specks(random, (0.0, 0.05), 0.14, 8, 0.025, PIGMENT)
@@ -196,8 +194,8 @@ def _howell_jolly(canvas: Canvas, random: Random, look: Stain) -> None:
 def _smudge(canvas: Canvas, random: Random, look: Stain) -> None:
     """A patch of thick stain without any structure."""
     x, y = _place(random, random.uniform(0.0, 0.6))
-    share = random.uniform(0.2, 0.4)
-    canvas.paint(share * canvas.disc(x, y, random.uniform(0.2, 0.4), 0.25), look.parasite + 25)
+    opacity = random.uniform(0.2, 0.4)
+    canvas.paint(opacity * canvas.disc(x, y, random.uniform(0.2, 0.4), 0.25), look.parasite + 25)
 
 
 def _fold(canvas: Canvas, random: Random, look: Stain) -> None:
@@ -210,7 +208,7 @@ def _fold(canvas: Canvas, random: Random, look: Stain) -> None:
 
 
 Drawing = Callable[[Canvas, Random, Stain], None]
-# How often each is drawn.
+# The probability that each is drawn.
 PARASITES: dict[Drawing, float] = {_ring: 0.55, _trophozoite: 0.25, _schizont: 0.1, _gametocyte: 0.1}
 ARTEFACTS: dict[Drawing, float] = {
     _platelet: 0.3,
@@ -225,10 +223,10 @@ def _choose(random: Random, options: dict[Drawing, float]) -> Drawing:
     return list(options)[int(random.choice(len(options), p=list(options.values())))]
 
 
-def _place(random: Random, away: float) -> Point:
-    """A point at distance `away` from the cell's centre."""
-    turn = random.uniform(0, 2 * np.pi)
-    return away * float(np.cos(turn)), away * float(np.sin(turn))
+def _place(random: Random, distance: float) -> Point:
+    """A point at `distance` from the cell's centre."""
+    angle = random.uniform(0, 2 * np.pi)
+    return distance * float(np.cos(angle)), distance * float(np.sin(angle))
 
 
 def _edge(distance: Floats, width: float) -> Floats:

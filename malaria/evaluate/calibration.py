@@ -10,7 +10,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 # Closer to 0 or 1 than this, a float32 sigmoid has no digits left.
-_LEAST = 1e-7
+_EPSILON = 1e-7
 _RANGE = (0.05, 20.0)
 
 
@@ -21,7 +21,7 @@ def apply(p: Floats, temperature: float) -> Floats:
 
 def logit(p: Floats) -> Floats:
     """log(p / (1 - p)) of `p`, float64 (n,), kept finite at 0 and 1."""
-    clipped = np.clip(np.asarray(p, dtype=np.float64), _LEAST, 1 - _LEAST)
+    clipped = np.clip(np.asarray(p, dtype=np.float64), _EPSILON, 1 - _EPSILON)
     return np.log(clipped) - np.log1p(-clipped)
 
 
@@ -48,9 +48,9 @@ def fit_temperature(p: Floats, y: npt.NDArray[np.int64]) -> float:
     certainty = (cells + 1) / (cells + 2)
     target = np.where(positive, certainty[1], 1 - certainty[0])
 
-    def surprise(log_temperature: float) -> float:
+    def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)
         return float((np.logaddexp(0, scaled) - target * scaled).mean())
 
-    found = minimize_scalar(surprise, bounds=tuple(np.log(_RANGE)), method="bounded", options={"xatol": 1e-6})
-    return round(float(np.exp(found.x)), 6)
+    minimum = minimize_scalar(loss, bounds=tuple(np.log(_RANGE)), method="bounded", options={"xatol": 1e-6})
+    return round(float(np.exp(minimum.x)), 6)

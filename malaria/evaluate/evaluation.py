@@ -23,8 +23,8 @@ AS_GIVEN, WITHOUT, FLIPPED = "as_given", "without_doubtful", "doubtful_flipped"
 class Fitted:
     """What is fitted on val and then stays fixed.
 
-    `temperature`, and for each wanted specificity the calibrated probability from which a cell counts as
-    parasitised.
+    `temperature`, and for each specificity the threshold: the calibrated probability from which a cell counts
+    as parasitised.
     """
 
     temperature: float
@@ -36,7 +36,7 @@ def fit(val: pd.DataFrame, settings: params.Evaluate) -> Fitted:
     y, p_network = labels.values(val.label), val.p_network.to_numpy(np.float64)
     temperature = calibration.fit_temperature(p_network, y)
     p = calibration.apply(p_network, temperature)
-    thresholds = {wanted: metrics.threshold_at(p, y, wanted) for wanted in settings.specificities}
+    thresholds = {value: metrics.threshold_at(p, y, value) for value in settings.specificities}
     return Fitted(temperature, thresholds)
 
 
@@ -59,13 +59,13 @@ def score(
         any, counts the cells of unknown patients: each is its own patient, in the intervals only. `labels`,
         if there are doubtful ones, has the same figures for each version of the labels.
     """
-    given = metrics.sample(cells, cells.p_network, settings)
-    # From the labels as given: verdicts on single cells do not change who is a control.
+    sample = metrics.sample(cells, cells.p_network, settings)
+    # From the labels as given: verdicts on single cells do not change which patients are controls.
     controls, known = _controls(cells), patients.known(cells.patient).to_numpy()
     in_doubt = doubtful_labels.among(cells, doubtful) if doubtful else None
     figures = {
-        name: _figures(sample, controls[kept], known[kept], fitted, settings)
-        for name, (sample, kept) in versions(given, in_doubt).items()
+        name: _figures(version, controls[mask], known[mask], fitted, settings)
+        for name, (version, mask) in versions(sample, in_doubt).items()
     }
     if in_doubt is None:
         return figures[AS_GIVEN]
@@ -73,20 +73,20 @@ def score(
 
 
 def versions(
-    given: metrics.Sample, in_doubt: metrics.Bools | None
+    sample: metrics.Sample, in_doubt: metrics.Bools | None
 ) -> dict[str, tuple[metrics.Sample, metrics.Bools]]:
     """The cells with their labels as given, without those `in_doubt` (bool (n,)), and with these flipped.
 
     Returns:
-        By version the cells, and which of `given` they are, bool (n,); only the labels as given if `in_doubt`
-        is None.
+        By version the cells, and which of `sample` they are, bool (n,); only the labels as given if
+        `in_doubt` is None.
     """
-    everything = np.ones(len(given.y), dtype=bool)
-    found = {AS_GIVEN: (given, everything)}
+    all_cells = np.ones(len(sample.y), dtype=bool)
+    by_version = {AS_GIVEN: (sample, all_cells)}
     if in_doubt is not None:
-        found[WITHOUT] = given.only(~in_doubt), ~in_doubt
-        found[FLIPPED] = replace(given, y=given.y ^ in_doubt), everything
-    return found
+        by_version[WITHOUT] = sample.only(~in_doubt), ~in_doubt
+        by_version[FLIPPED] = replace(sample, y=sample.y ^ in_doubt), all_cells
+    return by_version
 
 
 def rejections(cells: pd.DataFrame) -> dict[str, Any]:
@@ -95,12 +95,12 @@ def rejections(cells: pd.DataFrame) -> dict[str, Any]:
     Args:
         cells: columns label and rejected (the reason, or an empty text).
     """
-    turned = cells[cells.rejected != ""]
+    rejected = cells[cells.rejected != ""]
     return {
         "of": len(cells),
-        "cells": len(turned),
-        "parasitized": int((turned.label == labels.PARASITIZED).sum()),
-        "reasons": {str(reason): int(count) for reason, count in turned.rejected.value_counts().items()},
+        "cells": len(rejected),
+        "parasitized": int((rejected.label == labels.PARASITIZED).sum()),
+        "reasons": {str(reason): int(count) for reason, count in rejected.rejected.value_counts().items()},
     }
 
 
@@ -127,37 +127,36 @@ def _figures(
         "specificity_controls": metrics.rates(sample.only(known & controls))["specificity"],
         "specificity_infected_patients": metrics.rates(sample.only(known & ~controls))["specificity"],
     }
-    content: dict[str, Any] = {
+    scores: dict[str, Any] = {
         "cells": len(sample.y),
         "parasitized": int(sample.y.sum()),
         "patients": len(np.unique(sample.patient[known])),
         **({} if known.all() else {"cells_without_patient": int((~known).sum())}),
         **{name: plain(values) for name, values in figures.items()},
     }
-    for wanted, threshold in fitted.thresholds.items():
-        at = metrics.rates(sample, threshold)
-        content[f"at_{wanted * 100:g}_specificity"] = {
+    for specificity, threshold in fitted.thresholds.items():
+        rates = metrics.rates(sample, threshold)
+        scores[f"at_{specificity * 100:g}_specificity"] = {
             "threshold": round(threshold, 6),
-            "sensitivity": plain(at["sensitivity"]),
-            "specificity": plain(at["specificity"]),
+            **{name: plain(rates[name]) for name in ("sensitivity", "specificity")},
         }
-    return content
+    return scores
 
 
-def patient_figures(sample: metrics.Sample, least: int) -> dict[str, metrics.Floats]:
+def patient_figures(sample: metrics.Sample, min_cells: int) -> dict[str, metrics.Floats]:
     """Figures at 0.5 in which every patient counts the same, however many cells they have.
 
-    A patient counts with at least `least` cells of the class; for AUC, of each class.
+    A patient counts with at least `min_cells` cells of the class; for AUC, of each class.
 
     Returns:
         By name, each float64 (1 + resamples,).
     """
-    sensitivity, specificity = (metrics.hits_by_patient(sample, kind, least) for kind in (1, 0))
+    sensitivity, specificity = (metrics.hits_by_patient(sample, kind, min_cells) for kind in (1, 0))
     return {
         "macro_sensitivity": metrics.macro(sensitivity, sample.resamples),
         "worst_decile_sensitivity": metrics.worst_decile(sensitivity, sample.resamples),
         "macro_specificity": metrics.macro(specificity, sample.resamples),
-        "macro_auc": metrics.macro(metrics.auc_by_patient(sample, least), sample.resamples),
+        "macro_auc": metrics.macro(metrics.auc_by_patient(sample, min_cells), sample.resamples),
     }
 
 
@@ -168,11 +167,11 @@ def _controls(cells: pd.DataFrame) -> metrics.Bools:
     control.
     """
     infected = set(cells.patient[cells.label == labels.PARASITIZED])
-    found = [
+    controls = [
         not name.infected if (name := names.parse(Path(path).name)) else patient not in infected
         for path, patient in zip(cells.path, cells.patient, strict=True)
     ]
-    return np.array(found, dtype=bool)
+    return np.array(controls, dtype=bool)
 
 
 def plain(figures: metrics.Floats) -> dict[str, float | None]:
@@ -209,9 +208,10 @@ def as_text(scores: dict[str, Any], versions: Mapping[str, dict[str, Any]] | Non
         [words, *(metrics.interval(**column[name]) for column in columns.values())]
         for name, words in MAIN.items()
     ]
-    head = f"{cells_in_words(scores)} (95 % intervals over {'patients' if scores['patients'] else 'cells'})"
-    lines = ("".join([f"{first:34}", *(f"{cell:28}" for cell in cells)]).rstrip() for first, *cells in rows)
-    return "\n".join([head, *lines])
+    units = "patients" if scores["patients"] else "cells"
+    title = f"{cells_in_words(scores)} (95 % intervals over {units})"
+    lines = [f"{name:34}" + "".join(f"{value:28}" for value in values) for name, *values in rows]
+    return "\n".join([title, *map(str.rstrip, lines)])
 
 
 def cells_in_words(scores: dict[str, Any], kind: str = "cells") -> str:

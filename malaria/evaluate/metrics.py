@@ -23,8 +23,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-# The bootstrap's percentiles at the ends of a 95 % interval.
-_ENDS = (2.5, 97.5)
+# The percentiles of the resamples at the ends of a 95 % interval.
+_PERCENTILES = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Sample:
     def patients(self) -> int:
         return int(self.resamples.shape[1])
 
-    def only(self, kept: Bools) -> "Sample":
-        """The cells that are `kept`, bool (n,), under the same resamples."""
-        return replace(self, p=self.p[kept], y=self.y[kept], patient=self.patient[kept])
+    def only(self, mask: Bools) -> "Sample":
+        """The cells in `mask`, bool (n,), under the same resamples."""
+        return replace(self, p=self.p[mask], y=self.y[mask], patient=self.patient[mask])
 
     def cells(self, weights: Floats | Ints | Bools | None = None) -> Floats:
         """How many cells each resample has, or the sum of their `weights` (n,): float64 (1 + resamples,)."""
@@ -73,8 +73,8 @@ def sample(cells: pd.DataFrame, p: npt.ArrayLike, settings: params.Evaluate) -> 
 def resample(patients: int, resamples: int, seed: int) -> Floats:
     """The bootstrap: float64 (1 + resamples, patients); the first row is the data as they are."""
     random = np.random.Generator(np.random.Philox(seed))
-    drawn = random.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
-    return np.vstack([np.ones(patients), drawn])
+    counts = random.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
+    return np.vstack([np.ones(patients), counts])
 
 
 def estimate(figures: Floats) -> Estimate:
@@ -82,7 +82,7 @@ def estimate(figures: Floats) -> Estimate:
     value, spread = float(figures[0]), figures[1:][~np.isnan(figures[1:])]
     if np.isnan(value) or not len(spread) or np.ptp(spread) == 0:
         return Estimate(value, np.nan, np.nan)
-    low, high = np.percentile(spread, _ENDS)
+    low, high = np.percentile(spread, _PERCENTILES)
     return Estimate(value, float(low), float(high))
 
 
@@ -106,18 +106,18 @@ def interval(
 def rates(sample: Sample, threshold: float = 0.5) -> dict[str, Floats]:
     """Sensitivity, specificity, accuracy, F1 and Matthews' correlation of `p >= threshold`, by name."""
     called = sample.p >= threshold
-    kind = 2 * sample.y + called  # 0 TN, 1 FP, 2 FN, 3 TP
-    tn, fp, fn, tp = (sample.cells(kind == which) for which in range(4))
+    outcome = 2 * sample.y + called  # 0 TN, 1 FP, 2 FN, 3 TP
+    tn, fp, fn, tp = (sample.cells(outcome == number) for number in range(4))
     with np.errstate(invalid="ignore", divide="ignore"):
         root = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-        both = (tp + fn > 0) & (tn + fp > 0)
+        both_classes = (tp + fn > 0) & (tn + fp > 0)
         return {
             "accuracy": (tp + tn) / (tp + tn + fp + fn),
             "sensitivity": tp / (tp + fn),
             "specificity": tn / (tn + fp),
             "f1": np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan),
             # As in scikit-learn: 0 if all cells are called alike.
-            "mcc": np.where(both, np.where(root > 0, (tp * tn - fp * fn) / root, 0.0), np.nan),
+            "mcc": np.where(both_classes, np.where(root > 0, (tp * tn - fp * fn) / root, 0.0), np.nan),
         }
 
 
@@ -125,10 +125,10 @@ def ranking(sample: Sample) -> dict[str, Floats]:
     """Area under the ROC curve and average precision; nan without both classes."""
     auc, precision = np.full((2, len(sample.resamples)), np.nan)
     for row, tp, fp in _curves(sample):
-        gained, false = np.diff(tp, prepend=0.0), np.diff(fp, prepend=0.0)
-        # Before the first drawn cell no cell is called and none gained: avoid 0 / 0.
-        precision[row] = (gained * tp / np.maximum(tp + fp, 1)).sum() / tp[-1]
-        auc[row] = (false * (tp - gained / 2)).sum() / (tp[-1] * fp[-1])
+        new_tp, new_fp = np.diff(tp, prepend=0.0), np.diff(fp, prepend=0.0)
+        # Above the first drawn cell no cell is called parasitised: avoid 0 / 0.
+        precision[row] = (new_tp * tp / np.maximum(tp + fp, 1)).sum() / tp[-1]
+        auc[row] = (new_fp * (tp - new_tp / 2)).sum() / (tp[-1] * fp[-1])
     return {"auc": auc, "average_precision": precision}
 
 
@@ -137,12 +137,12 @@ def sensitivity_at(sample: Sample, specificity: float) -> Floats:
 
     Each resample has its own threshold, because this measures how p ranks the cells.
     """
-    found = np.full(len(sample.resamples), np.nan)
+    sensitivity = np.full(len(sample.resamples), np.nan)
     for row, tp, fp in _curves(sample):
         # In floats 0.03 of 100 cells are 3.0000000000000027 or 2.9999999999999996, so allow for rounding.
         allowed = fp <= (1 - specificity) * fp[-1] + 1e-9
-        found[row] = tp[allowed].max(initial=0.0) / tp[-1]
-    return found
+        sensitivity[row] = tp[allowed].max(initial=0.0) / tp[-1]
+    return sensitivity
 
 
 def brier(sample: Sample) -> Floats:
@@ -163,47 +163,47 @@ def ece(sample: Sample, bins: int) -> Floats:
     return error
 
 
-def hits_by_patient(sample: Sample, kind: int, least: int) -> Floats:
+def hits_by_patient(sample: Sample, kind: int, min_cells: int) -> Floats:
     """Share of each patient's cells of class `kind`, 0 or 1, that are called so at 0.5: float64 (patients,).
 
-    nan for a patient with fewer than `least` such cells.
+    nan for a patient with fewer than `min_cells` such cells.
     """
-    among = sample.y == kind
-    hit = among & ((sample.p >= 0.5) == kind)
-    cells, hits = (np.bincount(sample.patient, which, sample.patients) for which in (among, hit))
-    return np.where(cells >= least, hits / np.maximum(cells, 1), np.nan)
+    in_class = sample.y == kind
+    hit = in_class & ((sample.p >= 0.5) == kind)
+    cells, hits = (np.bincount(sample.patient, weights, sample.patients) for weights in (in_class, hit))
+    return np.where(cells >= min_cells, hits / np.maximum(cells, 1), np.nan)
 
 
-def auc_by_patient(sample: Sample, least: int) -> Floats:
-    """AUC within each patient, float64 (patients,); nan with fewer than `least` cells of either class."""
-    # Here, because most programs that import this module do not need scikit-learn, which starts slowly.
+def auc_by_patient(sample: Sample, min_cells: int) -> Floats:
+    """AUC within each patient, float64 (patients,); nan with fewer than `min_cells` cells of either class."""
+    # Imported here, because most programs that use this module do not need scikit-learn, which starts slowly.
     from sklearn.metrics import roc_auc_score
 
     figures = np.full(sample.patients, np.nan)
-    of_class = np.bincount(2 * sample.patient + sample.y, minlength=2 * sample.patients).reshape(-1, 2)
-    for number in np.flatnonzero(of_class.min(axis=1) >= max(least, 1)):
-        own = sample.patient == number
-        figures[number] = roc_auc_score(sample.y[own], sample.p[own])
+    counts = np.bincount(2 * sample.patient + sample.y, minlength=2 * sample.patients).reshape(-1, 2)
+    for number in np.flatnonzero(counts.min(axis=1) >= max(min_cells, 1)):
+        mask = sample.patient == number
+        figures[number] = roc_auc_score(sample.y[mask], sample.p[mask])
     return figures
 
 
-def macro(of_patients: Floats, resamples: Floats) -> Floats:
+def macro(by_patient: Floats, resamples: Floats) -> Floats:
     """Mean over patients of a figure by patient; patients without one (nan) do not count."""
-    known = ~np.isnan(of_patients)
+    known = ~np.isnan(by_patient)
     with np.errstate(invalid="ignore"):
-        mean: Floats = (resamples[:, known] @ of_patients[known]) / resamples[:, known].sum(axis=1)
+        mean: Floats = (resamples[:, known] @ by_patient[known]) / resamples[:, known].sum(axis=1)
     return mean
 
 
-def worst_decile(of_patients: Floats, resamples: Floats) -> Floats:
+def worst_decile(by_patient: Floats, resamples: Floats) -> Floats:
     """Mean of a figure over the worst tenth of patients (rounded, at least one)."""
-    known = np.flatnonzero(~np.isnan(of_patients))
-    out = np.full(len(resamples), np.nan)
-    for row, drawn in enumerate(resamples[:, known].astype(np.int64)):
-        values = np.sort(np.repeat(of_patients[known], drawn))
+    known = np.flatnonzero(~np.isnan(by_patient))
+    means = np.full(len(resamples), np.nan)
+    for row, counts in enumerate(resamples[:, known].astype(np.int64)):
+        values = np.sort(np.repeat(by_patient[known], counts))
         if len(values):
-            out[row] = values[: max(1, round(len(values) / 10))].mean()
-    return out
+            means[row] = values[: max(1, round(len(values) / 10))].mean()
+    return means
 
 
 def threshold_at(p: Floats, y: Ints, specificity: float) -> float:
@@ -219,8 +219,8 @@ def threshold_at(p: Floats, y: Ints, specificity: float) -> float:
     if not len(healthy):
         return 0.5
     # Without the subtraction, 0.55 of 100 cells (55.00000000000001) would become 56.
-    under = max(int(np.ceil(specificity * len(healthy) - 1e-9)), 1)
-    last = float(healthy[under - 1])
+    rank = max(int(np.ceil(specificity * len(healthy) - 1e-9)), 1)
+    last = float(healthy[rank - 1])
     if last >= 1:
         return float(np.nextafter(last, np.inf))
     following = float(p[p > last].min(initial=1.0))
@@ -260,8 +260,8 @@ def _curves(sample: Sample) -> Iterator[tuple[int, Floats, Floats]]:
     p, y, patient = sample.p[order], sample.y[order], sample.patient[order]
     # Cells of equal p share one threshold: the last of each run stands for it.
     last = np.flatnonzero(np.diff(p, append=-np.inf))
-    for row, drawn in enumerate(sample.resamples):
-        weight = drawn[patient]
-        tp, fp = (np.cumsum(weight * kind)[last] for kind in (y, 1 - y))
+    for row, counts in enumerate(sample.resamples):
+        weight = counts[patient]
+        tp, fp = (np.cumsum(weight * in_class)[last] for in_class in (y, 1 - y))
         if len(tp) and tp[-1] and fp[-1]:
             yield row, tp, fp

@@ -73,11 +73,11 @@ def join(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """
     key = "path" if "path" in other else "file"
     names = one.path if key == "path" else one.path.map(lambda path: Path(path).name)
-    for twice in (names[names.duplicated()], other[key][other[key].duplicated()]):
-        if len(twice):
-            raise UserError(f"{twice.iloc[0]} stands twice in a table of predictions: a cell has one row.")
-    theirs = pd.Series(other.p_parasitized.to_numpy(np.float64), index=other[key])
-    joined = one.rename(columns={"p_parasitized": "one"}).assign(other=names.map(theirs).to_numpy(np.float64))
+    for repeated in (names[names.duplicated()], other[key][other[key].duplicated()]):
+        if len(repeated):
+            raise UserError(f"{repeated.iloc[0]} stands twice in a table of predictions: a cell has one row.")
+    p = pd.Series(other.p_parasitized.to_numpy(np.float64), index=other[key])
+    joined = one.rename(columns={"p_parasitized": "one"}).assign(other=names.map(p).to_numpy(np.float64))
     return joined[joined.one.notna() & joined.other.notna()].sort_values("path", ignore_index=True)
 
 
@@ -96,13 +96,13 @@ def differences(
         then by figure.
     """
     in_doubt = doubtful_labels.among(cells, doubtful)
-    which = in_doubt if in_doubt.any() else None
-    ours, theirs = (evaluation.versions(sample, which) for sample in _samples(cells, settings))
-    found = {}
-    for version in ours:
-        one, other = (_figures(versions[version][0], settings.min_cells) for versions in (ours, theirs))
-        found[version] = {name: _difference(one[name], other[name]) for name in FIGURES}
-    return found
+    mask = in_doubt if in_doubt.any() else None
+    versions = [evaluation.versions(sample, mask) for sample in _samples(cells, settings)]
+    by_version = {}
+    for version in versions[0]:
+        one, other = (_figures(samples[version][0], settings.min_cells) for samples in versions)
+        by_version[version] = {name: _difference(one[name], other[name]) for name in FIGURES}
+    return by_version
 
 
 def at_specificity(cells: pd.DataFrame, settings: params.Evaluate, specificity: float) -> Difference:
@@ -121,8 +121,10 @@ def calibration(cells: pd.DataFrame, settings: params.Evaluate) -> Difference:
     return _difference(one, other)
 
 
-def patients(cells: pd.DataFrame, least: int, doubtful: doubtful_labels.Pairs = frozenset()) -> pd.DataFrame:
-    """Both models' sensitivity on each patient with at least `least` parasitised cells.
+def patients(
+    cells: pd.DataFrame, min_cells: int, doubtful: doubtful_labels.Pairs = frozenset()
+) -> pd.DataFrame:
+    """Both models' sensitivity on each patient with at least `min_cells` parasitised cells.
 
     Args:
         cells: as `differences` takes them.
@@ -131,17 +133,15 @@ def patients(cells: pd.DataFrame, least: int, doubtful: doubtful_labels.Pairs = 
     Returns:
         Columns patient, cells, one and other, the worst of `one` first.
     """
-    sure = cells[(cells.label == labels.PARASITIZED) & ~doubtful_labels.among(cells, doubtful)]
-    called = sure.assign(one=sure.one >= 0.5, other=sure.other >= 0.5)
-    found = called.groupby("patient").agg(
-        cells=("path", "size"), one=("one", "mean"), other=("other", "mean")
-    )
-    return found[found.cells >= least].reset_index().sort_values(["one", "patient"], ignore_index=True)
+    cells = cells[(cells.label == labels.PARASITIZED) & ~doubtful_labels.among(cells, doubtful)]
+    by_patient = cells.assign(one=cells.one >= 0.5, other=cells.other >= 0.5).groupby("patient")
+    table = by_patient.agg(cells=("path", "size"), one=("one", "mean"), other=("other", "mean"))
+    return table[table.cells >= min_cells].reset_index().sort_values(["one", "patient"], ignore_index=True)
 
 
-def _figures(sample: metrics.Sample, least: int) -> dict[str, metrics.Floats]:
+def _figures(sample: metrics.Sample, min_cells: int) -> dict[str, metrics.Floats]:
     """The figures of one model, each float64 (1 + resamples,)."""
-    return {**metrics.ranking(sample), **metrics.rates(sample), **evaluation.patient_figures(sample, least)}
+    return metrics.ranking(sample) | metrics.rates(sample) | evaluation.patient_figures(sample, min_cells)
 
 
 def _samples(cells: pd.DataFrame, settings: params.Evaluate) -> tuple[metrics.Sample, metrics.Sample]:

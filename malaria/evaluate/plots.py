@@ -31,19 +31,19 @@ def frames(cells: pd.DataFrame, fitted: Fitted, settings: params.Evaluate) -> di
         settings: its bins of the reliability diagram, and how many parasitised cells a patient needs.
     """
     y, p = labels.values(cells.label), cells.p_parasitized.to_numpy(np.float64)
-    false, true, _ = roc_curve(y, p)
+    fpr, tpr, _ = roc_curve(y, p)
     precision, recall, _ = precision_recall_curve(y, p)
     share, mean = calibration_curve(y, p, n_bins=settings.bins)
     edges = np.linspace(0, 1, _SCORES + 1)
-    drawn = {
-        "roc": _thin(pd.DataFrame({"one_minus_specificity": false, "sensitivity": true})),
+    plots = {
+        "roc": _thin(pd.DataFrame({"one_minus_specificity": fpr, "sensitivity": tpr})),
         "operating_points": pd.DataFrame(
             {
-                "specificity": wanted,
+                "specificity": specificity,
                 "one_minus_specificity": np.mean(p[y == 0] >= threshold),
                 "sensitivity": np.mean(p[y == 1] >= threshold),
             }
-            for wanted, threshold in fitted.thresholds.items()
+            for specificity, threshold in fitted.thresholds.items()
         ),
         "precision_recall": _thin(pd.DataFrame({"sensitivity": recall, "precision": precision})),
         "confusion": pd.DataFrame(
@@ -59,18 +59,18 @@ def frames(cells: pd.DataFrame, fitted: Fitted, settings: params.Evaluate) -> di
         ),
         "patients": _patients(cells, settings.min_cells),
     }
-    return {name: frame.round(6) for name, frame in drawn.items()}
+    return {name: frame.round(6) for name, frame in plots.items()}
 
 
-def _patients(cells: pd.DataFrame, least: int) -> pd.DataFrame:
+def _patients(cells: pd.DataFrame, min_cells: int) -> pd.DataFrame:
     """Each patient's sensitivity at 0.5 with its 95 % interval (Wilson)."""
-    infected = cells[cells.label == labels.PARASITIZED]
-    hits = (infected.p_parasitized >= 0.5).groupby(infected.patient)
-    found = hits.agg(size="size", sum="sum", sensitivity="mean").reset_index()
-    drawn = found[found["size"] >= least].reset_index(drop=True)
-    tests = [binomtest(k, n) for k, n in zip(drawn["sum"], drawn["size"], strict=True)]
+    parasitized = cells[cells.label == labels.PARASITIZED]
+    hits = (parasitized.p_parasitized >= 0.5).groupby(parasitized.patient)
+    table = hits.agg(size="size", sum="sum", sensitivity="mean").reset_index()
+    table = table[table["size"] >= min_cells].reset_index(drop=True)
+    tests = [binomtest(k, n) for k, n in zip(table["sum"], table["size"], strict=True)]
     intervals = [test.proportion_ci(method="wilson") for test in tests]
-    return drawn[["patient", "sensitivity"]].join(pd.DataFrame(intervals, columns=["low", "high"]))
+    return table[["patient", "sensitivity"]].join(pd.DataFrame(intervals, columns=["low", "high"]))
 
 
 def _thin(curve: pd.DataFrame) -> pd.DataFrame:

@@ -15,24 +15,24 @@ def main() -> int:
     if not METRICS.is_file():
         raise UserError(f"{METRICS} is missing: run `dvc repro`.")
     scores = json.loads(METRICS.read_text(encoding="utf-8"))[tables.TEST]
-    drawn = params.load_params().data.source == "sample"
-    if drawn:
+    synthetic = params.load_params().data.source == "sample"
+    if synthetic:
         print("\nOn the synthetic sample: this shows that the pipeline works, and nothing about real cells.")
     print(f"\n{evaluation.as_text(scores)}\n")
     print(f"  {AUDIT_PAGE}               the data, as a page")
     print("  dvc plots show                   ROC, reliability and more (in the activated environment)")
     print(f"  {BUNDLE}/MODEL_CARD.md  the model card")
-    # A model that learned from drawn cells rejects real ones: without --model the pretrained bundle answers.
-    whose, model = ("the pretrained model", "") if drawn else ("it", f" --model {BUNDLE}")
+    # Without --model the pretrained bundle answers: one that learned from synthetic cells rejects real ones.
+    model, option = ("the pretrained model", "") if synthetic else ("it", f" --model {BUNDLE}")
     python = os.path.relpath(sys.executable)
-    print(f"  {python} -m malaria predict CELL.png{model}   what {whose} says of your cell")
-    if note := other_results():
+    print(f"  {python} -m malaria predict CELL.png{option}   what {model} says of your cell")
+    if note := lock_note():
         print(f"\n{note}")
     return 0
 
 
-def other_results() -> str:
-    """What it means that `dvc.lock` is not the committed one, and what to do; empty if it is.
+def lock_note() -> str:
+    """A note if `dvc.lock` differs from the committed one: what it means and what to do; else empty.
 
     The same parameters and code give the same bytes on the same kind of processor (docs/reruns.md).
     """

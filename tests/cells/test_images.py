@@ -280,8 +280,8 @@ def test_other_metadata_never_reaches_the_decoder():
     jpeg = encoded(noise(), "JPEG", exif=turning)
     segments = (b"\xff\xe2" + struct.pack(">H", 65_535) + bytes(65_533)) * 20
     for plain, more in ((png, stuffed), (jpeg, jpeg[:2] + segments + jpeg[2:])):
-        kept = decoding._pruned(more).content
-        assert kept == decoding._pruned(plain).content
+        kept = decoding._prune(more).content
+        assert kept == decoding._prune(plain).content
         np.testing.assert_array_equal(images.read(more, LIMITS).pixels, images.read(plain, LIMITS).pixels)
 
 
@@ -400,7 +400,7 @@ def test_each_fork_is_of_a_process_that_decoded_nothing():
     one.read(encoded(Image.fromarray(secret), "BMP"))
     other.read(encoded(noise()))
     marked = secret.tobytes()[600:632]
-    assert [marked in memory_of(decoder._number) for decoder in (one, other)] == [True, False]
+    assert [marked in memory_of(decoder._pid) for decoder in (one, other)] == [True, False]
     one.close()
     other.close()
 
@@ -443,7 +443,7 @@ def test_a_decoder_that_answers_nonsense_has_ended(answer):
     decoder = sandbox.Decoder(LIMITS)
     decoder.read(encoded(noise()))
     decoder.close()
-    decoder._process, other = multiprocessing.Pipe()
+    decoder._connection, other = multiprocessing.Pipe()
     other.send_bytes(f"{answer}\n".encode())
     with other, pytest.raises(sandbox.Costly):
         decoder.read(b"hostile")

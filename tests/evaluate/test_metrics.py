@@ -153,32 +153,35 @@ def test_patients_count_alike_however_many_cells_they_have():
     called = np.array([True] * 10 + [False] * 2)
     patient = np.array([0] * 10 + [1] * 2)
     cells = sample(called, y, patient)
-    assert metrics.macro(metrics.hits_by_patient(cells, 1, least=1), cells.resamples)[0] == 0.5
-    assert np.isnan(metrics.hits_by_patient(cells, 1, least=3)[1])
-    assert metrics.hits_by_patient(cells, 1, least=2)[1] == 0
-    assert np.isnan(metrics.hits_by_patient(cells, 0, least=0)).sum() == 0
+    assert metrics.macro(metrics.hits_by_patient(cells, 1, min_cells=1), cells.resamples)[0] == 0.5
+    assert np.isnan(metrics.hits_by_patient(cells, 1, min_cells=3)[1])
+    assert metrics.hits_by_patient(cells, 1, min_cells=2)[1] == 0
+    assert np.isnan(metrics.hits_by_patient(cells, 0, min_cells=0)).sum() == 0
 
 
 def test_a_patients_cells_are_called_from_one_half_on():
     cells = sample([0.5, 0.4, 0.5, 0.4, 0.9], [1, 1, 0, 0, 1], np.array([0, 0, 1, 1, 2]))
-    assert metrics.hits_by_patient(cells, 1, least=1)[[0, 2]].tolist() == [0.5, 1.0]
-    assert metrics.hits_by_patient(cells, 0, least=1)[1] == 0.5
+    assert metrics.hits_by_patient(cells, 1, min_cells=1)[[0, 2]].tolist() == [0.5, 1.0]
+    assert metrics.hits_by_patient(cells, 0, min_cells=1)[1] == 0.5
 
 
 def test_a_patient_whose_cells_are_all_left_out_has_no_figure():
     cells = sample([0.9, 0.1, 0.4, 0.9], [1, 0, 1, 0], np.array([0, 0, 1, 1])).only(np.arange(4) < 2)
-    for figures in (metrics.hits_by_patient(cells, 1, least=1), metrics.auc_by_patient(cells, least=1)):
+    for figures in (
+        metrics.hits_by_patient(cells, 1, min_cells=1),
+        metrics.auc_by_patient(cells, min_cells=1),
+    ):
         assert figures.tolist() == pytest.approx([1, np.nan], nan_ok=True)
 
 
 def test_a_patients_auc_needs_so_many_cells_of_the_rarer_class():
     p = [0.1, 0.6, 0.4, 0.9, 0.1, 0.2, 0.3, 0.9, 0.8]
     cells = sample(p, [0, 0, 1, 1, 0, 0, 0, 1, 1], np.array([0] * 4 + [1] * 4 + [2]))
-    found = metrics.auc_by_patient(cells, least=2)
+    found = metrics.auc_by_patient(cells, min_cells=2)
     assert found[0] == 0.75  # 0.4 is above 0.1 only, 0.9 above both
     assert np.isnan(found[1:]).all()
-    assert metrics.auc_by_patient(cells, least=0)[:2].tolist() == [0.75, 1.0]
-    assert np.isnan(metrics.auc_by_patient(cells, least=0)[2])
+    assert metrics.auc_by_patient(cells, min_cells=0)[:2].tolist() == [0.75, 1.0]
+    assert np.isnan(metrics.auc_by_patient(cells, min_cells=0)[2])
     assert metrics.macro(found, np.array([[1.0, 1, 1], [0, 1, 1]])).tolist() == pytest.approx(
         [0.75, np.nan], nan_ok=True
     )

@@ -108,13 +108,13 @@ def test_weak_patients_come_first_and_those_with_few_sure_cells_do_not_count(cel
     called = np.where(cells.index % 4 < 2, 0.5, 0.9)
     cells["one"] = np.where(cells.patient == "P3", 0.49, called)
     cells["other"] = np.where(cells.patient == "P3", called, 0.49)
-    found = paired.patients(cells, least=25)
+    found = paired.patients(cells, min_cells=25)
     assert found.iloc[0].tolist() == ["P3", 25, 0.0, 1.0]
     assert found[["one", "other"]][1:].drop_duplicates().to_numpy().tolist() == [[1.0, 0.0]]
     parasitised = cells[(cells.patient == "P3") & (cells.label == "Parasitized")]
     doubtful = frozenset(zip(parasitised.label[:6], parasitised.path[:6], strict=True))
     left = set(cells.patient) - {"P3"}
-    assert set(paired.patients(cells, least=20, doubtful=doubtful).patient) == left
+    assert set(paired.patients(cells, min_cells=20, doubtful=doubtful).patient) == left
 
 
 @pytest.mark.parametrize(
