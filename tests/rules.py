@@ -367,7 +367,7 @@ RULES = (
     *of(
         "malaria/fields/annotations.py",
         "tests/fields/test_annotations.py",
-        ("what two files mark counts once", "if any(_alike(mark.box, of.box) for", "if any(False for"),
+        ("what two files mark counts once", "if any(_alike(mark.box, other.box) for", "if any(False for"),
     ),
     *of(
         "malaria/__main__.py",
