@@ -545,21 +545,29 @@ RULES = (
     *of(
         "malaria/fields/find.py",
         "tests/fields/test_find.py",
-        ("the edges of a cell vote for what lies inward", "at + radius * inward", "at - radius * inward"),
+        (
+            "the edges of a cell vote for what lies inward",
+            "edges + radius * inward",
+            "edges - radius * inward",
+        ),
         ("a place needs many votes to be a middle", "_FEW_VOTES = 0.45, 0.3", "_FEW_VOTES = 0.05, 0.05"),
-        ("a large pale cell needs no votes", "> _LONELY * size", "> 9 * size"),
-        ("a long cell is whole", "(_counts(clumps, marks > 0) == 1)", "(_counts(clumps, marks > 0) == 9)"),
+        ("a large pale cell needs no votes", "> _MIN_GAP * diameter", "> 9 * diameter"),
+        (
+            "a long cell is whole",
+            "(_middle_counts(clumps, markers > 0) == 1)",
+            "(_middle_counts(clumps, markers > 0) == 9)",
+        ),
         (
             "the black around a round view is no field",
-            "_DARK, _LARGE_DARK, _RIM = 0.35",
-            "_DARK, _LARGE_DARK, _RIM = 0.0",
+            "_DARK, _MIN_DARK_AREA, _RIM = 0.35",
+            "_DARK, _MIN_DARK_AREA, _RIM = 0.0",
         ),
         ("the rim of a round view cuts cells", "cut = at_rim or ", "cut = "),
-        ("light that falls off is evened out", "< _FALL", "< 9"),
+        ("light that falls off is evened out", "< _MIN_FALL", "< 9"),
         (
             "a piece with a nucleus is no red cell",
-            "0.4 * min(piece.sum(), area)",
-            "4 * min(piece.sum(), area)",
+            "0.4 * min(piece.sum(), cell_area)",
+            "4 * min(piece.sum(), cell_area)",
         ),
     ),
     *of(
