@@ -233,8 +233,8 @@ RULES = (
         "test_ten_healthy_cells_shift_by_half_of_their_median "
         "test_wrong_labels_come_first_and_are_called_suspect "
         "test_a_patient_without_a_healthy_cell_shifts_by_nothing",
-        ("a class's mark", "_MARK, _HALF = 0.85, 10", "_MARK, _HALF = 0.5, 10"),
-        ("a patient's own median", "_MARK, _HALF = 0.85, 10", "_MARK, _HALF = 0.85, 20"),
+        ("a class's mark", "_MARK, _HALF_WEIGHT = 0.85, 10", "_MARK, _HALF_WEIGHT = 0.5, 10"),
+        ("a patient's own median", "_MARK, _HALF_WEIGHT = 0.85, 10", "_MARK, _HALF_WEIGHT = 0.85, 20"),
         (
             "log-odds against the label count",
             "np.where(y == 1, -logits, logits)",
@@ -254,8 +254,12 @@ RULES = (
         "experiments/label_audit.py",
         "tests/experiments/test_label_audit.py "
         "test_the_list_that_the_published_ranking_contradicts_may_be_learned_without",
-        ("a ranking repeats no list", "listed != _contradicted(revision)", "not _contradicted(revision)"),
-        ("a ranking may learn from the last", " and listed != _contradicted(revision)", ""),
+        (
+            "a ranking repeats no list",
+            "doubtful != _published_contradictions(revision)",
+            "not _published_contradictions(revision)",
+        ),
+        ("a ranking may learn from the last", " and doubtful != _published_contradictions(revision)", ""),
     ),
     *of(
         "malaria/bundle/card.py",
