@@ -4,7 +4,6 @@ Cells, split and all other settings come from params.yaml. Runs the DVC experime
 bundles before and after it on the test cells, and on sets that neither learned from.
 """
 
-import tempfile
 from pathlib import Path
 
 from experiments import experiment
@@ -49,9 +48,7 @@ def main() -> None:
         "train.keep=last",
     ]
     experiment.run(arguments.name, changes)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary, "packed")
-        experiment.get(arguments.name, paths.PACKED, folder)
+    with experiment.copy_of(arguments.name, paths.PACKED) as folder:
         cells, prepared = experiment.side(arguments.name, tables.TEST, packed.load(folder))
         adapted = experiment.bundle_of(arguments.name)
         for when, model in {"before": start, "after": adapted}.items():

@@ -117,8 +117,7 @@ def outside_git(settings: params.Params) -> list[str]:
 def read(name: str, path: Path) -> str:
     """The content of a text file of experiment `name`; UserError if it is not available."""
     with _file_system(name, path) as file_system:
-        text: str = file_system.read_text(path.as_posix(), encoding="utf-8")
-    return text
+        return str(file_system.read_text(path.as_posix(), encoding="utf-8"))
 
 
 def get(name: str, path: Path, target: Path) -> None:
@@ -127,9 +126,19 @@ def get(name: str, path: Path, target: Path) -> None:
         file_system.get(path.as_posix(), str(target), recursive=file_system.isdir(path.as_posix()))
 
 
+@contextmanager
+def copy_of(name: str, path: Path) -> Iterator[Path]:
+    """A temporary copy of a file or folder of experiment `name`; UserError if it is not available."""
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary, path.name)
+        get(name, path, copy)
+        yield copy
+
+
 def bundle_of(name: str) -> bundle.Bundle:
     """Load the bundle of experiment `name`; UserError if it is not available."""
     with tempfile.TemporaryDirectory() as temporary:
+        # Errors about the bundle name the folder, and so the experiment.
         folder = Path(temporary, name)
         get(name, paths.BUNDLE, folder)
         return bundle.load(folder)

@@ -6,7 +6,6 @@ if its cross-validation was trained without a list, or with the one that --contr
 """
 
 import hashlib
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -113,9 +112,7 @@ def _training_list(revision: str, file: Path) -> doubtful_labels.Pairs:
                 "can be told whether the ranking repeats it."
             )
         return doubtful_labels.read(file, "train.labels_file")
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, file.name)
-        experiment.get(revision, file, copy)
+    with experiment.copy_of(revision, file) as copy:
         return doubtful_labels.read(copy, "train.labels_file")
 
 

@@ -5,9 +5,7 @@ those of the trained network, on the fold's test cells: decisions at 0.5, AUC, a
 `evaluate.doubtful_labels` lists.
 """
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -80,9 +78,7 @@ def _fold_costs(revision: str, cells: packed.Packed) -> Iterator[dict[str, Any]]
     y = labels.values(test.label)
     doubtful = doubtful_labels.of_evaluation(settings.evaluate)
     sure = ~doubtful_labels.among(test, doubtful)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / paths.MODEL.name
-        experiment.get(revision, paths.MODEL, file)
+    with experiment.copy_of(revision, paths.MODEL) as file:
         model = network.load(file)
         p_trained = network.predict(model, np.stack([cell.pixels for cell in prepared]))
         for precision in PRECISIONS:
