@@ -105,8 +105,8 @@ def shipped() -> dict[str, list[Path]]:
     files = {}
     for package, (module, folder) in SHIPPED.items():
         if (spec := importlib.util.find_spec(module)) and spec.origin:
-            below = Path(spec.origin).parent.glob(f"{folder}/*")
-            files[package] = sorted(file for file in below if file.suffix in ENDINGS)
+            content = Path(spec.origin).parent.glob(f"{folder}/*")
+            files[package] = sorted(file for file in content if file.suffix in ENDINGS)
     return {package: pictures for package, pictures in files.items() if pictures}
 
 

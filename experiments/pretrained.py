@@ -54,7 +54,7 @@ class OutOfFold:
 
 @dataclass(frozen=True)
 class _Fold:
-    """What a fold's bundle says of its test cells.
+    """Results of a fold's bundle on its test cells.
 
     check: the fold's own. seen: the cells. cells: their columns path, patient, label, fold and p_network.
     by_patient: whether its split is by patient.

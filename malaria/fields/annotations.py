@@ -175,9 +175,9 @@ def annotation_files(path: Path) -> list[Path]:
         return [path]
     if (path / "annotations.json").is_file():
         return [path / "annotations.json"]
-    below = sorted(Path(folder, name) for folder, _, names in files.walk(path) for name in names)
-    below = [file for file in below if not files.is_litter(file.relative_to(path).as_posix())]
-    return [file for file in below if file.name not in _NOT_ANNOTATIONS and _is_annotation(file)]
+    paths = sorted(Path(folder, name) for folder, _, names in files.walk(path) for name in names)
+    paths = [file for file in paths if not files.is_litter(file.relative_to(path).as_posix())]
+    return [file for file in paths if file.name not in _NOT_ANNOTATIONS and _is_annotation(file)]
 
 
 def _is_annotation(file: Path) -> bool:

@@ -127,7 +127,7 @@ class Field:
 
 
 def read(picture: Path) -> images.Pixels:
-    """Read the picture of a field, uint8 (h, w, 3), RGB; UserError if it is none that `find` takes."""
+    """Read the picture of a field, uint8 (h, w, 3), RGB; UserError if `find` cannot take it."""
     try:
         return images.read(picture, _LIMITS).pixels
     except images.Unreadable as error:
@@ -276,8 +276,8 @@ def _cell_density(density: Floats, view: Mask) -> float:
 def _measure_lone_cells(density: Floats, foreground_density: float) -> tuple[float, float, float]:
     """Diameter (px) and density of the cells that lie alone, and the threshold at which most lie alone.
 
-    Without such cells the diameter follows from how far the middles of all foreground lie from its edges,
-    which touching cells change little; it is 0 without foreground. `foreground_density` is that of all cells.
+    Without such cells the density is `foreground_density`, and the diameter follows from how far the middles
+    of all foreground lie from its edges, which touching cells change little; it is 0 without foreground.
     """
     candidates = []
     for level in _LEVELS:
