@@ -25,9 +25,9 @@ EPOCHS = 6
 
 @dataclass(frozen=True)
 class Row:
-    """A change of the recipe, in `words`: other `settings` of section train, `times` as many epochs."""
+    """A change of the recipe: other `settings` of section train, and `times` as many epochs."""
 
-    words: str
+    description: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     times: int = 1
 
@@ -61,55 +61,56 @@ def main() -> None:
             "split.folds is 0 in params.yaml: set it to 5, or name a file of folds in split.file."
         )
     epochs = settings.train.epochs if arguments.full else arguments.epochs
-    wanted = [row for row in ROWS if row in (RECIPE, *arguments.rows)]
-    tasks = [(row, fold) for row in wanted for fold in folds]
-    outside = experiment.outside_git(settings)
+    rows = [row for row in ROWS if row in (RECIPE, *arguments.rows)]
+    tasks = [(row, fold) for row in rows for fold in folds]
+    path_changes = experiment.outside_git(settings)
 
     def run(task: tuple[str, int]) -> str:
         row, fold = task
-        changes = [*outside, f"split.fold={fold}", *changes_of(ROWS[row], epochs)]
+        changes = [*path_changes, f"split.fold={fold}", *changes_of(ROWS[row], epochs)]
         return experiment.run(f"ablation-{row}-{fold}", changes, "evaluate")
 
-    found: dict[str, list[pd.DataFrame]] = defaultdict(list)
+    fold_tables: dict[str, list[pd.DataFrame]] = defaultdict(list)
     for (row, fold), name in experiment.parallel(run, tasks, arguments.workers):
-        found[row].append(experiment.tested(name, fold))
+        fold_tables[row].append(experiment.fold_predictions(name, fold))
         print(f"{row}, fold {fold}: done", flush=True)
-    done = {row: pd.concat(found[row]).sort_values("path", ignore_index=True) for row in wanted}
-    for row, judged in done.items():
-        tables.write(judged, paths.ABLATION / f"{row}.csv", tables.OUT_OF_FOLD)
+    predictions = {row: pd.concat(fold_tables[row]).sort_values("path", ignore_index=True) for row in rows}
+    for row, table in predictions.items():
+        tables.write(table, paths.ABLATION / f"{row}.csv", tables.OUT_OF_FOLD)
     doubtful = doubtful_labels.of_evaluation(settings.evaluate)
-    print(f"\n{as_table(done, settings.evaluate, doubtful)}")
+    print(f"\n{as_table(predictions, settings.evaluate, doubtful)}")
 
 
 def as_table(
-    done: dict[str, pd.DataFrame], settings: params.Evaluate, doubtful: doubtful_labels.Pairs
+    predictions: dict[str, pd.DataFrame], settings: params.Evaluate, doubtful: doubtful_labels.Pairs
 ) -> str:
-    """The rows as a Markdown table; the others are compared with the first one."""
-    first, *_ = done.values()
+    """The rows as a Markdown table; each is compared with the first one."""
+    recipe, *_ = predictions.values()
     lines = [
         "| change | accuracy (sd over folds) | AUC | sensitivity, mean of patients | worst tenth "
         "| accuracy, minus the recipe's |",
         "|---|---|---|---|---|---|",
     ]
-    for name, judged in done.items():
-        found = paired.differences(paired.join(judged, first), settings, doubtful)
-        figures = found.get(evaluation.WITHOUT, found[evaluation.AS_GIVEN])
-        sure = judged[~doubtful_labels.among(judged, doubtful)]
-        right = ((sure.p_parasitized >= 0.5) == (sure.label == labels.PARASITIZED)).groupby(sure.fold).mean()
+    for name, cells in predictions.items():
+        differences = paired.differences(paired.join(cells, recipe), settings, doubtful)
+        figures = differences.get(evaluation.WITHOUT, differences[evaluation.AS_GIVEN])
+        sure = cells[~doubtful_labels.among(cells, doubtful)]
+        correct = (sure.p_parasitized >= 0.5) == (sure.label == labels.PARASITIZED)
+        accuracy_sd = correct.groupby(sure.fold).mean().std()
         gap = figures["accuracy"].difference
-        apart = "" if judged is first else f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
+        gap_text = "" if cells is recipe else f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
         lines.append(
-            f"| {ROWS[name].words} | {figures['accuracy'].one:.4f} ({right.std():.4f}) "
+            f"| {ROWS[name].description} | {figures['accuracy'].one:.4f} ({accuracy_sd:.4f}) "
             f"| {figures['auc'].one:.5f} | {figures['macro_sensitivity'].one:.4f} "
-            f"| {figures['worst_decile_sensitivity'].one:.3f} | {apart} |"
+            f"| {figures['worst_decile_sensitivity'].one:.3f} | {gap_text} |"
         )
     return "\n".join(lines)
 
 
 def changes_of(row: Row, epochs: int) -> list[str]:
     """KEY=VALUE for each parameter that a row changes, as `dvc exp run -S` takes it."""
-    changed = {"epochs": epochs * row.times, "patience": epochs * row.times, **row.settings}
-    return [f"train.{key}={value}" for key, value in changed.items()]
+    values = {"epochs": epochs * row.times, "patience": epochs * row.times, **row.settings}
+    return [f"train.{key}={value}" for key, value in values.items()]
 
 
 if __name__ == "__main__":

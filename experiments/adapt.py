@@ -4,7 +4,6 @@ Cells, split and all other settings come from params.yaml. Runs the DVC experime
 bundles before and after it on the test cells, and on sets that neither learned from.
 """
 
-import tempfile
 from pathlib import Path
 
 from experiments import experiment
@@ -32,8 +31,8 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, nargs="*", default=[], help="sets that neither learned from")
     arguments = parser.parse_args()
     settings = params.load_params()
-    started = bundle.load(arguments.start, threads=1)
-    size, colour = started.record.input_size, started.record.colour
+    start = bundle.load(arguments.start, threads=1)
+    size, colour = start.record.input_size, start.record.colour
     if (size, colour) != (settings.pack.size, settings.pack.colour):
         raise UserError(
             f"{arguments.start} sees cells of {size} px, colour {colour}: set pack.size and pack.colour in "
@@ -49,15 +48,13 @@ def main() -> None:
         "train.keep=last",
     ]
     experiment.run(arguments.name, changes)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary, "packed")
-        experiment.get(arguments.name, paths.PACKED, folder)
-        test, asked = experiment.side(arguments.name, tables.TEST, packed.load(folder))
+    with experiment.copy_of(arguments.name, paths.PACKED) as folder:
+        cells, prepared = experiment.side(arguments.name, tables.TEST, packed.load(folder))
         adapted = experiment.bundle_of(arguments.name)
-        for when, model in {"before": started, "after": adapted}.items():
-            scores = {f"test cells, {when}": external.figures(model, test, asked, settings)}
-            for kept in arguments.kept:
-                scores[f"{kept.stem}, {when}"] = external.judge(model, kept, settings)
+        for when, model in {"before": start, "after": adapted}.items():
+            scores = {f"test cells, {when}": external.figures(model, cells, prepared, settings)}
+            for path in arguments.kept:
+                scores[f"{path.stem}, {when}"] = external.judge(model, path, settings)
             print(external.as_text(scores), flush=True)
 
 

@@ -18,11 +18,11 @@ from malaria.errors import UserError
 from malaria.evaluate import paired
 from malaria.paths import CROSSVAL
 
-# One row for each figure. `cells`: those that it is of.
+# One row for each figure. `cells` says which cells it is of: pooled, or a fold's.
 _COLUMNS = ["labels", "figure", "one", "other", "difference", "low", "high", "tells_apart", "cells"]
 
 # Patients with fewer parasitised cells say little. A model is weak on a patient under this sensitivity.
-_CELLS, _WEAK = 20, 0.90
+_MIN_CELLS, _WEAK_SENSITIVITY = 20, 0.90
 
 
 def main() -> None:
@@ -37,22 +37,22 @@ def main() -> None:
         raise UserError(f"{arguments.other} predicts none of the cells: name a table that does.")
     doubtful = doubtful_labels.of_evaluation(settings)
 
-    sides = {"pooled": cells, **{f"fold {number}": rows for number, rows in cells.groupby("fold")}}
-    found = []
-    for side, rows in sides.items():
-        for version, differences in paired.differences(rows, settings, doubtful).items():
-            for name, both in differences.items():
-                gap = astuple(both.difference)
-                found.append((version, name, both.one, both.other, *gap, both.tells_apart, side))
-    compared = pd.DataFrame(found, columns=_COLUMNS)
+    subsets = {"pooled": cells, **{f"fold {number}": subset for number, subset in cells.groupby("fold")}}
+    rows = []
+    for key, subset in subsets.items():
+        for version, differences in paired.differences(subset, settings, doubtful).items():
+            for figure, pair in differences.items():
+                gap = astuple(pair.difference)
+                rows.append((version, figure, pair.one, pair.other, *gap, pair.tells_apart, key))
+    table = pd.DataFrame(rows, columns=_COLUMNS)
     patients = cells.patient.nunique()
     print(f"{arguments.name} and {arguments.other}: {len(cells):,} cells of {patients:,} patients")
-    for (of, labels), figures in compared.groupby(["cells", "labels"], sort=False):
-        print(f"\n{of}, labels {str(labels).replace('_', ' ')}\n{_as_text(figures)}")
-    tables.write(compared.round(6), arguments.out)
-    print(f"\n{_weak(cells, frozenset())}")
+    for (name, labels), figures in table.groupby(["cells", "labels"], sort=False):
+        print(f"\n{name}, labels {str(labels).replace('_', ' ')}\n{_as_text(figures)}")
+    tables.write(table.round(6), arguments.out)
+    print(f"\n{_weak_patients(cells, frozenset())}")
     if doubtful:
-        print(_weak(cells, doubtful))
+        print(_weak_patients(cells, doubtful))
     print(f"\nEvery figure: {arguments.out}")
 
 
@@ -64,18 +64,16 @@ def _as_text(figures: pd.DataFrame) -> str:
     return rows.rename_axis(None).to_string(float_format="{:.4f}".format, na_rep="")
 
 
-def _weak(cells: pd.DataFrame, doubtful: doubtful_labels.Pairs) -> str:
+def _weak_patients(cells: pd.DataFrame, doubtful: doubtful_labels.Pairs) -> str:
     """The patients with many parasitised cells on whom ours is weak, in words."""
-    found = paired.patients(cells, _CELLS, doubtful)
-    weak = found[found.one < _WEAK]
+    patients = paired.patients(cells, _MIN_CELLS, doubtful)
+    weak = patients[patients.one < _WEAK_SENSITIVITY]
     rows = zip(weak.patient, weak.one, weak.other, weak.cells, strict=True)
-    named = ", ".join(
-        f"{name} {one:.3f} (other {other:.3f}, {count} cells)" for name, one, other, count in rows
-    )
+    names = [f"{name} {one:.3f} (other {other:.3f}, {count} cells)" for name, one, other, count in rows]
     return (
-        f"{'Without doubtful labels' if doubtful else 'Labels as given'}: of {len(found)} patients with at "
-        f"least {_CELLS} parasitised cells, {len(weak)} under {_WEAK:.2f} sensitivity "
-        f"(other: {(found.other < _WEAK).sum()})" + (f": {named}" if named else "")
+        f"{'Without doubtful labels' if doubtful else 'Labels as given'}: of {len(patients)} patients with "
+        f"at least {_MIN_CELLS} parasitised cells, {len(weak)} under {_WEAK_SENSITIVITY:.2f} sensitivity "
+        f"(other: {(patients.other < _WEAK_SENSITIVITY).sum()})" + (f": {', '.join(names)}" if names else "")
     )
 
 

@@ -24,8 +24,8 @@ def main() -> None:
     pairs = judge(bundle.load(arguments.model), arguments.one, arguments.other)
     same = f"{pairs.same.sum():,} of {len(pairs):,} cells"
     print(f"{same} have the same verdict at both sizes ({pairs.same.mean():.1%})")
-    neither = (pairs.status == predict.REJECTED) & (pairs.status_other == predict.REJECTED)
-    print(f"{neither.sum():,} of these are turned away at both")
+    rejected_at_both = (pairs.status == predict.REJECTED) & (pairs.status_other == predict.REJECTED)
+    print(f"{rejected_at_both.sum():,} of these are turned away at both")
     columns = ["status", "reason", "p_parasitized"]
     columns += [f"{name}_other" for name in columns]
     if not pairs.same.all():
@@ -42,24 +42,23 @@ def judge(model: bundle.Bundle, one: str, other: str) -> pd.DataFrame:
     Raises:
         UserError: a path does not exist, no name is in both, or a name is in one of them twice.
     """
-    first, second = _by_name(one), _by_name(other)
-    names = sorted(set(first) & set(second))
+    crops, other_crops = _by_name(one), _by_name(other)
+    names = sorted(set(crops) & set(other_crops))
     if not names:
         raise UserError(f"{one} and {other} have no file name in common: name two copies of the same cells.")
-    rows, others = (
+    rows, other_rows = (
         pd.DataFrame(list(predict.predict(model, (items[name] for name in names))), index=names)
-        for items in (first, second)
+        for items in (crops, other_crops)
     )
-    same = rows.category.fillna("") == others.category.fillna("")
-    return rows.join(others.add_suffix("_other")).assign(same=same)
+    same = rows.category.fillna("") == other_rows.category.fillna("")
+    return rows.join(other_rows.add_suffix("_other")).assign(same=same)
 
 
 def _by_name(path: str) -> dict[str, predict.Item]:
     items = {item.path: item for item in inputs.find([path])}
     names = Counter(Path(path).name for path in items)
-    twice = [name for name, count in names.items() if count > 1]
-    if twice:
-        raise UserError(f"{path} has {twice[0]} more than once: cells are told apart by their file names.")
+    if repeated := [name for name, count in names.items() if count > 1]:
+        raise UserError(f"{path} has {repeated[0]} more than once: cells are told apart by their file names.")
     return {Path(path).name: item for path, item in items.items()}
 
 

@@ -48,21 +48,21 @@ def main() -> None:
         folds = list(range(arguments.folds))
         changes.append(f"split.folds={arguments.folds}")
     if arguments.leave_out:
-        _without_each(arguments.name, settings, [*changes, f"split.fold={folds[0]}"])
+        _leave_out_each(arguments.name, settings, [*changes, f"split.fold={folds[0]}"])
         return
 
     def run(fold: int) -> str:
         return experiment.run(f"{arguments.name}-{fold}", [f"split.fold={fold}", *changes])
 
-    oof, rows = [], []
+    fold_tables, figures = [], []
     print(f"{'fold':>6} " + " ".join(f"{name:>18}" for name in FIGURES))
     for fold, revision in experiment.parallel(run, folds, arguments.workers):
-        rows.append(figures_of(json.loads(experiment.read(revision, paths.METRICS))))
-        print(f"{fold:>6} " + " ".join(f"{value:18.4f}" for value in rows[-1]), flush=True)
-        oof.append(experiment.tested(revision, fold))
-    for name, values in (("mean", np.mean(rows, axis=0)), ("sd", np.std(rows, axis=0, ddof=1))):
+        figures.append(figures_of(json.loads(experiment.read(revision, paths.METRICS))))
+        print(f"{fold:>6} " + " ".join(f"{value:18.4f}" for value in figures[-1]), flush=True)
+        fold_tables.append(experiment.fold_predictions(revision, fold))
+    for name, values in (("mean", np.mean(figures, axis=0)), ("sd", np.std(figures, axis=0, ddof=1))):
         print(f"{name:>6} " + " ".join(f"{value:18.4f}" for value in values))
-    pooled = pd.concat(oof).sort_values("path", ignore_index=True)
+    pooled = pd.concat(fold_tables).sort_values("path", ignore_index=True)
     out = paths.CROSSVAL / f"{arguments.name}.csv"
     tables.write(pooled, out, tables.OUT_OF_FOLD)
     # Probabilities are calibrated by their fold's temperature already.
@@ -78,16 +78,16 @@ def figures_of(metrics: dict[str, Any]) -> npt.NDArray[np.float64]:
     return np.array([metrics[tables.TEST][name]["value"] for name in FIGURES], dtype=np.float64)
 
 
-def _without_each(name: str, settings: params.Params, changes: Sequence[str]) -> None:
+def _leave_out_each(name: str, settings: params.Params, changes: Sequence[str]) -> None:
     """Train once without each set of other laboratories, and evaluate that network on the set."""
-    given = laboratories.to_train_on(settings.laboratories)
-    if not given:
+    sets = laboratories.to_train_on(settings.laboratories)
+    if not sets:
         raise UserError(f"{settings.laboratories.folder} holds no set of cells to leave out: put some there.")
     scores = {}
-    for laboratory, path in given.items():
-        left_out = ",".join(f"'{one}'" for one in [*settings.laboratories.leave_out, laboratory])
-        without = [*changes, f"laboratories.leave_out=[{left_out}]"]
-        revision = experiment.run(f"{name}-without-{laboratory}", without)
+    for laboratory, path in sets.items():
+        names = ",".join(f"'{key}'" for key in [*settings.laboratories.leave_out, laboratory])
+        changed = [*changes, f"laboratories.leave_out=[{names}]"]
+        revision = experiment.run(f"{name}-without-{laboratory}", changed)
         scores[laboratory] = external.judge(experiment.bundle_of(revision), path, settings)
         print(external.as_text({laboratory: scores[laboratory]}), flush=True)
     files.write_json(paths.CROSSVAL / f"{name}-laboratories.json", scores)

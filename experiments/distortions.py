@@ -44,22 +44,22 @@ def main() -> None:
         cells = [Image.fromarray(images.read(Path(temporary, path), limits).pixels) for path in table.path]
     groups = _groups(table, arguments.name, arguments.model)
     y = labels.values(table.label) == 1
-    found = pd.DataFrame({name: _judged(way, cells, y, groups) for name, way in DISTORTIONS.items()}).T
-    found["points lost"] = 100 * (found.accuracy["none"] - found.accuracy)
+    costs = pd.DataFrame({name: _cost(distort, cells, y, groups) for name, distort in DISTORTIONS.items()}).T
+    costs["points lost"] = 100 * (costs.accuracy["none"] - costs.accuracy)
     print(f"{len(cells):,} cells of {arguments.cells}")
-    print(found.to_string(float_format="{:.3f}".format))
+    print(costs.to_string(float_format="{:.3f}".format))
 
 
-def _judged(
+def _cost(
     distort: Distort, cells: list[Image.Image], y: Bools, groups: list[tuple[bundle.Bundle, Rows]]
 ) -> dict[str, float]:
-    away, right = np.zeros_like(y), np.zeros_like(y)
+    rejected, hits = np.zeros_like(y), np.zeros_like(y)
     for model, rows in groups:
         predictions = model.run([np.asarray(distort(cells[row])) for row in rows])
-        away[rows] = [reason is not None for reason in predictions.rejected]
-        right[rows] = (predictions.p_parasitized >= 0.5) == y[rows]
-    shares = {"parasitised turned away": away[y], "uninfected turned away": away[~y], "accuracy": right}
-    return {name: float(which.mean()) if len(which) else np.nan for name, which in shares.items()}
+        rejected[rows] = [reason is not None for reason in predictions.rejected]
+        hits[rows] = (predictions.p_parasitized >= 0.5) == y[rows]
+    flags = {"parasitised turned away": rejected[y], "uninfected turned away": rejected[~y], "accuracy": hits}
+    return {name: float(flag.mean()) if len(flag) else np.nan for name, flag in flags.items()}
 
 
 def _groups(table: pd.DataFrame, name: str | None, model: Path | None) -> list[tuple[bundle.Bundle, Rows]]:
@@ -70,16 +70,16 @@ def _groups(table: pd.DataFrame, name: str | None, model: Path | None) -> list[t
     """
     if name is None:
         return [(bundle.load(model, threads=1), np.arange(len(table)))]
-    known = experiment.predictions(name)
-    fold = dict(zip(known.path.map(lambda path: Path(path).stem), known.fold, strict=True))
-    folds = table.path.map(lambda path: fold.get(Path(path).stem, -1)).to_numpy()
-    if strange := int((folds < 0).sum()):
+    predictions = experiment.predictions(name)
+    fold_of = {Path(path).stem: fold for path, fold in zip(predictions.path, predictions.fold, strict=True)}
+    folds = np.array([fold_of.get(Path(path).stem, -1) for path in table.path])
+    if unknown := int((folds < 0).sum()):
         raise UserError(
-            f"{strange:,} of {len(table):,} cells are not among those of {name}: give cells that its folds "
+            f"{unknown:,} of {len(table):,} cells are not among those of {name}: give cells that its folds "
             "have judged, or ask one bundle, without --name."
         )
-    rows = {number: np.flatnonzero(folds == number) for number in sorted(set(folds))}
-    return [(experiment.bundle_of(f"{name}-{number}"), of_fold) for number, of_fold in rows.items()]
+    numbers = np.unique(folds)
+    return [(experiment.bundle_of(f"{name}-{fold}"), np.flatnonzero(folds == fold)) for fold in numbers]
 
 
 def _margin(share: float, cell: Image.Image) -> Image.Image:
@@ -87,12 +87,12 @@ def _margin(share: float, cell: Image.Image) -> Image.Image:
 
 
 def _canvas(side: int, cell: Image.Image) -> Image.Image:
-    room = (max(0, side - cell.width) // 2, max(0, side - cell.height) // 2)
-    return ImageOps.expand(cell, room)
+    border = (max(0, side - cell.width) // 2, max(0, side - cell.height) // 2)
+    return ImageOps.expand(cell, border)
 
 
 def _gain(red: float, green: float, blue: float, cell: Image.Image) -> Image.Image:
-    return cell.point([min(255, int(value * by)) for by in (red, green, blue) for value in range(256)])
+    return cell.point([min(255, int(level * gain)) for gain in (red, green, blue) for level in range(256)])
 
 
 def _noise(strength: float, cell: Image.Image) -> Image.Image:
@@ -106,17 +106,17 @@ def _jpeg(quality: int, cell: Image.Image) -> Image.Image:
     return Image.open(stream).convert("RGB")
 
 
-def _on(red: int, green: int, blue: int, cell: Image.Image) -> Image.Image:
+def _on_colour(red: int, green: int, blue: int, cell: Image.Image) -> Image.Image:
     pixels = np.asarray(cell)
     outside = pixels.max(axis=2, keepdims=True) < _BLACK
     return Image.fromarray(np.where(outside, np.array([red, green, blue], dtype=np.uint8), pixels))
 
 
-def _sized(width: int, height: int) -> Distort:
+def _resize(width: int, height: int) -> Distort:
     return methodcaller("resize", (width, height), Image.Resampling.BOX)
 
 
-def _turned(degrees: float) -> Distort:
+def _rotate(degrees: float) -> Distort:
     return methodcaller("rotate", degrees, Image.Resampling.BILINEAR, expand=True)
 
 
@@ -124,18 +124,18 @@ DISTORTIONS: dict[str, Distort] = {
     "none": lambda cell: cell,
     **{f"black margin of {share:.0%}": partial(_margin, share) for share in (0.15, 0.2, 0.25)},
     **{f"on a canvas of {side} px": partial(_canvas, side) for side in (160, 200)},
-    **{f"turned by {degrees} degrees": _turned(degrees) for degrees in (30, 45, 90)},
+    **{f"turned by {degrees} degrees": _rotate(degrees) for degrees in (30, 45, 90)},
     **{f"light at {gain:.0%}": partial(_gain, gain, gain, gain) for gain in (1.2, 1.1, 0.8, 0.6)},
     **{f"warmer by {by:.0%}": partial(_gain, 1 + by, 1, 1 - by) for by in (0.1, 0.2)},
     **{f"colder by {by:.0%}": partial(_gain, 1 - by, 1, 1 + by) for by in (0.1, 0.2)},
     **{f"blurred by {by:g} px": methodcaller("filter", ImageFilter.GaussianBlur(by)) for by in (1, 1.5, 2)},
     "noise of 10 grey levels": partial(_noise, 10),
-    **{f"crop of {side} px": _sized(side, side) for side in (40, 36, 32, 224)},
-    "squeezed to 60 x 120 px": _sized(60, 120),
+    **{f"crop of {side} px": _resize(side, side) for side in (40, 36, 32, 224)},
+    "squeezed to 60 x 120 px": _resize(60, 120),
     **{f"JPEG quality {quality}": partial(_jpeg, quality) for quality in (75, 30, 10)},
-    "on white": partial(_on, 255, 255, 255),
-    "on a field's colour": partial(_on, 225, 215, 220),
-    "on dark grey": partial(_on, 30, 30, 30),
+    "on white": partial(_on_colour, 255, 255, 255),
+    "on a field's colour": partial(_on_colour, 225, 215, 220),
+    "on dark grey": partial(_on_colour, 30, 30, 30),
     "without colour": lambda cell: cell.convert("L").convert("RGB"),
     "12 bits read as 16": lambda cell: cell.point(lambda value: value // 16),
 }  # fmt: skip

@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 _CLONES = Path(".dvc/tmp/folds")
 # Parameters that name a file or folder.
-_OF_PATHS = (
+_PATH_PARAMETERS = (
     *("data.folder", "split.file", "laboratories.folder", "external.folder", "train.start"),
     *("train.labels_file", "evaluate.doubtful_labels"),
 )
@@ -61,17 +61,17 @@ def _clone(name: str) -> Iterator[Path]:
         with files.atomic_folder(_CLONES / name) as clone:
             programs.git("clone", "--quiet", "--shared", ".", str(clone))
             # Not `git stash create`: it locks the index, so that one of two experiments at once would fail.
-            changed = clone / ".git/changed"
-            plain = ("--binary", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
-            programs.git("diff", *plain, f"--output={changed.resolve()}", "HEAD")
+            patch = clone / ".git/changed"
+            options = ["--binary", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/"]
+            programs.git("diff", *options, f"--output={patch.resolve()}", "HEAD")
             # The user's own setting for whitespace could change the patch, or refuse it.
-            exact = ("--index", "--allow-empty", "--whitespace=nowarn")
-            programs.git("apply", *exact, str(changed.resolve()), cwd=clone)
+            options = ["--index", "--allow-empty", "--whitespace=nowarn"]
+            programs.git("apply", *options, str(patch.resolve()), cwd=clone)
             for key in ("user.name", "user.email"):
                 if value := programs.git("config", "--default", "", key):
                     programs.git("config", key, value, cwd=clone)
-            if (local := Path(".dvc/config.local")).is_file():
-                shutil.copy(local, clone / local)
+            if (local_config := Path(".dvc/config.local")).is_file():
+                shutil.copy(local_config, clone / local_config)
             yield clone
     finally:
         shutil.rmtree(_CLONES / name, ignore_errors=True)
@@ -80,16 +80,16 @@ def _clone(name: str) -> Iterator[Path]:
 def parallel(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[tuple[Item, Result]]:
-    """Give each item with `function(item)` as it ends, `workers` at a time.
+    """Yield each item with `function(item)` as soon as it ends, `workers` at a time.
 
     Threads are enough, because each function waits for DVC's processes. TensorFlow uses as many threads in
     each of them as it does alone, and so gives the same bytes.
     """
     with ThreadPoolExecutor(workers) as pool:
-        running = {pool.submit(function, item): item for item in items}
+        futures = {pool.submit(function, item): item for item in items}
         try:
-            for done in as_completed(running):
-                yield running[done], done.result()
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -105,31 +105,40 @@ def outside_git(settings: params.Params) -> list[str]:
 
     An experiment runs in a clone, which has no files from outside of the repository and no untracked ones.
     """
-    here = Path.cwd().resolve()
-    given = {key: Path(attrgetter(key)(settings)).resolve() for key in _OF_PATHS}
+    root = Path.cwd().resolve()
+    absolute = {key: Path(attrgetter(key)(settings)).resolve() for key in _PATH_PARAMETERS}
     return [
         change(key, path)
-        for key, path in given.items()
-        if not path.is_relative_to(here) or programs.git("ls-files", "--others", "--", str(path))
+        for key, path in absolute.items()
+        if not path.is_relative_to(root) or programs.git("ls-files", "--others", "--", str(path))
     ]
 
 
 def read(name: str, path: Path) -> str:
     """The content of a text file of experiment `name`; UserError if it is not available."""
-    with _left_by(name, path) as there:
-        text: str = there.read_text(path.as_posix(), encoding="utf-8")
-    return text
+    with _file_system(name, path) as file_system:
+        return str(file_system.read_text(path.as_posix(), encoding="utf-8"))
 
 
 def get(name: str, path: Path, target: Path) -> None:
     """Copy a file or folder of experiment `name` to `target`; UserError if it is not available."""
-    with _left_by(name, path) as there:
-        there.get(path.as_posix(), str(target), recursive=there.isdir(path.as_posix()))
+    with _file_system(name, path) as file_system:
+        file_system.get(path.as_posix(), str(target), recursive=file_system.isdir(path.as_posix()))
+
+
+@contextmanager
+def copy_of(name: str, path: Path) -> Iterator[Path]:
+    """A temporary copy of a file or folder of experiment `name`; UserError if it is not available."""
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary, path.name)
+        get(name, path, copy)
+        yield copy
 
 
 def bundle_of(name: str) -> bundle.Bundle:
     """Load the bundle of experiment `name`; UserError if it is not available."""
     with tempfile.TemporaryDirectory() as temporary:
+        # Errors about the bundle name the folder, and so the experiment.
         folder = Path(temporary, name)
         get(name, paths.BUNDLE, folder)
         return bundle.load(folder)
@@ -150,19 +159,19 @@ def revisions(name: str) -> dict[int, str]:
 
 def side(name: str, split: str, cells: packed.Packed) -> tuple[pd.DataFrame, list[Prepared]]:
     """One side of an experiment's split: its rows of tables.SPLITS, and its cells as networks see them."""
-    found = tables.read(paths.SPLITS, tables.SPLITS, content=read(name, paths.SPLITS))
-    found = found[found.split == split]
-    return found, cells.prepared(packed.rows_of(cells, found.path))
+    rows = tables.read(paths.SPLITS, tables.SPLITS, content=read(name, paths.SPLITS))
+    rows = rows[rows.split == split]
+    return rows, cells.prepared(packed.rows_of(cells, rows.path))
 
 
-def tested(name: str, fold: int) -> pd.DataFrame:
+def fold_predictions(name: str, fold: int) -> pd.DataFrame:
     """Predictions of the network of a fold's experiment for its test cells: rows of tables.OUT_OF_FOLD."""
-    found = tables.read(paths.PREDICTIONS, tables.PREDICTIONS, content=read(name, paths.PREDICTIONS))
-    return found[found.split == tables.TEST].assign(fold=fold)
+    rows = tables.read(paths.PREDICTIONS, tables.PREDICTIONS, content=read(name, paths.PREDICTIONS))
+    return rows[rows.split == tables.TEST].assign(fold=fold)
 
 
 @contextmanager
-def _left_by(name: str, path: Path) -> Iterator[Any]:
+def _file_system(name: str, path: Path) -> Iterator[Any]:
     """The file system of experiment `name`; UserError if the block cannot read `path` there."""
     from dvc.api import DVCFileSystem
 

@@ -32,8 +32,8 @@ def main() -> None:
     folders = [arguments.folder]
     # One set may be spread over several folders, but not if one of these has all annotations of its own.
     if list(arguments.folder.glob("*/annotations.json")):
-        below = sorted(arguments.folder.glob("*/"))
-        folders = [folder for folder in below if annotations.annotation_files(folder)]
+        subfolders = sorted(arguments.folder.glob("*/"))
+        folders = [folder for folder in subfolders if annotations.annotation_files(folder)]
     for folder in folders:
         fields = annotations.read(folder, params.load_params().data.classes, annotations.UNLABELLED)
         if arguments.sample and arguments.sample < len(fields):
@@ -41,59 +41,59 @@ def main() -> None:
         scores = pd.DataFrame([score(field) for field in fields])
         print(f"{folder.name}: {as_text(scores)}", flush=True)
         worst = f1(scores).sort_values(kind="stable").index[: arguments.worst]
-        for place, field in enumerate((fields[row] for row in worst), 1):
-            pixels = find.read(field.image)
-            found = find.find(pixels)
-            matched = matching.match(found, field.marks)
-            with files.atomic_path(REPORTS / f"{folder.name}-{place}.png") as part:
-                matching.outlines(pixels, found, field.marks, matched).save(part)
+        for rank, annotated in enumerate((fields[row] for row in worst), 1):
+            pixels = find.read(annotated.image)
+            field = find.find(pixels)
+            matched = matching.match(field, annotated.marks)
+            with files.atomic_path(REPORTS / f"{folder.name}-{rank}.png") as part:
+                matching.outlines(pixels, field, annotated.marks, matched).save(part)
 
 
-def score(field: annotations.Annotated) -> dict[str, float]:
+def score(annotated: annotations.Annotated) -> dict[str, float]:
     """Find the cells of a field, and compare them with its annotation.
 
     Returns:
-        Numbers of cells that are found and annotated (`both`), only found (`extra`) and only annotated
+        Numbers of cells that are found and annotated (`matched`), only found (`extra`) and only annotated
         (`missed`). A found object that is annotated as no red cell is `extra`. `parasitized` and
         `parasitized_found`: of annotated parasitised cells, also of those that the border cuts. `boxes`:
         whether the annotation has boxes; `seconds`: processor time.
     """
-    pixels = find.read(field.image)
-    annotations.check_size(field, pixels.shape[1], pixels.shape[0])
+    pixels, marks = find.read(annotated.image), annotated.marks
+    annotations.check_size(annotated, pixels.shape[1], pixels.shape[0])
     start = time.process_time()
-    found = find.find(pixels)
+    field = find.find(pixels)
     seconds = time.process_time() - start
-    matched = matching.match(found, field.marks)
-    whole = [field.marks[j].label != annotations.OTHER for i, j in matched.pairs if not found.cells[i].cut]
-    parasitized = {j for j, mark in enumerate(field.marks) if mark.label == PARASITIZED and not mark.ignore}
+    matched = matching.match(field, marks)
+    is_red_cell = [marks[j].label != annotations.OTHER for i, j in matched.pairs if not field.cells[i].cut]
+    parasitized = {j for j, mark in enumerate(marks) if mark.label == PARASITIZED and not mark.ignore}
     return {
         "parasitized": len(parasitized),
         "parasitized_found": len(parasitized & {j for _, j in matched.pairs}),
-        "both": sum(whole),
-        "extra": len(matched.extra) + whole.count(False),
+        "matched": sum(is_red_cell),
+        "extra": len(matched.extra) + is_red_cell.count(False),
         "missed": len(matched.missed),
-        "boxes": any(mark.box[2] for mark in field.marks),
+        "boxes": any(mark.box[2] for mark in marks),
         "seconds": seconds,
     }
 
 
 def f1(scores: Any) -> Any:
     """F1 of each row of a table of scores, or of a single row."""
-    return 2 * scores.both / np.maximum(2 * scores.both + scores.extra + scores.missed, 1)
+    return 2 * scores.matched / np.maximum(2 * scores.matched + scores.extra + scores.missed, 1)
 
 
 def as_text(scores: pd.DataFrame) -> str:
     """The figures of a set, for a terminal."""
-    every, cells = scores.sum(), scores.both + scores.missed
-    text = f"{len(scores)} fields, {cells.sum():,} cells; recall {every.both / max(cells.sum(), 1):.3f}"
-    if every.boxes:
-        off = scores.extra.sub(scores.missed).div(cells.clip(lower=1)).abs()
+    totals, cells = scores.sum(), scores.matched + scores.missed
+    text = f"{len(scores)} fields, {cells.sum():,} cells; recall {totals.matched / max(cells.sum(), 1):.3f}"
+    if totals.boxes:
+        errors = scores.extra.sub(scores.missed).div(cells.clip(lower=1)).abs()
         text += (
-            f", precision {every.both / max(every.both + every.extra, 1):.3f}, F1 {f1(every):.3f}; "
-            f"count off by {off.median():.1%} (median), {off.quantile(0.9):.1%} (nine of ten)"
+            f", precision {totals.matched / max(totals.matched + totals.extra, 1):.3f}, F1 {f1(totals):.3f}; "
+            f"count off by {errors.median():.1%} (median), {errors.quantile(0.9):.1%} (nine of ten)"
         )
-    if every.parasitized:
-        text += f"; {every.parasitized_found:.0f} of {every.parasitized:.0f} parasitised ones are found"
+    if totals.parasitized:
+        text += f"; {totals.parasitized_found:.0f} of {totals.parasitized:.0f} parasitised ones are found"
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds = scores.seconds
     times = f"{seconds.median():.2f} s (median), {seconds.max():.2f} s (most)"

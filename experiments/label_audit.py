@@ -6,7 +6,6 @@ if its cross-validation was trained without a list, or with the one that --contr
 """
 
 import hashlib
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,7 +33,7 @@ CONTRADICTED = {"given_label": "str", "file": "str"}
 
 # The share of a class's cells below its mark; and how many Uninfected cells give the patient's own median
 # half the weight, beside the median of all patients.
-_MARK, _HALF = 0.85, 10
+_MARK, _HALF_WEIGHT = 0.85, 10
 
 _COLUMNS, _SIDE, _CAPTION = 12, 96, 26  # of a contact sheet: cells per row, their side and caption in px
 
@@ -54,9 +53,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.contradicted:
-        found = contradicted(tables.read(LABEL_AUDIT, RANKING))
-        tables.write(found, arguments.contradicted, CONTRADICTED)
-        print(f"{arguments.contradicted}: {len(found):,} labels that {LABEL_AUDIT} contradicts")
+        table = contradicted(tables.read(LABEL_AUDIT, RANKING))
+        tables.write(table, arguments.contradicted, CONTRADICTED)
+        print(f"{arguments.contradicted}: {len(table):,} labels that {LABEL_AUDIT} contradicts")
         return
     cells = experiment.predictions(arguments.name)
     if arguments.publish:
@@ -76,7 +75,7 @@ def main() -> None:
         sheet = arguments.out.with_name(f"{arguments.out.stem}_{label.lower()}.png")
         contact_sheet(ranked, label, RAW, arguments.cells, sheet)
         print(f"{sheet}: the most suspect of the {label}")
-    _compare(ranked)
+    _print_precision(ranked)
 
 
 def check_unseen(revisions: Iterable[str]) -> None:
@@ -85,8 +84,8 @@ def check_unseen(revisions: Iterable[str]) -> None:
         train = yaml.safe_load(experiment.read(revision, PARAMS))["train"]
         if train["noisy_labels"] == "keep":
             continue
-        listed = _listed(revision, Path(train["labels_file"]))
-        if listed and listed != _contradicted(revision):
+        doubtful = _training_list(revision, Path(train["labels_file"]))
+        if doubtful and doubtful != _published_contradictions(revision):
             raise UserError(
                 f"{revision} was trained with the list {train['labels_file']}, and may not rank labels by "
                 "it: cross-validate with an empty train.labels_file, or with the list that --contradicted "
@@ -94,38 +93,36 @@ def check_unseen(revisions: Iterable[str]) -> None:
             )
 
 
-def _contradicted(revision: str) -> doubtful_labels.Pairs:
+def _published_contradictions(revision: str) -> doubtful_labels.Pairs:
     """The labels that are contradicted by the ranking that was published when a fold was trained."""
     content = experiment.read(revision, LABEL_AUDIT)
-    found = contradicted(tables.read(LABEL_AUDIT, RANKING, content=content))
-    return frozenset(zip(found.given_label, found.file, strict=True))
+    table = contradicted(tables.read(LABEL_AUDIT, RANKING, content=content))
+    return frozenset(zip(table.given_label, table.file, strict=True))
 
 
-def _listed(revision: str, file: Path) -> doubtful_labels.Pairs:
+def _training_list(revision: str, file: Path) -> doubtful_labels.Pairs:
     """The doubtful labels that a fold was trained with: the content of `file` at that time."""
     if file.is_absolute():
         # The fold has no copy of a file outside of the repository, only its hash.
         stages = yaml.safe_load(experiment.read(revision, LOCK))["stages"]
-        then = {dep["path"]: dep.get("md5") for dep in stages["train"]["deps"]}.get(str(file))
-        if not file.is_file() or then != hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest():
+        md5 = {dep["path"]: dep.get("md5") for dep in stages["train"]["deps"]}.get(str(file))
+        if not file.is_file() or md5 != hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest():
             raise UserError(
                 f"{file} is not the list that {revision} was trained with: cross-validate again, so that it "
                 "can be told whether the ranking repeats it."
             )
         return doubtful_labels.read(file, "train.labels_file")
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, file.name)
-        experiment.get(revision, file, copy)
+    with experiment.copy_of(revision, file) as copy:
         return doubtful_labels.read(copy, "train.labels_file")
 
 
-def _compare(ranked: pd.DataFrame) -> None:
+def _print_precision(ranked: pd.DataFrame) -> None:
     settings = params.load_params().evaluate
-    in_doubt = doubtful_labels.among(ranked, doubtful_labels.of_evaluation(settings))
-    if in_doubt.any():
-        precision = average_precision_score(in_doubt, ranked.score)
-        listed = f"the {in_doubt.sum():,} labels in {settings.doubtful_labels}"
-        print(f"Average precision for {listed}: {precision:.3f}")
+    doubtful = doubtful_labels.among(ranked, doubtful_labels.of_evaluation(settings))
+    if doubtful.any():
+        precision = average_precision_score(doubtful, ranked.score)
+        source = f"the {doubtful.sum():,} labels in {settings.doubtful_labels}"
+        print(f"Average precision for {source}: {precision:.3f}")
 
 
 def rank(cells: pd.DataFrame) -> pd.DataFrame:
@@ -152,12 +149,12 @@ def rank(cells: pd.DataFrame) -> pd.DataFrame:
     if len(np.unique(y)) < 2:
         raise UserError("The out-of-fold cells are all of one class: a label audit needs both.")
     logits = _without_stain(calibration.logit(cells.p_parasitized.to_numpy(np.float64)), y, cells.patient)
-    against = np.where(y == 1, -logits, logits)
+    contradiction = np.where(y == 1, -logits, logits)
     for value in (0, 1):
-        against[y == value] -= np.quantile(against[y == value], _MARK)
+        contradiction[y == value] -= np.quantile(contradiction[y == value], _MARK)
     p = expit(logits)
     suspect = find_label_issues(y, np.stack([1 - p, p], axis=1), filter_by="confident_learning", n_jobs=1)
-    ranked = cells.assign(score=expit(against), suspect=suspect)
+    ranked = cells.assign(score=expit(contradiction), suspect=suspect)
     return ranked.sort_values(["score", "path"], ascending=[False, True], ignore_index=True)
 
 
@@ -167,13 +164,13 @@ def averaged(cells: pd.DataFrame, ranked: pd.DataFrame) -> pd.DataFrame:
     Raises:
         UserError: the ranking lacks a cell.
     """
-    before = cells.path.map(ranked.set_index("path").p_parasitized)
-    if before.isna().any():
+    earlier = cells.path.map(ranked.set_index("path").p_parasitized)
+    if earlier.isna().any():
         raise UserError(
-            f"The earlier ranking lacks {cells.path[before.isna()].iloc[0]}: rank the cells without it."
+            f"The earlier ranking lacks {cells.path[earlier.isna()].iloc[0]}: rank the cells without it."
         )
-    both = [calibration.logit(p.to_numpy(np.float64)) for p in (cells.p_parasitized, before)]
-    return cells.assign(p_parasitized=expit(np.mean(both, axis=0)))
+    logits = [calibration.logit(p.to_numpy(np.float64)) for p in (cells.p_parasitized, earlier)]
+    return cells.assign(p_parasitized=expit(np.mean(logits, axis=0)))
 
 
 def contradicted(ranked: pd.DataFrame) -> pd.DataFrame:
@@ -195,12 +192,12 @@ def summary(ranked: pd.DataFrame) -> str:
     """How many labels of each class and of which patients are suspect, as text."""
     lines = []
     for label in labels.LABELS:
-        of_class = ranked[ranked.label == label]
-        lines.append(f"{label}: {of_class.suspect.sum():,} of {len(of_class):,} labels are suspect")
-        worst = of_class[of_class.suspect].patient.value_counts()
-        shown = ", ".join(f"{patient} {count}" for patient, count in worst.head(8).items())
-        if shown:
-            lines.append(f"  most often of the patients {shown}")
+        cells = ranked[ranked.label == label]
+        lines.append(f"{label}: {cells.suspect.sum():,} of {len(cells):,} labels are suspect")
+        counts = cells[cells.suspect].patient.value_counts().head(8)
+        if len(counts):
+            patients = ", ".join(f"{patient} {count}" for patient, count in counts.items())
+            lines.append(f"  most often of the patients {patients}")
     return "\n".join(lines)
 
 
@@ -213,15 +210,15 @@ def contact_sheet(ranked: pd.DataFrame, label: str, raw: Path, cells: int, out: 
     Raises:
         UserError: a cell's image is not there.
     """
-    chosen = ranked[ranked.label == label].head(cells)
-    if missing := next((path for path in chosen.path if not (raw / path).is_file()), None):
+    suspects = ranked[ranked.label == label].head(cells)
+    if missing := next((path for path in suspects.path if not (raw / path).is_file()), None):
         raise UserError(f"{raw / missing} is not there: bring the ranked cells with `dvc repro fetch`.")
-    rows = -(-len(chosen) // _COLUMNS)
+    rows = -(-len(suspects) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * _SIDE, max(rows, 1) * (_SIDE + _CAPTION)), "white")
     draw = ImageDraw.Draw(sheet)
-    shown = zip(chosen.index, chosen.path, chosen.p_parasitized, chosen.patient, strict=True)
-    for place, (number, path, p, patient) in enumerate(shown):
-        left, top = place % _COLUMNS * _SIDE, place // _COLUMNS * (_SIDE + _CAPTION)
+    entries = zip(suspects.index, suspects.path, suspects.p_parasitized, suspects.patient, strict=True)
+    for position, (number, path, p, patient) in enumerate(entries):
+        left, top = position % _COLUMNS * _SIDE, position // _COLUMNS * (_SIDE + _CAPTION)
         with Image.open(raw / path) as image:
             sheet.paste(image.convert("RGB").resize((_SIDE - 4, _SIDE - 4)), (left + 2, top))
         draw.text((left + 2, top + _SIDE - 3), f"{number + 1}: P {p:.2f}", fill="black")
@@ -232,12 +229,12 @@ def contact_sheet(ranked: pd.DataFrame, label: str, raw: Path, cells: int, out: 
 
 def _without_stain(logits: Floats, y: Ints, patient: pd.Series) -> Floats:
     """Log-odds without the shift that all cells of a patient share, float64 (n,)."""
-    healthy = pd.DataFrame({"patient": patient.to_numpy(), "logit": logits})[y == 0]
-    of_patient = healthy.groupby("patient").logit.agg(["median", "size"])
-    weight = of_patient["size"] / (of_patient["size"] + _HALF)
-    shift = weight * (of_patient["median"] - healthy.logit.median())
-    without: Floats = logits - patient.map(shift).fillna(0.0).to_numpy(np.float64)
-    return without
+    uninfected = pd.DataFrame({"patient": patient.to_numpy(), "logit": logits})[y == 0]
+    patients = uninfected.groupby("patient").logit.agg(["median", "size"])
+    weight = patients["size"] / (patients["size"] + _HALF_WEIGHT)
+    shift = weight * (patients["median"] - uninfected.logit.median())
+    corrected: Floats = logits - patient.map(shift).fillna(0.0).to_numpy(np.float64)
+    return corrected
 
 
 if __name__ == "__main__":

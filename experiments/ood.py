@@ -54,18 +54,18 @@ def main() -> None:
         )
 
     origin, cells = _cells(arguments.seed)
-    which = (cells, arguments.count, arguments.seed)
-    others = not_cells.all_kinds(*which) | photographs(*which) | _fields(*which[1:])
-    rows = [_counted(kind, model.run(of_kind).rejected) for kind, of_kind in others.items()]
-    rows += [_counted(kind, rejected, cells=True) for kind, rejected in _out_of_fold(arguments.name).items()]
-    rows += [_counted(str(path), _files(model, path), cells=True) for path in arguments.cells]
+    count, seed = arguments.count, arguments.seed
+    kinds = not_cells.all_kinds(cells, count, seed) | photographs(cells, count, seed) | _fields(count, seed)
+    rows = [_row(kind, model.run(pictures).rejected) for kind, pictures in kinds.items()]
+    rows += [_row(kind, rejected, cells=True) for kind, rejected in _out_of_fold(arguments.name).items()]
+    rows += [_row(str(path), _reasons(model, path), cells=True) for path in arguments.cells]
     table = pd.DataFrame(rows)
     print(f"{model.folder}; spoilt cells are made from {origin}")
     print(table.assign(share=(table.rejected / table.pictures).round(4)).to_string(index=False))
-    kinds = table[~table.cells]
-    pictures, rejected = kinds.pictures.sum(), kinds.rejected.sum()
+    others = table[~table.cells]
+    pictures, rejected = others.pictures.sum(), others.rejected.sum()
     print(f"{rejected:,} of {pictures:,} pictures turned away, {rejected / pictures:.1%}; ", end="")
-    print(f"mean of {len(kinds)} kinds {(kinds.rejected / kinds.pictures).mean():.1%}")
+    print(f"mean of {len(others)} kinds {(others.rejected / others.pictures).mean():.1%}")
     tables.write(table, arguments.out)
     print(f"\nThe table: {arguments.out}")
 
@@ -77,37 +77,37 @@ def _cells(seed: int) -> tuple[str, list[Pixels]]:
         return "drawn cells", [
             synthetic.draw(random, synthetic.stain(random), bool(random.integers(2))) for _ in range(_CELLS)
         ]
-    found = packed.load(paths.PACKED).images
-    return str(paths.PACKED), list(random.choice(found, min(_CELLS, len(found)), replace=False))
+    images = packed.load(paths.PACKED).images
+    return str(paths.PACKED), list(random.choice(images, min(_CELLS, len(images)), replace=False))
 
 
 def photographs(cells: Sequence[Pixels], count: int, seed: int) -> dict[str, list[Pixels]]:
     """`2 * count` cuts of each package's photographs, each uint8 (h, w, 3), and `count` cut out along the
     outlines of `cells`.
     """
-    found = {}
-    for package, below in shipped().items():
-        pictures = [_read(file) for file in below]
-        found[f"photographs: {package}"] = [
-            _cut(random, pictures[int(random.integers(len(pictures)))])
-            for random in (not_cells.random_of(seed, package, number) for number in range(2 * count))
+    kinds = {}
+    for package, files in shipped().items():
+        pictures = [_read(file) for file in files]
+        generators = (not_cells.random_of(seed, package, number) for number in range(2 * count))
+        kinds[f"photographs: {package}"] = [
+            _cut(random, pictures[int(random.integers(len(pictures)))]) for random in generators
         ]
-    if cuts := [cut for of_kind in found.values() for cut in of_kind]:
-        found["photographs in a cell's outline"] = [
-            not_cells.in_outline(cells[number % len(cells)], cuts[number * len(found)])
+    if cuts := [cut for cuts_of_kind in kinds.values() for cut in cuts_of_kind]:
+        kinds["photographs in a cell's outline"] = [
+            not_cells.in_outline(cells[number % len(cells)], cuts[number * len(kinds)])
             for number in range(count)
         ]
-    return found
+    return kinds
 
 
 def shipped() -> dict[str, list[Path]]:
     """The picture files of each package in `SHIPPED` that is installed."""
-    found = {}
+    files = {}
     for package, (module, folder) in SHIPPED.items():
         if (spec := importlib.util.find_spec(module)) and spec.origin:
-            below = Path(spec.origin).parent / folder
-            found[package] = sorted(file for file in below.glob("*") if file.suffix in ENDINGS)
-    return {package: files for package, files in found.items() if files}
+            content = Path(spec.origin).parent.glob(f"{folder}/*")
+            files[package] = sorted(file for file in content if file.suffix in ENDINGS)
+    return {package: pictures for package, pictures in files.items() if pictures}
 
 
 def _read(file: Path) -> Pixels:
@@ -149,22 +149,22 @@ def _out_of_fold(name: str) -> dict[str, pd.Series]:
     """
     if not (paths.CROSSVAL / f"{name}.csv").is_file():
         return {}
-    found = pretrained.out_of_fold(name, packed.load(paths.PACKED))
-    foreign, judged = found.foreign, found.cells
+    results = pretrained.out_of_fold(name, packed.load(paths.PACKED))
+    foreign, cells = results.foreign, results.cells
     print(f"{sum(foreign)} of {len(foreign)} patients are foreign to the fold that never saw them")
-    of_folds = {f"fold {number}": rows.rejected for number, rows in judged.groupby("fold")}
-    return {"out of fold": judged.rejected, **of_folds}
+    of_folds = {f"fold {number}": rows.rejected for number, rows in cells.groupby("fold")}
+    return {"out of fold": cells.rejected, **of_folds}
 
 
-def _files(model: bundle.Bundle, path: Path) -> list[str | None]:
-    found = predict.predict(model, inputs.find([str(path)]))
-    rows = [row for row in found if row.status != predict.UNREADABLE]
+def _reasons(model: bundle.Bundle, path: Path) -> list[str | None]:
+    predictions = predict.predict(model, inputs.find([str(path)]))
+    rows = [row for row in predictions if row.status != predict.UNREADABLE]
     if not rows:
         raise UserError(f"{path} holds no readable image: name files, folders or zips of cells.")
     return [row.reason if row.status == predict.REJECTED else None for row in rows]
 
 
-def _counted(kind: str, rejected: Collection[str | None], *, cells: bool = False) -> dict[str, object]:
+def _row(kind: str, rejected: Collection[str | None], *, cells: bool = False) -> dict[str, object]:
     """A row of the table: a kind, its pictures, how many are turned away, and the most frequent reason."""
     reasons = Counter(filter(None, rejected))
     return {

@@ -5,8 +5,7 @@ those of the trained network, on the fold's test cells: decisions at 0.5, AUC, a
 `evaluate.doubtful_labels` lists.
 """
 
-import tempfile
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import numpy as np
@@ -27,13 +26,13 @@ def main() -> None:
     parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     arguments = parser.parse_args()
     cells = packed.load(paths.PACKED)
-    costs = []
+    costs: list[dict[str, Any]] = []
     for fold, revision in experiment.revisions(arguments.name).items():
-        costs += _of_fold(revision, cells)
+        costs += _fold_costs(revision, cells)
         print(f"fold {fold} is done", flush=True)
-    found = pd.DataFrame(costs)
-    print(found.round(5).to_string(index=False))
-    print(f"\nAll folds:\n{together(found).round(5).to_string()}")
+    table = pd.DataFrame(costs)
+    print(table.round(5).to_string(index=False))
+    print(f"\nAll folds:\n{over_folds(table).round(5).to_string()}")
 
 
 def cost(p: Floats, p_trained: Floats, y: Ints, sure: Bools) -> dict[str, float]:
@@ -57,7 +56,7 @@ def cost(p: Floats, p_trained: Floats, y: Ints, sure: Bools) -> dict[str, float]
     }
 
 
-def together(costs: pd.DataFrame) -> pd.DataFrame:
+def over_folds(costs: pd.DataFrame) -> pd.DataFrame:
     """All folds, by precision: the sum of cells and decisions, else the value that is furthest from 0."""
     groups = costs.drop(columns="fold").groupby("precision", sort=False)
 
@@ -67,32 +66,28 @@ def together(costs: pd.DataFrame) -> pd.DataFrame:
     return groups.agg(furthest).assign(cells=groups.cells.sum(), decisions=groups.decisions.sum())
 
 
-def _of_fold(revision: str, cells: packed.Packed) -> list[dict[str, Any]]:
+def _fold_costs(revision: str, cells: packed.Packed) -> Iterator[dict[str, Any]]:
     """`cost` of each precision, with the size of the network's file in bytes."""
     # TensorFlow takes seconds to import; --help should not wait for it.
     from malaria.bundle import build
     from malaria.train import network
 
     settings = params.load_params()
-    tested, asked = experiment.side(revision, tables.TEST, cells)
+    test, prepared = experiment.side(revision, tables.TEST, cells)
     _, train = experiment.side(revision, tables.TRAIN, cells)
-    y = labels.values(tested.label)
+    y = labels.values(test.label)
     doubtful = doubtful_labels.of_evaluation(settings.evaluate)
-    sure = ~doubtful_labels.among(tested, doubtful)
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / paths.MODEL.name
-        experiment.get(revision, paths.MODEL, file)
+    sure = ~doubtful_labels.among(test, doubtful)
+    with experiment.copy_of(revision, paths.MODEL) as file:
         model = network.load(file)
-        p_trained = network.predict(model, np.stack([cell.pixels for cell in asked]))
+        p_trained = network.predict(model, np.stack([cell.pixels for cell in prepared]))
         for precision in PRECISIONS:
             changed = settings.model_copy(update={"export": params.Export(precision=precision)})
             # Nothing is written, so any file does for the record's hash of the split.
             exported = build.export(model, train, changed, paths.PARAMS)
-            p = exported.model.run_prepared(asked).p_network
-            size = {"fold": revision, "precision": precision, "bytes": len(exported.network)}
-            found.append(size | cost(p, p_trained, y, sure))
-    return found
+            p = exported.model.run_prepared(prepared).p_network
+            row = {"fold": revision, "precision": precision, "bytes": len(exported.network)}
+            yield row | cost(p, p_trained, y, sure)
 
 
 if __name__ == "__main__":

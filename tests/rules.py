@@ -233,8 +233,8 @@ RULES = (
         "test_ten_healthy_cells_shift_by_half_of_their_median "
         "test_wrong_labels_come_first_and_are_called_suspect "
         "test_a_patient_without_a_healthy_cell_shifts_by_nothing",
-        ("a class's mark", "_MARK, _HALF = 0.85, 10", "_MARK, _HALF = 0.5, 10"),
-        ("a patient's own median", "_MARK, _HALF = 0.85, 10", "_MARK, _HALF = 0.85, 20"),
+        ("a class's mark", "_MARK, _HALF_WEIGHT = 0.85, 10", "_MARK, _HALF_WEIGHT = 0.5, 10"),
+        ("a patient's own median", "_MARK, _HALF_WEIGHT = 0.85, 10", "_MARK, _HALF_WEIGHT = 0.85, 20"),
         (
             "log-odds against the label count",
             "np.where(y == 1, -logits, logits)",
@@ -254,8 +254,12 @@ RULES = (
         "experiments/label_audit.py",
         "tests/experiments/test_label_audit.py "
         "test_the_list_that_the_published_ranking_contradicts_may_be_learned_without",
-        ("a ranking repeats no list", "listed != _contradicted(revision)", "not _contradicted(revision)"),
-        ("a ranking may learn from the last", " and listed != _contradicted(revision)", ""),
+        (
+            "a ranking repeats no list",
+            "doubtful != _published_contradictions(revision)",
+            "not _published_contradictions(revision)",
+        ),
+        ("a ranking may learn from the last", " and doubtful != _published_contradictions(revision)", ""),
     ),
     *of(
         "malaria/bundle/card.py",
@@ -367,7 +371,7 @@ RULES = (
     *of(
         "malaria/fields/annotations.py",
         "tests/fields/test_annotations.py",
-        ("what two files mark counts once", "if any(_alike(mark.box, of.box) for", "if any(False for"),
+        ("what two files mark counts once", "if any(_alike(mark.box, other.box) for", "if any(False for"),
     ),
     *of(
         "malaria/__main__.py",
@@ -549,21 +553,29 @@ RULES = (
     *of(
         "malaria/fields/find.py",
         "tests/fields/test_find.py",
-        ("the edges of a cell vote for what lies inward", "at + radius * inward", "at - radius * inward"),
+        (
+            "the edges of a cell vote for what lies inward",
+            "edges + radius * inward",
+            "edges - radius * inward",
+        ),
         ("a place needs many votes to be a middle", "_FEW_VOTES = 0.45, 0.3", "_FEW_VOTES = 0.05, 0.05"),
-        ("a large pale cell needs no votes", "> _LONELY * size", "> 9 * size"),
-        ("a long cell is whole", "(_counts(clumps, marks > 0) == 1)", "(_counts(clumps, marks > 0) == 9)"),
+        ("a large pale cell needs no votes", "> _MIN_GAP * diameter", "> 9 * diameter"),
+        (
+            "a long cell is whole",
+            "(_middle_counts(clumps, markers > 0) == 1)",
+            "(_middle_counts(clumps, markers > 0) == 9)",
+        ),
         (
             "the black around a round view is no field",
-            "_DARK, _LARGE_DARK, _RIM = 0.35",
-            "_DARK, _LARGE_DARK, _RIM = 0.0",
+            "_DARK, _MIN_DARK_AREA, _RIM = 0.35",
+            "_DARK, _MIN_DARK_AREA, _RIM = 0.0",
         ),
         ("the rim of a round view cuts cells", "cut = at_rim or ", "cut = "),
-        ("light that falls off is evened out", "< _FALL", "< 9"),
+        ("light that falls off is evened out", "< _MIN_FALL", "< 9"),
         (
             "a piece with a nucleus is no red cell",
-            "0.4 * min(piece.sum(), area)",
-            "4 * min(piece.sum(), area)",
+            "0.4 * min(piece.sum(), cell_area)",
+            "4 * min(piece.sum(), cell_area)",
         ),
     ),
     *of(

@@ -25,18 +25,18 @@ from malaria.paths import PATIENTS
 
 # What a class may stand for besides the two labels: a red cell without a label, or no red cell.
 UNLABELLED, OTHER = "Unlabelled", "Other"
-_OF_LABEL = {
+_CLASS_NAMES = {
     PARASITIZED: "parasitized parasitised infected malaria parasite ring trophozoite schizont gametocyte",
     UNINFECTED: "uninfected healthy normal",
     UNLABELLED: "difficult unlabelled unknown rbc cell erythrocyte",
     OTHER: "other leukocyte leucocyte wbc platelet thrombocyte artefact artifact",
 }
-KNOWN = {name: label for label, names in _OF_LABEL.items() for name in names.split()} | {
+KNOWN = {name: label for label, names in _CLASS_NAMES.items() for name in names.split()} | {
     "red blood cell": UNINFECTED,  # the healthy ones in BBBC041 and IML, whose other classes are stages
     "white blood cell": OTHER,
 }
 _SHARE = re.compile(r"[01]?\.?[0-9]+(e-[0-9]+)?")
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _COLUMNS = {  # of a table, in lower case
     "image": ("image", "file", "filename", "image_name", "field"),
     "name": ("label", "class", "type", "name"),
@@ -48,11 +48,11 @@ _COLUMNS = {  # of a table, in lower case
     "y2": ("ymax", "y_max", "bottom"),
 }
 Box = tuple[float, float, float, float]  # x, y, width and height, px
-# Files that are no annotations: the fields' patients, and the names of YOLO's classes, also Label Studio's.
-_OTHER_TABLES = (PATIENTS, "classes.txt", "notes.json")
+# Files without annotations: the fields' patients, and the names of YOLO's classes, also Label Studio's.
+_NOT_ANNOTATIONS = (PATIENTS, "classes.txt", "notes.json")
 # For errors.
-_FORMS = "COCO, Pascal VOC, YOLO, LabelMe, CVAT or CSV"
-_AGAIN = f"export it again, as {_FORMS}, or take it out of the folder"
+_FORMATS = "COCO, Pascal VOC, YOLO, LabelMe, CVAT or CSV"
+_ADVICE = f"export it again, as {_FORMATS}, or take it out of the folder"
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ class Annotated:
     marks: tuple[Mark, ...]
 
 
-# Image, class, box (None: there is the image, and no mark), ignore.
-Raw = tuple[str, str, list[float] | None, bool]
+# Image, class, box (None: the field has this image; the entry is no mark), ignore.
+Entry = tuple[str, str, list[float] | None, bool]
 Item = TypeVar("Item")
-Place = list[str]  # what is being read, for errors: the last entry counts
+Position = list[str]  # what is being read, for errors; the last item counts
 
 
 def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = "") -> list[Annotated]:
@@ -97,63 +97,65 @@ def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = ""
     known = KNOWN | {name.lower(): label for name, label in (classes or {}).items()}
     fields: dict[Path, dict[Path, list[Mark]]] = {}  # by image, and by the file of annotations
     for file in annotation_files(path):
-        at: Place = ["its start"]
-        given: dict[Path, Path] = {}
-        found: dict[str, Path] = {}
+        position: Position = ["its start"]
+        images: dict[str, Path] = {}  # by their names in the file
+        names: dict[Path, Path] = {}  # by image
         try:
-            for image, name, box, ignore in _entries(file, at):
-                # Each looks in many places, and a field has hundreds of marks.
-                if image not in found:
-                    found[image] = _image(file, image)
-                path_here = found[image]
-                if given.setdefault(path_here, Path(image)) != Path(image):
-                    raise ValueError(f"{given[path_here]} and {image} would both be {path_here}")
-                marks = fields.setdefault(path_here, {}).setdefault(file, [])
+            for name, kind, box, ignore in _entries(file, position):
+                # A search tries many paths, and a field has hundreds of marks.
+                if name not in images:
+                    images[name] = _find_image(file, name)
+                image = images[name]
+                if names.setdefault(image, Path(name)) != Path(name):
+                    raise ValueError(f"{names[image]} and {name} would both be {image}")
+                marks = fields.setdefault(image, {}).setdefault(file, [])
                 if box is not None:
-                    name = str(name).strip()
-                    marks.append(_mark(name, box, ignore, known.get(name.lower(), unknown)))
+                    kind = str(kind).strip()
+                    marks.append(_mark(kind, box, ignore, known.get(kind.lower(), unknown)))
         except (json.JSONDecodeError, yaml.YAMLError, ET.ParseError, csv.Error) as error:
-            told = " ".join(str(error).split())
-            raise UserError(f"{file}, {at[-1]}: it is damaged ({told}); export it again.") from None
+            reason = " ".join(str(error).split())
+            raise UserError(f"{file}, {position[-1]}: it is damaged ({reason}); export it again.") from None
         except UnicodeError:
             raise UserError(
-                f"{file}, {at[-1]}: it is not UTF-8; save it as such (in Excel as CSV UTF-8)."
+                f"{file}, {position[-1]}: it is not UTF-8; save it as such (in Excel as CSV UTF-8)."
             ) from None
         except KeyError as error:
-            raise UserError(f"{file}, {at[-1]}: {error} is missing; {_AGAIN}.") from None
+            raise UserError(f"{file}, {position[-1]}: {error} is missing; {_ADVICE}.") from None
         except (TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
-            raise UserError(f"{file}, {at[-1]}: it is of no known form ({error}); {_AGAIN}.") from None
+            raise UserError(f"{file}, {position[-1]}: it is of no known form ({error}); {_ADVICE}.") from None
         except (ValueError, OSError) as error:
-            raise UserError(f"{file}, {at[-1]}: {error}.") from None
+            raise UserError(f"{file}, {position[-1]}: {error}.") from None
     if not fields:
-        raise UserError(f"{path} holds no annotated field: name a file or folder of {_FORMS}.")
-    for picture, marks_of in fields.items():
-        _check_differ(picture, marks_of)
-    return [Annotated(one, tuple(itertools.chain(*fields[one].values()))) for one in sorted(fields)]
+        raise UserError(f"{path} holds no annotated field: name a file or folder of {_FORMATS}.")
+    for image, marks_by_file in fields.items():
+        _check_marked_once(image, marks_by_file)
+    return [Annotated(image, tuple(itertools.chain(*fields[image].values()))) for image in sorted(fields)]
 
 
-def _check_differ(image: Path, marks_of: Mapping[Path, Sequence[Mark]]) -> None:
+def _check_marked_once(image: Path, marks_by_file: Mapping[Path, Sequence[Mark]]) -> None:
     """Raise UserError if two files mark the same things, as exports in two formats and copies do."""
-    for one, other in itertools.combinations(marks_of, 2):
-        if any(_alike(mark.box, of.box) for mark in marks_of[one] for of in marks_of[other]):
-            raise UserError(f"{one} and {other} both mark the same things on {image}: keep one of them.")
+    for first, second in itertools.combinations(marks_by_file, 2):
+        pairs = itertools.product(marks_by_file[first], marks_by_file[second])
+        if any(_alike(mark.box, other.box) for mark, other in pairs):
+            raise UserError(f"{first} and {second} both mark the same things on {image}: keep one of them.")
 
 
-def _alike(one: Box, other: Box) -> bool:
+def _alike(box: Box, other: Box) -> bool:
     """Whether two boxes are of the same thing: their borders are within a pixel or a quarter of a side."""
-    (x, y, w, h), (x2, y2, w2, h2) = one, other
-    across, down = max(w / 4, 1), max(h / 4, 1)
-    return max(abs(x - x2), abs(x + w - x2 - w2)) <= across and max(abs(y - y2), abs(y + h - y2 - h2)) <= down
+    (x, y, w, h), (x2, y2, w2, h2) = box, other
+    x_shift = max(abs(x - x2), abs(x + w - x2 - w2))
+    y_shift = max(abs(y - y2), abs(y + h - y2 - h2))
+    return x_shift <= max(w / 4, 1) and y_shift <= max(h / 4, 1)
 
 
-def _mark(name: str, box: list[float], ignore: bool, label: str) -> Mark:
+def _mark(kind: str, box: list[float], ignore: bool, label: str) -> Mark:
     """One annotated thing; ValueError if the box is impossible or the class unknown."""
     # A box within the first pixel is in shares of the image's sides, as other formats have them.
     if len(box) != 4 or not all(abs(v) < 1e6 for v in box) or min(box[2:]) < 0 or 0 < max(box) <= 1:
         raise ValueError(f"its box {box} is no x, y, width and height in px")
     x, y, w, h = box
     if not ignore and not label:
-        raise ValueError(f"the class {name!r} is unknown: name it under data.classes in params.yaml")
+        raise ValueError(f"the class {kind!r} is unknown: name it under data.classes in params.yaml")
     return Mark(OTHER if ignore else label, (x, y, w, h), ignore)
 
 
@@ -173,198 +175,198 @@ def annotation_files(path: Path) -> list[Path]:
         return [path]
     if (path / "annotations.json").is_file():
         return [path / "annotations.json"]
-    found = sorted(Path(above, name) for above, _, names in files.walk(path) for name in names)
-    kept = [file for file in found if not files.is_litter(file.relative_to(path).as_posix())]
-    return [file for file in kept if file.name not in _OTHER_TABLES and _is_annotation(file)]
+    paths = sorted(Path(folder, name) for folder, _, names in files.walk(path) for name in names)
+    paths = [file for file in paths if not files.is_litter(file.relative_to(path).as_posix())]
+    return [file for file in paths if file.name not in _NOT_ANNOTATIONS and _is_annotation(file)]
 
 
 def _is_annotation(file: Path) -> bool:
-    """Whether a file is one of annotations, by its suffix.
+    """Whether a file holds annotations, by its suffix.
 
-    A text file is if it lies beside an image, or begins with a class number and at least four shares, as
+    A text file does if it lies beside an image, or begins with a class number and at least four shares, as
     YOLO's labels do.
     """
     if file.suffix.lower() != ".txt":
         return file.suffix.lower() in (".json", ".xml", ".csv")
-    if _beside(file, file.stem):
+    if _image_beside(file, file.stem):
         return True
-    first = file.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0].split()
-    return len(first) > 4 and first[0].isdecimal() and all(_SHARE.fullmatch(share) for share in first[1:])
+    numbers = file.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0].split()
+    return len(numbers) > 4 and numbers[0].isdecimal() and all(map(_SHARE.fullmatch, numbers[1:]))
 
 
-def _entries(file: Path, at: Place) -> Iterator[Raw]:
-    """The entries of a file; `at` records which comes next: `line 3`, `annotation 3`."""
+def _entries(file: Path, position: Position) -> Iterator[Entry]:
+    """The entries of a file; `position` records which comes next: `line 3`, `annotation 3`."""
     suffix = file.suffix.lower()
     if suffix == ".csv":
-        return _table(file, at)
+        return _table(file, position)
     if suffix == ".txt":
-        return _yolo(file, at)
+        return _yolo(file, position)
     if suffix == ".xml":
         root = ET.fromstring(file.read_bytes())
-        return _cvat(root, at) if root.tag == "annotations" else _voc(root, at)
+        return _cvat(root, position) if root.tag == "annotations" else _voc(root, position)
     if suffix != ".json":
         raise ValueError("it is no .json, .xml, .csv or .txt file: unpack an archive, and name the folder")
     content = json.loads(file.read_bytes())
     if isinstance(content, list):
-        return _listed(content, at)
-    return _labelme(content, at) if "shapes" in content else _coco(content, at)
+        return _field_list(content, position)
+    return _labelme(content, position) if "shapes" in content else _coco(content, position)
 
 
-def _numbered(things: Iterable[Item], kind: str, at: Place) -> Iterator[Item]:
-    """The things one by one; `at` records the number of each."""
-    for number, thing in enumerate(things, 1):
-        at.append(f"{kind} {number}")
-        yield thing
+def _numbered(items: Iterable[Item], word: str, position: Position) -> Iterator[Item]:
+    """The items one by one; `position` records the number of each, after `word`."""
+    for number, item in enumerate(items, 1):
+        position.append(f"{word} {number}")
+        yield item
 
 
-def _listed(content: list[dict[str, Any]], at: Place) -> Iterator[Raw]:
+def _field_list(content: list[dict[str, Any]], position: Position) -> Iterator[Entry]:
     """annotations.json: fields with objects, points and places to ignore."""
-    for field in _numbered(content, "entry", at):
+    for field in _numbered(content, "entry", position):
         image = field["image_name"]
         yield image, "", None, False
-        for thing in [*field.get("objects", []), *field.get("points", [])]:
-            box = thing.get("bbox") or {**thing, "w": 0, "h": 0}
-            yield image, thing["type"], [float(box[k]) for k in "xywh"], False
+        for item in [*field.get("objects", []), *field.get("points", [])]:
+            box = item.get("bbox") or {**item, "w": 0, "h": 0}
+            yield image, item["type"], [float(box[k]) for k in "xywh"], False
         for box in field.get("ignore", []):
             yield image, "", [float(box.get("bbox", box)[k]) for k in "xywh"], True
 
 
-def _coco(content: dict[str, Any], at: Place) -> Iterator[Raw]:
-    """COCO: boxes, or those round outlines; crowds are places to ignore."""
-    names = {f"category {kind['id']}": kind["name"] for kind in content["categories"]}
+def _coco(content: dict[str, Any], position: Position) -> Iterator[Entry]:
+    """COCO: boxes, or the boxes round outlines; crowds are places to ignore."""
+    names = {f"category {category['id']}": category["name"] for category in content["categories"]}
     images = {f"image {image['id']}": image["file_name"] for image in content["images"]}
     if len(names) < len(content["categories"]) or len(images) < len(content["images"]):
         raise ValueError("several of its images or categories have one id")
     for image in images.values():
         yield image, "", None, False
-    for thing in _numbered(content["annotations"], "annotation", at):
-        outlines = thing.get("segmentation")
-        if "bbox" not in thing and isinstance(outlines, list):
-            thing["bbox"] = _around(
-                pair for one in outlines for pair in zip(one[::2], one[1::2], strict=True)
-            )
-        box, crowd = [float(v) for v in thing["bbox"]], bool(thing.get("iscrowd"))
-        yield images[f"image {thing['image_id']}"], names[f"category {thing['category_id']}"], box, crowd
+    for item in _numbered(content["annotations"], "annotation", position):
+        outlines = item.get("segmentation")
+        if "bbox" not in item and isinstance(outlines, list):
+            points = (xy for outline in outlines for xy in zip(outline[::2], outline[1::2], strict=True))
+            item["bbox"] = _bounding_box(points)
+        box, crowd = [float(v) for v in item["bbox"]], bool(item.get("iscrowd"))
+        yield images[f"image {item['image_id']}"], names[f"category {item['category_id']}"], box, crowd
 
 
-def _labelme(content: dict[str, Any], at: Place) -> Iterator[Raw]:
+def _labelme(content: dict[str, Any], position: Position) -> Iterator[Entry]:
     """LabelMe: the boxes round its shapes."""
     image = content["imagePath"]
     yield image, "", None, False
-    for shape in _numbered(content["shapes"], "shape", at):
+    for shape in _numbered(content["shapes"], "shape", position):
         points = [(float(x), float(y)) for x, y in shape["points"]]
         if shape.get("shape_type") == "circle":
             (x, y), (x2, y2) = points
             radius = ((x2 - x) ** 2 + (y2 - y) ** 2) ** 0.5
             points = [(x - radius, y - radius), (x + radius, y + radius)]
-        yield image, shape["label"], _around(points), False
+        yield image, shape["label"], _bounding_box(points), False
 
 
-def _voc(root: ET.Element, at: Place) -> Iterator[Raw]:
+def _voc(root: ET.Element, position: Position) -> Iterator[Entry]:
     """Pascal VOC: the boxes of one field."""
     image = _text(root, "filename")
     yield image, "", None, False
-    for thing in _numbered(root.iter("object"), "object", at):
-        x, y, x2, y2 = (float(_text(thing, f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax"))
-        yield image, _text(thing, "name"), [x, y, x2 - x, y2 - y], False
+    for item in _numbered(root.iter("object"), "object", position):
+        x, y, x2, y2 = (float(_text(item, f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax"))
+        yield image, _text(item, "name"), [x, y, x2 - x, y2 - y], False
 
 
-def _cvat(root: ET.Element, at: Place) -> Iterator[Raw]:
+def _cvat(root: ET.Element, position: Position) -> Iterator[Entry]:
     """CVAT for images: boxes, ellipses, points, and the boxes round other shapes."""
     if root.find("track") is not None:
         raise ValueError("it is of a video: export it as CVAT for images")
     for image in root.iter("image"):
         name = image.attrib["name"]
-        at.append(f"image {name}")
+        position.append(f"image {name}")
         yield name, "", None, False
         for shape in image:
-            given = shape.attrib
+            attributes = shape.attrib
             if shape.tag == "box":
-                x, y, x2, y2 = (float(given[k]) for k in ("xtl", "ytl", "xbr", "ybr"))
-                yield name, given["label"], [x, y, x2 - x, y2 - y], False
+                x, y, x2, y2 = (float(attributes[k]) for k in ("xtl", "ytl", "xbr", "ybr"))
+                yield name, attributes["label"], [x, y, x2 - x, y2 - y], False
             elif shape.tag == "ellipse":
-                x, y, rx, ry = (float(given[k]) for k in ("cx", "cy", "rx", "ry"))
-                yield name, given["label"], [x - rx, y - ry, 2 * rx, 2 * ry], False
+                x, y, rx, ry = (float(attributes[k]) for k in ("cx", "cy", "rx", "ry"))
+                yield name, attributes["label"], [x - rx, y - ry, 2 * rx, 2 * ry], False
             elif shape.tag == "mask":
-                box = [float(given[k]) for k in ("left", "top", "width", "height")]
-                yield name, given["label"], box, False
+                box = [float(attributes[k]) for k in ("left", "top", "width", "height")]
+                yield name, attributes["label"], box, False
             elif shape.tag != "tag":
-                points = [[float(v) for v in point.split(",")] for point in given["points"].split(";")]
+                points = [[float(v) for v in point.split(",")] for point in attributes["points"].split(";")]
                 # Each point of a points mark is a cell; the points of a polygon are its outline.
                 for group in [[point] for point in points] if shape.tag == "points" else [points]:
-                    yield name, given["label"], _around(group), False
+                    yield name, attributes["label"], _bounding_box(group), False
 
 
-def _yolo(file: Path, at: Place) -> Iterator[Raw]:
+def _yolo(file: Path, position: Position) -> Iterator[Entry]:
     """YOLO: each line is a box or an outline, in shares of the image's sides."""
-    # Not above, because scikit-image takes a second, and no other form needs it.
+    # Not above, because scikit-image takes a second to import, and no other format needs it.
     from malaria.fields import find
 
-    image = _image(file, file.stem)
+    image = _find_image(file, file.stem)
     yield str(image), "", None, False
-    names = {f"class {number}": name for number, name in _yolo_names(file, at).items()}
+    names = {f"class {number}": name for number, name in _yolo_names(file, position).items()}
     height, width, _ = find.read(image).shape
-    for line in _numbered(file.read_text(encoding="utf-8-sig").splitlines(), "line", at):
+    for line in _numbered(file.read_text(encoding="utf-8-sig").splitlines(), "line", position):
         if not line.strip():
             continue
-        kind, *shares = line.split()
-        values = [float(share) for share in shares]
-        if len(values) == 4:
-            x, y, w, h = values
-            values = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+        kind, *numbers = line.split()
+        shares = [float(number) for number in numbers]
+        if len(shares) == 4:
+            x, y, w, h = shares
+            shares = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
         # Rounding may take a box over the border.
-        if len(values) < 4 or len(values) % 2 or not all(-0.01 <= value <= 1.01 for value in values):
-            raise ValueError(f"its numbers {values} are no box or outline in shares of the sides, 0 to 1")
-        points = zip(values[::2], values[1::2], strict=True)
-        box = _around([(x * width, y * height) for x, y in points])
+        if len(shares) < 4 or len(shares) % 2 or not all(-0.01 <= share <= 1.01 for share in shares):
+            raise ValueError(f"its numbers {shares} are no box or outline in shares of the sides, 0 to 1")
+        points = zip(shares[::2], shares[1::2], strict=True)
+        box = _bounding_box([(x * width, y * height) for x, y in points])
         # As NumPy writes it, a whole number may be 1.000000e+00.
         yield str(image), names[f"class {float(kind):g}"], box, False
 
 
-def _yolo_names(file: Path, at: Place) -> Mapping[int, str]:
+def _yolo_names(file: Path, position: Position) -> Mapping[int, str]:
     """Class names by number, from classes.txt, obj.names or data.yaml, beside the file or above it."""
-    for folder in list(file.parents)[:4]:
-        for listed in (folder / "classes.txt", folder / "obj.names"):
-            if listed.is_file():
-                return dict(enumerate(listed.read_text(encoding="utf-8-sig").split("\n")))
-        if (folder / "data.yaml").is_file():
-            at.append(f"its classes in {folder / 'data.yaml'}")
-            names = yaml.safe_load((folder / "data.yaml").read_bytes())["names"]
+    for folder in file.parents[:4]:
+        for names_file in (folder / "classes.txt", folder / "obj.names"):
+            if names_file.is_file():
+                return dict(enumerate(names_file.read_text(encoding="utf-8-sig").split("\n")))
+        if (data_file := folder / "data.yaml").is_file():
+            position.append(f"its classes in {data_file}")
+            names = yaml.safe_load(data_file.read_bytes())["names"]
             return names if isinstance(names, dict) else dict(enumerate(names))
     raise ValueError("there is no classes.txt, obj.names or data.yaml beside it that names its classes")
 
 
-def _table(file: Path, at: Place) -> Iterator[Raw]:
+def _table(file: Path, position: Position) -> Iterator[Entry]:
     """A CSV table: each row is a box or a point, in columns named as in _COLUMNS."""
     with file.open(encoding="utf-8-sig", newline="") as stream:
         separator = tables.separator(stream.readline())
         stream.seek(0)
         rows = csv.DictReader(stream, strict=True, delimiter=separator)
-        given = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
-        found = {key: next((given[n] for n in names if n in given), None) for key, names in _COLUMNS.items()}
-        missing = [key for key in ("image", "name", "x", "y") if found[key] is None]
+        header = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
+        # Of several names, the first counts.
+        columns = {key: header[n] for key, names in _COLUMNS.items() for n in reversed(names) if n in header}
+        missing = [key for key in ("image", "name", "x", "y") if key not in columns]
         if missing:
             accepted = "; ".join(" or ".join(_COLUMNS[key]) for key in missing)
             raise ValueError(
-                f"its columns are {', '.join(given)}, but it needs also {accepted}; rename them, or take it "
+                f"its columns are {', '.join(header)}, but it needs also {accepted}; rename them, or take it "
                 "out of the folder"
             )
 
         for row in rows:
-            at.append(f"line {rows.line_num}")
-            value = {key: (row[column] or "").strip() for key, column in found.items() if column is not None}
-            if not any(value.values()):
+            position.append(f"line {rows.line_num}")
+            texts = {key: (row[name] or "").strip() for key, name in columns.items()}
+            if not any(texts.values()):
                 continue
             # Where decimals have commas, columns do not.
             if separator != ",":
-                value |= {key: value[key].replace(",", ".") for key in value.keys() - {"image", "name"}}
-            x, y = float(value["x"]), float(value["y"])
-            w = float(value["x2"]) - x if "x2" in value else float(value.get("w", 0))
-            h = float(value["y2"]) - y if "y2" in value else float(value.get("h", 0))
-            yield value["image"], value["name"], [x, y, w, h], False
+                texts |= {key: texts[key].replace(",", ".") for key in texts.keys() - {"image", "name"}}
+            x, y = float(texts["x"]), float(texts["y"])
+            w = float(texts["x2"]) - x if "x2" in texts else float(texts.get("w", 0))
+            h = float(texts["y2"]) - y if "y2" in texts else float(texts.get("h", 0))
+            yield texts["image"], texts["name"], [x, y, w, h], False
 
 
-def _around(points: Iterable[Any]) -> list[float]:
+def _bounding_box(points: Iterable[Any]) -> list[float]:
     """The box round points."""
     xs, ys = zip(*points, strict=True)
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
@@ -377,32 +379,31 @@ def _text(element: ET.Element, path: str) -> str:
     raise KeyError(path)
 
 
-def _image(file: Path, name: str) -> Path:
+def _find_image(file: Path, name: str) -> Path:
     """The image that an annotation is of; ValueError where there is none."""
-    if image := _beside(file, name.replace("\\", "/")):
+    if image := _image_beside(file, name.replace("\\", "/")):
         return image
     raise ValueError(f"the image {name} is neither beside it nor in a folder fields, images or JPEGImages")
 
 
-def _beside(file: Path, name: str) -> Path | None:
+def _image_beside(file: Path, name: str) -> Path | None:
     """The image `name`, with or without its suffix, beside `file` or in a folder of images."""
-    above, over = file.parent, file.parent.parent
-    folders = [above, above / "fields", above / "images", over / "images", over, over / "JPEGImages"]
+    folder, parent = file.parent, file.parent.parent
+    folders = [folder, folder / "fields", folder / "images", parent / "images", parent, parent / "JPEGImages"]
     # Of labels/train/a.txt, and of annotations/instances_train.json: images/train.
-    folders += [over.parent / "images" / above.name, over / "images" / file.stem.rpartition("_")[2]]
+    folders += [parent.parent / "images" / folder.name, parent / "images" / file.stem.rpartition("_")[2]]
     # macOS stores accents decomposed, other systems as they were typed.
-    composed = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
-    places = (
-        Path(os.path.normpath(folder / f"{given}{suffix}"))
-        for folder in folders
-        for one in dict.fromkeys([name, *composed])
-        for given in (one, Path(one).name)
-        for suffix in ("", *_IMAGES, *map(str.upper, _IMAGES))
-    )
-    return next((image for image in places if image.suffix.lower() in _IMAGES and image.is_file()), None)
+    spellings = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
+    names = [name for spelling in spellings for name in (spelling, Path(spelling).name)]
+    suffixes = ("", *_IMAGE_SUFFIXES, *map(str.upper, _IMAGE_SUFFIXES))
+    for folder, name, suffix in itertools.product(folders, names, suffixes):
+        image = Path(os.path.normpath(folder / f"{name}{suffix}"))
+        if image.suffix.lower() in _IMAGE_SUFFIXES and image.is_file():
+            return image
+    return None
 
 
 def images_below(folder: Path) -> set[Path]:
-    """All images below a folder, by their names; none if it is a file."""
-    found = {path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES}
-    return {path for path in found if not files.is_litter(path.relative_to(folder).as_posix())}
+    """All images below a folder, by their suffixes; none if it is a file."""
+    images = {path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES}
+    return {path for path in images if not files.is_litter(path.relative_to(folder).as_posix())}

@@ -9,11 +9,11 @@ from scipy.optimize import linear_sum_assignment
 
 from malaria.cells.images import Pixels
 from malaria.fields.annotations import OTHER, Box, Mark
-from malaria.fields.find import Cell, Field, Floats
+from malaria.fields.find import Cell, Field, Floats, Shape
 
 MIN_IOU = 0.5
 EDGE = 2  # px within which an annotated box counts as cut by the border
-MATCHED, MISSED, LEFT_OUT = (0, 160, 60), (230, 40, 30), (40, 90, 255)
+MATCHED, MISSED, EXTRA = (0, 160, 60), (230, 40, 30), (40, 90, 255)
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,26 @@ class Match:
 
 def match(field: Field, marks: Sequence[Mark]) -> Match:
     """Match one cell to one mark: a box by its overlap (IoU at least 0.5), a point by the cell it lies in."""
-    cells = field.cells
-    found, given = (np.array([one.box for one in group], float).reshape(-1, 4) for group in (cells, marks))
     ignored = np.array([mark.ignore for mark in marks], dtype=bool)
-    fit = np.where(ignored, 0.0, _fits(cells, found, given))
-    rows, columns = linear_sum_assignment(-fit)
-    pairs = [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if fit[i, j] > 0]
-    taken, matched = {i for i, _ in pairs}, {j for _, j in pairs}
-    height, width = field.shape
-    due = [j for j, mark in enumerate(marks) if not (mark.ignore or mark.label == OTHER)]
-    missed = [j for j in due if j not in matched and not _cut(marks[j].box, width, height)]
-    covered = _shared(found, given[ignored]).max(axis=1, initial=0.0) / found[:, 2:].prod(axis=1)
-    extra = [i for i, cell in enumerate(cells) if i not in taken and not cell.cut and covered[i] <= 0.5]
+    cell_boxes, mark_boxes = _boxes(field.cells), _boxes(marks)
+    scores = np.where(ignored, 0.0, _scores(field.cells, cell_boxes, mark_boxes))
+    rows, columns = linear_sum_assignment(-scores)
+    pairs = [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if scores[i, j] > 0]
+    red_cells = {j for j, mark in enumerate(marks) if not (mark.ignore or mark.label == OTHER)}
+    unmatched = sorted(red_cells - {j for _, j in pairs})
+    missed = [j for j in unmatched if not _is_cut(marks[j].box, field.shape)]
+    overlap = _intersections(cell_boxes, mark_boxes[ignored]).max(axis=1, initial=0.0)
+    ignored_share = overlap / cell_boxes[:, 2:].prod(axis=1)
+    whole_cells = {i for i, cell in enumerate(field.cells) if not cell.cut and ignored_share[i] <= 0.5}
+    extra = sorted(whole_cells - {i for i, _ in pairs})
     return Match(tuple(pairs), tuple(missed), tuple(extra))
 
 
 def meet(cell: Cell, mark: Mark) -> bool:
     """Whether the middle of a mark lies in the box of a cell, or the middle of that box in the mark's."""
-    (x, y, w, h), (left, top, across, down) = cell.box, mark.box
-    right, low = left + across / 2 - (x + w / 2), top + down / 2 - (y + h / 2)
-    return any(abs(right) <= sides[0] / 2 and abs(low) <= sides[1] / 2 for sides in ((w, h), (across, down)))
+    (x, y, w, h), (mark_x, mark_y, mark_w, mark_h) = cell.box, mark.box
+    dx, dy = mark_x + mark_w / 2 - (x + w / 2), mark_y + mark_h / 2 - (y + h / 2)
+    return any(abs(dx) <= a / 2 and abs(dy) <= b / 2 for a, b in ((w, h), (mark_w, mark_h)))
 
 
 def outlines(pixels: Pixels, field: Field, marks: Sequence[Mark], matched: Match) -> Image.Image:
@@ -58,36 +58,41 @@ def outlines(pixels: Pixels, field: Field, marks: Sequence[Mark], matched: Match
     image = Image.fromarray(pixels)
     pen = ImageDraw.Draw(image)
     width = max(1, round(max(image.size) / 600))
-    of_mark = {i for i, _ in matched.pairs}
+    matched_cells = {i for i, _ in matched.pairs}
     for i, cell in enumerate(field.cells):
         points = [(float(x), float(y)) for x, y in cell.outline]
-        pen.line([*points, points[0]], fill=MATCHED if i in of_mark else LEFT_OUT, width=width)
+        pen.line([*points, points[0]], fill=MATCHED if i in matched_cells else EXTRA, width=width)
     for j in matched.missed:
         x, y, w, h = marks[j].box
-        around = [x - 3 * (w == 0), y - 3 * (h == 0), x + max(w, 3), y + max(h, 3)]
-        pen.rectangle(around, outline=MISSED, width=width)
+        corners = [x - 3 * (w == 0), y - 3 * (h == 0), x + max(w, 3), y + max(h, 3)]
+        pen.rectangle(corners, outline=MISSED, width=width)
     return image
 
 
-def _fits(cells: Sequence[Cell], found: Floats, given: Floats) -> Floats:
+def _boxes(items: Sequence[Cell | Mark]) -> Floats:
+    """The boxes of cells or marks, float64 (n, 4)."""
+    return np.array([item.box for item in items], float).reshape(-1, 4)
+
+
+def _scores(cells: Sequence[Cell], cell_boxes: Floats, mark_boxes: Floats) -> Floats:
     """How well cells fit marks, (cells, marks): IoU if at least MIN_IOU, 1 for a point in a cell, else 0."""
-    shared, area = _shared(found, given), given[:, 2:].prod(axis=1)
-    iou = shared / (found[:, 2:].prod(axis=1)[:, None] + area - shared)
-    fits = np.where(iou >= MIN_IOU, iou, 0.0)
+    shared, area = _intersections(cell_boxes, mark_boxes), mark_boxes[:, 2:].prod(axis=1)
+    iou = shared / (cell_boxes[:, 2:].prod(axis=1)[:, None] + area - shared)
+    scores = np.where(iou >= MIN_IOU, iou, 0.0)
     for j in np.flatnonzero(area == 0):
-        fits[:, j] = [cell.holds(*given[j, :2]) for cell in cells]
-    return fits
+        scores[:, j] = [cell.holds(*mark_boxes[j, :2]) for cell in cells]
+    return scores
 
 
-def _shared(first: Floats, second: Floats) -> Floats:
+def _intersections(first: Floats, second: Floats) -> Floats:
     """The area that each box of `first`, (n, 4), shares with each of `second`, (m, 4): (n, m)."""
-    near = np.maximum(first[:, None, :2], second[None, :, :2])
-    far = np.minimum((first[:, :2] + first[:, 2:])[:, None], (second[:, :2] + second[:, 2:])[None])
-    sides: Floats = np.clip(far - near, 0, None)
+    start = np.maximum(first[:, None, :2], second[None, :, :2])
+    end = np.minimum((first[:, :2] + first[:, 2:])[:, None], (second[:, :2] + second[:, 2:])[None])
+    sides: Floats = np.clip(end - start, 0, None)
     return sides[:, :, 0] * sides[:, :, 1]
 
 
-def _cut(box: Box, width: int, height: int) -> bool:
-    """Whether the border cuts an annotated box."""
-    x, y, w, h = box
+def _is_cut(box: Box, shape: Shape) -> bool:
+    """Whether the border of a field cuts an annotated box."""
+    (x, y, w, h), (height, width) = box, shape
     return w > 0 and (x <= EDGE or y <= EDGE or x + w >= width - EDGE or y + h >= height - EDGE)

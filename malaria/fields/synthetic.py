@@ -16,7 +16,7 @@ from malaria.labels import PARASITIZED, UNINFECTED
 THIN, THICK, EMPTY, BLURRED = "thin film", "thick film", "empty", "blurred"
 _GLASS = np.array([226.0, 222.0, 224.0])  # RGB of light through the bare slide
 _NUCLEUS = np.array([96.0, 48.0, 140.0])
-_MOST_OVERLAP = 0.35  # of a cell's diameter
+_MAX_OVERLAP = 0.35  # of a cell's diameter
 
 
 def draw(
@@ -36,46 +36,47 @@ def draw(
         diameter: of a usual red cell, px, at least 50.
     """
     width, height = size
-    look = replace(synthetic.stain(random), side=diameter * 1.06)
-    passed = np.ones((height, width, 3))  # share of light that gets through
+    stain = replace(synthetic.stain(random), side=diameter * 1.06)
+    transmitted = np.ones((height, width, 3))  # share of light that gets through
     marks: list[Mark] = []
     if kind in (THIN, BLURRED):
-        marks += _red_cells(random, passed, look, cells, infected, diameter)
+        marks += _red_cells(random, transmitted, stain, cells, infected, diameter)
     if kind == THICK:
-        passed *= 1 - 0.25 * _clouds(random, size, 60)[:, :, None] * [0.5, 1.0, 0.6]
-        _specks(random, passed, 150, diameter * 0.04)
+        transmitted *= 1 - 0.25 * _clouds(random, size, 60)[:, :, None] * [0.5, 1.0, 0.6]
+        _specks(random, transmitted, 150, diameter * 0.04)
     if kind != EMPTY:
         count = int(random.integers(8, 16)) if kind == THICK else int(random.integers(0, 3))
-        marks += [_white_cell(random, passed, diameter, bare=kind == THICK) for _ in range(count)]
-        marks += [_platelet(random, passed, diameter) for _ in range(int(random.integers(2, 8)))]
+        marks += [_white_cell(random, transmitted, diameter, bare=kind == THICK) for _ in range(count)]
+        marks += [_platelet(random, transmitted, diameter) for _ in range(int(random.integers(2, 8)))]
     light = _GLASS * (1 + 0.08 * (_clouds(random, size, 3)[:, :, None] - 0.5))
-    seen = passed * light + random.normal(0, 2, passed.shape)
-    image = Image.fromarray(np.clip(seen, 0, 255).astype(np.uint8))
+    pixels = transmitted * light + random.normal(0, 2, transmitted.shape)
+    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     blur = diameter * (0.17 if kind == BLURRED else 0.012)
     return np.asarray(image.filter(ImageFilter.GaussianBlur(blur))), tuple(marks)
 
 
 def _red_cells(
-    random: Random, passed: Floats, look: synthetic.Stain, cells: int, infected: float, diameter: float
+    random: Random, transmitted: Floats, stain: synthetic.Stain, cells: int, infected: float, diameter: float
 ) -> list[Mark]:
-    height, width = passed.shape[:2]
-    taken = np.empty((0, 2))
+    height, width = transmitted.shape[:2]
+    centres = np.empty((0, 2))
     marks: list[Mark] = []
     for _ in range(30 * cells):
         if len(marks) == cells:
             break
-        at = random.uniform((0, 0), (width, height))
-        if len(taken) and np.hypot(*(taken - at).T).min() < diameter * (1 - random.uniform(0, _MOST_OVERLAP)):
+        centre = random.uniform((0, 0), (width, height))
+        distances = np.hypot(*(centres - centre).T)
+        if len(centres) and distances.min() < diameter * (1 - random.uniform(0, _MAX_OVERLAP)):
             continue
-        sick = random.random() < infected
-        crop = synthetic.draw(random, look, sick)
-        if box := _lay(passed, crop / look.cell.max() / 1.02, part_of(crop), at):
-            taken = np.vstack([taken, at])
-            marks.append(Mark(PARASITIZED if sick else UNINFECTED, box))
+        parasitized = random.random() < infected
+        crop = synthetic.draw(random, stain, parasitized)
+        if box := _absorb(transmitted, crop / stain.cell.max() / 1.02, part_of(crop), centre):
+            centres = np.vstack([centres, centre])
+            marks.append(Mark(PARASITIZED if parasitized else UNINFECTED, box))
     return marks
 
 
-def _white_cell(random: Random, passed: Floats, diameter: float, bare: bool) -> Mark:
+def _white_cell(random: Random, transmitted: Floats, diameter: float, bare: bool) -> Mark:
     """A leucocyte: lobes of a nucleus, and its pale body unless it is `bare`, as in thick films."""
     radius = diameter * random.uniform(0.8, 1.1)
     y, x = np.mgrid[-1 : 1 : 2 / (2 * radius), -1 : 1 : 2 / (2 * radius)]
@@ -85,48 +86,48 @@ def _white_cell(random: Random, passed: Floats, diameter: float, bare: bool) -> 
         nucleus = np.maximum(nucleus, np.hypot(x - dx, y - dy) < random.uniform(0.35, 0.5))
     shape = nucleus > 0 if bare else np.hypot(x, y) < 0.97
     colour = np.where(nucleus[:, :, None] > 0, _NUCLEUS, [196.0, 176.0, 206.0]) / 255
-    return _mark(random, passed, colour, shape)
+    return _place(random, transmitted, colour, shape)
 
 
-def _platelet(random: Random, passed: Floats, diameter: float) -> Mark:
+def _platelet(random: Random, transmitted: Floats, diameter: float) -> Mark:
     radius = diameter * random.uniform(0.1, 0.2)
     y, x = np.mgrid[-1 : 1 : 1 / radius, -1 : 1 : 1 / radius]
-    return _mark(random, passed, np.array([0.66, 0.5, 0.72]), np.hypot(x, y) < 0.95)
+    return _place(random, transmitted, np.array([0.66, 0.5, 0.72]), np.hypot(x, y) < 0.95)
 
 
-def _mark(random: Random, passed: Floats, colour: Floats, shape: npt.NDArray[np.bool_]) -> Mark:
-    height, width = passed.shape[:2]
+def _place(random: Random, transmitted: Floats, colour: Floats, shape: npt.NDArray[np.bool_]) -> Mark:
+    height, width = transmitted.shape[:2]
     box = None
     while box is None:
-        box = _lay(passed, colour, shape, random.uniform((0, 0), (width, height)))
+        box = _absorb(transmitted, colour, shape, random.uniform((0, 0), (width, height)))
     return Mark(OTHER, box)
 
 
-def _lay(passed: Floats, colour: Floats, shape: npt.NDArray[np.bool_], at: Floats) -> Box | None:
-    """Take light away where `shape` is, centred at `at`; return the box of what is visible, or None.
+def _absorb(transmitted: Floats, colour: Floats, shape: npt.NDArray[np.bool_], centre: Floats) -> Box | None:
+    """Take light away where `shape` is, centred at `centre`; return the box of what is visible, or None.
 
     `colour` is the share of light that gets through, (3,) or for each pixel of the shape.
     """
-    left, top = (int(v) for v in at - np.array(shape.shape[::-1]) / 2)
-    height, width = passed.shape[:2]
-    here = (slice(max(top, 0), top + shape.shape[0]), slice(max(left, 0), left + shape.shape[1]))
+    left, top = (int(v) for v in centre - np.array(shape.shape[::-1]) / 2)
+    height, width = transmitted.shape[:2]
+    window = (slice(max(top, 0), top + shape.shape[0]), slice(max(left, 0), left + shape.shape[1]))
     inside = (slice(max(-top, 0), max(height - top, 0)), slice(max(-left, 0), max(width - left, 0)))
-    seen = shape[inside]
-    if not seen.any():
+    visible = shape[inside]
+    if not visible.any():
         return None
-    through = np.broadcast_to(colour, (*shape.shape, 3))[inside]
-    passed[here] *= np.where(seen[:, :, None], np.clip(through, 0.02, 1), 1)
-    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-    x, y = here[1].start + columns[0], here[0].start + rows[0]
+    shares = np.broadcast_to(colour, (*shape.shape, 3))[inside]
+    transmitted[window] *= np.where(visible[:, :, None], np.clip(shares, 0.02, 1), 1)
+    rows, columns = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
+    x, y = window[1].start + columns[0], window[0].start + rows[0]
     return float(x), float(y), float(np.ptp(columns) + 1), float(np.ptp(rows) + 1)
 
 
-def _specks(random: Random, passed: Floats, count: int, radius: float) -> None:
+def _specks(random: Random, transmitted: Floats, count: int, radius: float) -> None:
     """Parasites and debris of a thick film: dark dots."""
     y, x = np.mgrid[-1 : 1 : 1 / radius, -1 : 1 : 1 / radius]
     shape = np.hypot(x, y) < 1
-    for at in random.uniform((0, 0), passed.shape[1::-1], (count, 2)):
-        _lay(passed, np.array([0.5, 0.3, 0.6]), shape, at)
+    for centre in random.uniform((0, 0), transmitted.shape[1::-1], (count, 2)):
+        _absorb(transmitted, np.array([0.5, 0.3, 0.6]), shape, centre)
 
 
 def _clouds(random: Random, size: tuple[int, int], grain: int) -> Floats:

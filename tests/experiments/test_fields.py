@@ -39,14 +39,14 @@ def test_cells_are_counted_as_found_missed_and_extra(folder):
     found = fields.score(field)
     del found["seconds"]
     assert found == {
-        "both": 8, "extra": 2, "missed": 1, "parasitized": 2, "parasitized_found": 1, "boxes": True
+        "matched": 8, "extra": 2, "missed": 1, "parasitized": 2, "parasitized_found": 1, "boxes": True
     }  # fmt: skip
 
 
 def test_the_figures_of_a_set_are_those_worked_out_by_hand():
     scores = pd.DataFrame(
         {
-            "both": [8, 10], "extra": [2, 0], "missed": [0, 2], "boxes": [True, True],
+            "matched": [8, 10], "extra": [2, 0], "missed": [0, 2], "boxes": [True, True],
             "parasitized": [2, 3], "parasitized_found": [1, 3], "seconds": [0.1, 0.3],
         }
     )  # fmt: skip

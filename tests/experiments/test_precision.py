@@ -23,5 +23,5 @@ def test_all_folds_together_have_the_largest_change_whatever_its_sign():
     names = ["fold", "precision", "bytes", "cells", "decisions", "auc", "auc_sure", "largest_in_p"]
     one = ("crossval-0", "int8", 10, 100, 1, 0.001, -0.0002, 0.1)
     other = ("crossval-1", "int8", 12, 50, 2, -0.003, 0.0001, 0.05)
-    found = precision.together(pd.DataFrame([one, other], columns=names))
+    found = precision.over_folds(pd.DataFrame([one, other], columns=names))
     assert found.loc["int8"].tolist() == [12, 150, 3, -0.003, -0.0002, 0.1]

@@ -141,8 +141,8 @@ def test_what_file_browsers_editors_and_label_studio_leave_behind_is_no_annotati
 
 def test_an_image_is_looked_for_once_however_many_marks_it_has(folder, monkeypatch):
     asked = []
-    find = annotations._image
-    monkeypatch.setattr(annotations, "_image", lambda file, name: asked.append(name) or find(file, name))
+    find = annotations._find_image
+    monkeypatch.setattr(annotations, "_find_image", lambda file, name: asked.append(name) or find(file, name))
     (folder / "points.csv").write_text("image,label,x,y\n" + "a.png,ring,5,6\n" * 3)
     assert len(annotations.read(folder)[0].marks) == 3
     assert asked == ["a.png"]
