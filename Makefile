@@ -124,10 +124,6 @@ take-over: env  #+ bring the results of the retrain run RUN on GitHub into this 
 crossval: env  ## cross-validate by patient, one DVC experiment per fold; OPTIONS='--workers 2'
 	python -m experiments.crossval $(OPTIONS)
 
-ablate: env  #+ change one thing of the recipe at a time, and cross-validate each change
-	dvc repro pack
-	python -m experiments.ablate $(OPTIONS)
-
 label-audit: env  #+ after crossval: rank every label by how likely it is wrong
 	python -m experiments.label_audit
 
@@ -245,7 +241,7 @@ advisories: env  #+ look up known vulnerabilities of the packages in the lock fi
 	    || { tail -n 1 "$$said"; echo "The packages did not pass: upgrade those that are listed, or, if none are, run" \
 	    "this where the network reaches the Python Package Index."; exit 1; }
 
-# Results of folds, ablations and benchmarks stay: they took hours, and later runs reuse them.
+# Results of folds and benchmarks stay: they took hours, and later runs reuse them.
 clean:  #+ remove what the pipeline and the tools made; .venv, DVC's cache and the results of long runs stay
 	rm -rf data/raw data/packed data/laboratories data/cells.csv data/splits.csv models/model.keras models/malaria-cells
 	rm -rf .running reports/train reports/plots reports/predictions.csv

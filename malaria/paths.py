@@ -45,6 +45,5 @@ PRETRAINED = Path("models/pretrained")
 ROOTS = (Path(), Path(__file__).parents[1], Path(__file__).parent, Path(__file__).parent / PRETRAINED)
 LABEL_AUDIT = PRETRAINED / "label_audit.csv"  # the published ranking of labels
 
-# Results of cross-validation and ablation, which no stage makes.
+# Results of cross-validation, which no stage makes.
 CROSSVAL = Path("reports/crossval")
-ABLATION = Path("reports/ablation")

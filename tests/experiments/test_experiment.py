@@ -106,7 +106,7 @@ def test_a_bundle_takes_the_figures_of_folds_of_its_own_recipe_alone(repository)
         pretrained.check_recipe("crossval-0")
 
 
-@pytest.mark.parametrize("name", ["ablate", "crossval", "label_audit", "precision", "pretrained"])
+@pytest.mark.parametrize("name", ["compare", "crossval", "label_audit", "precision", "pretrained"])
 def test_help_does_not_wait_for_tensorflow(name):
     code = f"import sys, experiments.{name}; print('tensorflow' in sys.modules)"
     assert run(sys.executable, "-c", code, cwd=ROOT).stdout.strip() == "False"
