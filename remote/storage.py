@@ -59,7 +59,7 @@ def connect() -> Iterator[tuple[Repo, HashFileDB]]:
             raise UserError(f"{' '.join(str(error).split())}: see docs/remote.md.") from None
         try:
             if odb.fs.protocol == "s3":
-                # Because `exists` below takes a refusal for a no, and a listing does not.
+                # `exists` below takes a refusal for absence, but a listing raises it.
                 odb.fs.fs.call_s3("list_objects_v2", Bucket=odb.path.split("/")[0], MaxKeys=1)
             odb.fs.exists(odb.path)
             yield repo, odb
@@ -100,7 +100,7 @@ def replace_damaged(repo: Repo, odb: HashFileDB) -> None:
         intact = pool.map(lambda md5: _is_intact(odb, md5), present)
         damaged = {md5 for md5, ok in zip(present, intact, strict=True) if not ok}
     replaceable = {md5 for md5 in damaged if cache.exists(md5) and _is_intact(cache, md5)}
-    # Folders' own objects, too: while one exists, a push takes the files of its folder for present.
+    # Delete the folders' own objects, too: while one exists, a push takes its folder's files for present.
     listings = {folder for folder, files in folders.items() if files & replaceable}
     for md5 in (replaceable | listings).intersection(present):
         odb.delete(md5)

@@ -30,8 +30,7 @@ class Pull:
 def read() -> dict[str, Any]:
     """The event, from the file that GITHUB_EVENT_PATH names; empty outside of GitHub's runners."""
     path = os.environ.get("GITHUB_EVENT_PATH")
-    content: dict[str, Any] = json.loads(Path(path).read_bytes()) if path else {}
-    return content
+    return dict(json.loads(Path(path).read_bytes())) if path else {}
 
 
 def pull() -> Pull | None:
