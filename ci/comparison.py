@@ -73,7 +73,7 @@ class Figure(Plain):
     high: Number = None
 
 
-class Judged(Plain):
+class JudgedCounts(Plain):
     """Counts of the cells that the branch is judged on, and of cells that it must not learn from.
 
     cells: the base's test cells of patients that the branch does not train or tune on. relabelled: cells
@@ -101,7 +101,7 @@ class Judged(Plain):
 
 
 class Flip(Plain):
-    """A cell that base and branch call differently at 0.5; None for P where it is turned away."""
+    """A cell that base and branch call differently at 0.5; P is None where it is turned away."""
 
     path: str
     label: str
@@ -109,7 +109,7 @@ class Flip(Plain):
     branch: Number
 
 
-class Gained(Plain):
+class Turnover(Plain):
     """Counts of the accepted cells of one class, identified by the SHA-256 of their files, or of patients.
 
     relabelled: cells that had the other label before. now: all of them.
@@ -171,7 +171,7 @@ class Comparison(Plain):
     forged: int = 0
     limits: params.Gate
     stages: tuple[Stage, ...]
-    judged: Judged
+    judged: JudgedCounts
     unreadable: str = ""
     figures: tuple[Figure, ...] = ()
     auc_low: Number = None
@@ -181,8 +181,8 @@ class Comparison(Plain):
     elsewhere: tuple[Figure, ...] = ()
     flips: tuple[Flip, ...] = ()
     flipped: int = 0
-    classes: tuple[Gained, ...]
-    patients: Gained
+    classes: tuple[Turnover, ...]
+    patients: Turnover
     changes: tuple[Change, ...]
     speed: Speed | None = None
 
@@ -190,36 +190,36 @@ class Comparison(Plain):
         return next((figure for figure in self.figures if figure.name == name), None)
 
 
-def judged_cells(base: Revision | None, branch: Revision) -> tuple[pd.DataFrame, Judged]:
+def judged_cells(base: Revision | None, branch: Revision) -> tuple[pd.DataFrame, JudgedCounts]:
     """Choose the cells that the branch is judged on.
 
     Returns:
         The cells, with the columns path (below the base's data/raw), patient, label and sha256; and counts.
         Without a base they are the branch's own test cells.
     """
-    known, now = _cells(base or branch), _cells(branch)
-    owner = known.set_index("sha256").patient
+    base_cells, cells = _cells(base or branch), _cells(branch)
+    owner = base_cells.set_index("sha256").patient
     # The base's names of patients count, so that a new name on the branch hides no one.
-    now = now.assign(owner=now.sha256.map(owner).fillna(now.patient))
-    made_with = now[now.split != tables.TEST]
-    used, kept = set(made_with.owner), set(now.owner[now.split == tables.TEST])
-    tested = known[known.split == tables.TEST]
-    clean = ~tested.patient.isin(used)
-    judged = tested[clean].sort_values("path", ignore_index=True)
-    under_another_name = made_with.sha256.isin(tested.sha256) & (made_with.owner != made_with.patient)
-    was = judged.sha256.map(now.set_index("sha256").label)
-    return judged, Judged(
+    cells = cells.assign(owner=cells.sha256.map(owner).fillna(cells.patient))
+    train_val = cells[cells.split != tables.TEST]
+    train_val_patients, test_patients = set(train_val.owner), set(cells.owner[cells.split == tables.TEST])
+    base_test = base_cells[base_cells.split == tables.TEST]
+    unseen = ~base_test.patient.isin(train_val_patients)
+    judged = base_test[unseen].sort_values("path", ignore_index=True)
+    renamed = train_val.sha256.isin(base_test.sha256) & (train_val.owner != train_val.patient)
+    branch_label = judged.sha256.map(cells.set_index("sha256").label)
+    return judged, JudgedCounts(
         cells=len(judged),
         parasitized=int((judged.label == labels.PARASITIZED).sum()),
         patients=int(judged.patient.nunique()),
-        relabelled=int((was.notna() & (was != judged.label)).sum()),
-        left_out=int((~clean).sum()),
-        torn=len(used & kept),
-        renamed=int(under_another_name.sum()),
-        copies=_copies(base, branch, judged, made_with) if base else 0,
-        came=len(kept - set(known.patient)),
-        gone=len(set(tested.patient) - used - kept),
-        tested=int(tested.patient.nunique()),
+        relabelled=int((branch_label.notna() & (branch_label != judged.label)).sum()),
+        left_out=int((~unseen).sum()),
+        torn=len(train_val_patients & test_patients),
+        renamed=int(renamed.sum()),
+        copies=_copies(base, branch, judged, train_val) if base else 0,
+        came=len(test_patients - set(base_cells.patient)),
+        gone=len(set(base_test.patient) - train_val_patients - test_patients),
+        tested=int(base_test.patient.nunique()),
     )
 
 
@@ -227,96 +227,99 @@ def compare(
     base: Revision | None,
     branch: Revision,
     judged: pd.DataFrame,
-    counted: Judged,
+    counts: JudgedCounts,
     settings: params.Params,
-    here: Path | None = None,
+    rebuilt: Path | None = None,
     **facts: Any,
 ) -> Comparison:
     """Compare the branch with its base.
 
     Args:
-        judged, counted: as `judged_cells` gives them.
+        judged, counts: as `judged_cells` gives them.
         settings: the parameters by which both are judged.
-        here: folder of the bundle that the branch's code made on this machine, if it may differ.
+        rebuilt: folder of the bundle that the branch's code made on this machine, if it may differ.
         facts: further fields of `Comparison`, which need git, dvc.lock or the record of a run.
     """
     limits = images.Limits(settings.audit.min_side, settings.audit.max_pixels)
     raw = (base or branch).folder / paths.RAW
     crops = [images.read(raw / path, limits).pixels for path in judged.path]
-    before = None if base is None else bundle.load(base.folder / paths.BUNDLE, threads=1)
+    base_model = None if base is None else bundle.load(base.folder / paths.BUNDLE, threads=1)
     try:
-        now = bundle.load(branch.folder / paths.BUNDLE, threads=1)
-        said = now.run(crops)
-        again = None if here is None else bundle.load(here, threads=1).run(crops)
-        if np.isnan(said.p_parasitized).any():
+        model = bundle.load(branch.folder / paths.BUNDLE, threads=1)
+        predictions = model.run(crops)
+        rebuilt_predictions = None if rebuilt is None else bundle.load(rebuilt, threads=1).run(crops)
+        if np.isnan(predictions.p_parasitized).any():
             raise ValueError("it gives no probability of some cells")
     except Exception as error:
         # A bundle of an unknown format may fail at any step.
-        answers: dict[str, Any] = {"unreadable": str(error)}
+        results: dict[str, Any] = {"unreadable": str(error)}
     else:
-        answers = _answers(now, said, before, judged, crops, settings)
-        if again is not None:
-            both = judged.assign(one=said.p_parasitized, other=again.p_parasitized)
-            auc = paired.differences(both, settings.evaluate)[evaluation.AS_GIVEN]["auc"]
-            answers["above_here"] = _low(auc.difference)
+        results = _results(model, predictions, base_model, judged, crops, settings)
+        if rebuilt_predictions is not None:
+            pairs = judged.assign(one=predictions.p_parasitized, other=rebuilt_predictions.p_parasitized)
+            auc = paired.differences(pairs, settings.evaluate)[evaluation.AS_GIVEN]["auc"]
+            results["above_here"] = _low(auc.difference)
     return Comparison(
         base=None if base is None else _side(base),
         branch=_side(branch),
         limits=settings.gate,
-        judged=counted,
+        judged=counts,
         claims=json.loads((branch.folder / paths.SUMMARY).read_text(encoding="utf-8")),
-        elsewhere=_elsewhere(base, branch),
+        elsewhere=_external_figures(base, branch),
         changes=() if base is None else changes(base.params, branch.params),
-        **_gained(base, branch),
-        **answers,
+        **_turnover(base, branch),
+        **results,
         **facts,
     )
 
 
-def _elsewhere(base: Revision | None, branch: Revision) -> tuple[Figure, ...]:
-    before, now = {} if base is None else _external(base), _external(branch)
+def _external_figures(base: Revision | None, branch: Revision) -> tuple[Figure, ...]:
+    old, new = {} if base is None else _external_values(base), _external_values(branch)
     # A set that the branch no longer evaluates stays in the report.
-    return tuple(Figure(name=name, base=before.get(name), branch=now.get(name)) for name in before | now)
+    return tuple(Figure(name=name, base=old.get(name), branch=new.get(name)) for name in old | new)
 
 
-def _external(revision: Revision) -> dict[str, float | None]:
+def _external_values(revision: Revision) -> dict[str, float | None]:
     """Values of the figures that the stage external wrote, by laboratory and name."""
     file = revision.folder / paths.EXTERNAL
     scores = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return {
         f"{laboratory}: {name.replace('_', ' ')}": figure["value"]
-        for laboratory, of in scores.items()
-        for name, figure in of.items()
+        for laboratory, figures in scores.items()
+        for name, figure in figures.items()
         if isinstance(figure, dict) and isinstance(figure.get("value", ""), float | int | None)
     }
 
 
-def _answers(
-    now: bundle.Bundle,
-    here: bundle.Predictions,
-    before: bundle.Bundle | None,
+def _results(
+    model: bundle.Bundle,
+    predictions: bundle.Predictions,
+    base_model: bundle.Bundle | None,
     judged: pd.DataFrame,
     crops: list[images.Pixels],
     settings: params.Params,
 ) -> dict[str, Any]:
-    """The fields of `Comparison` that come from both bundles; `here` are the branch's answers to `crops`."""
-    there = here if before is None else before.run(crops)
-    asked = judged.assign(one=here.p_parasitized, other=there.p_parasitized)
-    sides = (before or now, now)
-    turned_other, turned_one = (_rejected(*side, crops) for side in zip(sides, (there, here), strict=True))
-    asked = asked.assign(turned_one=turned_one, turned_other=turned_other)
+    """The fields of `Comparison` that come from both bundles; `predictions` are the branch's for `crops`."""
+    models = (base_model or model, model)
+    base_predictions = predictions if base_model is None else base_model.run(crops)
+    cells = judged.assign(
+        one=predictions.p_parasitized,
+        other=base_predictions.p_parasitized,
+        rejected_one=_rejected(model, predictions, crops),
+        rejected_other=_rejected(models[0], base_predictions, crops),
+    )
     # Inverted pictures: they are no cells, whatever the stain.
-    strange = [(255 - crop).astype(np.uint8) for crop in crops[:_TIMED_CELLS]]
-    shares = [float(_rejected(one, one.run(strange), strange).sum() / max(len(strange), 1)) for one in sides]
-    figures, auc_low = _figures(asked, sides, settings, first=before is None)
-    flips = [] if before is None else _flips(asked)
+    inverted = [(255 - crop).astype(np.uint8) for crop in crops[:_TIMED_CELLS]]
+    rejected = [_rejected(m, m.run(inverted), inverted) for m in models]
+    figures, auc_low = _figures(cells, models, settings, first=base_model is None)
+    flips = [] if base_model is None else _flips(cells)
     return {
         "figures": figures,
         "auc_low": auc_low,
-        "turned_away": shares,
+        "turned_away": [float(mask.sum() / max(len(inverted), 1)) for mask in rejected],
         "flips": flips[:MOST_FLIPS],
         "flipped": len(flips),
-        "speed": _speed(before, now, crops[:_TIMED_CELLS]) if crops else None,
+        "speed": _speed(base_model, model, crops[:_TIMED_CELLS]) if crops else None,
     }
 
 
@@ -324,34 +327,31 @@ def changes(base: Mapping[str, Any], branch: Mapping[str, Any]) -> tuple[Change,
     """Parameters whose value differs, by their dotted names."""
     from dvc.utils.flatten import flatten
 
-    one, other = (
-        {key: json.dumps(value, default=str).strip('"') for key, value in flatten(dict(side)).items()}
-        for side in (base, branch)
+    old, new = (
+        {key: json.dumps(value, default=str).strip('"') for key, value in flatten(dict(content)).items()}
+        for content in (base, branch)
     )
-    return tuple(
-        Change(key=key, base=one.get(key, ""), branch=other.get(key, ""))
-        for key in one | other
-        if one.get(key, "") != other.get(key, "")
-    )
+    changed = [key for key in old | new if old.get(key, "") != new.get(key, "")]
+    return tuple(Change(key=key, base=old.get(key, ""), branch=new.get(key, "")) for key in changed)
 
 
 def changed_stages(base: Revision | None, branch: Revision) -> tuple[Stage, ...]:
     """How each stage's entry in dvc.lock compares with the base's, if no record says how the stages ran."""
-    before = {} if base is None else base.lock
+    base_lock = {} if base is None else base.lock
     return tuple(
-        Stage(name=name, how="unchanged" if before.get(name) == entry else "changed")
+        Stage(name=name, how="unchanged" if base_lock.get(name) == entry else "changed")
         for name, entry in branch.lock.items()
     )
 
 
 def _side(revision: Revision) -> Side:
-    held = (revision.folder / paths.BUNDLE).rglob("*")
+    contents = (revision.folder / paths.BUNDLE).rglob("*")
     return Side(
         name=revision.name,
         commit=revision.commit,
         note=revision.note,
         source=str(revision.params["data"]["source"]),
-        bundle_bytes=sum(file.stat().st_size for file in held if file.is_file()),
+        bundle_bytes=sum(file.stat().st_size for file in contents if file.is_file()),
     )
 
 
@@ -370,39 +370,40 @@ def _cells(revision: Revision) -> pd.DataFrame:
     """
     splits = tables.read(revision.folder / paths.SPLITS, tables.SPLITS)
     hashes = accepted(revision).set_index("path").sha256
-    found = splits.assign(sha256=splits.path.map(hashes)).dropna()
-    return found.sort_values("split", key=lambda side: side == tables.TEST).drop_duplicates("sha256")
+    cells = splits.assign(sha256=splits.path.map(hashes)).dropna()
+    return cells.sort_values("split", key=lambda side: side == tables.TEST).drop_duplicates("sha256")
 
 
-def _copies(base: Revision, branch: Revision, judged: pd.DataFrame, made_with: pd.DataFrame) -> int:
+def _copies(base: Revision, branch: Revision, judged: pd.DataFrame, train_val: pd.DataFrame) -> int:
     """Count the judged cells that the branch learns from as copies, and the base does not.
 
     A copy has the same fingerprint, also if it is turned or mirrored. Copies are looked for in files that the
     base lacks (prepared as the base does), in other laboratories' cells, and in the cells that the network to
     start from has learned. If these are not known, every judged cell counts.
     """
-    theirs = packed.load(base.folder / paths.PACKED)
-    cells = [theirs.images[packed.rows_of(theirs, judged.path)]]
-    ours, before = accepted(branch), accepted(base)
+    base_pack = packed.load(base.folder / paths.PACKED)
+    views = [base_pack.images[packed.rows_of(base_pack, judged.path)]]
+    cells, base_cells = accepted(branch), accepted(base)
     colour = base.params["pack"]["colour"]
-    other = branch.params.get("pack", {}).get("colour", colour)
-    if other != colour:
+    branch_colour = branch.params.get("pack", {}).get("colour", colour)
+    if branch_colour != colour:
         # Other laboratories' cells come as the branch packs them.
-        cells.append(_packed(base, before[before.path.isin(judged.path)], theirs.size, other))
-    sides = [side for one in cells for side in (one, one[:, :, ::-1])]
-    turned = [np.rot90(side, turns, (1, 2)) for side in sides for turns in range(4)]
+        rows = base_cells[base_cells.path.isin(judged.path)]
+        views.append(_packed(base, rows, base_pack.size, branch_colour))
+    views += [view[:, :, ::-1] for view in views]
+    views = [np.rot90(view, turns, (1, 2)) for view in views for turns in range(4)]
     splits = tables.read(base.folder / paths.SPLITS, tables.SPLITS)
-    new = ours[ours.path.isin(made_with.path) & ~ours.sha256.isin(before.sha256)]
-    learnt = fingerprints.of(_packed(branch, new, theirs.size, colour))
-    known = fingerprints.of(theirs.images[packed.rows_of(theirs, splits.path[splits.split != tables.TEST])])
-    met = []
-    for revision, own in ((branch, learnt), (base, known)):
-        others = _learnt_elsewhere(revision)
+    base_pixels = base_pack.images[packed.rows_of(base_pack, splits.path[splits.split != tables.TEST])]
+    new = cells[cells.path.isin(train_val.path) & ~cells.sha256.isin(base_cells.sha256)]
+    pixels = _packed(branch, new, base_pack.size, colour)
+    matches = []
+    for revision, own_pixels in ((branch, pixels), (base, base_pixels)):
+        others = _learned_elsewhere(revision)
         if others is None:
             return len(judged)
-        marks = np.concatenate([own, others])
-        met.append(np.any([fingerprints.known(marks, form) for form in turned], axis=0))
-    return int((met[0] & ~met[1]).sum())
+        learned = np.concatenate([fingerprints.of(own_pixels), others])
+        matches.append(np.any([fingerprints.known(learned, view) for view in views], axis=0))
+    return int((matches[0] & ~matches[1]).sum())
 
 
 def _packed(revision: Revision, cells: pd.DataFrame, size: int, colour: params.Colour) -> images.Pixels:
@@ -413,7 +414,7 @@ def _packed(revision: Revision, cells: pd.DataFrame, size: int, colour: params.C
         return np.array(packed.load(folder).images)
 
 
-def _learnt_elsewhere(revision: Revision) -> fingerprints.Fingerprints | None:
+def _learned_elsewhere(revision: Revision) -> fingerprints.Fingerprints | None:
     """Fingerprints of cells that training learns from, beside the revision's own.
 
     They are those of other laboratories, and those that the network to start from has learned. None if the
@@ -425,8 +426,8 @@ def _learnt_elsewhere(revision: Revision) -> fingerprints.Fingerprints | None:
     if not (start / paths.MODEL.name).is_file():
         return others
     file = start / bundle.PARTS["trained_on"]
-    found = fingerprints.from_bytes(file.read_bytes()) if file.is_file() else None
-    return None if found is None else np.concatenate([others, found])
+    start_cells = fingerprints.from_bytes(file.read_bytes()) if file.is_file() else None
+    return None if start_cells is None else np.concatenate([others, start_cells])
 
 
 def _rejected(
@@ -434,52 +435,54 @@ def _rejected(
 ) -> npt.NDArray[np.bool_]:
     """Whether the bundle turns away each of `crops`, or apps do because of its limits."""
     least, most = model.limits.min_side, model.limits.max_pixels
-    turned_away = [
+    rejected = [
         reason is not None or min(crop.shape[:2]) < least or crop[..., 0].size > most
         for crop, reason in zip(crops, predictions.rejected, strict=True)
     ]
-    return np.array(turned_away, dtype=bool)
+    return np.array(rejected, dtype=bool)
 
 
 def _figures(
-    asked: pd.DataFrame, bundles: tuple[bundle.Bundle, bundle.Bundle], settings: params.Params, first: bool
+    cells: pd.DataFrame, models: tuple[bundle.Bundle, bundle.Bundle], settings: params.Params, first: bool
 ) -> tuple[list[Figure], float | None]:
     """All figures of branch and base, and the lower end of the interval of the branch's AUC.
 
-    asked: the judged cells; columns one and other, the probabilities by branch and base, and turned_one and
-    turned_other, whether they turn the cell away.
+    Args:
+        cells: the judged cells. Columns one and other: the probabilities by branch and base; rejected_one and
+            rejected_other: whether they turn the cell away.
+        models: the bundles of base and branch.
     """
-    if asked.label.nunique() < 2:
+    if cells.label.nunique() < 2:
         return [], None
     specificity = settings.gate.specificity
-    found = [
-        ("auc", None, paired.differences(asked, settings.evaluate)[evaluation.AS_GIVEN]["auc"]),
-        ("sensitivity_at", specificity, paired.at_specificity(asked, settings.evaluate, specificity)),
-        ("ece", None, paired.calibration(asked, settings.evaluate)),
+    pairs = [
+        ("auc", None, paired.differences(cells, settings.evaluate)[evaluation.AS_GIVEN]["auc"]),
+        ("sensitivity_at", specificity, paired.at_specificity(cells, settings.evaluate, specificity)),
+        ("ece", None, paired.calibration(cells, settings.evaluate)),
     ]
-    theirs, ours = (
-        {point.specificity: point.threshold for point in one.record.operating_points} | {DEFAULT_POINT: 0.5}
-        for one in bundles
+    base_thresholds, thresholds = (
+        {point.specificity: point.threshold for point in model.record.operating_points} | {DEFAULT_POINT: 0.5}
+        for model in models
     )
-    for at in sorted(theirs):
+    for at, base_threshold in sorted(base_thresholds.items()):
         # A cell that is turned away counts as wrong. If the branch lacks the point, no cell is called
         # parasitised there.
-        called = {
-            side: np.where(asked[f"turned_{side}"], asked.label != labels.PARASITIZED, asked[side] >= limit)
-            for side, limit in (("one", ours.get(at, math.inf)), ("other", theirs[at]))
+        calls = {
+            side: np.where(cells[f"rejected_{side}"], cells.label != labels.PARASITIZED, cells[side] >= limit)
+            for side, limit in (("one", thresholds.get(at, math.inf)), ("other", base_threshold))
         }
-        here = asked.assign(**{side: values.astype(np.float64) for side, values in called.items()})
-        differences = paired.differences(here, settings.evaluate)[evaluation.AS_GIVEN]
-        found += [(name, at, differences[name]) for name in ("sensitivity", "specificity")]
+        called = cells.assign(**{side: values.astype(np.float64) for side, values in calls.items()})
+        differences = paired.differences(called, settings.evaluate)[evaluation.AS_GIVEN]
+        pairs += [(name, at, differences[name]) for name in ("sensitivity", "specificity")]
         if at == DEFAULT_POINT:
-            found += [(name, None, differences[name]) for name in ("accuracy", "worst_decile_sensitivity")]
+            pairs += [(name, None, differences[name]) for name in ("accuracy", "worst_decile_sensitivity")]
     figures = []
-    for name, point, both in found:
-        apart = both.difference
-        beside = {"base": both.other, "difference": apart.value, "low": apart.low, "high": apart.high}
-        figures.append(Figure(name=name, at=point, branch=both.one, **({} if first else beside)))
+    for name, point, pair in pairs:
+        gap = pair.difference
+        base_values = {"base": pair.other, "difference": gap.value, "low": gap.low, "high": gap.high}
+        figures.append(Figure(name=name, at=point, branch=pair.one, **({} if first else base_values)))
     # A model with one probability for all cells has an AUC of 0.5 under every resample.
-    chance = paired.differences(asked.assign(other=0.5), settings.evaluate)[evaluation.AS_GIVEN]["auc"]
+    chance = paired.differences(cells.assign(other=0.5), settings.evaluate)[evaluation.AS_GIVEN]["auc"]
     return figures, _low(chance.difference) + 0.5
 
 
@@ -488,47 +491,47 @@ def _low(difference: metrics.Estimate) -> float:
     return difference.value if math.isnan(difference.low) else difference.low
 
 
-def _flips(asked: pd.DataFrame) -> list[Flip]:
-    """The cells that base and branch call differently, the largest difference first; `asked` as above."""
-    p = {side: asked[side].mask(asked[f"turned_{side}"]) for side in ("one", "other")}
-    differ = ((p["one"] >= 0.5) != (p["other"] >= 0.5)) | (p["one"].isna() != p["other"].isna())
-    step = (p["one"].fillna(-1) - p["other"].fillna(-1)).abs()
-    ordered = asked.assign(**p, step=step)[differ].sort_values(["step", "path"], ascending=[False, True])
-    cells = ordered.itertuples()
-    return [Flip(path=cell.path, label=cell.label, base=cell.other, branch=cell.one) for cell in cells]
+def _flips(cells: pd.DataFrame) -> list[Flip]:
+    """The cells that base and branch call differently, the largest difference first; `cells` as above."""
+    p, base_p = (cells[side].mask(cells[f"rejected_{side}"]) for side in ("one", "other"))
+    flipped = ((p >= 0.5) != (base_p >= 0.5)) | (p.isna() != base_p.isna())
+    gap = (p.fillna(-1) - base_p.fillna(-1)).abs()
+    flips = cells.assign(p=p, base_p=base_p, gap=gap)[flipped]
+    rows = flips.sort_values(["gap", "path"], ascending=[False, True]).itertuples()
+    return [Flip(path=row.path, label=row.label, base=row.base_p, branch=row.p) for row in rows]
 
 
-def _gained(base: Revision | None, branch: Revision) -> dict[str, Any]:
+def _turnover(base: Revision | None, branch: Revision) -> dict[str, Any]:
     """The fields `classes` and `patients` of `Comparison`."""
     now = accepted(branch)
     before = now.iloc[:0] if base is None else accepted(base)
     old, new = (set(cells.patient[cells.patient != ""]) for cells in (before, now))
-    patients = Gained(name="Patients", gained=len(new - old), lost=len(old - new), now=len(new))
+    patients = Turnover(name="Patients", gained=len(new - old), lost=len(old - new), now=len(new))
     classes = by_class(before, now).rename_axis("name").reset_index()
     return {"classes": classes.to_dict("records"), "patients": patients}
 
 
 def by_class(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
-    """Count cells (rows of tables.CELLS, identified by sha256) by label, with the columns of `Gained`."""
-    was = now.sha256.map(before.drop_duplicates("sha256").set_index("sha256").label)
-    counted = {
-        "gained": now.label[was.isna()],
+    """Count cells (rows of tables.CELLS, identified by sha256) by label, with the columns of `Turnover`."""
+    old_label = now.sha256.map(before.drop_duplicates("sha256").set_index("sha256").label)
+    cells = {
+        "gained": now.label[old_label.isna()],
         "lost": before.label[~before.sha256.isin(now.sha256)],
-        "relabelled": now.label[was.notna() & (was != now.label)],
+        "relabelled": now.label[old_label.notna() & (old_label != now.label)],
         "now": now.label,
     }
-    counts = {name: of.value_counts() for name, of in counted.items()}
+    counts = {name: label.value_counts() for name, label in cells.items()}
     return pd.DataFrame(counts, index=list(reversed(labels.LABELS))).fillna(0).astype(int)
 
 
-def _speed(before: bundle.Bundle | None, now: bundle.Bundle, crops: list[images.Pixels]) -> Speed:
+def _speed(base: bundle.Bundle | None, branch: bundle.Bundle, crops: list[images.Pixels]) -> Speed:
     """Time both bundles alternately, so that other load on the machine slows both."""
-    sides = {"branch": now} if before is None else {"base": before, "branch": now}
-    times: dict[str, list[float]] = {name: [] for name in sides}
+    models = {"branch": branch} if base is None else {"base": base, "branch": branch}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(_ROUNDS):
-        for name, model in sides.items():
-            begun = time.perf_counter()
+        for name, model in models.items():
+            start = time.perf_counter()
             model.predict(crops)
-            times[name].append(time.perf_counter() - begun)
-    ms = {name: round(float(np.median(found)) / len(crops) * 1000, 4) for name, found in times.items()}
+            seconds[name].append(time.perf_counter() - start)
+    ms = {name: round(float(np.median(times)) / len(crops) * 1000, 4) for name, times in seconds.items()}
     return Speed(base_ms=ms.get("base"), branch_ms=ms["branch"], cells=len(crops))

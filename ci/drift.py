@@ -36,14 +36,14 @@ class Drift:
     """How the cells changed; they are identified by the SHA-256 of their files.
 
     cells: counts before and now. share: the parasitised share before and now, in [0, 1]. classes: cells
-    `gained` and `lost` by label. looks: each quantity's median `before` and `now`, and the Kolmogorov-Smirnov
+    `gained` and `lost` by label. quantities: each one's median `before` and `now`, and the Kolmogorov-Smirnov
     `distance` of its two distributions, in [0, 1].
     """
 
     cells: tuple[int, int]
     share: tuple[float, float]
     classes: pd.DataFrame
-    looks: pd.DataFrame
+    quantities: pd.DataFrame
 
 
 def main() -> None:
@@ -58,59 +58,60 @@ def main() -> None:
             for path in (paths.CELLS, paths.PACKED):
                 (before / path).parent.mkdir(exist_ok=True)
                 programs.dvc("get", "--quiet", "--rev", base, "--out", str(before / path), ".", str(path))
-        except UserError as missing:
+        except UserError as error:
             # A retraining goes on without this comparison.
-            text = f"### Data against {base}\n\nNot compared: {missing} (docs/ci.md: stores keep results)"
+            text = f"### Data against {base}\n\nNot compared: {error} (docs/ci.md: stores keep results)"
         else:
-            text = markdown(drift(before, Path()), base, limit)
+            text = markdown(compare(before, Path()), base, limit)
     files.write_text(outputs.DRIFT, text)
     event.summarise(text)
     print(text)
 
 
-def drift(before: Path, now: Path) -> Drift:
+def compare(before: Path, now: Path) -> Drift:
     """Compare the audited and packed cells below two folders."""
     from scipy.stats import ks_2samp
 
     packs = [packed.load(folder / paths.PACKED) for folder in (before, now)]
     if packs[0].size != packs[1].size:
         raise UserError("The two revisions pack cells at different sizes: compare two of the same pack.size.")
-    (old, was), (new, looks) = map(_look, (before, now), packs)
-    distances = [float(ks_2samp(was[words], looks[words]).statistic) for words in looks]
+    (old, old_values), (new, values) = map(_measure, (before, now), packs)
+    distances = [float(ks_2samp(old_values[name], values[name]).statistic) for name in values]
+    quantities = pd.DataFrame({"before": old_values.median(), "now": values.median(), "distance": distances})
     return Drift(
         cells=(len(old), len(new)),
         share=(float((old.label == PARASITIZED).mean()), float((new.label == PARASITIZED).mean())),
         classes=comparison.by_class(old, new)[["gained", "lost"]],
-        looks=pd.DataFrame({"before": was.median(), "now": looks.median()}).assign(distance=distances),
+        quantities=quantities,
     )
 
 
-def markdown(found: Drift, base: str, limit: float) -> str:
+def markdown(drift: Drift, base: str, limit: float) -> str:
     """The comparison as Markdown."""
-    drifted = found.looks.distance > limit
-    named = ", ".join(found.looks.index[drifted])
-    headline = f"Drifted: {named}." if named else "No quantity has drifted."
-    looks = found.looks.assign(drifted=drifted.map({True: "**drifted**", False: ""}))
-    (before, now), (share_before, share_now) = found.cells, found.share
+    drifted = drift.quantities.distance > limit
+    names = ", ".join(drift.quantities.index[drifted])
+    headline = f"Drifted: {names}." if names else "No quantity has drifted."
+    table = drift.quantities.assign(drifted=drifted.map({True: "**drifted**", False: ""}))
+    (before, now), (share_before, share_now) = drift.cells, drift.share
     parts = [
         f"### Data against {base}",
         f"{headline} {before:,} cells before, {now:,} now; parasitised {share_before:.1%} before, "
         f"{share_now:.1%} now.",
-        found.classes.to_markdown(intfmt=","),
-        looks.rename_axis("median").to_markdown(floatfmt=("", ".2f", ".2f", ".3f", "")),
+        drift.classes.to_markdown(intfmt=","),
+        table.rename_axis("median").to_markdown(floatfmt=("", ".2f", ".2f", ".3f", "")),
         f"Distances are Kolmogorov-Smirnov statistics; beyond {limit:g} a quantity has drifted.",
     ]
     return "\n\n".join(parts)
 
 
-def _look(folder: Path, cells: packed.Packed) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _measure(folder: Path, cells: packed.Packed) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The packed cells' rows of tables.CELLS, and their quantities in columns named in words."""
     audited = tables.read(folder / paths.CELLS, tables.CELLS).set_index("path", drop=False)
-    table = audited.loc[cells.index.path]
-    measured = pd.DataFrame(ood.quantities(cells.prepared()), columns=list(ood.REASONS))
-    colours = measured[list(COLOURS)].rename(columns=COLOURS)
-    colours.insert(0, "longer side, px", table[["width", "height"]].max(axis=1).to_numpy(np.float64))
-    return table, colours
+    rows = audited.loc[cells.index.path]
+    quantities = pd.DataFrame(ood.quantities(cells.prepared()), columns=list(ood.REASONS))
+    quantities = quantities[list(COLOURS)].rename(columns=COLOURS)
+    quantities.insert(0, "longer side, px", rows[["width", "height"]].max(axis=1).to_numpy(np.float64))
+    return rows, quantities
 
 
 if __name__ == "__main__":

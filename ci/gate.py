@@ -21,12 +21,12 @@ def main() -> int:
     parser.add_argument("--base", default=base, required=not base, help="a branch, tag or commit to judge by")
     parser.add_argument("--label", action="append", default=[], help="a label, as if the pull request had it")
     parser.add_argument("--report", action="store_true", help="run no stage again, and end with status 0")
-    given = parser.parse_args()
-    arguments = [part for label in given.label for part in ("--label", label)]
-    return judge(given.base, *arguments, *(["--report"] if given.report else []))
+    arguments = parser.parse_args()
+    flags = [part for label in arguments.label for part in ("--label", label)]
+    return judge(arguments.base, *flags, *(["--report"] if arguments.report else []))
 
 
-def judge(rev: str, *arguments: str) -> int:
+def judge(rev: str, *flags: str) -> int:
     """Judge the work tree against the revision `rev`; return the judge's exit status.
 
     Raises:
@@ -37,12 +37,12 @@ def judge(rev: str, *arguments: str) -> int:
     record = retrain.recorded(branch)
     with revisions.base(rev, sample=record is not None and record.sample) as base:
         code = Path()
-        given = [str(branch.folder.resolve()), *arguments]
+        arguments = [str(branch.folder.resolve()), *flags]
         if base is not None:
-            given += ["--base", str(base.folder), "--name", rev, "--note", base.note]
+            arguments += ["--base", str(base.folder), "--name", rev, "--note", base.note]
             code = base.folder if (base.folder / "ci/judge.py").is_file() else code
         # -E: Python's environment variables must not bring in other code.
-        command = [sys.executable, "-E", "-m", "ci.judge", *given]
+        command = [sys.executable, "-E", "-m", "ci.judge", *arguments]
         with programs.start(command, cwd=code) as process:
             return process.wait()
 

@@ -9,9 +9,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from ci import again, comparison, outputs, rendering, retrain, revisions, verdict
+from ci import again, outputs, rendering, retrain, revisions
+from ci.comparison import Comparison, accepted, changed_stages, compare, judged_cells
 from ci.github import event, summary
 from ci.revisions import Revision
+from ci.verdict import Verdict, judge
 from malaria import files, paths, programs
 from malaria.command import end_with, options
 from malaria.params import load_params
@@ -28,44 +30,44 @@ def main() -> int:
     parser.add_argument("--note", default="", help="what is special about the base's results")
     parser.add_argument("--report", action="store_true", help="run no stage again, and end with status 0")
     parser.add_argument("--label", action="append", default=[], help="a label of the pull request")
-    given = parser.parse_args()
-    branch = revisions.work_tree(given.branch)
+    arguments = parser.parse_args()
+    branch = revisions.work_tree(arguments.branch)
     base = None
-    if given.base:
-        commit = programs.git("rev-parse", "HEAD", cwd=given.base)
-        base = Revision(given.name or commit[:8], commit, given.base, given.note)
-    found, judged = _judge(base, branch, given)
-    rendering.write(found, judged, branch.folder)
-    said = {"mergeable": judged.mergeable, "headline": judged.headline}
-    files.write_json(branch.folder / outputs.VERDICT, said | judged.model_dump(mode="json"))
-    event.summarise(summary.markdown(rendering.numbers(found, judged)))
+    if arguments.base:
+        commit = programs.git("rev-parse", "HEAD", cwd=arguments.base)
+        base = Revision(arguments.name or commit[:8], commit, arguments.base, arguments.note)
+    comparison, verdict = _judge(base, branch, arguments)
+    rendering.write(comparison, verdict, branch.folder)
+    result = {"mergeable": verdict.mergeable, "headline": verdict.headline}
+    files.write_json(branch.folder / outputs.VERDICT, result | verdict.model_dump(mode="json"))
+    event.summarise(summary.markdown(rendering.numbers(comparison, verdict)))
     event.output("judged", "true")
-    for check in judged.checks:
+    for check in verdict.checks:
         print(f"{check.outcome:10} {check.name:16} {check.said}")
-    if judged.overridden:
-        event.warn(judged.headline)
-    fine = judged.mergeable or given.report
-    print(judged.headline, file=sys.stdout if fine else sys.stderr)
+    if verdict.overridden:
+        event.warn(verdict.headline)
+    fine = verdict.mergeable or arguments.report
+    print(verdict.headline, file=sys.stdout if fine else sys.stderr)
     print(f"Look at {branch.folder / outputs.PAGE}.")
     return 0 if fine else 1
 
 
 def _judge(
-    base: Revision | None, branch: Revision, given: argparse.Namespace
-) -> tuple[comparison.Comparison, verdict.Verdict]:
+    base: Revision | None, branch: Revision, arguments: argparse.Namespace
+) -> tuple[Comparison, Verdict]:
     settings = load_params()
     record = retrain.recorded(branch)
-    cells, counted = comparison.judged_cells(base, branch)
-    stages: tuple[str, ...] = () if given.report else settings.gate.rerun
-    if not given.report and _differ(base, branch, "train"):
+    cells, counts = judged_cells(base, branch)
+    stages: tuple[str, ...] = () if arguments.report else settings.gate.rerun
+    if not arguments.report and _differ(base, branch, "train"):
         # In the pipeline's order; `again.run` names a stage that the branch lacks.
-        wanted = {*stages, *({"train"} & branch.lock.keys())}
-        stages = tuple(sorted(wanted, key=[*branch.lock, *stages].index))
+        names = {*stages, *({"train"} & branch.lock.keys())}
+        stages = tuple(sorted(names, key=[*branch.lock, *stages].index))
     # Training and later stages could see the test cells, and write what they saw into the bundle.
-    blind = not given.report and _differ(base, branch, *again.OF_PROCESSOR)
-    with again.run(branch, stages, cells, blind) as (ran, here):
+    blind = not arguments.report and _differ(base, branch, *again.OF_PROCESSOR)
+    with again.run(branch, stages, cells, blind) as (rerun, rebuilt):
         facts = {
-            "stages": record.stages if record else comparison.changed_stages(base, branch),
+            "stages": record.stages if record else changed_stages(base, branch),
             "sample": record is not None and record.sample,
             "behind": _behind(base, branch),
             "rules": _rules(base, branch),
@@ -73,9 +75,10 @@ def _judge(
             "contradicted": contradicted(base, branch),
             "forged": _forged(branch),
         }
-        found = comparison.compare(base, branch, cells, counted, settings, here, **facts)
-        labels = [*given.label, *(pull.labels if (pull := event.pull()) else ())]
-        return found, verdict.judge(found, None if given.report else ran, labels)
+        comparison = compare(base, branch, cells, counts, settings, rebuilt, **facts)
+        pull = event.pull()
+        labels = [*arguments.label, *(pull.labels if pull else ())]
+        return comparison, judge(comparison, None if arguments.report else rerun, labels)
 
 
 def _differ(base: Revision | None, branch: Revision, *stages: str) -> bool:
@@ -84,18 +87,18 @@ def _differ(base: Revision | None, branch: Revision, *stages: str) -> bool:
 
 def _forged(branch: Revision) -> int:
     """Count accepted cells whose file is missing or does not have the hash of data/cells.csv."""
-    cells, raw = comparison.accepted(branch), branch.folder / paths.RAW
-    told = zip((raw / path for path in cells.path), cells.sha256, strict=True)
-    return sum(not file.is_file() or files.sha256(file) != sha256 for file, sha256 in told)
+    cells, raw = accepted(branch), branch.folder / paths.RAW
+    hashes = zip((raw / path for path in cells.path), cells.sha256, strict=True)
+    return sum(not file.is_file() or files.sha256(file) != sha256 for file, sha256 in hashes)
 
 
 def contradicted(base: Revision | None, branch: Revision) -> list[str]:
     """The stages that have the same inputs as in the base's dvc.lock, and other outputs."""
-    before = {} if base is None else base.lock
+    lock = {} if base is None else base.lock
     return [
         name
         for name, entry in branch.lock.items()
-        if name in before and before[name] != entry and {**before[name], "outs": 0} == {**entry, "outs": 0}
+        if name in lock and lock[name] != entry and {**lock[name], "outs": 0} == {**entry, "outs": 0}
     ]
 
 
@@ -114,14 +117,10 @@ def _rules(base: Revision | None, branch: Revision) -> tuple[str, ...]:
         return ()
     start = revisions.fork_point(base.commit, branch.folder)
     changed = programs.git("diff", "--name-only", "--no-renames", start, cwd=branch.folder).splitlines()
-    touched = sorted({rule for rule in map(outputs.rule, changed) if rule})
-    before = revisions.params_at(start, branch.folder)
-    sections = [
-        f"params.yaml: {name}"
-        for name in RULING_SECTIONS
-        if name in before and before[name] != branch.params.get(name)
-    ]
-    return (*touched, *sections)
+    rules = sorted({rule for rule in map(outputs.rule, changed) if rule})
+    old = revisions.params_at(start, branch.folder)
+    sections = [name for name in RULING_SECTIONS if name in old and old[name] != branch.params.get(name)]
+    return (*rules, *(f"params.yaml: {name}" for name in sections))
 
 
 if __name__ == "__main__":

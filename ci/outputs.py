@@ -1,4 +1,4 @@
-"""Paths of the files that `ci` writes, that git keeps of a run, and that decide how branches are judged."""
+"""Paths of the files that `ci` writes, that git tracks of a run, and that decide how branches are judged."""
 
 from pathlib import Path, PurePath
 
@@ -6,8 +6,8 @@ from malaria import paths
 
 LOCK = paths.LOCK
 
-# The files that a run changes and git keeps, in the order of the stages.
-KEPT = (LOCK, paths.SIDES, paths.SUMMARY)
+# The files that a run changes and git tracks, in the order of the stages.
+TRACKED = (LOCK, paths.SIDES, paths.SUMMARY)
 
 # Files of reports lie here, and are never committed.
 REPORTS = Path("reports/ci")
@@ -41,7 +41,7 @@ def rule(file: str) -> str:
     """
     top = PurePath(file).parts[0]
     new = "" if Path(top).exists() else top
-    return next((rule for rule in RULES if _module(file).is_relative_to(_module(rule))), new)
+    return next((entry for entry in RULES if _module(file).is_relative_to(_module(entry))), new)
 
 
 def _module(file: str) -> PurePath:

@@ -64,8 +64,7 @@ def check_version(version: str, last: str) -> str:
 
 
 def check_clean() -> None:
-    changed = programs.git("status", "--porcelain").splitlines()
-    if changed:
+    if changed := programs.git("status", "--porcelain").splitlines():
         first = changed[0].split(maxsplit=1)[-1]
         raise UserError(f"The workspace has changes that no commit has ({first} is the first): commit them.")
 
@@ -82,8 +81,7 @@ def check_real() -> bundle.Bundle:
 
 
 def check_pushed() -> None:
-    missing = sorted(json.loads(programs.dvc("status", "--cloud", "--json")))
-    if missing:
+    if missing := sorted(json.loads(programs.dvc("status", "--cloud", "--json"))):
         raise UserError(
             f"{len(missing):,} of the outputs' files are not in the remote ({missing[0]} is the first): run "
             "`make push`."
@@ -102,26 +100,26 @@ def gate(last: str) -> tuple[bool, str]:
     return passed, "\n".join([*checks, verdict["headline"]])
 
 
-def check_gate(last: str, passed: bool, found: str, override: str | None) -> str:
+def check_gate(last: str, passed: bool, findings: str, override: str | None) -> str:
     """The text about the gate in the notes.
 
     Raises:
         UserError: the gate fails, and no reason to override it is given.
     """
     if passed:
-        return found
+        return findings
     if not override:
         raise UserError(
             f"The gate does not pass{f' against {last}' if last else ''}, as said above: put that right, or "
             "release all the same with OVERRIDE='the reason', which the notes will carry."
         )
-    return f"{found}\nReleased all the same: {override}"
+    return f"{findings}\nReleased all the same: {override}"
 
 
 def notes(tag: str, released: bundle.Bundle, last: str, verdict: str) -> str:
     """The release notes, as Markdown; they read what the gate wrote when it compared with `last`."""
-    written = (paths.METRICS, paths.AUDIT, outputs.COMPARISON)
-    figures, audit, found = (json.loads(file.read_bytes()) for file in written)
+    sources = (paths.METRICS, paths.AUDIT, outputs.COMPARISON)
+    figures, audit, comparison = (json.loads(file.read_bytes()) for file in sources)
     test, patients = figures[tables.TEST], sum(audit["patients"].values())
     rows = [f"| {words} | {metrics.interval(**test[name])} |" for name, words in evaluation.MAIN.items()]
     parts = [
@@ -135,14 +133,14 @@ def notes(tag: str, released: bundle.Bundle, last: str, verdict: str) -> str:
         "\n".join(["| figure (95 % interval over patients) | |", "|---|---|", *rows]),
     ]
     if last:
-        compared = summary.read(outputs.SUMMARY.read_bytes())
-        changed = [f"- `{one['key']}`: {one['base']} → {one['branch']}" for one in found["changes"]]
+        numbers = summary.read(outputs.SUMMARY.read_bytes())
+        changes = [f"- `{row['key']}`: {row['base']} → {row['branch']}" for row in comparison["changes"]]
         parts += [
             f"## Against {last}, on its test cells",
-            f"On {compared['cells']:,} cells of {compared['patients']:,} patients. "
-            f"{found['judged']['left_out']:,} others are of patients that this version learns from.",
-            summary.figures(compared),
-            f"## Parameters changed since {last}\n\n" + ("\n".join(changed) or "None."),
+            f"On {numbers['cells']:,} cells of {numbers['patients']:,} patients. "
+            f"{comparison['judged']['left_out']:,} others are of patients that this version learns from.",
+            summary.figures(numbers),
+            f"## Parameters changed since {last}\n\n" + ("\n".join(changes) or "None."),
         ]
     parts.append("## Gate\n\n" + "\n".join(f"    {line}" for line in verdict.splitlines()))
     return "\n\n".join(parts) + "\n"

@@ -52,8 +52,8 @@ def pack(source: Path, version: str, folder: Path) -> None:
     with zipfile.ZipFile(folder / f"malaria-cells-{version}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(source.iterdir()):
             # A ZipInfo of a name alone has the same date on each machine.
-            named = zipfile.ZipInfo(f"malaria-cells-{version}/{file.name}")
-            archive.writestr(named, file.read_bytes(), zipfile.ZIP_DEFLATED)
+            entry = zipfile.ZipInfo(f"malaria-cells-{version}/{file.name}")
+            archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED)
     shutil.copyfile(source / bundle.CARD, folder / bundle.CARD)
 
 

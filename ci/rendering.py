@@ -12,40 +12,40 @@ from malaria import files, labels, paths, programs, templates
 from malaria.errors import UserError
 
 
-def write(found: Comparison, verdict: Verdict, folder: Path) -> None:
+def write(comparison: Comparison, verdict: Verdict, folder: Path) -> None:
     """Write page, numbers and comparison into the branch's folder, with DVC's plots of both revisions."""
-    files.write_json(folder / outputs.SUMMARY, numbers(found, verdict))
-    files.write_json(folder / outputs.COMPARISON, found.model_dump(mode="json"))
-    if found.base is not None:
+    files.write_json(folder / outputs.SUMMARY, numbers(comparison, verdict))
+    files.write_json(folder / outputs.COMPARISON, comparison.model_dump(mode="json"))
+    if comparison.base is not None:
         try:
-            programs.dvc("plots", "diff", "--out", str(outputs.PLOTS), found.base.commit, cwd=folder)
+            programs.dvc("plots", "diff", "--out", str(outputs.PLOTS), comparison.base.commit, cwd=folder)
         except UserError as error:
             print(f"DVC draws no plots of both: {error}")
-    files.write_text(folder / outputs.PAGE, page(found, verdict, folder))
+    files.write_text(folder / outputs.PAGE, page(comparison, verdict, folder))
 
 
-def numbers(found: Comparison, verdict: Verdict) -> dict[str, Any]:
+def numbers(comparison: Comparison, verdict: Verdict) -> dict[str, Any]:
     """The content of summary.json, which `ci.github.summary` shows in a comment."""
     return {
-        **found.model_dump(include={"behind", "flipped", "figures"}),
-        **found.judged.model_dump(include={"cells", "patients"}),
+        **comparison.model_dump(include={"behind", "flipped", "figures"}),
+        **comparison.judged.model_dump(include={"cells", "patients"}),
         "overridden": bool(verdict.overridden),
-        "sample": found.branch.source == "sample" or found.sample,
-        "rules": len(found.rules),
-        "bytes": found.branch.bundle_bytes,
-        "parameters": len(found.changes),
-        "gained": sum(one.gained for one in found.classes),
-        "lost": sum(one.lost for one in found.classes),
+        "sample": comparison.branch.source == "sample" or comparison.sample,
+        "rules": len(comparison.rules),
+        "bytes": comparison.branch.bundle_bytes,
+        "parameters": len(comparison.changes),
+        "gained": sum(cells.gained for cells in comparison.classes),
+        "lost": sum(cells.lost for cells in comparison.classes),
         "checks": [{"name": check.name, "outcome": check.outcome} for check in verdict.checks],
-        "stages": [stage.model_dump() for stage in found.stages if stage.name in summary.STAGES],
+        "stages": [stage.model_dump() for stage in comparison.stages if stage.name in summary.STAGES],
     }
 
 
-def page(found: Comparison, verdict: Verdict, folder: Path) -> str:
+def page(comparison: Comparison, verdict: Verdict, folder: Path) -> str:
     """The report as HTML in one file, with pictures of the cells whose verdict changed."""
     template = templates.environment(Path(__file__).parent, autoescape=True).get_template("report.html.j2")
     return template.render(
-        found=found,
+        comparison=comparison,
         verdict=verdict,
         summary=summary,
         category=labels.category,

@@ -40,15 +40,15 @@ def main() -> None:
         # The branch may have committed a forged record of a run.
         shutil.rmtree(outputs.REPORTS, ignore_errors=True)
     fork = arguments.sample or (pull is not None and pull.fork)
-    sample = revisions.use_sample(paths.PARAMS) if fork else False
+    sample = fork and revisions.use_sample(paths.PARAMS)
     if arguments.update and (imports := revisions.imports()):
         programs.dvc("update", *imports)
-    before = outputs.LOCK.read_bytes() if outputs.LOCK.is_file() else b""
+    old_lock = outputs.LOCK.read_bytes() if outputs.LOCK.is_file() else b""
     run = Run(stages=reproduce(), lock=files.sha256(outputs.LOCK), sample=sample)
-    changed = outputs.LOCK.read_bytes() != before
+    changed = outputs.LOCK.read_bytes() != old_lock
     event.output("changed", str(changed).lower())
     if not changed and not sample:
-        run = run.model_copy(update={"stages": handed_back() or run.stages})
+        run = run.model_copy(update={"stages": from_trailer() or run.stages})
     files.write_json(outputs.RUN, run.model_dump(mode="json"))
     ran = [f"{stage.name} ({stage.seconds:.0f} s)" for stage in run.stages if stage.seconds is not None]
     print(f"Ran {', '.join(ran) or 'nothing'}; the record is {outputs.RUN}.")
@@ -61,26 +61,26 @@ def reproduce() -> tuple[Stage, ...]:
     stale = yaml.safe_load(programs.dvc("status", "--json"))
     order = revisions.order()
     first = next((number for number, name in enumerate(order) if name in stale), len(order))
-    made = [Stage(name=name, how="unchanged") for name in order[:first]]
+    stages = [Stage(name=name, how="unchanged") for name in order[:first]]
     for name in order[first:]:
-        before, started = revisions.lock_of().get(name), _started(name)
-        begun = time.monotonic()
+        entry, last_start = revisions.lock_of().get(name), _last_start(name)
+        start = time.monotonic()
         for line in programs.lines([*programs.DVC, "repro", "--single-item", name]):
             print(line, flush=True)
-        seconds = round(time.monotonic() - begun, 1)
-        if _started(name) != started:
-            made.append(Stage(name=name, how="ran", seconds=seconds))
+        seconds = round(time.monotonic() - start, 1)
+        if _last_start(name) != last_start:
+            stages.append(Stage(name=name, how="ran", seconds=seconds))
         else:
-            same = before == revisions.lock_of().get(name)
-            made.append(Stage(name=name, how="unchanged" if same else "cache"))
+            same = entry == revisions.lock_of().get(name)
+            stages.append(Stage(name=name, how="unchanged" if same else "cache"))
     # Restore the order of entries: DVC appends those that were dropped and made again.
     with modify_yaml(str(outputs.LOCK)) as content:
-        stages = content["stages"]
-        content["stages"] = {name: stages[name] for name in sorted(stages, key=[*names, *stages].index)}
-    return tuple(made)
+        entries = content["stages"]
+        content["stages"] = {name: entries[name] for name in sorted(entries, key=[*names, *entries].index)}
+    return tuple(stages)
 
 
-def _started(stage: str) -> int:
+def _last_start(stage: str) -> int:
     """When the stage last started here, in ns, by the time of its lock file; 0 if it never did."""
     file = paths.RUNNING / f"{stage}.lock"
     return file.stat().st_mtime_ns if file.exists() else 0
@@ -95,13 +95,13 @@ def recorded(branch: revisions.Revision) -> Run | None:
     return run if run.lock == files.sha256(branch.folder / outputs.LOCK) else None
 
 
-def handed_back() -> tuple[Stage, ...]:
+def from_trailer() -> tuple[Stage, ...]:
     """How stages ran, from the trailer of a commit of `ci.github.commit_lock`; empty if HEAD is none."""
     trailer = f"%(trailers:key={commit_lock.TRAILER},valueonly)"
-    headline, _, told = programs.git("log", "-1", f"--format=%s%n{trailer}").partition("\n")
+    headline, _, content = programs.git("log", "-1", f"--format=%s%n{trailer}").partition("\n")
     if headline != commit_lock.MESSAGE:
         return ()
-    stages = re.findall(rf"(\w+) ({'|'.join(summary.HOW)}) (\d+\.\d)", told)
+    stages = re.findall(rf"(\w+) ({'|'.join(summary.HOW)}) (\d+\.\d)", content)
     return tuple(
         Stage(name=name, how=how, seconds=float(seconds) if how == "ran" else None)
         for name, how, seconds in stages

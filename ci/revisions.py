@@ -26,7 +26,7 @@ from remote import pull, storage
 _PIPELINE = Path("dvc.yaml")
 
 # DVC trusts the names of its files, and the gate the records in reports/ci: git must hold none of them.
-_OWN = (".dvc/cache", ".dvc/remote", ".dvc/tmp", "reports/ci")
+_RESERVED = (".dvc/cache", ".dvc/remote", ".dvc/tmp", "reports/ci")
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ def stages_of(text: str, file: Path = LOCK) -> dict[str, Any]:
     """The stages in a lock file's text, by name; each has `deps` and `outs`, which may be empty.
 
     Raises:
-        UserError: the text, of the file named, has another form.
+        UserError: the text has another form; the error names `file`.
     """
     try:
-        found = (yaml.safe_load(text) or {}).get("stages") or {}
-        return {name: {"deps": [], "outs": [], **entry} for name, entry in found.items()}
+        stages = (yaml.safe_load(text) or {}).get("stages") or {}
+        return {name: {"deps": [], "outs": [], **entry} for name, entry in stages.items()}
     except (yaml.YAMLError, AttributeError, TypeError):
         raise UserError(f"{file} cannot be read: does it hold a merge conflict (docs/everyday.md)?") from None
 
@@ -85,11 +85,11 @@ def check_up_to_date(folder: Path = Path()) -> None:
 
     Also raise it if git holds files where DVC keeps results or the gate keeps its records.
     """
-    own = [folder / name for name in (*_OWN, programs.dvc_cache(folder))]
-    # Also behind a link that git holds.
-    places = [path for path in (one.resolve() for one in own) if path.is_relative_to(folder.resolve())]
-    if held := programs.git("ls-files", "--", *_OWN, *map(str, places), cwd=folder).splitlines():
-        raise UserError(f"git holds {held[0]}, where results and their records are kept: `git rm` it.")
+    # Also behind a link that git tracks.
+    targets = [(folder / name).resolve() for name in (*_RESERVED, programs.dvc_cache(folder))]
+    inside = [str(path) for path in targets if path.is_relative_to(folder.resolve())]
+    if tracked := programs.git("ls-files", "--", *_RESERVED, *inside, cwd=folder).splitlines():
+        raise UserError(f"git holds {tracked[0]}, where results and their records are kept: `git rm` it.")
     if stale := yaml.safe_load(programs.dvc("status", "--json", cwd=folder)):
         raise UserError(
             f"dvc.lock is not up to date (dvc status: {', '.join(stale)}): run `dvc repro` (or `dvc pull`, "
@@ -159,8 +159,8 @@ def base(rev: str, sample: bool = False) -> Iterator[Revision | None]:
             pull.fetch(commit)
             _drop_damaged(folder)
         note = "made on the synthetic sample" if sample and use_sample(folder / paths.PARAMS) else ""
-        if lost := drop_missing(folder):
-            note = f"{', '.join(lost)} were in no store, and made anew"
+        if missing := drop_missing(folder):
+            note = f"{', '.join(missing)} were in no store, and made anew"
             print(f"Results of {rev}: {note}. This takes as long as these stages.", flush=True)
         if note:
             for line in programs.lines([*programs.DVC, "repro"], cwd=folder):
@@ -191,20 +191,20 @@ def lock_of(folder: Path = Path()) -> dict[str, Any]:
     """The stages of the dvc.lock in a folder, by name; empty if there is no such file."""
     if not (folder / LOCK).is_file():
         return {}
-    lock, known = (stages_of((folder / name).read_text("utf-8"), name) for name in (LOCK, _PIPELINE))
+    lock, pipeline = (stages_of((folder / name).read_text("utf-8"), name) for name in (LOCK, _PIPELINE))
     # DVC keeps the entries of stages that are gone. One of several that dvc.yaml writes as one has an @.
-    return {name: entry for name, entry in lock.items() if name.partition("@")[0] in known}
+    return {name: entry for name, entry in lock.items() if name.partition("@")[0] in pipeline}
 
 
 @contextmanager
-def _opened(folder: Path = Path()) -> Iterator[Repo]:
+def _repository(folder: Path = Path()) -> Iterator[Repo]:
     """The DVC repository in a folder; UserError if DVC cannot read its pipeline or parameters."""
     try:
         with Repo(str(folder)) as repo:
             yield repo
     except DvcException as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"DVC cannot read the pipeline of {folder.resolve().name}: {said}.") from None
+        message = " ".join(str(error).split())
+        raise UserError(f"DVC cannot read the pipeline of {folder.resolve().name}: {message}.") from None
 
 
 def order(folder: Path = Path(), *outputs: Path) -> list[str]:
@@ -213,20 +213,20 @@ def order(folder: Path = Path(), *outputs: Path) -> list[str]:
     Args:
         outputs: leave out the stages that none of these paths depends on.
     """
-    wanted = {folder.resolve() / output for output in outputs}
-    with _opened(folder) as repo:
-        ends = [out.stage for out in repo.index.outs if Path(out.fs_path) in wanted]
-        stages = plan_repro(repo.index.graph, ends) if ends or not outputs else []
-        return [_named(stage) for stage in stages if stage.cmd]
+    targets = {folder.resolve() / output for output in outputs}
+    with _repository(folder) as repo:
+        last = [out.stage for out in repo.index.outs if Path(out.fs_path) in targets]
+        stages = plan_repro(repo.index.graph, last) if last or not outputs else []
+        return [_name(stage) for stage in stages if stage.cmd]
 
 
 def frozen(folder: Path) -> tuple[str, ...]:
     """The stages of the pipeline in a folder that dvc.yaml freezes: DVC runs none of them."""
-    with _opened(folder) as repo:
-        return tuple(_named(stage) for stage in repo.index.stages if stage.cmd and stage.frozen)
+    with _repository(folder) as repo:
+        return tuple(_name(stage) for stage in repo.index.stages if stage.cmd and stage.frozen)
 
 
-def _named(stage: PipelineStage) -> str:
+def _name(stage: PipelineStage) -> str:
     """A stage's name for commands at the root, which has the path of a dvc.yaml that lies elsewhere."""
     file = stage.path_in_repo
     return str(stage.name if file == str(_PIPELINE) else f"{file}:{stage.name}")
@@ -234,31 +234,25 @@ def _named(stage: PipelineStage) -> str:
 
 def imports() -> list[str]:
     """The .dvc files of the work tree that `dvc import` or `dvc import-url` made."""
-    with _opened() as repo:
+    with _repository() as repo:
         return [stage.relpath for stage in repo.index.stages if stage.is_import]
 
 
-def added(folder: Path) -> list[Path]:
-    """The paths that .dvc files in a folder track, relative to it."""
-    return _tracked(folder, by_stages=False)
-
-
-def reads(folder: Path, stages: Collection[str]) -> set[str]:
+def dependencies(folder: Path, stages: Collection[str]) -> set[str]:
     """The paths that `stages` of the pipeline in a folder read, relative to it."""
-    with _opened(folder) as repo:
-        read = [dep for one in repo.index.stages if one.cmd and _named(one) in stages for dep in one.deps]
-        return {os.path.relpath(dep.fs_path, folder.resolve()) for dep in read}
+    with _repository(folder) as repo:
+        selected = [stage for stage in repo.index.stages if stage.cmd and _name(stage) in stages]
+        return {os.path.relpath(dep.fs_path, folder.resolve()) for stage in selected for dep in stage.deps}
 
 
-def made(folder: Path) -> list[Path]:
-    """The paths that the stages of the pipeline in a folder write, relative to it."""
-    return _tracked(folder, by_stages=True)
+def outs(folder: Path, of_stages: bool) -> list[Path]:
+    """The paths that the stages of the pipeline in a folder write, or that its .dvc files track.
 
-
-def _tracked(folder: Path, by_stages: bool) -> list[Path]:
-    with _opened(folder) as repo:
-        outs = [out for stage in repo.index.stages if bool(stage.cmd) == by_stages for out in stage.outs]
-        return [Path(out.fs_path).relative_to(folder.resolve()) for out in outs]
+    The paths are relative to the folder.
+    """
+    with _repository(folder) as repo:
+        tracked = [out for stage in repo.index.stages if bool(stage.cmd) == of_stages for out in stage.outs]
+        return [Path(out.fs_path).relative_to(folder.resolve()) for out in tracked]
 
 
 def drop_missing(folder: Path = Path()) -> list[str]:
@@ -266,33 +260,33 @@ def drop_missing(folder: Path = Path()) -> list[str]:
 
     With such an entry, DVC would run the stage again without a look at its record of earlier runs.
     """
-    if lost := _missing(folder):
-        targets = [path for outs in lost.values() for path in outs]
+    if missing := _missing(folder):
+        targets = [path for files in missing.values() for path in files]
         programs.dvc("checkout", "--quiet", "--allow-missing", *targets, cwd=folder)
-    if lost := _missing(folder):
+    if missing := _missing(folder):
         with modify_yaml(str(folder / LOCK)) as content:
-            for name in lost:
+            for name in missing:
                 del content["stages"][name]
-    return list(lost)
+    return list(missing)
 
 
 def _drop_damaged(folder: Path) -> None:
     """DVC trusts its cache, which the branch's remotes may have filled: keep only what has its hash."""
-    with _opened(folder) as repo:
+    with _repository(folder) as repo:
         storage.drop_damaged(repo)
 
 
 def _missing(folder: Path) -> dict[str, list[str]]:
     """The outputs of dvc.lock that a folder lacks, by stage."""
     lock = lock_of(folder)
-    with _opened(folder) as repo:
-        made = {_named(stage): stage.outs for stage in repo.index.stages if stage.cmd}
-    lost = {name: [out.fs_path for out in made.get(name, ()) if not out.exists] for name in lock}
-    return {name: gone for name, gone in lost.items() if gone}
+    with _repository(folder) as repo:
+        outputs = {_name(stage): stage.outs for stage in repo.index.stages if stage.cmd}
+    missing = {name: [out.fs_path for out in outputs.get(name, ()) if not out.exists] for name in lock}
+    return {name: files for name, files in missing.items() if files}
 
 
 def use_sample(file: Path) -> bool:
     """Set data.source to `sample` in a params.yaml; return whether it was something else before."""
     with modify_yaml(str(file)) as content:
-        before, content["data"]["source"] = content["data"]["source"], "sample"
-    return bool(before != "sample")
+        source, content["data"]["source"] = content["data"]["source"], "sample"
+    return bool(source != "sample")

@@ -20,9 +20,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=paths.PRETRAINED, help="a bundle folder (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("build/hub"), help="folder to write (%(default)s)")
     parser.add_argument("--cells", default="NIH/NLM malaria cells", help="what was measured on (%(default)s)")
-    given = parser.parse_args()
-    write(given.model, given.out, given.cells)
-    print(f"{given.out} is written. To upload it: hf upload OWNER/malaria-cells {given.out} .")
+    arguments = parser.parse_args()
+    write(arguments.model, arguments.out, arguments.cells)
+    print(f"{arguments.out} is written. To upload it: hf upload OWNER/malaria-cells {arguments.out} .")
 
 
 def write(source: Path, out: Path, cells: str) -> None:
@@ -41,8 +41,8 @@ def write(source: Path, out: Path, cells: str) -> None:
     data = metadata(record.name, cells, figures)
     text = (source / bundle.CARD).read_text(encoding="utf-8")
     with files.atomic_folder(out) as folder:
-        left_out = shutil.ignore_patterns(paths.LABEL_AUDIT.name)
-        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=left_out)
+        ignore = shutil.ignore_patterns(paths.LABEL_AUDIT.name)
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=ignore)
         files.write_text(folder / "README.md", str(ModelCard(f"---\n{data}\n---\n{text}")))
 
 
@@ -56,12 +56,12 @@ def metadata(name: str, cells: str, figures: dict[str, Any]) -> ModelCardData:
         tags=["malaria", "microscopy", "biology"],
         language="en",
         eval_results=[
-            _result(cells, side, kind, metric, of_kind)
-            for side, scores in figures["sides"].items()
-            for kind, of_kind in scores.get("labels", {evaluation.AS_GIVEN: scores}).items()
+            _result(cells, side, kind, metric, scores)
+            for side, as_given in figures["sides"].items()
+            for kind, scores in as_given.get("labels", {evaluation.AS_GIVEN: as_given}).items()
             if kind != "doubtful_cells"
             for metric in evaluation.MAIN
-            if of_kind.get(metric, {}).get("value") is not None
+            if scores.get(metric, {}).get("value") is not None
         ],
     )
 

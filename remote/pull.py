@@ -29,15 +29,15 @@ def pull(run_cache: bool = False) -> list[str]:
     Raises:
         UserError: the remote does not answer, or refuses; or a file that is saved nowhere would be lost.
     """
-    with storage.reached() as (repo, _):
+    with storage.connect() as (repo, _):
         try:
             repo.pull(run_cache=run_cache, allow_missing=True)
         except (CheckoutError, FileTransferError) as error:
             if error.__cause__ is not None:
                 raise
         except DvcException as error:
-            said, *unsaved = str(error).splitlines()
-            if "unsaved files" not in said:
+            message, *unsaved = str(error).splitlines()
+            if "unsaved files" not in message:
                 raise
             raise UserError(
                 f"{unsaved[0]} is saved nowhere, and a pull would take it away: save it with `dvc add` or "
@@ -49,7 +49,7 @@ def pull(run_cache: bool = False) -> list[str]:
 def fetch(commit: str) -> None:
     """Fetch a commit's results from the default remote into the cache; print a line if that fails."""
     try:
-        with storage.reached() as (repo, _):
+        with storage.connect() as (repo, _):
             repo.fetch(revs=[commit], workspace=False)
     except UserError as error:
         print(f"Nothing was fetched. {error}", flush=True)

@@ -21,15 +21,15 @@ def push(verify: bool = False) -> None:
     """Push the results of the checkout in the current folder to its default remote.
 
     Raises:
-        UserError: the remote does not answer or refuses, or an object is damaged there and not whole here.
+        UserError: the remote does not answer or refuses, or an object is damaged there and not intact here.
     """
-    with storage.reached() as (repo, odb):
+    with storage.connect() as (repo, odb):
         if verify:
             storage.replace_damaged(repo, odb)
-        in_git = {out.hash_info for out in repo.index.outs if not out.use_cache and out.hash_info}
-        sent = repo.push(run_cache=True)
-        repo.cloud.push({info for info in in_git if repo.cache.local.exists(info.value)})
-        print(f"{sent} files pushed to {storage.url_of(odb)}.")
+        metrics = {out.hash_info for out in repo.index.outs if not out.use_cache and out.hash_info}
+        pushed = repo.push(run_cache=True)
+        repo.cloud.push({info for info in metrics if repo.cache.local.exists(info.value)})
+        print(f"{pushed} files pushed to {storage.url_of(odb)}.")
 
 
 if __name__ == "__main__":

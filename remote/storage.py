@@ -21,14 +21,14 @@ from dvc_objects.errors import ObjectFormatError
 
 from malaria.errors import UnavailableError, UserError
 
-_AWAY = r"onnect|resolve|timed out|unreachable"
+_UNREACHABLE = r"onnect|resolve|timed out|unreachable"
 
 # Patterns in the error messages of stores, and what they mean.
 _MEANINGS = {
     r"Forbidden|Denied|InvalidAccessKeyId|SignatureDoesNotMatch|[Cc]redentials|Permission": "refuses the "
     "credentials: see docs/remote.md for where they go",
     r"NoSuchBucket|bucket does not exist": "has no such bucket: make it, or check the URL",
-    _AWAY: "cannot be reached: check its address, or try again later",
+    _UNREACHABLE: "cannot be reached: check its address, or try again later",
 }
 
 
@@ -45,8 +45,8 @@ def url_of(odb: HashFileDB) -> str:
 
 
 @contextmanager
-def reached() -> Iterator[tuple[Repo, HashFileDB]]:
-    """Give the current folder's repository and the store of its default remote, after it has answered.
+def connect() -> Iterator[tuple[Repo, HashFileDB]]:
+    """Yield the current folder's repository and the store of its default remote, after it has answered.
 
     Raises:
         UserError: there is no remote, a library that it needs is not installed, it does not answer, or it
@@ -59,7 +59,7 @@ def reached() -> Iterator[tuple[Repo, HashFileDB]]:
             raise UserError(f"{' '.join(str(error).split())}: see docs/remote.md.") from None
         try:
             if odb.fs.protocol == "s3":
-                # Because `exists` below takes a refusal for a no, and a listing does not.
+                # `exists` below takes a refusal for absence, but a listing raises it.
                 odb.fs.fs.call_s3("list_objects_v2", Bucket=odb.path.split("/")[0], MaxKeys=1)
             odb.fs.exists(odb.path)
             yield repo, odb
@@ -67,11 +67,11 @@ def reached() -> Iterator[tuple[Repo, HashFileDB]]:
             raise
         except Exception as error:
             # Each kind of store has its own exceptions, and DVC gives them no common base class.
-            said = " ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__
-            sign = next((sign for sign in _MEANINGS if re.search(sign, said)), "")
-            kind = UnavailableError if sign == _AWAY else UserError
-            where = f"{repo.config['core']['remote']} ({url_of(odb)})"
-            raise kind(f"The remote {where} {_MEANINGS.get(sign, 'fails')} ({said}).") from None
+            message = " ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__
+            pattern = next((pattern for pattern in _MEANINGS if re.search(pattern, message)), "")
+            kind = UnavailableError if pattern == _UNREACHABLE else UserError
+            remote = f"{repo.config['core']['remote']} ({url_of(odb)})"
+            raise kind(f"The remote {remote} {_MEANINGS.get(pattern, 'fails')} ({message}).") from None
 
 
 def drop_damaged(repo: Repo) -> None:
@@ -80,30 +80,29 @@ def drop_damaged(repo: Repo) -> None:
     A remote that an output names by itself, or one without `verify`, may have brought it.
     """
     cache = repo.cache.local
-    needed, folders = _objects(repo, [cache])
-    for md5 in sorted(needed.union(*folders.values())):
-        if cache.exists(md5) and not _is_whole(cache, md5):
+    objects, _ = _objects(repo, [cache])
+    for md5 in sorted(objects):
+        if cache.exists(md5) and not _is_intact(cache, md5):
             cache.delete(md5)
             print(f"{md5} was damaged in DVC's cache, and is removed there.", flush=True)
 
 
 def replace_damaged(repo: Repo, odb: HashFileDB) -> None:
-    """Delete objects that are damaged in the remote and whole in the cache; the next push sends them again.
+    """Delete objects that are damaged in the remote and intact in the cache; the next push sends them again.
 
     Raises:
-        UserError: an object is damaged that this checkout's cache does not have whole.
+        UserError: an object is damaged that this checkout's cache does not have intact.
     """
     name, cache = repo.config["core"]["remote"], repo.cache.local
-    needed, folders = _objects(repo, [cache, odb])
-    objects = needed.union(*folders.values())
-    there = list(odb.list_oids_exists(sorted(objects)))
+    objects, folders = _objects(repo, [cache, odb])
+    present = list(odb.list_oids_exists(sorted(objects)))
     with ThreadPoolExecutor(odb.fs.jobs) as pool:
-        whole = pool.map(lambda md5: _is_whole(odb, md5), there)
-        damaged = {md5 for md5, good in zip(there, whole, strict=True) if not good}
-    replaceable = {md5 for md5 in damaged if cache.exists(md5) and _is_whole(cache, md5)}
-    # Folders' own objects, too: while one exists, a push takes the files of its folder for present.
-    listing = {folder for folder, listed in folders.items() if listed & replaceable}
-    for md5 in (replaceable | listing).intersection(there):
+        intact = pool.map(lambda md5: _is_intact(odb, md5), present)
+        damaged = {md5 for md5, ok in zip(present, intact, strict=True) if not ok}
+    replaceable = {md5 for md5 in damaged if cache.exists(md5) and _is_intact(cache, md5)}
+    # Delete the folders' own objects, too: while one exists, a push takes its folder's files for present.
+    listings = {folder for folder, files in folders.items() if files & replaceable}
+    for md5 in (replaceable | listings).intersection(present):
         odb.delete(md5)
     # DVC's memory of earlier pushes.
     get_index(odb).clear()
@@ -119,12 +118,13 @@ def replace_damaged(repo: Repo, odb: HashFileDB) -> None:
 
 
 def _objects(repo: Repo, stores: Sequence[HashFileDB]) -> tuple[set[str], dict[str, frozenset[str]]]:
-    """Hashes of the results that dvc.lock names; and those of the files in each folder among them."""
-    needed = {out.hash_info.value for out in repo.index.outs if out.use_cache and out.hash_info}
-    return needed, {md5: _listed(stores, md5) for md5 in needed if md5.endswith(".dir")}
+    """Hashes of all objects of the results that dvc.lock names; and those of the files in each folder."""
+    outputs = {out.hash_info.value for out in repo.index.outs if out.use_cache and out.hash_info}
+    folders = {md5: _files_of(stores, md5) for md5 in outputs if md5.endswith(".dir")}
+    return outputs.union(*folders.values()), folders
 
 
-def _listed(stores: Sequence[HashFileDB], md5: str) -> frozenset[str]:
+def _files_of(stores: Sequence[HashFileDB], md5: str) -> frozenset[str]:
     """Hashes of a folder's files, from the first store that has its object; none if no store has it."""
     for odb in stores:
         try:
@@ -134,6 +134,6 @@ def _listed(stores: Sequence[HashFileDB], md5: str) -> frozenset[str]:
     return frozenset()
 
 
-def _is_whole(odb: HashFileDB, md5: str) -> bool:
-    _, found = hash_file(odb.oid_to_path(md5), odb.fs, "md5")
-    return bool(found.value == md5.removesuffix(".dir"))
+def _is_intact(odb: HashFileDB, md5: str) -> bool:
+    _, actual = hash_file(odb.oid_to_path(md5), odb.fs, "md5")
+    return bool(actual.value == md5.removesuffix(".dir"))

@@ -601,8 +601,8 @@ RULES = (
         ("both rates of a point count", '("sensitivity", "specificity")]', '("sensitivity",)]'),
         (
             "the lower limit of AUC is enough",
-            "found.auc_low >= found.limits.min_auc",
-            "found.auc_low > found.limits.min_auc",
+            "comparison.auc_low >= comparison.limits.min_auc",
+            "comparison.auc_low > comparison.limits.min_auc",
         ),
         ("a size or an error at its limit passes", "if value <= limit", "if value < limit"),
         ("min_cells cells are enough", "cells.cells < limits.min_cells", "cells.cells <= limits.min_cells"),
@@ -619,12 +619,12 @@ RULES = (
         ),
         (
             "the branch's own code is no judge",
-            "if found.own_code and found.base:",
-            "if found.own_code and not found.base:",
+            "if comparison.own_code and comparison.base:",
+            "if comparison.own_code and not comparison.base:",
         ),
         ("torn patients fail", 'not by patient": cells.torn', 'not by patient": 0'),
         ("renamed cells fail", "another patient's name\": cells.renamed", "another patient's name\": 0"),
-        ("forged cells fail", 'data/cells.csv says": found.forged', 'data/cells.csv says": 0'),
+        ("forged cells fail", 'data/cells.csv says": comparison.forged', 'data/cells.csv says": 0'),
         (
             "a share of min_patients is enough",
             "< limits.min_patients * cells.tested",
@@ -632,7 +632,7 @@ RULES = (
         ),
         (
             "pictures that are no cells are turned away as well as by the base",
-            "branch >= base - found.limits.point_loss",
+            "branch >= base - comparison.limits.point_loss",
             "branch >= base - 1",
         ),
         ("copies fail", 'to start from": cells.copies', 'in other files": 0'),
@@ -643,21 +643,25 @@ RULES = (
         ),
         (
             "a model that is above the one made here by just the limit passes",
-            "(found.above_here or 0) > found",
-            "(found.above_here or 0) >= found",
+            "gain > comparison.limits.auc_loss",
+            "gain >= comparison.limits.auc_loss",
         ),
-        ("a frozen stage fails", "    if rerun and rerun.frozen:", "    if not found:"),
+        ("a frozen stage fails", "    if rerun and rerun.frozen:", "    if not comparison:"),
         ("blind training is the same", "same = all(output.same", "same = any(output.same"),
-        ("a bundle that cannot be made blindly fails", "    if rerun and rerun.unmade:", "    if not rerun:"),
+        (
+            "a bundle that cannot be made blindly fails",
+            "    if rerun and rerun.blind_error:",
+            "    if not rerun:",
+        ),
         (
             "other outputs of the same inputs fail",
-            "    if found.contradicted:",
-            "    if not found.contradicted:",
+            "    if comparison.contradicted:",
+            "    if not comparison.contradicted:",
         ),
         (
             "each rate of a point has its loss",
-            "_points(found), limits.point_loss",
-            "_points(found), limits.auc_loss",
+            "_points(comparison), limits.point_loss",
+            "_points(comparison), limits.auc_loss",
         ),
         ("AUC has its loss", '"auc")], limits.auc_loss', '"auc")], limits.point_loss'),
         ("sensitivity has its loss", "limits.sensitivity_loss", "limits.point_loss"),
@@ -667,13 +671,13 @@ RULES = (
         "tests/ci/test_verdict.py",
         (
             "only stages with the same inputs can contradict the base",
-            '{**before[name], "outs": 0} == {**entry, "outs": 0}',
+            '{**lock[name], "outs": 0} == {**entry, "outs": 0}',
             "True",
         ),
         (
             "only stages with other outputs contradict the base",
-            "before[name] != entry",
-            "before[name] == entry",
+            "lock[name] != entry",
+            "lock[name] == entry",
         ),
     ),
     *of(
@@ -700,20 +704,20 @@ RULES = (
         ),
         (
             "a new section loosens nothing",
-            "name in before and before[name] != branch",
-            "before.get(name) != branch",
+            "name in old and old[name] != branch",
+            "old.get(name) != branch",
         ),
-        ("a failed gate ends with status 1", "judged.mergeable or given.report", "True"),
+        ("a failed gate ends with status 1", "verdict.mergeable or arguments.report", "True"),
     ),
     *of(
         "ci/comparison.py",
         "tests/ci/test_comparison.py test_a_patient_that_moved_is_left_out_and_no_fault "
         "test_cells_are_judged_by_the_base_s_labels",
-        ("val counts as used", "now[now.split != tables.TEST]", "now[now.split == tables.TRAIN]"),
+        ("val counts as used", "cells[cells.split != tables.TEST]", "cells[cells.split == tables.TRAIN]"),
         (
             "cells of used patients are left out",
-            "~tested.patient.isin(used)",
-            "tested.patient.isin(used) | True",
+            "~base_test.patient.isin(train_val_patients)",
+            "base_test.patient.isin(train_val_patients) | True",
         ),
     ),
     *of(
@@ -721,10 +725,10 @@ RULES = (
         "tests/ci/test_comparison.py test_a_cell_that_is_turned_away_counts_as_wrong",
         (
             "a cell that is turned away is wrong",
-            "asked.label != labels.PARASITIZED, asked",
-            "asked.label == labels.PARASITIZED, asked",
+            "cells.label != labels.PARASITIZED, cells",
+            "cells.label == labels.PARASITIZED, cells",
         ),
-        ("a cell that only one side turned away is a flip", ' | (p["one"].isna() != p["other"].isna())', ""),
+        ("a cell that only one side turned away is a flip", " | (p.isna() != base_p.isna())", ""),
     ),
     *of(
         "ci/comparison.py",
@@ -741,13 +745,17 @@ RULES = (
     *of(
         "ci/comparison.py",
         "tests/ci/test_comparison.py test_test_cells_trained_on_under_another_patient_s_name_fail",
-        ("patients go by the base's names", "now.sha256.map(owner).fillna(now.patient)", "now.patient"),
+        ("patients go by the base's names", "cells.sha256.map(owner).fillna(cells.patient)", "cells.patient"),
     ),
     *of(
         "ci/comparison.py",
         "tests/ci/test_comparison.py test_test_cells_trained_on_as_copies_in_other_files_fail "
         "test_a_test_cell_s_own_file_trained_on_beside_it_fails",
-        ("copies that the base had, too, do not count", "met[0] & ~met[1]", "met[0] & met[1]"),
+        (
+            "copies that the base had, too, do not count",
+            "matches[0] & ~matches[1]",
+            "matches[0] & matches[1]",
+        ),
         ("a turned copy is a copy", "for turns in range(4)", "for turns in range(3)"),
         ("a cell on two sides counts as trained on", "side == tables.TEST", "side != tables.TEST"),
     ),
@@ -756,17 +764,21 @@ RULES = (
         "tests/ci/test_comparison.py test_a_copy_more_of_what_the_base_has_learned_is_no_fault "
         "test_one_half_is_called_parasitised_and_47_5_percent_is_not "
         "test_figures_without_an_interval_are_not_comparable",
-        ("a cell that the base has learned, too, is no copy", "met[0] & ~met[1]", "met[0]"),
-        ("a cell is called from the threshold on", "asked[side] >= limit", "asked[side] > limit"),
-        ("the branch calls a cell from 0.5 on", '(p["one"] >= 0.5)', '(p["one"] > 0.5)'),
-        ("the base calls a cell from 0.5 on, too", '(p["other"] >= 0.5)', '(p["other"] > 0.5)'),
+        ("a cell that the base has learned, too, is no copy", "matches[0] & ~matches[1]", "matches[0]"),
+        ("a cell is called from the threshold on", "cells[side] >= limit", "cells[side] > limit"),
+        ("the branch calls a cell from 0.5 on", "(p >= 0.5)", "(p > 0.5)"),
+        ("the base calls a cell from 0.5 on, too", "(base_p >= 0.5)", "(base_p > 0.5)"),
         ("without an interval the value counts", "if math.isnan(difference.low)", "if False"),
     ),
     *of(
         "ci/comparison.py",
         "tests/ci/test_comparison.py test_an_operating_point_that_the_branch_gives_up_fails "
         "test_a_threshold_fixed_for_a_specificity_of_one_half_is_not_the_app_s_default",
-        ("a point that is given up is lost", "ours.get(at, math.inf)", "ours.get(at, theirs[at])"),
+        (
+            "a point that is given up is lost",
+            "thresholds.get(at, math.inf)",
+            "thresholds.get(at, base_threshold)",
+        ),
         ("no point takes the place of the default threshold", " | {DEFAULT_POINT: 0.5}", ""),
     ),
     *of(
@@ -774,7 +786,7 @@ RULES = (
         "tests/ci/test_again.py test_a_network_that_no_stage_train_makes_is_refused "
         "test_a_test_cell_that_lies_elsewhere_in_the_work_tree_is_not_there_for_training",
         ("the stage train makes the network", "if blind and revisions", "if False and revisions"),
-        ("no other file is a test cell", "files.sha256(file) in unseen", "files.sha256(file) in ()"),
+        ("no other file is a test cell", "files.sha256(file) in hashes", "files.sha256(file) in ()"),
     ),
     *of(
         "ci/release.py",
@@ -791,8 +803,8 @@ RULES = (
         "tests/ci/test_drift.py test_a_distance_at_the_limit_has_not_drifted",
         (
             "beyond the limit is drift",
-            "found.looks.distance > limit",
-            "found.looks.distance >= limit",
+            "drift.quantities.distance > limit",
+            "drift.quantities.distance >= limit",
         ),
     ),
     *of(

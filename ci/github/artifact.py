@@ -27,9 +27,9 @@ STAGES = ("audit", "split", "train", "evaluate", "export", "external")
 
 def main() -> None:
     parser = options("ci.github.artifact", __doc__)
-    what = parser.add_subparsers(dest="what", required=True)
-    what.add_parser("pack")
-    what.add_parser("take").add_argument("run", type=int, help="the number that the run's address ends in")
+    actions = parser.add_subparsers(dest="what", required=True)
+    actions.add_parser("pack")
+    actions.add_parser("take").add_argument("run", type=int, help="the number that the run's address ends in")
     arguments = parser.parse_args()
     if arguments.what == "pack":
         pack()
@@ -44,10 +44,10 @@ def main() -> None:
 def pack() -> None:
     """Replace `FOLDER` by one with dvc.lock, figures and results."""
     shutil.rmtree(FOLDER, ignore_errors=True)
-    for path in (*outputs.KEPT, outputs.VERDICT, outputs.RUN):
+    for path in (*outputs.TRACKED, outputs.VERDICT, outputs.RUN):
         if path.is_file():
-            # Files that git keeps lie under their own paths, the others at the top.
-            target = FOLDER / (path if path in outputs.KEPT else path.name)
+            # Files that git tracks lie under their own paths, the others at the top.
+            target = FOLDER / (path if path in outputs.TRACKED else path.name)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     with _remote(FOLDER / STORE) as name:
@@ -60,12 +60,12 @@ def take(folder: Path) -> None:
     Raises:
         UserError: dvc.lock or figures have uncommitted changes here; the folder is no such artifact.
     """
-    kept = [path for path in outputs.KEPT if (folder / path).is_file()]
-    if not kept or not (folder / STORE).is_dir():
+    tracked = [path for path in outputs.TRACKED if (folder / path).is_file()]
+    if not tracked or not (folder / STORE).is_dir():
         raise UserError(f"{folder} is no artifact of retrain: name the run of a pull request.")
-    if programs.git("status", "--porcelain", "--untracked-files=no", "--", *map(str, kept)):
+    if programs.git("status", "--porcelain", "--untracked-files=no", "--", *map(str, tracked)):
         raise UserError("dvc.lock or reports/ have changes that are not committed: commit or drop them.")
-    for path in kept:
+    for path in tracked:
         shutil.copyfile(folder / path, path)
     with _remote(folder / STORE) as name:
         programs.dvc("fetch", "--remote", name, *_stages())
@@ -79,7 +79,7 @@ def _stages() -> list[str]:
 
 @contextmanager
 def _remote(folder: Path) -> Iterator[str]:
-    """Make `folder` a DVC remote while the block runs; gives the remote's name."""
+    """Make `folder` a DVC remote while the block runs; yield the remote's name."""
     name = "handover"
     folder.mkdir(parents=True, exist_ok=True)
     programs.dvc("remote", "add", "--local", "--force", name, str(folder.resolve()))

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from ci import outputs
 from ci.github import event, summary
-from ci.github.gh import ask, first_bytes, gh, send
+from ci.github.gh import first_bytes, get, gh, send
 from malaria.command import end_with, options
 from malaria.errors import UserError
 
@@ -23,9 +23,9 @@ ARTIFACT, FILE = "report", "summary.json"
 MOST_ZIPPED = 20_000_000
 
 # The files that `retrain` may commit on top of the judged commit.
-HANDED_BACK = set(map(str, outputs.KEPT))
+COMMITTED = set(map(str, outputs.TRACKED))
 
-_SAYS = {
+_CONCLUSIONS = {
     "success": "the check passes",
     "failure": "the check fails",
     "cancelled": "the run was cancelled",
@@ -48,11 +48,11 @@ def main() -> None:
         return
     body = {"body": comment(run, number, report(run))}
     issues = f"repos/{event.repository()}/issues"
-    if known := _known(number):
-        send(f"{issues}/comments/{known}", body, "PATCH")
+    if existing := _existing(number):
+        send(f"{issues}/comments/{existing}", body, "PATCH")
     else:
         send(f"{issues}/{number}/comments", body)
-    print(f"{'Updated' if known else 'Wrote'} the comment on pull request {number}.")
+    print(f"{'Updated' if existing else 'Wrote'} the comment on pull request {number}.")
 
 
 def pull_number(run: Run) -> int | None:
@@ -64,27 +64,27 @@ def pull_number(run: Run) -> int | None:
     if run["event"] != "pull_request" or not run.get("head_repository"):
         return None
     head = quote(f"{run['head_repository']['owner']['login']}:{run['head_branch']}", safe="")
-    pulls = ask(f"repos/{event.repository()}/pulls?state=open&per_page=100&head={head}")
-    numbers = (int(pull["number"]) for pull in pulls if _stands(run["head_sha"], pull["head"]["sha"]))
+    pulls = get(f"repos/{event.repository()}/pulls?state=open&per_page=100&head={head}")
+    numbers = (int(pull["number"]) for pull in pulls if _is_current(run["head_sha"], pull["head"]["sha"]))
     return next(numbers, None)
 
 
-def _stands(judged: str, head: str) -> bool:
-    """Whether `head` is the judged commit, or its child that changes only files of `HANDED_BACK`."""
+def _is_current(judged: str, head: str) -> bool:
+    """Whether `head` is the judged commit, or its child that changes only files of `COMMITTED`."""
     if head == judged:
         return True
-    commit = ask(f"repos/{event.repository()}/commits/{head}")
+    commit = get(f"repos/{event.repository()}/commits/{head}")
     changed = {file["filename"] for file in commit["files"]}
-    return [parent["sha"] for parent in commit["parents"]] == [judged] and changed <= HANDED_BACK
+    return [parent["sha"] for parent in commit["parents"]] == [judged] and changed <= COMMITTED
 
 
 def report(run: Run) -> str | None:
     """The findings of the run, as Markdown; None if it left no summary that can be read."""
-    repository = event.repository()
-    found = ask(f"repos/{repository}/actions/runs/{int(run['id'])}/artifacts?name={ARTIFACT}")["artifacts"]
-    if not found or found[0]["size_in_bytes"] > MOST_ZIPPED:
+    actions = f"repos/{event.repository()}/actions"
+    artifacts = get(f"{actions}/runs/{int(run['id'])}/artifacts?name={ARTIFACT}")["artifacts"]
+    if not artifacts or artifacts[0]["size_in_bytes"] > MOST_ZIPPED:
         return None
-    zipped = first_bytes(f"repos/{repository}/actions/artifacts/{int(found[0]['id'])}/zip", MOST_ZIPPED)
+    zipped = first_bytes(f"{actions}/artifacts/{int(artifacts[0]['id'])}/zip", MOST_ZIPPED)
     if len(zipped) > MOST_ZIPPED:
         return None
     try:
@@ -98,31 +98,31 @@ def report(run: Run) -> str | None:
 
 def comment(run: Run, number: int, text: str | None) -> str:
     """The comment's Markdown: what GitHub says about the run, then `text`, the run's own findings."""
-    says = _SAYS.get(run["conclusion"] or "", "the run did not end as it should")
+    conclusion = _CONCLUSIONS.get(run["conclusion"] or "", "the run did not end as it should")
     head = run["head_sha"][:8] if re.fullmatch("[0-9a-f]{40}", run["head_sha"]) else "an odd commit"
-    files = ask(f"repos/{event.repository()}/pulls/{number}/files?per_page=100")
+    files = get(f"repos/{event.repository()}/pulls/{number}/files?per_page=100")
     # Asked of GitHub, so that the run cannot hide it. A file that was renamed may have judged before.
     names = [(file["filename"], file.get("previous_filename", file["filename"])) for file in files]
-    judges = sum(any(map(outputs.rule, both)) for both in names)
-    lines = [MARK, f"**Retrained at {head}: {says}.** [The run]({run['html_url']}) has all of it."]
-    if judges or len(files) == 100:
+    judging = sum(any(map(outputs.rule, pair)) for pair in names)
+    lines = [MARK, f"**Retrained at {head}: {conclusion}.** [The run]({run['html_url']}) has all of it."]
+    if judging or len(files) == 100:
         lines.append(
-            f"**It changes {judges} of the files that judge it** ({', '.join(outputs.RULES)}, or "
+            f"**It changes {judging} of the files that judge it** ({', '.join(outputs.RULES)}, or "
             "new ones beside them): read them first."
         )
     return "\n".join([*lines, "", text or "It left no summary that can be read: its log says why."])
 
 
-def _known(number: int) -> int | None:
+def _existing(number: int) -> int | None:
     """The number of an earlier run's comment, if the account of workflows wrote one; else None."""
     pages = gh(
         "api", "--paginate", f"repos/{event.repository()}/issues/{number}/comments?per_page=100",
         "--jq", ".[] | [.id, .user.login, .body[0:100]] | tojson",
     )  # fmt: skip
     for line in pages.splitlines():
-        identity, login, body = json.loads(line)
+        comment_id, login, body = json.loads(line)
         if login == "github-actions[bot]" and body.startswith(MARK):
-            return int(identity)
+            return int(comment_id)
     return None
 
 

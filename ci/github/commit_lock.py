@@ -36,62 +36,62 @@ def main() -> None:
     pull = event.pull()
     if pull is None or pull.fork:
         raise UserError("This is no run of a pull request of this repository: nothing can be handed back.")
-    if bring(folder, outputs.KEPT):
-        commit = push(pull.branch, MESSAGE, _stages(folder / outputs.RUN.name))
+    if add_files(folder, outputs.TRACKED):
+        commit = push(pull.branch, MESSAGE, _trailer(folder / outputs.RUN.name))
         print(f"{pull.branch} is at {commit} now: pull it, then `make take-over RUN=...` or `dvc pull`.")
     else:
         commit = pull.head
         print(f"{pull.branch} has this {outputs.LOCK} already: nothing is committed.")
-    state, said = outcome(folder)
-    status = {"state": state, "context": "gate", "description": said[:140]}
+    state, description = gate_status(folder)
+    status = {"state": state, "context": "gate", "description": description[:140]}
     send(f"repos/{event.repository()}/statuses/{commit}", status)
 
 
-def bring(folder: Path, files: Sequence[Path]) -> bool:
-    """Copy those of `files` that `folder` has into the checkout, and stage them; return whether any differs.
+def add_files(folder: Path, files: Sequence[Path]) -> bool:
+    """Copy those of `files` that `folder` has into the checkout, and `git add` them; say whether any differs.
 
     Raises:
         UserError: `folder` has none of them.
     """
-    there = [path for path in files if (folder / path).is_file()]
-    if not there:
+    present = [path for path in files if (folder / path).is_file()]
+    if not present:
         raise UserError(f"{folder} holds no {files[0]}: it is no artifact of this run.")
-    for path in there:
+    for path in present:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / path, path)
-    programs.git("add", "--", *map(str, there))
+    programs.git("add", "--", *map(str, present))
     return bool(programs.git("diff", "--cached", "--name-only"))
 
 
-def push(branch: str, headline: str, body: str = "", *options: str) -> str:
-    """Commit what is staged, and push it to a branch; return the new commit.
+def push(branch: str, headline: str, body: str = "", *flags: str) -> str:
+    """Commit what is added, and push it to a branch; return the new commit.
 
     Raises:
         UserError: GitHub refuses: the branch has moved on, say, or the token may not write.
     """
     programs.git(*_AS_GITHUB, "commit", "--quiet", "-m", headline, "-m", body)
     try:
-        programs.git(*_AS_GITHUB, "push", *options, "origin", f"HEAD:refs/heads/{branch}")
+        programs.git(*_AS_GITHUB, "push", *flags, "origin", f"HEAD:refs/heads/{branch}")
     except UserError as error:
         raise UserError(f"GitHub refuses the commit to {branch}: {error}") from None
     return programs.git("rev-parse", "HEAD")
 
 
-def _stages(file: Path) -> str:
+def _trailer(file: Path) -> str:
     """The trailer that says how the stages ran; empty if the run left no record."""
     try:
         stages = json.loads(file.read_bytes())["stages"]
-        told = [
+        entries = [
             f"{stage['name']} {stage['how']} {stage['seconds'] or 0:.1f}"
             for stage in stages
             if stage["name"] in summary.STAGES and stage["how"] in summary.HOW
         ]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    return f"{TRAILER}: {', '.join(told)}"
+    return f"{TRAILER}: {', '.join(entries)}"
 
 
-def outcome(folder: Path) -> tuple[str, str]:
+def gate_status(folder: Path) -> tuple[str, str]:
     """State and description of the status `gate`, from the gate's verdict in the folder of an artifact."""
     try:
         verdict = json.loads((folder / outputs.VERDICT.name).read_bytes())

@@ -30,32 +30,31 @@ class Pull:
 def read() -> dict[str, Any]:
     """The event, from the file that GITHUB_EVENT_PATH names; empty outside of GitHub's runners."""
     path = os.environ.get("GITHUB_EVENT_PATH")
-    found: dict[str, Any] = json.loads(Path(path).read_bytes()) if path else {}
-    return found
+    return dict(json.loads(Path(path).read_bytes())) if path else {}
 
 
 def pull() -> Pull | None:
     """The pull request that the event is about; None for other events."""
-    found = read().get("pull_request")
-    if found is None:
+    content = read().get("pull_request")
+    if content is None:
         return None
-    head, base = found["head"], found["base"]
+    head, base = content["head"], content["base"]
     return Pull(
         base=base["sha"],
         head=head["sha"],
         branch=head["ref"],
         # The head repository is null once it is deleted.
         fork=(head.get("repo") or {}).get("full_name") != base["repo"]["full_name"],
-        labels=tuple(label["name"] for label in found.get("labels", ())),
+        labels=tuple(label["name"] for label in content.get("labels", ())),
     )
 
 
 def repository() -> str:
     """`owner/name` of the repository whose workflow runs."""
-    found = os.environ.get("GITHUB_REPOSITORY")
-    if not found:
+    name = os.environ.get("GITHUB_REPOSITORY")
+    if not name:
         raise UserError("GITHUB_REPOSITORY is not set: this command is for GitHub's runners.")
-    return found
+    return name
 
 
 def summarise(markdown: str) -> None:

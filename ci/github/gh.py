@@ -12,7 +12,7 @@ def gh(*arguments: str, stdin: str = "") -> str:
     return programs.run(["gh", *arguments], stdin=stdin)
 
 
-def ask(path: str) -> Any:
+def get(path: str) -> Any:
     """GitHub's answer to a GET of its API."""
     return json.loads(gh("api", path))
 
@@ -22,10 +22,10 @@ def send(path: str, content: Any, method: str = "POST") -> None:
     gh("api", "--method", method, path, "--input", "-", stdin=json.dumps(content))
 
 
-def first_bytes(path: str, most: int) -> bytes:
-    """The first `most` + 1 bytes of an answer; if there are so many, the answer is longer than `most`."""
+def first_bytes(path: str, limit: int) -> bytes:
+    """The first `limit` + 1 bytes of an answer; if there are so many, the answer is longer than `limit`."""
     with programs.start(["gh", "api", path], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        content: bytes = process.stdout.read(most + 1)
+        content: bytes = process.stdout.read(limit + 1)
         process.kill()
     return content

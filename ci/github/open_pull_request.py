@@ -23,12 +23,12 @@ def main() -> None:
     parser.add_argument("retrained", type=Path, help="the folder with dvc.lock, figures and verdict.json")
     parser.add_argument("report", type=Path, help="the folder with drift.md and summary.json")
     arguments = parser.parse_args()
-    state, said = commit_lock.outcome(arguments.retrained)
+    state, description = commit_lock.gate_status(arguments.retrained)
     if state != "success":
-        raise UserError(f"{said} No pull request is opened.")
-    found = summary.read((arguments.report / outputs.SUMMARY.name).read_bytes())
-    parts = [(arguments.report / outputs.DRIFT.name).read_text("utf-8"), summary.markdown(found)]
-    print(propose(BRANCH, TITLE, arguments.retrained, outputs.KEPT, "\n\n".join(parts)))
+        raise UserError(f"{description} No pull request is opened.")
+    numbers = summary.read((arguments.report / outputs.SUMMARY.name).read_bytes())
+    parts = [(arguments.report / outputs.DRIFT.name).read_text("utf-8"), summary.markdown(numbers)]
+    print(propose(BRANCH, TITLE, arguments.retrained, outputs.TRACKED, "\n\n".join(parts)))
 
 
 def propose(branch: str, title: str, folder: Path, files: Sequence[Path], text: str) -> str:
@@ -38,19 +38,19 @@ def propose(branch: str, title: str, folder: Path, files: Sequence[Path], text: 
         A sentence that says what was done.
     """
     base = programs.git("rev-parse", "--abbrev-ref", "HEAD")
-    if not commit_lock.bring(folder, files):
+    if not commit_lock.add_files(folder, files):
         return "Nothing differs from what is here: no pull request is opened."
     # A single push: GitHub would close the pull request if its branch were reset to the base first.
     commit_lock.push(branch, title, "", "--force")
-    there = ("--repo", event.repository())
-    named = ("--head", branch, "--base", base)
-    found = json.loads(gh("pr", "list", *there, *named, "--state", "open", "--json", "number"))
-    if found:
-        number = str(found[0]["number"])
-        gh("pr", "edit", number, *there, "--body-file", "-", stdin=text)
+    repository = ("--repo", event.repository())
+    branches = ("--head", branch, "--base", base)
+    pulls = json.loads(gh("pr", "list", *repository, *branches, "--state", "open", "--json", "number"))
+    if pulls:
+        number = str(pulls[0]["number"])
+        gh("pr", "edit", number, *repository, "--body-file", "-", stdin=text)
         return f"Brought pull request {number} up to date."
-    opened = gh("pr", "create", *there, *named, "--title", title, "--body-file", "-", stdin=text)
-    return f"Opened {opened.strip()}"
+    url = gh("pr", "create", *repository, *branches, "--title", title, "--body-file", "-", stdin=text)
+    return f"Opened {url.strip()}"
 
 
 if __name__ == "__main__":

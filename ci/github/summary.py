@@ -41,12 +41,12 @@ def read(content: bytes) -> dict[str, Any]:
     """
     if len(content) > MOST:
         raise ValueError("a summary is not so long")
-    found = json.loads(content)
-    for value in _values(found):
-        known = value in WORDS if isinstance(value, str) else value is None or abs(value) < _LARGEST
-        if not known:
+    summary = json.loads(content)
+    for value in _values(summary):
+        allowed = value in WORDS if isinstance(value, str) else value is None or abs(value) < _LARGEST
+        if not allowed:
             raise ValueError("a summary holds numbers and known words alone")
-    return dict(found)
+    return dict(summary)
 
 
 def _values(content: Any) -> Iterator[str | float | None]:
@@ -57,9 +57,9 @@ def _values(content: Any) -> Iterator[str | float | None]:
         yield content
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """A summary as GitHub's Markdown; what is no summary fails with any of Python's own errors."""
-    return "\n".join(_lines(found))
+def markdown(summary: dict[str, Any]) -> str:
+    """A summary as GitHub's Markdown; other content fails with any of Python's own errors."""
+    return "\n".join(_lines(summary))
 
 
 def headline(failed: Iterable[str], overridden: str) -> str:
@@ -72,46 +72,46 @@ def headline(failed: Iterable[str], overridden: str) -> str:
     return f"The gate fails: {names}."
 
 
-def _lines(found: dict[str, Any]) -> Iterator[str]:
-    failed = [_known(check["name"], CHECKS) for check in found["checks"] if check["outcome"] == "failed"]
-    yield f"## {headline(failed, 'a label' if found['overridden'] else '')}\n"
-    if found["sample"]:
+def _lines(summary: dict[str, Any]) -> Iterator[str]:
+    failed = [_allowed(check["name"], CHECKS) for check in summary["checks"] if check["outcome"] == "failed"]
+    yield f"## {headline(failed, 'a label' if summary['overridden'] else '')}\n"
+    if summary["sample"]:
         yield "Both models were made on the synthetic sample: the figures say nothing of real cells.\n"
-    if found["rules"]:
-        yield f"**The branch changes how models are judged ({found['rules']:d} places)**: read that first.\n"
-    if found["behind"]:
-        yield f"The base has {found['behind']:d} commits that this branch lacks.\n"
+    if rules := summary["rules"]:
+        yield f"**The branch changes how models are judged ({rules:d} places)**: read that first.\n"
+    if summary["behind"]:
+        yield f"The base has {summary['behind']:d} commits that this branch lacks.\n"
     yield "| check | outcome |\n|---|---|"
-    for check in found["checks"]:
-        yield f"| {_known(check['name'], CHECKS)} | {OUTCOMES[check['outcome']]} |"
+    for check in summary["checks"]:
+        yield f"| {_allowed(check['name'], CHECKS)} | {OUTCOMES[check['outcome']]} |"
     yield (
-        f"\nOn {found['cells']:,d} test cells of {found['patients']:,d} patients, of which "
-        f"{found['flipped']:,d} are called differently at 0.5. Differences are branch minus base, with 95 % "
-        "intervals over patients.\n"
+        f"\nOn {summary['cells']:,d} test cells of {summary['patients']:,d} patients, of which "
+        f"{summary['flipped']:,d} are called differently at 0.5. Differences are branch minus base, with "
+        "95 % intervals over patients.\n"
     )
-    yield figures(found)
+    yield figures(summary)
     yield "\n| stage | | seconds |\n|---|---|--:|"
-    for stage in found["stages"]:
+    for stage in summary["stages"]:
         seconds = "" if stage["seconds"] is None else f"{stage['seconds']:.0f}"
-        yield f"| {_known(stage['name'], STAGES)} | {HOW[stage['how']]} | {seconds} |"
+        yield f"| {_allowed(stage['name'], STAGES)} | {HOW[stage['how']]} | {seconds} |"
     yield (
-        f"\nBundle: {found['bytes']:,d} bytes. Parameters changed: {found['parameters']:d}; cells gained: "
-        f"{found['gained']:,d}, lost: {found['lost']:,d}. The artifact `report` of the run has the page with "
-        "the reasons, parameters and cells, and DVC's plots of both."
+        f"\nBundle: {summary['bytes']:,d} bytes. Parameters changed: {summary['parameters']:d}; cells "
+        f"gained: {summary['gained']:,d}, lost: {summary['lost']:,d}. The artifact `report` of the run has "
+        "the page with the reasons, parameters and cells, and DVC's plots of both."
     )
 
 
-def figures(found: dict[str, Any]) -> str:
+def figures(summary: dict[str, Any]) -> str:
     """The table of figures."""
     rows = ["| figure | base | branch | difference |", "|---|--:|--:|--:|"]
-    for figure in found["figures"]:
+    for figure in summary["figures"]:
         at = "" if figure["at"] is None else f" {figure['at']:g}"
         base, branch = number(figure["base"]), number(figure["branch"])
         rows.append(f"| {FIGURES[figure['name']]}{at} | {base} | {branch} | {difference(figure)} |")
     return "\n".join(rows)
 
 
-def _known(word: str, words: tuple[str, ...]) -> str:
+def _allowed(word: str, words: tuple[str, ...]) -> str:
     if word not in words:
         raise KeyError(word)
     return word

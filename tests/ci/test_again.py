@@ -31,7 +31,7 @@ def blind(branch, rerun=("train",)):
     cells = tables.read(branch / paths.CELLS, tables.CELLS)
     tested = splits.path[splits.split == tables.TEST]
     with again.run(revision, rerun, cells[cells.path.isin(tested)], blind=True) as (found, _):
-        return found.unmade or [output.path for output in found.blind if not output.same]
+        return found.blind_error or [output.path for output in found.blind if not output.same]
 
 
 def learn_from(branch, expression, reads):

@@ -135,14 +135,14 @@ def test_an_operating_point_that_the_branch_gives_up_fails(compare, bundle):
 
 @pytest.mark.parametrize("better", [True, False])
 def test_a_bundle_is_judged_beside_the_one_that_its_code_makes_here(compare, bundle, model_bundle, better):
-    named, here = (model_bundle, bundle(BADLY)) if better else (bundle(BADLY), model_bundle)
-    found = compare(branch={"bundle": named}, here=here)
+    named, rebuilt = (model_bundle, bundle(BADLY)) if better else (bundle(BADLY), model_bundle)
+    found = compare(branch={"bundle": named}, rebuilt=rebuilt)
     assert (found.above_here > 0) == better
     assert (found.figure("auc").difference == 0) == better
 
 
 def test_a_bundle_is_not_above_itself(compare, model_bundle):
-    assert compare(here=model_bundle).above_here == 0
+    assert compare(rebuilt=model_bundle).above_here == 0
 
 
 @pytest.fixture
@@ -406,9 +406,9 @@ def test_exceeding_a_limit_fails_only_its_own_check(compare, limit, name):
     assert outcomes(verdict.judge(compare(limits=limit), None)) == [name]
 
 
-def rerun(outputs=(), blind=(), frozen=(), elsewhere=False):
+def rerun(outputs=(), blind=(), frozen=(), other_processor=False):
     stages = tuple(dict.fromkeys(output.stage for output in outputs))
-    found = {"outputs": outputs, "blind": blind, "frozen": frozen, "elsewhere": elsewhere}
+    found = {"outputs": outputs, "blind": blind, "frozen": frozen, "other_processor": other_processor}
     return Rerun(stages=stages or ("split",), seconds=3, **found)
 
 
@@ -426,11 +426,11 @@ def test_a_rerun_with_another_hash_fails_and_names_the_output(compare):
 def test_another_training_is_said_and_no_fault_where_the_processor_is_another(compare):
     found = compare()
     assert outcomes(verdict.judge(found, rerun((SAME, MODEL)))) == ["reproducible"]
-    judged = verdict.judge(found, rerun((SAME, MODEL), elsewhere=True))
+    judged = verdict.judge(found, rerun((SAME, MODEL), other_processor=True))
     assert judged.passed
     assert "another kind of processor" in said(judged, "reproducible")
     # Outputs that do not depend on the processor must still be the same.
-    assert outcomes(verdict.judge(found, rerun((OTHER, MODEL), elsewhere=True))) == ["reproducible"]
+    assert outcomes(verdict.judge(found, rerun((OTHER, MODEL), other_processor=True))) == ["reproducible"]
 
 
 def test_a_training_that_differs_without_the_test_cells_fails(compare):

@@ -38,19 +38,19 @@ def data(tmp_path):
 
 
 def test_the_same_cells_have_not_drifted(data):
-    found = drift.drift(data("a", made.cells(120, 30)), data("b", made.cells(120, 30)))
+    found = drift.compare(data("a", made.cells(120, 30)), data("b", made.cells(120, 30)))
     assert (found.classes == 0).all(axis=None)
     assert list(found.classes.index) == ["Parasitized", "Uninfected"]
-    assert (found.looks.distance == 0).all()
+    assert (found.quantities.distance == 0).all()
     assert "No quantity has drifted." in drift.markdown(found, "HEAD", 0.1)
 
 
 def test_another_light_is_drift_of_brightness_and_no_gain_of_cells(data):
-    found = drift.drift(data("a", made.cells(120, 30)), data("b", made.cells(120, 30), light=20))
-    stain = found.looks.loc["stain, log optical density"]
+    found = drift.compare(data("a", made.cells(120, 30)), data("b", made.cells(120, 30), light=20))
+    stain = found.quantities.loc["stain, log optical density"]
     assert stain.distance == 1
     assert stain.now < stain.before
-    assert found.looks.distance["longer side, px"] == 0
+    assert found.quantities.distance["longer side, px"] == 0
     assert "stain, log optical density" in drift.markdown(found, "HEAD", 0.1)
 
 
@@ -68,12 +68,12 @@ def test_a_distance_at_the_limit_has_not_drifted():
 
 
 def test_larger_crops_are_drift_of_size(data):
-    found = drift.drift(data("a", made.cells(120, 30)), data("b", made.cells(120, 30), width=80))
-    assert found.looks.loc["longer side, px"].to_list() == [50, 80, 1]
+    found = drift.compare(data("a", made.cells(120, 30)), data("b", made.cells(120, 30), width=80))
+    assert found.quantities.loc["longer side, px"].to_list() == [50, 80, 1]
 
 
 def test_cells_that_came_and_went_and_the_share_of_parasitised_ones_are_counted(data):
-    found = drift.drift(data("a", made.cells(120, 30)), data("b", made.cells(90, 30, first=60)))
+    found = drift.compare(data("a", made.cells(120, 30)), data("b", made.cells(90, 30, first=60)))
     assert found.cells == (120, 90)
     assert found.classes.lost.to_dict() == {"Parasitized": 30, "Uninfected": 30}
     assert found.classes.gained.to_dict() == {"Parasitized": 0, "Uninfected": 30}
@@ -85,7 +85,7 @@ def test_cells_that_came_and_went_and_the_share_of_parasitised_ones_are_counted(
 
 def test_cells_packed_at_another_size_cannot_be_compared(data):
     with pytest.raises(UserError, match=r"compare two of the same pack\.size"):
-        drift.drift(data("a", made.cells(60)), data("b", made.cells(60), side=40))
+        drift.compare(data("a", made.cells(60)), data("b", made.cells(60), side=40))
 
 
 def test_a_base_that_no_store_has_is_said_and_stops_no_retraining(tmp_path, monkeypatch, capsys):

@@ -39,7 +39,7 @@ def history(finished, tmp_path_factory) -> Path:
     # A separate cache, or DVC's run cache would give results that a test falsified to other tests.
     shutil.copytree(finished / ".dvc/cache", clone / ".dvc/cache")
     git("checkout", "-q", "-B", "main", cwd=clone)
-    for path in outputs.KEPT:
+    for path in outputs.TRACKED:
         shutil.copy(finished / path, clone / path)
     change(clone, GATE)
     commit(clone, "main")
@@ -131,7 +131,7 @@ def test_a_training_on_test_patients_fails_by_the_base_s_code(leaky, tmp_path):
 def test_a_leaky_model_made_elsewhere_fails_as_same_inputs_and_other_outputs(branch, leaky):
     take_results(leaky, branch)
     take_for_granted(branch, "train", "evaluate", "export")
-    assert set(git("diff", "--name-only", "main", cwd=branch).split()) <= set(map(str, outputs.KEPT))
+    assert set(git("diff", "--name-only", "main", cwd=branch).split()) <= set(map(str, outputs.TRACKED))
     module(branch, "gate", "--report", "--base", "main")
     assert failed(branch) == ["dvc.lock"]
     assert said(branch, "dvc.lock") == "same inputs as the base's, other outputs: train"

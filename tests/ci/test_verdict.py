@@ -8,7 +8,7 @@ import yaml
 
 from ci import again, judge, verdict
 from ci.again import Output, Rerun
-from ci.comparison import Comparison, Figure, Gained, Judged, Side
+from ci.comparison import Comparison, Figure, JudgedCounts, Side, Turnover
 from ci.revisions import Revision
 from malaria.errors import UserError
 from malaria.params import load_params
@@ -19,7 +19,7 @@ GATE = load_params(Path(__file__).parents[2] / "params.yaml").gate.model_copy(
         "max_ece": 0.1, "max_bytes": 1000, "override": "let-it-through", "min_patients": 0.5,
     }
 )  # fmt: skip
-CELLS = Judged(
+CELLS = JudgedCounts(
     cells=100, parasitized=50, patients=10, relabelled=0, left_out=0, torn=0, renamed=0, copies=0, came=0,
     gone=0, tested=20,
 )  # fmt: skip
@@ -46,7 +46,7 @@ def comparison(*figures: Figure, **changed) -> Comparison:
         "base": SIDE, "branch": SIDE, "behind": 0, "sample": False, "rules": (), "limits": GATE, "stages": (),
         "judged": CELLS, "unreadable": "", "figures": tuple(every.values()), "auc_low": 0.9, "claims": {},
         "flips": (), "flipped": 0, "changes": (), "speed": None, "turned_away": (0.5, 0.47),
-        "classes": (), "patients": Gained(name="Patients", gained=0, lost=0, now=10),
+        "classes": (), "patients": Turnover(name="Patients", gained=0, lost=0, now=10),
     }  # fmt: skip
     return Comparison(**content | changed)
 
@@ -56,7 +56,7 @@ def failed(found: Comparison, rerun: Rerun | None = None) -> list[str]:
 
 
 def rerun(*outputs: Output, **changed) -> Rerun:
-    content = {"stages": ("train",), "frozen": (), "elsewhere": False, "blind": (), "seconds": 1}
+    content = {"stages": ("train",), "frozen": (), "other_processor": False, "blind": (), "seconds": 1}
     return Rerun(outputs=outputs, **content | changed)
 
 
@@ -168,7 +168,7 @@ def test_same_inputs_and_other_outputs_contradict_the_base(tmp_path):
 
 @pytest.mark.parametrize(("above", "fails"), [(None, []), (0.01, []), (0.011, ["reproducible"])])
 def test_what_dvc_lock_names_may_not_be_better_than_what_its_code_makes_here(above, fails):
-    assert failed(comparison(above_here=above), rerun(MODEL, elsewhere=True)) == fails
+    assert failed(comparison(above_here=above), rerun(MODEL, other_processor=True)) == fails
     assert failed(comparison(above_here=above), rerun(SAME)) == []
 
 
@@ -177,13 +177,13 @@ def test_what_dvc_lock_names_may_not_be_better_than_what_its_code_makes_here(abo
     [
         (rerun(SAME), []),
         (rerun(SAME, MODEL), ["reproducible"]),
-        (rerun(SAME, MODEL, elsewhere=True), []),
-        (rerun(MODEL, CELLS_AGAIN, elsewhere=True), ["reproducible"]),
+        (rerun(SAME, MODEL, other_processor=True), []),
+        (rerun(MODEL, CELLS_AGAIN, other_processor=True), ["reproducible"]),
         (rerun(SAME, frozen=("train",)), ["reproducible"]),
         (rerun(stages=(), frozen=("train",)), ["reproducible"]),
         (rerun(SAME, blind=(SAME,)), []),
         (rerun(SAME, blind=(SAME, MODEL)), ["blind training"]),
-        (rerun(SAME, unmade="the training fails"), ["blind training"]),
+        (rerun(SAME, blind_error="the training fails"), ["blind training"]),
         (rerun(stages=()), []),
     ],
 )

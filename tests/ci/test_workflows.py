@@ -217,7 +217,7 @@ def test_what_is_handed_back_is_the_lock_and_every_output_that_git_keeps():
     content = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
     entries = [entry for stage in content for kind in ("outs", "metrics") for entry in stage.get(kind, [])]
     kept = {name for entry in entries if isinstance(entry, dict) for name in entry}
-    assert {path.as_posix() for path in outputs.KEPT} == {"dvc.lock"} | kept
+    assert {path.as_posix() for path in outputs.TRACKED} == {"dvc.lock"} | kept
 
 
 def test_the_matrix_covers_the_supported_pythons():
@@ -246,7 +246,7 @@ def pull_request(finished, tmp_path_factory) -> tuple[Path, str]:
     """
     origin = tmp_path_factory.mktemp("origin") / "origin"
     run("git", "clone", "-q", str(finished), str(origin), cwd=finished)
-    for path in outputs.KEPT:
+    for path in outputs.TRACKED:
         shutil.copy(finished / path, origin / path)
     change(
         origin,
