@@ -85,15 +85,14 @@ def batch(
 
 def columns(models: Sequence[Model]) -> dict[str, tuple[str, str]]:
     """Columns of the table of many cells: by header, Gradio's data type and the width."""
-    answers: dict[str, tuple[str, str]] = {}
+    columns = {"#": ("number", "70px"), "Cell": ("html", "76px")}
     for model in models:
         version = f", {model.title}" if len(models) > 1 else ""
         for name, kind, least in (("Category", "str", 128), ("P", "number", 90)):
             header = f"{name}{version}"
             # px. Two headers that are cut off look the same.
-            answers[header] = kind, f"{max(least, 50 + 8 * len(header))}px"
-    first = {"#": ("number", "70px"), "Cell": ("html", "76px")}
-    return {**first, **answers, "Note": ("str", "190px"), "File": ("str", "500px")}
+            columns[header] = kind, f"{max(least, 50 + 8 * len(header))}px"
+    return {**columns, "Note": ("str", "190px"), "File": ("str", "500px")}
 
 
 def _row(number: int, image: batches.Judged, rows: tuple[batches.Row, ...]) -> list[object]:
