@@ -27,20 +27,20 @@ def endpoints(models: Sequence[Model], folder: Path) -> dict[str, Callable[..., 
 
     def classify(image: gr.FileData, threshold: float = 0.5) -> dict[str, Any]:
         """P(parasitised) and category of one cell. `threshold`: the lowest P that counts as Parasitized."""
-        return one_cell(models, uploads.sent(image, folder)[1], chosen(threshold), left())
+        return one_cell(models, uploads.name_and_file(image, folder)[1], point_at(threshold), client_gone())
 
     def classify_batch(files: list[gr.FileData], threshold: float = 0.5) -> dict[str, Any]:
         """A row for each image of `files` (images and zips of them), as in `malaria predict`, and totals."""
         if not isinstance(files, list) or not files:
             raise HTTPException(422, "files must be a list of uploaded files.")
-        own = [uploads.sent(file, folder) for file in files]
-        return many_cells(models, own, chosen(threshold), left())
+        named = [uploads.name_and_file(file, folder) for file in files]
+        return many_cells(models, named, point_at(threshold), client_gone())
 
-    def known() -> dict[str, Any]:
+    def served_model() -> dict[str, Any]:
         """Version, data, operating points and test figures of the served model."""
         return model_info(models)
 
-    return {"classify": classify, "classify_batch": classify_batch, "model_info": known}
+    return {"classify": classify, "classify_batch": classify_batch, "model_info": served_model}
 
 
 @contextmanager
@@ -52,15 +52,15 @@ def in_gradio() -> Iterator[None]:
         raise gr.Error(error.detail, print_exception=False) from None
 
 
-def left() -> Callable[[], bool]:
-    """Make a function that says whether the client has left; call `left` in the function that Gradio runs."""
+def client_gone() -> Callable[[], bool]:
+    """Make a function that says whether the client has left; call this in the function that Gradio runs."""
     blocks, number = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
     event = blocks._queue.event_ids_to_events.get(number) if blocks and number else None
     # Gradio forgets an event that is cancelled.
     return lambda: event is not None and not (event.alive and number in blocks._queue.event_ids_to_events)
 
 
-def chosen(threshold: object) -> verdict.Point:
+def point_at(threshold: object) -> verdict.Point:
     """The operating point at a threshold from a request; HTTPException if it is not a number in [0, 1]."""
     with suppress(OverflowError, TypeError, ValueError):
         value = float(threshold)  # type: ignore[arg-type]
@@ -72,17 +72,17 @@ def chosen(threshold: object) -> verdict.Point:
 def one_cell(
     models: Sequence[Model], source: Path | bytes, point: verdict.Point, gone: decoder.Gone = None
 ) -> dict[str, Any]:
-    """The answer for one cell, with the compared model's under `compared`; `gone`: as in `decoder.fresh`.
+    """The answer for one cell, with the compared model's under `compared`; `gone`: as in `decoder.start`.
 
     Raises:
         HTTPException: the source is not a readable image.
     """
     try:
-        with decoder.fresh(models[0].bundle.limits, gone) as read:
-            crop = read(source)
+        with decoder.start(models[0].bundle.limits, gone) as decode:
+            crop = decode(source)
     except images.Unreadable as error:
         raise HTTPException(422, verdict.unreadable(error.reason).headline) from None
-    return beside([as_json(model, crop, point) for model in models])
+    return with_compared([as_json(model, crop, point) for model in models])
 
 
 def many_cells(
@@ -92,21 +92,21 @@ def many_cells(
 
     Judging stops when the client is `gone`.
     """
-    with decoder.fresh(models[0].bundle.limits, gone) as read:
-        answers = batches.judge(models, uploads.many(files, read))
-        judged = list(itertools.takewhile(lambda _: not (gone and gone()), answers))
-    return beside([as_batch(outcome) for outcome in batches.outcomes(models, judged, point)])
+    with decoder.start(models[0].bundle.limits, gone) as decode:
+        judged = batches.judge(models, uploads.unpack(files, decode))
+        batch = list(itertools.takewhile(lambda _: not (gone and gone()), judged))
+    return with_compared([as_batch(outcome) for outcome in batches.outcomes(models, batch, point)])
 
 
 def model_info(models: Sequence[Model]) -> dict[str, Any]:
     """Facts about the served model, with the compared model's under `compared`."""
-    return beside([info(model) for model in models])
+    return with_compared([info(model) for model in models])
 
 
-def beside(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def with_compared(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Merge answers: the served model's, and under `compared` the other model's, if there is one."""
-    first, *others = answers
-    return first | {"compared": others[0]} if others else first
+    answer, *compared = answers
+    return answer | {"compared": compared[0]} if compared else answer
 
 
 def as_batch(outcome: batches.Outcome) -> dict[str, Any]:
@@ -122,10 +122,10 @@ def as_batch(outcome: batches.Outcome) -> dict[str, Any]:
 
 def as_json(model: Model, crop: images.Crop, point: verdict.Point) -> dict[str, Any]:
     """One model's answer for one cell."""
-    said = model.says(model.answer(crop.pixels), point)
-    content = as_row(batches.row(model, "", said, model.at(point), "; ".join(crop.notes)))
+    result = model.verdict_of(model.answer(crop.pixels), point)
+    content = as_row(batches.row(model, "", result, model.at(point), "; ".join(crop.notes)))
     del content["file"]
-    return {**content, "meaning": " ".join(said.sentences), "note": RESEARCH}
+    return {**content, "meaning": " ".join(result.sentences), "note": RESEARCH}
 
 
 def as_row(row: batches.Row) -> dict[str, Any]:

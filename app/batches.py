@@ -86,16 +86,16 @@ _CHUNK = 32
 
 def judge(models: Sequence[Model], batch: Iterable[uploads.Upload]) -> Iterator[Judged]:
     """Judge each upload with every model; results come in the order of the uploads."""
-    images = (_small(models, upload) for upload in batch)
-    while waiting := list(itertools.islice(images, _CHUNK)):
-        cells = [crops for _, crops in waiting if crops]
-        asked = [model.judge.ask([crops[number] for crops in cells]) for number, model in enumerate(models)]
-        answers = zip(*asked, strict=True)
-        for one, crops in waiting:
-            yield replace(one, answers=next(answers)) if crops else one
+    images = (_prepare(models, upload) for upload in batch)
+    while chunk := list(itertools.islice(images, _CHUNK)):
+        cells = [crops for _, crops in chunk if crops]
+        by_model = [model.judge.ask([crops[index] for crops in cells]) for index, model in enumerate(models)]
+        answers = zip(*by_model, strict=True)
+        for image, crops in chunk:
+            yield replace(image, answers=next(answers)) if crops else image
 
 
-def _small(models: Sequence[Model], upload: uploads.Upload) -> tuple[Judged, list[Prepared]]:
+def _prepare(models: Sequence[Model], upload: uploads.Upload) -> tuple[Judged, list[Prepared]]:
     """An upload without answers, and its crop prepared for each model (no crop if it cannot be read).
 
     Prepared crops are small; a chunk of large pictures would take hundreds of megabytes.
@@ -111,52 +111,52 @@ def _small(models: Sequence[Model], upload: uploads.Upload) -> tuple[Judged, lis
 
 def outcomes(models: Sequence[Model], batch: Sequence[Judged], point: verdict.Point) -> list[Outcome]:
     """Each model's outcome for a batch; `models` in the same order as for `judge`."""
-    return [_outcome(model, number, batch, model.at(point)) for number, model in enumerate(models)]
+    return [_outcome(model, index, batch, model.at(point)) for index, model in enumerate(models)]
 
 
-def _outcome(model: Model, number: int, batch: Sequence[Judged], point: verdict.Point) -> Outcome:
+def _outcome(model: Model, index: int, batch: Sequence[Judged], point: verdict.Point) -> Outcome:
     rows, looks = [], Looks()
-    for one in batch:
-        answer = one.answers[number] if one.answers else None
+    for image in batch:
+        answer = image.answers[index] if image.answers else None
         if answer and answer.rejected is None and answer.look is not None:
             looks.add(answer.look[None])
-        said = model.says(answer, point) if answer else verdict.unreadable(one.reason)
-        rows.append(row(model, one.name, said, point, one.reason))
+        result = model.verdict_of(answer, point) if answer else verdict.unreadable(image.reason)
+        rows.append(row(model, image.name, result, point, image.reason))
     return Outcome(model, point, rows, totals(rows, model.bundle.foreign(looks)))
 
 
-def differ(verdicts: Sequence[Row]) -> bool:
-    """Whether the models give a cell different categories."""
-    return len({said.category for said in verdicts}) > 1
+def differ(rows: Sequence[Row]) -> bool:
+    """Whether the models give a cell different categories; `rows`: one of each model."""
+    return len({row.category for row in rows}) > 1
 
 
-def worth_a_look(verdicts: Sequence[Row]) -> bool:
+def worth_a_look(rows: Sequence[Row]) -> bool:
     """Whether a person should look at a cell: the models differ, or one asks for a second look."""
-    return differ(verdicts) or any(one.second_look for one in verdicts)
+    return differ(rows) or any(row.second_look for row in rows)
 
 
 def to_look_at(outcomes: Sequence[Outcome], batch: Sequence[Judged]) -> list[int]:
     """Indices of the cells that are worth a look, those nearest to the threshold first."""
-    said = zip(*(outcome.rows for outcome in outcomes), strict=True)
-    found = [number for number, one in enumerate(said) if worth_a_look(one)]
+    by_image = zip(*(outcome.rows for outcome in outcomes), strict=True)
+    indices = [index for index, rows in enumerate(by_image) if worth_a_look(rows)]
     threshold = outcomes[0].point.threshold
-    return sorted(found, key=lambda number: abs(batch[number].answers[0].p_parasitized - threshold))
+    return sorted(indices, key=lambda index: abs(batch[index].answers[0].p_parasitized - threshold))
 
 
-def totals(verdicts: Sequence[Row], foreign: bool | None = None) -> Totals:
+def totals(rows: Sequence[Row], foreign: bool | None = None) -> Totals:
     """Count a batch; `foreign`: as in `Totals`."""
-    judged = [one for one in verdicts if one.status == predict.PREDICTED]
-    positive = sum(one.category == PARASITIZED for one in judged)
-    rejected = sum(one.status == predict.REJECTED for one in verdicts)
+    judged = [row for row in rows if row.status == predict.PREDICTED]
+    positive = sum(row.category == PARASITIZED for row in judged)
+    rejected = sum(row.status == predict.REJECTED for row in rows)
     cells = len(judged) + rejected
     low, high = wilson(positive, len(judged))
     return Totals(
-        images=len(verdicts),
+        images=len(rows),
         judged=len(judged),
         parasitized=positive,
-        second_look=sum(one.second_look for one in judged),
+        second_look=sum(row.second_look for row in judged),
         rejected=rejected,
-        unreadable=len(verdicts) - cells,
+        unreadable=len(rows) - cells,
         share=positive / len(judged) if judged else None,
         low=low,
         high=high,
@@ -174,20 +174,21 @@ def wilson(hits: int, cells: int) -> tuple[float, float]:
     if not cells:
         return 0.0, 1.0
     z = 1.959964
-    share, room = hits / cells, z * z / cells
-    half = z * math.sqrt(share * (1 - share) / cells + room / cells / 4)
-    return max(0.0, (share + room / 2 - half) / (1 + room)), min(1.0, (share + room / 2 + half) / (1 + room))
+    share, shift = hits / cells, z * z / cells
+    half = z * math.sqrt(share * (1 - share) / cells + shift / cells / 4)
+    centre, scale = share + shift / 2, 1 + shift
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def row(model: Model, name: str, said: verdict.Verdict, point: verdict.Point, notes: str = "") -> Row:
+def row(model: Model, name: str, result: verdict.Verdict, point: verdict.Point, notes: str = "") -> Row:
     """The row of one image's verdict by `model`, at this model's `point`; `notes`: how it was read."""
     return Row(
         path=name,
-        p_parasitized=said.p,
-        category=said.category,
-        status=said.status,
-        reason=said.reason or notes,
-        second_look=said.second_look,
+        p_parasitized=result.p,
+        category=result.category,
+        status=result.status,
+        reason=result.reason or notes,
+        second_look=result.second_look,
         threshold=point.threshold,
         operating_point=point.name,
         model=model.title,

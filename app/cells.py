@@ -16,12 +16,13 @@ from . import decoder, pictures, verdict
 from .inference import Answer
 from .model import Model
 
+# Cells of one round.
 _CELLS = 12
 
-_CHANCE = random.SystemRandom()
+_RANDOM = random.SystemRandom()
 
 # Pipelines draw their sample with smaller seeds, so that these synthetic cells are new to every model.
-_SEEDS = 2**40
+_LEAST_SEED = 2**40
 
 
 # What rounds are drawn from: files with their labels; empty for synthetic cells.
@@ -32,14 +33,14 @@ Source = tuple[tuple[Path, str], ...]
 class Card:
     """One cell of a round: its picture (data URI), its label, and the model's answer.
 
-    `met`: whether the model was made with this cell; None if its bundle does not say.
+    `known`: whether the model was made with this cell; None if its bundle does not say.
     `guess`: the label that the visitor gave. `open`: whether label and answer are shown.
     """
 
     picture: str
     label: str
     answer: Answer
-    met: bool | None
+    known: bool | None
     guess: str | None = None
     open: bool = False
 
@@ -84,37 +85,36 @@ def find(folder: Path | None) -> Source:
 
 def draw(source: Source, model: Model) -> tuple[Card, ...]:
     """Draw up to twelve cells at random, with the model's answers; unreadable files are skipped."""
-    drawn = _of_files(source, model) if source else _synthetic()
+    sample = _from_files(source, model) if source else _synthetic()
     return tuple(
-        Card(pictures.data_uri(pixels, pictures.SHOWN // 2), label, model.answer(pixels), model.met(pixels))
-        for pixels, label in itertools.islice(drawn, _CELLS)
+        Card(pictures.data_uri(pixels, pictures.SHOWN // 2), label, model.answer(pixels), model.knows(pixels))
+        for pixels, label in itertools.islice(sample, _CELLS)
     )
 
 
 def _synthetic() -> list[tuple[images.Pixels, str]]:
-    drawn = pictures.drawn(_CELLS, _SEEDS + _CHANCE.randrange(2**20))
-    return [(pixels, labels.LABELS[parasitized]) for pixels, parasitized in _CHANCE.sample(drawn, _CELLS)]
+    cells = pictures.drawn(_CELLS, _LEAST_SEED + _RANDOM.randrange(2**20))
+    return [(pixels, labels.LABELS[parasitized]) for pixels, parasitized in _RANDOM.sample(cells, _CELLS)]
 
 
-def _of_files(source: Source, model: Model) -> Iterator[tuple[images.Pixels, str]]:
-    with decoder.fresh(model.bundle.limits) as read:
-        for path, label in _CHANCE.sample(source, min(4 * _CELLS, len(source))):
+def _from_files(source: Source, model: Model) -> Iterator[tuple[images.Pixels, str]]:
+    with decoder.start(model.bundle.limits) as decode:
+        for path, label in _RANDOM.sample(source, min(4 * _CELLS, len(source))):
             with suppress(images.Unreadable):
-                yield read(path).pixels, label
+                yield decode(path).pixels, label
 
 
 def current(cards: tuple[Card, ...]) -> int | None:
     """Index of the first cell that is still hidden; None when all are open."""
-    return next((number for number, card in enumerate(cards) if not card.open), None)
+    return next((index for index, card in enumerate(cards) if not card.open), None)
 
 
 def guess(cards: tuple[Card, ...], label: str | None) -> tuple[Card, ...]:
     """Open the current cell, with the visitor's guess `label`; None opens it without one."""
-    number = current(cards)
-    if number is None:
+    index = current(cards)
+    if index is None:
         return cards
-    opened = replace(cards[number], guess=label, open=True)
-    return (*cards[:number], opened, *cards[number + 1 :])
+    return (*cards[:index], replace(cards[index], guess=label, open=True), *cards[index + 1 :])
 
 
 def reveal(cards: tuple[Card, ...]) -> tuple[Card, ...]:
@@ -124,18 +124,18 @@ def reveal(cards: tuple[Card, ...]) -> tuple[Card, ...]:
 
 def tally(cards: tuple[Card, ...], point: verdict.Point) -> Tally:
     """Score the open cells, except those that the model was made with."""
-    shown = [card for card in cards if card.open and not card.met]
-    scored = [card for card in shown if card.answer.rejected is None]
+    opened = [card for card in cards if card.open and not card.known]
+    scored = [card for card in opened if card.answer.rejected is None]
     guessed = [card for card in scored if card.guess is not None]
     return Tally(
         cells=len(scored),
-        model=sum(called(card, point) == card.label for card in scored),
+        model=sum(category(card, point) == card.label for card in scored),
         guessed=len(guessed),
         person=sum(card.guess == card.label for card in guessed),
-        rejected=len(shown) - len(scored),
+        rejected=len(opened) - len(scored),
     )
 
 
-def called(card: Card, point: verdict.Point) -> str | None:
+def category(card: Card, point: verdict.Point) -> str | None:
     """The model's category for a cell; None if it rejects the cell."""
     return verdict.of(card.answer, point, synthetic=False).category

@@ -20,98 +20,98 @@ from starlette.types import Message, Receive, Scope, Send
 
 from malaria.errors import UserError
 
-from .logs import event, log, where
+from .logs import event, locate, log
 from .model import Model
 
 _COOKIE = "malaria_page"
 
 # The newest application, and the one before it for pages that are still open.
-_KEPT = 2
+_MOST_RUNNING = 2
 
 
 @dataclass
 class Current:
-    """ASGI application (`asgi`) that serves the models of `opened`, which it calls again if `folder` changes.
+    """ASGI application (`asgi`) that serves models, and opens them again if the bundle's folder changes.
 
-    opened: opens the models.
+    open_models: opens the models.
     make: makes the application of these models.
     folder: the bundle's folder, checked every `seconds`; None for a bundle that never changes.
-    _kept: running applications and the exit stacks that end them, by the cookie of their pages.
+    _running: running applications and the exit stacks that end them, by the cookie of their pages.
     """
 
-    opened: Callable[[], list[Model]]
+    open_models: Callable[[], list[Model]]
     make: Callable[[list[Model]], Starlette]
     folder: Path | None = None
     seconds: float = 5
-    _kept: dict[str, tuple[Starlette, contextlib.AsyncExitStack]] = field(default_factory=dict)
+    _running: dict[str, tuple[Starlette, contextlib.AsyncExitStack]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Before the bundle is opened: a change in the meantime must not be missed.
-        self._tried = _state(self.folder)
-        self._models = self.opened()
+        self._tried_state = _state(self.folder)
+        self._models = self.open_models()
         self._first = self.make(self._models)
-        self.asgi = Router(default=self._answer, lifespan=self._live, redirect_slashes=False)
+        self.asgi = Router(default=self._answer, lifespan=self._lifespan, redirect_slashes=False)
 
     @contextlib.asynccontextmanager
-    async def _live(self, _: object) -> AsyncIterator[None]:
-        await self._take(self._first)
-        watching = asyncio.create_task(self._watch())
+    async def _lifespan(self, _: object) -> AsyncIterator[None]:
+        await self._start(self._first)
+        watcher = asyncio.create_task(self._watch())
         try:
             yield
         finally:
-            watching.cancel()
-            for _, running in self._kept.values():
-                await running.aclose()
+            watcher.cancel()
+            for _, stack in self._running.values():
+                await stack.aclose()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        newest = list(self._kept)[-1]
+        newest = list(self._running)[-1]
         path = scope["path"]
-        asked = Request(scope).cookies.get(_COOKIE) if path.startswith("/gradio_api/") else None
+        cookie = Request(scope).cookies.get(_COOKIE) if path.startswith("/gradio_api/") else None
 
-        async def marked(message: Message) -> None:
+        async def send_with_cookie(message: Message) -> None:
             if path == "/" and message["type"] == "http.response.start":
                 headers = MutableHeaders(raw=message["headers"])
                 headers.append("set-cookie", f"{_COOKIE}={newest}; HttpOnly; SameSite=Strict; Path=/")
             await send(message)
 
-        application, _ = self._kept.get(asked or newest, self._kept[newest])
-        await application(scope, receive, marked)
+        application, _ = self._running.get(cookie or newest, self._running[newest])
+        await application(scope, receive, send_with_cookie)
 
-    async def _take(self, asgi: Starlette) -> None:
+    async def _start(self, asgi: Starlette) -> None:
         """Start this application, and send it the requests that come from now on."""
-        running = contextlib.AsyncExitStack()
-        await running.enter_async_context(asgi.router.lifespan_context(asgi))
-        self._kept[secrets.token_hex(8)] = asgi, running
-        if len(self._kept) > _KEPT:
-            _, ended = self._kept.pop(next(iter(self._kept)))
-            await ended.aclose()
+        stack = contextlib.AsyncExitStack()
+        await stack.enter_async_context(asgi.router.lifespan_context(asgi))
+        self._running[secrets.token_hex(8)] = asgi, stack
+        if len(self._running) > _MOST_RUNNING:
+            _, oldest = self._running.pop(next(iter(self._running)))
+            await oldest.aclose()
 
     async def _watch(self) -> None:
-        before = self._tried
+        before = self._tried_state
         while self.folder:
             await asyncio.sleep(self.seconds)
             now = await anyio.to_thread.run_sync(_state, self.folder)
-            # Wait until it is written: until then it changes from one look to the next, or is missing.
-            if now == before and now not in (self._tried, ()):
-                self._tried = now
-                await self._renew()
+            # A bundle that is being written changes from one look to the next, or is missing: wait.
+            if now == before and now not in (self._tried_state, ()):
+                self._tried_state = now
+                await self._reload()
             before = now
 
-    async def _renew(self) -> None:
+    async def _reload(self) -> None:
         try:
-            await self._serve(await anyio.to_thread.run_sync(self.opened))
+            await self._serve(await anyio.to_thread.run_sync(self.open_models))
         except Exception as error:  # whatever is wrong with it, the old one is served
-            said = str(error) if isinstance(error, UserError) else where(error)
-            log.warning("a newer bundle is refused, the old one served", extra={"fields": {"error": said}})
-            served, *others = self._models
-            await self._serve([replace(served, newer_is_damaged=True), *others])
+            reason = str(error) if isinstance(error, UserError) else locate(error)
+            log.warning("a newer bundle is refused, the old one served", extra={"fields": {"error": reason}})
+            served, *compared = self._models
+            await self._serve([replace(served, newer_is_damaged=True), *compared])
 
     async def _serve(self, models: list[Model]) -> None:
         """Serve these models from now on, unless the first of them is served already."""
         new, served = models[0], self._models[0]
         same = new.bundle.manifest and new.bundle.manifest == served.bundle.manifest
         if not same or new.newer_is_damaged != served.newer_is_damaged:
-            await self._take(await anyio.to_thread.run_sync(self.make, models))
+            await self._start(await anyio.to_thread.run_sync(self.make, models))
             self._models = models
             event("model", version=new.title, manifest=new.bundle.manifest, since=new.since)
 

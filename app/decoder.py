@@ -19,14 +19,14 @@ TOO_COSTLY = (
 TOO_MANY_COSTLY = "too many pictures before it took too long to decode"
 UNSAFE_TIFF = f"TIFF, which Pillow {PIL.__version__} does not read safely: the server needs Pillow 13"
 
-# A request whose pictures have used up this many processes gets no further one.
-_MOST_PROCESSES = 3
+# A request gets no further process after this many costly pictures, each of which uses one up.
+_MOST_COSTLY = 3
 
-# Processes that are forked in advance, so that no request waits for a fork.
+# Processes to fork in advance, so that no request waits for a fork.
 _AHEAD = 4
 
 Gone = Callable[[], bool] | None
-Read = Callable[[Path | BinaryIO | bytes], images.Crop]
+Decode = Callable[[Path | BinaryIO | bytes], images.Crop]
 
 
 def reads_tiff(version: str = PIL.__version__) -> bool:
@@ -35,8 +35,8 @@ def reads_tiff(version: str = PIL.__version__) -> bool:
 
 
 @contextmanager
-def fresh(limits: images.Limits, gone: Gone = None) -> Iterator[Read]:
-    """Give a function that reads the pictures of one request, as `images.read` does.
+def start(limits: images.Limits, gone: Gone = None) -> Iterator[Decode]:
+    """Make a function that decodes the pictures of one request, as `images.read` does.
 
     It raises Unreadable also for a picture that takes too much time or memory, and HTTPException if the
     system starts no process.
@@ -44,11 +44,11 @@ def fresh(limits: images.Limits, gone: Gone = None) -> Iterator[Read]:
     Args:
         gone: says whether the client has left; the process is killed then.
     """
-    spent = 0
+    costly = 0
     with closing(sandbox.Decoder(limits, sandbox.STRANGERS, ahead=_AHEAD)) as decoder:
 
-        def read(source: Path | BinaryIO | bytes) -> images.Crop:
-            nonlocal spent
+        def decode(source: Path | BinaryIO | bytes) -> images.Crop:
+            nonlocal costly
             try:
                 # A member of a zip is unpacked as it is read.
                 encoded = source if isinstance(source, bytes) else images.content(source, limits)
@@ -56,14 +56,14 @@ def fresh(limits: images.Limits, gone: Gone = None) -> Iterator[Read]:
                 raise images.Unreadable(images.DAMAGED) from None
             if encoded.startswith(decoding.TIFF) and not reads_tiff():
                 raise images.Unreadable(UNSAFE_TIFF)
-            if spent == _MOST_PROCESSES:
+            if costly == _MOST_COSTLY:
                 raise images.Unreadable(TOO_MANY_COSTLY)
             try:
                 return decoder.read(encoded, gone)
             except sandbox.Costly:
-                spent += 1
+                costly += 1
                 raise images.Unreadable(TOO_COSTLY) from None
             except UnavailableError as error:
                 raise HTTPException(503, str(error)) from None
 
-        yield read
+        yield decode

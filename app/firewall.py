@@ -35,17 +35,17 @@ MOST_UPLOAD = 256 * 2**20
 _API = "/gradio_api"
 
 # Gradio's routes that the page and gradio_client read from, and those that they send JSON to.
-_READ = re.compile(
-    # No file has another or longer name, and the system raises an error for one of too many bytes.
+_READ_ROUTES = re.compile(
+    # Gradio's files have no other or longer names. The system raises an error for a name of too many bytes.
     r"/((assets|static|svelte)/[!-~]{1,200}|theme\.css|favicon\.ico|manifest\.json|robots\.txt|config/?)?"
     rf"|{_API}/(info/?|openapi\.json|startup-events|app_id/?|user/?|theme\.css|upload_progress)"
     rf"|{_API}/(heartbeat/[\w-]{{1,200}}|queue/(data|status)|call/[^/]+/[^/]+)"
 )
-_ASK = re.compile(rf"{_API}/(queue/join|cancel|reset/?|call/[^/]+)")
+_JSON_ROUTES = re.compile(rf"{_API}/(queue/join|cancel|reset/?|call/[^/]+)")
 
 # Hosts that a request may name, besides those of --allow-host: an address, or a name without a dot. A
 # stranger's page can point its own name at this machine (DNS rebinding), but none of these.
-_ADDRESS = re.compile(r"([0-9.]+|\[[0-9a-f:.]+\]|[^.:\[\]]+)(:\d+)?", re.IGNORECASE)
+_SAFE_HOST = re.compile(r"([0-9.]+|\[[0-9a-f:.]+\]|[^.:\[\]]+)(:\d+)?", re.IGNORECASE)
 
 # For refusals of Gradio and Starlette that name only the status.
 _REFUSALS = {
@@ -82,12 +82,12 @@ class Limits:
 
 
 @dataclass
-class Gate:
+class RouteFilter:
     """ASGI application that passes requests on to Gradio: only to allowed routes, only with uploaded files.
 
     folder: the upload folder.
     functions: the names of the functions that may be called, and Gradio's numbers for them.
-    announced, came: bytes of the uploads that are still arriving, all of them and those that are here.
+    announced, received: bytes of the uploads that are still arriving: of their whole length, and so far.
     """
 
     gradio: ASGIApp
@@ -95,30 +95,30 @@ class Gate:
     functions: tuple[object, ...]
     limits: Limits
     announced: int = 0
-    came: int = 0
+    received: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, posted = scope["path"], scope["method"] == "POST"
         if posted and path == f"{_API}/upload":
             await self._upload(scope, receive, send)
-        elif posted and _ASK.fullmatch(path):
-            await RequestBodyLimitMiddleware(self._ask, MOST_JSON)(scope, receive, send)
-        elif posted or not _READ.fullmatch(path):
+        elif posted and _JSON_ROUTES.fullmatch(path):
+            await RequestBodyLimitMiddleware(self._pass_json, MOST_JSON)(scope, receive, send)
+        elif posted or not _READ_ROUTES.fullmatch(path):
             raise HTTPException(404)
         else:
             await self.gradio(scope, receive, send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         announced = min(int(Headers(scope=scope).get("content-length", MOST_UPLOAD)), MOST_UPLOAD)
-        half, came = self.limits.room * 2**19, 0
+        half, received = self.limits.room * 2**19, 0
 
-        async def counted() -> Message:
-            nonlocal came
+        async def count_bytes() -> Message:
+            nonlocal received
             message = await receive()
             size = len(message.get("body", b""))
-            came, self.came = came + size, self.came + size
-            # The other half is for uploads that have arrived. What was only announced keeps nobody out.
-            if self.came > half:
+            received, self.received = received + size, self.received + size
+            # The other half is for uploads that have arrived. Bytes that are only announced block nobody.
+            if self.received > half:
                 raise HTTPException(503, "Too much is being sent at once: ask again later.")
             return message
 
@@ -129,18 +129,18 @@ class Gate:
         self.announced += announced
         try:
             await make_room()
-            await self.gradio(scope, counted, send)
+            await self.gradio(scope, count_bytes, send)
         finally:
             self.announced -= announced
-            self.came -= came
-            # Also after one that broke off: Gradio leaves what came of it.
+            self.received -= received
+            # Also after an interrupted upload: Gradio leaves the part that arrived.
             with anyio.CancelScope(shield=True):
                 await make_room()
 
-    async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _pass_json(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await Request(scope, receive).body()
         try:
-            content = json.loads(body, object_hook=self._own)
+            content = json.loads(body, object_hook=self._check_path)
         except (ValueError, RecursionError):
             raise HTTPException(400, "The body is not JSON.") from None
         if not isinstance(content, dict):
@@ -151,17 +151,17 @@ class Gate:
             raise HTTPException(400, "There is no such function here.")
         # Gradio gets exactly what was checked. A lone surrogate, which UTF-8 cannot encode, becomes `?`.
         body = json.dumps(content, ensure_ascii=False).encode(errors="replace")
-        left = [{"type": "http.request", "body": body, "more_body": False}]
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
 
-        async def again() -> Message:
-            return left.pop() if left else await receive()
+        async def replay() -> Message:
+            return messages.pop() if messages else await receive()
 
-        await self.gradio(scope, again, send)
+        await self.gradio(scope, replay, send)
 
-    def _own(self, content: dict[str, Any]) -> dict[str, Any]:
+    def _check_path(self, content: dict[str, Any]) -> dict[str, Any]:
         """Check one JSON object of a request: Gradio may open its `path`, so it must be an upload."""
         if content.get("path") is not None:
-            uploads.own(content["path"], self.folder)
+            uploads.resolve(content["path"], self.folder)
         return content
 
 
@@ -176,94 +176,94 @@ class Firewall:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, answer = time.perf_counter(), Answer(send)
+        started, reply = time.perf_counter(), Reply(send)
         try:
             self._check(scope["method"], Headers(scope=scope))
-            await self._in_time(scope, receive, answer)
+            await self._in_time(scope, receive, reply)
         except HTTPException as error:
             refusal = JSONResponse({"error": error.detail}, error.status_code, error.headers)
-            await refusal(scope, receive, answer)
+            await refusal(scope, receive, reply)
         except asyncio.CancelledError:
-            # The server ends, and waits for nobody any longer.
-            if answer.status:
+            # The server ends, and no longer waits for requests.
+            if reply.status:
                 raise
-            await JSONResponse({}, 503)(scope, receive, answer)
+            await JSONResponse({}, 503)(scope, receive, reply)
         except Exception as error:
-            # Gradio's stream for a session that is gone fails so, after it has begun its refusal: finish it.
+            # Gradio's stream for an ended session fails like this after the start of a refusal: finish that.
             if isinstance(error.__cause__, HTTPException):
-                await answer({"type": "http.response.body"})
+                await reply({"type": "http.response.body"})
                 return
-            if not answer.status:
-                await JSONResponse({}, 500)(scope, receive, answer)
+            if not reply.status:
+                await JSONResponse({}, 500)(scope, receive, reply)
             # The server logs it.
             raise
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
-            milliseconds = round(1000 * (time.perf_counter() - began), 1)
-            event("request", route=route, method=scope["method"], status=answer.status, ms=milliseconds)
+            milliseconds = round(1000 * (time.perf_counter() - started), 1)
+            event("request", route=route, method=scope["method"], status=reply.status, ms=milliseconds)
 
     def _check(self, method: str, headers: Headers) -> None:
         host = headers.get("host", "")
         names = map(str.lower, self.limits.allow_host)
-        if not _ADDRESS.fullmatch(host) and host.partition(":")[0].lower() not in names:
+        if not _SAFE_HOST.fullmatch(host) and host.partition(":")[0].lower() not in names:
             raise HTTPException(403, "This server goes by another name: start it with --allow-host NAME.")
         origin = headers.get("origin")
         if method not in ("GET", "HEAD") and origin is not None and origin.partition("://")[2] != host:
             raise HTTPException(403, "Pages of other sites may send nothing here.")
         if account := self.limits.auth:
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            wanted = base64.b64encode(account.encode())
-            if scheme.lower() != "basic" or not secrets.compare_digest(given.encode(), wanted):
-                asking = {"www-authenticate": 'Basic realm="Malaria cells", charset="UTF-8"'}
-                raise HTTPException(401, "Name and password are needed here.", asking)
+            scheme, _, credentials = headers.get("authorization", "").partition(" ")
+            expected = base64.b64encode(account.encode())
+            if scheme.lower() != "basic" or not secrets.compare_digest(credentials.encode(), expected):
+                challenge = {"www-authenticate": 'Basic realm="Malaria cells", charset="UTF-8"'}
+                raise HTTPException(401, "Name and password are needed here.", challenge)
 
     async def _in_time(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application; HTTPException 408 if the body does not arrive within the limit."""
         seconds = self.limits.body_seconds if scope["method"] == "POST" else math.inf
-        with anyio.move_on_after(seconds) as sending:
+        with anyio.move_on_after(seconds) as time_limit:
 
             async def receive_in_time() -> Message:
                 message = await receive()
                 if not message.get("more_body"):
                     # The body is complete; the client's disconnect, the next message, has no limit.
-                    sending.deadline = math.inf
+                    time_limit.deadline = math.inf
                 return message
 
             await self.app(scope, receive_in_time, send)
-        if sending.cancelled_caught:
+        if time_limit.cancelled_caught:
             raise HTTPException(408, f"The body did not arrive within {seconds:g} seconds: send it faster.")
 
 
 @dataclass
-class Answer:
+class Reply:
     """ASGI's `send`, which turns every refusal (status 400 and above) into `{"error": sentence}`."""
 
     send: Send
     status: int = 0
-    said: bytes = b""
+    body: bytes = b""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status, self.started = message["status"], message
+            self.status, self.start = message["status"], message
         if self.status < 400:
             await self.send(message)
             return
-        self.said += message.get("body", b"")
+        self.body += message.get("body", b"")
         if message["type"] == "http.response.body" and not message.get("more_body"):
             refusal = JSONResponse({"error": self._sentence()})
-            MutableHeaders(scope=self.started).update(refusal.headers)
-            await self.send(self.started)
+            MutableHeaders(scope=self.start).update(refusal.headers)
+            await self.send(self.start)
             await self.send({**message, "body": refusal.body})
 
     def _sentence(self) -> str:
         """The refusal's sentence: Starlette sends plain text, Gradio and FastAPI JSON of their own."""
         try:
-            content = json.loads(self.said)
+            content = json.loads(self.body)
         except ValueError:
-            content = self.said.decode(errors="replace")
+            content = self.body.decode(errors="replace")
         if isinstance(content, dict):
             content = content.get("error") or content.get("detail")
         phrase = HTTPStatus(self.status).phrase
         # Starlette's name for 413 is that of Python 3.13.
-        told = isinstance(content, str) and content not in ("", phrase, "Content Too Large")
-        return str(content) if told else _REFUSALS.get(self.status, f"{phrase}.")
+        is_sentence = isinstance(content, str) and content not in ("", phrase, "Content Too Large")
+        return str(content) if is_sentence else _REFUSALS.get(self.status, f"{phrase}.")

@@ -48,8 +48,8 @@ def of_commit(repository: Path, revision: str) -> Origin:
 
 def dvc_hash(folder: Path) -> str:
     """The MD5 that DVC's lock file has for a folder with these files."""
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    entries = [{"md5": _md5(found[name].read_bytes()), "relpath": name} for name in sorted(found)]
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    entries = [{"md5": _md5(path.read_bytes()), "relpath": name} for name, path in sorted(files.items())]
     return f"{_md5(json.dumps(entries, sort_keys=True).encode())}.dir"
 
 

@@ -33,9 +33,9 @@ class Answer:
 class Judge:
     """Share one bundle between threads, with at most `most` cells in one call of the bundle.
 
-    So a single cell waits for at most `most` cells of each other thread, even while large batches are
-    judged. Two threads must not use a bundle at the same time: the one that holds the lock answers all
-    waiting cells, in their order, until its own are done.
+    A single cell waits for at most `most` cells of each other thread, even while large batches are judged.
+    Two threads must not use a bundle at the same time: the one that holds the lock answers all waiting cells,
+    in their order, until its own are done.
     """
 
     def __init__(self, bundle: Bundle, most: int = 32) -> None:
@@ -48,23 +48,23 @@ class Judge:
         """An answer for each crop; waits for the network."""
         answers: list[Answer] = []
         for start in range(0, len(crops), self._most):
-            asked = [(crop, Future[Answer]()) for crop in crops[start : start + self._most]]
-            self._waiting.extend(asked)
+            requests = [(crop, Future[Answer]()) for crop in crops[start : start + self._most]]
+            self._waiting.extend(requests)
             with self._lock:
-                while not asked[-1][1].done():
-                    self._answer()
-            answers += [answer.result() for _, answer in asked]
+                while not requests[-1][1].done():
+                    self._answer_batch()
+            answers += [future.result() for _, future in requests]
         return answers
 
-    def _answer(self) -> None:
-        asked = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+    def _answer_batch(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
         try:
-            said = self.bundle.run_prepared([crop for crop, _ in asked])
+            outputs = self.bundle.run_prepared([crop for crop, _ in batch])
         except Exception as error:  # all that wait for these cells must get the error
-            for _, answer in asked:
-                answer.set_exception(error)
+            for _, future in batch:
+                future.set_exception(error)
             return
-        maps = itertools.repeat(None) if said.maps is None else said.maps
-        found = map(Answer, said.p_parasitized.tolist(), said.rejected, maps, said.look)
-        for (_, answer), one in zip(asked, found, strict=True):
-            answer.set_result(one)
+        maps = itertools.repeat(None) if outputs.maps is None else outputs.maps
+        answers = map(Answer, outputs.p_parasitized.tolist(), outputs.rejected, maps, outputs.look)
+        for (_, future), answer in zip(batch, answers, strict=True):
+            future.set_result(answer)

@@ -12,7 +12,7 @@ from typing import Any
 log = logging.getLogger("app")
 
 
-class _Lines(logging.Formatter):
+class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         content: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -23,7 +23,7 @@ class _Lines(logging.Formatter):
             **record.__dict__.get("fields", {}),
         }
         if record.exc_info and record.exc_info[1]:
-            content["error"] = where(record.exc_info[1])
+            content["error"] = locate(record.exc_info[1])
         return json.dumps(content)
 
 
@@ -32,28 +32,29 @@ class OncePerMinute(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
+        # By kind, the time of the last line that passed, and how many were held back since.
         self._kinds: dict[tuple[object, ...], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         fields = record.__dict__.get("fields", {})
         if record.levelno < logging.WARNING and fields.get("status", 0) < 400:
             return True
-        place = where(record.exc_info[1]) if record.exc_info and record.exc_info[1] else fields.get("error")
-        kind = (record.name, str(record.msg), place, fields.get("route"), fields.get("status"))
-        since, held = self._kinds.get(kind, (-math.inf, 0))
-        if abs(record.created - since) < 60:
-            self._kinds[kind] = since, held + 1
+        error = locate(record.exc_info[1]) if record.exc_info and record.exc_info[1] else fields.get("error")
+        kind = (record.name, str(record.msg), error, fields.get("route"), fields.get("status"))
+        passed, held_back = self._kinds.get(kind, (-math.inf, 0))
+        if abs(record.created - passed) < 60:
+            self._kinds[kind] = passed, held_back + 1
             return False
         self._kinds[kind] = record.created, 0
-        if held:
-            record.__dict__["fields"] = {**fields, "held_back": held}
+        if held_back:
+            record.__dict__["fields"] = {**fields, "held_back": held_back}
         return True
 
 
 def start() -> None:
     """Send the log of this process to stderr, as JSON."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines())
+    handler.setFormatter(_JsonFormatter())
     handler.addFilter(OncePerMinute())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     log.setLevel(logging.INFO)
@@ -66,7 +67,7 @@ def event(name: str, **fields: Any) -> None:
     log.info(name, extra={"fields": fields})
 
 
-def where(error: BaseException) -> str:
+def locate(error: BaseException) -> str:
     """An exception's type, file and line, without its message."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

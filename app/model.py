@@ -55,7 +55,7 @@ class Model:
         """This model's operating point that corresponds to `point`, one of the served model's."""
         return verdict.matching(point, self.points)
 
-    def says(self, answer: Answer, point: verdict.Point) -> verdict.Verdict:
+    def verdict_of(self, answer: Answer, point: verdict.Point) -> verdict.Verdict:
         """The verdict that follows from this model's answer at its operating point `at(point)`."""
         return verdict.of(answer, self.at(point), self.record.synthetic)
 
@@ -63,34 +63,34 @@ class Model:
         """The model's answer for one crop, uint8 (h, w, 3)."""
         return self.judge.ask([self.bundle.prepare(pixels)])[0]
 
-    def met(self, pixels: images.Pixels) -> bool | None:
+    def knows(self, pixels: images.Pixels) -> bool | None:
         """Whether the model was made with this cell, uint8 (h, w, 3); None if the bundle does not say."""
         known = self.bundle.known([self.bundle.prepare(pixels).pixels])
         return None if known is None else bool(known[0])
 
 
-def open_model(folder: Path, carried_by: git_origin.Origin | None = None, *, batch: int = 32) -> Model:
+def open_model(folder: Path, origin: git_origin.Origin | None = None, *, batch: int = 32) -> Model:
     """Open a bundle, with its card, figures and origin.
 
     Args:
-        carried_by: the commit that the bundle comes from; None asks git.
+        origin: the commit that the bundle comes from; None asks git.
         batch: most cells judged in one go, before the next request has its turn.
 
     Raises:
         UserError: the bundle is missing, incomplete, tampered with or of an unknown schema.
     """
-    opened = bundle.load(folder)
-    record = opened.record
+    loaded = bundle.load(folder)
+    record = loaded.record
     figures = json.loads(bundle.part(folder, record, "figures") or "null")
     scores = figures and figures["sides"][figures["judged"]]
     card = folder / bundle.CARD
     if not card.is_file():
         raise UserError(f"{folder} is incomplete, without {bundle.CARD}: fetch or export the bundle again.")
     return Model(
-        bundle=opened,
-        judge=Judge(opened, batch),
+        bundle=loaded,
+        judge=Judge(loaded, batch),
         points=verdict.points(record, scores),
-        origin=carried_by or git_origin.of(folder),
+        origin=origin or git_origin.of(folder),
         card=card.read_text(encoding="utf-8"),
         figures=figures,
         scores=scores,
@@ -98,20 +98,20 @@ def open_model(folder: Path, carried_by: git_origin.Origin | None = None, *, bat
     )
 
 
-def told_apart(model: Model, other: Model) -> list[Model]:
+def with_distinct_titles(model: Model, compared: Model) -> list[Model]:
     """Both models under different titles: equal titles get the network's hash appended."""
-    if model.title != other.title:
-        return [model, other]
-    both = ((one, f"{one.title} ({one.network})") for one in (model, other))
-    return [replace(one, origin=replace(one.origin, named=name)) for one, name in both]
+    if model.title != compared.title:
+        return [model, compared]
+    titled = ((version, f"{version.title} ({version.network})") for version in (model, compared))
+    return [replace(version, origin=replace(version.origin, named=title)) for version, title in titled]
 
 
 def info(model: Model) -> dict[str, Any]:
     """Facts about a model, for `/model_info` and `/version`."""
-    told = {"name", "data_source", "synthetic", "precision", "input_size", "labels", "positive", "hashes"}
+    fields = {"name", "data_source", "synthetic", "precision", "input_size", "labels", "positive", "hashes"}
     return {
         "app": __version__,
-        **model.record.model_dump(mode="json", include=told),
+        **model.record.model_dump(mode="json", include=fields),
         "version": model.title,
         "revision": model.origin.revision,
         "date": model.origin.date,

@@ -34,20 +34,20 @@ _PROGRESS = gr.Progress()
 
 
 @dataclass(frozen=True)
-class Shown:
-    """The cells in view, their `files` (none for an example), and the index of the one shown large.
+class View:
+    """The cells in view, their `files` (none for an example), and the `index` of the one shown large.
 
-    A session keeps their thumbnails, and no other pixels. `asked`: the operating point's index and the filter
-    with which uploads were sent.
+    A session keeps their thumbnails, and no other pixels. `settings`: the operating point's index and the
+    filter with which uploads were sent.
     """
 
     judged: tuple[batches.Judged, ...] = ()
     files: uploads.Files = ()
-    number: int | None = None
-    asked: tuple[object, bool] | None = None
+    index: int | None = None
+    settings: tuple[object, bool] | None = None
 
 
-# A round of labelled cells, and where they were drawn from.
+# A round of labelled cells, with their source.
 Cards = tuple[cells.Card, ...]
 Round = tuple[cells.Source, Cards]
 
@@ -63,20 +63,20 @@ def head() -> str:
 
     Gradio's own option `css` would rewrite the selectors.
     """
-    pictured = [
+    examples = [
         f"#example-{number} {{ background-image: url({pictures.data_uri(pixels, 72)}); }}"
         for number, pixels in enumerate(EXAMPLES.values(), start=1)
     ]
-    style = rendering.text("page.css") + "\n".join(pictured)
+    style = rendering.text("page.css") + "\n".join(examples)
     return f"<style>{style}</style><script>{rendering.text('page.js')}</script>"
 
 
 def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: Limits) -> Any:
     """Build the page, as gr.Blocks: `models` are one model or two to compare, `folder` is for uploads."""
     model, compared = models[0], len(models) > 1
-    respond = Responses(models, source, folder)
+    handlers = Handlers(models, source, folder)
     with gr.Blocks(title="Malaria cells") as page:
-        shown, game = (gr.State(at_first, time_to_live=limits.keep) for at_first in (Shown(), None))
+        view, game = (gr.State(value, time_to_live=limits.keep) for value in (View(), None))
         gr.HTML(rendering.header(models))
         with gr.Tabs():
             with gr.Tab("Judge cells"):
@@ -91,9 +91,9 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                         for number, name in enumerate(EXAMPLES, 1)
                     ]
                 totals = gr.HTML(elem_id="totals")
-                differ = ", or on which the versions differ" if compared else ""
+                also = ", or on which the versions differ" if compared else ""
                 unsure = gr.Checkbox(
-                    label=f"Show only cells that need a second look{differ}", visible=False, elem_id="unsure"
+                    label=f"Show only cells that need a second look{also}", visible=False, elem_id="unsure"
                 )
                 columns = rendering.columns(models)
                 kinds, widths = zip(*columns.values(), strict=True)
@@ -102,7 +102,7 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                     label="Cells: press one to see it large", elem_id="table",
                     interactive=False, buttons=[], visible=False,
                 )  # fmt: skip
-                further = gr.Button("Next to look at", visible=False, elem_id="next")
+                next_cell = gr.Button("Next to look at", visible=False, elem_id="next")
                 cell = gr.HTML(elem_id="answer")
             with gr.Tab("Test it"):
                 gr.Markdown(
@@ -110,58 +110,61 @@ def build(models: Sequence[Model], source: cells.Source, folder: Path, limits: L
                     "are. A cell's label is hidden until you have said what you call it."
                 )
                 with gr.Row():
-                    say: dict[str | None, Any] = {
-                        label: gr.Button(f"I call it {label}") for label in reversed(labels.LABELS)
-                    }
-                    say[None] = gr.Button("Just show me")
-                    everything = gr.Button("Show all")
-                    new = gr.Button("Draw new cells", variant="primary")
-                    synthetic = gr.Button("Draw synthetic cells", visible=bool(source))
+                    guesses = {label: gr.Button(f"I call it {label}") for label in reversed(labels.LABELS)}
+                    no_guess = gr.Button("Just show me")
+                    show_all = gr.Button("Show all")
+                    draw = gr.Button("Draw new cells", variant="primary")
+                    draw_synthetic = gr.Button("Draw synthetic cells", visible=bool(source))
                 board = gr.HTML("<p>Press “Draw new cells” to begin.</p>", elem_id="board")
             with gr.Tab("About"):
-                for one in models:
-                    gr.Markdown(rendering.render("about.md.j2", model=one), elem_classes="mc-facts")
-                    curves(one)
-                    gr.Markdown(one.card, elem_classes="mc-card")
+                for version in models:
+                    gr.Markdown(rendering.render("about.md.j2", model=version), elem_classes="mc-facts")
+                    curves(version)
+                    gr.Markdown(version.card, elem_classes="mc-card")
         with gr.Accordion("Settings", open=False):
             point = gr.Radio(
-                [(verdict.cost(point, model.points), place) for place, point in enumerate(model.points)],
+                [(verdict.cost(point, model.points), index) for index, point in enumerate(model.points)],
                 value=model.points.index(verdict.HALF), label="Operating point", elem_id="operating-point",
                 info=rendering.render("operating_point.html.j2", models=models),
             )  # fmt: skip
         with gr.Accordion("For programs", open=False):
             gr.Markdown(rendering.text("programs.md"))
 
-        def ask(event: Any, answer: Any, inputs: Any, outputs: Any, name: str, **more: Any) -> Any:
-            named = {"api_name": name, "api_visibility": "undocumented", "concurrency_id": "judge"}
-            return event(api.in_gradio()(answer), inputs, outputs, **named, **more)
+        def on(event: Any, function: Any, inputs: Any, outputs: Any, name: str, **options: Any) -> Any:
+            options |= {"api_name": name, "api_visibility": "undocumented", "concurrency_id": "judge"}
+            return event(api.in_gradio()(function), inputs, outputs, **options)
 
-        look = {"fn": None, "js": "look", "api_visibility": "private"}
-        views, large, played = [totals, unsure, table, further, cell, shown], [cell, shown], [board, game]
-        # Without `preprocess` Gradio decodes no file, but passes on the paths of the uploads.
-        sent, quiet = [files, point, unsure], {"show_progress": "hidden"}
-        settings, all_views = [point, shown, unsure, game], [*views, board]
-        # What is asked for last is shown last.
-        last = {"preprocess": False, "trigger_mode": "always_last"}
-        judging = ask(files.upload, respond.show, sent, views, "show_cells", **last)
-        ask(judging.then, respond.late, settings, all_views, "settings_of_cells", **quiet).then(**look)
+        scroll = {"fn": None, "js": "look", "api_visibility": "private"}
+        cell_outputs, game_outputs = [cell, view], [board, game]
+        view_outputs = [totals, unsure, table, next_cell, cell, view]
+        state, all_outputs = [point, view, unsure, game], [*view_outputs, board]
+        quiet = {"show_progress": "hidden"}
+        # Without `preprocess` Gradio decodes no file, but passes on the paths of the uploads. Of several
+        # requests, the page shows the last one's answer last.
+        uploading = {"preprocess": False, "trigger_mode": "always_last"}
+        sent = [files, point, unsure]
+        judging = on(files.upload, handlers.show, sent, view_outputs, "show_cells", **uploading)
+        on(judging.then, handlers.catch_up, state, all_outputs, "settings_of_cells", **quiet).then(**scroll)
         for number, button in enumerate(examples, 1):
-            example, named = partial(respond.example, button.value), f"show_example_{number}"
-            ask(button.click, example, [point], views, named, cancels=[judging]).then(**look)
-        ask(table.select, respond.row, [shown, point], large, "show_row", **quiet).then(**look)
-        ask(further.click, respond.next, [shown, point], large, "show_next", **quiet).then(**look)
-        ask(new.click, partial(respond.draw, source), [point], played, "draw_cells")
-        ask(synthetic.click, partial(respond.draw, ()), [point], played, "draw_synthetic_cells")
-        for called, button in say.items():
-            name = f"call_{called.lower()}" if called else "show_label"
-            move = partial(respond.play, partial(cells.guess, label=called))
-            ask(button.click, move, [game, point], played, name)
-        ask(everything.click, partial(respond.play, cells.reveal), [game, point], played, "show_labels")
-        chosen = partial(gr.on, [point.change, unsure.change])
-        ask(chosen, respond.again, settings, all_views, "operating_point", **quiet)
+            example, name = partial(handlers.example, button.value), f"show_example_{number}"
+            on(button.click, example, [point], view_outputs, name, cancels=[judging]).then(**scroll)
+        on(table.select, handlers.row, [view, point], cell_outputs, "show_row", **quiet).then(**scroll)
+        on(next_cell.click, handlers.next, [view, point], cell_outputs, "show_next", **quiet).then(**scroll)
+        on(draw.click, partial(handlers.draw, source), [point], game_outputs, "draw_cells")
+        on(draw_synthetic.click, partial(handlers.draw, ()), [point], game_outputs, "draw_synthetic_cells")
 
-        for name, answer in api.endpoints(models, folder).items():
-            gr.api(api.in_gradio()(answer), api_name=name, concurrency_id="judge")
+        def on_move(button: Any, move: Callable[[Cards], Cards], name: str) -> None:
+            on(button.click, partial(handlers.play, move), [game, point], game_outputs, name)
+
+        for label, button in guesses.items():
+            on_move(button, partial(cells.guess, label=label), f"call_{label.lower()}")
+        on_move(no_guess, partial(cells.guess, label=None), "show_label")
+        on_move(show_all, cells.reveal, "show_labels")
+        change = partial(gr.on, [point.change, unsure.change])
+        on(change, handlers.refresh, state, all_outputs, "operating_point", **quiet)
+
+        for name, function in api.endpoints(models, folder).items():
+            gr.api(api.in_gradio()(function), api_name=name, concurrency_id="judge")
     page.queue(max_size=limits.queue, default_concurrency_limit=limits.concurrency, api_open=False)
     # Each session keeps a batch's thumbnails and answers, up to 5 MB, and views that were never read.
     page.state_session_capacity = 100
@@ -177,42 +180,41 @@ def curves(model: Model) -> None:
     if model.figures is None or model.scores is None:
         return
     scores, plots = model.scores, model.figures["plots"]
-    points = [scores, *(at for name, at in scores.items() if name.startswith("at_"))]
+    rates = [scores, *(at_point for name, at_point in scores.items() if name.startswith("at_"))]
     costs = sorted(
-        (1 - at["specificity"]["value"], *(at["sensitivity"][part] for part in ("value", "low", "high")))
-        for at in points
-        if at["sensitivity"]["low"] is not None
+        (1 - rate["specificity"]["value"], *(rate["sensitivity"][end] for end in ("value", "low", "high")))
+        for rate in rates
+        if rate["sensitivity"]["low"] is not None
     )
     bins = zip(*plots.get("scores", {}).values(), strict=True)
-    rated = ((p, infected, infected + healthy) for p, infected, healthy in bins if infected + healthy)
-    true = [(p, infected / cells, *batches.wilson(infected, cells)) for p, infected, cells in rated]
-    found, healthy = "of 100 parasitised cells, found", "of 100 healthy cells, called Parasitized"
+    counts = ((p, infected, infected + healthy) for p, infected, healthy in bins if infected + healthy)
+    calibration = [(p, infected / total, *batches.wilson(infected, total)) for p, infected, total in counts]
+    alarms, detected = "of 100 healthy cells, called Parasitized", "of 100 parasitised cells, found"
     with gr.Row():
-        _plot("What the operating points cost", healthy, found, costs)
-        _plot("How well P is calibrated", "P, of 100", "of 100 such cells, parasitised", true)
+        _plot("What the operating points cost", alarms, detected, costs)
+        _plot("How well P is calibrated", "P, of 100", "of 100 such cells, parasitised", calibration)
 
 
 def _plot(title: str, x: str, y: str, points: Sequence[tuple[float, ...]]) -> None:
     """Plot a curve with its interval through two points or more: (x, estimate, low, high), in [0, 1]."""
     if len(points) < 2:
         return
-    wide = 100 * pd.DataFrame(points, columns=[x, *_LINES])
-    lines = wide.melt(x, var_name="line", value_name=y)
-    limits = [[lines[axis].min() - room, lines[axis].max() + room] for axis, room in ((x, 1), (y, 2))]
+    lines = (100 * pd.DataFrame(points, columns=[x, *_LINES])).melt(x, var_name="line", value_name=y)
+    x_lim, y_lim = ([lines[axis].min() - pad, lines[axis].max() + pad] for axis, pad in ((x, 1), (y, 2)))
     gr.LinePlot(
-        lines, x, y, title=title, x_lim=limits[0], y_lim=limits[1], height=280, min_width=280,
+        lines, x, y, title=title, x_lim=x_lim, y_lim=y_lim, height=280, min_width=280,
         color="line", color_title=" ", color_map=_LINES,
     )  # fmt: skip
 
 
-class Responses:
+class Handlers:
     """The functions behind the page's components, whose values they take and return."""
 
     def __init__(self, models: Sequence[Model], source: cells.Source, folder: Path) -> None:
         self.models, self.source, self.folder = models, source, folder
         self.model = models[0]
 
-    def at(self, place: object) -> verdict.Point:
+    def point(self, place: object) -> verdict.Point:
         """The operating point with index `place`; gr.Error if there is none."""
         if not isinstance(place, int | float) or not 0 <= place < len(self.model.points):
             raise gr.Error("There is no such operating point.", print_exception=False)
@@ -222,80 +224,81 @@ class Responses:
         self, files: Sequence[object] | None, place: object, unsure: bool, progress: Any = _PROGRESS
     ) -> tuple[Any, ...]:
         """Judge uploaded files, and show the answers."""
-        point = self.at(place)
-        own = tuple(uploads.sent(file, self.folder) for file in files or ())
-        total = min(uploads.count([file for _, file in own]), uploads.MOST_CELLS)
-        judged, gone = [], api.left()
-        with decoder.fresh(self.model.bundle.limits, gone) as decode:
-            for one in batches.judge(self.models, uploads.many(own, decode)):
-                judged.append(one)
+        point = self.point(place)
+        named = tuple(uploads.name_and_file(file, self.folder) for file in files or ())
+        total = min(uploads.count([file for _, file in named]), uploads.MOST_CELLS)
+        judged, gone = [], api.client_gone()
+        with decoder.start(self.model.bundle.limits, gone) as decode:
+            for image in batches.judge(self.models, uploads.unpack(named, decode)):
+                judged.append(image)
                 progress((len(judged), max(total, len(judged))), unit="cells")
                 if gone():
                     break
-        number = 0 if len(judged) == 1 else None
-        return self.views(Shown(tuple(judged), own, number, (place, unsure)), point, unsure)
+        index = 0 if len(judged) == 1 else None
+        return self.components(View(tuple(judged), named, index, (place, unsure)), point, unsure)
 
     def example(self, name: str, place: object) -> tuple[Any, ...]:
         """Judge an example, and show the answer."""
-        drawn = uploads.Upload(name, lambda: images.Crop(EXAMPLES[name]))
-        return self.views(Shown(tuple(batches.judge(self.models, [drawn])), number=0), self.at(place), False)
+        upload = uploads.Upload(name, lambda: images.Crop(EXAMPLES[name]))
+        view = View(tuple(batches.judge(self.models, [upload])), index=0)
+        return self.components(view, self.point(place), False)
 
-    def views(self, shown: Shown, point: verdict.Point, unsure: bool) -> tuple[Any, ...]:
+    def components(self, view: View, point: verdict.Point, unsure: bool) -> tuple[Any, ...]:
         """Values of all components that show the cells; a single cell has neither totals nor a table."""
-        many = len(shown.judged) > 1
-        outcomes = batches.outcomes(self.models, shown.judged, point)
-        totals, rows = rendering.batch(outcomes, shown.judged, unsure) if many else ("", [])
-        look = many and bool(batches.to_look_at(outcomes, shown.judged))
+        many = len(view.judged) > 1
+        outcomes = batches.outcomes(self.models, view.judged, point)
+        totals, rows = rendering.batch(outcomes, view.judged, unsure) if many else ("", [])
+        has_next = many and bool(batches.to_look_at(outcomes, view.judged))
         return (
             totals,
             gr.Checkbox(visible=many),
             gr.Dataframe(rows, visible=bool(rows)),
-            gr.Button(visible=look),
-            self.cell(shown, point),
-            shown,
+            gr.Button(visible=has_next),
+            self.cell(view, point),
+            view,
         )
 
-    def cell(self, shown: Shown, point: verdict.Point) -> str:
+    def cell(self, view: View, point: verdict.Point) -> str:
         """HTML of the cell that is shown large; empty if there is none."""
-        if shown.number is None:
+        if view.index is None:
             return ""
-        one, many = shown.judged[shown.number], len(shown.judged)
-        place = f"Cell {shown.number + 1:,} of {many:,}" if many > 1 else ""
+        image, count = view.judged[view.index], len(view.judged)
+        place = f"Cell {view.index + 1:,} of {count:,}" if count > 1 else ""
         try:
-            if not one.answers:
-                raise images.Unreadable(one.reason)
-            if one.name in EXAMPLES and not shown.files:
-                pixels = EXAMPLES[one.name]
+            if not image.answers:
+                raise images.Unreadable(image.reason)
+            if image.name in EXAMPLES and not view.files:
+                pixels = EXAMPLES[image.name]
             else:
-                with decoder.fresh(self.model.bundle.limits, api.left()) as decode:
-                    pixels = uploads.again(shown.files, decode, shown.number)
+                with decoder.start(self.model.bundle.limits, api.client_gone()) as decode:
+                    pixels = uploads.read_again(view.files, decode, view.index)
         except images.Unreadable as error:
-            return rendering.refusal(error.reason, place, one.name)
-        return rendering.cell(self.models, pixels, one, point, place)
+            return rendering.refusal(error.reason, place, image.name)
+        return rendering.cell(self.models, pixels, image, point, place)
 
-    def row(self, shown: Shown, place: object, event: gr.EventData) -> tuple[Any, Any]:
+    def row(self, view: View, place: object, event: gr.EventData) -> tuple[Any, Any]:
         """Show the cell of the chosen table row, which begins with the cell's number."""
-        if not shown.judged:
+        if not view.judged:
             return rendering.refusal(uploads.GONE), gr.skip()
         # Not gr.SelectData, which fails on a request without a row.
         values = event._data.get("row_value") if isinstance(event._data, dict) else None
         number = values[0] if isinstance(values, list) and values else None
-        if not isinstance(number, int) or not 1 <= number <= len(shown.judged):
+        if not isinstance(number, int) or not 1 <= number <= len(view.judged):
             return gr.skip(), gr.skip()
-        return self.look(shown, number - 1, place)
+        return self.enlarge(view, number - 1, place)
 
-    def next(self, shown: Shown, place: object) -> tuple[Any, Any]:
+    def next(self, view: View, place: object) -> tuple[Any, Any]:
         """Show the next cell that is worth a look; after the last one, the first again."""
-        outcomes = batches.outcomes(self.models, shown.judged, self.at(place))
-        order = batches.to_look_at(outcomes, shown.judged)
+        outcomes = batches.outcomes(self.models, view.judged, self.point(place))
+        order = batches.to_look_at(outcomes, view.judged)
         if not order:
             return rendering.refusal(uploads.GONE), gr.skip()
-        after = order.index(shown.number) + 1 if shown.number in order else 0
-        return self.look(shown, order[after % len(order)], place)
+        position = order.index(view.index) + 1 if view.index in order else 0
+        return self.enlarge(view, order[position % len(order)], place)
 
-    def look(self, shown: Shown, number: int, place: object) -> tuple[str, Shown]:
-        shown = replace(shown, number=number)
-        return self.cell(shown, self.at(place)), shown
+    def enlarge(self, view: View, index: int, place: object) -> tuple[str, View]:
+        view = replace(view, index=index)
+        return self.cell(view, self.point(place)), view
 
     def draw(self, source: cells.Source, place: object) -> tuple[str, Round]:
         """Draw a new round of labelled cells; of synthetic ones, new to every model, if `source` is empty."""
@@ -306,14 +309,14 @@ class Responses:
         return self.board((game[0], move(game[1])), place) if game else self.draw(self.source, place)
 
     def board(self, game: Round, place: object) -> tuple[str, Round]:
-        return rendering.round_of(*game, self.at(place)), game
+        return rendering.round_of(*game, self.point(place)), game
 
-    def again(self, place: object, shown: Shown, unsure: bool, game: Round | None) -> tuple[Any, ...]:
+    def refresh(self, place: object, view: View, unsure: bool, game: Round | None) -> tuple[Any, ...]:
         """Show everything again, after the operating point or the filter has changed."""
-        point = self.at(place)
-        return *self.views(shown, point, unsure), self.board(game, place)[0] if game else gr.skip()
+        point = self.point(place)
+        return *self.components(view, point, unsure), self.board(game, place)[0] if game else gr.skip()
 
-    def late(self, place: object, shown: Shown, unsure: bool, game: Round | None) -> Any:
+    def catch_up(self, place: object, view: View, unsure: bool, game: Round | None) -> Any:
         """Show uploads again if operating point or filter were changed while they were judged."""
-        same = shown.asked in (None, (place, unsure))
-        return gr.skip() if same else self.again(place, shown, unsure, game)
+        same = view.settings in (None, (place, unsure))
+        return gr.skip() if same else self.refresh(place, view, unsure, game)

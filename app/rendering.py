@@ -34,25 +34,25 @@ def header(models: Sequence[Model]) -> str:
 
 
 def cell(
-    models: Sequence[Model], pixels: images.Pixels, one: batches.Judged, point: verdict.Point, place: str = ""
+    models: Sequence[Model], pixels: images.Pixels, image: batches.Judged, point: verdict.Point, place: str
 ) -> str:
     """HTML of each model's verdict on one cell, side by side; `place` says which of many it is."""
     columns = [
-        (model, model.says(answer, point), answer, model.at(point), _heat(model, pixels, answer))
-        for model, answer in zip(models, one.answers, strict=True)
+        (model, model.verdict_of(answer, point), answer, model.at(point), _overlay(model, pixels, answer))
+        for model, answer in zip(models, image.answers, strict=True)
     ]
     picture = pictures.data_uri(pixels, pictures.SHOWN)
-    return render("cell.html.j2", columns=columns, picture=picture, name=one.name, place=place)
+    return render("cell.html.j2", columns=columns, picture=picture, name=image.name, place=place)
 
 
 def refusal(reason: str, place: str = "", name: str = "") -> str:
     """HTML that says why a file gets no verdict; `place`: as in `cell`."""
-    return render("refusal.html.j2", said=verdict.unreadable(reason), place=place, name=name)
+    return render("refusal.html.j2", verdict=verdict.unreadable(reason), place=place, name=name)
 
 
-def _heat(model: Model, pixels: images.Pixels, answer: Answer) -> str:
+def _overlay(model: Model, pixels: images.Pixels, answer: Answer) -> str:
     """The map of an answer as a data URI; empty if there is none to show."""
-    if answer.rejected or answer.map is None or not heatmap.decides(answer):
+    if answer.rejected or answer.map is None or not heatmap.decides(answer.map):
         return ""
     return pictures.data_uri(heatmap.overlay(model.bundle.seen(pixels), answer.map), pictures.SHOWN)
 
@@ -64,19 +64,19 @@ def batch(
 
     `unsure_only` leaves out the rows that are not worth a look.
     """
-    together = list(zip(*(outcome.rows for outcome in outcomes), strict=True))
+    by_image = list(zip(*(outcome.rows for outcome in outcomes), strict=True))
     rows = [
-        _row(number, one, said)
-        for number, (one, said) in enumerate(zip(judged, together, strict=True), 1)
-        if not unsure_only or batches.worth_a_look(said)
+        _row(number, image, model_rows)
+        for number, (image, model_rows) in enumerate(zip(judged, by_image, strict=True), 1)
+        if not unsure_only or batches.worth_a_look(model_rows)
     ]
     csv = batches.as_csv(row for outcome in outcomes for row in outcome.rows)
     totals = render(
         "many.html.j2",
         outcomes=outcomes,
-        left_out=Counter(one.reason for one in judged if not one.answers).most_common(),
+        left_out=Counter(image.reason for image in judged if not image.answers).most_common(),
         rows=rows,
-        differing=sum(map(batches.differ, together)),
+        differing=sum(map(batches.differ, by_image)),
         csv=base64.b64encode(csv.encode()).decode(),
         unsure_only=unsure_only,
     )
@@ -85,26 +85,26 @@ def batch(
 
 def columns(models: Sequence[Model]) -> dict[str, tuple[str, str]]:
     """Columns of the table of many cells: by header, Gradio's data type and the width."""
-    answers: dict[str, tuple[str, str]] = {}
+    columns = {"#": ("number", "70px"), "Cell": ("html", "76px")}
     for model in models:
         version = f", {model.title}" if len(models) > 1 else ""
         for name, kind, least in (("Category", "str", 128), ("P", "number", 90)):
             header = f"{name}{version}"
             # px. Two headers that are cut off look the same.
-            answers[header] = kind, f"{max(least, 50 + 8 * len(header))}px"
-    first = {"#": ("number", "70px"), "Cell": ("html", "76px")}
-    return {**first, **answers, "Note": ("str", "190px"), "File": ("str", "500px")}
+            columns[header] = kind, f"{max(least, 50 + 8 * len(header))}px"
+    return {**columns, "Note": ("str", "190px"), "File": ("str", "500px")}
 
 
-def _row(number: int, one: batches.Judged, said: tuple[batches.Row, ...]) -> list[object]:
-    row: list[object] = [number, f'<img src="{one.thumbnail}" alt="">' if one.thumbnail else ""]
-    for by in said:
-        p = by.p_parasitized
-        row += [by.category or "", None if p is None else float(verdict.number(p, by.threshold))]
-    notes = ["versions differ"] if batches.differ(said) else []
-    notes += ["second look"] if any(by.second_look for by in said) else []
-    notes += [one.reason] if one.answers and one.reason else []
-    return [*row, "; ".join(notes or {by.reason for by in said if by.reason}), one.name]
+def _row(number: int, image: batches.Judged, rows: tuple[batches.Row, ...]) -> list[object]:
+    """The table's row of an image; `rows`: one of each model."""
+    values: list[object] = [number, f'<img src="{image.thumbnail}" alt="">' if image.thumbnail else ""]
+    for row in rows:
+        p = row.p_parasitized
+        values += [row.category or "", None if p is None else float(verdict.number(p, row.threshold))]
+    notes = ["versions differ"] if batches.differ(rows) else []
+    notes += ["second look"] if any(row.second_look for row in rows) else []
+    notes += [image.reason] if image.answers and image.reason else []
+    return [*values, "; ".join(notes or {row.reason for row in rows if row.reason}), image.name]
 
 
 def round_of(source: cells.Source, cards: tuple[cells.Card, ...], point: verdict.Point) -> str:
@@ -115,7 +115,7 @@ def round_of(source: cells.Source, cards: tuple[cells.Card, ...], point: verdict
         cards=cards,
         current=cells.current(cards),
         tally=cells.tally(cards, point),
-        called=[cells.called(card, point) for card in cards],
-        met=sum(card.met is True for card in cards),
-        unknown=any(card.met is None for card in cards),
+        categories=[cells.category(card, point) for card in cards],
+        known=sum(card.known is True for card in cards),
+        unknown=any(card.known is None for card in cards),
     )

@@ -28,11 +28,11 @@ class Missing(Exception):  # noqa: N818 - a finding about a revision, not a faul
     """A revision lacks the bundle; the message says why in a few words."""
 
 
-def fetch(named: str, repository: str) -> tuple[Path, git_origin.Origin]:
+def fetch(name: str, repository: str) -> tuple[Path, git_origin.Origin]:
     """Fetch the bundle of a revision; return its folder and its origin.
 
     Args:
-        named: a tag, branch or commit; a version of the artifact (`malaria-cells@v1.2.0`, or `v1.2.0`
+        name: a tag, branch or commit; a version of the artifact (`malaria-cells@v1.2.0`, or `v1.2.0`
             where git has no tag of that name); with `:FOLDER`, the bundle in that folder.
         repository: a folder, or a URL that git can clone.
 
@@ -41,7 +41,7 @@ def fetch(named: str, repository: str) -> tuple[Path, git_origin.Origin]:
             that the revision names.
     """
     try:
-        return _fetch(named, repository)
+        return _fetch(name, repository)
     except ModuleNotFoundError as error:
         raise UserError(
             f"A revision's bundle comes through DVC, which is not installed here (no module {error.name}): "
@@ -49,57 +49,57 @@ def fetch(named: str, repository: str) -> tuple[Path, git_origin.Origin]:
         ) from None
 
 
-def _fetch(named: str, repository: str) -> tuple[Path, git_origin.Origin]:
-    revision, _, folder = named.partition(":")
+def _fetch(name: str, repository: str) -> tuple[Path, git_origin.Origin]:
+    revision, _, folder = name.partition(":")
     commit = commit_of(repository, revision)
     try:
-        return _kept(named, repository, commit, folder.strip("/"))
+        return _cached(name, repository, commit, folder.strip("/"))
     except Missing as missing:
         if folder or revision.startswith(f"{ARTIFACT}@"):
-            raise UserError(f"{named} cannot be served: {missing}.") from None
-        why = str(missing)
-    instead = f"{revision}:{PRETRAINED}"
+            raise UserError(f"{name} cannot be served: {missing}.") from None
+        reason = str(missing)
+    pretrained = f"{revision}:{PRETRAINED}"
     try:
-        found = _kept(instead, repository, commit, PRETRAINED)
+        fetched = _cached(pretrained, repository, commit, PRETRAINED)
     except Missing as missing:
-        raise UserError(f"{named} cannot be served: {why}, and {missing}.") from None
-    print(f"note: {instead} is served for {named}: {why}.", file=sys.stderr)
-    return found
+        raise UserError(f"{name} cannot be served: {reason}, and {missing}.") from None
+    print(f"note: {pretrained} is served for {name}: {reason}.", file=sys.stderr)
+    return fetched
 
 
 def commit_of(repository: str, revision: str) -> str:
     """The full hash of the commit that a revision names; UserError if there is none."""
     if shutil.which("git") is None:
         raise UserError("A revision's bundle needs git, which is not installed here: install it.")
-    find = _local if Path(repository).is_dir() else _remote
-    if found := find(repository, revision) or find(repository, f"{ARTIFACT}@{revision}"):
-        return found
+    find = _local_commit if Path(repository).is_dir() else _remote_commit
+    if commit := find(repository, revision) or find(repository, f"{ARTIFACT}@{revision}"):
+        return commit
     raise UserError(
         f"{revision} is no revision of {repository}: name a tag, a branch or a commit (for a repository on "
         "another machine, its full hash), or fetch it first."
     )
 
 
-def _local(repository: str, revision: str) -> str:
+def _local_commit(repository: str, revision: str) -> str:
     if not git("-C", repository, "rev-parse", "--git-dir"):
         raise UserError(f"{repository} is no git repository: name one with --repo.")
     return git("-C", repository, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
 
 
-def _remote(repository: str, revision: str) -> str:
+def _remote_commit(repository: str, revision: str) -> str:
     # A full hash needs no look-up, so that a bundle in the cache can be served offline.
     if re.fullmatch("[0-9a-f]{40}", revision):
         return revision
-    told = git("ls-remote", "--", repository)
-    if not told:
+    listing = git("ls-remote", "--", repository)
+    if not listing:
         raise UserError(f"{repository} is neither a folder nor a repository that git can reach.")
-    commits = {name: commit for commit, name in (line.split("\t") for line in told.splitlines())}
+    commits = {name: commit for commit, name in (line.split("\t") for line in listing.splitlines())}
     # An annotated tag is an object of its own; ^{} names the commit that it points to.
     names = (f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}", revision)
     return next((commits[name] for name in names if name in commits), "")
 
 
-def _kept(named: str, repository: str, commit: str, folder: str) -> tuple[Path, git_origin.Origin]:
+def _cached(name: str, repository: str, commit: str, folder: str) -> tuple[Path, git_origin.Origin]:
     """A bundle in the cache folder, fetched if it is missing; `folder` is empty for the artifact."""
     from malaria.fetch.download import cache_folder
 
@@ -109,7 +109,7 @@ def _kept(named: str, repository: str, commit: str, folder: str) -> tuple[Path, 
     if not home.is_dir():
         try:
             with files.atomic_folder(home) as part:
-                _bring(named, repository, commit, folder, part)
+                _download(name, repository, commit, folder, part)
         except OSError as error:
             raise UserError(
                 f"{home} cannot be written ({error.strerror or error}): free the disk, or name another "
@@ -117,53 +117,53 @@ def _kept(named: str, repository: str, commit: str, folder: str) -> tuple[Path, 
             ) from None
     try:
         record = json.loads((home / "origin.json").read_text(encoding="utf-8"))
-        known = git_origin.Origin(record["revision"], record["date"], tuple(record["tags"]))
-        sound = git_origin.dvc_hash(home / "bundle") == record["md5"]
+        origin = git_origin.Origin(record["revision"], record["date"], tuple(record["tags"]))
+        intact = git_origin.dvc_hash(home / "bundle") == record["md5"]
     except (OSError, ValueError, KeyError, TypeError):
-        sound = False
-    if not sound:
+        intact = False
+    if not intact:
         raise UserError(
-            f"{home} is not the bundle that {named} has (its hash differs): delete this folder, and it is "
+            f"{home} is not the bundle that {name} has (its hash differs): delete this folder, and it is "
             "fetched again."
         )
     if Path(repository).is_dir():
         # Tags may have been added since it was cached.
-        known = git_origin.of_commit(Path(repository), commit)
-    return home / "bundle", replace(known, named=named)
+        origin = git_origin.of_commit(Path(repository), commit)
+    return home / "bundle", replace(origin, named=name)
 
 
-def _bring(named: str, repository: str, commit: str, folder: str, part: Path) -> None:
+def _download(name: str, repository: str, commit: str, folder: str, part: Path) -> None:
     """Fetch a bundle's files into `part`, and write their hash and origin into origin.json beside them."""
     from dvc.api import DVCFileSystem
     from dvc.exceptions import ArtifactNotFoundError
     from dvc.repo.open_repo import clean_repos
 
     try:
-        opened = DVCFileSystem(repository, rev=commit, config=_remote_of(repository))
-        with contextlib.closing(opened) as system:
-            place = folder or system.repo.artifacts.get_path(ARTIFACT)
-            md5 = _copy(system, PurePosixPath("/", place), part / "bundle")
-            known = git_origin.of_commit(Path(system.repo.scm.root_dir), commit)
+        system = DVCFileSystem(repository, rev=commit, config=_remote_of(repository))
+        with contextlib.closing(system):
+            path = folder or system.repo.artifacts.get_path(ARTIFACT)
+            md5 = _copy(system, PurePosixPath("/", path), part / "bundle")
+            origin = git_origin.of_commit(Path(system.repo.scm.root_dir), commit)
     except ArtifactNotFoundError:
         raise Missing(f"its dvc.yaml names no artifact {ARTIFACT}") from None
     except (Missing, UserError):
         raise
     except Exception as error:
         # Each kind of remote and repository has its own errors, which DVC wraps: report the first cause.
-        first: BaseException = error
-        while first.__cause__ is not None:
-            first = first.__cause__
-        said = " ".join(str(first).split()) or type(first).__name__
-        raise UserError(f"DVC could not bring {named} ({said}): check the remote and --repo.") from None
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        message = " ".join(str(cause).split()) or type(cause).__name__
+        raise UserError(f"DVC could not bring {name} ({message}): check the remote and --repo.") from None
     finally:
         clean_repos()
     copied = git_origin.dvc_hash(part / "bundle")
     if md5 and copied != md5:
         raise UserError(
-            f"The files that DVC has of {named} are not those that its dvc.lock names (their hash differs): "
+            f"The files that DVC has of {name} are not those that its dvc.lock names (their hash differs): "
             "push them anew."
         )
-    files.write_json(part / "origin.json", asdict(known) | {"md5": copied})
+    files.write_json(part / "origin.json", asdict(origin) | {"md5": copied})
 
 
 def _remote_of(repository: str) -> dict[str, Any]:
@@ -172,40 +172,40 @@ def _remote_of(repository: str) -> dict[str, Any]:
 
     if not Path(repository).is_dir():
         return {}
-    with Repo(repository, uninitialized=True) as here:
-        name = here.config["core"].get("remote")
+    with Repo(repository, uninitialized=True) as repo:
+        name = repo.config["core"].get("remote")
     return {"core": {"remote": name}} if name else {}
 
 
-def _copy(system: Any, place: PurePosixPath, target: Path) -> str:
+def _copy(system: Any, source: PurePosixPath, target: Path) -> str:
     """Copy the files of a folder; return DVC's hash of the folder, empty if git has the files."""
     from dvc_data.index import DataIndexDirError
 
-    named = place.relative_to("/")
-    nowhere = f"the files of {named} are neither in DVC's cache nor in a remote"
+    folder = source.relative_to("/")
+    no_files = f"the files of {folder} are neither in DVC's cache nor in a remote"
     try:
-        md5 = str(system.info(str(place)).get("md5") or "")
-        found = system.ls(str(place), detail=True)
+        md5 = str(system.info(str(source)).get("md5") or "")
+        entries = system.ls(str(source), detail=True)
     except FileNotFoundError:
-        raise Missing(f"it has no folder {named}") from None
+        raise Missing(f"it has no folder {folder}") from None
     except DataIndexDirError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            raise Missing(nowhere) from None
+            raise Missing(no_files) from None
         raise
     # Only the last part of each path: a stranger's remote must not make us write outside `target`.
-    names = [PurePosixPath(one["name"]).name for one in found if one["type"] == "file"]
+    names = [PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "file"]
     if bundle.RECORD not in names:
-        raise Missing(f"{named} holds no bundle")
-    lacking = []
+        raise Missing(f"{folder} holds no bundle")
+    missing = []
     for name in names:
         try:
-            system.get_file(str(place / name), str(target / name))
+            system.get_file(str(source / name), str(target / name))
         except FileNotFoundError:
-            lacking.append(name)
-    if lacking == names:
-        raise Missing(nowhere)
-    if lacking:
+            missing.append(name)
+    if missing == names:
+        raise Missing(no_files)
+    if missing:
         raise UserError(
-            f"The bundle is incomplete in DVC's cache and remote, without {lacking[0]}: run `dvc push` again."
+            f"The bundle is incomplete in DVC's cache and remote, without {missing[0]}: run `dvc push` again."
         )
     return md5

@@ -50,12 +50,12 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
     blocks = page.build(models, source, folder, limits)
 
     @contextlib.asynccontextmanager
-    async def live(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         # Gradio's own clean-up leaves files of interrupted uploads.
-        sweeping = asyncio.create_task(uploads.sweep(folder, limits.room * 2**20, limits.keep))
+        sweeper = asyncio.create_task(uploads.sweep(folder, limits.room * 2**20, limits.keep))
         yield
-        sweeping.cancel()
-        # Otherwise Gradio's queue continues to run, and keeps all of this in memory.
+        sweeper.cancel()
+        # Otherwise Gradio's queue continues to run, and keeps the application in memory.
         blocks.close(verbose=False)
 
     asgi = Starlette(
@@ -64,7 +64,7 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
             Middleware(firewall.Firewall, limits=limits),
             Middleware(RequestBodyLimitMiddleware, max_body_size=firewall.MOST_UPLOAD),
         ],
-        lifespan=live,
+        lifespan=lifespan,
     )
     gr.mount_gradio_app(
         asgi,
@@ -78,25 +78,24 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
         show_error=False,
         root_path=limits.root_path,
     )
-    # A mounted Gradio believes that it has not started, and then does not check the files that a request
-    # names.
+    # A mounted Gradio does not notice that it runs, and then checks no file that a request names.
     blocks.has_launched = True
     # Gradio would keep the path of every upload for as long as it runs.
     blocks.upload_file_set = SimpleNamespace(update=lambda _: None)
     functions = (*blocks.fns, *(str(function.api_name) for function in blocks.fns.values()))
-    # Replace Gradio's own mount, which would answer at every path, by the gate.
+    # Replace Gradio's own mount, which would answer at every path, by the filter.
     gradio = asgi.routes.pop().app  # type: ignore[attr-defined]
-    for fault in (TypeError, ValueError):
-        gradio.add_exception_handler(fault, _no_file)
+    for kind in (TypeError, ValueError):
+        gradio.add_exception_handler(kind, _no_file)
     gradio.add_exception_handler(ClientDisconnect, lambda *_: PlainTextResponse("The client has gone.", 400))
     for application in (asgi, gradio):
         application.add_exception_handler(OSError, _no_room)
-    asgi.mount("/", firewall.Gate(gradio, folder, functions, limits))
+    asgi.mount("/", firewall.RouteFilter(gradio, folder, functions, limits))
     return asgi
 
 
 def _no_room(_: Request, error: Exception) -> Response:
-    """Say that the system keeps no file of a request; raise any other error again."""
+    """Say that the files of a request cannot be written; raise any other error again."""
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         raise error
     return PlainTextResponse(
@@ -124,32 +123,32 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; UserError if the address is in use or not this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # IPPROTO_TCP, or asyncio leaves Nagle's algorithm on, which delays an answer's body by 40 ms.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((host, port))
-        listening.listen()
+        listener.bind((host, port))
+        listener.listen()
     except (OSError, OverflowError) as error:
-        listening.close()
-        why = getattr(error, "strerror", None) or error
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"Cannot listen on {host}, port {port} ({why}): name another --host or --port."
+            f"Cannot listen on {host}, port {port} ({reason}): name another --host or --port."
         ) from None
-    return listening
+    return listener
 
 
-def serve(asgi: Router, listening: socket.socket, limits: firewall.Limits) -> None:
+def serve(asgi: Router, listener: socket.socket, limits: firewall.Limits) -> None:
     """Serve until SIGTERM or SIGINT."""
-    host, port = listening.getsockname()[:2]
+    host, port = listener.getsockname()[:2]
     event("ready", host=host, port=port)
     if not ipaddress.ip_address(host).is_loopback:
-        who = "who knows name and password" if limits.auth else "on the network: --auth asks for a password"
-        print(f"note: this page is open to anyone {who}.", file=sys.stderr)
+        reach = "who knows name and password" if limits.auth else "on the network: --auth asks for a password"
+        print(f"note: this page is open to anyone {reach}.", file=sys.stderr)
     print(f"Open {address(host, port)} in a browser. {RESEARCH} Ctrl-C ends it.", flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn installs its own handlers, and raises the signal again after it has ended: ignore that.
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(config(asgi, limits.allow_frame)).run([listening])
+    uvicorn.Server(config(asgi, limits.allow_frame)).run([listener])
     event("ended", version=__version__)
 
 
@@ -165,7 +164,7 @@ def config(asgi: Router, frames: Sequence[str] = ()) -> Any:
         headers=[policy, ("x-content-type-options", "nosniff"), ("referrer-policy", "no-referrer")],
         ws="none",
         http=Connection,
-        limit_concurrency=_files() // 2,
+        limit_concurrency=_set_file_limit() // 2,
     )
 
 
@@ -176,7 +175,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.loop.call_later(self.head_seconds, self._heard, None)
+        self.loop.call_later(self.head_seconds, self._close_if_idle, None)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, and close; uvicorn fails where an answer has been sent already."""
@@ -184,17 +183,17 @@ class Connection(H11Protocol):
             super().send_400_response(json.dumps({"error": msg}))
         self.transport.close()
 
-    def _heard(self, before: object) -> None:
+    def _close_if_idle(self, before: object) -> None:
         """Close the connection if it was idle since the last check; otherwise check again later."""
         if self.transport.is_closing():
             return
         if self.cycle is before and (before is None or self.cycle.response_complete):
             self.transport.close()
         else:
-            self.loop.call_later(self.head_seconds, self._heard, self.cycle)
+            self.loop.call_later(self.head_seconds, self._close_if_idle, self.cycle)
 
 
-def _files() -> int:
+def _set_file_limit() -> int:
     """Set this process's limit of open files to `_MOST_FILES`, or the most allowed, and return it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = _MOST_FILES if most == resource.RLIM_INFINITY else min(most, _MOST_FILES)

@@ -38,7 +38,7 @@ TOO_MANY = f"more than the {MOST_CELLS:,} cells that are judged at once"
 TOO_MANY_ZIPS = f"more than the {MOST_ZIPS} zips that are opened at once"
 GONE = "it is no longer kept here, so choose it again"
 DAMAGED_ZIP = "a zip that is damaged, encrypted, or packed by another method than deflate"
-LISTED = "a zip of far more cells than are judged at once"
+LONG_LIST = "a zip of far more cells than are judged at once"
 ZIP64 = "a zip64, a format for larger files than are accepted here: send a plain zip"
 
 # Bytes that even an empty upload takes on a disk: a block for the file, and one for its folder.
@@ -70,17 +70,17 @@ def upload_folder() -> Iterator[Path]:
     Enter this before Gradio is imported, because Gradio makes its own folders in it from then on.
     """
     try:
-        for left in Path(tempfile.gettempdir()).glob("malaria-app-*"):
-            with contextlib.suppress(OSError), locked(left):
-                shutil.rmtree(left, ignore_errors=True)
-        own = tempfile.TemporaryDirectory(prefix="malaria-app-", ignore_cleanup_errors=True)
+        for previous in Path(tempfile.gettempdir()).glob("malaria-app-*"):
+            with contextlib.suppress(OSError), locked(previous):
+                shutil.rmtree(previous, ignore_errors=True)
+        temporary = tempfile.TemporaryDirectory(prefix="malaria-app-", ignore_cleanup_errors=True)
     except OSError as error:
         raise UserError(
             f"No folder for uploads can be made ({error.strerror}): name a folder that can be written with "
             "TMPDIR."
         ) from None
-    with own as made:
-        folder = Path(made).resolve()
+    with temporary as name:
+        folder = Path(name).resolve()
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         with locked(folder):
             yield folder
@@ -89,25 +89,25 @@ def upload_folder() -> Iterator[Path]:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Lock a folder in the block, or until this process is killed; OSError if another process holds it."""
-    opened = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 def make_room(folder: Path, most: int, seconds: float) -> None:
     """Delete uploads older than `seconds`, and then the oldest until at most `most` bytes are left."""
-    found = []
+    files = []
     # Not rglob, which fails at a folder that is deleted meanwhile.
-    for file in (Path(above, name) for above, _, names in os.walk(folder) for name in names):
+    for file in (Path(parent, name) for parent, _, names in os.walk(folder) for name in names):
         with contextlib.suppress(FileNotFoundError):
             state = file.stat()
             if stat.S_ISREG(state.st_mode):
-                found.append((state.st_mtime, max(state.st_size, _LEAST_ROOM), file))
+                files.append((state.st_mtime, max(state.st_size, _LEAST_ROOM), file))
     total = 0
-    for changed, size, file in sorted(found, reverse=True):
+    for changed, size, file in sorted(files, reverse=True):
         total += size
         if total > most or changed < time.time() - seconds:
             file.unlink(missing_ok=True)
@@ -123,7 +123,7 @@ async def sweep(folder: Path, most: int, seconds: float) -> NoReturn:
         await anyio.to_thread.run_sync(make_room, folder, most, seconds)
 
 
-def own(path: Any, folder: Path) -> Path:
+def resolve(path: Any, folder: Path) -> Path:
     """Resolve `path`, with its links, to a file below the upload `folder`.
 
     Raises:
@@ -136,21 +136,21 @@ def own(path: Any, folder: Path) -> Path:
     raise HTTPException(400, "A file of this request is not a file that was uploaded here.")
 
 
-def sent(file: object, folder: Path) -> tuple[str, Path]:
+def name_and_file(file: object, folder: Path) -> tuple[str, Path]:
     """The name that a visitor gave to a file, without folders, and the file's path here.
 
     Args:
         file: what Gradio passes for an uploaded file: FileData, or a dictionary with its keys.
 
     Raises:
-        HTTPException: as `own`.
+        HTTPException: as `resolve`.
     """
     content = file if isinstance(file, dict) else vars(file) if hasattr(file, "path") else {}
-    path = own(content.get("path"), folder)
+    path = resolve(content.get("path"), folder)
     return Path(str(content.get("orig_name") or path)).name, path
 
 
-def many(files: Files, decode: decoder.Read) -> Iterator[Upload]:
+def unpack(files: Files, decode: decoder.Decode) -> Iterator[Upload]:
     """Every image of named files and of the zips among them. Read each before you ask for the next.
 
     An unreadable image does not stop the rest. If there are more than `MOST_CELLS`, the last one says how
@@ -158,7 +158,7 @@ def many(files: Files, decode: decoder.Read) -> Iterator[Upload]:
     it, a bomb) or empty gives one image that says so.
     """
 
-    def found() -> Iterator[Upload]:
+    def images_of_files() -> Iterator[Upload]:
         zips = 0
         for name, file in files:
             if not is_zip(file):
@@ -166,19 +166,19 @@ def many(files: Files, decode: decoder.Read) -> Iterator[Upload]:
             elif (zips := zips + 1) > MOST_ZIPS:
                 yield _refused(name, TOO_MANY_ZIPS)
             else:
-                yield from _zipped(name, file, decode)
+                yield from _unpack_zip(name, file, decode)
 
-    yield from itertools.islice(found(), MOST_CELLS)
-    if (left := count([file for _, file in files]) - MOST_CELLS) > 0:
-        yield _refused("", f"{left:,} {TOO_MANY}")
+    yield from itertools.islice(images_of_files(), MOST_CELLS)
+    if (excess := count([file for _, file in files]) - MOST_CELLS) > 0:
+        yield _refused("", f"{excess:,} {TOO_MANY}")
 
 
-def again(files: Files, decode: decoder.Read, number: int) -> images.Pixels:
-    """The pixels of image `number` of `many`; images.Unreadable if one of the files is no longer there."""
+def read_again(files: Files, decode: decoder.Decode, index: int) -> images.Pixels:
+    """The pixels of image `index` of `unpack`; images.Unreadable if one of the files is no longer there."""
     # Without one of the files, the others' images would have other numbers.
     if not all(file.is_file() for _, file in files):
         raise images.Unreadable(GONE)
-    rest = itertools.islice(many(files, decode), number, None)
+    rest = itertools.islice(unpack(files, decode), index, None)
     return next(rest, _refused("", GONE)).read().pixels
 
 
@@ -197,16 +197,16 @@ def _refused(name: str, reason: str) -> Upload:
     return Upload(name, read)
 
 
-def _zipped(name: str, file: Path, decode: decoder.Read) -> Iterator[Upload]:
-    if refused := _unlisted(file):
-        yield _refused(name, refused)
+def _unpack_zip(name: str, file: Path, decode: decoder.Decode) -> Iterator[Upload]:
+    if reason := _why_not_listed(file):
+        yield _refused(name, reason)
         return
-    given = False
+    empty = True
     try:
         for member in archives.members(file, _ZIP):
             if is_litter(str(member.path)):
                 continue
-            given = True
+            empty = False
             yield Upload(f"{name}/{member.path}", partial(decode, member.stream))  # type: ignore[arg-type]
     except UserError as error:
         # The sentence contains the file's path on this server, which visitors must not see.
@@ -214,7 +214,7 @@ def _zipped(name: str, file: Path, decode: decoder.Read) -> Iterator[Upload]:
     except _BROKEN:
         yield _refused(name, DAMAGED_ZIP)
     else:
-        if not given:
+        if empty:
             yield _refused(name, "zip without a file")
 
 
@@ -222,27 +222,27 @@ def count(files: Sequence[Path]) -> int:
     """The number of images in files and in the zips among them, by the zips' lists of members."""
     total = zips = 0
     for file in files:
-        if is_zip(file) and (zips := zips + 1) <= MOST_ZIPS and not _unlisted(file):
-            with contextlib.suppress(*_BROKEN), zipfile.ZipFile(file) as pack:
-                names = (info.filename for info in pack.infolist() if not info.is_dir())
+        if is_zip(file) and (zips := zips + 1) <= MOST_ZIPS and not _why_not_listed(file):
+            with contextlib.suppress(*_BROKEN), zipfile.ZipFile(file) as archive:
+                names = (info.filename for info in archive.infolist() if not info.is_dir())
                 total += sum(not is_litter(name) for name in names)
         else:
             total += 1
     return total
 
 
-def _unlisted(file: Path) -> str:
+def _why_not_listed(file: Path) -> str:
     """Why a zip's list of members is not read; empty if it is read."""
     with file.open("rb") as stream:
         stream.seek(-min(file.stat().st_size, 2**16 + 22 + 20), os.SEEK_END)
         tail = stream.read()
     # Without a comment the end record is the last 22 bytes; else it is searched for, as in zipfile.
-    whole = tail[-22:].startswith(_END) and tail.endswith(b"\0\0")
-    at = len(tail) - 22 if whole else tail.rfind(_END)
-    # What is no zip to `archives` it would read as a tar.
-    if at < 0 or not archives.is_zip(file):
+    no_comment = tail[-22:].startswith(_END) and tail.endswith(b"\0\0")
+    end = len(tail) - 22 if no_comment else tail.rfind(_END)
+    # `archives` reads a file as a tar if it does not take it for a zip.
+    if end < 0 or not archives.is_zip(file):
         return DAMAGED_ZIP
     # A zip64 has a locator before the end record; the record that it points to may name a longer list.
-    if tail[max(at - 20, 0) : at].startswith(_END64):
+    if tail[max(end - 20, 0) : end].startswith(_END64):
         return ZIP64
-    return LISTED if int.from_bytes(tail[at + 12 : at + 16], "little") > _MOST_DIRECTORY else ""
+    return LONG_LIST if int.from_bytes(tail[end + 12 : end + 16], "little") > _MOST_DIRECTORY else ""

@@ -60,47 +60,48 @@ def points(record: Record, scores: dict[str, Any] | None) -> tuple[Point, ...]:
         Point(f"{point.specificity * 100:g} % specificity", point.threshold, point.specificity)
         for point in record.operating_points
     ]
-    known = sorted([HALF, *fitted], key=lambda point: point.threshold)
-    return tuple(known if scores is None else [_measured(point, scores) for point in known])
+    by_threshold = sorted([HALF, *fitted], key=lambda point: point.threshold)
+    return tuple(_with_cost(point, scores or {}) for point in by_threshold)
 
 
-def _measured(point: Point, scores: dict[str, Any]) -> Point:
-    name = f"at_{(point.specificity or 0) * 100:g}_specificity"
-    at = scores if point.specificity is None else scores.get(name, {})
-    rates = (at.get(name, {}).get("value") for name in ("sensitivity", "specificity"))
+def _with_cost(point: Point, scores: dict[str, Any]) -> Point:
+    key = f"at_{(point.specificity or 0) * 100:g}_specificity"
+    point_scores = scores if point.specificity is None else scores.get(key, {})
+    rates = (point_scores.get(name, {}).get("value") for name in ("sensitivity", "specificity"))
     missed, alarms = (None if rate is None else 100 * (1 - rate) for rate in rates)
     return replace(point, missed=missed, alarms=alarms)
 
 
-def cost(point: Point, known: Sequence[Point]) -> str:
-    """Describe the cost of an operating point to people who choose one of `known`."""
-    ends = {known[0]: ", fewest misses", known[-1]: ", fewest false alarms"}
+def cost(point: Point, choices: Sequence[Point]) -> str:
+    """Describe the cost of an operating point to people who choose one of `choices`."""
+    extremes = {choices[0]: ", fewest misses", choices[-1]: ", fewest false alarms"}
     costs = [
         f"of 100 parasitised cells {point.missed:.1f} missed" if point.missed is not None else "",
         f"of 100 healthy ones {point.alarms:.1f} called Parasitized" if point.alarms is not None else "",
     ]
-    told = ", ".join(filter(None, costs)) or point.name
-    return f"{point.threshold:.3f}{ends.get(point, '')}: {told}"
+    description = ", ".join(filter(None, costs)) or point.name
+    return f"{point.threshold:.3f}{extremes.get(point, '')}: {description}"
 
 
-def matching(point: Point, known: Sequence[Point]) -> Point:
-    """The point of `known`, another model's, with the same specificity; else the same threshold."""
+def matching(point: Point, candidates: Sequence[Point]) -> Point:
+    """The point of `candidates`, another model's, with the same specificity; else the same threshold."""
     if point.specificity is None:
-        return next((one for one in known if one == point), point)
-    return next((one for one in known if one.specificity == point.specificity), point)
+        return next((candidate for candidate in candidates if candidate == point), point)
+    return next((candidate for candidate in candidates if candidate.specificity == point.specificity), point)
 
 
 def of(answer: Answer, point: Point, synthetic: bool) -> Verdict:
     """The verdict on one cell at an operating point; `synthetic`: the model knows only synthetic cells."""
     if answer.rejected is not None:
         # Do not repeat a reason that the headline gives.
-        why = answer.rejected.removeprefix(NO_CELL[0].lower() + NO_CELL[1:-1]).removeprefix(": ")
-        said = (
-            *([f"{why[0].upper()}{why[1:]}{'' if why.endswith('?') else '.'}"] if why else []),
+        reason = answer.rejected.removeprefix(NO_CELL[0].lower() + NO_CELL[1:-1]).removeprefix(": ")
+        advice = (
             "The model gives no category. It knows single red cells of a Giemsa-stained thin smear, cut out "
-            "on black: upload one.",
+            "on black: upload one."
         )
-        return Verdict(predict.REJECTED, None, None, False, NO_CELL, said, answer.rejected)
+        end = "" if reason.endswith("?") else "."
+        reasons = [f"{reason[0].upper()}{reason[1:]}{end}"] if reason else []
+        return Verdict(predict.REJECTED, None, None, False, NO_CELL, (*reasons, advice), answer.rejected)
     p = answer.p_parasitized
     category = labels.category(p, point.threshold)
     low, high = point.band
@@ -116,25 +117,23 @@ def of(answer: Answer, point: Point, synthetic: bool) -> Verdict:
 
 def unreadable(reason: str) -> Verdict:
     """The verdict on a file that is no usable image."""
-    why = f"This file cannot be judged: {reason}."
+    headline = f"This file cannot be judged: {reason}."
     advice = "Upload a PNG, JPEG, TIFF or BMP image of one red cell."
-    return Verdict(predict.UNREADABLE, None, None, False, why, (advice,), reason)
+    return Verdict(predict.UNREADABLE, None, None, False, headline, (advice,), reason)
 
 
-def number(p: float, beside: float | None = None) -> str:
-    """Format P: three decimals, or six if it would look equal to `beside` without being equal."""
-    short = f"{p:.3f}"
-    if beside is not None and p != beside and short == f"{beside:.3f}":
-        return f"{p:.6f}"
-    return short
+def number(p: float, distinct_from: float | None = None) -> str:
+    """Format P: three decimals, or six if it would look equal to `distinct_from` without being equal."""
+    looks_equal = distinct_from is not None and p != distinct_from and f"{p:.3f}" == f"{distinct_from:.3f}"
+    return f"{p:.6f}" if looks_equal else f"{p:.3f}"
 
 
 def _meaning(p: float, synthetic: bool) -> tuple[str, ...]:
     share = round(100 * p)
-    about = "fewer than 1" if share < 1 else "more than 99" if share > 99 else f"about {share}"
+    count = "fewer than 1" if share < 1 else "more than 99" if share > 99 else f"about {share}"
     cells = "drawn, synthetic cells" if synthetic else "labelled cells"
     return (
-        f"Of 100 {cells} that the model rates like this one, {about} should be parasitised, "
+        f"Of 100 {cells} that the model rates like this one, {count} should be parasitised, "
         "in a set like the one it was calibrated on. In a smear with few parasites it is fewer.",
     )
 
@@ -143,5 +142,5 @@ def _side(p: float, point: Point) -> str:
     if p == point.threshold:
         return f"P lies exactly on the threshold, {number(p)}, which itself counts as Parasitized."
     side = "above" if p > point.threshold else "below"
-    named = f" ({point.name})" if point.specificity else ""
-    return f"P is {side} the threshold, {number(point.threshold, p)}{named}."
+    name = f" ({point.name})" if point.specificity else ""
+    return f"P is {side} the threshold, {number(point.threshold, p)}{name}."

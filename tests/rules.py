@@ -828,8 +828,8 @@ RULES = (
         ("more than 99", "if share > 99", "if share > 100"),
         (
             "another model's point is of the same specificity",
-            "one.specificity == point.specificity",
-            "one.threshold == point.threshold",
+            "candidate.specificity == point.specificity",
+            "candidate.threshold == point.threshold",
         ),
         ("a point's cost is what it calls wrongly", "100 * (1 - rate)", "100 * rate"),
         (
@@ -844,35 +844,35 @@ RULES = (
         "tests/app/test_verdict.py",
         (
             "a cell that was turned away is not judged",
-            "one.status == predict.PREDICTED]",
-            "one.status != predict.UNREADABLE]",
+            "row.status == predict.PREDICTED]",
+            "row.status != predict.UNREADABLE]",
         ),
-        ("a share is of the judged cells", "share=positive / len(judged)", "share=positive / len(verdicts)"),
+        ("a share is of the judged cells", "share=positive / len(judged)", "share=positive / len(rows)"),
         (
             "second looks are counted",
-            "sum(one.second_look for one in judged)",
-            "sum(not one.second_look for one in judged)",
+            "sum(row.second_look for row in judged)",
+            "sum(not row.second_look for row in judged)",
         ),
         (
             "a person should look where versions differ",
-            "differ(verdicts) or any(one.second_look for one in verdicts)",
-            "any(one.second_look for one in verdicts)",
+            "differ(rows) or any(row.second_look for row in rows)",
+            "any(row.second_look for row in rows)",
         ),
         (
             "a person should look where a version is unsure",
-            "differ(verdicts) or any(one.second_look for one in verdicts)",
-            "differ(verdicts)",
+            "differ(rows) or any(row.second_look for row in rows)",
+            "differ(rows)",
         ),
         (
             "rejected and unreadable files are counted apart",
-            "one.status == predict.REJECTED",
-            "one.status == predict.UNREADABLE",
+            "row.status == predict.REJECTED",
+            "row.status == predict.UNREADABLE",
         ),
         ("the interval of a share is of 95 %", "z = 1.959964", "z = 1.644854"),
         (
             "an interval is of the judged cells",
             "wilson(positive, len(judged))",
-            "wilson(positive, len(verdicts))",
+            "wilson(positive, len(rows))",
         ),
         (
             "the least share takes rejected cells as healthy",
@@ -888,7 +888,7 @@ RULES = (
     *of(
         "app/cells.py",
         "tests/app/test_verdict.py",
-        ("known cells score nothing", "card.open and not card.met", "card.open"),
+        ("known cells score nothing", "card.open and not card.known", "card.open"),
         ("rejected cells score nothing", "card.answer.rejected is None]", "card.answer]"),
         (
             "the game calls at the chosen point",

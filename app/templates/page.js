@@ -1,13 +1,13 @@
-const choose = () => document.querySelector("#bring input[type=file]");
-const bring = (files) => {
+const fileInput = () => document.querySelector("#bring input[type=file]");
+const upload = (files) => {
   if (!files.length) return;
-  const all = new DataTransfer();
-  for (const file of files) all.items.add(file);
+  const transfer = new DataTransfer();
+  for (const file of files) transfer.items.add(file);
   document.querySelector("[role=tab]").click();
-  choose().files = all.files;
-  choose().dispatchEvent(new Event("change", { bubbles: true }));
+  fileInput().files = transfer.files;
+  fileInput().dispatchEvent(new Event("change", { bubbles: true }));
 };
-// Wait, because Gradio draws an answer some time after it has arrived.
+// Wait, because Gradio draws an answer some time after it arrives.
 window.look = () => setTimeout(() => {
   const answer = document.querySelector("#answer .mc-headline") ?? document.querySelector("#totals .mc-total");
   if (!answer) return;
@@ -16,9 +16,9 @@ window.look = () => setTimeout(() => {
 }, 150);
 // Tables of a card are wider than a phone; the keyboard can scroll them only if they can have the focus.
 addEventListener("click", () => document.querySelectorAll(".mc-card, .mc-facts").forEach((card) => (card.tabIndex = 0)));
-addEventListener("paste", (event) => bring(event.clipboardData.files));
+addEventListener("paste", (event) => upload(event.clipboardData.files));
 addEventListener("dragover", (event) => event.preventDefault());
-addEventListener("drop", (event) => { event.preventDefault(); bring(event.dataTransfer.files); });
+addEventListener("drop", (event) => { event.preventDefault(); upload(event.dataTransfer.files); });
 addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (!step || event.target.role !== "tab") return;

@@ -24,10 +24,10 @@ from app.gradio_import import LocalContext
 )
 def test_a_threshold_is_a_number_from_zero_to_one(threshold, taken):
     if taken:
-        assert api.chosen(threshold).threshold == float(threshold)
+        assert api.point_at(threshold).threshold == float(threshold)
         return
     with pytest.raises(HTTPException) as refused:
-        api.chosen(threshold)
+        api.point_at(threshold)
     assert refused.value.status_code == 422
 
 
@@ -37,9 +37,9 @@ def test_a_client_has_left_when_gradio_forgets_what_it_asked_for():
     def ask() -> None:
         LocalContext.blocks.set(SimpleNamespace(_queue=SimpleNamespace(event_ids_to_events=events)))
         LocalContext.event_id.set("asked")
-        left = api.left()
-        assert not left()
+        gone = api.client_gone()
+        assert not gone()
         del events["asked"]
-        assert left()
+        assert gone()
 
     contextvars.copy_context().run(ask)

@@ -411,7 +411,7 @@ def test_the_map_is_orange_at_every_parasite(mapped_bundle, spots):
     cell = spotted(*spots)
     answer = open_model(mapped_bundle).answer(cell)
     assert answer.p_parasitized > 0.9
-    assert heatmap.decides(answer)
+    assert heatmap.decides(answer.map)
     picture = heatmap.overlay(cell, answer.map).astype(int)
     for row, column in spots:
         red, _, blue = picture[row + 2, column + 2]
@@ -424,7 +424,7 @@ def test_a_cell_in_which_no_place_decides_gets_no_map_and_is_told_so(mapped_bund
     for folder, sentence in ((mapped_bundle, "no single place decides"), (model_bundle, "does not tell")):
         model = open_model(folder)
         judged = next(iter(batches.judge([model], [upload("a.png", spotted())])))
-        shown = rendering.cell([model], spotted(), judged, verdict.HALF)
+        shown = rendering.cell([model], spotted(), judged, verdict.HALF, "")
         assert "mc-map" not in shown
         assert sentence in shown
 
@@ -435,7 +435,7 @@ def test_a_cell_in_which_no_place_decides_gets_no_map_and_is_told_so(mapped_bund
     ids=["a parasite", "more speaks against it", "too little", "nothing"],
 )
 def test_a_map_is_shown_where_its_strongest_place_speaks_for_a_parasite(places, decides):
-    assert heatmap.decides(Answer(0.5, map=np.array([places], np.float32))) is decides
+    assert heatmap.decides(np.array([places], np.float32)) is decides
 
 
 def test_of_a_zip_with_too_many_cells_the_rest_is_counted_and_said(model, tmp_path, drawn):
@@ -443,7 +443,7 @@ def test_of_a_zip_with_too_many_cells_the_rest_is_counted_and_said(model, tmp_pa
         for number in range(uploads.MOST_CELLS + 7):
             pack.writestr(f"{number}.png", b"")
         pack.writestr("__MACOSX/._1.png", b"")
-    found = list(uploads.many([("cells.zip", tmp_path / "cells.zip")], in_bounds))
+    found = list(uploads.unpack([("cells.zip", tmp_path / "cells.zip")], in_bounds))
     assert len(found) == uploads.MOST_CELLS + 1
     judged = list(batches.judge([model], [upload("a.png", drawn[0][0]), found[-1]]))
     assert judged[-1].reason == "7 more than the 2,500 cells that are judged at once"
@@ -463,7 +463,7 @@ def test_a_zip_that_is_named_again_and_again_is_not_listed_every_time(model, tmp
         opened(*given, **named)
 
     monkeypatch.setattr(zipfile.ZipFile, "__init__", opened_again)
-    said = [one.reason for one in batches.judge([model], uploads.many(files, images.read))]
+    said = [one.reason for one in batches.judge([model], uploads.unpack(files, images.read))]
     assert said[-11:] == ["zip without a file", *[uploads.TOO_MANY_ZIPS] * 10]
     assert len(said) == len(files)
     assert uploads.count([file for _, file in files]) == 10
@@ -477,10 +477,10 @@ def test_a_cell_of_a_batch_is_read_again_by_its_number(tmp_path, drawn):
     (tmp_path / "cell.png").write_bytes(png(drawn[0][0]))
     files = [(name, tmp_path / name) for name in ("cell.png", "cells.zip")]
     for number in range(3):
-        assert (uploads.again(files, in_bounds, number) == drawn[number][0]).all()
+        assert (uploads.read_again(files, in_bounds, number) == drawn[number][0]).all()
     (tmp_path / "cells.zip").unlink()
     with pytest.raises(images.Unreadable):
-        uploads.again(files, in_bounds, 2)
+        uploads.read_again(files, in_bounds, 2)
 
 
 def test_a_cell_whose_files_are_kept_no_longer_is_not_shown_as_another(model, tmp_path, drawn):
@@ -490,15 +490,15 @@ def test_a_cell_whose_files_are_kept_no_longer_is_not_shown_as_another(model, tm
             for number, (pixels, _) in enumerate(cells_):
                 pack.writestr(f"{number}.png", png(pixels))
         files.append((name, tmp_path / name))
-    judged = tuple(batches.judge([model], uploads.many(files, in_bounds)))
-    responses, kept = page.Responses([model], (), tmp_path), page.Shown(judged, tuple(files))
-    assert "1.png" in responses.look(kept, 3, 0)[0]
+    judged = tuple(batches.judge([model], uploads.unpack(files, in_bounds)))
+    handlers, view = page.Handlers([model], (), tmp_path), page.View(judged, tuple(files))
+    assert "1.png" in handlers.enlarge(view, 3, 0)[0]
     (tmp_path / "a.zip").unlink()
     gone = "This file cannot be judged: it is no longer kept here, so choose it again."
-    assert gone in responses.look(kept, 3, 0)[0]
+    assert gone in handlers.enlarge(view, 3, 0)[0]
     # The session is gone, too.
-    assert gone in responses.row(page.Shown(), 0, gr.EventData(None, {"row_value": [4]}))[0]
-    assert gone in responses.next(page.Shown(), 0)[0]
+    assert gone in handlers.row(page.View(), 0, gr.EventData(None, {"row_value": [4]}))[0]
+    assert gone in handlers.next(page.View(), 0)[0]
 
 
 def test_the_next_to_look_at_are_those_worth_it_and_the_nearest_to_the_threshold_first(model):
@@ -534,7 +534,7 @@ def test_what_is_said_of_two_versions_names_the_one_that_it_is_said_of(model, ga
 
 
 def test_a_round_of_cells_that_the_model_was_made_with_explains_that_there_is_no_score():
-    cards = cells.reveal((cells.Card("", "Parasitized", Answer(0.9), met=True),))
+    cards = cells.reveal((cells.Card("", "Parasitized", Answer(0.9), known=True),))
     assert "made with every one of these cells" in rendering.round_of((), cards, verdict.HALF)
 
 
@@ -599,29 +599,29 @@ def test_cells_that_the_model_was_made_with_are_known_and_never_scored(model, dr
         folder.mkdir(exist_ok=True)
         (folder / f"{number}.png").write_bytes(png(pixels))
     cards = cells.reveal(cells.draw(cells.find(tmp_path), model))
-    assert sum(card.met is True for card in cards) == 4
+    assert sum(card.known is True for card in cards) == 4
     assert cells.tally(cards, verdict.HALF).cells == 8
 
 
 def test_a_round_keeps_the_score_of_both():
     cards = (
-        cells.Card("", "Parasitized", Answer(0.9), met=False),
-        cells.Card("", "Uninfected", Answer(0.9), met=False),
-        cells.Card("", "Uninfected", Answer(0.1), met=False),
+        cells.Card("", "Parasitized", Answer(0.9), known=False),
+        cells.Card("", "Uninfected", Answer(0.9), known=False),
+        cells.Card("", "Uninfected", Answer(0.1), known=False),
     )
     cards = cells.guess(cells.guess(cards, "Uninfected"), "Uninfected")
     assert cells.tally(cards, verdict.HALF) == cells.Tally(cells=2, model=1, guessed=2, person=1)
     cards = cells.guess(cards, None)
     assert cells.tally(cards, verdict.HALF) == cells.Tally(cells=3, model=2, guessed=2, person=1)
     assert cells.current(cards) is None
-    stranger = cells.Card("", "Uninfected", Answer(0.1, "no cell"), met=False, open=True)
+    stranger = cells.Card("", "Uninfected", Answer(0.1, "no cell"), known=False, open=True)
     assert cells.tally((*cards, stranger), verdict.HALF) == cells.Tally(3, 2, 2, 1, rejected=1)
-    assert cells.called(stranger, verdict.HALF) is None
+    assert cells.category(stranger, verdict.HALF) is None
 
 
 def test_the_csv_has_the_columns_of_predict_and_the_settings_behind_each_row(model, drawn, tmp_path):
     (tmp_path / "b.png").touch()
-    batch = [upload("a.png", drawn[0][0]), *uploads.many([("b.png", tmp_path / "b.png")], in_bounds)]
+    batch = [upload("a.png", drawn[0][0]), *uploads.unpack([("b.png", tmp_path / "b.png")], in_bounds)]
     judged = list(batches.judge([model], batch))
     (outcome,) = batches.outcomes([model], judged, model.points[-1])
     rows = list(csv.DictReader(io.StringIO(batches.as_csv(outcome.rows))))

@@ -105,8 +105,8 @@ def test_the_same_bundle_written_again_is_no_other(gated_bundle, tmp_path):
             kept = []
             for temperature in (1.0, 2.0, 3.0):
                 put(gated_bundle, tmp_path / "model", temperature)
-                await served._renew()
-                kept.append(len(served._kept))
+                await served._reload()
+                kept.append(len(served._running))
             return kept
 
     assert anyio.run(visit) == [1, 2, 2]

@@ -561,7 +561,7 @@ def test_uploads_that_begin_together_take_no_more_than_their_room(tmp_path):
     async def gradio(scope, receive, _):
         (tmp_path / scope["name"]).write_bytes((await receive())["body"])
 
-    gate = firewall.Gate(gradio, tmp_path, (), firewall.Limits(room=1))
+    route_filter = firewall.RouteFilter(gradio, tmp_path, (), firewall.Limits(room=1))
 
     async def upload(name, began, may_come):
         async def receive():
@@ -571,7 +571,7 @@ def test_uploads_that_begin_together_take_no_more_than_their_room(tmp_path):
 
         length = [(b"content-length", b"400000")]
         scope = {"type": "http", "method": "POST", "path": UPLOAD, "headers": length, "name": name}
-        await gate(scope, receive, None)
+        await route_filter(scope, receive, None)
 
     async def one_after_the_other():
         begun = []

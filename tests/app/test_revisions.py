@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from app import revisions
-from app.model import open_model, told_apart
+from app.model import open_model, with_distinct_titles
 from malaria import bundle
 from malaria.errors import UserError
 from tests.app.test_app import png
@@ -289,5 +289,5 @@ def test_a_bundle_of_an_unknown_schema_stops_the_start_with_one_sentence(tmp_pat
 def test_versions_of_the_same_name_are_told_apart_by_their_network(model_bundle):
     model = open_model(model_bundle)
     hashed = model.record.hashes["network"][:8]
-    titles = [one.title for one in told_apart(model, model)]
+    titles = [one.title for one in with_distinct_titles(model, model)]
     assert titles == [f"network {hashed} (network {hashed})"] * 2

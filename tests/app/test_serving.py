@@ -342,7 +342,7 @@ def test_where_no_decoding_process_can_be_started_the_answer_is_503_and_a_senten
         assert answer.json()["error"].startswith(sentence)
     (tmp_path / "cell.png").write_bytes(pngs[0])
     file = {"path": str(tmp_path / "cell.png")}
-    classify, show = api.endpoints([model], tmp_path)["classify"], page.Responses([model], (), tmp_path).show
+    classify, show = api.endpoints([model], tmp_path)["classify"], page.Handlers([model], (), tmp_path).show
     for function, given in ((classify, (gr.FileData(**file),)), (show, ([file], 0, False))):
         with pytest.raises(gr.Error, match=sentence):
             api.in_gradio()(function)(*given)
@@ -447,11 +447,11 @@ def test_a_client_that_leaves_while_it_waits_loses_its_place_in_the_queue():
         return next(messages)
 
     async def visit() -> None:
-        door = plain.Door(firewall.Limits(), anyio.CapacityLimiter(1))
+        queue = plain.RequestQueue(firewall.Limits(), anyio.CapacityLimiter(1))
         request = Request({"type": "http", "headers": [], "query_string": b""}, left)
-        async with door.places:
+        async with queue.places:
             with pytest.raises(HTTPException, match=r"The client has gone\."):
-                await door.judged(request, lambda *_: pytest.fail("it was judged"))
+                await queue.serve(request, lambda *_: pytest.fail("it was judged"))
 
     anyio.run(visit)
 

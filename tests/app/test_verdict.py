@@ -178,12 +178,12 @@ def test_the_interval_of_a_share_is_wilsons(hits):
 
 
 def test_a_round_is_scored_on_open_cells_that_are_new_to_the_model():
-    def card(p: float, label: str, rejected: str | None = None, met: bool | None = False, shown=True):
-        return cells.Card("", label, Answer(p, rejected), met, guess="Parasitized", open=shown)
+    def card(p: float, label: str, rejected: str | None = None, known: bool | None = False, shown=True):
+        return cells.Card("", label, Answer(p, rejected), known, guess="Parasitized", open=shown)
 
     cards = (
         card(0.9, "Parasitized"), card(0.7, "Uninfected"), card(0.7, "Uninfected"), card(0.7, "Parasitized"),
-        card(0.9, "Parasitized", met=None), card(0.9, "Parasitized", met=True),
+        card(0.9, "Parasitized", known=None), card(0.9, "Parasitized", known=True),
         card(0.9, "Parasitized", rejected="no cell"), card(0.9, "Parasitized", shown=False),
     )  # fmt: skip
     assert cells.tally(cards, LATE) == cells.Tally(cells=5, model=4, guessed=5, person=3, rejected=1)
