@@ -306,7 +306,7 @@ def test_the_page_is_in_one_language_whatever_the_browsers(visit, files):
         judge(page, files[:2])
         page.locator("#table th[aria-colindex='4'] .cell-menu-button").click()
         # Gradio shows "Loading" to screen readers for a moment.
-        words.append(page.locator("body").inner_text().removesuffix("\n\nLoading"))
+        words.append(page.locator("body").inner_text().removesuffix("Loading").rstrip())
     assert words[0] == words[1]
 
 
