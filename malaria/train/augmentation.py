@@ -14,7 +14,7 @@ from malaria.train.backend import tf
 # the batch's first cell), the second of which is also the strength of the cell's noise.
 NUMBERS = 18
 
-# Images that `varied` augments together.
+# Images that `augment_once` augments together.
 _BATCH = 64
 
 
@@ -34,7 +34,7 @@ def augment(images: tf.Tensor, numbers: tf.Tensor, settings: params.Train) -> tf
     return _stained(seen, noise, numbers, settings)
 
 
-def varied(images: npt.NDArray[np.uint8], settings: params.Train) -> npt.NDArray[np.uint8]:
+def augment_once(images: npt.NDArray[np.uint8], settings: params.Train) -> npt.NDArray[np.uint8]:
     """Augment each image once, uint8 (n, size, size, 3); the same settings give the same result."""
     found = np.empty_like(images)
     random = np.random.default_rng(settings.seed)
