@@ -345,7 +345,7 @@ RULES = (
         ),
         ("other labels are refused", "(record.labels, record", "(labels.LABELS, record"),
         ("another positive class is refused", ", record.positive, rec", ", labels.PARASITIZED, rec"),
-        ("another resize is refused", "record.resize) != known", "images.RESIZE) != known"),
+        ("another resize is refused", "record.resize) != expected", "images.RESIZE) != known"),
     ),
     *of(
         "malaria/bundle/__init__.py",
@@ -883,7 +883,7 @@ RULES = (
         "tests/predict/test_rows.py",
         ("a category is at the asked threshold", "labels.category(p, threshold)", "labels.category(p)"),
         ("a rejected picture has no probability", "if reason is not None:", "if False:"),
-        ("only few large pictures are held at once", "if held >= _HELD:", "if False:"),
+        ("only few large pictures are held at once", "if held >= _CHUNK_BYTES:", "if False:"),
         (
             "a text that a spreadsheet takes for a formula is quoted",
             'return f"\'{text}" if',
