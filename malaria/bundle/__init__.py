@@ -84,8 +84,8 @@ class Predictions:
     """What a bundle predicts for n cells.
 
     `p_parasitized`, `p_network`: P(parasitised) after and before calibration, float64 (n,). `features`:
-    float32 (n, d). `rejected`: for each cell the reason, a readable text, why the out-of-distribution
-    check rejects it, or None; the probability of a rejected cell has no meaning. `look`: the check's
+    float32 (n, d). `rejected`: for each cell the reason for which the out-of-distribution check rejects it,
+    as people read it, or None; the probability of a rejected cell has no meaning. `look`: the check's
     quantities, float32 (n, q). `maps`: as in `Bundle.explain`, float32 (n, h, w).
     """
 
@@ -104,8 +104,7 @@ class Bundle:
     `network`: LiteRT's interpreter. `tensors`: its indices of the cell, float32 (1, size, size, 3), of
     P(parasitised), of the features and, if the network has one, of the map. `fitted_ood`: None if the bundle
     was written without an out-of-distribution check; it then accepts every picture. `made_with`: the
-    fingerprints of the cells that it was made with, None if it has none. `manifest`: as `check_manifest`
-    returns it.
+    fingerprints of the cells that it was made with, or None. `manifest`: as `check_manifest` returns it.
     """
 
     record: Record

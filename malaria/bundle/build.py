@@ -165,7 +165,7 @@ def _curves(side: pd.DataFrame, fitted: evaluation.Fitted, settings: params.Eval
 
 
 def _completed(record: bundle.Record, fitted: evaluation.Fitted, parts: dict[str, bytes]) -> bundle.Record:
-    """The record with what was fitted, and with the hashes of the files beside the network."""
+    """The record with temperature, operating points, and the hashes of the files beside the network."""
     points = tuple(
         bundle.OperatingPoint(specificity=specificity, threshold=threshold)
         for specificity, threshold in fitted.thresholds.items()
