@@ -81,11 +81,11 @@ class Record(BaseModel):
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a bundle says of n cells.
+    """What a bundle predicts for n cells.
 
     `p_parasitized`, `p_network`: P(parasitised) after and before calibration, float64 (n,). `features`:
-    float32 (n, d). `rejected`: for each cell the reason, in words for people, why the out-of-distribution
-    check rejects it, or None; the probability of a rejected cell has no meaning. `look`: the check's
+    float32 (n, d). `rejected`: for each cell the reason for which the out-of-distribution check rejects it,
+    as people read it, or None; the probability of a rejected cell has no meaning. `look`: the check's
     quantities, float32 (n, q). `maps`: as in `Bundle.explain`, float32 (n, h, w).
     """
 
@@ -104,8 +104,7 @@ class Bundle:
     `network`: LiteRT's interpreter. `tensors`: its indices of the cell, float32 (1, size, size, 3), of
     P(parasitised), of the features and, if the network has one, of the map. `fitted_ood`: None if the bundle
     was written without an out-of-distribution check; it then accepts every picture. `made_with`: the
-    fingerprints of the cells that it was made with, None if it has none. `manifest`: as `check_manifest`
-    returns it.
+    fingerprints of the cells that it was made with, or None. `manifest`: as `check_manifest` returns it.
     """
 
     record: Record
@@ -127,8 +126,8 @@ class Bundle:
         nan if the out-of-distribution check rejects the picture; `run` gives the reason.
         """
         predictions = self.run(cells)
-        taken = [reason is None for reason in predictions.rejected]
-        return np.where(taken, predictions.p_parasitized, np.nan)
+        accepted = [reason is None for reason in predictions.rejected]
+        return np.where(accepted, predictions.p_parasitized, np.nan)
 
     def explain(self, cell: images.Pixels) -> npt.NDArray[np.float32] | None:
         """How much each place of a crop, uint8 (h, w, 3), adds to the logit of P before calibration.
@@ -159,23 +158,23 @@ class Bundle:
 
     def run_prepared(self, cells: Sequence[Prepared]) -> Predictions:
         """As `run`, for cells from `prepare`, or from the pack stage with the bundle's parameters."""
-        cell_in, *outputs = self.tensors
-        shapes = (self.network.get_tensor(output).shape[1:] for output in outputs)
-        answers = [np.zeros((len(cells), *shape), np.float32) for shape in shapes]
+        input_index, *output_indices = self.tensors
+        shapes = (self.network.get_tensor(index).shape[1:] for index in output_indices)
+        results = [np.zeros((len(cells), *shape), np.float32) for shape in shapes]
         # One cell at a time: on a CPU larger batches are no faster and take megabytes a cell, and every
         # change of the batch size takes milliseconds.
         for row, cell in enumerate(cells):
-            self.network.set_tensor(cell_in, cell.pixels[None].astype(np.float32))
+            self.network.set_tensor(input_index, cell.pixels[None].astype(np.float32))
             self.network.invoke()
-            for values, output in zip(answers, outputs, strict=True):
-                values[row] = self.network.get_tensor(output)[0]
-        probability, features, *maps = answers
+            for values, index in zip(results, output_indices, strict=True):
+                values[row] = self.network.get_tensor(index)[0]
+        probability, features, *maps = results
         p = probability[:, 0].astype(np.float64)
         rejected: tuple[str | None, ...] = (None,) * len(cells)
         look = np.zeros((len(cells), len(ood.REASONS)), np.float32)
         if self.fitted_ood is not None:
-            seen = ood.Seen(cells, features)
-            look, rejected = seen.look, ood.reasons(self.fitted_ood, seen)
+            pictures = ood.Seen(cells, features)
+            look, rejected = pictures.look, ood.reasons(self.fitted_ood, pictures)
         return Predictions(calibration.apply(p, self.record.temperature), p, features, rejected, look, *maps)
 
     def known(self, cells: Iterable[images.Pixels]) -> npt.NDArray[np.bool_] | None:
@@ -203,15 +202,15 @@ def _pixels(cell: npt.ArrayLike) -> images.Pixels:
     Raises:
         ValueError: the shape is wrong, or the conversion would change a value.
     """
-    given = np.asarray(cell)
-    if given.ndim == 3 and given.shape[2] == 3 and min(given.shape) >= 3 and given.dtype.kind in "uif":
+    array = np.asarray(cell)
+    if array.ndim == 3 and array.shape[2] == 3 and min(array.shape) >= 3 and array.dtype.kind in "uif":
         # NaN and infinity become an arbitrary number, so the comparison below finds a difference.
         with np.errstate(invalid="ignore"):
-            pixels = given.astype(np.uint8, copy=False)
-        if pixels is given or np.array_equal(pixels, given):
+            pixels = array.astype(np.uint8, copy=False)
+        if pixels is array or np.array_equal(pixels, array):
             return pixels
     raise ValueError(
-        f"A cell is {given.dtype} {given.shape}, but must be an RGB array (height, width, 3) from 3 px on, "
+        f"A cell is {array.dtype} {array.shape}, but must be an RGB array (height, width, 3) from 3 px on, "
         "of whole numbers from 0 to 255, as np.asarray(image.convert('RGB')) gives, and cells a list of such."
     )
 
@@ -229,9 +228,9 @@ def load(folder: Path | str | None = None, threads: int | None = None) -> Bundle
     folder = default_folder() if folder is None else Path(folder)
     record = read_record(folder)
     manifest = check_manifest(folder)
-    network = _checked(folder / NETWORK, record.hashes.get("network"), f"the network that {RECORD} describes")
-    check, made_with = part(folder, record, "gate"), part(folder, record, "trained_on")
-    bundle = opened(record, network, threads)
+    network = _read(folder / NETWORK, record.hashes.get("network"), f"the network that {RECORD} describes")
+    ood_content, trained_on = part(folder, record, "gate"), part(folder, record, "trained_on")
+    bundle = open_network(record, network, threads)
     if (size := int(bundle.network.get_input_details()[0]["shape"][1])) != record.input_size:
         raise UserError(
             f"{folder / RECORD} describes cells of {record.input_size} px, but the network takes {size}: "
@@ -240,13 +239,13 @@ def load(folder: Path | str | None = None, threads: int | None = None) -> Bundle
     return replace(
         bundle,
         folder=folder,
-        fitted_ood=None if check is None else ood.from_bytes(check),
-        made_with=None if made_with is None else fingerprints.from_bytes(made_with),
+        fitted_ood=None if ood_content is None else ood.from_bytes(ood_content),
+        made_with=None if trained_on is None else fingerprints.from_bytes(trained_on),
         manifest=manifest,
     )
 
 
-def opened(record: Record, network: bytes, threads: int | None = None) -> Bundle:
+def open_network(record: Record, network: bytes, threads: int | None = None) -> Bundle:
     """A bundle of the network alone, as `build.export` needs it; `load` adds the rest."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -256,9 +255,9 @@ def opened(record: Record, network: bytes, threads: int | None = None) -> Bundle
         interpreter.allocate_tensors()
         # The signature finds the tensors by their exported names; calls through it take a tenth longer.
         signature = interpreter.get_signature_runner()
-    cell_in = signature.get_input_details()["cell"]["index"]
-    outputs = (tensor["index"] for _, tensor in sorted(signature.get_output_details().items()))
-    return Bundle(record, interpreter, (cell_in, *outputs))
+    input_index = signature.get_input_details()["cell"]["index"]
+    output_indices = (tensor["index"] for _, tensor in sorted(signature.get_output_details().items()))
+    return Bundle(record, interpreter, (input_index, *output_indices))
 
 
 def read_record(folder: Path) -> Record:
@@ -271,13 +270,13 @@ def read_record(folder: Path) -> Record:
             f"{folder} is no model bundle, as it holds no {RECORD}: run `dvc repro`, or name another folder."
         ) from None
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
+        location = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
         raise UserError(
-            f"{path} is of an unknown schema or damaged (at {where}): "
+            f"{path} is of an unknown schema or damaged (at {location}): "
             "use the version of this project that wrote it."
         ) from None
-    known = (labels.LABELS, labels.PARASITIZED, images.RESIZE)
-    if (record.labels, record.positive, record.resize) != known:
+    expected = (labels.LABELS, labels.PARASITIZED, images.RESIZE)
+    if (record.labels, record.positive, record.resize) != expected:
         raise UserError(f"{path} names other labels or another resize than this version knows: update it.")
     return record
 
@@ -306,7 +305,7 @@ def check_manifest(folder: Path) -> str:
     if len(listed) < len(lines) or not {NETWORK, RECORD, CARD} <= listed.keys():
         raise UserError(f"{path} is damaged: fetch or export the bundle again.")
     for name, digest in listed.items():
-        _checked(folder / name, digest, f"the file that {MANIFEST} lists")
+        _read(folder / name, digest, f"the file that {MANIFEST} lists")
     return hashlib.sha256(content).hexdigest()
 
 
@@ -318,11 +317,11 @@ def part(folder: Path, record: Record, name: str) -> bytes | None:
     """
     if name not in record.hashes:
         return None
-    return _checked(folder / PARTS[name], record.hashes[name], f"the file that {RECORD} describes")
+    return _read(folder / PARTS[name], record.hashes[name], f"the file that {RECORD} describes")
 
 
-def _checked(file: Path, sha256: str | None, what: str) -> bytes:
-    """The content of a bundle's file, if its hash is `sha256`; `what` is the file in the error's words.
+def _read(file: Path, sha256: str | None, description: str) -> bytes:
+    """The content of a bundle's file, if its hash is `sha256`; errors call the file `description`.
 
     Raises:
         UserError: the file is missing or has another hash.
@@ -333,7 +332,7 @@ def _checked(file: Path, sha256: str | None, what: str) -> bytes:
         )
     content = file.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise UserError(f"{file} is not {what} (its hash differs): fetch the bundle again.")
+        raise UserError(f"{file} is not {description} (its hash differs): fetch the bundle again.")
     return content
 
 

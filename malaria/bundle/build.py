@@ -30,9 +30,9 @@ CODE = {
 # Libraries that shape a bundle; their versions go into its record.
 LIBRARIES = ("ai-edge-litert", "keras", "numpy", "pillow", "tensorflow")
 
-# For the out-of-distribution check: one training cell in _VARIED is also used augmented; _PICTURES drawn
-# pictures of each kind; their seed; and the number of cells from which the spoilt ones among them are made.
-_VARIED, _PICTURES, _SEED, _SPOILT = 2, 24, 0, 400
+# For the out-of-distribution check: one training cell in _AUGMENT_EVERY is also used augmented; pictures of
+# each kind that are not cells; their seed; the number of training cells from which the spoilt ones are made.
+_AUGMENT_EVERY, _PICTURES_PER_KIND, _SEED, _CELLS_TO_SPOIL = 2, 24, 0, 400
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Exported:
     """A trained network as apps run it.
 
     `network`: the content of the LiteRT file. `parameters`: its number of parameters. `model`: the same
-    network as a bundle that judges cells, with nothing fitted yet.
+    network as a bundle without anything fitted yet.
     """
 
     network: bytes
@@ -85,7 +85,7 @@ def export(model: Any, train: Sequence[Prepared], settings: params.Params, split
         },
         libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
     )
-    return Exported(content, model.count_params(), bundle.opened(record, content))
+    return Exported(content, model.count_params(), bundle.open_network(record, content))
 
 
 def fit_ood(
@@ -94,25 +94,25 @@ def fit_ood(
     """Fit the out-of-distribution check for an exported network.
 
     It learns from the cells that the network was trained on, from some of them augmented as in training, and
-    from drawn pictures that are not cells.
+    from pictures that are not cells.
 
     Args:
         model: from `export`.
         train: the n cells that the network was trained on.
         patient: (m,), the patients of the first m of them; the others are other laboratories' cells.
     """
-    some = train[::_VARIED]
-    pixels = augmentation.varied(np.stack([cell.pixels for cell in some]), settings.train)
-    varied = [
-        replace(cell, pixels=model.prepare(again).pixels) for cell, again in zip(some, pixels, strict=True)
+    subset = train[::_AUGMENT_EVERY]
+    pixels = augmentation.augment_once(np.stack([cell.pixels for cell in subset]), settings.train)
+    augmented = [
+        replace(cell, pixels=model.prepare(image).pixels) for cell, image in zip(subset, pixels, strict=True)
     ]
-    chosen = np.random.default_rng(_SEED).permutation(len(train))[:_SPOILT]
-    drawn = not_cells.all_kinds([train[row].pixels for row in chosen], _PICTURES, _SEED)
-    others = [model.prepare(picture) for of_kind in drawn.values() for picture in of_kind]
-    cells = [*train, *varied]
-    seen = ood.Seen(cells, model.run_prepared(cells).features)
-    check = ood.fit(seen, ood.Seen(others, model.run_prepared(others).features))
-    return ood.with_patients(check, seen.look[: len(patient)], patient)
+    rows = np.random.default_rng(_SEED).permutation(len(train))[:_CELLS_TO_SPOIL]
+    pictures = not_cells.all_kinds([train[row].pixels for row in rows], _PICTURES_PER_KIND, _SEED)
+    others = [model.prepare(picture) for kind in pictures.values() for picture in kind]
+    cells = [*train, *augmented]
+    train_pictures = ood.Seen(cells, model.run_prepared(cells).features)
+    check = ood.fit(train_pictures, ood.Seen(others, model.run_prepared(others).features))
+    return ood.with_patients(check, train_pictures.look[: len(patient)], patient)
 
 
 def write(
@@ -130,7 +130,7 @@ def write(
         fitted_ood: the out-of-distribution check, its limits set.
         sides: by name, predictions of cells that the predicting network was not trained on: columns path,
             patient, label, p_network and rejected (the reason, or an empty text). Temperature and operating
-            points are fitted on the first side; the last is what the bundle is judged by.
+            points are fitted on the first side; the bundle is judged by the last.
         made_with: fingerprints of all cells that training or any other choice used.
     """
     fitted = evaluation.fit(next(iter(sides.values())), settings)
@@ -139,9 +139,9 @@ def write(
         name: evaluation.score(side, fitted, settings, doubtful) | {"rejected": evaluation.rejections(side)}
         for name, side in sides.items()
     }
-    last, judged = list(sides.items())[-1]
-    drawn = _curves(judged, fitted, settings)
-    figures = {"judged": last, "sides": scores, "plots": drawn, "laboratories": background.laboratories}
+    judged = list(sides)[-1]
+    curves = _curves(sides[judged], fitted, settings)
+    figures = {"judged": judged, "sides": scores, "plots": curves, "laboratories": background.laboratories}
     parts = {
         "figures": (json.dumps(figures, indent=1, allow_nan=False) + "\n").encode(),
         "trained_on": fingerprints.to_bytes(made_with),
@@ -156,23 +156,23 @@ def write(
     bundle.write_manifest(folder)
 
 
-def _curves(judged: pd.DataFrame, fitted: evaluation.Fitted, settings: params.Evaluate) -> dict[str, Any]:
+def _curves(side: pd.DataFrame, fitted: evaluation.Fitted, settings: params.Evaluate) -> dict[str, Any]:
     """The curves of the plots, as lists for JSON."""
-    p = calibration.apply(judged.p_network.to_numpy(), fitted.temperature)
-    curves = plots.frames(judged.assign(p_parasitized=p), fitted, settings)
+    p = calibration.apply(side.p_network.to_numpy(), fitted.temperature)
+    curves = plots.frames(side.assign(p_parasitized=p), fitted, settings)
     # Without the confusion plot, which has a row for every cell: the rates say the same.
     return {name: curve.to_dict("list") for name, curve in curves.items() if name != "confusion"}
 
 
 def _completed(record: bundle.Record, fitted: evaluation.Fitted, parts: dict[str, bytes]) -> bundle.Record:
-    """The record with what was fitted, and with the hashes of the files beside the network."""
+    """The record with temperature, operating points, and the hashes of the files beside the network."""
     points = tuple(
-        bundle.OperatingPoint(specificity=wanted, threshold=threshold)
-        for wanted, threshold in fitted.thresholds.items()
+        bundle.OperatingPoint(specificity=specificity, threshold=threshold)
+        for specificity, threshold in fitted.thresholds.items()
     )
     hashes = record.hashes | {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
-    found = {"temperature": fitted.temperature, "operating_points": points, "hashes": hashes}
-    return record.model_copy(update=found)
+    update = {"temperature": fitted.temperature, "operating_points": points, "hashes": hashes}
+    return record.model_copy(update=update)
 
 
 def code_hash() -> str:

@@ -14,12 +14,11 @@ PARASITAEMIAS = (0.001, 0.01, 0.05)
 
 @dataclass(frozen=True)
 class Background:
-    """What the card says beside the bundle's own figures.
+    """What the card says besides the bundle's own figures.
 
-    by_patient: whether every patient is known, and none was both learned from and judged. origin: what else
-    there is to say about the data and how the bundle was made, as Markdown. laboratories: `external.judge` of
-    each set, with `learned`: whether the bundle has learned from the set, so that another network, which has
-    not, was judged.
+    by_patient: whether every patient is known, and none was both learned from and judged. origin: a paragraph
+    about the data and how the bundle was made, as Markdown. laboratories: `external.judge` of each set, with
+    `learned`: whether the bundle has learned from the set. If so, a network that has not was judged.
     """
 
     by_patient: bool
@@ -40,15 +39,15 @@ def render(
     environment = templates.environment(Path(__file__).parent, autoescape=False)
     environment.filters["figure"] = lambda figure: metrics.interval(**figure, form=".3f", unknown="not known")
     environment.filters["count"] = lambda figure: metrics.interval(**figure, form=".0f", unknown="not known")
-    judged = list(sides)[-1]
+    fitted_on, judged = next(iter(sides)), list(sides)[-1]
     return environment.get_template("model_card.md.j2").render(
         record=record,
         sides=sides,
-        fitted_on=next(iter(sides)),
+        fitted_on=fitted_on,
         judged=judged,
         figures=sides[judged],
         parameters=parameters,
-        points=_points(record, sides[judged], next(iter(sides))),
+        points=_points(record, sides[judged], fitted_on),
         parasitaemias=PARASITAEMIAS,
         **vars(background),
     )
@@ -57,9 +56,9 @@ def render(
 def _points(record: bundle.Record, judged: dict[str, Any], fitted_on: str) -> list[dict[str, Any]]:
     """The card's table of operating points: 0.5 first, then those that were fitted."""
     rows = [{**judged, "name": "0.5", "threshold": 0.5}]
-    for percent in (f"{100 * point.specificity:g}" for point in record.operating_points):
-        at = judged[f"at_{percent}_specificity"]
-        rows.append({**at, "name": f"{percent} % specificity {fitted_on}"})
+    for point in record.operating_points:
+        percent = f"{100 * point.specificity:g}"
+        rows.append({**judged[f"at_{percent}_specificity"], "name": f"{percent} % specificity {fitted_on}"})
     for row in rows:
         rates = row["sensitivity"]["value"], row["specificity"]["value"]
         unknown = None in rates

@@ -15,12 +15,12 @@ from malaria.command import without_native_logs
 from malaria.errors import UserError
 from malaria.evaluate import metrics
 
-# Largest difference between the probabilities of the float32 bundle and of Keras.
+# Largest difference between the probabilities of the float32 bundle and those of Keras.
 _TOLERANCE = 1e-5
 
-# Largest change that a lower precision may cause: a share of decisions at 0.5 (or two cells, if that is
-# more), and in AUC.
-_DECISIONS, _FEWEST, _AUC = 0.002, 2, 0.001
+# Largest change that a lower precision may cause: in decisions at 0.5, as a share or as a number of cells,
+# whichever is more; and in AUC.
+_DECISION_SHARE, _DECISIONS, _AUC_CHANGE = 0.002, 2, 0.001
 
 # Largest size of the exported network.
 MOST_PARAMETERS, MOST_BYTES = 300_000, 2**20
@@ -30,13 +30,13 @@ _REPRESENTATIVE = 500
 
 # Operations that int8 leaves in float, so that features, probability and map have more than 256 values. They
 # take hardly any time.
-_HEAD = ["MEAN", "FULLY_CONNECTED", "LOGISTIC", "MUL", "SUM"]
+_FLOAT_OPERATIONS = ["MEAN", "FULLY_CONNECTED", "LOGISTIC", "MUL", "SUM"]
 
 
 def convert(model: Any, precision: str, train: Sequence[images.Pixels]) -> bytes:
     """Convert a Keras network to a LiteRT flatbuffer.
 
-    Outputs are P(parasitised), the last features and, if these are means over places, the map of how much
+    The outputs are P(parasitised), the last features and, if these are means over places, the map of how much
     each place adds to the logit, float32 (n, h, w).
 
     Args:
@@ -58,8 +58,8 @@ def convert(model: Any, precision: str, train: Sequence[images.Pixels]) -> bytes
         weights = model.get_layer(network.LOGIT).get_weights()[0][:, 0]
         outputs.append(keras.ops.sum(features.input * (weights / (height * width)), axis=-1))
     # Named, because Keras numbers models without a name, and the name is written into the file.
-    whole = keras.Model(model.inputs, outputs, name="cells")
-    converter = tf.lite.TFLiteConverter.from_keras_model(whole)
+    full_model = keras.Model(model.inputs, outputs, name="cells")
+    converter = tf.lite.TFLiteConverter.from_keras_model(full_model)
     if precision == "float16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
@@ -81,7 +81,7 @@ def convert(model: Any, precision: str, train: Sequence[images.Pixels]) -> bytes
         quantised = tf.lite.experimental.QuantizationDebugger(
             converter=converter,
             debug_dataset=representative,
-            debug_options=tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=_HEAD),
+            debug_options=tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=_FLOAT_OPERATIONS),
         )
         return bytes(quantised.get_nondebug_quantized_model())
 
@@ -127,22 +127,22 @@ def check_agreement(
 
     # With one class only there is no AUC to compare.
     aucs = [float(roc_auc_score(y, p)) for p in (p_bundle, p_keras)] if len(np.unique(y)) == 2 else [0.0, 0.0]
-    found = Agreement(
+    agreement = Agreement(
         cells=len(y),
         difference=float(np.abs(p_bundle - p_keras).max(initial=0.0)),
         decisions=int(((p_bundle >= 0.5) != (p_keras >= 0.5)).sum()),
         auc=abs(aucs[0] - aucs[1]),
     )
     if precision == "float32":
-        if found.difference > _TOLERANCE:
+        if agreement.difference > _TOLERANCE:
             raise UserError(
-                f"The exported network differs from the trained one by {found.difference:.2g}, "
+                f"The exported network differs from the trained one by {agreement.difference:.2g}, "
                 f"more than {_TOLERANCE:g}: run `dvc repro -f export` again, and report this if it stays."
             )
-    elif found.decisions > max(_FEWEST, _DECISIONS * found.cells) or found.auc > _AUC:
+    elif agreement.decisions > max(_DECISIONS, _DECISION_SHARE * len(y)) or agreement.auc > _AUC_CHANGE:
         raise UserError(
-            f"At {precision} the exported network decides {found.decisions} of {found.cells:,} val and test "
-            f"cells otherwise than the trained one, and its AUC differs by {found.auc:.4f}: set "
+            f"At {precision} the exported network decides {agreement.decisions} of {len(y):,} val and test "
+            f"cells otherwise than the trained one, and its AUC differs by {agreement.auc:.4f}: set "
             "export.precision in params.yaml to another one (float32 is exact)."
         )
-    return found
+    return agreement

@@ -1,8 +1,8 @@
-"""Fingerprints of the cells that a model was made with, so that you can find these in a test set.
+"""Fingerprints of the cells that a model was made with, by which you find these cells in a test set.
 
-A fingerprint is a perceptual hash: the signs of a cell's low frequencies. It therefore also recognises a copy
-that was resized or compressed again, whatever the file's name, format or metadata, but not a cell that was
-cut out again or rotated.
+A fingerprint is a perceptual hash: the signs of a cell's low frequencies. It also recognises a copy that was
+resized or compressed again, whatever the file's name, format or metadata, but not a cell that was cut out
+again or rotated.
 """
 
 import io
@@ -25,13 +25,13 @@ TOLERANCE = 10
 
 # Coefficients (row, column) of the cosine transform: the 128 of lowest frequency that are odd in row or
 # column. For a round cell on black, as many of these are above zero as below.
-_SLOWEST = 20
+_WAVES = 20
 _FREQUENCIES = sorted(
-    ((row, column) for row in range(_SLOWEST) for column in range(_SLOWEST) if row % 2 or column % 2),
-    key=lambda at: (at[0] ** 2 + at[1] ** 2, at),
+    ((row, column) for row in range(_WAVES) for column in range(_WAVES) if row % 2 or column % 2),
+    key=lambda frequency: (frequency[0] ** 2 + frequency[1] ** 2, frequency),
 )[:128]
 # Coefficients up to this size are rounding errors.
-_ZERO = 1e-6
+_ROUNDING = 1e-6
 
 
 def of(cells: Iterable[Pixels]) -> Fingerprints:
@@ -41,8 +41,8 @@ def of(cells: Iterable[Pixels]) -> Fingerprints:
 
 def known(fingerprints: Fingerprints, cells: Iterable[Pixels]) -> npt.NDArray[np.bool_]:
     """Whether `fingerprints` has each of `cells` (as `of` takes them) or a copy of it, bool (n,)."""
-    differ = (np.bitwise_count(fingerprints ^ one).sum(axis=1) for one in of(cells))
-    return np.array([(bits <= TOLERANCE).any() for bits in differ], dtype=np.bool_)
+    distances = (np.bitwise_count(fingerprints ^ fingerprint).sum(axis=1) for fingerprint in of(cells))
+    return np.array([(bits <= TOLERANCE).any() for bits in distances], dtype=np.bool_)
 
 
 def to_bytes(fingerprints: Fingerprints) -> bytes:
@@ -58,22 +58,22 @@ def from_bytes(content: bytes) -> Fingerprints | None:
     Raises:
         UserError: `content` is no such file.
     """
-    found: Fingerprints | None
+    array: Fingerprints | None
     try:
         # Not np.load, which also opens zips.
-        found = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError):
-        found = None
-    if found is None or found.dtype != np.uint64 or found.shape[1:] not in ((), (2,)):
+        array = None
+    if array is None or array.dtype != np.uint64 or array.shape[1:] not in ((), (2,)):
         raise UserError("The bundle's record of its training cells is damaged: fetch the bundle again.")
-    return found if found.ndim == 2 else None
+    return array if array.ndim == 2 else None
 
 
 def _of(cell: Pixels) -> npt.NDArray[np.uint64]:
     """The fingerprint of one cell, uint64 (2,)."""
-    places = np.arange(len(cell)) + 0.5
-    waves = np.cos(np.pi * np.outer(np.arange(_SLOWEST), places) / len(cell))
+    positions = np.arange(len(cell)) + 0.5
+    waves = np.cos(np.pi * np.outer(np.arange(_WAVES), positions) / len(cell))
     # Green only: it has most of a stained cell's contrast, and JPEG changes the other colours more.
     coefficients = waves @ cell[..., 1].astype(np.float64) @ waves.T
     rows, columns = np.transpose(_FREQUENCIES)
-    return np.packbits(coefficients[rows, columns] > _ZERO).view(np.uint64)
+    return np.packbits(coefficients[rows, columns] > _ROUNDING).view(np.uint64)

@@ -1,4 +1,4 @@
-"""Pictures that are not a crop of one stained red cell: drawn ones and spoilt cells.
+"""Pictures that are not a crop of one stained red cell: drawn pictures and spoilt cells.
 
 Each kind stands for something that people give to such a model, by mistake or as a test. The
 out-of-distribution check (`malaria.bundle.ood`) learns from some of them, and `make ood` tests it on others.
@@ -27,14 +27,14 @@ def all_kinds(cells: Sequence[Pixels], count: int, seed: int) -> dict[str, list[
     """`count` pictures of each kind, each uint8 (h, w, 3), by the kind's name.
 
     Args:
-        cells: crops of single cells on black, each uint8 (h, w, 3), from which the spoilt ones are made.
+        cells: crops of single cells on black, each uint8 (h, w, 3), from which the spoilt cells are made.
     """
-    found = {}
+    pictures = {}
     for name, draw in DRAWN.items():
-        found[name] = [draw(random_of(seed, name, number)) for number in range(count)]
+        pictures[name] = [draw(random_of(seed, name, number)) for number in range(count)]
     for name, spoil in SPOILT.items():
-        found[name] = [spoil(random_of(seed, name, number), cells) for number in range(count)]
-    return found
+        pictures[name] = [spoil(random_of(seed, name, number), cells) for number in range(count)]
+    return pictures
 
 
 def random_of(seed: int, kind: str, number: int) -> Random:
@@ -82,10 +82,10 @@ def _blurred(values: Floats, radius: float) -> Floats:
     return np.asarray(Image.fromarray(_pixels(values)).filter(ImageFilter.GaussianBlur(radius)), np.float64)
 
 
-def _smooth(random: Random, side: int, grain: float) -> Floats:
+def _clouds(random: Random, side: int, grain: float) -> Floats:
     """Clouds, (side, side, 1) from 0 to 1; `grain` is their size as a share of the side."""
-    cells = max(2, round(1 / grain))
-    image = Image.fromarray(random.random((cells, cells)).astype(np.float32))
+    squares = max(2, round(1 / grain))
+    image = Image.fromarray(random.random((squares, squares)).astype(np.float32))
     clouds = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float64)[:, :, None]
     lowest, highest = float(clouds.min()), float(clouds.max())
     return (clouds - lowest) / max(highest - lowest, 1e-9)
@@ -144,8 +144,8 @@ def _stripes(random: Random) -> Pixels:
 
 def _checkerboard(random: Random) -> Pixels:
     side, squares = _side(random), int(random.integers(2, 16))
-    at = np.arange(side) * squares // side
-    share = ((at[:, None, None] + at[:, None]) % 2).astype(float)
+    square = np.arange(side) * squares // side
+    share = ((square[:, None, None] + square[:, None]) % 2).astype(float)
     if random.random() < 0.5:
         return _pixels(255 * share)
     return _pixels(_mix(share, _colour(random), _colour(random)))
@@ -153,8 +153,8 @@ def _checkerboard(random: Random) -> Pixels:
 
 def _code(random: Random) -> Pixels:
     """A grid like a QR code, with a white margin."""
-    cells = int(random.integers(21, 40))
-    blocks = np.pad((random.random((cells, cells)) < 0.5) * np.uint8(255), 3, constant_values=255)
+    squares = int(random.integers(21, 40))
+    blocks = np.pad((random.random((squares, squares)) < 0.5) * np.uint8(255), 3, constant_values=255)
     side = _side(random)
     return np.asarray(Image.fromarray(blocks).resize((side, side), Image.Resampling.NEAREST).convert("RGB"))
 
@@ -190,7 +190,7 @@ def _planet(random: Random) -> Pixels:
     """A disc on black with clouds in colours that no stain has."""
     side, y, x = _canvas(random)
     inside = np.hypot(y, x) < random.uniform(0.8, 0.97)
-    clouds = _smooth(random, side, random.uniform(0.05, 0.3))
+    clouds = _clouds(random, side, random.uniform(0.05, 0.3))
     return _pixels(inside * _mix(clouds, _colour(random), _colour(random)))
 
 
@@ -217,26 +217,26 @@ def _fluorescence(random: Random) -> Pixels:
 def _histology(random: Random) -> Pixels:
     """Tissue up to every edge: crowded nuclei on fibres, in eosin and haematoxylin or in grey."""
     side, y, x = _canvas(random)
-    fibres = _smooth(random, side, random.uniform(0.03, 0.15))
+    fibres = _clouds(random, side, random.uniform(0.03, 0.15))
     tissue = _mix(fibres, np.array([215, 140, 180]), np.array([245, 215, 230]))
     for _ in range(int(random.integers(15, 60))):
         top, left = random.uniform(-1, 1, 2)
         nucleus = np.hypot(y - top, (x - left) * random.uniform(0.6, 1.6)) < random.uniform(0.04, 0.12)
         tissue = np.where(nucleus, np.array([95, 60, 140]) + random.normal(0, 12, (side, side, 1)), tissue)
-    seen = _blurred(tissue, side / 150)
+    picture = _blurred(tissue, side / 150)
     if random.random() < 0.5:
-        seen = seen.mean(axis=2, keepdims=True)
-    return _pixels(seen + random.normal(0, 4, (side, side, 1)))
+        picture = picture.mean(axis=2, keepdims=True)
+    return _pixels(picture + random.normal(0, 4, (side, side, 1)))
 
 
 def _phase_contrast(random: Random) -> Pixels:
     """Grey rings on grey, as a microscope shows cells without stain."""
     side, y, x = _canvas(random)
-    light = random.uniform(110, 170) + 25 * (_smooth(random, side, 0.3) - 0.5)
+    light = random.uniform(110, 170) + 25 * (_clouds(random, side, 0.3) - 0.5)
     for _ in range(int(random.integers(1, 9))):
         top, left = random.uniform(-0.9, 0.9, 2)
-        away = np.hypot(y - top, x - left) / random.uniform(0.15, 0.6)
-        light += 70 * np.exp(-(((away - 1) / 0.12) ** 2)) - 30 * np.exp(-((away / 0.5) ** 2))
+        distance = np.hypot(y - top, x - left) / random.uniform(0.15, 0.6)
+        light += 70 * np.exp(-(((distance - 1) / 0.12) ** 2)) - 30 * np.exp(-((distance / 0.5) ** 2))
     return _pixels(light + random.normal(0, 3, (side, side, 1)))
 
 
@@ -244,13 +244,13 @@ def _chart(random: Random) -> Pixels:
     side = _side(random) + 40
     page = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(page)
-    low, left = int(side * 0.9), int(side * 0.1)
-    draw.line((left, 4, left, low, side - 4, low), fill="black", width=2)
+    bottom, left = int(side * 0.9), int(side * 0.1)
+    draw.line((left, 4, left, bottom, side - 4, bottom), fill="black", width=2)
     bars = int(random.integers(3, 9))
     for bar in range(bars):
         start = left + 6 + bar * (side - left - 12) // bars
         top = random.uniform(0.1, 0.85) * side
-        draw.rectangle((start, top, start + side // (2 * bars), low), fill=_ink(random))
+        draw.rectangle((start, top, start + side // (2 * bars), bottom), fill=_ink(random))
     return np.asarray(page)
 
 
@@ -274,7 +274,7 @@ def _landscape(random: Random) -> Pixels:
     side, y, x = _canvas(random)
     horizon = random.uniform(-0.3, 0.5) + 0.2 * np.sin(random.uniform(1, 4) * x + random.uniform(0, 6))
     sky = _mix((y + 1) / 2, random.uniform([60, 110, 170], [150, 190, 255]), np.array([235.0, 225, 215]))
-    clouds, green = _smooth(random, side, 0.06), random.uniform([30, 60, 10], [110, 120, 60])
+    clouds, green = _clouds(random, side, 0.06), random.uniform([30, 60, 10], [110, 120, 60])
     land = _mix(clouds, green, np.array([150.0, 140, 90]))
     return _pixels(np.where(y > horizon, land, sky) + random.normal(0, 4, (side, side, 3)))
 
@@ -282,10 +282,10 @@ def _landscape(random: Random) -> Pixels:
 def _plasma(random: Random) -> Pixels:
     """Clouds of colours, up to every edge."""
     side, grain = _side(random), random.uniform(0.04, 0.5)
-    return _pixels(255 * np.dstack([_smooth(random, side, grain) for _ in range(3)]))
+    return _pixels(255 * np.dstack([_clouds(random, side, grain) for _ in range(3)]))
 
 
-def _part_of(cell: Pixels) -> npt.NDArray[np.bool_]:
+def _mask(cell: Pixels) -> npt.NDArray[np.bool_]:
     """Which pixels belong to the cell and not to the black around it, bool (h, w, 1)."""
     return prepared.part_of(cell)[:, :, None]
 
@@ -299,9 +299,9 @@ def _field(random: Random, cells: Sequence[Pixels]) -> Pixels:
     side = int(random.integers(200, 420))
     ground = random.uniform([215, 205, 205], [250, 240, 245])
     picture = Image.fromarray(_pixels(ground + random.normal(0, 2, (side, side, 1))))
-    across = side / random.uniform(3, 9)
+    width = side / random.uniform(3, 9)
     for _ in range(int(random.integers(10, 60))):
-        _paste(random, picture, _one_of(random, cells), across)
+        _paste(random, picture, _one_of(random, cells), width)
     return np.asarray(picture)
 
 
@@ -330,7 +330,7 @@ def _piece(random: Random, cells: Sequence[Pixels]) -> Pixels:
 
 def _inverted(random: Random, cells: Sequence[Pixels]) -> Pixels:
     cell = _one_of(random, cells)
-    return 255 - cell if random.random() < 0.5 else np.where(_part_of(cell), 255 - cell, np.uint8(0))
+    return 255 - cell if random.random() < 0.5 else np.where(_mask(cell), 255 - cell, np.uint8(0))
 
 
 def _other_hue(random: Random, cells: Sequence[Pixels]) -> Pixels:
@@ -339,22 +339,22 @@ def _other_hue(random: Random, cells: Sequence[Pixels]) -> Pixels:
     hue, saturation, value = Image.fromarray(cell).convert("HSV").split()
     hues = np.asarray(hue, dtype=np.int64)
     # The circle of hues has 256 steps: 40 is yellow, 85 green, 140 light blue.
-    turned = (hues - int(np.median(hues[_part_of(cell)[:, :, 0]])) + int(random.integers(35, 145))) % 256
-    strong = np.maximum(np.asarray(saturation), 90)
-    planes = [Image.fromarray(plane.astype(np.uint8)) for plane in (turned, strong)]
+    shifted = (hues - int(np.median(hues[prepared.part_of(cell)])) + int(random.integers(35, 145))) % 256
+    saturated = np.maximum(np.asarray(saturation), 90)
+    planes = [Image.fromarray(plane.astype(np.uint8)) for plane in (shifted, saturated)]
     return np.asarray(Image.merge("HSV", (*planes, value)).convert("RGB"))
 
 
 def _grey(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """A cell without its colour."""
     cell = _one_of(random, cells)
-    return _pixels(_part_of(cell) * cell.mean(axis=2, keepdims=True) * random.uniform(0.7, 1.3))
+    return _pixels(_mask(cell) * cell.mean(axis=2, keepdims=True) * random.uniform(0.7, 1.3))
 
 
 def _noisy(random: Random, cells: Sequence[Pixels]) -> Pixels:
     """The outline of a cell, filled with noise."""
     cell = _one_of(random, cells)
-    inside = _part_of(cell)
+    inside = _mask(cell)
     grains = random.normal(0, random.uniform(35, 70), cell.shape)
     return _pixels(inside * (cell[inside[:, :, 0]].mean(axis=0) + grains))
 
@@ -366,7 +366,7 @@ def _clouded(random: Random, cells: Sequence[Pixels]) -> Pixels:
 
 def in_outline(cell: Pixels, picture: Pixels) -> Pixels:
     """`picture`, cut out on black along the outline of `cell`."""
-    return np.where(_part_of(cell), np.asarray(Image.fromarray(picture).resize(cell.shape[1::-1])), 0)
+    return np.where(_mask(cell), np.asarray(Image.fromarray(picture).resize(cell.shape[1::-1])), 0)
 
 
 def _shredded(random: Random, cells: Sequence[Pixels]) -> Pixels:
@@ -382,10 +382,10 @@ def _mosaic(tiles: Sequence[Pixels], columns: int) -> Pixels:
     return np.vstack(rows)
 
 
-def _paste(random: Random, picture: Image.Image, cell: Pixels, across: float) -> None:
-    """Paste a cell somewhere, about `across` px wide."""
-    size = max(12, int(across * random.uniform(0.85, 1.15)))
-    mask = _resized(_part_of(cell)[:, :, 0].astype(np.uint8) * 255, size)
+def _paste(random: Random, picture: Image.Image, cell: Pixels, width: float) -> None:
+    """Paste a cell at a random place, about `width` px wide."""
+    size = max(12, int(width * random.uniform(0.85, 1.15)))
+    mask = _resized(prepared.part_of(cell).astype(np.uint8) * 255, size)
     left, top = random.integers(-size // 4, max(picture.width - 3 * size // 4, 1), 2)
     picture.paste(Image.fromarray(_resized(cell, size)), (int(left), int(top)), Image.fromarray(mask))
 

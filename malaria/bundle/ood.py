@@ -53,52 +53,53 @@ REASONS = {
     "own_green": _OTHER_COLOUR,
     "own_red": _OTHER_COLOUR,
 }
-# Earlier bundles have the first _EARLIER quantities. Those from _PREPARED on describe the crop before it was
-# prepared. The network does not see how strong stain and light were, nor the white balance, so these
-# quantities may lie below (first row of _BALANCE) and above (second row) the training cells by this much.
-_EARLIER, _PREPARED, _BALANCE = 12, 13, np.array([[1.5, 0.0, 0.2], [0.6, 0.0, 0.2]])
+# Earlier bundles have the first _EARLIER_COUNT quantities. Those after the first _PREPARED_COUNT describe the
+# crop before it was prepared. The network does not see how strong stain and light were, nor the white
+# balance, so these quantities may lie below (first row of _MARGINS) and above (second row) the training cells
+# by this much.
+_EARLIER_COUNT, _PREPARED_COUNT, _MARGINS = 12, 13, np.array([[1.5, 0.0, 0.2], [0.6, 0.0, 0.2]])
 
 _UNLIKELY = (f"{_NO_CELL}: colour, texture and outline do not go together", _NO_CELL)
 
-# Grey levels per unit of their logarithm, at the brightness of a cell.
-_SCALE = np.float32(150)
+# Grey levels per unit of their logarithm, at a cell's brightness.
+_LEVELS_PER_LOG = np.float32(150)
 
 # The share of a NIH/NLM cell's optical density that is in green.
-_GREEN = 0.43
+_GREEN_SHARE = 0.43
 
 # The sides of NIH crops range from 46 to 394 px. The public copies are all square, so training cells cannot
 # teach which shapes a crop may have.
 _LARGEST_SIDE, _LARGEST_ASPECT = 1000, 2.5
 
 # A range is that of all training cells but a share _TAIL at each end. A cell may lie outside it by _SLACK of
-# its width, and may have log-odds of up to _UNLIKE of being no cell. With these limits, healthy cells of a
-# laboratory that was left out are accepted (docs/model.md).
-_TAIL, _SLACK, _UNLIKE = 0.0002, 0.2, 1.0
+# its width, and may have log-odds of up to _MAX_LOG_ODDS of being no cell. With these limits, healthy cells
+# of a laboratory that was left out are accepted (docs/model.md).
+_TAIL, _SLACK, _MAX_LOG_ODDS = 0.0002, 0.2, 1.0
 
 # Least width of a range, for a quantity that is the same in all training cells, such as black corners.
-_NARROWEST = 1e-3
+_MIN_WIDTH = 1e-3
 
 # Cells whose mean decides whether a batch is foreign; and the patients, each with as many cells, that are
 # needed to learn this.
-_BATCH_CELLS, _PATIENTS = 50, 10
+_BATCH_CELLS, _MIN_PATIENTS = 50, 10
 
-# Logistic regression: standard deviations at which values are clipped; inverse of the penalty.
-_MOST_SPREAD, _PENALTY = 6.0, 0.01
+# Logistic regression: standard deviations at which values are clipped; inverse of the penalty's strength.
+_CLIP, _C = 6.0, 0.01
 
 # Radius of the inner disc, in halves of the cell's side.
-_MIDDLE = 0.6
+_DISC_RADIUS = 0.6
 
 # Directions in which a cell's outline is measured: the parts of each across the rows and along a row.
 _DIRECTIONS = 24
-_TURN = np.float32(2 * np.pi / _DIRECTIONS)
-_UP, _ALONG = np.sin(_TURN * np.arange(_DIRECTIONS)), np.cos(_TURN * np.arange(_DIRECTIONS))
+_ANGLE = np.float32(2 * np.pi / _DIRECTIONS)
+_DY, _DX = np.sin(_ANGLE * np.arange(_DIRECTIONS)), np.cos(_ANGLE * np.arange(_DIRECTIONS))
 
 # Cells processed together. For larger arrays the system hands out memory anew each time, which takes longer
 # than the arithmetic.
 _BATCH = 32
 
 
-def _none() -> Singles:
+def _empty() -> Singles:
     return np.zeros(0, np.float32)
 
 
@@ -126,12 +127,12 @@ class Check:
     features_centre: Singles
     features_whitening: Singles
     limits: Floats
-    look_scale: Singles = field(default_factory=_none)
-    features_scale: Singles = field(default_factory=_none)
-    weights: Singles = field(default_factory=_none)
-    patients_centre: Singles = field(default_factory=_none)
-    patients_whitening: Singles = field(default_factory=_none)
-    patients_limit: Singles = field(default_factory=_none)
+    look_scale: Singles = field(default_factory=_empty)
+    features_scale: Singles = field(default_factory=_empty)
+    weights: Singles = field(default_factory=_empty)
+    patients_centre: Singles = field(default_factory=_empty)
+    patients_whitening: Singles = field(default_factory=_empty)
+    patients_limit: Singles = field(default_factory=_empty)
 
 
 FOREIGN = (
@@ -144,12 +145,12 @@ FOREIGN = (
 class Looks:
     """The sum of the quantities of a batch's judged cells: `total`, float64 (p,), of `cells` cells."""
 
-    total: Floats = field(default_factory=lambda: np.zeros(_PREPARED))
+    total: Floats = field(default_factory=lambda: np.zeros(_PREPARED_COUNT))
     cells: int = 0
 
     def add(self, look: Singles) -> None:
         """Add cells with these `quantities`, float32 (n, q)."""
-        self.total += look[:, :_PREPARED].sum(axis=0, dtype=np.float64)
+        self.total += look[:, :_PREPARED_COUNT].sum(axis=0, dtype=np.float64)
         self.cells += len(look)
 
 
@@ -173,30 +174,30 @@ def fit(cells: Seen, others: Seen) -> Check:
 
     look = cells.look.copy()
     least, most = np.quantile(look, [_TAIL, 1 - _TAIL], axis=0).astype(np.float32)
-    least[_PREPARED:] -= _BALANCE[0]
-    most[_PREPARED:] += _BALANCE[1]
+    least[_PREPARED_COUNT:] -= _MARGINS[0]
+    most[_PREPARED_COUNT:] += _MARGINS[1]
     # Training cells with every strength of stain and every white balance that the wider ranges allow.
     random = np.random.default_rng(0)
-    look[:, _PREPARED:] += random.uniform(-_BALANCE[0], _BALANCE[1], (len(look), len(_BALANCE[0])))
-    look_centre, look_whitening = _whiten(look[:, :_PREPARED])
+    look[:, _PREPARED_COUNT:] += random.uniform(-_MARGINS[0], _MARGINS[1], (len(look), len(_MARGINS[0])))
+    look_centre, look_whitening = _whiten(look[:, :_PREPARED_COUNT])
     features_centre, features_whitening = _whiten(cells.features)
     check = Check(
         least=least,
         most=most,
-        look_centre=np.append(look_centre, look[:, _PREPARED:].mean(axis=0)),
+        look_centre=np.append(look_centre, look[:, _PREPARED_COUNT:].mean(axis=0)),
         look_whitening=look_whitening,
         features_centre=features_centre,
         features_whitening=features_whitening,
         limits=limits(np.zeros((0, 2))),
-        look_scale=np.maximum(look.std(axis=0), _NARROWEST),
-        features_scale=np.maximum(cells.features.std(axis=0), _NARROWEST),
+        look_scale=np.maximum(look.std(axis=0), _MIN_WIDTH),
+        features_scale=np.maximum(cells.features.std(axis=0), _MIN_WIDTH),
     )
     terms = np.concatenate([_terms(check, look, cells.features), _terms(check, others.look, others.features)])
     is_cell = np.arange(len(terms)) < len(look)
     centre, spread = terms.mean(axis=0), np.maximum(terms.std(axis=0), 1e-6)
     # With another number of threads BLAS adds up in another order.
     with threadpool_limits(1):
-        model = LogisticRegression(C=_PENALTY, class_weight="balanced", max_iter=200)
+        model = LogisticRegression(C=_C, class_weight="balanced", max_iter=200)
         model.fit((terms - centre) / spread, is_cell)
     weights = model.coef_[0] / spread
     constant = model.intercept_[0] - (weights * centre).sum()
@@ -213,15 +214,15 @@ def with_patients(check: Check, look: Singles, patient: npt.NDArray[np.str_]) ->
     Args:
         look, patient: `quantities` and patient of training cells, float32 (n, q) and (n,).
     """
-    of_patients = (np.flatnonzero(patient == name) for name in np.unique(patient))
-    rows = [own for own in of_patients if len(own) >= _BATCH_CELLS]
-    if len(rows) < _PATIENTS:
+    names, counts = np.unique(patient, return_counts=True)
+    patients = [np.flatnonzero(patient == name) for name in names[counts >= _BATCH_CELLS]]
+    if len(patients) < _MIN_PATIENTS:
         return check
-    evenly = [own[np.linspace(0, len(own) - 1, _BATCH_CELLS).astype(int)] for own in rows]
-    means = np.stack([look[own, :_PREPARED].mean(axis=0) for own in evenly])
-    alone = [_distance(mean, *_whiten(np.delete(means, row, axis=0))) for row, mean in enumerate(means)]
+    samples = [rows[np.linspace(0, len(rows) - 1, _BATCH_CELLS).astype(int)] for rows in patients]
+    means = np.stack([look[rows, :_PREPARED_COUNT].mean(axis=0) for rows in samples])
+    separations = [_distance(mean, *_whiten(np.delete(means, row, axis=0))) for row, mean in enumerate(means)]
     centre, whitening = _whiten(means)
-    limit = np.array([max(alone)], dtype=np.float32)
+    limit = np.array([max(separations)], dtype=np.float32)
     return replace(check, patients_centre=centre, patients_whitening=whitening, patients_limit=limit)
 
 
@@ -247,12 +248,12 @@ def distances(check: Check, seen: Seen) -> Floats:
     range (negative inside). The second is the log-odds that the cell is no cell. A check of an earlier
     version has both Mahalanobis distances instead of the second.
     """
-    found = [_outside(check, seen.look).max(axis=(1, 2))]
+    columns = [_outside(check, seen.look).max(axis=(1, 2))]
     if len(check.weights):
-        found.append(-(_terms(check, seen.look, seen.features) @ check.weights[:-1] + check.weights[-1]))
+        columns.append(-(_terms(check, seen.look, seen.features) @ check.weights[:-1] + check.weights[-1]))
     else:
-        found += _mahalanobis(check, seen.look, seen.features)
-    return np.stack(found, axis=1).astype(np.float64)
+        columns += _mahalanobis(check, seen.look, seen.features)
+    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def limits(held_out: Floats) -> Floats:
@@ -264,21 +265,23 @@ def limits(held_out: Floats) -> Floats:
     Args:
         held_out: float64 (n, 2), distances of cells that neither network nor check was fitted on.
     """
-    least = np.array([_SLACK, _UNLIKE])
+    usual = np.array([_SLACK, _MAX_LOG_ODDS])
     if not len(held_out):
-        return least
-    found: Floats = np.maximum(least, np.quantile(held_out, 0.995, axis=0, method="higher"))
-    return found
+        return usual
+    wider: Floats = np.maximum(usual, np.quantile(held_out, 0.995, axis=0, method="higher"))
+    return wider
 
 
 def reasons(check: Check, seen: Seen) -> tuple[str | None, ...]:
     """The reason why each cell is rejected, or None."""
-    beyond = distances(check, seen) > check.limits
-    outside = _outside(check, seen.look) > check.limits[0]
+    count = len(check.least)
+    outside = (_outside(check, seen.look) > check.limits[0]).reshape(len(seen.cells), 2 * count)
+    unlikely = distances(check, seen)[:, 1:] > check.limits[1:]
+    # For each quantity below and above its range, then for the other distances.
+    words = [*itertools.chain(*list(REASONS.values())[:count]), *_UNLIKELY]
     return tuple(
-        (shape_reason(*cell.shape) if cell.shape else None)
-        or (_reason(sides) if out_of_range else next(itertools.compress(_UNLIKELY, unlikely), None))
-        for cell, sides, (out_of_range, *unlikely) in zip(seen.cells, outside, beyond, strict=True)
+        (shape_reason(*cell.shape) if cell.shape else None) or next(itertools.compress(words, faults), None)
+        for cell, faults in zip(seen.cells, np.hstack([outside, unlikely]), strict=True)
     )
 
 
@@ -329,7 +332,7 @@ def from_bytes(content: bytes) -> Check:
             "The bundle's out-of-distribution check is damaged: fetch or export the bundle again."
         ) from None
     shapes = check.least.shape, check.limits.shape
-    if shapes != (((len(REASONS),), (2,)) if len(check.weights) else ((_EARLIER,), (3,))):
+    if shapes != (((len(REASONS),), (2,)) if len(check.weights) else ((_EARLIER_COUNT,), (3,))):
         raise UserError(
             "The bundle's out-of-distribution check is of another version: use the version that exported it."
         )
@@ -340,13 +343,13 @@ def _quantities(prepared: Sequence[Prepared]) -> Singles:
     cells = np.stack([cell.pixels for cell in prepared])
     density = -np.log(np.array([cell.own for cell in prepared], dtype=np.float32) / LIGHT)
     stain = density.sum(axis=1)
-    over = np.maximum(stain, 1)
+    divisor = np.maximum(stain, 1)
     count, size = cells.shape[:2]
-    corners, middle = _places(size)
+    corners, middle = _corners_and_disc(size)
     # One plane per colour, so that the arithmetic below runs along memory.
     planes = np.ascontiguousarray(cells.transpose(3, 0, 1, 2)).reshape(3, count, -1)
-    part = part_of(np.moveaxis(planes, 0, -1))
-    inside = part.astype(np.float32)
+    mask = part_of(np.moveaxis(planes, 0, -1))
+    inside = mask.astype(np.float32)
     pixels = np.maximum(inside.sum(axis=1), 1)
 
     # Red minus green, brightness, blue minus green; then their differences from the cell's means.
@@ -363,23 +366,23 @@ def _quantities(prepared: Sequence[Prepared]) -> Singles:
     texture = np.zeros((2, count), dtype=np.float32)
     shape = (count, size, size)
     grey, inside = axes[1].reshape(shape), inside.reshape(shape)
-    for values, counted in ((grey, inside), (grey.swapaxes(1, 2), inside.swapaxes(1, 2))):
-        steps, both = values[:, 1:] - values[:, :-1], counted[:, 1:] * counted[:, :-1]
-        changes, all_three = steps[:, 1:] - steps[:, :-1], both[:, 1:] * both[:, :-1]
-        texture[0] += np.einsum("nyx,nyx->n", np.abs(steps, out=steps), both)
-        texture[1] += np.einsum("nyx,nyx->n", np.abs(changes, out=changes), all_three)
+    for values, valid in ((grey, inside), (grey.swapaxes(1, 2), inside.swapaxes(1, 2))):
+        steps, pairs = values[:, 1:] - values[:, :-1], valid[:, 1:] * valid[:, :-1]
+        changes, triples = steps[:, 1:] - steps[:, :-1], pairs[:, 1:] * pairs[:, :-1]
+        texture[0] += np.einsum("nyx,nyx->n", np.abs(steps, out=steps), pairs)
+        texture[1] += np.einsum("nyx,nyx->n", np.abs(changes, out=changes), triples)
 
     columns = [
         1 - pixels / size**2,
-        part[:, corners].mean(axis=1),
-        1 - part[:, middle].mean(axis=1),
-        np.sqrt((_hull_area(part.reshape(shape)) / pixels - 1).clip(0)),
+        mask[:, corners].mean(axis=1),
+        1 - mask[:, middle].mean(axis=1),
+        np.sqrt((_hull_area(mask.reshape(shape)) / pixels - 1).clip(0)),
         *means[[1, 0, 2]],
         # Logarithms, because quantities that are never negative have a long upper tail.
         *np.log(np.concatenate([spreads[[1, 0, 2]], texture / (2 * pixels), dyes[None]]) + 0.1),
         np.log(np.maximum(stain, 0.1)),
-        (density[:, 1] - _GREEN * stain) / over,
-        (density[:, 0] - density[:, 2]) / over,
+        (density[:, 1] - _GREEN_SHARE * stain) / divisor,
+        (density[:, 0] - density[:, 2]) / divisor,
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 
@@ -387,60 +390,60 @@ def _quantities(prepared: Sequence[Prepared]) -> Singles:
 def _dyes(planes: Pixels, inside: Singles, pixels: Singles) -> Singles:
     """What of red and blue does not follow from green: the residual's standard deviation, (n,)."""
     # In logarithms, because preparing multiplied these. In a picture without colour each follows from green.
-    values = _SCALE * np.log(np.maximum(planes, 1), dtype=np.float32)
+    values = _LEVELS_PER_LOG * np.log(np.maximum(planes, 1), dtype=np.float32)
     values -= (np.einsum("anp,np->an", values, inside) / pixels)[:, :, None]
     values *= inside
-    spread = np.einsum("anp,bnp->abn", values, values) / pixels
-    green = np.maximum(spread[1, 1], 1e-6)
-    left = sum(spread[at, at] - spread[at, 1] ** 2 / green for at in (0, 2))
-    residual: Singles = np.sqrt(np.maximum(left, 0))
+    covariance = np.einsum("anp,bnp->abn", values, values) / pixels
+    green = np.maximum(covariance[1, 1], 1e-6)
+    variance = sum(covariance[i, i] - covariance[i, 1] ** 2 / green for i in (0, 2))
+    residual: Singles = np.sqrt(np.maximum(variance, 0))
     return residual
 
 
 @functools.lru_cache
-def _places(size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def _corners_and_disc(size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Indices of the four corners and of the inner disc among a cell's pixels, row by row."""
     edge = max(1, size // 25)
     ends = np.r_[:edge, size - edge : size]
-    away = np.linspace(-1, 1, size)
-    disc = np.hypot(away[:, None], away) < _MIDDLE
+    offsets = np.linspace(-1, 1, size)
+    disc = np.hypot(offsets[:, None], offsets) < _DISC_RADIUS
     return (ends[:, None] * size + ends).ravel(), np.flatnonzero(disc)
 
 
-def _hull_area(part: npt.NDArray[np.bool_]) -> Singles:
-    """The area of each part's convex hull, px, float32 (n,); `part` is bool (n, size, size).
+def _hull_area(mask: npt.NDArray[np.bool_]) -> Singles:
+    """The area of each cell's convex hull, px, float32 (n,); `mask` is bool (n, size, size).
 
     The hull is taken as the polygon of `_DIRECTIONS` sides around it, so it may be a few pixels too large.
     The polygon's area follows from how far the cell reaches in each direction (its support function;
     Schneider, Convex Bodies, 2014).
     """
-    size = part.shape[1]
-    first = part.argmax(axis=2).astype(np.float32)
-    last = size - 1 - part[:, :, ::-1].argmax(axis=2).astype(np.float32)
-    rows = np.arange(size, dtype=np.float32)[:, None] * _UP
-    reach = np.where(_ALONG > 0, last[:, :, None], first[:, :, None]) * _ALONG + rows
-    reach[~part.any(axis=2)] = -size
+    size = mask.shape[1]
+    first = mask.argmax(axis=2).astype(np.float32)
+    last = size - 1 - mask[:, :, ::-1].argmax(axis=2).astype(np.float32)
+    rows = np.arange(size, dtype=np.float32)[:, None] * _DY
+    reach = np.where(_DX > 0, last[:, :, None], first[:, :, None]) * _DX + rows
+    reach[~mask.any(axis=2)] = -size
     # A pixel reaches half its own width farther than its centre.
-    farthest = reach.max(axis=1) + (np.abs(_UP) + np.abs(_ALONG)) / 2
-    beside = np.roll(farthest, 1, axis=1) + np.roll(farthest, -1, axis=1)
-    sides = (beside - 2 * farthest * np.cos(_TURN)) / np.sin(_TURN)
-    area: Singles = (farthest * sides).sum(axis=1) / 2
+    support = reach.max(axis=1) + (np.abs(_DY) + np.abs(_DX)) / 2
+    neighbours = np.roll(support, 1, axis=1) + np.roll(support, -1, axis=1)
+    sides = (neighbours - 2 * support * np.cos(_ANGLE)) / np.sin(_ANGLE)
+    area: Singles = (support * sides).sum(axis=1) / 2
     return area
 
 
 def _terms(check: Check, look: Singles, features: Singles) -> Singles:
     """The inputs of the logistic regression, float32 (n, k - 1)."""
-    plain = ((look - check.look_centre) / check.look_scale).clip(-_MOST_SPREAD, _MOST_SPREAD)
-    learned = ((features - check.features_centre) / check.features_scale).clip(-_MOST_SPREAD, _MOST_SPREAD)
-    one, other = np.triu_indices(look.shape[1])
-    far = np.log(np.maximum(_mahalanobis(check, look, features), _NARROWEST))
-    return np.concatenate([plain, plain[:, one] * plain[:, other], learned, far.T], axis=1)
+    plain = ((look - check.look_centre) / check.look_scale).clip(-_CLIP, _CLIP)
+    learned = ((features - check.features_centre) / check.features_scale).clip(-_CLIP, _CLIP)
+    first, second = np.triu_indices(look.shape[1])
+    log_distances = np.log(np.maximum(_mahalanobis(check, look, features), _MIN_WIDTH))
+    return np.concatenate([plain, plain[:, first] * plain[:, second], learned, log_distances.T], axis=1)
 
 
 def _mahalanobis(check: Check, look: Singles, features: Singles) -> list[Singles]:
-    known = len(check.look_whitening)
+    count = len(check.look_whitening)
     return [
-        np.linalg.norm((look[:, :known] - check.look_centre[:known]) @ check.look_whitening, axis=1),
+        np.linalg.norm((look[:, :count] - check.look_centre[:count]) @ check.look_whitening, axis=1),
         np.linalg.norm((features - check.features_centre) @ check.features_whitening, axis=1),
     ]
 
@@ -450,17 +453,11 @@ def _outside(check: Check, look: Singles) -> Singles:
 
     -1, which is far inside, on a side that has no reason in REASONS.
     """
-    known = len(check.least)
-    width = np.maximum(check.most - check.least, _NARROWEST)
-    beyond = np.stack([check.least - look[:, :known], look[:, :known] - check.most], axis=2) / width[:, None]
-    counts = np.array([[bool(words) for words in sides] for sides in REASONS.values()])[:known]
-    return np.where(counts, beyond, np.float32(-1))
-
-
-def _reason(outside: npt.NDArray[np.bool_]) -> str:
-    """The reason of the first quantity `outside` its range, bool (q, 2)."""
-    pairs = zip(REASONS.values(), outside, strict=False)
-    return next(words[int(sides[1])] for words, sides in pairs if sides.any())
+    count = len(check.least)
+    width = np.maximum(check.most - check.least, _MIN_WIDTH)
+    excess = np.stack([check.least - look[:, :count], look[:, :count] - check.most], axis=2) / width[:, None]
+    has_reason = np.array(list(REASONS.values()))[:count] != ""
+    return np.where(has_reason, excess, np.float32(-1))
 
 
 def _whiten(values: Singles) -> tuple[Singles, Singles]:

@@ -1,10 +1,10 @@
 """Predict any number of cells, in partitions that an engine's workers judge; a killed run can resume.
 
-The inputs are cut into partitions in the order in which they are listed. The rows of a partition come back
-from whichever worker judged it, and are kept in a file of their own beside the output. The file's name has
-the partition's key (a hash of the bundle and of the inputs as they were listed) and a hash of its content: a
-killed run resumes with the partitions that have no such file. The last step joins the files in order, which
-gives the same bytes as a run without an engine.
+The inputs are cut into partitions in the order in which they are listed. A worker judges a partition and
+returns its rows, which this process writes to a file beside the output. The file's name has the partition's
+key (a hash of the bundle and of the inputs as they were listed) and a hash of its content: a killed run
+resumes with the partitions that have no such file. The last step joins the files in order, which gives the
+same bytes as a run without an engine.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from malaria.predict import engine, inputs, rows, stores
 # batches.
 SIZE = 1024
 
-# Raise this with every change to what a partition's file means.
+# Raise this when the content of a partition's file changes its meaning.
 _FORMAT = 4
 
 
@@ -57,8 +57,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A partition's rows, how its judged cells look, and which process judged them."""
+class Result:
+    """A partition's rows, how its judged cells look, and the process that judged them."""
 
     rows: tuple[rows.Row, ...]
     looks: Looks
@@ -66,10 +66,11 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a run did: `counts` of the rows, as `predict.write` gives them, and how many partitions.
+class Summary:
+    """What a run did.
 
-    `resumed`: how many of the `partitions` an earlier run had finished.
+    `counts`: of the rows, as `predict.write` returns them. `partitions`: how many there are. `resumed`: how
+    many of these an earlier run had finished.
     """
 
     counts: Counter[str]
@@ -87,7 +88,7 @@ def run(
     size: int = SIZE,
     threshold: float = 0.5,
     looks: Looks | None = None,
-) -> Done:
+) -> Summary:
     """Judge all images of `paths` with the bundle in `folder`, and write their rows to `out`.
 
     Finished partitions lie in the folder `out`.malaria-parts until all are finished. A later run with the
@@ -104,39 +105,39 @@ def run(
             folder; a worker cannot read what this process can read.
     """
     for path in paths:
-        if f"{_place(out)}/".startswith(f"{_place(path).rstrip('/')}/"):
+        if f"{_resolved(out)}/".startswith(f"{_resolved(path).rstrip('/')}/"):
             raise UserError(f"--out {out} lies in {path}, whose files are judged: name another place.")
-    content = {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
-    job = Job(__version__, content, Path.cwd(), threshold)
+    files = {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
+    job = Job(__version__, files, Path.cwd(), threshold)
     # The file of each partition, in the order of their rows.
     finished, resumed = dict[str, str](), 0
-    with _parts(out) as parts, tqdm(desc="predicting", unit=" images", disable=None) as bar:
-        kept = _kept(parts)
+    with _parts_folder(out) as parts, tqdm(desc="predicting", unit=" images", disable=None) as bar:
+        earlier = _earlier_files(parts)
 
-        def missing() -> Iterator[Partition]:
+        def unfinished() -> Iterator[Partition]:
             nonlocal resumed
             for partition in _partitions(inputs.listed(paths), size, job):
-                finished[partition.key] = file = kept.get(partition.key, "")
+                finished[partition.key] = file = earlier.get(partition.key, "")
                 # The hash in its name rules out a file that is incomplete or was changed.
-                if file and file == _file(parts, partition, found := stores.read(file)):
+                if file and file == _file_path(parts, partition, content := stores.read(file)):
                     resumed += 1
-                    bar.update(len(json.loads(found)["rows"]))
+                    bar.update(len(json.loads(content)["rows"]))
                 else:
                     yield partition
 
         with engine.cluster(workers, scheduler) as client:
-            for partition, judged in engine.as_they_come(client, judge, missing(), job):
-                _check_was_seen(judged)
-                made = _written(judged)
-                finished[partition.key] = file = _file(parts, partition, made)
+            for partition, result in engine.map_unordered(client, judge, unfinished(), job):
+                _check_readable(result)
+                content = _to_bytes(result)
+                finished[partition.key] = file = _file_path(parts, partition, content)
                 with stores.in_words(file):
-                    stores.system(file).pipe_file(file, made)
-                bar.update(len(judged.rows))
-        counts = rows.save(_joined(finished.values(), Looks() if looks is None else looks), out)
-    return Done(counts, len(finished), resumed)
+                    stores.filesystem(file).pipe_file(file, content)
+                bar.update(len(result.rows))
+        counts = rows.save(_read_rows(finished.values(), Looks() if looks is None else looks), out)
+    return Summary(counts, len(finished), resumed)
 
 
-def judge(partition: Partition, job: Job) -> Judged:
+def judge(partition: Partition, job: Job) -> Result:
     """Judge a partition; runs in a worker.
 
     Raises:
@@ -147,54 +148,54 @@ def judge(partition: Partition, job: Job) -> Judged:
     items = (item for source in partition.sources for item in inputs.items(source, job.base))
     remote = any(stores.is_remote(source.path) for source in partition.sources)
     looks = Looks()
-    judged = rows.predict(_model(job), items, stores.READERS if remote else 1, job.threshold, looks)
-    return Judged(tuple(judged), looks, f"process {os.getpid()} on {platform.node()}")
+    judged = rows.predict(_bundle_of(job), items, stores.READERS if remote else 1, job.threshold, looks)
+    return Result(tuple(judged), looks, f"process {os.getpid()} on {platform.node()}")
 
 
-def _written(judged: Judged) -> bytes:
-    """A partition's file, as `_joined` reads it."""
-    looks = {"total": judged.looks.total.tolist(), "cells": judged.looks.cells}
-    return json.dumps({**looks, "rows": [astuple(row) for row in judged.rows]}).encode()
+def _to_bytes(result: Result) -> bytes:
+    """A partition's file, as `_read_rows` reads it."""
+    looks = {"total": result.looks.total.tolist(), "cells": result.looks.cells}
+    return json.dumps({**looks, "rows": [astuple(row) for row in result.rows]}).encode()
 
 
-def _joined(files: Iterable[str], looks: Looks) -> Iterator[rows.Row]:
+def _read_rows(files: Iterable[str], looks: Looks) -> Iterator[rows.Row]:
     """The rows of all partitions, in order; adds to `looks` how the cells look."""
     for file in files:
-        found = json.loads(stores.read(file))
-        looks.total += found["total"]
-        looks.cells += found["cells"]
-        yield from (rows.Row(*row) for row in found["rows"])
+        part = json.loads(stores.read(file))
+        looks.total += part["total"]
+        looks.cells += part["cells"]
+        yield from (rows.Row(*row) for row in part["rows"])
 
 
-def _check_was_seen(judged: Judged) -> None:
+def _check_readable(result: Result) -> None:
     """Raise UserError if the worker could not read a cell that this process can read.
 
     The worker may lack a mounted share, for example; the cell must not count as unreadable.
     """
-    for row in judged.rows:
+    for row in result.rows:
         if row.reason.startswith(rows.NOT_READ) and inputs.can_be_read(row.path):
             raise UserError(
-                f"The worker {judged.worker} cannot read {row.path}, which can be read here: give it the "
+                f"The worker {result.worker} cannot read {row.path}, which can be read here: give it the "
                 "same folders and credentials, or take it out of the cluster, and run again."
             )
 
 
 def _partitions(sources: Iterable[inputs.Source], size: int, job: Job) -> Iterator[Partition]:
     """The sources in partitions of `size` images; the last may have fewer."""
-    same = (_FORMAT, job.version, job.bundle[bundle.RECORD], job.threshold)
-    for number, group in enumerate(_cut(sources, size)):
-        digest = hashlib.sha256(repr((same, group)).encode()).hexdigest()
+    job_values = (_FORMAT, job.version, job.bundle[bundle.RECORD], job.threshold)
+    for number, group in enumerate(_groups(sources, size)):
+        digest = hashlib.sha256(repr((job_values, group)).encode()).hexdigest()
         yield Partition(f"{number:08}-{digest[:16]}", group)
 
 
-def _cut(sources: Iterable[inputs.Source], size: int) -> Iterator[tuple[inputs.Source, ...]]:
+def _groups(sources: Iterable[inputs.Source], size: int) -> Iterator[tuple[inputs.Source, ...]]:
     """The sources in groups of `size` images; a zip may be spread over several."""
     group, room = list[inputs.Source](), size
     for source in sources:
-        left = source.images
-        while left:
-            group.append(replace(source, images=left[:room]))
-            left, room = left[room:], room - len(group[-1].images)
+        remaining = source.images
+        while remaining:
+            group.append(replace(source, images=remaining[:room]))
+            remaining, room = remaining[room:], room - len(group[-1].images)
             if not room:
                 yield tuple(group)
                 group, room = [], size
@@ -203,40 +204,39 @@ def _cut(sources: Iterable[inputs.Source], size: int) -> Iterator[tuple[inputs.S
 
 
 @contextmanager
-def _parts(out: str) -> Iterator[str]:
+def _parts_folder(out: str) -> Iterator[str]:
     """A folder for this run's partition files, removed when the block ends without an error.
 
     A local folder is locked, so that no other run uses it.
     """
-    parts = f"{_place(out)}.malaria-parts"
-    with ExitStack() as stack:
-        # Stores have no locks.
-        if not stores.is_remote(parts):
-            stack.enter_context(running.locked(Path(parts, "lock"), f"is at work in {parts}", patience=0))
-        yield parts
-        with stores.in_words(parts), suppress(FileNotFoundError):
-            stores.system(parts).rm(parts, recursive=True)
+    folder = f"{_resolved(out)}.malaria-parts"
+    lock = running.locked(Path(folder, "lock"), f"is at work in {folder}", patience=0)
+    # Stores have no locks.
+    with nullcontext() if stores.is_remote(folder) else lock:
+        yield folder
+        with stores.in_words(folder), suppress(FileNotFoundError):
+            stores.filesystem(folder).rm(folder, recursive=True)
 
 
-def _kept(parts: str) -> dict[str, str]:
+def _earlier_files(parts: str) -> dict[str, str]:
     """The files that earlier runs left, by key."""
     with stores.in_words(parts):
-        names = [file.rpartition("/")[2] for file in stores.system(parts).find(parts)]
+        names = [file.rpartition("/")[2] for file in stores.filesystem(parts).find(parts)]
     return {name.rpartition("-")[0]: f"{parts}/{name}" for name in names}
 
 
-def _file(parts: str, partition: Partition, content: bytes) -> str:
+def _file_path(parts: str, partition: Partition, content: bytes) -> str:
     return f"{parts}/{partition.key}-{hashlib.sha256(content).hexdigest()[:16]}.json"
 
 
-def _place(path: str) -> str:
+def _resolved(path: str) -> str:
     return path if stores.is_remote(path) else os.path.realpath(path)
 
 
 _loaded = threading.local()
 
 
-def _model(job: Job) -> bundle.Bundle:
+def _bundle_of(job: Job) -> bundle.Bundle:
     """The bundle, loaded once per thread of a worker, because threads cannot share it."""
     if getattr(_loaded, "job", None) != job:
         with tempfile.TemporaryDirectory() as folder:

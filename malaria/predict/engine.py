@@ -21,14 +21,14 @@ NAMES = ("none", "dask")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Tasks that are given out, for each one that can run: workers are never idle, and the rest wait in this
-# process.
-_GIVEN = 3
+# Tasks sent to the cluster for each thread of a worker: no worker is ever idle, and all other tasks wait in
+# this process.
+_TASKS_PER_THREAD = 3
 
 _CONNECT_SECONDS = 20
 
 # Dask settings of a cluster on this machine.
-_HERE = {
+_LOCAL_CONFIG = {
     # Tasks may start processes of their own.
     "distributed.worker.daemon": False,
     # Workers keep this process's environment: the number of threads decides in which order sums are added up,
@@ -66,16 +66,16 @@ def cluster(workers: int, scheduler: str | None = None) -> Iterator["Client"]:
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         if scheduler is None:
-            stack.callback(_restore, dict(os.environ))
-            stack.enter_context(dask.config.set(_HERE))
-            started = LocalCluster(
+            stack.callback(_restore_environment, dict(os.environ))
+            stack.enter_context(dask.config.set(_LOCAL_CONFIG))
+            local_cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
                 security=Security.temporary(),
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
             )
-            scheduler = stack.enter_context(started)
+            scheduler = stack.enter_context(local_cluster)
         try:
             client = stack.enter_context(Client(scheduler, timeout=_CONNECT_SECONDS))
         except (OSError, ValueError) as error:
@@ -88,7 +88,7 @@ def cluster(workers: int, scheduler: str | None = None) -> Iterator["Client"]:
         yield client
 
 
-def as_they_come(
+def map_unordered(
     client: "Client", function: Callable[..., Result], items: Iterable[Item], *common: Any
 ) -> Iterator[tuple[Item, Result]]:
     """Each item with `function(item, *common)`, in the order in which the tasks finish.
@@ -107,33 +107,33 @@ def as_they_come(
     from distributed.scheduler import KilledWorker
 
     # Passed as results of tasks, because Dask makes those again if their worker dies.
-    shared = [client.submit(_itself, value, pure=False) for value in common]
-    running: dict[Future, Item] = {}
-    done = as_completed()
+    shared = [client.submit(_identity, value, pure=False) for value in common]
+    pending: dict[Future, Item] = {}
+    completed = as_completed()
 
     def threads() -> int:
         try:
             return sum(client.nthreads().values())
         except OSError as error:
-            raise _gone(error) from None
+            raise _cluster_gone(error) from None
 
     try:
         for item in items:
             task = client.submit(function, item, *shared, pure=False)
-            running[task] = item
-            done.add(task)
-            if len(running) >= _GIVEN * threads():
-                task = next(done)
-                yield running.pop(task), task.result()
-        for task in done:
-            yield running.pop(task), task.result()
+            pending[task] = item
+            completed.add(task)
+            if len(pending) >= _TASKS_PER_THREAD * threads():
+                task = next(completed)
+                yield pending.pop(task), task.result()
+        for task in completed:
+            yield pending.pop(task), task.result()
     except KilledWorker as error:
         raise UserError(
             f"A task's worker process was killed {error.allowed_failures + 1} times, most likely for lack "
             "of memory: give it more, or fewer workers, and run again."
         ) from None
     except FutureCancelledError as error:
-        raise _gone(error.reason) from None
+        raise _cluster_gone(error.reason) from None
     except (ModuleNotFoundError, RuntimeError) as error:
         # Dask raises these if its scheduler cannot read a task; it does not name the missing module.
         if not isinstance(error, ModuleNotFoundError) and "deserialization" not in str(error):
@@ -144,15 +144,15 @@ def as_they_come(
         ) from None
 
 
-def _restore(environment: dict[str, str]) -> None:
+def _restore_environment(environment: dict[str, str]) -> None:
     """Undo what Dask sets in this process's environment for its workers."""
     os.environ.clear()
     os.environ.update(environment)
 
 
-def _gone(why: object) -> UserError:
-    return UserError(f"The cluster is gone ({why}): start it and run again.")
+def _cluster_gone(reason: object) -> UserError:
+    return UserError(f"The cluster is gone ({reason}): start it and run again.")
 
 
-def _itself(value: Item) -> Item:
+def _identity(value: Item) -> Item:
     return value

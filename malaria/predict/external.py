@@ -17,16 +17,16 @@ from malaria.evaluate import evaluation, metrics
 from malaria.fetch import laboratories
 
 
-def judge(bundle: Bundle, given: Path, settings: params.Params) -> dict[str, Any]:
-    """`figures` of one set, and `left_out`, a phrase for each kind of thing that was.
+def judge(bundle: Bundle, path: Path, settings: params.Params) -> dict[str, Any]:
+    """`figures` of one set, and `left_out`, a phrase for each kind of thing that was left out.
 
     Args:
-        given: a folder or archive of one laboratory's cells, or a folder of its annotated fields, as
+        path: a folder or archive of one laboratory's cells, or a folder of its annotated fields, as
             `laboratories.place` takes it.
     """
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
-        cells, left_out = laboratories.place(given, raw / "set", settings)
+        cells, left_out = laboratories.place(path, raw / "set", settings)
         prepared = [cell for cell, _ in read(bundle, raw, cells)]
     return figures(bundle, cells, prepared, settings) | {"left_out": list(left_out)}
 
@@ -53,19 +53,19 @@ def figures(
         cells: label and patient, or field of view, of each of the `prepared` cells.
 
     Returns:
-        cells and parasitized: how many there are; fields: of how many fields of view (or patients, if they
-        are known); known: how many of the cells the bundle has learned from; foreign: as in `Bundle.foreign`.
-        Then figures, {value, low, high} with the 95 % interval by bootstrap over fields:
+        cells, parasitized and fields: how many cells, parasitised cells and fields of view (or patients, if
+        they are known) there are; known: how many of the cells the bundle has learned from; foreign: as in
+        `Bundle.foreign`. Then figures, {value, low, high} with the 95 % interval by bootstrap over fields:
         turned_away_parasitized and turned_away_uninfected, the share of each class that is rejected;
         sensitivity and false_positives, healthy cells called parasitised per 1,000, at 0.5; auc;
         false_positives_at_95, the same per 1,000 at a sensitivity of 0.95. All figures but the first two use
         the network's answer for every cell, rejected or not. A value is null if the set cannot give it.
     """
-    found = bundle.run_prepared(prepared)
-    sample = metrics.sample(cells, found.p_parasitized, settings.evaluate)
-    rejected = np.array([reason is not None for reason in found.rejected])
+    predictions = bundle.run_prepared(prepared)
+    sample = metrics.sample(cells, predictions.p_parasitized, settings.evaluate)
+    rejected = np.array([reason is not None for reason in predictions.rejected])
     looks = ood.Looks()
-    looks.add(found.look[~rejected])
+    looks.add(predictions.look[~rejected])
     known = bundle.known(cell.pixels for cell in prepared)
     return {
         "cells": len(cells),
@@ -73,24 +73,24 @@ def figures(
         "fields": sample.patients,
         "known": None if known is None else int(known.sum()),
         "foreign": bundle.foreign(looks),
-        **{name: evaluation.plain(values) for name, values in _measured(sample, rejected).items()},
+        **{name: evaluation.plain(values) for name, values in _resampled_figures(sample, rejected).items()},
     }
 
 
 def as_text(scores: dict[str, dict[str, Any]]) -> str:
     """`judge` of each set, for a terminal."""
     lines = []
-    for name, of in scores.items():
-        learned = f", {of['known']:,} of them learned from" if of["known"] else ""
-        stain = ", of a foreign stain" if of["foreign"] else ""
-        what = f"{of['cells']:,} cells, {of['parasitized']:,} parasitised, of {of['fields']:,} fields"
-        lines.append(f"{name}: {what}{learned}{stain}")
-        lines += [f"  {words:52}{metrics.interval(**of[key], form=form)}" for key, words, form in _WORDS]
-        lines += [f"  left out: {entry}" for entry in of.get("left_out", ())]
+    for name, result in scores.items():
+        learned = f", {result['known']:,} of them learned from" if result["known"] else ""
+        stain = ", of a foreign stain" if result["foreign"] else ""
+        size = "{cells:,} cells, {parasitized:,} parasitised, of {fields:,} fields".format(**result)
+        lines.append(f"{name}: {size}{learned}{stain}")
+        lines += [f"  {label:52}{metrics.interval(**result[key], form=form)}" for key, label, form in _LINES]
+        lines += [f"  left out: {entry}" for entry in result.get("left_out", ())]
     return "\n".join(lines)
 
 
-_WORDS = (
+_LINES = (
     ("turned_away_parasitized", "turned away, share of the parasitised cells", ".3f"),
     ("turned_away_uninfected", "turned away, share of the healthy cells", ".3f"),
     ("sensitivity", "sensitivity at 0.5", ".3f"),
@@ -100,22 +100,22 @@ _WORDS = (
 )
 
 
-def _measured(sample: metrics.Sample, rejected: metrics.Bools) -> dict[str, metrics.Floats]:
+def _resampled_figures(sample: metrics.Sample, rejected: metrics.Bools) -> dict[str, metrics.Floats]:
     rates = metrics.rates(sample)
     # Swapping the classes turns specificity at a sensitivity into sensitivity at a specificity.
-    turned_round = metrics.Sample(1 - sample.p, 1 - sample.y, sample.patient, sample.resamples)
+    swapped = metrics.Sample(1 - sample.p, 1 - sample.y, sample.patient, sample.resamples)
     return {
-        "turned_away_parasitized": _share(sample, rejected, 1),
-        "turned_away_uninfected": _share(sample, rejected, 0),
+        "turned_away_parasitized": _rejected_share(sample, rejected, sample.y == 1),
+        "turned_away_uninfected": _rejected_share(sample, rejected, sample.y == 0),
         "sensitivity": rates["sensitivity"],
         "false_positives": 1000 * (1 - rates["specificity"]),
         "auc": metrics.ranking(sample)["auc"],
-        "false_positives_at_95": 1000 * (1 - metrics.sensitivity_at(turned_round, 0.95)),
+        "false_positives_at_95": 1000 * (1 - metrics.sensitivity_at(swapped, 0.95)),
     }
 
 
-def _share(sample: metrics.Sample, chosen: metrics.Bools, kind: int) -> metrics.Floats:
-    """The share of the cells of class `kind`, 0 or 1, that are `chosen`, float64 (1 + resamples,)."""
-    of = sample.only(sample.y == kind)
+def _rejected_share(sample: metrics.Sample, rejected: metrics.Bools, chosen: metrics.Bools) -> metrics.Floats:
+    """The share of the `chosen` cells that are rejected, float64 (1 + resamples,)."""
+    cells = sample.only(chosen)
     with np.errstate(invalid="ignore"):
-        return of.cells(chosen[sample.y == kind]) / of.cells()
+        return cells.cells(rejected[chosen]) / cells.cells()

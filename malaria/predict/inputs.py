@@ -58,27 +58,28 @@ def _is_output(file: Path, out: Path) -> bool:
     """Whether a file is `out`, or its unfinished copy in a hidden folder beside it."""
     if file.name != out.name:
         return False
-    folder, home = file.parent.resolve(), out.parent.resolve()
-    return folder == home or (folder.parent == home and folder.name.startswith(f".{out.name}."))
+    folder, out_folder = file.parent.resolve(), out.parent.resolve()
+    return folder == out_folder or (folder.parent == out_folder and folder.name.startswith(f".{out.name}."))
 
 
 def listed(paths: Sequence[str]) -> Iterator[Source]:
     """Every file and object of `paths`, in the order of their rows.
 
-    A folder inside one of `paths` that cannot be listed is given in place of its files: reading it fails with
+    A folder inside one of `paths` that cannot be listed takes the place of its files: reading it fails with
     the reason.
 
     Raises:
         UserError: a path does not exist, or is a folder that cannot be listed; as `stores.objects`.
     """
-    folders = [not stores.is_remote(path) and _is_folder(path) for path in paths]
-    for path, folder in zip(paths, folders, strict=True):
+    are_folders = [not stores.is_remote(path) and _is_folder(path) for path in paths]
+    for path, is_folder in zip(paths, are_folders, strict=True):
         if stores.is_remote(path):
-            above = path.removeprefix(stores.SCHEME)
-            found = stores.objects(path)
-            yield from (_object(one) for one in found if not files.is_litter(one["name"].removeprefix(above)))
-        elif folder:
-            yield from map(_file, _below(Path(path)))
+            prefix = path.removeprefix(stores.SCHEME)
+            for entry in stores.objects(path):
+                if not files.is_litter(entry["name"].removeprefix(prefix)):
+                    yield _object(entry)
+        elif is_folder:
+            yield from map(_file, _walk(Path(path)))
         else:
             yield _file(Path(path))
 
@@ -87,14 +88,14 @@ def items(source: Source, base: Path = Path()) -> Iterator[Item]:
     """The images of a source, in the order of their rows; a relative path starts from `base`."""
     path = source.path
     if not source.zipped:
-        read: Callable[[], bytes] = functools.partial(_bytes, base / path)
+        read: Callable[[], bytes] = functools.partial(_read_file, base / path)
         if stores.is_remote(path):
             read = functools.partial(stores.read, path)
         # Without a size it could not be examined, and reading it gives the reason.
         if source.size and path.lower().endswith(archives.SUFFIXES):
-            read = _fail(images.Unreadable(_NO_ZIP))
+            read = _failing_read(images.Unreadable(_NO_ZIP))
         elif source.size > _MOST_BYTES:
-            read = _fail(images.Unreadable(_TOO_LARGE))
+            read = _failing_read(images.Unreadable(_TOO_LARGE))
         yield Item(path, read)
         return
     first, last = source.images.start, source.images.stop
@@ -103,12 +104,12 @@ def items(source: Source, base: Path = Path()) -> Iterator[Item]:
             yield from _members(path, archive, 1, slice(first, last))
     except OSError as error:
         # Listing the zip worked. Entries before these may have been read, so the row says which failed.
-        some = f", entries {first + 1} to {last}" if first else ""
-        yield Item(path, _fail(OSError(error.errno, f"{error.strerror or error}{some}")))
+        span = f", entries {first + 1} to {last}" if first else ""
+        yield Item(path, _failing_read(OSError(error.errno, f"{error.strerror or error}{span}")))
 
 
-def _bytes(file: Path) -> bytes:
-    """All bytes of a file; Unreadable if they are too many, as those of a device, whose size is 0, may be."""
+def _read_file(file: Path) -> bytes:
+    """All bytes of a file; Unreadable if they are too many. A device has the size 0, whatever it gives."""
     with file.open("rb") as stream:
         content = stream.read(os.fstat(stream.fileno()).st_size or _MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
@@ -141,22 +142,22 @@ def _is_folder(path: str) -> bool:
     return folder
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path) -> Iterator[Path]:
     """All files below a folder but litter, in the order of their paths, without holding all names at once.
 
-    A folder that cannot be listed is given in place of its files.
+    A folder that cannot be listed takes the place of its files.
     """
     try:
-        with os.scandir(folder) as entries:
-            kept = (entry for entry in entries if not files.is_litter(entry.name))
-            found = sorted(kept, key=lambda entry: entry.name)
+        with os.scandir(folder) as listing:
+            visible = (entry for entry in listing if not files.is_litter(entry.name))
+            entries = sorted(visible, key=lambda entry: entry.name)
     except OSError:
         yield folder
         return
-    for entry in found:
+    for entry in entries:
         path = Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
-            yield from _below(path)
+            yield from _walk(path)
         # A link to a folder is not followed, because it may lead back here. Its row gives the reason, as that
         # of a link to nothing does. A pipe or a device has no row.
         elif os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path):
@@ -167,17 +168,17 @@ def _file(path: Path) -> Source:
     """A local file as it is now; one that cannot be examined counts as an image."""
     name = path.as_posix()
     with contextlib.suppress(OSError):
-        found = path.stat()
-        source = Source(name, found.st_size, str(found.st_mtime_ns))
+        stat = path.stat()
+        source = Source(name, stat.st_size, str(stat.st_mtime_ns))
         # Not a pipe, which can be read only once.
         return _zip(source, path) if path.is_file() and archives.is_zip(path) else source
     # Its row gives the reason.
     return Source(name, 0, "")
 
 
-def _object(found: dict[str, Any]) -> Source:
+def _object(entry: dict[str, Any]) -> Source:
     """An object of a store, from its entry in the listing."""
-    source = Source(stores.SCHEME + found["name"], found["size"], found["ETag"])
+    source = Source(stores.SCHEME + entry["name"], entry["size"], entry["ETag"])
     # By name: opening each object to look for a zip's signature would take as long as reading it.
     if source.path.lower().endswith(".zip"):
         with contextlib.suppress(OSError), stores.open_object(source.path) as archive:
@@ -204,14 +205,14 @@ def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)
                 try:
                     content = _content(pack, info)
                 except images.Unreadable as error:
-                    yield Item(path, _fail(error))
+                    yield Item(path, _failing_read(error))
                     continue
                 if depth < _DEEPEST and archives.is_zip(io.BytesIO(content)):
                     yield from _members(path, io.BytesIO(content), depth + 1)
                 else:
                     yield Item(path, functools.partial(bytes, content), len(content))
     except archives.DAMAGED_ZIP:
-        yield Item(name, _fail(images.Unreadable("damaged zip")))
+        yield Item(name, _failing_read(images.Unreadable("damaged zip")))
 
 
 def _content(pack: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -227,7 +228,7 @@ def _content(pack: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         raise images.Unreadable(f"cannot be unpacked: {error}") from None
 
 
-def _fail(error: Exception) -> Callable[[], bytes]:
+def _failing_read(error: Exception) -> Callable[[], bytes]:
     """A `read` that raises `error`."""
 
     def read() -> bytes:

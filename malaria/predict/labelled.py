@@ -20,7 +20,7 @@ from malaria.fetch import archives
 from malaria.fetch import folder as own_cells
 from malaria.paths import PARAMS, ROOTS
 from malaria.predict import external
-from malaria.predict.rows import Row, check_out, disk_in_words, of_decoded, save
+from malaria.predict.rows import Row, check_out, disk_in_words, predict_decoded, save
 
 
 @dataclass(frozen=True)
@@ -39,43 +39,43 @@ def evaluate(
     Resamples, bins and least cells per patient come from params.yaml, as in the pipeline.
 
     Args:
-        classes: label by name of class folder, beside the labels' own names; data.classes if empty.
+        classes: label by name of class folder, in addition to the labels' own names; data.classes if empty.
         out: a file or an object for a CSV row for each cell that was not set aside.
 
     Returns:
         What `evaluation.score` gives, and: rejected, `evaluation.rejections` of the cells that the bundle
         rejects, which have no probability and count in no figure; set_aside, the images that the audit sets
-        aside; left_out, what is not a cell; came_as, how many cells came as train, val and test; known, how
-        many judged cells the bundle was made with, and the figures `without` them (None if none are left), or
-        None if the bundle cannot tell; foreign, as in `Bundle.foreign`.
+        aside; left_out, the files that are not cells; came_as, how many cells came as train, val and test;
+        known, how many judged cells the bundle was made with, and the figures `without` them (None if none
+        are left), or None if the bundle cannot tell; foreign, as in `Bundle.foreign`.
 
     Raises:
         UserError: there is no folder or archive, or it has no class folders; too many images are set aside; a
             class has no readable cell; or all cells are rejected.
     """
     if not folder.is_dir() and not archives.is_archive(folder):
-        what = "no folder, zip or tar" if folder.exists() else "not there, on this machine"
-        raise UserError(f"{folder} is {what}: name a folder or archive with one sub-folder per class.")
+        problem = "no folder, zip or tar" if folder.exists() else "not there, on this machine"
+        raise UserError(f"{folder} is {problem}: name a folder or archive with one sub-folder per class.")
     if out is not None:
         check_out(out)
     settings, record = _settings(), bundle.record
-    own = {"folder": os.path.abspath(folder), "classes": classes or settings.data.classes}
+    data = {"folder": os.path.abspath(folder), "classes": classes or settings.data.classes}
     limits = settings.audit.model_copy(update={"min_side": record.min_side, "max_pixels": record.max_pixels})
     with tempfile.TemporaryDirectory() as temporary:
         raw = Path(temporary)
-        left_out = own_cells.fetch(settings.data.model_copy(update=own), raw).ignored
-        found = audit.audit(raw, limits)
-        audit.check(found, limits, folder)
-        cells = patients.with_own(found)
+        left_out = own_cells.fetch(settings.data.model_copy(update=data), raw).ignored
+        images = audit.audit(raw, limits)
+        audit.check(images, limits, folder)
+        cells = patients.with_own(images)
         decoded = external.read(bundle, raw, cells)
     looks = Looks()
-    rows = list(of_decoded(bundle, list(cells.path), decoded, looks=looks))
+    rows = list(predict_decoded(bundle, list(cells.path), decoded, looks=looks))
     known = bundle.known(cell.pixels for cell, _ in decoded)
     if out is not None:
-        told = zip(rows, cells.label, cells.patient, strict=True)
-        labelled = (_LabelledRow(**vars(row), label=label, patient=patient) for row, label, patient in told)
+        columns = zip(rows, cells.label, cells.patient, strict=True)
+        table = (_LabelledRow(**vars(row), label=label, patient=patient) for row, label, patient in columns)
         with disk_in_words(out):
-            save(labelled, out, _LabelledRow)
+            save(table, out, _LabelledRow)
     p = np.array([row.p_parasitized for row in rows], dtype=np.float64)
     cells = cells.assign(
         # Undo the calibration, because `evaluation.score` takes the network's own probabilities.
@@ -91,57 +91,57 @@ def evaluate(
     points = {point.specificity: point.threshold for point in record.operating_points}
     fitted = evaluation.Fitted(record.temperature, points)
     scores = evaluation.score(judged, fitted, settings.evaluate)
-    came = splits.sides_of(cells)
-    aside = found[found.status == tables.QUARANTINED]
+    sides = splits.sides_of(cells)
+    aside = images[images.status == tables.QUARANTINED]
     return scores | {
         "foreign": bundle.foreign(looks),
         "rejected": evaluation.rejections(cells),
-        "set_aside": {"of": len(found), "images": len(aside), "reasons": audit.count_reasons(aside)},
+        "set_aside": {"of": len(images), "images": len(aside), "reasons": audit.count_reasons(aside)},
         "left_out": list(left_out),
-        "came_as": {} if came is None else {side: int((came == side).sum()) for side in tables.SPLIT_NAMES},
-        "known": None if known is None else _without(judged, known[judged.index], fitted, settings),
+        "came_as": {} if sides is None else {side: int((sides == side).sum()) for side in tables.SPLIT_NAMES},
+        "known": None if known is None else _known_figures(judged, known[judged.index], fitted, settings),
     }
 
 
 def as_text(scores: dict[str, Any]) -> str:
     """The result of `evaluate`, for a terminal."""
-    turned, aside, came = scores["rejected"], scores["set_aside"], scores["came_as"]
+    rejected, aside, sides = scores["rejected"], scores["set_aside"], scores["came_as"]
     known = scores["known"] or {"cells": 0, "without": None}
-    beside = known["cells"] and known["without"]
+    rest = known["cells"] and known["without"]
     lines = [FOREIGN] if scores["foreign"] else []
-    lines += [evaluation.as_text(scores, {"all": scores, "without known cells": beside} if beside else {})]
+    lines += [evaluation.as_text(scores, {"all": scores, "without known cells": rest} if rest else {})]
     if known["cells"]:
         lines.append(
             f"{known['cells']:,} of {scores['cells']:,} cells are among those that the model learned from, "
             "or copies of them: no figure with them says how it does on new cells."
         )
-    if turned["cells"]:
+    if rejected["cells"]:
         lines += [
-            f"{turned['cells']:,} of {turned['of']:,} images were turned away and count in no figure above "
-            f"({turned['parasitized']:,} of them are labelled parasitised):",
-            *_counted(turned["reasons"]),
+            f"{rejected['cells']:,} of {rejected['of']:,} images were turned away and count in no figure "
+            f"above ({rejected['parasitized']:,} of them are labelled parasitised):",
+            *_reason_lines(rejected["reasons"]),
         ]
     if aside["images"]:
         lines += [
             f"{aside['images']:,} of {aside['of']:,} images were set aside before that and were not judged:",
-            *_counted(aside["reasons"]),
+            *_reason_lines(aside["reasons"]),
         ]
-    if came:
-        sides = ", ".join(f"{side} ({count:,})" for side, count in came.items())
-        lines.append(f"The cells come in {sides}: all count.")
-    return "\n".join([*lines, *(f"Left out: {what}." for what in scores["left_out"])])
+    if sides:
+        listing = ", ".join(f"{side} ({count:,})" for side, count in sides.items())
+        lines.append(f"The cells come in {listing}: all count.")
+    return "\n".join([*lines, *(f"Left out: {kind}." for kind in scores["left_out"])])
 
 
 def _settings() -> params.Params:
     """The current folder's params.yaml if it is one of this project, else the one in the package."""
-    *here, last = [root / PARAMS for root in ROOTS if (root / PARAMS).is_file()]
-    for file in here:
+    *others, packaged = [root / PARAMS for root in ROOTS if (root / PARAMS).is_file()]
+    for file in others:
         with contextlib.suppress(UserError):
             return params.load_params(file)
-    return params.load_params(last)
+    return params.load_params(packaged)
 
 
-def _without(
+def _known_figures(
     judged: pd.DataFrame, known: metrics.Bools, fitted: evaluation.Fitted, settings: params.Params
 ) -> dict[str, Any]:
     """How many of the `judged` cells are `known`, bool (n,), and the figures without these, for JSON."""
@@ -150,5 +150,5 @@ def _without(
     return {"cells": int(known.sum()), "without": figures}
 
 
-def _counted(reasons: dict[str, int]) -> list[str]:
+def _reason_lines(reasons: dict[str, int]) -> list[str]:
     return [f"  {count:,}: {reason}" for reason, count in reasons.items()]

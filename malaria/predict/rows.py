@@ -26,8 +26,8 @@ PREDICTED, UNREADABLE, REJECTED = "ok", "unreadable", "rejected"
 NOT_READ = "cannot be read: "
 
 # Images decoded before the network sees them: enough to keep all cores busy, and little memory. Fewer if the
-# images already in memory, as those of a zip are, take more bytes than _HELD.
-_CHUNK, _HELD = 256, 2**28
+# images that are already in memory, as those of a zip, take more than _CHUNK_BYTES.
+_CHUNK_IMAGES, _CHUNK_BYTES = 256, 2**28
 
 # The start of a text that a spreadsheet takes for a formula, or loses; apostrophes may come before it. Some
 # take the wide signs of East Asian keyboards for one, too.
@@ -38,8 +38,8 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 class Row:
     """The result for one image; `p_parasitized` and `category` are None unless `status` is ok.
 
-    `reason` says why the status is not ok, and then what to know of how the image was read; if it is ok, only
-    the latter.
+    `reason` says why the status is not ok, followed by notes on how the image was read. If the status is ok,
+    it has the notes alone.
     """
 
     path: str
@@ -53,7 +53,7 @@ class Row:
 class Item:
     """An image that is not read yet.
 
-    `path`: as in its row. `read`: gives its bytes. `held`: how many of these are in memory already.
+    `path`: as in its row. `read`: returns its bytes. `held`: how many of these are in memory already.
     """
 
     path: str
@@ -96,16 +96,16 @@ def predict(
             paths, decoded = [item.path for item in chunk], list(decoding)
             # The next images are decoded while the network sees these.
             decoding = pool.map(decode, chunk := _chunk(stream))
-            yield from of_decoded(bundle, paths, decoded, threshold, looks)
+            yield from predict_decoded(bundle, paths, decoded, threshold, looks)
 
 
 def _chunk(items: Iterator[Item]) -> list[Item]:
-    """The next items: `_CHUNK`, or fewer that hold `_HELD` bytes in memory."""
+    """The next items: `_CHUNK_IMAGES`, or fewer that hold `_CHUNK_BYTES` in memory."""
     chunk, held = list[Item](), 0
-    for item in itertools.islice(items, _CHUNK):
+    for item in itertools.islice(items, _CHUNK_IMAGES):
         chunk.append(item)
         held += item.held
-        if held >= _HELD:
+        if held >= _CHUNK_BYTES:
             break
     return chunk
 
@@ -117,8 +117,8 @@ def write(rows: Iterable[Row], out: TextIO, kind: type[Row] = Row) -> Counter[st
     that has apostrophes before such a formula, so that removing one apostrophe always restores the text.
     """
     # csv quotes a carriage return only if the line terminator has one; unquoted it would end the row.
-    lines = SimpleNamespace(write=lambda line: out.write(line.removesuffix("\r\n") + "\n"))
-    writer = csv.writer(lines, lineterminator="\r\n")
+    output = SimpleNamespace(write=lambda line: out.write(line.removesuffix("\r\n") + "\n"))
+    writer = csv.writer(output, lineterminator="\r\n")
     names = [field.name for field in fields(kind)]
     writer.writerow(names)
     counts = Counter[str]()
@@ -129,7 +129,7 @@ def write(rows: Iterable[Row], out: TextIO, kind: type[Row] = Row) -> Counter[st
 
 
 def _text(value: object) -> str:
-    return f"{value:.6f}" if isinstance(value, float) else "" if value is None else shown(str(value))
+    return f"{value:.6f}" if isinstance(value, float) else "" if value is None else escaped(str(value))
 
 
 def save(rows: Iterable[Row], out: str, kind: type[Row] = Row) -> Counter[str]:
@@ -139,7 +139,7 @@ def save(rows: Iterable[Row], out: str, kind: type[Row] = Row) -> Counter[str]:
         UserError: the store does not accept it.
     """
     with (
-        stores.whole(out) as part,
+        stores.atomic_output(out) as part,
         part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         return write(rows, file, kind)
@@ -159,12 +159,12 @@ def check_out(out: str) -> None:
         raise UserError(f"--out is {out}, a folder: name a file in it.")
 
 
-def shown(text: str) -> str:
+def escaped(text: str) -> str:
     """`text` as a cell of a table for spreadsheets, escaped as in `write`."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def of_decoded(
+def predict_decoded(
     bundle: Bundle,
     paths: Sequence[str],
     decoded: Sequence[tuple[Prepared, tuple[str, ...]] | str],
@@ -176,17 +176,16 @@ def of_decoded(
     Args:
         decoded: for each path the prepared cell and notes on it, or the reason why it was not read.
     """
-    cells = [cell[0] for cell in decoded if not isinstance(cell, str)]
-    predictions = bundle.run_prepared(cells)
+    predictions = bundle.run_prepared([item[0] for item in decoded if not isinstance(item, str)])
     if looks is not None:
         looks.add(predictions.look[[reason is None for reason in predictions.rejected]])
-    answers = zip(predictions.p_parasitized, predictions.rejected, strict=True)
-    for path, cell in zip(paths, decoded, strict=True):
-        if isinstance(cell, str):
-            yield Row(path, None, None, UNREADABLE, cell)
+    results = zip(predictions.p_parasitized, predictions.rejected, strict=True)
+    for path, item in zip(paths, decoded, strict=True):
+        if isinstance(item, str):
+            yield Row(path, None, None, UNREADABLE, item)
             continue
-        p, reason = next(answers)
+        (p, reason), notes = next(results), item[1]
         if reason is not None:
-            yield Row(path, None, None, REJECTED, "; ".join([reason, *cell[1]]))
+            yield Row(path, None, None, REJECTED, "; ".join([reason, *notes]))
         else:
-            yield Row(path, float(p), labels.category(p, threshold), PREDICTED, "; ".join(cell[1]))
+            yield Row(path, float(p), labels.category(p, threshold), PREDICTED, "; ".join(notes))

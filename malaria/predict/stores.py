@@ -25,7 +25,7 @@ READERS = 32
 _BLOCK = 4 * 2**20
 
 # Errors that concern one object, not the store.
-_OF_ONE = (FileNotFoundError, PermissionError)
+_OBJECT_ERRORS = (FileNotFoundError, PermissionError)
 
 
 def is_remote(path: str) -> bool:
@@ -57,12 +57,12 @@ def objects(url: str) -> list[dict[str, Any]]:
     if not url.removeprefix(SCHEME).strip("/"):
         raise UserError(f"{url} names no bucket: write {SCHEME}BUCKET/PREFIX.")
     with in_words(url):
-        found = system(url).find(url, detail=True).values()
+        listing = filesystem(url).find(url, detail=True).values()
     # Some clients represent a folder by an empty object.
-    named = [entry for entry in found if not entry["name"].endswith("/")]
-    if not named:
+    entries = [entry for entry in listing if not entry["name"].endswith("/")]
+    if not entries:
         raise UserError(f"{url} holds no object: see `aws s3 ls {url}`.")
-    return named
+    return entries
 
 
 def read(path: str) -> bytes:
@@ -72,46 +72,46 @@ def read(path: str) -> bytes:
         FileNotFoundError, PermissionError: it is not there, or may not be read.
         UserError: the store does not answer, even after s3fs has tried again.
     """
-    with in_words(path, passed=_OF_ONE):
-        return cast(bytes, system(path).cat_file(path))
+    with in_words(path, unchanged=_OBJECT_ERRORS):
+        return cast(bytes, filesystem(path).cat_file(path))
 
 
 def open_object(url: str) -> BinaryIO:
     """Open an object to seek and read in; every call may raise the errors of `read`."""
-    with in_words(url, passed=_OF_ONE):
-        file = system(url).open(url, "rb", block_size=_BLOCK, fill_cache=False)
+    with in_words(url, unchanged=_OBJECT_ERRORS):
+        file = filesystem(url).open(url, "rb", block_size=_BLOCK, fill_cache=False)
     # All that is not read ahead yet is fetched through this function.
-    file.cache.fetcher = in_words(url, passed=_OF_ONE)(file.cache.fetcher)
+    file.cache.fetcher = in_words(url, unchanged=_OBJECT_ERRORS)(file.cache.fetcher)
     return cast(BinaryIO, file)
 
 
 @contextmanager
-def whole(out: str) -> Iterator[Path]:
+def atomic_output(out: str) -> Iterator[Path]:
     """A file to write, which becomes `out`, a local file or an object, when the block ends without an error.
 
     Raises:
         UserError: the store does not accept it; a missing bucket is reported before the block runs.
     """
     if not is_remote(out):
-        here = Path(out)
+        path = Path(out)
         # A symbolic link stays, and points to the new file.
-        with files.atomic_path(here.resolve() if here.is_file() else here) as part:
+        with files.atomic_path(path.resolve() if path.is_file() else path) as part:
             yield part
         return
     with tempfile.TemporaryDirectory() as folder:
         # The permission to write to a bucket does not include the one to look at it.
-        with in_words(out, passed=(PermissionError,)), suppress(PermissionError):
-            system(out).info(out.removeprefix(SCHEME).partition("/")[0])
+        with in_words(out, unchanged=(PermissionError,)), suppress(PermissionError):
+            filesystem(out).info(out.removeprefix(SCHEME).partition("/")[0])
         part = Path(folder, "part")
         yield part
         with in_words(out):
             # A store shows an object only when it is complete.
-            system(out).put_file(str(part), out)
+            filesystem(out).put_file(str(part), out)
 
 
 @contextmanager
-def in_words(path: str, passed: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn what s3fs raises into a UserError, except what is `passed`; local files' errors stay unchanged."""
+def in_words(path: str, unchanged: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn errors of s3fs into a UserError, but not those in `unchanged`, nor any error of a local file."""
     if not is_remote(path):
         yield
         return
@@ -120,7 +120,7 @@ def in_words(path: str, passed: tuple[type[Exception], ...] = ()) -> Iterator[No
 
     try:
         yield
-    except passed:
+    except unchanged:
         raise
     except (OSError, BotoCoreError) as error:
         raise UserError(
@@ -129,7 +129,7 @@ def in_words(path: str, passed: tuple[type[Exception], ...] = ()) -> Iterator[No
         ) from None
 
 
-def system(path: str) -> Any:
+def filesystem(path: str) -> Any:
     """The fsspec file system of a path or an object; fsspec keeps one for each thread."""
     if not is_remote(path):
         from fsspec.implementations.local import LocalFileSystem

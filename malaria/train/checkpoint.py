@@ -34,9 +34,9 @@ class Checkpoint:
     def save(self, **lists: Sequence[npt.ArrayLike]) -> None:
         """Replace the saved state by `lists` of arrays, completely or not at all."""
         arrays = {
-            f"{name}/{place}": np.asarray(array)
-            for name, listed in lists.items()
-            for place, array in enumerate(listed)
+            f"{name}/{position}": np.asarray(array)
+            for name, values in lists.items()
+            for position, array in enumerate(values)
         }
         with files.atomic_path(self.path) as part:
             np.savez(part, allow_pickle=False, key=np.array(self.key), **arrays)
@@ -49,25 +49,25 @@ class Checkpoint:
         """
         lists = defaultdict(list)
         try:
-            with np.load(self.path, allow_pickle=False) as kept:
-                if str(kept["key"]) != self.key:
+            with np.load(self.path, allow_pickle=False) as saved:
+                if str(saved["key"]) != self.key:
                     return {}
-                for name in kept.files:
-                    lists[name.partition("/")[0]].append(kept[name])
+                for name in saved.files:
+                    lists[name.partition("/")[0]].append(saved[name])
         except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return {}
         return lists
 
 
-def key(*made_of: Any) -> str:
+def key(*ingredients: Any) -> str:
     """A hash of everything that shapes a training.
 
-    That is `made_of` (settings, arrays and lists of these), the package's code, the versions of the
+    That is `ingredients` (settings, arrays and lists of these), the package's code, the versions of the
     libraries, and the machine and its processor.
     """
     package = Path(__file__).parents[1]
     # The whole package: a checkpoint is needed for minutes only, and need not survive a change of code.
     code = {str(file.relative_to(package)): files.sha256(file) for file in sorted(package.rglob("*.py"))}
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    runs_on = [platform.python_version(), platform.node(), processor.kind()]
-    return str(joblib.hash([code, versions, runs_on, made_of], hash_name="sha1", coerce_mmap=True))
+    host = [platform.python_version(), platform.node(), processor.kind()]
+    return str(joblib.hash([code, versions, host, ingredients], hash_name="sha1", coerce_mmap=True))

@@ -24,13 +24,13 @@ class Devices:
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Networks that are built in this block train on these devices."""
-        before = keras.config.dtype_policy()
+        previous = keras.config.dtype_policy()
         keras.config.set_dtype_policy(self.precision)
         try:
             with self.strategy.scope():
                 yield
         finally:
-            keras.config.set_dtype_policy(before)
+            keras.config.set_dtype_policy(previous)
 
     def __str__(self) -> str:
         kind = "CPU" if self.precision == "float32" else "GPU"
@@ -48,9 +48,9 @@ def choose(distribute: str) -> Devices:
             whose normalisation mixes up the parts' gradients (TensorFlow 2.21).
     """
     gpus = tf.config.list_logical_devices("GPU")
-    found = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
+    names = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
     precision = "mixed_float16" if gpus else "float32"
-    if distribute == "none" or len(found) == 1:
+    if distribute == "none" or len(names) == 1:
         return Devices(tf.distribute.get_strategy(), precision)
     if not gpus and os.environ["TF_ENABLE_ONEDNN_OPTS"] != "0":
         raise UserError(
@@ -59,8 +59,8 @@ def choose(distribute: str) -> Devices:
             "params.yaml."
         )
     # NCCL, the default, works on GPUs only.
-    across = None if gpus else tf.distribute.ReductionToOneDevice()
-    return Devices(tf.distribute.MirroredStrategy(found, cross_device_ops=across), precision)
+    reduction = None if gpus else tf.distribute.ReductionToOneDevice()
+    return Devices(tf.distribute.MirroredStrategy(names, cross_device_ops=reduction), precision)
 
 
 def in_words(devices: Devices, distribute: str) -> str:

@@ -105,7 +105,7 @@ def save(model: keras.Model, path: Path) -> None:
         model.save(raw)
         with zipfile.ZipFile(raw) as source, zipfile.ZipFile(part, "w") as target:
             for name in sorted(source.namelist()):
-                target.writestr(zipfile.ZipInfo(name, _EPOCH), _timeless(name, source.read(name)))
+                target.writestr(zipfile.ZipInfo(name, _EPOCH), _reproducible(name, source.read(name)))
 
 
 def load(path: Path) -> keras.Model:
@@ -137,7 +137,7 @@ def start_from(model: keras.Model, folder: Path) -> bool:
     return True
 
 
-def _timeless(name: str, content: bytes) -> bytes:
+def _reproducible(name: str, content: bytes) -> bytes:
     """A member without what differs from run to run: the date, and memory addresses of objects."""
     if name == "metadata.json":
         metadata: dict[str, Any] = json.loads(content)

@@ -67,7 +67,7 @@ def test_the_bundle_agrees_with_keras_at_every_precision(model, cells, precision
     from malaria.train import network
 
     flatbuffer = convert.convert(model, precision, cells)
-    outputs = bundle.opened(record_of(flatbuffer), flatbuffer).run(cells)
+    outputs = bundle.open_network(record_of(flatbuffer), flatbuffer).run(cells)
     assert np.abs(outputs.p_network - network.predict(model, cells)).max() < most
     width = model.get_layer(network.FEATURES).output.shape[-1]
     assert (outputs.features.shape, outputs.features.dtype) == ((64, width), np.float32)
@@ -84,7 +84,7 @@ def test_the_map_sums_to_the_logit_without_its_bias_at_every_precision(model, ce
     whole = as_if_trained(32, 0.5)
     whole.get_layer(network.LOGIT).set_weights([model.get_layer(network.LOGIT).get_weights()[0], bias])
     flatbuffer = convert.convert(network.fused(whole), precision, cells)
-    said = bundle.opened(record_of(flatbuffer), flatbuffer).run(cells)
+    said = bundle.open_network(record_of(flatbuffer), flatbuffer).run(cells)
     assert (said.maps.shape, said.maps.dtype) == ((64, 4, 4), np.float32)
     np.testing.assert_allclose(said.maps.sum((1, 2)) + bias, calibration.logit(said.p_network), atol=most)
 
@@ -136,7 +136,7 @@ def test_int8_is_a_quarter_of_the_size_and_leaves_fine_probabilities(model, cell
 
     whole, small = (convert.convert(model, precision, cells) for precision in ("float32", "int8"))
     assert len(small) < 0.35 * len(whole)
-    p = bundle.opened(record_of(small), small).predict(cells)
+    p = bundle.open_network(record_of(small), small).predict(cells)
     # A quantised sigmoid would give only multiples of 1/256.
     assert np.abs(p * 256 - np.round(p * 256)).max() > 0.1
 

@@ -195,7 +195,7 @@ class Killed:
     finished: int
     expected: bytes
 
-    def resume(self, out: Path, scheduler: str, **changed: Any) -> batch.Done:
+    def resume(self, out: Path, scheduler: str, **changed: Any) -> batch.Summary:
         options = {"folder": self.model, "workers": 1, "size": 1, **changed}
         return batch.run(paths=self.paths, out=str(out), scheduler=scheduler, **options)
 

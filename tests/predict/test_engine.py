@@ -55,10 +55,10 @@ def has_a_child(number: int) -> int:
 
 @pytest.fixture(scope="module")
 def two_workers() -> Iterator[Any]:
-    """`engine.as_they_come` on a local cluster of two workers."""
+    """`engine.map_unordered` on a local cluster of two workers."""
     before = dict(os.environ)
     with engine.cluster(2) as client:
-        yield functools.partial(engine.as_they_come, client)
+        yield functools.partial(engine.map_unordered, client)
     assert dict(os.environ) == before
 
 
@@ -129,13 +129,13 @@ def test_a_cluster_may_have_certificates_of_its_own_in_dasks_configuration(tmp_p
     with dask_cluster.started(tmp_path, protocol="tls", environment=environment) as address:
         assert address.startswith("tls://")
         with dask.config.set(settings), engine.cluster(1, address) as client:
-            assert list(engine.as_they_come(client, squared, [3])) == [(3, 9)]
+            assert list(engine.map_unordered(client, squared, [3])) == [(3, 9)]
 
 
 def judged_while_the_scheduler_is_killed(address: str, begun: bool) -> None:
     with engine.cluster(1, address) as client:
         scheduler = client.run_on_scheduler(os.getpid)
-        done = engine.as_they_come(client, squared, range(999))
+        done = engine.map_unordered(client, squared, range(999))
         if begun:
             next(done)
         os.kill(scheduler, signal.SIGKILL)
@@ -164,7 +164,7 @@ from malaria.predict import engine
 if __name__ == "__main__":
     for _ in range(2):
         with engine.cluster(1) as client:
-            print(list(engine.as_they_come(client, abs, [-1])))
+            print(list(engine.map_unordered(client, abs, [-1])))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[(-1, 1)]\n[(-1, 1)]\n", "")
@@ -176,4 +176,4 @@ def test_a_cluster_without_this_project_is_told_in_a_sentence(tmp_path):
         pytest.raises(UserError, match="The cluster lacks this project"),
         engine.cluster(1, address) as client,
     ):
-        list(engine.as_they_come(client, squared, [1]))
+        list(engine.map_unordered(client, squared, [1]))

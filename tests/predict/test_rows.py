@@ -87,4 +87,4 @@ def test_few_large_pictures_are_held_in_memory_at_once(model_bundle, pngs, mib, 
     ],
 )
 def test_what_a_spreadsheet_takes_for_a_formula_gets_an_apostrophe(text, shown):
-    assert rows.shown(text) == shown
+    assert rows.escaped(text) == shown

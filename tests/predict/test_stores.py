@@ -83,13 +83,16 @@ def test_an_engine_gives_the_same_bytes_from_a_store_and_into_it(model_bundle, s
 
 @pytest.mark.usefixtures("store")
 def test_rows_that_break_off_leave_no_object():
-    with pytest.raises(ZeroDivisionError, match="zero"), stores.whole("s3://cells/broken.csv") as part:
+    with (
+        pytest.raises(ZeroDivisionError, match="zero"),
+        stores.atomic_output("s3://cells/broken.csv") as part,
+    ):
         part.write_text(str(1 / 0))
     with pytest.raises(UserError, match="holds no object"):
         stores.objects("s3://cells/broken.csv")
     with (
         pytest.raises(UserError, match=r"no-such-bucket/rows\.csv: the store refuses it or does not answer"),
-        stores.whole("s3://no-such-bucket/rows.csv"),
+        stores.atomic_output("s3://no-such-bucket/rows.csv"),
     ):
         pytest.fail("hours of judging would end in nothing")
 

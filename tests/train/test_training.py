@@ -259,8 +259,8 @@ def test_images_are_varied_each_in_its_own_way_and_the_same_way_again():
     one = np.random.default_rng(2).integers(60, 200, (32, 32, 3)).astype(np.uint8)
     # More than one batch, and not a whole number of them.
     images = np.repeat(one[None], 70, axis=0)
-    varied = augmentation.varied(images, SETTINGS)
+    varied = augmentation.augment_once(images, SETTINGS)
     assert varied.shape == images.shape
     assert varied.dtype == np.uint8
     assert len({image.tobytes() for image in varied}) == 70
-    assert (augmentation.varied(images, SETTINGS) == varied).all()
+    assert (augmentation.augment_once(images, SETTINGS) == varied).all()
