@@ -27,7 +27,7 @@ def start(namespace: dict[str, Any]) -> None:
     namespace["before"], namespace["folder"] = os.getcwd(), tempfile.mkdtemp()
     project.start(Path(namespace["folder"]), {})
     os.chdir(namespace["folder"])
-    for number, (pixels, infected) in enumerate(pictures.drawn(24, seed=30)):
+    for number, (pixels, infected) in enumerate(pictures.cells(24, seed=30)):
         file = Path("labelled-folder", labels.LABELS[infected], f"{number}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(file)

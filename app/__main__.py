@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from malaria import RESEARCH, __version__
-from malaria.command import end_with, how_many
+from malaria.command import positive, run_and_exit
 from malaria.errors import UserError
 
 
@@ -44,11 +44,11 @@ def parser(add_help: bool = True) -> argparse.ArgumentParser:
         ("--cells", Path, None, "FOLDER", "labelled cells to test it on (in Parasitized and Uninfected)"),
         ("--host", str, "127.0.0.1", "HOST", "address to listen on; 127.0.0.1 is this machine alone"),
         ("--port", int, 7860, "PORT", "port; 0 takes a free one"),
-        ("--concurrency", how_many, 4, "N", "requests judged at the same time"),
-        ("--queue", how_many, 100, "N", "requests that may wait; more are refused"),
-        ("--batch", how_many, 32, "N", "most cells judged in one go, before the next request has its turn"),
-        ("--keep", how_many, 3600, "SECONDS", "how long uploads are kept"),
-        ("--room", how_many, 1024, "MB", "most space for the uploads that are kept; the oldest go first"),
+        ("--concurrency", positive, 4, "N", "requests judged at the same time"),
+        ("--queue", positive, 100, "N", "requests that may wait; more are refused"),
+        ("--batch", positive, 32, "N", "most cells judged in one go, before the next request has its turn"),
+        ("--keep", positive, 3600, "SECONDS", "how long uploads are kept"),
+        ("--room", positive, 1024, "MB", "most space for the uploads that are kept; the oldest go first"),
     ):
         text = meaning if default is None else f"{meaning} (default: %(default)s)"
         options.add_argument(name, type=kind, default=default, metavar=unit, help=text)
@@ -143,4 +143,4 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -19,7 +19,7 @@ from .model import Model
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedImage:
     """One image of a batch as the page keeps it: with a thumbnail (data URI) instead of its pixels.
 
     `answers`: one for each model, in their order; empty if the file cannot be read.
@@ -84,7 +84,7 @@ class Outcome:
 _CHUNK = 32
 
 
-def judge(models: Sequence[Model], batch: Iterable[uploads.Upload]) -> Iterator[Judged]:
+def judge(models: Sequence[Model], batch: Iterable[uploads.Upload]) -> Iterator[JudgedImage]:
     """Judge each upload with every model; results come in the order of the uploads."""
     images = (_prepare(models, upload) for upload in batch)
     while chunk := list(itertools.islice(images, _CHUNK)):
@@ -95,7 +95,7 @@ def judge(models: Sequence[Model], batch: Iterable[uploads.Upload]) -> Iterator[
             yield replace(image, answers=next(answers)) if crops else image
 
 
-def _prepare(models: Sequence[Model], upload: uploads.Upload) -> tuple[Judged, list[Prepared]]:
+def _prepare(models: Sequence[Model], upload: uploads.Upload) -> tuple[JudgedImage, list[Prepared]]:
     """An upload without answers, and its crop prepared for each model (no crop if it cannot be read).
 
     Prepared crops are small; a chunk of large pictures would take hundreds of megabytes.
@@ -103,18 +103,18 @@ def _prepare(models: Sequence[Model], upload: uploads.Upload) -> tuple[Judged, l
     try:
         crop = upload.read()
     except Unreadable as error:
-        return Judged(upload.name, "", (), error.reason), []
+        return JudgedImage(upload.name, "", (), error.reason), []
     thumbnail = pictures.data_uri(crop.pixels, pictures.THUMBNAIL)
     crops = [model.bundle.prepare(crop.pixels) for model in models]
-    return Judged(upload.name, thumbnail, (), "; ".join(crop.notes)), crops
+    return JudgedImage(upload.name, thumbnail, (), "; ".join(crop.notes)), crops
 
 
-def outcomes(models: Sequence[Model], batch: Sequence[Judged], point: verdict.Point) -> list[Outcome]:
+def outcomes(models: Sequence[Model], batch: Sequence[JudgedImage], point: verdict.Point) -> list[Outcome]:
     """Each model's outcome for a batch; `models` in the same order as for `judge`."""
     return [_outcome(model, index, batch, model.at(point)) for index, model in enumerate(models)]
 
 
-def _outcome(model: Model, index: int, batch: Sequence[Judged], point: verdict.Point) -> Outcome:
+def _outcome(model: Model, index: int, batch: Sequence[JudgedImage], point: verdict.Point) -> Outcome:
     rows, looks = [], Looks()
     for image in batch:
         answer = image.answers[index] if image.answers else None
@@ -135,7 +135,7 @@ def worth_a_look(rows: Sequence[Row]) -> bool:
     return differ(rows) or any(row.second_look for row in rows)
 
 
-def to_look_at(outcomes: Sequence[Outcome], batch: Sequence[Judged]) -> list[int]:
+def to_look_at(outcomes: Sequence[Outcome], batch: Sequence[JudgedImage]) -> list[int]:
     """Indices of the cells that are worth a look, those nearest to the threshold first."""
     by_image = zip(*(outcome.rows for outcome in outcomes), strict=True)
     indices = [index for index, rows in enumerate(by_image) if worth_a_look(rows)]

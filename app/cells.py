@@ -93,7 +93,7 @@ def draw(source: Source, model: Model) -> tuple[Card, ...]:
 
 
 def _synthetic() -> list[tuple[images.Pixels, str]]:
-    cells = pictures.drawn(_CELLS, _LEAST_SEED + _RANDOM.randrange(2**20))
+    cells = pictures.cells(_CELLS, _LEAST_SEED + _RANDOM.randrange(2**20))
     return [(pixels, labels.LABELS[parasitized]) for pixels, parasitized in _RANDOM.sample(cells, _CELLS)]
 
 

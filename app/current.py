@@ -26,7 +26,7 @@ from .model import Model
 _COOKIE = "malaria_page"
 
 # The newest application, and the one before it for pages that are still open.
-_MOST_RUNNING = 2
+_MAX_RUNNING = 2
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Current:
         stack = contextlib.AsyncExitStack()
         await stack.enter_async_context(asgi.router.lifespan_context(asgi))
         self._running[secrets.token_hex(8)] = asgi, stack
-        if len(self._running) > _MOST_RUNNING:
+        if len(self._running) > _MAX_RUNNING:
             _, oldest = self._running.pop(next(iter(self._running)))
             await oldest.aclose()
 

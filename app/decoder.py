@@ -13,14 +13,14 @@ from malaria.errors import UnavailableError
 from malaria.fetch import archives
 
 TOO_COSTLY = (
-    f"decoding it took more than {sandbox.STRANGERS.seconds} seconds of processor time "
-    f"or {sandbox.STRANGERS.memory:,} MB"
+    f"decoding it took more than {sandbox.UPLOADED.seconds} seconds of processor time "
+    f"or {sandbox.UPLOADED.memory:,} MB"
 )
 TOO_MANY_COSTLY = "too many pictures before it took too long to decode"
 UNSAFE_TIFF = f"TIFF, which Pillow {PIL.__version__} does not read safely: the server needs Pillow 13"
 
 # A request gets no further process after this many costly pictures, each of which uses one up.
-_MOST_COSTLY = 3
+_MAX_COSTLY = 3
 
 # Processes to fork in advance, so that no request waits for a fork.
 _AHEAD = 4
@@ -45,7 +45,7 @@ def start(limits: images.Limits, gone: Gone = None) -> Iterator[Decode]:
         gone: says whether the client has left; the process is killed then.
     """
     costly = 0
-    with closing(sandbox.Decoder(limits, sandbox.STRANGERS, ahead=_AHEAD)) as decoder:
+    with closing(sandbox.Decoder(limits, sandbox.UPLOADED, ahead=_AHEAD)) as decoder:
 
         def decode(source: Path | BinaryIO | bytes) -> images.Crop:
             nonlocal costly
@@ -56,11 +56,11 @@ def start(limits: images.Limits, gone: Gone = None) -> Iterator[Decode]:
                 raise images.Unreadable(images.DAMAGED) from None
             if encoded.startswith(decoding.TIFF) and not reads_tiff():
                 raise images.Unreadable(UNSAFE_TIFF)
-            if costly == _MOST_COSTLY:
+            if costly == _MAX_COSTLY:
                 raise images.Unreadable(TOO_MANY_COSTLY)
             try:
                 return decoder.read(encoded, gone)
-            except sandbox.Costly:
+            except sandbox.DecoderEnded:
                 costly += 1
                 raise images.Unreadable(TOO_COSTLY) from None
             except UnavailableError as error:

@@ -29,8 +29,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from . import uploads
 from .logs import event
 
-MOST_JSON = 2 * 2**20
-MOST_UPLOAD = 256 * 2**20
+MAX_JSON = 2 * 2**20
+MAX_UPLOAD = 256 * 2**20
 
 _API = "/gradio_api"
 
@@ -52,7 +52,7 @@ _REFUSALS = {
     **dict.fromkeys(
         (403, 404, 405), "There is no such route here, or not for this method: docs/app.md lists them."
     ),
-    413: f"This is too large: a file may have {uploads.MOST_BYTES // 2**20} MB.",
+    413: f"This is too large: a file may have {uploads.MAX_BYTES // 2**20} MB.",
     422: "The request does not have the form that this route needs: docs/app.md shows it.",
     500: "The server failed at this: its log says where.",
     503: "The server is ending: ask again later.",
@@ -102,14 +102,14 @@ class RouteFilter:
         if posted and path == f"{_API}/upload":
             await self._upload(scope, receive, send)
         elif posted and _JSON_ROUTES.fullmatch(path):
-            await RequestBodyLimitMiddleware(self._pass_json, MOST_JSON)(scope, receive, send)
+            await RequestBodyLimitMiddleware(self._pass_json, MAX_JSON)(scope, receive, send)
         elif posted or not _READ_ROUTES.fullmatch(path):
             raise HTTPException(404)
         else:
             await self.gradio(scope, receive, send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        announced = min(int(Headers(scope=scope).get("content-length", MOST_UPLOAD)), MOST_UPLOAD)
+        announced = min(int(Headers(scope=scope).get("content-length", MAX_UPLOAD)), MAX_UPLOAD)
         half, received = self.limits.room * 2**19, 0
 
         async def count_bytes() -> Message:

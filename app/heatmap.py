@@ -5,7 +5,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from malaria.cells import images
-from malaria.cells.prepared import part_of
+from malaria.cells.prepared import cell_mask
 
 # A map is worth showing if its places for Parasitized add at least this to the log-odds: they add less than
 # 0.2 in 95 of 100 healthy NIH cells, and more than 3 in 95 of 100 parasitised ones.
@@ -37,6 +37,6 @@ def overlay(pixels: images.Pixels, effects: npt.NDArray[np.float32]) -> images.P
     strength = np.asarray(smooth, dtype=np.float64)[:, :, None]
     grey = pixels.mean(axis=2, keepdims=True)
     colour = np.where(strength > 0, _TOWARDS_PARASITIZED, _TOWARDS_UNINFECTED)
-    weight = 0.75 * np.abs(strength).clip(0, 1) * part_of(pixels)[:, :, None]
+    weight = 0.75 * np.abs(strength).clip(0, 1) * cell_mask(pixels)[:, :, None]
     blended: images.Pixels = (grey + weight * (colour - grey)).astype(np.uint8)
     return blended

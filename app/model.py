@@ -81,7 +81,7 @@ def open_model(folder: Path, origin: git_origin.Origin | None = None, *, batch: 
     """
     loaded = bundle.load(folder)
     record = loaded.record
-    figures = json.loads(bundle.part(folder, record, "figures") or "null")
+    figures = json.loads(bundle.read_part(folder, record, "figures") or "null")
     scores = figures and figures["sides"][figures["judged"]]
     card = folder / bundle.CARD
     if not card.is_file():

@@ -41,7 +41,7 @@ class View:
     filter with which uploads were sent.
     """
 
-    judged: tuple[batches.Judged, ...] = ()
+    judged: tuple[batches.JudgedImage, ...] = ()
     files: uploads.Files = ()
     index: int | None = None
     settings: tuple[object, bool] | None = None
@@ -226,7 +226,7 @@ class Handlers:
         """Judge uploaded files, and show the answers."""
         point = self.point(place)
         named = tuple(uploads.name_and_file(file, self.folder) for file in files or ())
-        total = min(uploads.count([file for _, file in named]), uploads.MOST_CELLS)
+        total = min(uploads.count([file for _, file in named]), uploads.MAX_CELLS)
         judged, gone = [], api.client_gone()
         with decoder.start(self.model.bundle.limits, gone) as decode:
             for image in batches.judge(self.models, uploads.unpack(named, decode)):

@@ -23,19 +23,19 @@ def data_uri(pixels: Pixels, side: int) -> str:
     return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def encoded(pixels: Pixels) -> bytes:
+def png(pixels: Pixels) -> bytes:
     """`pixels`, uint8 (h, w, 3), as a PNG file."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
     return out.getvalue()
 
 
-def drawn(count: int, seed: int) -> list[tuple[Pixels, bool]]:
+def cells(count: int, seed: int) -> list[tuple[Pixels, bool]]:
     """Synthetic cells, each of another patient, and whether it is parasitised, as every second one is."""
     return [(cell(seed, number), number % 2 == 0) for number in range(count)]
 
 
 def cell(seed: int, number: int) -> Pixels:
-    """Cell `number` of `drawn`, uint8 (h, w, 3)."""
+    """Cell `number` of `cells`, uint8 (h, w, 3)."""
     random = np.random.Generator(np.random.Philox(key=[seed, number]))
     return synthetic.draw(random, synthetic.stain(random), number % 2 == 0)

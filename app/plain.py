@@ -87,7 +87,7 @@ def _point(request: Request) -> verdict.Point:
 def routes(models: Sequence[Model], folder: Path, limits: Limits) -> list[Route]:
     """The routes; bodies of /classify_batch are files in `folder` while they are judged."""
     queue = RequestQueue(limits, anyio.CapacityLimiter(limits.concurrency))
-    probe = pictures.encoded(page.EXAMPLES["Healthy"])
+    probe = pictures.png(page.EXAMPLES["Healthy"])
 
     one_cell = partial(api.one_cell, models)
 
@@ -113,7 +113,7 @@ def routes(models: Sequence[Model], folder: Path, limits: Limits) -> list[Route]
     def model_info(_: Request) -> JSONResponse:
         return JSONResponse(api.model_info(models))
 
-    post = partial(Route, methods=["POST"], max_body_size=uploads.MOST_BYTES)
+    post = partial(Route, methods=["POST"], max_body_size=uploads.MAX_BYTES)
     return [
         post("/classify", partial(queue.serve, judge=one_cell)),
         post("/classify_batch", partial(queue.serve, judge=many_cells)),

@@ -34,7 +34,11 @@ def header(models: Sequence[Model]) -> str:
 
 
 def cell(
-    models: Sequence[Model], pixels: images.Pixels, image: batches.Judged, point: verdict.Point, place: str
+    models: Sequence[Model],
+    pixels: images.Pixels,
+    image: batches.JudgedImage,
+    point: verdict.Point,
+    place: str,
 ) -> str:
     """HTML of each model's verdict on one cell, side by side; `place` says which of many it is."""
     columns = [
@@ -54,11 +58,11 @@ def _overlay(model: Model, pixels: images.Pixels, answer: Answer) -> str:
     """The map of an answer as a data URI; empty if there is none to show."""
     if answer.rejected or answer.map is None or not heatmap.decides(answer.map):
         return ""
-    return pictures.data_uri(heatmap.overlay(model.bundle.seen(pixels), answer.map), pictures.SHOWN)
+    return pictures.data_uri(heatmap.overlay(model.bundle.visible_part(pixels), answer.map), pictures.SHOWN)
 
 
 def batch(
-    outcomes: Sequence[batches.Outcome], judged: Sequence[batches.Judged], unsure_only: bool
+    outcomes: Sequence[batches.Outcome], judged: Sequence[batches.JudgedImage], unsure_only: bool
 ) -> tuple[str, list[list[object]]]:
     """HTML of the totals of many cells, and the rows of their table (see `columns`).
 
@@ -95,7 +99,7 @@ def columns(models: Sequence[Model]) -> dict[str, tuple[str, str]]:
     return {**columns, "Note": ("str", "190px"), "File": ("str", "500px")}
 
 
-def _row(number: int, image: batches.Judged, rows: tuple[batches.Row, ...]) -> list[object]:
+def _row(number: int, image: batches.JudgedImage, rows: tuple[batches.Row, ...]) -> list[object]:
     """The table's row of an image; `rows`: one of each model."""
     values: list[object] = [number, f'<img src="{image.thumbnail}" alt="">' if image.thumbnail else ""]
     for row in rows:

@@ -39,7 +39,7 @@ _POLICY = (
 )
 
 # Open files of this process; half of them may be connections.
-_MOST_FILES = 4096
+_MAX_FILES = 4096
 
 # Running requests get this long to finish: an orchestrator kills ten seconds after SIGTERM, or sooner.
 _DRAIN_SECONDS = 4
@@ -62,7 +62,7 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
         routes=plain.routes(models, folder, limits),
         middleware=[
             Middleware(firewall.Firewall, limits=limits),
-            Middleware(RequestBodyLimitMiddleware, max_body_size=firewall.MOST_UPLOAD),
+            Middleware(RequestBodyLimitMiddleware, max_body_size=firewall.MAX_UPLOAD),
         ],
         lifespan=lifespan,
     )
@@ -74,7 +74,7 @@ def make(models: Sequence[Model], source: cells.Source, folder: Path, limits: fi
         head=page.head(),
         footer_links=[],
         run_history=False,
-        max_file_size=uploads.MOST_BYTES,
+        max_file_size=uploads.MAX_BYTES,
         show_error=False,
         root_path=limits.root_path,
     )
@@ -194,8 +194,8 @@ class Connection(H11Protocol):
 
 
 def _set_file_limit() -> int:
-    """Set this process's limit of open files to `_MOST_FILES`, or the most allowed, and return it."""
+    """Set this process's limit of open files to `_MAX_FILES`, or the most allowed, and return it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = _MOST_FILES if most == resource.RLIM_INFINITY else min(most, _MOST_FILES)
+    allowed = _MAX_FILES if most == resource.RLIM_INFINITY else min(most, _MAX_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
     return allowed

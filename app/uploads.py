@@ -26,16 +26,16 @@ from malaria.files import is_litter
 
 from . import decoder
 
-MOST_BYTES = 20 * 2**20  # of one file, also of a zip
+MAX_BYTES = 20 * 2**20  # of one file, also of a zip
 # In one batch, zips unpacked: they are judged in ten seconds, and the page keeps them in 5 MB.
-MOST_CELLS = 2500
+MAX_CELLS = 2500
 # In one request: to list a zip's members may take half a second, and a request may repeat the same zip.
-MOST_ZIPS = 250
-# The number of members keeps its default limit: `_MOST_DIRECTORY` refuses long lists before they are read.
+MAX_ZIPS = 250
+# The number of members keeps its default limit: `_MAX_DIRECTORY` refuses long lists before they are read.
 _ZIP = archives.Limits(size=256 * 2**20, ratio=100)
 
-TOO_MANY = f"more than the {MOST_CELLS:,} cells that are judged at once"
-TOO_MANY_ZIPS = f"more than the {MOST_ZIPS} zips that are opened at once"
+TOO_MANY = f"more than the {MAX_CELLS:,} cells that are judged at once"
+TOO_MANY_ZIPS = f"more than the {MAX_ZIPS} zips that are opened at once"
 GONE = "it is no longer kept here, so choose it again"
 DAMAGED_ZIP = "a zip that is damaged, encrypted, or packed by another method than deflate"
 LONG_LIST = "a zip of far more cells than are judged at once"
@@ -45,7 +45,7 @@ ZIP64 = "a zip64, a format for larger files than are accepted here: send a plain
 _LEAST_ROOM = 2**13
 
 # Most bytes of a zip's list of members that are read: a file of 20 MB could list half a million.
-_MOST_DIRECTORY = 2**20
+_MAX_DIRECTORY = 2**20
 _END, _END64 = b"PK\5\6", b"PK\6\7"
 
 _BROKEN = (*archives.DAMAGED_ZIP, OSError)
@@ -153,7 +153,7 @@ def name_and_file(file: object, folder: Path) -> tuple[str, Path]:
 def unpack(files: Files, decode: decoder.Decode) -> Iterator[Upload]:
     """Every image of named files and of the zips among them. Read each before you ask for the next.
 
-    An unreadable image does not stop the rest. If there are more than `MOST_CELLS`, the last one says how
+    An unreadable image does not stop the rest. If there are more than `MAX_CELLS`, the last one says how
     many are left out. A zip in a zip is not an image. A zip that is unsafe as a whole (links, paths outside
     it, a bomb) or empty gives one image that says so.
     """
@@ -163,13 +163,13 @@ def unpack(files: Files, decode: decoder.Decode) -> Iterator[Upload]:
         for name, file in files:
             if not is_zip(file):
                 yield Upload(name, partial(decode, file))
-            elif (zips := zips + 1) > MOST_ZIPS:
+            elif (zips := zips + 1) > MAX_ZIPS:
                 yield _refused(name, TOO_MANY_ZIPS)
             else:
                 yield from _unpack_zip(name, file, decode)
 
-    yield from itertools.islice(images_of_files(), MOST_CELLS)
-    if (excess := count([file for _, file in files]) - MOST_CELLS) > 0:
+    yield from itertools.islice(images_of_files(), MAX_CELLS)
+    if (excess := count([file for _, file in files]) - MAX_CELLS) > 0:
         yield _refused("", f"{excess:,} {TOO_MANY}")
 
 
@@ -222,7 +222,7 @@ def count(files: Sequence[Path]) -> int:
     """The number of images in files and in the zips among them, by the zips' lists of members."""
     total = zips = 0
     for file in files:
-        if is_zip(file) and (zips := zips + 1) <= MOST_ZIPS and not _why_not_listed(file):
+        if is_zip(file) and (zips := zips + 1) <= MAX_ZIPS and not _why_not_listed(file):
             with contextlib.suppress(*_BROKEN), zipfile.ZipFile(file) as archive:
                 names = (info.filename for info in archive.infolist() if not info.is_dir())
                 total += sum(not is_litter(name) for name in names)
@@ -245,4 +245,4 @@ def _why_not_listed(file: Path) -> str:
     # A zip64 has a locator before the end record; the record that it points to may name a longer list.
     if tail[max(end - 20, 0) : end].startswith(_END64):
         return ZIP64
-    return LONG_LIST if int.from_bytes(tail[end + 12 : end + 16], "little") > _MOST_DIRECTORY else ""
+    return LONG_LIST if int.from_bytes(tail[end + 12 : end + 16], "little") > _MAX_DIRECTORY else ""

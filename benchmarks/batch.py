@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import by_turns, data, fake_archive
-from malaria.command import end_with, how_many, options
+from malaria.command import new_parser, positive, run_and_exit
 from malaria.fetch import nih
 
 DASK = ("--engine", "dask", "--workers")
@@ -20,16 +20,16 @@ WAYS: dict[str, tuple[str, ...]] = {"plain path": (), "1 worker": (*DASK, "1"), 
 
 
 def main() -> int:
-    parser = options("benchmarks.batch", __doc__)
-    parser.add_argument("--cells", type=how_many, default=2 * nih.WHOLE.cells, help="how many (%(default)s)")
-    parser.add_argument("--rounds", type=how_many, default=3, help="alternations of the compared runs (3)")
+    parser = new_parser("benchmarks.batch", __doc__)
+    parser.add_argument("--cells", type=positive, default=2 * nih.WHOLE.cells, help="how many (%(default)s)")
+    parser.add_argument("--rounds", type=positive, default=3, help="alternations of the compared runs (3)")
     arguments = parser.parse_args()
     print(f"{arguments.cells:,} cells, {by_turns.machine()}")
     with tempfile.TemporaryDirectory() as work:
         single, many = prepare(Path(work, "one"), 1), prepare(Path(work, "many"), arguments.cells)
         tables = {way: Path(work, f"{way}.csv") for way in WAYS}
         ways = {way: partial(costs, single, many, tables[way], engine) for way, engine in WAYS.items()}
-        print(by_turns.medians(by_turns.measured(ways, arguments.rounds)).round(3).to_string())
+        print(by_turns.medians(by_turns.measure(ways, arguments.rounds)).round(3).to_string())
         plain, *engines = (table.read_bytes() for table in tables.values())
     same = all(engine == plain for engine in engines) and plain.count(b"\n") == arguments.cells + 1
     print("The engine's bytes are the plain path's." if same else "OTHER BYTES")
@@ -57,4 +57,4 @@ def costs(single: Path, many: Path, out: Path, engine: tuple[str, ...]) -> dict[
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

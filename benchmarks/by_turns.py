@@ -30,7 +30,7 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
 
 
-def measured(ways: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int) -> pd.DataFrame:
+def measure(ways: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int) -> pd.DataFrame:
     """The figures of each way in each round, indexed by `round` and `way`; the ways alternate."""
     rows = {}
     for number in range(1, rounds + 1):
@@ -51,7 +51,7 @@ def ratios(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return medians(runs.div(runs.xs(baseline, level="way"), level="round"))
 
 
-def alone(run: Callable[..., Result], *arguments: object) -> Result:
+def run_in_process(run: Callable[..., Result], *arguments: object) -> Result:
     """Call `run` in a new process, and return its result."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(run, *arguments).result()

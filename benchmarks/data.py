@@ -23,7 +23,7 @@ from benchmarks import by_turns, fake_archive
 from benchmarks.by_turns import ROOT
 from malaria import files, params
 from malaria.cells import images
-from malaria.command import end_with, how_many, options
+from malaria.command import new_parser, positive, run_and_exit
 from malaria.fetch import nih, nlm
 from malaria.paths import PARAMS, RAW
 
@@ -33,9 +33,9 @@ LOOPS = {"decode": 0, "decode and resize": 50}
 
 
 def main() -> None:
-    parser = options("benchmarks.data", __doc__)
-    parser.add_argument("--cells", type=how_many, default=2 * nih.WHOLE.cells, help="how many (%(default)s)")
-    parser.add_argument("--rounds", type=how_many, default=5, help="alternations of the compared runs (5)")
+    parser = new_parser("benchmarks.data", __doc__)
+    parser.add_argument("--cells", type=positive, default=2 * nih.WHOLE.cells, help="how many (%(default)s)")
+    parser.add_argument("--rounds", type=positive, default=5, help="alternations of the compared runs (5)")
     arguments = parser.parse_args()
     census = replace(nih.WHOLE, cells=arguments.cells // 2)
     print(f"{2 * census.cells:,} images, {by_turns.machine()}")
@@ -56,7 +56,7 @@ def prepare(work: Path, census: nih.Census) -> None:
     parameters["data"] |= {"source": "nlm", "nlm": fake_archive.nlm_section("http://localhost", published)}
     (work / PARAMS).write_text(yaml.safe_dump(parameters), encoding="utf-8")
     settings = params.load_params(work / PARAMS).data
-    cache = nlm.cache_of(settings.nlm, work / "cache")
+    cache = nlm.cache_folder(settings.nlm, work / "cache")
     cache.mkdir(parents=True)
     for name, content in published.items():
         (cache / name).write_bytes(content)
@@ -73,7 +73,7 @@ def picture_maker() -> fake_archive.Draw:
     # Imported here, because the processes of the bare loops do not need the app.
     from app import pictures
 
-    encoded = [pictures.encoded(pixels) for pixels, _ in pictures.drawn(PICTURES, seed=1)]
+    encoded = [pictures.png(pixels) for pixels, _ in pictures.cells(PICTURES, seed=1)]
 
     def draw(cell: fake_archive.Cell) -> bytes:
         # The number in the name chooses the picture, so that patients have different pictures.
@@ -89,7 +89,7 @@ def time_stages(work: Path, cells: int, rounds: int) -> None:
     commands |= {name: ["-c", code.format(size)] for name, size in LOOPS.items()}
     command = partial(by_turns.command, work=work)
     ways = {name: partial(command, [sys.executable, *arguments]) for name, arguments in commands.items()}
-    runs = by_turns.measured(ways, rounds)
+    runs = by_turns.measure(ways, rounds)
     medians = by_turns.medians(runs)
     print(medians.assign(images_per_second=cells / medians.s).round(1))
     for name, loop in zip(("audit", "pack"), LOOPS, strict=True):
@@ -114,4 +114,4 @@ def _read(size: int, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -35,13 +35,13 @@ def cells(census: Census = WHOLE) -> Iterator[Cell]:
             yield Cell(label, slide, f"{slide}_IMG_20150918_{140000 + index // 400:06}_cell_{number}.png")
 
 
-def tiny(cell: Cell) -> bytes:
+def placeholder(cell: Cell) -> bytes:
     """Unique bytes in place of a cell's picture, for archives whose pictures are not decoded."""
     return f"drawn for {cell.label}/{cell.name}".encode()
 
 
 def write_archive(
-    out: Path | io.BytesIO, census: Census = WHOLE, draw: Draw = tiny, *, twice: bool = False
+    out: Path | io.BytesIO, census: Census = WHOLE, draw: Draw = placeholder, *, twice: bool = False
 ) -> None:
     """Write a zip like the NLM's or, with the folder `twice`, like Kaggle's; both have Thumbs.db files."""
     with zipfile.ZipFile(out, "w") as archive:
@@ -61,7 +61,7 @@ def mapping(label: str, census: Census = WHOLE) -> str:
     return "".join(f"{slide},{names!r},,,\n" for slide, names in sorted(names_by_slide.items()))
 
 
-def published(census: Census = WHOLE, draw: Draw = tiny) -> dict[str, bytes]:
+def published(census: Census = WHOLE, draw: Draw = placeholder) -> dict[str, bytes]:
     """The files of the NLM's server by name: the archive, and the mapping of each class."""
     archive = io.BytesIO()
     write_archive(archive, census, draw)

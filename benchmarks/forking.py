@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import batch, by_turns, serving
 from malaria.cells import decoding, sandbox
-from malaria.command import end_with, how_many, options
+from malaria.command import new_parser, positive, run_and_exit
 
 
 class Inside:
@@ -33,16 +33,16 @@ class Inside:
 
 
 def main() -> None:
-    parser = options("benchmarks.forking", __doc__)
-    parser.add_argument("--cells", type=how_many, default=8000, help="cells for predict (default 8000)")
+    parser = new_parser("benchmarks.forking", __doc__)
+    parser.add_argument("--cells", type=positive, default=8000, help="cells for predict (default 8000)")
     parser.add_argument("--seconds", type=float, default=15, help="of each load on /classify (default 15)")
-    parser.add_argument("--rounds", type=how_many, default=3, help="alternations of the two ways (3)")
+    parser.add_argument("--rounds", type=positive, default=3, help="alternations of the two ways (3)")
     arguments = parser.parse_args()
-    cells = serving.encoded(serving.CELLS)
+    cells = serving.png_cells(serving.CELLS)
     with tempfile.TemporaryDirectory() as work:
         folders = batch.prepare(Path(work, "one"), 1), batch.prepare(Path(work, "many"), arguments.cells)
         ways = {way: partial(speeds, way, cells, arguments.seconds, *folders) for way in ("inside", "forked")}
-        shares = by_turns.ratios(by_turns.measured(ways, arguments.rounds), "inside")
+        shares = by_turns.ratios(by_turns.measure(ways, arguments.rounds), "inside")
     for name, share in shares.loc["forked"].items():
         print(f"{name}: {share:.0%} of the speed without forking (median)")
 
@@ -74,4 +74,4 @@ def speeds(way: str, cells: list[bytes], seconds: float, single: Path, many: Pat
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -23,7 +23,7 @@ import psutil
 from benchmarks import by_turns
 from malaria import bundle
 from malaria.cells.images import Pixels, resize
-from malaria.command import end_with, how_many, options
+from malaria.command import new_parser, positive, run_and_exit
 from malaria.errors import UserError
 
 BUNDLE = "bundle"
@@ -33,9 +33,9 @@ _BATCH, _CALLS, _BATCHES = 256, 300, 10
 
 
 def main() -> None:
-    parser = options("benchmarks.inference", __doc__)
+    parser = new_parser("benchmarks.inference", __doc__)
     parser.add_argument("--model", type=Path, help="a bundle folder (default: the pretrained one)")
-    parser.add_argument("--rounds", type=how_many, default=5, help="alternations of the three ways (5)")
+    parser.add_argument("--rounds", type=positive, default=5, help="alternations of the three ways (5)")
     parser.add_argument("--core", type=int, default=0, help="to which all are bound, if the system can (0)")
     arguments = parser.parse_args()
     folder = arguments.model or bundle.default_folder()
@@ -47,8 +47,8 @@ def main() -> None:
         os.sched_setaffinity(0, {arguments.core})
     cells = draw_cells(record.input_size)
     common = (folder.resolve(), cells, _CALLS, _BATCHES)
-    ways = {way: partial(by_turns.alone, measure, way, *common) for way in WAYS}
-    runs = by_turns.measured(ways, arguments.rounds)
+    ways = {way: partial(by_turns.run_in_process, measure, way, *common) for way in WAYS}
+    runs = by_turns.measure(ways, arguments.rounds)
     ratios = by_turns.ratios(runs, BUNDLE).drop(BUNDLE)
     print(f"{by_turns.medians(runs).T.round(3)}\n\nMultiples of the bundle's figures:\n{ratios.T.round(1)}")
 
@@ -58,7 +58,7 @@ def draw_cells(size: int) -> Pixels:
     # Imported here, because the measured processes do not need the app.
     from app import pictures
 
-    cells = [resize(pixels, size) for pixels, _ in pictures.drawn(32, seed=1)]
+    cells = [resize(pixels, size) for pixels, _ in pictures.cells(32, seed=1)]
     return np.stack(cells * (_BATCH // 32))
 
 
@@ -104,4 +104,4 @@ def _milliseconds(call: Callable[[], Any], calls: int) -> float:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -27,7 +27,7 @@ from app import pictures
 from benchmarks import by_turns
 from malaria import bundle
 from malaria.cells import decoding
-from malaria.command import end_with, how_many, options
+from malaria.command import new_parser, positive, run_and_exit
 from malaria.errors import UserError
 
 APP = (sys.executable, "-m", "app", "--port", "0")
@@ -46,18 +46,18 @@ class Server:
 
 
 def main() -> int:
-    parser = options("benchmarks.serving", __doc__)
+    parser = new_parser("benchmarks.serving", __doc__)
     parser.add_argument("--model", default="models/pretrained", help="a bundle folder (default: %(default)s)")
-    parser.add_argument("--clients", type=how_many, nargs="+", default=[1, 8, 32], help="at once (1 8 32)")
+    parser.add_argument("--clients", type=positive, nargs="+", default=[1, 8, 32], help="at once (1 8 32)")
     parser.add_argument("--seconds", type=float, default=60, help="of each load (default 60)")
     arguments = parser.parse_args()
-    cells = encoded(CELLS)
+    cells = png_cells(CELLS)
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
         with start("--model", arguments.model, log=Path(folder) / "log") as server:
             print(f"{by_turns.machine()}, {arguments.model}")
             print(f"ready {time.monotonic() - started:.1f} s after its start, {memory(server):.0f} MB")
-            seconds = bare(arguments.model, cells)
+            seconds = seconds_per_cell(arguments.model, cells)
             print(f"bare call of the bundle: {1 / seconds:.0f} cells a second, {1e3 * seconds:.2f} ms each")
             loads = pd.DataFrame(load(server, cells, n, arguments.seconds) for n in arguments.clients)
             share = (100 * loads["answers/s"] * seconds).map("{:.0f} %".format)
@@ -81,12 +81,12 @@ def start(*arguments: str, log: Path, command: Sequence[str | Path] = APP, **pop
         process.communicate()
 
 
-def encoded(count: int) -> list[bytes]:
+def png_cells(count: int) -> list[bytes]:
     """Drawn cells as PNG files."""
-    return [pictures.encoded(pixels) for pixels, _ in pictures.drawn(count, seed=5)]
+    return [pictures.png(pixels) for pixels, _ in pictures.cells(count, seed=5)]
 
 
-def bare(folder: str, cells: list[bytes]) -> float:
+def seconds_per_cell(folder: str, cells: list[bytes]) -> float:
     """Seconds per cell without a server, for cells that are decoded and judged one by one."""
     model = bundle.load(folder)
 
@@ -139,4 +139,4 @@ def memory(server: Server) -> float:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -27,7 +27,7 @@ import pandas as pd
 from benchmarks import by_turns
 from malaria import params, paths, tables
 from malaria.cells import packed
-from malaria.command import end_with, how_many, options
+from malaria.command import new_parser, positive, run_and_exit
 from malaria.errors import UserError
 from malaria.labels import LABELS, values
 
@@ -36,15 +36,15 @@ _BEFORE = 20
 
 
 def main() -> None:
-    parser = options("benchmarks.training", __doc__)
-    parser.add_argument("--seeds", type=how_many, default=3, help="number of seeds (3)")
-    parser.add_argument("--epochs", type=how_many, default=30, help="most epochs of each training (30)")
+    parser = new_parser("benchmarks.training", __doc__)
+    parser.add_argument("--seeds", type=positive, default=3, help="number of seeds (3)")
+    parser.add_argument("--epochs", type=positive, default=30, help="most epochs of each training (30)")
     parser.add_argument("--mark", type=float, default=0.985, help="val AUC to reach (0.985)")
-    parser.add_argument("--steps", type=how_many, default=100, help="steps per measurement of the rate (100)")
-    parser.add_argument("--rounds", type=how_many, default=5, help="number of these measurements (5)")
+    parser.add_argument("--steps", type=positive, default=100, help="steps per measurement of the rate (100)")
+    parser.add_argument("--rounds", type=positive, default=5, help="number of these measurements (5)")
     arguments = parser.parse_args()
     print(by_turns.machine())
-    rate, bare, plain = by_turns.alone(rates, _BEFORE + arguments.steps, arguments.rounds)
+    rate, bare, plain = by_turns.run_in_process(rates, _BEFORE + arguments.steps, arguments.rounds)
     print(
         f"ours, steady: {rate:,.0f} images/s: {rate / bare:.1%} of a bare step's {bare:,.0f}, and "
         f"{rate / plain:.1%} of the {plain:,.0f} of one that does not augment",
@@ -57,9 +57,9 @@ def main() -> None:
 
 def to_the_mark(seed: int, most: int, mark: float, rate: float) -> dict[str, float]:
     """Time both ways to the same AUC; ours with the fewest epochs, of which `rate` tells the start-up."""
-    best, original_seconds = by_turns.alone(original, seed, most, mark)
+    best, original_seconds = by_turns.run_in_process(original, seed, most, mark)
     for epochs in range(1, most + 1):
-        auc, seconds, images = by_turns.alone(pipeline, seed, epochs)
+        auc, seconds, images = by_turns.run_in_process(pipeline, seed, epochs)
         if auc >= min(mark, best):
             return {
                 "val AUC": min(mark, best),
@@ -184,4 +184,4 @@ def original(seed: int, epochs: int, mark: float) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -24,7 +24,7 @@ from malaria.cells import images, pack, packed
 from malaria.errors import UserError
 from malaria.evaluate import evaluation, metrics, paired
 
-MOST_FLIPS = 10
+MAX_FLIPS = 10
 
 # How many cells both bundles are timed on, and in how many rounds; the median of the rounds counts.
 _TIMED_CELLS, _ROUNDS = 256, 7
@@ -317,7 +317,7 @@ def _results(
         "figures": figures,
         "auc_low": auc_low,
         "turned_away": [float(mask.sum() / max(len(inverted), 1)) for mask in rejected],
-        "flips": flips[:MOST_FLIPS],
+        "flips": flips[:MAX_FLIPS],
         "flipped": len(flips),
         "speed": _speed(base_model, model, crops[:_TIMED_CELLS]) if crops else None,
     }

@@ -17,7 +17,7 @@ from ci.github import event
 from malaria import files, paths, programs, tables
 from malaria.bundle import ood
 from malaria.cells import packed
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 from malaria.labels import PARASITIZED
 from malaria.params import load_params
@@ -47,7 +47,7 @@ class Drift:
 
 
 def main() -> None:
-    parser = options("ci.drift", __doc__)
+    parser = new_parser("ci.drift", __doc__)
     parser.add_argument("--base", default="HEAD", help="the revision whose data is in use (HEAD)")
     base = parser.parse_args().base
     limit = load_params().gate.max_drift
@@ -115,4 +115,4 @@ def _measure(folder: Path, cells: packed.Packed) -> tuple[pd.DataFrame, pd.DataF
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -12,11 +12,11 @@ from pathlib import Path
 from ci import outputs, retrain, revisions
 from ci.github import event
 from malaria import programs
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 
 
 def main() -> int:
-    parser = options("ci.gate", __doc__)
+    parser = new_parser("ci.gate", __doc__)
     base = pull.base if (pull := event.pull()) else None
     parser.add_argument("--base", default=base, required=not base, help="a branch, tag or commit to judge by")
     parser.add_argument("--label", action="append", default=[], help="a label, as if the pull request had it")
@@ -48,4 +48,4 @@ def judge(rev: str, *flags: str) -> int:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -15,7 +15,7 @@ from ci.github import event, summary
 from ci.revisions import Revision
 from ci.verdict import Verdict, judge
 from malaria import files, paths, programs
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.params import load_params
 
 # Sections of params.yaml that decide how branches are judged, as `outputs.RULES` are files that do.
@@ -23,7 +23,7 @@ RULING_SECTIONS = ("evaluate", "gate")
 
 
 def main() -> int:
-    parser = options("ci.judge", __doc__)
+    parser = new_parser("ci.judge", __doc__)
     parser.add_argument("branch", type=Path, help="the branch's work tree")
     parser.add_argument("--base", type=Path, help="the base's work tree (none: a first revision)")
     parser.add_argument("--name", default="", help="the base's name in the report")
@@ -124,4 +124,4 @@ def _rules(base: Revision | None, branch: Revision) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -13,7 +13,7 @@ from ci import gate as ci_gate
 from ci import outputs, revisions
 from ci.github import summary
 from malaria import bundle, paths, programs, tables
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 from malaria.evaluate import evaluation, metrics
 
@@ -24,7 +24,7 @@ VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 
 
 def main() -> None:
-    parser = options("ci.release", __doc__)
+    parser = new_parser("ci.release", __doc__)
     parser.add_argument("version", help="semantic version, such as 1.2.0")
     parser.add_argument("--override", metavar="REASON", help="release even if the gate fails; notes say why")
     parser.add_argument("--dry", action="store_true", help="check and show the notes, and make no tag")
@@ -121,7 +121,7 @@ def notes(tag: str, released: bundle.Bundle, last: str, verdict: str) -> str:
     sources = (paths.METRICS, paths.AUDIT, outputs.COMPARISON)
     figures, audit, comparison = (json.loads(file.read_bytes()) for file in sources)
     test, patients = figures[tables.TEST], sum(audit["patients"].values())
-    rows = [f"| {words} | {metrics.interval(**test[name])} |" for name, words in evaluation.MAIN.items()]
+    rows = [f"| {words} | {metrics.interval(**test[name])} |" for name, words in evaluation.FIGURES.items()]
     parts = [
         f"# {tag}",
         "Research use only. This is no medical device, and nothing it says is a diagnosis.",
@@ -151,4 +151,4 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -12,12 +12,12 @@ from pathlib import Path
 from ci import outputs, release, revisions
 from ci.github import event
 from malaria import bundle, paths
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 
 
 def main() -> None:
-    parser = options("ci.released_bundle", __doc__)
+    parser = new_parser("ci.released_bundle", __doc__)
     tag = os.environ.get("GITHUB_REF_NAME", "")
     parser.add_argument("--tag", default=tag, help="a version, such as malaria-cells@v1.2.0")
     version = verify(parser.parse_args().tag)
@@ -58,4 +58,4 @@ def pack(source: Path, version: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -16,7 +16,7 @@ from ci import outputs, revisions
 from ci.comparison import Plain, Stage
 from ci.github import commit_lock, event, summary
 from malaria import files, paths, programs
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 
 
 class Run(Plain):
@@ -31,7 +31,7 @@ class Run(Plain):
 
 
 def main() -> None:
-    parser = options("ci.retrain", __doc__)
+    parser = new_parser("ci.retrain", __doc__)
     parser.add_argument("--sample", action="store_true", help="use the synthetic sample, as for a fork")
     parser.add_argument("--update", action="store_true", help="first bring imported data up to date")
     arguments = parser.parse_args()
@@ -109,4 +109,4 @@ def from_trailer() -> tuple[Stage, ...]:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

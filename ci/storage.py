@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from malaria import programs
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 from remote import pull, push, storage
 
@@ -21,7 +21,7 @@ FOLDER = Path(".dvc/remote")
 
 
 def main() -> None:
-    parser = options("ci.storage", __doc__)
+    parser = new_parser("ci.storage", __doc__)
     parser.add_argument("what", choices=("pull", "push"))
     parser.add_argument("--store-needed", action="store_true", help="stop if no store is named")
     arguments = parser.parse_args()
@@ -51,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from docs import screenshots
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 
 PICTURE = Path("docs/airflow.png")
@@ -16,7 +16,7 @@ DAG = "dags/malaria_cells"
 
 
 def main() -> None:
-    parser = options("docs.airflow_screenshot", __doc__)
+    parser = new_parser("docs.airflow_screenshot", __doc__)
     parser.add_argument("--home", type=Path, default=Path(".airflow"), help="Airflow's files (.airflow)")
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="Airflow's page (%(default)s)")
     arguments = parser.parse_args()
@@ -44,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

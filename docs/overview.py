@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from app import heatmap, pictures
 from malaria import bundle, paths
 from malaria.cells import images
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 
 PICTURE = Path("docs/overview.png")
 REPOSITORY = "https://github.com/OWNER/malaria-cells"
@@ -26,7 +26,7 @@ ORANGE, BLUE = "#d95f02", "#3182bd"
 
 
 def main() -> None:
-    options("docs.overview", __doc__).parse_args()
+    new_parser("docs.overview", __doc__).parse_args()
     model = bundle.load(paths.PRETRAINED)
     figures = json.loads((paths.PRETRAINED / bundle.PARTS["figures"]).read_text(encoding="utf-8"))
     picture(model, figures["plots"]["reliability"]).save(PICTURE, optimize=True)
@@ -51,7 +51,7 @@ def _badge(name: str, value: str) -> str:
 
 def picture(model: bundle.Bundle, reliability: dict[str, list[float]]) -> Image.Image:
     """Cells framed by category, the first with its map, and the diagram with the columns of `reliability`."""
-    cells = [pixels for pixels, _ in pictures.drawn(6, seed=30)]
+    cells = [pixels for pixels, _ in pictures.cells(6, seed=30)]
     tiles = [_tile(cell, p) for cell, p in zip(cells, model.predict(cells), strict=True)]
     tiles[3:3] = [_tile(cells[0])]
     tiles.append(_tile(heatmap.overlay(cells[0], model.explain(cells[0]))))
@@ -89,4 +89,4 @@ def _diagram(reliability: dict[str, list[float]]) -> Image.Image:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

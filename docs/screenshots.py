@@ -16,7 +16,7 @@ from PIL import Image
 
 from app import pictures
 from benchmarks import serving
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 
 DOCS = Path("docs")
@@ -24,7 +24,7 @@ DESK, PHONE = (1400, 1150), (390, 1500)
 
 
 def main() -> None:
-    _, arguments = options("docs.screenshots", __doc__).parse_known_args()
+    _, arguments = new_parser("docs.screenshots", __doc__).parse_known_args()
     with (
         tempfile.TemporaryDirectory() as folder,
         chromium() as browser,
@@ -63,8 +63,8 @@ def one_cell(page: Any) -> None:
 
 def many_cells(page: Any) -> None:
     files = [
-        {"name": f"cell-{number:02}.png", "mimeType": "image/png", "buffer": pictures.encoded(pixels)}
-        for number, (pixels, _) in enumerate(pictures.drawn(24, seed=2), 1)
+        {"name": f"cell-{number:02}.png", "mimeType": "image/png", "buffer": pictures.png(pixels)}
+        for number, (pixels, _) in enumerate(pictures.cells(24, seed=2), 1)
     ]
     page.set_input_files("#bring input[type=file]", files)
     page.locator("#table [role=gridcell] img").first.wait_for()
@@ -78,4 +78,4 @@ PICTURES = (
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

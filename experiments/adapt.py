@@ -9,13 +9,13 @@ from pathlib import Path
 from experiments import experiment
 from malaria import bundle, params, paths, tables
 from malaria.cells import packed
-from malaria.command import end_with, how_many, options
+from malaria.command import new_parser, positive, run_and_exit
 from malaria.errors import UserError
 from malaria.predict import external
 
 
 def main() -> None:
-    parser = options("experiments.adapt", __doc__)
+    parser = new_parser("experiments.adapt", __doc__)
     parser.add_argument("--name", default="adapted", help="name of the experiment (adapted)")
     parser.add_argument(
         "--start", type=Path, default=paths.PRETRAINED, help="a bundle with model.keras (models/pretrained)"
@@ -26,7 +26,7 @@ def main() -> None:
         default=Path("data/others"),
         help="a folder with the set that it came from, laid out as laboratories.folder (data/others)",
     )
-    parser.add_argument("--epochs", type=how_many, default=3, help="through your cells and the rehearsal (3)")
+    parser.add_argument("--epochs", type=positive, default=3, help="through your cells and the rehearsal (3)")
     parser.add_argument("--rate", type=float, default=0.0005, help="peak learning rate (0.0005)")
     parser.add_argument("--kept", type=Path, nargs="*", default=[], help="sets that neither learned from")
     arguments = parser.parse_args()
@@ -59,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -13,7 +13,7 @@ import pandas as pd
 from experiments import experiment
 from malaria import params, tables
 from malaria.cells import doubtful_labels
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 from malaria.evaluate import paired
 from malaria.paths import CROSSVAL
@@ -26,7 +26,7 @@ _MIN_CELLS, _WEAK_SENSITIVITY = 20, 0.90
 
 
 def main() -> None:
-    parser = options("experiments.compare", __doc__)
+    parser = new_parser("experiments.compare", __doc__)
     parser.add_argument("other", type=Path, help="CSV with path (or file) and p_parasitized, out of fold")
     parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     parser.add_argument("--out", type=Path, default=CROSSVAL / "comparison.csv", help="file for every figure")
@@ -78,4 +78,4 @@ def _weak_patients(cells: pd.DataFrame, doubtful: doubtful_labels.Pairs) -> str:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -10,13 +10,13 @@ from pathlib import Path
 import pandas as pd
 
 from malaria import bundle, predict
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 from malaria.predict import inputs
 
 
 def main() -> None:
-    parser = options("experiments.crop_size", __doc__)
+    parser = new_parser("experiments.crop_size", __doc__)
     parser.add_argument("one", help="a folder or zip of crops")
     parser.add_argument("other", help="a folder or zip with the same cells at another size; it may have more")
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
@@ -63,4 +63,4 @@ def _by_name(path: str) -> dict[str, predict.Item]:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

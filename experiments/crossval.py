@@ -20,7 +20,7 @@ import pandas as pd
 from experiments import experiment
 from malaria import files, params, paths, tables
 from malaria.cells import doubtful_labels, splits
-from malaria.command import end_with, how_many, options
+from malaria.command import new_parser, positive, run_and_exit
 from malaria.errors import UserError
 from malaria.evaluate import evaluation
 from malaria.fetch import laboratories
@@ -30,14 +30,14 @@ FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "macro_sensitivity")
 
 
 def main() -> None:
-    parser = options("experiments.crossval", __doc__)
+    parser = new_parser("experiments.crossval", __doc__)
     parser.add_argument("--folds", type=int, default=5, help="number of folds, if split.file has none (5)")
     parser.add_argument("--name", default="crossval", help="name of experiments and file (crossval)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="set a parameter, as dvc exp run -S"
     )
     parser.add_argument("--leave-out", choices=["laboratories"], help="each of laboratories.folder in turn")
-    parser.add_argument("--workers", type=how_many, default=1, help="folds that run at once (1)")
+    parser.add_argument("--workers", type=positive, default=1, help="folds that run at once (1)")
     arguments = parser.parse_args()
     settings = params.load_params()
     folds = splits.folds_in(Path(settings.split.file))
@@ -94,4 +94,4 @@ def _leave_out_each(name: str, settings: params.Params, changes: Sequence[str]) 
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

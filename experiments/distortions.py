@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter, ImageOps
 from experiments import experiment
 from malaria import bundle, labels, params
 from malaria.cells import images
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 from malaria.fetch import laboratories
 
@@ -32,7 +32,7 @@ _BLACK = 12
 
 
 def main() -> None:
-    parser = options("experiments.distortions", __doc__)
+    parser = new_parser("experiments.distortions", __doc__)
     parser.add_argument("cells", type=Path, help="a folder, zip or tar with class folders, of crops on black")
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
     parser.add_argument("--name", help="name of a cross-validation, whose folds answer instead")
@@ -142,4 +142,4 @@ DISTORTIONS: dict[str, Distort] = {
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

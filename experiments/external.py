@@ -7,12 +7,12 @@ are found and cut out. A set may have cells of one class only.
 from pathlib import Path
 
 from malaria import bundle, params
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.predict import external
 
 
 def main() -> None:
-    parser = options("experiments.external", __doc__)
+    parser = new_parser("experiments.external", __doc__)
     parser.add_argument("sets", type=Path, nargs="+", help="a folder, zip or tar for each laboratory")
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
     arguments = parser.parse_args()
@@ -22,4 +22,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

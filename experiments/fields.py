@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from malaria import files, params
-from malaria.command import end_with, how_many, needs, options
+from malaria.command import new_parser, positive, require, run_and_exit
 from malaria.fields import annotations, find, matching
 from malaria.labels import PARASITIZED
 
@@ -23,12 +23,12 @@ REPORTS = Path("reports/fields")
 
 
 def main() -> None:
-    parser = options("experiments.fields", __doc__)
+    parser = new_parser("experiments.fields", __doc__)
     parser.add_argument("folder", type=Path, help="a folder of annotated sets, or one set")
-    parser.add_argument("--sample", type=how_many, metavar="N", help="only N random fields of each set")
+    parser.add_argument("--sample", type=positive, metavar="N", help="only N random fields of each set")
     parser.add_argument("--worst", type=int, default=6, metavar="N", help="fields of a set to draw (6)")
     arguments = parser.parse_args()
-    needs("skimage", "make fields", "fields")
+    require("skimage", "make fields", "fields")
     folders = [arguments.folder]
     # One set may be spread over several folders, but not if one of these has all annotations of its own.
     if list(arguments.folder.glob("*/annotations.json")):
@@ -49,7 +49,7 @@ def main() -> None:
                 matching.outlines(pixels, field, annotated.marks, matched).save(part)
 
 
-def score(annotated: annotations.Annotated) -> dict[str, float]:
+def score(annotated: annotations.AnnotatedField) -> dict[str, float]:
     """Find the cells of a field, and compare them with its annotation.
 
     Returns:
@@ -101,4 +101,4 @@ def as_text(scores: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score
 from experiments import experiment
 from malaria import files, labels, params, tables
 from malaria.cells import doubtful_labels
-from malaria.command import end_with, how_many, options
+from malaria.command import new_parser, positive, run_and_exit
 from malaria.errors import UserError
 from malaria.evaluate import calibration
 from malaria.evaluate.metrics import Floats, Ints
@@ -39,10 +39,10 @@ _COLUMNS, _SIDE, _CAPTION = 12, 96, 26  # of a contact sheet: cells per row, the
 
 
 def main() -> None:
-    parser = options("experiments.label_audit", __doc__)
+    parser = new_parser("experiments.label_audit", __doc__)
     parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     parser.add_argument("--out", type=Path, default=CROSSVAL / "label_audit.csv", help="file for the ranking")
-    parser.add_argument("--cells", type=how_many, default=120, help="cells on each contact sheet (120)")
+    parser.add_argument("--cells", type=positive, default=120, help="cells on each contact sheet (120)")
     parser.add_argument("--publish", action="store_true", help=f"write {LABEL_AUDIT} too, without pictures")
     parser.add_argument("--mean", action="store_true", help=f"rank by the mean log-odds with {LABEL_AUDIT}")
     parser.add_argument(
@@ -118,7 +118,7 @@ def _training_list(revision: str, file: Path) -> doubtful_labels.Pairs:
 
 def _print_precision(ranked: pd.DataFrame) -> None:
     settings = params.load_params().evaluate
-    doubtful = doubtful_labels.among(ranked, doubtful_labels.of_evaluation(settings))
+    doubtful = doubtful_labels.is_doubtful(ranked, doubtful_labels.of_evaluation(settings))
     if doubtful.any():
         precision = average_precision_score(doubtful, ranked.score)
         source = f"the {doubtful.sum():,} labels in {settings.doubtful_labels}"
@@ -238,4 +238,4 @@ def _without_stain(logits: Floats, y: Ints, patient: pd.Series) -> Floats:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -21,7 +21,7 @@ from malaria import bundle, paths, predict, tables
 from malaria.bundle import not_cells
 from malaria.cells import packed, synthetic
 from malaria.cells.images import Pixels
-from malaria.command import end_with, how_many, options
+from malaria.command import new_parser, positive, run_and_exit
 from malaria.errors import UserError
 from malaria.fields import synthetic as fields
 from malaria.predict import inputs
@@ -39,11 +39,11 @@ _CELLS = 400
 
 
 def main() -> None:
-    parser = options("experiments.ood", __doc__)
+    parser = new_parser("experiments.ood", __doc__)
     parser.add_argument("--model", type=Path, help="a bundle folder (default: models/pretrained)")
     parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     parser.add_argument("--cells", type=Path, nargs="*", default=[], help="files, folders, zips of cells")
-    parser.add_argument("--count", type=how_many, default=24, help="pictures of each kind (24)")
+    parser.add_argument("--count", type=positive, default=24, help="pictures of each kind (24)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the pictures (1)")
     parser.add_argument("--out", type=Path, default=Path("reports/ood.csv"), help="file for the table")
     arguments = parser.parse_args()
@@ -177,4 +177,4 @@ def _row(kind: str, rejected: Collection[str | None], *, cells: bool = False) ->
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -15,14 +15,14 @@ from sklearn.metrics import roc_auc_score
 from experiments import experiment
 from malaria import labels, params, paths, tables
 from malaria.cells import doubtful_labels, packed
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.evaluate.metrics import Bools, Floats, Ints
 
 PRECISIONS = get_args(params.Export.model_fields["precision"].annotation)
 
 
 def main() -> None:
-    parser = options("experiments.precision", __doc__)
+    parser = new_parser("experiments.precision", __doc__)
     parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     arguments = parser.parse_args()
     cells = packed.load(paths.PACKED)
@@ -77,7 +77,7 @@ def _fold_costs(revision: str, cells: packed.Packed) -> Iterator[dict[str, Any]]
     _, train = experiment.side(revision, tables.TRAIN, cells)
     y = labels.values(test.label)
     doubtful = doubtful_labels.of_evaluation(settings.evaluate)
-    sure = ~doubtful_labels.among(test, doubtful)
+    sure = ~doubtful_labels.is_doubtful(test, doubtful)
     with experiment.copy_of(revision, paths.MODEL) as file:
         model = network.load(file)
         p_trained = network.predict(model, np.stack([cell.pixels for cell in prepared]))
@@ -91,4 +91,4 @@ def _fold_costs(revision: str, cells: packed.Packed) -> Iterator[dict[str, Any]]
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -22,7 +22,7 @@ from experiments import experiment
 from malaria import bundle, files, labels, params, paths, tables
 from malaria.bundle import fingerprints, ood
 from malaria.cells import doubtful_labels, packed
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 from malaria.fetch import laboratories
 from malaria.predict import external
@@ -67,7 +67,7 @@ class _Fold:
 
 
 def main() -> None:
-    parser = options("experiments.pretrained", __doc__)
+    parser = new_parser("experiments.pretrained", __doc__)
     parser.add_argument("--name", default="crossval", help="name of the cross-validation (crossval)")
     parser.add_argument("--out", type=Path, default=paths.PRETRAINED, help="the bundle's folder")
     parser.add_argument("--cells", metavar="WORDS", help="what the cells are, in words for the card")
@@ -238,4 +238,4 @@ def lock_of_cells(lock: str) -> str:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

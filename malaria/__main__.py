@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from malaria import RESEARCH, __version__, bundle, labels, predict
 from malaria.bundle.ood import FOREIGN, Looks
-from malaria.command import end_with, how_many, needs, share_of_one
+from malaria.command import fraction, positive, require, run_and_exit
 from malaria.errors import UserError
 from malaria.predict import batch, engine, inputs, stores
-from malaria.predict.rows import disk_in_words, save
+from malaria.predict.rows import disk_errors, save
 
 # The package that an installation makes of app/ (pyproject.toml); a checkout has no such package.
 _APP = "malaria.app"
@@ -48,7 +48,7 @@ def main() -> None:
     )
     sub.add_argument(
         "--max-unreadable",
-        type=share_of_one,
+        type=fraction,
         default=0.1,
         metavar="SHARE",
         help="share of images; if more are unreadable, the exit status is 1 (%(default)s)",
@@ -56,9 +56,9 @@ def main() -> None:
     sub.add_argument(
         "--engine", choices=engine.NAMES, default="none", help="dask: resumable, on many workers (none)"
     )
-    sub.add_argument("--workers", type=how_many, default=2, help="worker processes here, with an engine (2)")
+    sub.add_argument("--workers", type=positive, default=2, help="worker processes here, with an engine (2)")
     sub.add_argument("--scheduler", metavar="ADDRESS", help="use this Dask cluster instead")
-    sub.add_argument("--shard", type=how_many, default=batch.SIZE, help="images in a shard (%(default)s)")
+    sub.add_argument("--shard", type=positive, default=batch.SIZE, help="images in a shard (%(default)s)")
     sub.set_defaults(run=_predict)
 
     sub = commands.add_parser(
@@ -91,7 +91,7 @@ def main() -> None:
 
 def command() -> None:
     """Run the command `malaria`, as it is installed."""
-    end_with(main)
+    run_and_exit(main)
 
 
 def _texts(summary: str, example: str) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     model = bundle.load(arguments.model)
     threshold = _threshold(model.record, arguments.operating_point)
     looks = Looks()
-    with nullcontext() if out is None else disk_in_words(out):
+    with nullcontext() if out is None else disk_errors(out):
         counts = _judge(arguments, model, threshold, looks)
     if model.foreign(looks):
         print(FOREIGN, file=sys.stderr)
@@ -205,7 +205,7 @@ def _class_label(text: str) -> tuple[str, str]:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     for module in ("pandas", "scipy", "sklearn", "yaml"):
-        needs(module, "evaluate", "evaluate")
+        require(module, "evaluate", "evaluate")
     from malaria.predict import labelled
 
     classes = dict[str, str]()

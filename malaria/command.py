@@ -48,7 +48,7 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
     module = sys.modules[main.__module__]
     assert module.__spec__ is not None
     epilog = "Reads params.yaml in the current folder; `dvc repro` runs it when needed."
-    parser = options(module.__spec__.name, module.__doc__, epilog)
+    parser = new_parser(module.__spec__.name, module.__doc__, epilog)
     for name, meaning in folders.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="FOLDER", help=meaning)
     arguments = vars(parser.parse_args())
@@ -63,10 +63,10 @@ def run_stage(main: Callable[..., None], **folders: str) -> None:
             main(**arguments)
         running.check_room_in_cache(stage)
 
-    end_with(run)
+    run_and_exit(run)
 
 
-def options(module: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
+def new_parser(module: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
     """The parser of `python -m module`; its `--help` keeps the line breaks of the description."""
     layout = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(
@@ -74,7 +74,7 @@ def options(module: str, description: str | None, epilog: str | None = None) -> 
     )
 
 
-def end_with(main: Callable[[], int | None]) -> None:
+def run_and_exit(main: Callable[[], int | None]) -> None:
     """Call `main` and exit with its status.
 
     A UserError, a full disk, and a file or folder that the system refuses end in a message of one line and
@@ -124,14 +124,14 @@ def end_with(main: Callable[[], int | None]) -> None:
     sys.exit(status)
 
 
-def how_many(text: str) -> int:
+def positive(text: str) -> int:
     """The argparse type of an option that is a count, from 1 on."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
     return int(text)
 
 
-def share_of_one(text: str) -> float:
+def fraction(text: str) -> float:
     """The argparse type of an option that is a share, in [0, 1]."""
     with suppress(ValueError):
         if 0 <= float(text) <= 1:
@@ -146,7 +146,7 @@ def local_path(text: str) -> Path:
     return Path(text)
 
 
-def needs(module: str, feature: str, extra: str) -> None:
+def require(module: str, feature: str, extra: str) -> None:
     """Raise UserError if `module`, which `feature` needs, is not installed; the package's `extra` has it."""
     if importlib.util.find_spec(module) is None:
         raise UserError(f"`{feature}` needs {module}: pip install 'malaria-cells[{extra}]'.")

@@ -67,7 +67,7 @@ def _hidden_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def disk_in_words(target: object, advice: str) -> Iterator[None]:
+def disk_errors(target: object, advice: str) -> Iterator[None]:
     """Turn an error of the disk into a UserError: `target` cannot be written, why, and what to do."""
     try:
         yield

@@ -19,7 +19,7 @@ _BATCHES_PER_PROCESS = 8
 _BATCH_SIZE = 50
 
 
-def in_order(
+def map_in_order(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     name: str,

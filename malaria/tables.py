@@ -104,7 +104,7 @@ def read(path: Path, columns: dict[str, str], content: str | None = None) -> pd.
         raise UserError(f"{path} is damaged ({error}): run `dvc repro`.") from None
 
 
-def read_given(file: Path, *choices: str, key: str = "") -> pd.DataFrame:
+def read_user_table(file: Path, *choices: str, key: str = "") -> pd.DataFrame:
     """Read a table that a user wrote: all texts, and empty ones stay empty.
 
     Args:

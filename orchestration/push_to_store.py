@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 import s3fs
 from botocore.exceptions import BotoCoreError
 
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 from remote import push, storage
 
 
 def main() -> None:
-    parser = options("orchestration.push_to_store", __doc__)
+    parser = new_parser("orchestration.push_to_store", __doc__)
     parser.add_argument("url", help="s3://bucket, or a folder in one")
     parser.add_argument("endpoint", help="the store's own address, such as http://store:8333")
     arguments = parser.parse_args()
@@ -39,4 +39,4 @@ def make_bucket(url: str, endpoint: str) -> None:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

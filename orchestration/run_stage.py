@@ -12,7 +12,7 @@ from dvc.repo import Repo
 from dvc.ui import ui
 
 from malaria import files
-from malaria.command import TEMPORARY, end_with, options
+from malaria.command import TEMPORARY, new_parser, run_and_exit
 from malaria.errors import UserError
 from malaria.params import load_params
 from orchestration import figures, stage_graph
@@ -21,7 +21,7 @@ SKIPPED = 99
 
 
 def main() -> int:
-    parser = options("orchestration.run_stage", __doc__)
+    parser = new_parser("orchestration.run_stage", __doc__)
     parser.add_argument("stage", help="its name in dvc.yaml")
     parser.add_argument("--force", action="store_true", help="run it even if nothing has changed")
     parser.add_argument("--figures", type=Path, metavar="FILE", help="write its metrics and plots as a page")
@@ -55,4 +55,4 @@ def run(repo: Repo, stage: str, force: bool) -> int:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -12,7 +12,7 @@ from typing import Any
 from dvc.exceptions import DvcException
 from dvc.repo import Repo, lock_repo
 
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 
 
@@ -52,10 +52,10 @@ def open_repo(lock: bool = False) -> Iterator[Repo]:
 
 
 def main() -> None:
-    options("orchestration.stage_graph", __doc__).parse_args()
+    new_parser("orchestration.stage_graph", __doc__).parse_args()
     with open_repo() as repo:
         print(json.dumps(read(repo), indent=1))
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

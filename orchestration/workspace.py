@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from malaria import files
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 
 SOURCE = Path(__file__).resolve().parents[1]
@@ -79,7 +79,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def main() -> int:
-    parser = options("orchestration.workspace", __doc__)
+    parser = new_parser("orchestration.workspace", __doc__)
     parser.add_argument("folder", type=Path, help="where data and results are kept")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="the command to run in that folder")
     arguments = parser.parse_args()
@@ -96,4 +96,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

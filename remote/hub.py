@@ -11,12 +11,12 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from malaria import bundle, files, paths
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.evaluate import evaluation, metrics
 
 
 def main() -> None:
-    parser = options("remote.hub", __doc__)
+    parser = new_parser("remote.hub", __doc__)
     parser.add_argument("--model", type=Path, default=paths.PRETRAINED, help="a bundle folder (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("build/hub"), help="folder to write (%(default)s)")
     parser.add_argument("--cells", default="NIH/NLM malaria cells", help="what was measured on (%(default)s)")
@@ -60,7 +60,7 @@ def metadata(name: str, cells: str, figures: dict[str, Any]) -> ModelCardData:
             for side, as_given in figures["sides"].items()
             for kind, scores in as_given.get("labels", {evaluation.AS_GIVEN: as_given}).items()
             if kind != "doubtful_cells"
-            for metric in evaluation.MAIN
+            for metric in evaluation.FIGURES
             if scores.get(metric, {}).get("value") is not None
         ],
     )
@@ -76,10 +76,10 @@ def _result(cells: str, side: str, kind: str, metric: str, scores: dict[str, Any
         dataset_config=f"labels {kind.replace('_', ' ')}",
         dataset_split=side,
         metric_type=metric,
-        metric_name=f"{evaluation.MAIN[metric]}: {metrics.interval(**scores[metric])}",
+        metric_name=f"{evaluation.FIGURES[metric]}: {metrics.interval(**scores[metric])}",
         metric_value=scores[metric]["value"],
     )
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -5,13 +5,13 @@ It is `dvc pull`, with a one-sentence error if the remote does not answer or lac
 
 from dvc.exceptions import CheckoutError, DvcException, FileTransferError
 
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 from remote import storage
 
 
 def main() -> None:
-    options("remote.pull", __doc__).parse_args()
+    new_parser("remote.pull", __doc__).parse_args()
     if missing := pull():
         raise UserError(
             f"{len(missing)} of the results that dvc.lock names ({missing[0]} is the first) are not in the "
@@ -56,4 +56,4 @@ def fetch(commit: str) -> None:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -7,12 +7,12 @@ With --verify, every object in the remote is first read and compared with its ha
 again. DVC itself trusts every object that exists.
 """
 
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from remote import storage
 
 
 def main() -> None:
-    parser = options("remote.push", __doc__)
+    parser = new_parser("remote.push", __doc__)
     parser.add_argument("--verify", action="store_true", help="repair damaged objects: traffic as for a pull")
     push(verify=parser.parse_args().verify)
 
@@ -33,4 +33,4 @@ def push(verify: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

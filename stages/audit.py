@@ -12,7 +12,7 @@ from malaria.paths import AUDIT, AUDIT_PAGE, CELLS, RAW
 def main() -> None:
     params = load_params().audit
     cells = audit.audit(RAW, params)
-    summary = audit.summarise(cells, patients.published(RAW))
+    summary = audit.summarise(cells, patients.read_slides(RAW))
     page = audit_page.render(RAW, cells, summary, provenance.read(RAW), params.max_pixels)
     # Written before the check, because its error message refers to the page.
     files.write_text(AUDIT_PAGE, page)

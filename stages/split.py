@@ -16,7 +16,7 @@ from malaria.paths import CELLS, SIDES, SPLIT_SUMMARY, SPLITS
 def main() -> None:
     params = load_params()
     cells = tables.read(CELLS, tables.CELLS)
-    sides = splits.read_kept(SIDES)
+    sides = splits.read_record(SIDES)
     if params.data.source in ("folder", "fields"):
         assigned, summary, sides = splits.extend(cells, params.split, sides)
     else:

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from malaria import programs
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -210,7 +210,7 @@ RULES = (
         ("a patient counts from the fewest cells on", "table.cells >= min_cells", "table.cells > min_cells"),
         (
             "patients' sensitivities leave out doubtful labels",
-            " & ~doubtful_labels.among(cells, doubtful)",
+            " & ~doubtful_labels.is_doubtful(cells, doubtful)",
             "",
         ),
     ),
@@ -401,8 +401,8 @@ RULES = (
         "tests/cells/test_splits.py",
         (
             "a cell that was set aside is on no side",
-            "sides_of(cells[cells.status == tables.OK])",
-            "sides_of(cells)",
+            "sides_by_folder(cells[cells.status == tables.OK])",
+            "sides_by_folder(cells)",
         ),
         (
             "val's share is of all cells",
@@ -437,7 +437,7 @@ RULES = (
         ),
         (
             "with unknown patients a split is not by patient",
-            " and bool(patients.known(assigned.patient).all())",
+            " and bool(patients.is_known(assigned.patient).all())",
             "",
         ),
     ),
@@ -937,7 +937,7 @@ RULES = (
     *of(
         "malaria/predict/inputs.py",
         "tests/predict/test_inputs.py",
-        ("a file too large is no cell", "source.size > _MOST_BYTES", "source.size > 2 * _MOST_BYTES"),
+        ("a file too large is no cell", "source.size > _MAX_BYTES", "source.size > 2 * _MAX_BYTES"),
         ("zips in zips end somewhere", "_DEEPEST = 3", "_DEEPEST = 4"),
     ),
     *of(
@@ -953,7 +953,7 @@ RULES = (
 
 
 def main() -> int:
-    parser = options("tests.rules", __doc__)
+    parser = new_parser("tests.rules", __doc__)
     parser.add_argument(
         "--changed",
         metavar="BASE",
@@ -1071,4 +1071,4 @@ def run_guards(tree: Path, copy: Path, guards: Sequence[str], rule: Rule | None)
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from malaria.command import end_with, how_many, without_native_logs
+from malaria.command import positive, run_and_exit, without_native_logs
 from malaria.errors import UserError
 
 
@@ -36,20 +36,20 @@ def test_a_users_error_is_one_line_and_status_1(capsys):
         raise UserError("params.yaml: this is wrong, do that.")
 
     with pytest.raises(SystemExit, match="1"):
-        end_with(fail)
+        run_and_exit(fail)
     assert capsys.readouterr().err == "error: params.yaml: this is wrong, do that.\n"
 
 
 def test_a_file_that_the_system_refuses_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit, match="1"):
-        end_with(lambda: len(tmp_path.read_bytes()))
+        run_and_exit(lambda: len(tmp_path.read_bytes()))
     assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory.\n"
 
 
 def test_a_program_that_fails_is_an_error_also_where_the_parent_ignores_ended_children():
     ask = (
-        "from malaria import programs; from malaria.command import end_with; "
-        "end_with(lambda: print(programs.git('rev-parse', '--verify', 'no-such-revision')))"
+        "from malaria import programs; from malaria.command import run_and_exit; "
+        "run_and_exit(lambda: print(programs.git('rev-parse', '--verify', 'no-such-revision')))"
     )
     start = (
         "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
@@ -64,13 +64,13 @@ def test_a_program_that_fails_is_an_error_also_where_the_parent_ignores_ended_ch
 def test_a_command_whose_streams_are_closed_works_and_writes_only_where_it_is_told(tmp_path, closed):
     file = tmp_path / "out"
     work = (
-        "import subprocess; from pathlib import Path; from malaria.command import end_with\n"
+        "import subprocess; from pathlib import Path; from malaria.command import run_and_exit\n"
         "def main():\n"
         f"    with Path({str(file)!r}).open('w') as out:\n"
         "        print('said', flush=True)\n"
         "        subprocess.run('echo said; echo said >&2', shell=True)\n"
         "        out.write('written')\n"
-        "end_with(main)"
+        "run_and_exit(main)"
     )
     command = ["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, work]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -80,9 +80,9 @@ def test_a_command_whose_streams_are_closed_works_and_writes_only_where_it_is_to
 
 @pytest.mark.parametrize("text", ["0", "-3", "2.5", "many", ""])
 def test_what_counts_something_is_a_whole_number_from_1_on(text):
-    assert how_many("12") == 12
+    assert positive("12") == 12
     with pytest.raises(argparse.ArgumentTypeError, match="must be a whole number from 1 on"):
-        how_many(text)
+        positive(text)
 
 
 def test_a_full_disk_is_told_in_one_line_and_another_system_error_is_raised(capsys):
@@ -93,16 +93,20 @@ def test_a_full_disk_is_told_in_one_line_and_another_system_error_is_raised(caps
         raise OSError(errno.EIO, "Input/output error")
 
     with pytest.raises(SystemExit, match="1"):
-        end_with(full)
+        run_and_exit(full)
     said = "error: The disk is full at data/packed: free some space, and run this again.\n"
     assert capsys.readouterr().err == said
     with pytest.raises(OSError, match="Input/output"):
-        end_with(broken)
+        run_and_exit(broken)
 
 
 @pytest.mark.parametrize("where", ["a full disk", "a reader that has gone"])
 def test_a_short_output_that_cannot_be_written_is_an_error_too(where):
-    code = [sys.executable, "-c", "from malaria.command import end_with; end_with(lambda: print('short'))"]
+    code = [
+        sys.executable,
+        "-c",
+        "from malaria.command import run_and_exit; run_and_exit(lambda: print('short'))",
+    ]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     if where == "a full disk":
         output = os.open("/dev/full", os.O_WRONLY)

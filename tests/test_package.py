@@ -27,7 +27,7 @@ def cells(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("empty")
     for label in labels.LABELS:
         (folder / "cells" / label).mkdir(parents=True)
-    for number, (pixels, infected) in enumerate(pictures.drawn(24, seed=30)):
+    for number, (pixels, infected) in enumerate(pictures.cells(24, seed=30)):
         Image.fromarray(pixels).save(folder / "cells" / labels.LABELS[infected] / f"{number}.png")
     return folder
 

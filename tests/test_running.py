@@ -87,11 +87,11 @@ def test_a_worker_whose_parent_died_before_it_had_started_ends_too():
 
 COMMAND = """
 import os, sys
-from malaria.command import end_with
+from malaria.command import run_and_exit
 def main():
     print("begun", flush=True)
     sys.stdin.readline()
-end_with(main)
+run_and_exit(main)
 """
 
 
@@ -118,7 +118,7 @@ import os, time
 from malaria import processes
 from tests.test_running import slow
 print(os.getpid(), flush=True)
-list(processes.in_order(slow, range(1000), "slow", 2))
+list(processes.map_in_order(slow, range(1000), "slow", 2))
 """
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from ci import outputs, revisions
 from ci.github.gh import gh
 from malaria import programs
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 
 ARTIFACT = "retrained"
@@ -26,7 +26,7 @@ STAGES = ("audit", "split", "train", "evaluate", "export", "external")
 
 
 def main() -> None:
-    parser = options("ci.github.artifact", __doc__)
+    parser = new_parser("ci.github.artifact", __doc__)
     actions = parser.add_subparsers(dest="what", required=True)
     actions.add_parser("pack")
     actions.add_parser("take").add_argument("run", type=int, help="the number that the run's address ends in")
@@ -92,4 +92,4 @@ def _remote(folder: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

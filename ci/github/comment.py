@@ -15,12 +15,12 @@ from urllib.parse import quote
 from ci import outputs
 from ci.github import event, summary
 from ci.github.gh import first_bytes, get, gh, send
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 
 MARK = "<!-- malaria-cells: report of retrain -->"
 ARTIFACT, FILE = "report", "summary.json"
-MOST_ZIPPED = 20_000_000
+MAX_ZIPPED = 20_000_000
 
 # The files that `retrain` may commit on top of the judged commit.
 COMMITTED = set(map(str, outputs.TRACKED))
@@ -38,7 +38,7 @@ Run = dict[str, Any]
 
 
 def main() -> None:
-    options("ci.github.comment", __doc__).parse_args()
+    new_parser("ci.github.comment", __doc__).parse_args()
     run = event.read().get("workflow_run")
     if run is None:
         raise UserError("There is no workflow_run in the event: this command is for comment.yml.")
@@ -82,10 +82,10 @@ def report(run: Run) -> str | None:
     """The findings of the run, as Markdown; None if it left no summary that can be read."""
     actions = f"repos/{event.repository()}/actions"
     artifacts = get(f"{actions}/runs/{int(run['id'])}/artifacts?name={ARTIFACT}")["artifacts"]
-    if not artifacts or artifacts[0]["size_in_bytes"] > MOST_ZIPPED:
+    if not artifacts or artifacts[0]["size_in_bytes"] > MAX_ZIPPED:
         return None
-    zipped = first_bytes(f"{actions}/artifacts/{int(artifacts[0]['id'])}/zip", MOST_ZIPPED)
-    if len(zipped) > MOST_ZIPPED:
+    zipped = first_bytes(f"{actions}/artifacts/{int(artifacts[0]['id'])}/zip", MAX_ZIPPED)
+    if len(zipped) > MAX_ZIPPED:
         return None
     try:
         # Read one member, and no more bytes of it than a summary may have.
@@ -127,4 +127,4 @@ def _existing(number: int) -> int | None:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -16,7 +16,7 @@ from ci import outputs
 from ci.github import event, summary
 from ci.github.gh import send
 from malaria import programs
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 
 MESSAGE = "Retrained: dvc.lock and figures"
@@ -30,7 +30,7 @@ _AS_GITHUB = (
 
 
 def main() -> None:
-    parser = options("ci.github.commit_lock", __doc__)
+    parser = new_parser("ci.github.commit_lock", __doc__)
     parser.add_argument("folder", type=Path, help="folder of the artifact, files under their own paths")
     folder = parser.parse_args().folder
     pull = event.pull()
@@ -101,4 +101,4 @@ def gate_status(folder: Path) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -11,7 +11,7 @@ from ci import outputs
 from ci.github import commit_lock, event, summary
 from ci.github.gh import gh
 from malaria import programs
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 from malaria.errors import UserError
 
 BRANCH = "weekly-retrain"
@@ -19,7 +19,7 @@ TITLE = "The cells have changed: retrained"
 
 
 def main() -> None:
-    parser = options("ci.github.open_pull_request", __doc__)
+    parser = new_parser("ci.github.open_pull_request", __doc__)
     parser.add_argument("retrained", type=Path, help="the folder with dvc.lock, figures and verdict.json")
     parser.add_argument("report", type=Path, help="the folder with drift.md and summary.json")
     arguments = parser.parse_args()
@@ -54,4 +54,4 @@ def propose(branch: str, title: str, folder: Path, files: Sequence[Path], text: 
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

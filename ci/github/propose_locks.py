@@ -4,11 +4,11 @@ from pathlib import Path
 
 from ci.github.open_pull_request import propose
 from malaria import programs
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 
 
 def main() -> None:
-    parser = options("ci.github.propose_locks", __doc__)
+    parser = new_parser("ci.github.propose_locks", __doc__)
     parser.add_argument("folder", type=Path, help="folder with the lock files under their own paths")
     folder = parser.parse_args().folder
     locks = [Path(name) for name in programs.git("ls-files", "*requirements*.lock").splitlines()]
@@ -17,4 +17,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -139,7 +139,7 @@ class Bundle:
         maps = self.run([cell]).maps
         return None if maps is None else maps[0]
 
-    def seen(self, cell: images.Pixels) -> images.Pixels:
+    def visible_part(self, cell: images.Pixels) -> images.Pixels:
         """The part of a crop, uint8 (h, w, 3), that the network sees and that its map covers."""
         return cell if self.record.colour == prepare.AS_IS else prepare.without_margin(cell)
 
@@ -229,7 +229,7 @@ def load(folder: Path | str | None = None, threads: int | None = None) -> Bundle
     record = read_record(folder)
     manifest = check_manifest(folder)
     network = _read(folder / NETWORK, record.hashes.get("network"), f"the network that {RECORD} describes")
-    ood_content, trained_on = part(folder, record, "gate"), part(folder, record, "trained_on")
+    ood_content, trained_on = read_part(folder, record, "gate"), read_part(folder, record, "trained_on")
     bundle = open_network(record, network, threads)
     if (size := int(bundle.network.get_input_details()[0]["shape"][1])) != record.input_size:
         raise UserError(
@@ -309,7 +309,7 @@ def check_manifest(folder: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def part(folder: Path, record: Record, name: str) -> bytes | None:
+def read_part(folder: Path, record: Record, name: str) -> bytes | None:
     """The content of one of `PARTS`; None if the bundle was written without it.
 
     Raises:

@@ -23,7 +23,7 @@ _TOLERANCE = 1e-5
 _DECISION_SHARE, _DECISIONS, _AUC_CHANGE = 0.002, 2, 0.001
 
 # Largest size of the exported network.
-MOST_PARAMETERS, MOST_BYTES = 300_000, 2**20
+MAX_PARAMETERS, MAX_BYTES = 300_000, 2**20
 
 # Number of train cells on which quantisation measures the range of activations; more change nothing.
 _REPRESENTATIVE = 500
@@ -88,14 +88,14 @@ def convert(model: Any, precision: str, train: Sequence[images.Pixels]) -> bytes
 
 def check_size(flatbuffer: bytes, parameters: int) -> None:
     """Raise UserError if the network is larger than an app should have to load."""
-    if parameters > MOST_PARAMETERS:
+    if parameters > MAX_PARAMETERS:
         raise UserError(
-            f"The network has {parameters:,} parameters, but at most {MOST_PARAMETERS:,} are exported: "
+            f"The network has {parameters:,} parameters, but at most {MAX_PARAMETERS:,} are exported: "
             "make it narrower in malaria/train/network.py."
         )
-    if len(flatbuffer) > MOST_BYTES:
+    if len(flatbuffer) > MAX_BYTES:
         raise UserError(
-            f"The exported network takes {len(flatbuffer):,} bytes, but at most {MOST_BYTES:,} are allowed: "
+            f"The exported network takes {len(flatbuffer):,} bytes, but at most {MAX_BYTES:,} are allowed: "
             "set export.precision to int8 in params.yaml, or make it narrower in malaria/train/network.py."
         )
 

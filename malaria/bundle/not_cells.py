@@ -287,7 +287,7 @@ def _plasma(random: Random) -> Pixels:
 
 def _mask(cell: Pixels) -> npt.NDArray[np.bool_]:
     """Which pixels belong to the cell and not to the black around it, bool (h, w, 1)."""
-    return prepared.part_of(cell)[:, :, None]
+    return prepared.cell_mask(cell)[:, :, None]
 
 
 def _resized(cell: Pixels, side: int) -> Pixels:
@@ -339,7 +339,7 @@ def _other_hue(random: Random, cells: Sequence[Pixels]) -> Pixels:
     hue, saturation, value = Image.fromarray(cell).convert("HSV").split()
     hues = np.asarray(hue, dtype=np.int64)
     # The circle of hues has 256 steps: 40 is yellow, 85 green, 140 light blue.
-    shifted = (hues - int(np.median(hues[prepared.part_of(cell)])) + int(random.integers(35, 145))) % 256
+    shifted = (hues - int(np.median(hues[prepared.cell_mask(cell)])) + int(random.integers(35, 145))) % 256
     saturated = np.maximum(np.asarray(saturation), 90)
     planes = [Image.fromarray(plane.astype(np.uint8)) for plane in (shifted, saturated)]
     return np.asarray(Image.merge("HSV", (*planes, value)).convert("RGB"))
@@ -385,7 +385,7 @@ def _mosaic(tiles: Sequence[Pixels], columns: int) -> Pixels:
 def _paste(random: Random, picture: Image.Image, cell: Pixels, width: float) -> None:
     """Paste a cell at a random place, about `width` px wide."""
     size = max(12, int(width * random.uniform(0.85, 1.15)))
-    mask = _resized(prepared.part_of(cell).astype(np.uint8) * 255, size)
+    mask = _resized(prepared.cell_mask(cell).astype(np.uint8) * 255, size)
     left, top = random.integers(-size // 4, max(picture.width - 3 * size // 4, 1), 2)
     picture.paste(Image.fromarray(_resized(cell, size)), (int(left), int(top)), Image.fromarray(mask))
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from malaria.cells.images import Pixels
-from malaria.cells.prepared import LIGHT, Prepared, part_of
+from malaria.cells.prepared import LIGHT, Prepared, cell_mask
 from malaria.errors import UserError
 
 Floats = npt.NDArray[np.float64]
@@ -348,7 +348,7 @@ def _quantities(prepared: Sequence[Prepared]) -> Singles:
     corners, middle = _corners_and_disc(size)
     # One plane per colour, so that the arithmetic below runs along memory.
     planes = np.ascontiguousarray(cells.transpose(3, 0, 1, 2)).reshape(3, count, -1)
-    mask = part_of(np.moveaxis(planes, 0, -1))
+    mask = cell_mask(np.moveaxis(planes, 0, -1))
     inside = mask.astype(np.float32)
     pixels = np.maximum(inside.sum(axis=1), 1)
 

@@ -21,7 +21,7 @@ DUPLICATE = "duplicate"
 BOTH_LABELS = "under both labels"
 UNPRINTABLE = "control characters in the file name"
 
-MOST_EXAMPLES = 5
+MAX_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ def audit(raw: Path, settings: params.Audit) -> pd.DataFrame:
             f"{raw} holds no cell: check data.folder and data.classes, or run `dvc repro -f fetch`."
         )
     patient_of = patients.read(raw)
-    published = patients.published(raw)
+    published = patients.read_slides(raw)
     limits = images.Limits(settings.min_side, settings.max_pixels)
     examine = functools.partial(images.examine, raw, limits)
     rows = []
-    for path, finding in zip(image_paths, processes.in_order(examine, image_paths, "audit"), strict=True):
+    for path, finding in zip(image_paths, processes.map_in_order(examine, image_paths, "audit"), strict=True):
         printable, reason = path, finding.reason
         if names.UNPRINTABLE.search(path):
             printable, reason = ascii(path)[1:-1], UNPRINTABLE
@@ -169,7 +169,7 @@ def _compare_slides(cells: pd.DataFrame, published: Mapping[str, names.CellName]
         "told": len(listed),
         "missing": len(cells) - len(listed),
         "disagreeing": len(disagreements),
-        "examples": disagreements[:MOST_EXAMPLES],
+        "examples": disagreements[:MAX_EXAMPLES],
     }
 
 

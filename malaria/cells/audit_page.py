@@ -14,16 +14,16 @@ from PIL import Image
 
 from malaria import charts, paths, tables, templates
 from malaria.cells import audit, images
-from malaria.cells.prepared import part_of
+from malaria.cells.prepared import cell_mask
 from malaria.cells.provenance import Provenance
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
 
 SHEET_CELLS = 60  # on each contact sheet
 SHEET_SIDE = 72  # px on the page for the longer side of a median cell; all cells have the same scale
 SWATCH_CELLS = 3  # cells of each patient whose colours are averaged
-MOST_SWATCHES = 400
-MOST_BARS = 400
-MOST_ROWS = 500  # of quarantined images; the others are in cells.csv
+MAX_SWATCHES = 400
+MAX_BARS = 400
+MAX_ROWS = 500  # of quarantined images; the others are in cells.csv
 
 CHART_WIDTH, CHART_HEIGHT = 880, 200  # px
 WORDS = {PARASITIZED: "Parasitised", UNINFECTED: "Uninfected"}
@@ -59,7 +59,7 @@ def render(
     quarantined = cells[cells.status == tables.QUARANTINED]
     with_patient = accepted[accepted.kind != UNKNOWN]
     limits = images.Limits(min_side=1, max_pixels=max_pixels, bits=audit.bits_in_use(cells))
-    rows = quarantined.head(MOST_ROWS).fillna({"width": 0, "height": 0}).itertuples()
+    rows = quarantined.head(MAX_ROWS).fillna({"width": 0, "height": 0}).itertuples()
     # If the cells were cut out of fields: some of these fields, with outlined cells.
     fields = sorted((raw / paths.FIELD_PICTURES).glob("*.jpg"))
     environment = templates.environment(Path(__file__).parent, autoescape=True)
@@ -70,12 +70,12 @@ def render(
         kinds=kinds,
         sizes=_sizes(accepted),
         patients=_patients(with_patient),
-        patients_left_out=max(with_patient.patient.nunique() - MOST_BARS, 0),
+        patients_left_out=max(with_patient.patient.nunique() - MAX_BARS, 0),
         swatches=_swatches(raw, with_patient, limits),
         sheets={label: _sheet(raw, accepted, label, limits) for label in reversed(LABELS)},
         fields=[_picture(raw, f"{paths.FIELD_PICTURES}/{file.name}", limits) for file in fields],
         quarantined=[(row, _picture(raw, str(row.path), limits, max_side=SHEET_SIDE)) for row in rows],
-        quarantined_left_out=max(len(quarantined) - MOST_ROWS, 0),
+        quarantined_left_out=max(len(quarantined) - MAX_ROWS, 0),
         words=WORDS,
     )
 
@@ -95,7 +95,7 @@ def _patients(cells: pd.DataFrame) -> str:
     counts = cells.groupby(["kind", "patient", "label"]).size().unstack(fill_value=0)
     counts = counts.reindex(columns=list(LABELS), fill_value=0).reset_index()
     counts = counts.sort_values([PARASITIZED, UNINFECTED, "patient"], ascending=[False, False, True])
-    bars = counts.head(MOST_BARS).melt(["patient", "kind"], list(LABELS), "label", "cells")
+    bars = counts.head(MAX_BARS).melt(["patient", "kind"], list(LABELS), "label", "cells")
     axis = {"labels": False, "ticks": False}
     x = {"field": "patient", "sort": list(counts.patient), "title": None, "axis": axis}
     column = {"field": "kind", "sort": [INFECTED, CONTROLS], "title": None, "spacing": 12}
@@ -148,7 +148,7 @@ def _sheet(raw: Path, accepted: pd.DataFrame, label: str, limits: images.Limits)
 
 def _swatches(raw: Path, cells: pd.DataFrame, limits: images.Limits) -> dict[str, str]:
     """The mean colour of a few cells of each patient, as CSS by patient, the darkest first."""
-    in_turns = _in_turns(cells[cells.patient.isin(sorted(set(cells.patient))[:MOST_SWATCHES])])
+    in_turns = _in_turns(cells[cells.patient.isin(sorted(set(cells.patient))[:MAX_SWATCHES])])
     first_cells = in_turns[in_turns.turn < SWATCH_CELLS]
     with ThreadPoolExecutor() as pool:
         colours = list(pool.map(lambda path: _colour(raw / path, limits), first_cells.path))
@@ -161,7 +161,7 @@ def _colour(path: Path, limits: images.Limits) -> npt.NDArray[np.float64]:
     """The mean RGB inside a cell, float64 (3,)."""
     # Every fourth pixel in each direction gives the same colour in a sixteenth of the time.
     pixels = images.read(path, limits).pixels[::4, ::4]
-    inside = pixels[part_of(pixels)]
+    inside = pixels[cell_mask(pixels)]
     return inside.mean(axis=0) if len(inside) else np.zeros(3)
 
 

@@ -26,8 +26,8 @@ NO_COLOUR = "pixels are no 8-bit or 16-bit colours"
 PLANES = "16-bit colours in compressed planes: save it without compression, or pixel by pixel"
 
 # The orientation is the only metadata that is parsed, and only up to this size.
-_MOST_METADATA_BYTES = 2**16
-_MOST_PAGES = 10_000
+_MAX_METADATA_BYTES = 2**16
+_MAX_PAGES = 10_000
 
 # TIFF tags that the pixels need (some hold long lists), and below the tags that this module reads itself.
 _PIXEL_TAGS = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338,
@@ -268,7 +268,7 @@ def _prune_png(encoded: bytes) -> bytes:
     chunks, offset, has_exif = [encoded[:8]], 8, False
     while offset + 8 <= len(encoded):
         size, kind = struct.unpack_from(">I4s", encoded, offset)
-        first_exif = kind == b"eXIf" and size <= _MOST_METADATA_BYTES and not has_exif
+        first_exif = kind == b"eXIf" and size <= _MAX_METADATA_BYTES and not has_exif
         has_exif |= first_exif
         # The name of a chunk that every reader must read starts with a capital letter.
         if kind[:1].isupper() or kind == b"tRNS" or first_exif:
@@ -309,7 +309,7 @@ def _prune_tiff(encoded: bytes) -> _Pruned:
     pages = set[int]()
     # If the list of pages leads outside the file, the first page may still be whole.
     with suppress(struct.error, OverflowError):
-        while page and page not in pages and len(pages) < _MOST_PAGES:
+        while page and page not in pages and len(pages) < _MAX_PAGES:
             end = page + count_size + entry_size * number_at(page, count)
             pages.add(page)
             page = number_at(end, pointer)
@@ -318,7 +318,7 @@ def _prune_tiff(encoded: bytes) -> _Pruned:
     for entry in range(start, start + entry_size * number_at(first, count), entry_size):
         tag, kind = number_at(entry, "H"), number_at(entry + 2, "H")
         length = number_at(entry + 4, pointer) * _VALUE_BYTES.get(kind, 8)
-        needed = tag in _PIXEL_TAGS or (tag == _ORIENTATION and length <= _MOST_METADATA_BYTES)
+        needed = tag in _PIXEL_TAGS or (tag == _ORIENTATION and length <= _MAX_METADATA_BYTES)
         if not needed or tag in entries or len(encoded) < entry + entry_size:
             continue
         entries[tag] = encoded[entry : entry + entry_size]

@@ -27,7 +27,7 @@ def read(file: Path, key: str) -> Pairs:
     Raises:
         UserError: there is no such table, or it has a label that is not in labels.LABELS.
     """
-    table = tables.read_given(file, "given_label,file", key=key)
+    table = tables.read_user_table(file, "given_label,file", key=key)
     unknown = table.given_label[~table.given_label.isin(LABELS)]
     if len(unknown):
         raise UserError(
@@ -46,7 +46,7 @@ def of_training(settings: params.Train) -> Pairs:
     return read(Path(settings.labels_file), "train.labels_file")
 
 
-def among(cells: pd.DataFrame, doubtful: Pairs) -> npt.NDArray[np.bool_]:
+def is_doubtful(cells: pd.DataFrame, doubtful: Pairs) -> npt.NDArray[np.bool_]:
     """Which of `cells` (columns path and label) have a doubtful label, bool (n,).
 
     A cell whose label has been corrected since the list was made does not count.

@@ -78,7 +78,7 @@ def read(source: Path | BinaryIO | bytes, limits: Limits, name: str = "") -> Cro
 
     Raises:
         Unreadable: no image, a damaged one, or one outside `limits`.
-        UserError: decoding took more time or memory than sandbox.OWN allows, or crashed.
+        UserError: decoding took more time or memory than sandbox.TRUSTED allows, or crashed.
     """
     if not isinstance(source, bytes):
         name, source = name or str(source), content(source, limits)
@@ -108,10 +108,10 @@ def _decode(encoded: bytes, limits: Limits, name: str) -> Crop:
     decoders: dict[Limits, sandbox.Decoder] = vars(_per_thread).setdefault("decoders", {})
     try:
         return decoders.setdefault(limits, sandbox.Decoder(limits)).read(encoded)
-    except sandbox.Costly:
+    except sandbox.DecoderEnded:
         raise UserError(
-            f"{name} ended the process that decodes it: more than {sandbox.OWN.seconds} s of processor time "
-            f"or {sandbox.OWN.memory:,} MB, or a fault of the decoder. Take it out, or save it anew."
+            f"{name} ended the process that decodes it: more than {sandbox.TRUSTED.seconds} s of processor "
+            f"time or {sandbox.TRUSTED.memory:,} MB, or a fault of the decoder. Take it out, or save it anew."
         ) from None
 
 

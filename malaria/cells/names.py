@@ -57,6 +57,6 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name.strip()).casefold())
 
 
-def original(name: str) -> str:
+def without_copy_suffix(name: str) -> str:
     """The name without the ending of an altered copy; names are `folded` and have no extension."""
     return _COPY_ENDING.sub("", name)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from malaria import files, processes, tables
 from malaria.cells import images, prepare
-from malaria.cells.packed import ARRAY, INDEX, OWN
+from malaria.cells.packed import ARRAY, COLOURS, INDEX
 from malaria.params import Colour
 
 
@@ -39,9 +39,9 @@ def write(raw: Path, cells: pd.DataFrame, size: int, colour: Colour, folder: Pat
         with (part / ARRAY).open("wb") as array:
             np.lib.format.write_array_header_1_0(array, header)
             colours = []
-            for cell, _ in processes.in_order(read, list(accepted.path), "pack"):
+            for cell, _ in processes.map_in_order(read, list(accepted.path), "pack"):
                 array.write(cell.pixels.data)
                 colours.append(cell.own)
-        accepted[list(OWN)] = np.reshape(colours, (-1, 3)).astype(np.int64)
+        accepted[list(COLOURS)] = np.reshape(colours, (-1, 3)).astype(np.int64)
         tables.write(accepted, part / INDEX, tables.INDEX)
     return len(accepted)

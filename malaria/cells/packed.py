@@ -14,7 +14,7 @@ from malaria.errors import UserError
 ARRAY = "cells.npy"
 INDEX = "index.csv"
 # Columns of the index: the colour that each cell had before it was prepared.
-OWN = ("red", "green", "blue")
+COLOURS = ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Packed:
     def prepared(self, rows: npt.NDArray[np.int64] | None = None) -> list[Prepared]:
         """The cells in `rows`, int64 (n,), or all cells, in the form that a bundle takes."""
         rows = np.arange(len(self.images)) if rows is None else rows
-        colours = self.index[list(OWN)].to_numpy()[rows].tolist()
+        colours = self.index[list(COLOURS)].to_numpy()[rows].tolist()
         return [Prepared(self.images[row], (r, g, b)) for row, (r, g, b) in zip(rows, colours, strict=True)]
 
     @property

@@ -29,7 +29,7 @@ def read(folder: Path) -> dict[str, str]:
         if file.is_symlink():
             raise UserError(f"{file} is a link to nothing: put the table there, or delete the link.")
         return {}
-    table = tables.read_given(file, "file,patient")
+    table = tables.read_user_table(file, "file,patient")
     table["file"] = table.file.str.strip().str.replace("\\", "/")
     table["patient"] = table.patient.str.strip()
     table = table[table.patient != ""].drop_duplicates(["file", "patient"])
@@ -39,7 +39,7 @@ def read(folder: Path) -> dict[str, str]:
     return dict(zip(table.file, table.patient, strict=True))
 
 
-def published(raw: Path) -> dict[str, names.CellName]:
+def read_slides(raw: Path) -> dict[str, names.CellName]:
     """Read the publisher's `slides.csv` in `raw`: patient and slide by path; empty without such a table.
 
     Raises:
@@ -75,7 +75,7 @@ def of_files(
     for path, original in original_of.items():
         for end in (*_ends(original), *_ends(path)):
             stem = _stem(end)
-            by_stem = rows_by_stem.get(stem) or rows_by_stem.get(names.original(stem))
+            by_stem = rows_by_stem.get(stem) or rows_by_stem.get(names.without_copy_suffix(stem))
             row = (end if end in table else "") or rows_by_name.get(names.folded(end)) or by_stem
             if row:
                 row_of[path] = row
@@ -92,18 +92,18 @@ def of_files(
     return patients, (f"{len(unused):,} rows of {paths.PATIENTS} that name no image (such as {unused[0]})",)
 
 
-def with_own(cells: pd.DataFrame) -> pd.DataFrame:
+def accepted(cells: pd.DataFrame) -> pd.DataFrame:
     """The accepted rows of `cells`; a cell of unknown patient, with its copies, becomes its own patient."""
     accepted = cells[cells.status == tables.OK].reset_index(drop=True)
     stems = accepted.path.map(_stem)
     path_of = dict(zip(stems, accepted.path, strict=True))
-    originals = (path_of.get(names.original(stem)) for stem in stems)
+    originals = (path_of.get(names.without_copy_suffix(stem)) for stem in stems)
     unknown = [_UNKNOWN + (original or path) for original, path in zip(originals, accepted.path, strict=True)]
     return accepted.assign(patient=accepted.patient.where(accepted.patient != "", unknown))
 
 
-def known(patient: "pd.Series[str]") -> "pd.Series[bool]":
-    """Which patients, named as by `with_own`, are known; bool (n,)."""
+def is_known(patient: "pd.Series[str]") -> "pd.Series[bool]":
+    """Which patients, named as by `accepted`, are known; bool (n,)."""
     return ~patient.str.startswith(_UNKNOWN)
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from malaria.cells import images
 from malaria.cells.images import Pixels
-from malaria.cells.prepared import BLACK, LIGHT, Prepared, part_of
+from malaria.cells.prepared import BLACK, LIGHT, Prepared, cell_mask
 from malaria.errors import UserError
 from malaria.params import Colour
 
@@ -39,7 +39,7 @@ _MARGIN, _SPECK = 0.04, 0.03
 def prepare(crop: Pixels, size: int, colour: Colour) -> Prepared:
     """Prepare a crop, uint8 (h, w, 3), for a network of `size` px."""
     cell = images.resize(crop if colour == AS_IS else without_margin(crop), size)
-    mask = part_of(cell)
+    mask = cell_mask(cell)
     own_colour = _colour_of(cell, mask)
     pixels = cell if colour == AS_IS else _to_reference(cell, mask, own_colour)
     return Prepared(pixels, own_colour, crop.shape[:2])
@@ -65,7 +65,7 @@ def read(
 def without_margin(cell: Pixels) -> Pixels:
     """Cut off the margin of `cell`, uint8 (h, w, 3), on black, unless it is thin or the cell is not found."""
     cell = _on_black(cell)
-    mask = part_of(cell)
+    mask = cell_mask(cell)
     height, width = mask.shape
     rows = np.flatnonzero(mask.sum(axis=1) > _SPECK * width)
     columns = np.flatnonzero(mask.sum(axis=0) > _SPECK * height)
@@ -113,7 +113,7 @@ def _on_black(cell: Pixels) -> Pixels:
     colour = np.median(corners, axis=0).astype(np.int16)
     if colour.max() <= BLACK or (np.abs(corners - colour) > _TOLERANCE).any():
         return cell
-    similar = (np.abs(cell - colour) <= _TOLERANCE).all(axis=2) | ~part_of(cell)
+    similar = (np.abs(cell - colour) <= _TOLERANCE).all(axis=2) | ~cell_mask(cell)
     background = np.zeros_like(similar)
     for quarter_turns in range(4):
         rotated = np.rot90(similar, quarter_turns)

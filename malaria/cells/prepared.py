@@ -25,7 +25,7 @@ class Prepared:
     shape: tuple[int, int] | None = None
 
 
-def part_of(crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+def cell_mask(crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Which pixels of a crop on black, uint8 (..., 3), belong to the cell, bool (...)."""
     # NumPy's maximum over a last axis of three is slower.
     return np.maximum(np.maximum(crop[..., 0], crop[..., 1]), crop[..., 2]) > BLACK

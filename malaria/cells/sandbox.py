@@ -33,7 +33,7 @@ from malaria.cells import fork_server
 fork_server.serve(socket.socket(fileno={control}))
 """
 _POLL_SECONDS = 0.1  # between two checks whether the client still waits for the answer
-_MOST_HEADER_BYTES = 2**16
+_MAX_HEADER_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Bounds:
 
 
 # No limit on wall-clock time: a busy machine may be slow.
-OWN = Bounds(seconds=60, total=0, memory=4096, wait=0)
-STRANGERS = Bounds(seconds=5, total=60, memory=1024, wait=30)
+TRUSTED = Bounds(seconds=60, total=0, memory=4096, wait=0)
+UPLOADED = Bounds(seconds=5, total=60, memory=1024, wait=30)
 
 
-class Costly(Exception):  # noqa: N818 - a finding about a file, not a fault of the program
+class DecoderEnded(Exception):  # noqa: N818 - a finding about a file, not a fault of the program
     """The process that decoded a file ended: it reached a limit, was killed, or the decoder crashed."""
 
 
@@ -89,10 +89,10 @@ class Decoder:
         ahead: how many more processes to fork in advance, for later decoders with the same arguments.
     """
 
-    def __init__(self, limits: Limits, bounds: Bounds = OWN, ahead: int = 0) -> None:
+    def __init__(self, limits: Limits, bounds: Bounds = TRUSTED, ahead: int = 0) -> None:
         numbers = (limits.min_side, limits.max_pixels, limits.bits, *vars(bounds).values())
         self._order = ORDER.pack(*(min(number, 2**32 - 1) for number in numbers))
-        self._most_bytes = 3 * limits.max_pixels + _MOST_HEADER_BYTES
+        self._most_bytes = 3 * limits.max_pixels + _MAX_HEADER_BYTES
         self._ahead = ahead
         self._connection: Connection | None = None
         self._pid = self._parent_pid = 0
@@ -102,7 +102,7 @@ class Decoder:
 
         Raises:
             Unreadable: as `decoding.decode`.
-            Costly: the process ended, or was killed.
+            DecoderEnded: the process ended, or was killed.
             UnavailableError: the system starts no process.
         """
         # After os.fork() the child must not reuse its parent's connection: each would read the other's
@@ -127,14 +127,14 @@ class Decoder:
             return Crop(np.frombuffer(pixels, np.uint8).reshape(height, width, 3), notes, pages, bits)
         except (OSError, EOFError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
             self.close()
-            raise Costly from None
+            raise DecoderEnded from None
 
     def _start(self) -> Connection:
         self.close()
         self._parent_pid = os.getpid()
         try:
             connection = _fork_server.fork(self._order, self._ahead)
-            self._pid = int(connection.recv_bytes(_MOST_HEADER_BYTES))
+            self._pid = int(connection.recv_bytes(_MAX_HEADER_BYTES))
         except (OSError, EOFError) as error:
             raise UnavailableError(
                 f"No process that decodes pictures can be started ({str(error) or 'it ended at once'}): "

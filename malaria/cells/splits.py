@@ -5,7 +5,7 @@ patient on two sides let a model recognise the patient. Whole patients are drawn
 ones and controls separately. An infected patient has cells of both classes: a draw for each class would
 put one patient on two sides again.
 
-For your own cells, whose patients may change, `Kept` records each patient's side: patients keep their side
+For your own cells, whose patients may change, `Record` records each patient's side: patients keep their side
 when others come or go, and only new ones are drawn.
 """
 
@@ -28,7 +28,7 @@ from malaria.errors import UserError
 from malaria.labels import LABELS, PARASITIZED
 from malaria.tables import SPLIT_NAMES, TEST, TRAIN, VAL
 
-MOST_DRAWS = 1000
+MAX_DRAWS = 1000
 
 # Takes a folder of units, a seed and the shares of the sides; returns the side of each unit, by its number.
 Draw = Callable[[Path, int, Sequence[float]], dict[int, str]]
@@ -81,9 +81,9 @@ def split(
     Raises:
         UserError: there are too few patients, no draw fits, a given split does not, or a side lacks a class.
     """
-    accepted = patients.with_own(cells)
+    accepted = patients.accepted(cells)
     by_file = read_assignment(Path(settings.file), settings)
-    by_folder = sides_of(accepted)
+    by_folder = sides_by_folder(accepted)
     if by_file is not None:
         missing = sorted(set(accepted.patient) - set(by_file))
         if missing:
@@ -107,11 +107,11 @@ def split(
         draw, sides = _hold_out_val(accepted, sides, settings)
     assigned = accepted.assign(split=sides)[list(tables.SPLITS)]
     _check_classes(assigned)
-    by_patient = settings.unit == "patient" and bool(patients.known(assigned.patient).all())
+    by_patient = settings.unit == "patient" and bool(patients.is_known(assigned.patient).all())
     return assigned, Summary(settings.unit, by_patient, draw, _sides(assigned))
 
 
-def sides_of(cells: pd.DataFrame) -> "pd.Series[str] | None":
+def sides_by_folder(cells: pd.DataFrame) -> "pd.Series[str] | None":
     """The side of each cell by the folder below its class folder; None unless all have such a folder."""
     parts = cells.path.str.split("/", n=2, expand=True).reindex(columns=range(3))
     return parts[1] if (parts[1].isin(SPLIT_NAMES) & parts[2].notna()).all() else None
@@ -140,7 +140,7 @@ def folds_in(file: Path) -> list[int]:
 
 def _read(file: Path) -> pd.DataFrame:
     """Read the table of split.file: patient, and split or fold, all as texts."""
-    return tables.read_given(file, "patient,split", "patient,fold", key="split.file")
+    return tables.read_user_table(file, "patient,split", "patient,fold", key="split.file")
 
 
 def read_assignment(file: Path, settings: params.Split) -> dict[str, str] | None:
@@ -235,8 +235,8 @@ def _first_fit(
     nearest = np.inf
     with tempfile.TemporaryDirectory() as folder:
         _write_units(Path(folder), new["sum"] > 0)
-        for draw in range(1, MOST_DRAWS + 1 if len(new) else 2):
-            drawn = draw_units(Path(folder), settings.seed * MOST_DRAWS + draw - 1, list(shares.values()))
+        for draw in range(1, MAX_DRAWS + 1 if len(new) else 2):
+            drawn = draw_units(Path(folder), settings.seed * MAX_DRAWS + draw - 1, list(shares.values()))
             sides = pd.concat([fixed, pd.Series(drawn, dtype="str").sort_index().set_axis(new.index)])
             sums = counts.groupby(sides).sum().reindex(target.index, fill_value=0)
             distance = (sums / counts.sum().clip(lower=1)).sub(target, axis=0).abs().to_numpy().max()
@@ -248,7 +248,7 @@ def _first_fit(
 
 def _no_fit(fixed: int, new: int, tolerance: float, nearest: float) -> UserError:
     """The error if no draw of the `new` units, beside the `fixed` ones, comes nearer than `nearest`."""
-    draws, remedy = f"none of {MOST_DRAWS:,} draws", "change split.ratio"
+    draws, remedy = f"none of {MAX_DRAWS:,} draws", "change split.ratio"
     if fixed:
         draws = f"with {fixed} patients on the sides that they had, no draw of the {new} new ones"
         remedy = "give split.seed another number to have all of them drawn anew"
@@ -309,7 +309,7 @@ def _check_classes(assigned: pd.DataFrame) -> None:
 
 def _sides(assigned: pd.DataFrame) -> dict[str, Side]:
     """The size of each side, by its name."""
-    known = assigned.patient.where(patients.known(assigned.patient))
+    known = assigned.patient.where(patients.is_known(assigned.patient))
     cells = assigned.assign(known=known, parasitized=assigned.label == PARASITIZED)
     sides = cells.groupby("split").agg(
         patients=("known", "nunique"), cells=("path", "size"), parasitized=("parasitized", "sum")
@@ -330,7 +330,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Record:
     """All patients who were ever drawn, with `ratio` and `seed`. Patients who leave stay recorded."""
 
     ratio: tuple[float, ...] = ()
@@ -344,19 +344,19 @@ class Kept:
         return {patient: side for side, names in sides for patient in names}
 
 
-def read_kept(file: Path) -> Kept:
+def read_record(file: Path) -> Record:
     """Read a record, which was written as JSON; an empty one if the file is missing.
 
     Raises:
         UserError: the file is damaged, has a patient twice, or has an unknown side.
     """
     try:
-        kept = TypeAdapter(Kept).validate_json(file.read_bytes())
+        kept = TypeAdapter(Record).validate_json(file.read_bytes())
         count = sum(len(names) for added in kept.rounds for names in added.sides.values())
         if len(kept.side_of) < count or not set(kept.side_of.values()) <= set(SPLIT_NAMES):
             raise ValueError("a patient is there twice, or on no side")
     except FileNotFoundError:
-        return Kept()
+        return Record()
     except (OSError, ValueError):
         raise UserError(
             f"{file} is damaged: restore it (`git checkout {file}`), or remove it to have all patients drawn "
@@ -365,18 +365,18 @@ def read_kept(file: Path) -> Kept:
     return kept
 
 
-def extend(cells: pd.DataFrame, settings: params.Split, kept: Kept) -> tuple[pd.DataFrame, Summary, Kept]:
+def extend(cells: pd.DataFrame, settings: params.Split, kept: Record) -> tuple[pd.DataFrame, Summary, Record]:
     """Split as `split` does, but patients in `kept` keep their side; also returns `kept` with the new ones.
 
     A split by image, into folds, by split.file or by the folders of the cells ignores `kept` and returns it
     as it is. With another ratio or seed all patients are drawn again.
     """
-    by_folder = sides_of(cells[cells.status == tables.OK])
+    by_folder = sides_by_folder(cells[cells.status == tables.OK])
     has_split = by_folder is not None or not _read(Path(settings.file)).empty
     if settings.unit == "image" or settings.folds or has_split:
         return *split(cells, settings), kept
     if (kept.ratio, kept.seed) != (settings.ratio, settings.seed):
-        kept = Kept(settings.ratio, settings.seed)
+        kept = Record(settings.ratio, settings.seed)
     assigned, summary = split(cells, settings, kept.side_of)
     sides = assigned.drop_duplicates("patient").set_index("patient").split
     new = sides[~sides.index.isin(kept.side_of)]

@@ -61,8 +61,8 @@ def score(
     """
     sample = metrics.sample(cells, cells.p_network, settings)
     # From the labels as given: verdicts on single cells do not change which patients are controls.
-    controls, known = _controls(cells), patients.known(cells.patient).to_numpy()
-    in_doubt = doubtful_labels.among(cells, doubtful) if doubtful else None
+    controls, known = _controls(cells), patients.is_known(cells.patient).to_numpy()
+    in_doubt = doubtful_labels.is_doubtful(cells, doubtful) if doubtful else None
     figures = {
         name: _figures(version, controls[mask], known[mask], fitted, settings)
         for name, (version, mask) in versions(sample, in_doubt).items()
@@ -132,13 +132,13 @@ def _figures(
         "parasitized": int(sample.y.sum()),
         "patients": len(np.unique(sample.patient[known])),
         **({} if known.all() else {"cells_without_patient": int((~known).sum())}),
-        **{name: plain(values) for name, values in figures.items()},
+        **{name: as_json(values) for name, values in figures.items()},
     }
     for specificity, threshold in fitted.thresholds.items():
         rates = metrics.rates(sample, threshold)
         scores[f"at_{specificity * 100:g}_specificity"] = {
             "threshold": round(threshold, 6),
-            **{name: plain(rates[name]) for name in ("sensitivity", "specificity")},
+            **{name: as_json(rates[name]) for name in ("sensitivity", "specificity")},
         }
     return scores
 
@@ -174,14 +174,14 @@ def _controls(cells: pd.DataFrame) -> metrics.Bools:
     return np.array(controls, dtype=bool)
 
 
-def plain(figures: metrics.Floats) -> dict[str, float | None]:
+def as_json(figures: metrics.Floats) -> dict[str, float | None]:
     """A figure with its interval, for JSON: rounded to six places, None if it is nan."""
     estimate = asdict(metrics.estimate(figures))
     return {name: None if math.isnan(value) else round(value, 6) + 0.0 for name, value in estimate.items()}
 
 
 # Figures that `as_text` shows: name, and in words.
-MAIN = {
+FIGURES = {
     "auc": "AUC",
     "accuracy": "accuracy",
     "sensitivity": "sensitivity",
@@ -206,7 +206,7 @@ def as_text(scores: dict[str, Any], versions: Mapping[str, dict[str, Any]] | Non
     rows = [["", *columns]] if len(columns) > 1 else []
     rows += [
         [words, *(metrics.interval(**column[name]) for column in columns.values())]
-        for name, words in MAIN.items()
+        for name, words in FIGURES.items()
     ]
     units = "patients" if scores["patients"] else "cells"
     title = f"{cells_in_words(scores)} (95 % intervals over {units})"
@@ -228,5 +228,5 @@ def summary(val: dict[str, Any], test: dict[str, Any]) -> dict[str, Any]:
 
     `val` and `test` are as `score` gives them.
     """
-    main = {name: test[name]["value"] for name in MAIN}
+    main = {name: test[name]["value"] for name in FIGURES}
     return {**main, "val_auc": val["auc"]["value"], "test_cells": test["cells"]}

@@ -51,7 +51,7 @@ def read(file: Path) -> pd.DataFrame:
     """
     if not file.is_file():
         raise UserError(f"{file} is missing: name a table of predictions.")
-    table = tables.read_given(file, "path,p_parasitized", "file,p_parasitized")
+    table = tables.read_user_table(file, "path,p_parasitized", "file,p_parasitized")
     try:
         return table.assign(p_parasitized=table.p_parasitized.replace("", "nan").astype("float64"))
     except ValueError as error:
@@ -95,7 +95,7 @@ def differences(
         By version of the labels (evaluation.AS_GIVEN and, if any label is doubtful, WITHOUT and FLIPPED),
         then by figure.
     """
-    in_doubt = doubtful_labels.among(cells, doubtful)
+    in_doubt = doubtful_labels.is_doubtful(cells, doubtful)
     mask = in_doubt if in_doubt.any() else None
     versions = [evaluation.versions(sample, mask) for sample in _samples(cells, settings)]
     by_version = {}
@@ -133,7 +133,7 @@ def patients(
     Returns:
         Columns patient, cells, one and other, the worst of `one` first.
     """
-    cells = cells[(cells.label == labels.PARASITIZED) & ~doubtful_labels.among(cells, doubtful)]
+    cells = cells[(cells.label == labels.PARASITIZED) & ~doubtful_labels.is_doubtful(cells, doubtful)]
     by_patient = cells.assign(one=cells.one >= 0.5, other=cells.other >= 0.5).groupby("patient")
     table = by_patient.agg(cells=("path", "size"), one=("one", "mean"), other=("other", "mean"))
     return table[table.cells >= min_cells].reset_index().sort_values(["one", "patient"], ignore_index=True)

@@ -5,7 +5,7 @@ import os
 import sys
 
 from malaria import params, programs, tables
-from malaria.command import end_with
+from malaria.command import run_and_exit
 from malaria.errors import UserError
 from malaria.evaluate import evaluation
 from malaria.paths import AUDIT_PAGE, BUNDLE, LOCK, METRICS, PROCESSOR
@@ -51,4 +51,4 @@ def lock_note() -> str:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -86,7 +86,7 @@ def fetch(remote: Remote, target: Path) -> None:
         UserError: it cannot be downloaded, or is not the expected file; the message says what to do.
     """
     advice = f"or choose another folder with {CACHE_VARIABLE} or --cache-dir"
-    with files.disk_in_words(target.parent, f"free some disk there, {advice}; what came is kept"):
+    with files.disk_errors(target.parent, f"free some disk there, {advice}; what came is kept"):
         if _is_whole(remote, target):
             return
         with running.locked(_with_suffix(target, ".lock"), f"is downloading {target.name}"):

@@ -14,7 +14,7 @@ from PIL import Image
 from malaria import params, processes, tables
 from malaria.cells import names, patients
 from malaria.cells.provenance import Provenance
-from malaria.command import needs
+from malaria.command import require
 from malaria.errors import UserError
 from malaria.fields import annotations
 from malaria.labels import LABELS, PARASITIZED, UNINFECTED
@@ -52,7 +52,7 @@ def fetch(
         UserError: as `annotations.read`; or a field is not an image, a class has no cell, or scikit-image is
             missing.
     """
-    needs("skimage", "data.source: fields", "fields")
+    require("skimage", "data.source: fields", "fields")
     source = Path(os.path.normpath(data.folder))
     if not source.exists():
         raise UserError(f"params.yaml: data.folder is {data.folder}, which is not there: name your fields.")
@@ -68,7 +68,7 @@ def fetch(
         for number, (field, name) in enumerate(zip(fields, paths, strict=True))
     ]
     cut = functools.partial(_cut_cells, folder, data.fields.complete)
-    results = list(processes.in_order(cut, tasks, "cutting", batch=1, unit="fields"))
+    results = list(processes.map_in_order(cut, tasks, "cutting", batch=1, unit="fields"))
     rows = pd.DataFrame([row for result in results for row in result.rows], columns=list(tables.FIELDS))
     rows = rows.sort_values("path")
     missing = [label for label in LABELS if not rows.path.str.startswith(f"{label}/").any()]
@@ -101,7 +101,7 @@ def _patient(field: str, pattern: re.Pattern[str]) -> str:
     return (match[match.re.groups] if match else "") or patients.without_extension(field)
 
 
-def _cut_cells(folder: Path, complete: bool, task: tuple[int, annotations.Annotated, str]) -> FieldCells:
+def _cut_cells(folder: Path, complete: bool, task: tuple[int, annotations.AnnotatedField, str]) -> FieldCells:
     """Find and write a field's cells; `task`: the field's number, its annotations and its patient."""
     from malaria.fields import find, matching
 
@@ -114,7 +114,7 @@ def _cut_cells(folder: Path, complete: bool, task: tuple[int, annotations.Annota
     paired = {j for _, j in matched.pairs}
     parasites = [mark for j, mark in enumerate(marks) if mark.label == PARASITIZED and j not in paired]
     # A clump may be found as one cell, and a parasite may be annotated alone.
-    unclear = [i for i in matched.extra if any(matching.meet(field.cells[i], mark) for mark in parasites)]
+    unclear = [i for i in matched.extra if any(matching.overlap(field.cells[i], mark) for mark in parasites)]
     if complete:
         labels |= dict.fromkeys(sorted(set(matched.extra) - set(unclear)), UNINFECTED)
     cells = {i: label for i, label in sorted(labels.items()) if label in LABELS}

@@ -26,7 +26,7 @@ def fetch(
     Raises:
         UserError: as `download.fetch`, `read_mapping` and `nih.unpack`.
     """
-    settings, downloads = data.nlm, cache_of(data.nlm, cache)
+    settings, downloads = data.nlm, cache_folder(data.nlm, cache)
     address = settings.url.rstrip("/")
     files = (
         (MAPPINGS[PARASITIZED], "data.nlm.parasitized_sha256", None, settings.parasitized_sha256),
@@ -42,7 +42,7 @@ def fetch(
     return replace(provenance, source="nlm", origin=f"{address}/{ARCHIVE}", version=version)
 
 
-def cache_of(settings: params.NlmData, cache: Path | None) -> Path:
+def cache_folder(settings: params.NlmData, cache: Path | None) -> Path:
     """The folder for downloads, named by the archive's hash, so that two archives never share one."""
     return download.cache_folder(cache) / "nlm" / settings.sha256[:16]
 

@@ -38,7 +38,7 @@ def fetch(data: params.Data, folder: Path, _cache: Path | None = None) -> Proven
         (folder / label).mkdir()
     patients = plan(data.sample)
     draw = functools.partial(_draw, folder, data.sample.seed)
-    digests = processes.in_order(draw, patients, "drawing", batch=1, unit="patients")
+    digests = processes.map_in_order(draw, patients, "drawing", batch=1, unit="patients")
     checksum = hashlib.sha256(b"".join(digests)).hexdigest()
     origin = f"synthetic sample, seed {data.sample.seed}"
     return Provenance("sample", origin, __version__, checksum, LICENCE, data.sample.cells)

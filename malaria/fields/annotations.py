@@ -31,7 +31,7 @@ _CLASS_NAMES = {
     UNLABELLED: "difficult unlabelled unknown rbc cell erythrocyte",
     OTHER: "other leukocyte leucocyte wbc platelet thrombocyte artefact artifact",
 }
-KNOWN = {name: label for label, names in _CLASS_NAMES.items() for name in names.split()} | {
+KNOWN_CLASSES = {name: label for label, names in _CLASS_NAMES.items() for name in names.split()} | {
     "red blood cell": UNINFECTED,  # the healthy ones in BBBC041 and IML, whose other classes are stages
     "white blood cell": OTHER,
 }
@@ -69,7 +69,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Annotated:
+class AnnotatedField:
     """A field's image and the marks on it."""
 
     image: Path
@@ -82,11 +82,11 @@ Item = TypeVar("Item")
 Position = list[str]  # what is being read, for errors; the last item counts
 
 
-def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = "") -> list[Annotated]:
+def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = "") -> list[AnnotatedField]:
     """The annotated fields of a file, or of a folder of files, sorted by image.
 
     Args:
-        classes: what class names stand for, as data.classes; they go before KNOWN. Case does not matter.
+        classes: what class names stand for, as data.classes; they go before KNOWN_CLASSES. Case is ignored.
         unknown: what all other classes stand for; if empty, they are an error.
 
     Raises:
@@ -94,7 +94,7 @@ def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = ""
             a missing image; the message names the file, and the line or the entry. Or two files mark the same
             things.
     """
-    known = KNOWN | {name.lower(): label for name, label in (classes or {}).items()}
+    known = KNOWN_CLASSES | {name.lower(): label for name, label in (classes or {}).items()}
     fields: dict[Path, dict[Path, list[Mark]]] = {}  # by image, and by the file of annotations
     for file in annotation_files(path):
         position: Position = ["its start"]
@@ -129,7 +129,9 @@ def read(path: Path, classes: Mapping[str, str] | None = None, unknown: str = ""
         raise UserError(f"{path} holds no annotated field: name a file or folder of {_FORMATS}.")
     for image, marks_by_file in fields.items():
         _check_marked_once(image, marks_by_file)
-    return [Annotated(image, tuple(itertools.chain(*fields[image].values()))) for image in sorted(fields)]
+    return [
+        AnnotatedField(image, tuple(itertools.chain(*fields[image].values()))) for image in sorted(fields)
+    ]
 
 
 def _check_marked_once(image: Path, marks_by_file: Mapping[Path, Sequence[Mark]]) -> None:
@@ -159,7 +161,7 @@ def _mark(kind: str, box: list[float], ignore: bool, label: str) -> Mark:
     return Mark(OTHER if ignore else label, (x, y, w, h), ignore)
 
 
-def check_size(field: Annotated, width: int, height: int) -> None:
+def check_size(field: AnnotatedField, width: int, height: int) -> None:
     """Raise UserError if a mark lies outside of the picture, which then is not the one that was annotated."""
     for x, y, _, _ in (mark.box for mark in field.marks):
         if x > width or y > height:

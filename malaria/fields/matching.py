@@ -46,7 +46,7 @@ def match(field: Field, marks: Sequence[Mark]) -> Match:
     return Match(tuple(pairs), tuple(missed), tuple(extra))
 
 
-def meet(cell: Cell, mark: Mark) -> bool:
+def overlap(cell: Cell, mark: Mark) -> bool:
     """Whether the middle of a mark lies in the box of a cell, or the middle of that box in the mark's."""
     (x, y, w, h), (mark_x, mark_y, mark_w, mark_h) = cell.box, mark.box
     dx, dy = mark_x + mark_w / 2 - (x + w / 2), mark_y + mark_h / 2 - (y + h / 2)

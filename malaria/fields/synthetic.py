@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 
 from malaria.cells import synthetic
 from malaria.cells.images import Pixels
-from malaria.cells.prepared import part_of
+from malaria.cells.prepared import cell_mask
 from malaria.cells.synthetic import Floats, Random
 from malaria.fields.annotations import OTHER, Box, Mark
 from malaria.labels import PARASITIZED, UNINFECTED
@@ -70,7 +70,7 @@ def _red_cells(
             continue
         parasitized = random.random() < infected
         crop = synthetic.draw(random, stain, parasitized)
-        if box := _absorb(transmitted, crop / stain.cell.max() / 1.02, part_of(crop), centre):
+        if box := _absorb(transmitted, crop / stain.cell.max() / 1.02, cell_mask(crop), centre):
             centres = np.vstack([centres, centre])
             marks.append(Mark(PARASITIZED if parasitized else UNINFECTED, box))
     return marks

@@ -130,7 +130,7 @@ def run(
                 _check_readable(result)
                 content = _to_bytes(result)
                 finished[partition.key] = file = _file_path(parts, partition, content)
-                with stores.in_words(file):
+                with stores.as_user_error(file):
                     stores.filesystem(file).pipe_file(file, content)
                 bar.update(len(result.rows))
         counts = rows.save(_read_rows(finished.values(), Looks() if looks is None else looks), out)
@@ -214,13 +214,13 @@ def _parts_folder(out: str) -> Iterator[str]:
     # Stores have no locks.
     with nullcontext() if stores.is_remote(folder) else lock:
         yield folder
-        with stores.in_words(folder), suppress(FileNotFoundError):
+        with stores.as_user_error(folder), suppress(FileNotFoundError):
             stores.filesystem(folder).rm(folder, recursive=True)
 
 
 def _earlier_files(parts: str) -> dict[str, str]:
     """The files that earlier runs left, by key."""
-    with stores.in_words(parts):
+    with stores.as_user_error(parts):
         names = [file.rpartition("/")[2] for file in stores.filesystem(parts).find(parts)]
     return {name.rpartition("-")[0]: f"{parts}/{name}" for name in names}
 

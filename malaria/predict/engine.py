@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from malaria.command import needs
+from malaria.command import require
 from malaria.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def cluster(workers: int, scheduler: str | None = None) -> Iterator["Client"]:
     Raises:
         UserError: Dask is not installed, or there is no such cluster.
     """
-    needs("distributed", "dask", "engine")
+    require("distributed", "dask", "engine")
     import dask.config
     from distributed import Client, LocalCluster, Security
 

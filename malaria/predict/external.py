@@ -41,7 +41,7 @@ def read(bundle: Bundle, raw: Path, cells: pd.DataFrame) -> list[tuple[Prepared,
     # 16-bit files are scaled by the number of bits that the whole set uses.
     limits = replace(bundle.limits, bits=audit.bits_in_use(cells))
     work = functools.partial(prepare.read, raw, limits, record.input_size, record.colour)
-    return list(processes.in_order(work, list(cells.path), "reading"))
+    return list(processes.map_in_order(work, list(cells.path), "reading"))
 
 
 def figures(
@@ -73,7 +73,7 @@ def figures(
         "fields": sample.patients,
         "known": None if known is None else int(known.sum()),
         "foreign": bundle.foreign(looks),
-        **{name: evaluation.plain(values) for name, values in _resampled_figures(sample, rejected).items()},
+        **{name: evaluation.as_json(values) for name, values in _resampled_figures(sample, rejected).items()},
     }
 
 

@@ -21,8 +21,8 @@ from malaria.predict import Item, stores
 _DEEPEST = 3
 
 # A file larger than this is not a cell crop.
-_MOST_BYTES = 64 * 2**20
-_TOO_LARGE = f"larger than {_MOST_BYTES:,} bytes"
+_MAX_BYTES = 64 * 2**20
+_TOO_LARGE = f"larger than {_MAX_BYTES:,} bytes"
 _NO_ZIP = "an archive that is no zip, or damaged: unpack it, or pack its files as zip"
 
 
@@ -94,7 +94,7 @@ def items(source: Source, base: Path = Path()) -> Iterator[Item]:
         # Without a size it could not be examined, and reading it gives the reason.
         if source.size and path.lower().endswith(archives.SUFFIXES):
             read = _failing_read(images.Unreadable(_NO_ZIP))
-        elif source.size > _MOST_BYTES:
+        elif source.size > _MAX_BYTES:
             read = _failing_read(images.Unreadable(_TOO_LARGE))
         yield Item(path, read)
         return
@@ -111,8 +111,8 @@ def items(source: Source, base: Path = Path()) -> Iterator[Item]:
 def _read_file(file: Path) -> bytes:
     """All bytes of a file; Unreadable if they are too many. A device has the size 0, whatever it gives."""
     with file.open("rb") as stream:
-        content = stream.read(os.fstat(stream.fileno()).st_size or _MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
+        content = stream.read(os.fstat(stream.fileno()).st_size or _MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
         raise images.Unreadable(_TOO_LARGE)
     return content
 
@@ -217,7 +217,7 @@ def _members(name: str, archive: BinaryIO, depth: int, part: slice = slice(None)
 
 def _content(pack: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     """The bytes of a zip's member; Unreadable if it is too large or damaged."""
-    if info.file_size > _MOST_BYTES:
+    if info.file_size > _MAX_BYTES:
         raise images.Unreadable(_TOO_LARGE)
     try:
         archives.check_method(info)

@@ -20,7 +20,7 @@ from malaria.fetch import archives
 from malaria.fetch import folder as own_cells
 from malaria.paths import PARAMS, ROOTS
 from malaria.predict import external
-from malaria.predict.rows import Row, check_out, disk_in_words, predict_decoded, save
+from malaria.predict.rows import Row, check_out, disk_errors, predict_decoded, save
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def evaluate(
         left_out = own_cells.fetch(settings.data.model_copy(update=data), raw).ignored
         images = audit.audit(raw, limits)
         audit.check(images, limits, folder)
-        cells = patients.with_own(images)
+        cells = patients.accepted(images)
         decoded = external.read(bundle, raw, cells)
     looks = Looks()
     rows = list(predict_decoded(bundle, list(cells.path), decoded, looks=looks))
@@ -74,7 +74,7 @@ def evaluate(
     if out is not None:
         columns = zip(rows, cells.label, cells.patient, strict=True)
         table = (_LabelledRow(**vars(row), label=label, patient=patient) for row, label, patient in columns)
-        with disk_in_words(out):
+        with disk_errors(out):
             save(table, out, _LabelledRow)
     p = np.array([row.p_parasitized for row in rows], dtype=np.float64)
     cells = cells.assign(
@@ -91,7 +91,7 @@ def evaluate(
     points = {point.specificity: point.threshold for point in record.operating_points}
     fitted = evaluation.Fitted(record.temperature, points)
     scores = evaluation.score(judged, fitted, settings.evaluate)
-    sides = splits.sides_of(cells)
+    sides = splits.sides_by_folder(cells)
     aside = images[images.status == tables.QUARANTINED]
     return scores | {
         "foreign": bundle.foreign(looks),

@@ -146,10 +146,10 @@ def save(rows: Iterable[Row], out: str, kind: type[Row] = Row) -> Counter[str]:
 
 
 @contextmanager
-def disk_in_words(out: str) -> Iterator[None]:
+def disk_errors(out: str) -> Iterator[None]:
     """Turn an error of the disk on writing `out` into a UserError; a folder is refused at once."""
     check_out(out)
-    with files.disk_in_words(out, "free some disk, or name another --out"):
+    with files.disk_errors(out, "free some disk, or name another --out"):
         yield
 
 

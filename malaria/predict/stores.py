@@ -56,7 +56,7 @@ def objects(url: str) -> list[dict[str, Any]]:
     """
     if not url.removeprefix(SCHEME).strip("/"):
         raise UserError(f"{url} names no bucket: write {SCHEME}BUCKET/PREFIX.")
-    with in_words(url):
+    with as_user_error(url):
         listing = filesystem(url).find(url, detail=True).values()
     # Some clients represent a folder by an empty object.
     entries = [entry for entry in listing if not entry["name"].endswith("/")]
@@ -72,16 +72,16 @@ def read(path: str) -> bytes:
         FileNotFoundError, PermissionError: it is not there, or may not be read.
         UserError: the store does not answer, even after s3fs has tried again.
     """
-    with in_words(path, unchanged=_OBJECT_ERRORS):
+    with as_user_error(path, unchanged=_OBJECT_ERRORS):
         return cast(bytes, filesystem(path).cat_file(path))
 
 
 def open_object(url: str) -> BinaryIO:
     """Open an object to seek and read in; every call may raise the errors of `read`."""
-    with in_words(url, unchanged=_OBJECT_ERRORS):
+    with as_user_error(url, unchanged=_OBJECT_ERRORS):
         file = filesystem(url).open(url, "rb", block_size=_BLOCK, fill_cache=False)
     # All that is not read ahead yet is fetched through this function.
-    file.cache.fetcher = in_words(url, unchanged=_OBJECT_ERRORS)(file.cache.fetcher)
+    file.cache.fetcher = as_user_error(url, unchanged=_OBJECT_ERRORS)(file.cache.fetcher)
     return cast(BinaryIO, file)
 
 
@@ -100,22 +100,22 @@ def atomic_output(out: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         # The permission to write to a bucket does not include the one to look at it.
-        with in_words(out, unchanged=(PermissionError,)), suppress(PermissionError):
+        with as_user_error(out, unchanged=(PermissionError,)), suppress(PermissionError):
             filesystem(out).info(out.removeprefix(SCHEME).partition("/")[0])
         part = Path(folder, "part")
         yield part
-        with in_words(out):
+        with as_user_error(out):
             # A store shows an object only when it is complete.
             filesystem(out).put_file(str(part), out)
 
 
 @contextmanager
-def in_words(path: str, unchanged: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def as_user_error(path: str, unchanged: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn errors of s3fs into a UserError, but not those in `unchanged`, nor any error of a local file."""
     if not is_remote(path):
         yield
         return
-    command.needs("s3fs", SCHEME, "engine")
+    command.require("s3fs", SCHEME, "engine")
     from botocore.exceptions import BotoCoreError
 
     try:

@@ -59,7 +59,7 @@ def side(
         doubtful: the doubtful labels, as `doubtful_labels.read` gives them.
     """
     chosen = splits[splits.split == name]
-    in_doubt = doubtful_labels.among(chosen, doubtful) if doubtful else None
+    in_doubt = doubtful_labels.is_doubtful(chosen, doubtful) if doubtful else None
     y = labels.values(chosen.label).astype(np.float32)
     return Cells(cells.images, packed.rows_of(cells, chosen.path), y, in_doubt)
 

@@ -440,11 +440,11 @@ def test_a_map_is_shown_where_its_strongest_place_speaks_for_a_parasite(places, 
 
 def test_of_a_zip_with_too_many_cells_the_rest_is_counted_and_said(model, tmp_path, drawn):
     with zipfile.ZipFile(tmp_path / "cells.zip", "w") as pack:
-        for number in range(uploads.MOST_CELLS + 7):
+        for number in range(uploads.MAX_CELLS + 7):
             pack.writestr(f"{number}.png", b"")
         pack.writestr("__MACOSX/._1.png", b"")
     found = list(uploads.unpack([("cells.zip", tmp_path / "cells.zip")], in_bounds))
-    assert len(found) == uploads.MOST_CELLS + 1
+    assert len(found) == uploads.MAX_CELLS + 1
     judged = list(batches.judge([model], [upload("a.png", drawn[0][0]), found[-1]]))
     assert judged[-1].reason == "7 more than the 2,500 cells that are judged at once"
     totals, _ = rendering.batch(batches.outcomes([model], judged, verdict.HALF), judged, False)
@@ -454,7 +454,7 @@ def test_of_a_zip_with_too_many_cells_the_rest_is_counted_and_said(model, tmp_pa
 def test_a_zip_that_is_named_again_and_again_is_not_listed_every_time(model, tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "folders.zip", "w") as pack:
         pack.writestr("a/", b"")
-    files = [("folders.zip", tmp_path / "folders.zip")] * (uploads.MOST_ZIPS + 10)
+    files = [("folders.zip", tmp_path / "folders.zip")] * (uploads.MAX_ZIPS + 10)
     listed = []
     opened = zipfile.ZipFile.__init__
 
@@ -467,7 +467,7 @@ def test_a_zip_that_is_named_again_and_again_is_not_listed_every_time(model, tmp
     assert said[-11:] == ["zip without a file", *[uploads.TOO_MANY_ZIPS] * 10]
     assert len(said) == len(files)
     assert uploads.count([file for _, file in files]) == 10
-    assert len(listed) <= 3 * uploads.MOST_ZIPS
+    assert len(listed) <= 3 * uploads.MAX_ZIPS
 
 
 def test_a_cell_of_a_batch_is_read_again_by_its_number(tmp_path, drawn):
@@ -502,7 +502,7 @@ def test_a_cell_whose_files_are_kept_no_longer_is_not_shown_as_another(model, tm
 
 
 def test_the_next_to_look_at_are_those_worth_it_and_the_nearest_to_the_threshold_first(model):
-    judged = [batches.Judged("", "", (Answer(p),)) for p in (0.95, 0.2, 0.55, 0.01)]
+    judged = [batches.JudgedImage("", "", (Answer(p),)) for p in (0.95, 0.2, 0.55, 0.01)]
     assert batches.to_look_at(batches.outcomes([model], judged, verdict.HALF), judged) == [2, 1]
 
 

@@ -193,7 +193,7 @@ def test_the_operating_point_says_its_cost_and_moves_every_view(visit, files, si
 def test_what_is_not_judged_is_said_in_red_above_the_figures(visit, files, tmp_path, size):
     (tmp_path / "note.png").write_text("no image")
     with zipfile.ZipFile(tmp_path / "more.zip", "w") as pack:
-        for number in range(uploads.MOST_CELLS):
+        for number in range(uploads.MAX_CELLS):
             pack.writestr(f"{number}.png", "")
     page = visit(viewport=size)
     assert "Up to 2,500 cells at once" in page.locator(".mc-limits").inner_text()
@@ -204,7 +204,7 @@ def test_what_is_not_judged_is_said_in_red_above_the_figures(visit, files, tmp_p
     red, green, blue = map(int, re.findall(r"\d+", said.evaluate("one => getComputedStyle(one).color")))
     assert red > green + blue
     assert said.bounding_box()["y"] < page.locator("#totals .mc-total").bounding_box()["y"]
-    assert rows(page) == uploads.MOST_CELLS + 1
+    assert rows(page) == uploads.MAX_CELLS + 1
 
 
 def test_many_cells_sort_filter_and_leave_as_csv(visit, files, tmp_path):
@@ -440,7 +440,7 @@ def begin_judging_many(page, files: list[Path], folder: Path) -> None:
     """Upload a zip of as many cells as are judged at once, and wait until they are being judged."""
     Image.open(files[0]).save(folder / "small.jpg")
     with zipfile.ZipFile(folder / "many.zip", "w") as pack:
-        for number in range(uploads.MOST_CELLS):
+        for number in range(uploads.MAX_CELLS):
             pack.write(folder / "small.jpg", f"{number}.jpg")
     page.set_input_files("#bring input[type=file]", folder / "many.zip")
     page.get_by_role("progressbar").first.wait_for()

@@ -203,7 +203,7 @@ def test_a_client_that_leaves_takes_its_decoder_along(live, leave):
     def decoding() -> set[psutil.Process]:
         return {one for one in server.children() if one.cpu_times().user > 0.05}
 
-    slow = encoded(cell())[:-12] + chunk(b"aaAa", b"") * (uploads.MOST_BYTES // 13)
+    slow = encoded(cell())[:-12] + chunk(b"aaAa", b"") * (uploads.MAX_BYTES // 13)
     with ThreadPoolExecutor(1) as pool:
         left = pool.submit(leave, live, slow)
         while not (busy := decoding()):
@@ -279,7 +279,7 @@ ZIPS = {
     "link": (packed(("link.png", b"/etc/passwd"), link=True), "holds the link"),
     "bomb": (packed(("zeros.png", bytes(300 * 2**20))), "decompression bombs"),
     "too many members": (
-        packed(*((f"{n}.png", b"x") for n in range(uploads.MOST_CELLS + 1))),
+        packed(*((f"{n}.png", b"x") for n in range(uploads.MAX_CELLS + 1))),
         "more than the 2,500",
     ),
     "a list without end": (listing(100_000), "far more cells"),
@@ -510,12 +510,12 @@ def test_routes_that_the_page_does_not_need_are_closed(live, path):
 
 
 def test_bodies_are_bounded(live):
-    big, sentence = bytes(uploads.MOST_BYTES + 1), "This is too large: a file may have 20 MB."
+    big, sentence = bytes(uploads.MAX_BYTES + 1), "This is too large: a file may have 20 MB."
     one = requests.post(f"{live.url}/classify", data=big)
     assert (one.status_code, one.json()["error"]) == (413, sentence)
     upload = {"files": ("big.png", big)}
     assert requests.post(f"{live.url}/gradio_api/upload", files=upload).status_code == 413
-    call = requests.post(f"{live.url}/gradio_api/call/classify", data=b"[" * (firewall.MOST_JSON + 1))
+    call = requests.post(f"{live.url}/gradio_api/call/classify", data=b"[" * (firewall.MAX_JSON + 1))
     assert (call.status_code, call.json()["error"]) == (413, sentence)
 
 
@@ -752,7 +752,7 @@ def test_a_name_cannot_become_markup(model_bundle):
 
     evil = '"><img src=x onerror=alert(1)>.png'
     models = [open_model(model_bundle)]
-    judged = [batches.Judged(evil, "", (Answer(0.4),))]
+    judged = [batches.JudgedImage(evil, "", (Answer(0.4),))]
     totals, rows = rendering.batch(batches.outcomes(models, judged, verdict.HALF), judged, False)
     assert evil not in totals
     assert [
@@ -765,7 +765,7 @@ def test_a_name_cannot_become_markup(model_bundle):
 def test_a_full_queue_refuses_and_the_app_lives_on(model_bundle, tmp_path):
     arguments = ("--model", str(model_bundle), "--concurrency", "1", "--queue", "1")
     with app_server.start(*arguments, log=tmp_path / "log") as server:
-        many = [{"path": server.upload(("cell.png", encoded(cell())))[0]}] * uploads.MOST_CELLS
+        many = [{"path": server.upload(("cell.png", encoded(cell())))[0]}] * uploads.MAX_CELLS
         # Each batch takes far longer to judge than to send, so the second or third finds the queue full.
         asked = [server.call("classify_batch", many, 0.5).status_code for _ in range(10)]
         assert asked[0] == 200

@@ -268,7 +268,7 @@ def test_a_password_is_asked_for_on_every_route_and_an_open_address_is_said(mode
 
 def test_a_csv_holds_no_formula(model):
     names = ("=cmd()", "+1", "-1", "@x", "\tx", "a=b.png")
-    judged = [batches.Judged(name, "", (Answer(0.4),)) for name in names]
+    judged = [batches.JudgedImage(name, "", (Answer(0.4),)) for name in names]
     (outcome,) = batches.outcomes([model], judged, verdict.HALF)
     text = batches.as_csv(outcome.rows)
     paths = [row["path"] for row in csv.DictReader(io.StringIO(text))]

@@ -151,11 +151,11 @@ def test_a_batch_is_foreign_by_its_judged_cells(gated_bundle):
     fitted = dataclasses.replace(loaded, fitted_ood=check)
     served = dataclasses.replace(model.open_model(gated_bundle), bundle=fitted)
 
-    def judged(look: float, cells: int, rejected: str | None = None) -> list[batches.Judged]:
+    def judged(look: float, cells: int, rejected: str | None = None) -> list[batches.JudgedImage]:
         answer = Answer(0.5, rejected, look=np.full(16, look, np.float32))
-        return [batches.Judged(f"{number}.png", "", (answer,)) for number in range(cells)]
+        return [batches.JudgedImage(f"{number}.png", "", (answer,)) for number in range(cells)]
 
-    def foreign(batch: list[batches.Judged]) -> bool | None:
+    def foreign(batch: list[batches.JudgedImage]) -> bool | None:
         return batches.outcomes([served], batch, HALF)[0].totals.foreign
 
     assert foreign(judged(0.0, 50)) is False

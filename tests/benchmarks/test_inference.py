@@ -21,7 +21,7 @@ def test_ratios_are_medians_over_rounds_of_how_much_less_the_bundle_takes():
         "predict": lambda: {"ms": next(rounds) * next(predict)},
         "model(x)": lambda: {"ms": next(rounds) * 3},
     }
-    runs = by_turns.measured(ways, 3)
+    runs = by_turns.measure(ways, 3)
     assert by_turns.medians(runs)["ms"].to_dict() == {"bundle": 2, "predict": 80, "model(x)": 6}
     assert by_turns.ratios(runs, "bundle")["ms"].to_dict() == {"bundle": 1, "predict": 40, "model(x)": 3}
 

@@ -8,7 +8,7 @@ pytestmark = pytest.mark.long
 
 
 def test_clients_are_answered_without_an_error_and_counted(live):
-    figures = serving.load(live, serving.encoded(3), clients=2, seconds=0.5)
+    figures = serving.load(live, serving.png_cells(3), clients=2, seconds=0.5)
     assert (figures["clients"], figures["errors"]) == (2, 0)
     # Two clients, each with one request at a time.
     assert 2 <= figures["answers/s"] <= 2 * 1000 / figures["p50 ms"] * 2

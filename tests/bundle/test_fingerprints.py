@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def drawn():
     """60 synthetic cells in their original sizes."""
-    return [pixels for pixels, _ in pictures.drawn(60, seed=3)]
+    return [pixels for pixels, _ in pictures.cells(60, seed=3)]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_a_copy_with_other_pixels_is_known_too(record, drawn, copy):
 def test_the_pretrained_model_knows_its_cells_at_their_original_size(shared_cells):
     folder = ROOT / "models/pretrained"
     model = bundle.load(folder)
-    record = fingerprints.from_bytes(bundle.part(folder, model.record, "trained_on"))
+    record = fingerprints.from_bytes(bundle.read_part(folder, model.record, "trained_on"))
     with zipfile.ZipFile(shared_cells / "nih-original-size.zip") as pack:
         cells = [
             model.prepare(images.read(pack.read(name), images.Limits(1, 10**6)).pixels).pixels

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from malaria import programs
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 
 RUNS = ("alone",) * 10 + ("busy",) * 6 + ("one core",) * 4
 # A busy process, which ends when its parent does.
@@ -23,7 +23,7 @@ BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
 def main() -> int:
-    parser = options("tests.campaigns.repeat", __doc__)
+    parser = new_parser("tests.campaigns.repeat", __doc__)
     parser.add_argument("--log", type=Path, default=Path("reports/repeat"), help="folder (reports/repeat)")
     parser.add_argument("command", nargs="*", default=["make", "test"], help="what to run (make test)")
     arguments = parser.parse_args()
@@ -56,4 +56,4 @@ def once(command: list[str], condition: str, out: Path) -> tuple[int, int, int]:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

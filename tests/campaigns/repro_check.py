@@ -10,11 +10,11 @@ from pathlib import Path
 import yaml
 
 from malaria import files, programs
-from malaria.command import end_with, options
+from malaria.command import new_parser, run_and_exit
 
 
 def main() -> int:
-    parser = options("tests.campaigns.repro_check", __doc__)
+    parser = new_parser("tests.campaigns.repro_check", __doc__)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a parameter")
     changes = parser.parse_args().set
     with tempfile.TemporaryDirectory() as folder:
@@ -53,4 +53,4 @@ def hashes(repository: Path, outs: Iterable[str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    run_and_exit(main)

@@ -36,7 +36,7 @@ FIRST = int(os.environ.get("UPLOADS_FIRST", "0"))
 AT_ONCE = 4
 
 # Memory may grow by this factor after a tenth of the uploads, which warms up allocators and caches.
-_MOST_GROWTH = 1.15
+_MAX_GROWTH = 1.15
 
 # How a PNG's chunk, a JPEG's segment and a TIFF's tag begin.
 _FIELDS = {
@@ -85,7 +85,7 @@ def test_the_app_answers_broken_uploads_and_lives_on(tmp_path):
     print(*(f"{count:6} {answer}" for answer, count in sorted(answers.items())), sep="\n")
     print("memory of the server, MB, at each twentieth: " + " ".join(f"{size:.0f}" for size in memory))
     if UPLOADS >= 2000:
-        assert statistics.median(memory[-3:]) <= _MOST_GROWTH * statistics.median(memory[2:5])
+        assert statistics.median(memory[-3:]) <= _MAX_GROWTH * statistics.median(memory[2:5])
     if UPLOADS >= 100:
         # Although they are broken, some uploads must reach each endpoint.
         reached = {"classify: 200 error", "classify_batch: 200 complete", "show_cells: 200 complete"}
@@ -136,8 +136,8 @@ def _ask(server: app_server.Server, way: str, name: str, content: bytes) -> tupl
 @cache
 def samples() -> dict[str, bytes]:
     """Files that the app accepts, by name: each format and kind of image, and zips of them."""
-    cell = Image.fromarray(pictures.drawn(1, seed=11)[0][0])
-    grey16 = Image.fromarray((pictures.drawn(1, seed=12)[0][0].astype("uint16") * 257)[:, :, 0])
+    cell = Image.fromarray(pictures.cells(1, seed=11)[0][0])
+    grey16 = Image.fromarray((pictures.cells(1, seed=12)[0][0].astype("uint16") * 257)[:, :, 0])
     exif = Image.Exif()
     exif[0x0112] = 6
     files = {

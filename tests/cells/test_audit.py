@@ -58,7 +58,7 @@ def row(cells, path):
 
 
 def summarised(raw, cells):
-    return audit.summarise(cells, patients.published(raw))
+    return audit.summarise(cells, patients.read_slides(raw))
 
 
 def page(raw, provenance=NOT_RECORDED, cells=None):
@@ -95,7 +95,7 @@ def test_the_rows_are_sorted_by_path_and_read_back_as_written(raw, tmp_path):
 def test_the_rows_do_not_depend_on_the_number_of_processes(raw, monkeypatch):
     put(raw, "Uninfected/cut.png", cell(1)[:-50])
     one = audit.audit(raw, SETTINGS)
-    monkeypatch.setattr(processes, "in_order", functools.partial(processes.in_order, processes=2))
+    monkeypatch.setattr(processes, "in_order", functools.partial(processes.map_in_order, processes=2))
     pd.testing.assert_frame_equal(one, audit.audit(raw, SETTINGS))
 
 
@@ -416,7 +416,7 @@ def published(raw, **changed):
         slide, patient = changed.get("n" + path.stem.rpartition("_")[2], (known.slide, known.patient))
         rows.append((path.relative_to(raw).as_posix(), slide, patient))
     write_slides(raw, rows)
-    return patients.published(raw)
+    return patients.read_slides(raw)
 
 
 def test_slides_that_agree_with_the_names_are_counted_and_raise_no_note(raw):
@@ -525,7 +525,7 @@ def test_a_page_without_any_accepted_cell_is_still_a_page(tmp_path):
 
 
 def test_what_is_left_out_of_a_long_list_is_counted(raw, monkeypatch):
-    monkeypatch.setattr(audit_page, "MOST_ROWS", 3)
+    monkeypatch.setattr(audit_page, "MAX_ROWS", 3)
     for number in range(5):
         put(raw, f"Uninfected/{number}.png", b"")
     text = page(raw)

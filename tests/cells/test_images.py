@@ -375,7 +375,7 @@ def test_the_limits_hold_where_the_parent_ignores_their_signals():
     act = (
         "image += image[-12 * 10**6 :] * 5\n"
         f"try: print(sandbox.Decoder(limits, sandbox.{bounds}).read(image).width)\n"
-        "except sandbox.Costly: print('costly')"
+        "except sandbox.DecoderEnded: print('costly')"
     )
     assert in_own_process("signal.signal(signal.SIGXCPU, signal.SIG_IGN)", act) == "costly\n"
 
@@ -388,7 +388,7 @@ def test_a_system_that_starts_no_process_is_told_apart_from_a_costly_picture():
 
 def test_processor_time_ends_a_decoder():
     decoder = sandbox.Decoder(LIMITS, sandbox.Bounds(seconds=0, total=1, memory=1024, wait=0))
-    with pytest.raises(sandbox.Costly):
+    with pytest.raises(sandbox.DecoderEnded):
         decoder.read(encoded(noise())[:-12] + chunk(b"aaAa", b"") * 6 * 10**6)
     decoder.close()
 
@@ -423,7 +423,7 @@ def test_a_decoder_at_its_limit_of_memory_is_replaced():
     bounds = sandbox.Bounds(seconds=60, total=0, memory=64, wait=0)
     decoder = sandbox.Decoder(LIMITS, bounds)
     large = encoded(Image.new("RGB", (2000, 2000), RED))
-    with pytest.raises(sandbox.Costly):
+    with pytest.raises(sandbox.DecoderEnded):
         decoder.read(large)
     assert decoder.read(encoded(noise())).width == 40
     decoder.close()
@@ -445,13 +445,13 @@ def test_a_decoder_that_answers_nonsense_has_ended(answer):
     decoder.close()
     decoder._connection, other = multiprocessing.Pipe()
     other.send_bytes(f"{answer}\n".encode())
-    with other, pytest.raises(sandbox.Costly):
+    with other, pytest.raises(sandbox.DecoderEnded):
         decoder.read(b"hostile")
 
 
 def test_a_decoder_is_killed_once_nobody_waits():
     decoder = sandbox.Decoder(LIMITS, sandbox.Bounds(seconds=60, total=0, memory=1024, wait=0))
-    with pytest.raises(sandbox.Costly):
+    with pytest.raises(sandbox.DecoderEnded):
         decoder.read(busy_png(), gone=lambda: True)
     decoder.close()
 

@@ -64,18 +64,18 @@ def test_an_altered_copy_is_of_its_originals_patient():
 def test_cells_of_no_known_patient_stand_alone_but_for_their_copies():
     names = ["a.png", "a_rot90.png", "b_rot90.png", "c.png"]
     cells = pd.DataFrame({"path": names, "patient": ["", "", "", "Ada"], "status": tables.OK})
-    found = patients.with_own(cells)
+    found = patients.accepted(cells)
     assert list(found.columns) == list(cells.columns)
     own = found.patient
     assert own.nunique() == 3
     assert own[0] == own[1]
-    assert list(patients.known(own)) == [False, False, False, True]
+    assert list(patients.is_known(own)) == [False, False, False, True]
 
 
 def test_copies_that_roboflow_made_are_of_one_patient_also_without_their_original():
     copies = [f"Uninfected/a_{kind}.rf.{number:032x}.jpg" for kind in ("png", "JPG") for number in (1, 2)]
     cells = pd.DataFrame({"path": [*copies, "Uninfected/b.jpg"], "patient": "", "status": tables.OK})
-    assert patients.with_own(cells).patient.nunique() == 2
+    assert patients.accepted(cells).patient.nunique() == 2
     assert patients.of_files({"a.png": "Ada"}, dict(zip(copies, copies, strict=True)), "own") == (
         dict.fromkeys(copies, "Ada"),
         (),

@@ -139,7 +139,7 @@ def test_shares_of_parasitised_cells_have_to_fit_where_those_of_cells_do_anyway(
 
 
 def test_a_distance_at_the_tolerance_fits(monkeypatch):
-    monkeypatch.setattr(splits, "MOST_DRAWS", 20)
+    monkeypatch.setattr(splits, "MAX_DRAWS", 20)
     # Train gets five of nine patients: 0.556 of the cells, 0.044 less than the ratio's 0.6.
     assert splits.split(table([(9, 9)] * 9), changed(tolerance=0.6 - 5 / 9))[1].draw == 1
     with pytest.raises(UserError, match=r"the nearest was off by 0\.044"):
@@ -174,7 +174,7 @@ def test_too_few_patients_are_refused():
 
 
 def test_shares_that_no_draw_can_give_are_refused(monkeypatch):
-    monkeypatch.setattr(splits, "MOST_DRAWS", 20)
+    monkeypatch.setattr(splits, "MAX_DRAWS", 20)
     with pytest.raises(UserError, match="none of 20 draws gives the shares"):
         splits.split(table([(500, 5)] + [(1, 5)] * 5), SETTINGS)
 
@@ -227,7 +227,7 @@ def history(sides_file) -> list[tuple[pd.DataFrame, pd.DataFrame, splits.Summary
     for addition in range(6):
         here = order[2 * addition : 50 + 6 * addition]
         lot = everybody[everybody.patient.isin(here)]
-        assigned, summary, kept = splits.extend(lot, SETTINGS, splits.read_kept(sides_file))
+        assigned, summary, kept = splits.extend(lot, SETTINGS, splits.read_record(sides_file))
         files.write_json(sides_file, asdict(kept))
         found.append((lot, assigned, summary))
     return found
@@ -265,7 +265,7 @@ def test_the_summary_says_who_came_last_and_who_is_gone(history):
 
 def test_the_same_cells_again_give_the_same_split_and_the_same_words(history, sides_file):
     lot, assigned, summary = history[-1]
-    kept = splits.read_kept(sides_file)
+    kept = splits.read_record(sides_file)
     once_more, words, unchanged = splits.extend(lot.sample(frac=1, random_state=1), SETTINGS, kept)
     pd.testing.assert_frame_equal(once_more.sort_values("path", ignore_index=True), assigned)
     assert (words, unchanged) == (summary, kept)
@@ -273,12 +273,12 @@ def test_the_same_cells_again_give_the_same_split_and_the_same_words(history, si
 
 def test_who_comes_back_finds_the_old_side(history, sides_file):
     first, assigned, _ = history[0]
-    again, _, _ = splits.extend(first, SETTINGS, splits.read_kept(sides_file))
+    again, _, _ = splits.extend(first, SETTINGS, splits.read_record(sides_file))
     pd.testing.assert_frame_equal(again, assigned)
 
 
 def test_another_seed_is_another_draw_of_everybody(cells):
-    _, _, kept = splits.extend(cells, SETTINGS, splits.Kept())
+    _, _, kept = splits.extend(cells, SETTINGS, splits.Record())
     assigned, summary, anew = splits.extend(cells, changed(seed=2), kept)
     pd.testing.assert_frame_equal(assigned, splits.split(cells, changed(seed=2))[0])
     assert (summary.came, summary.gone, len(anew.rounds)) == ((), (), 1)
@@ -286,7 +286,7 @@ def test_another_seed_is_another_draw_of_everybody(cells):
 
 @pytest.mark.parametrize("changes", [{"unit": "image"}, {"folds": 4}])
 def test_sides_are_not_kept_for_a_split_by_image_or_into_folds(cells, changes):
-    _, _, kept = splits.extend(cells, SETTINGS, splits.Kept())
+    _, _, kept = splits.extend(cells, SETTINGS, splits.Record())
     assigned, _, unchanged = splits.extend(cells, changed(**changes), kept)
     pd.testing.assert_frame_equal(assigned, splits.split(cells, changed(**changes))[0])
     assert unchanged == kept
@@ -295,13 +295,15 @@ def test_sides_are_not_kept_for_a_split_by_image_or_into_folds(cells, changes):
 def test_sides_are_not_kept_where_cells_come_in_split_folders():
     cells = come_in({"P1": "train", "P2": "test", "P3": "val"})
     stray = cells.head(1).assign(path="Parasitized/notes.txt", patient="", status=tables.QUARANTINED)
-    _, summary, kept = splits.extend(pd.concat([cells, stray]), SETTINGS, splits.Kept())
-    assert (summary.draw, kept) == (0, splits.Kept())
+    _, summary, kept = splits.extend(pd.concat([cells, stray]), SETTINGS, splits.Record())
+    assert (summary.draw, kept) == (0, splits.Record())
 
 
 def test_sides_that_no_addition_can_bring_into_tolerance_are_said_in_a_sentence(cells, monkeypatch):
-    monkeypatch.setattr(splits, "MOST_DRAWS", 5)
-    few = splits.Kept(SETTINGS.ratio, SETTINGS.seed, (splits.Round(1, {"test": list(cells.patient[:900])}),))
+    monkeypatch.setattr(splits, "MAX_DRAWS", 5)
+    few = splits.Record(
+        SETTINGS.ratio, SETTINGS.seed, (splits.Round(1, {"test": list(cells.patient[:900])}),)
+    )
     with pytest.raises(UserError, match=r"on the sides that they had, no draw of the \d+ new ones gives"):
         splits.extend(cells, SETTINGS, few)
 
@@ -318,7 +320,7 @@ def test_sides_that_no_addition_can_bring_into_tolerance_are_said_in_a_sentence(
 def test_a_damaged_record_of_sides_is_refused(tmp_path, content):
     (tmp_path / "sides.json").write_text(content)
     with pytest.raises(UserError, match=r"sides\.json is damaged"):
-        splits.read_kept(tmp_path / "sides.json")
+        splits.read_record(tmp_path / "sides.json")
 
 
 def come_in(sides: dict[str, str]) -> pd.DataFrame:

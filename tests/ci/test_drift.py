@@ -30,7 +30,7 @@ def data(tmp_path):
         tables.write(cells.assign(width=width), folder / paths.CELLS, tables.CELLS)
         (folder / paths.PACKED).mkdir(parents=True)
         np.save(folder / paths.PACKED / packed.ARRAY, pixels)
-        own = dict.fromkeys(packed.OWN, int(150 + light))
+        own = dict.fromkeys(packed.COLOURS, int(150 + light))
         tables.write(cells.assign(**own), folder / paths.PACKED / packed.INDEX, tables.INDEX)
         return folder
 

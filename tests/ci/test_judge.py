@@ -253,8 +253,8 @@ def test_code_that_answers_with_the_labels_is_not_asked(branch):
     edit(file, last, last.replace("return", "table =", 1))
     edit(
         file,
-        'run `dvc repro`.") from None\n\n\ndef read_given',
-        f'run `dvc repro`.") from None\n{trick}\n\ndef read_given',
+        'run `dvc repro`.") from None\n\n\ndef read_user_table',
+        f'run `dvc repro`.") from None\n{trick}\n\ndef read_user_table',
     )
     run("dvc", "repro", "--force", "--single-item", "evaluate", cwd=branch)
     take_for_granted(branch, "audit", "split", "pack", "train", "evaluate", "export")

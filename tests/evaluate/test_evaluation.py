@@ -221,7 +221,7 @@ def test_doubtful_labels_are_left_out_and_flipped_side_by_side(cells):
 @pytest.mark.parametrize("named", [str, lambda path: Path(path).name])
 def test_a_label_in_doubt_is_told_by_its_path_or_name(cells, named):
     doubtful = frozenset({(cells.label[3], named(cells.path[3]))})
-    assert np.flatnonzero(doubtful_labels.among(cells, doubtful)).tolist() == [3]
+    assert np.flatnonzero(doubtful_labels.is_doubtful(cells, doubtful)).tolist() == [3]
 
 
 def test_a_doubtful_label_that_was_corrected_since_counts_again(cells):
@@ -256,7 +256,7 @@ def test_cells_of_one_class_give_null_and_no_warning(cells):
 
 @pytest.mark.parametrize(("figure", "said"), [(0.12345678, "0.123457"), (-1e-9, "0.0"), (np.nan, "None")])
 def test_a_figure_has_six_places_and_zero_no_sign(figure, said):
-    assert str(evaluation.plain(np.array([figure, 0.0, 1.0]))["value"]) == said
+    assert str(evaluation.as_json(np.array([figure, 0.0, 1.0]))["value"]) == said
 
 
 def test_the_baselines_published_figures_are_reproduced(shared_cells):
@@ -287,7 +287,7 @@ def test_a_list_of_doubtful_labels_has_pairs_and_says_nothing_of_no_cells(tmp_pa
     file.write_text("given_label,file\nUninfected,a.png\nParasitized,b/c.png\n")
     listed = doubtful_labels.read(file, "evaluate.doubtful_labels")
     assert listed == {("Uninfected", "a.png"), ("Parasitized", "b/c.png")}
-    of_none = doubtful_labels.among(pd.DataFrame({"path": [], "label": []}), listed)
+    of_none = doubtful_labels.is_doubtful(pd.DataFrame({"path": [], "label": []}), listed)
     assert (of_none.dtype, len(of_none)) == (bool, 0)
 
 

@@ -14,7 +14,7 @@ from tests.support import project
 
 @pytest.mark.long
 def test_a_laboratory_that_is_left_out_is_judged_by_a_network_that_never_saw_it(repository):
-    for number, (pixels, infected) in enumerate(pictures.drawn(12, seed=5)):
+    for number, (pixels, infected) in enumerate(pictures.cells(12, seed=5)):
         file = repository / "data/others/west" / labels.LABELS[infected] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(file)

@@ -9,7 +9,7 @@ from experiments import external
 
 
 def test_each_set_has_its_figures(model_bundle, tmp_path, capsys, monkeypatch):
-    for number, (pixels, infected) in enumerate(pictures.drawn(8, seed=5)):
+    for number, (pixels, infected) in enumerate(pictures.cells(8, seed=5)):
         for name in ("east", "west"):
             file = tmp_path / name / ("Parasitized" if infected else "Uninfected") / f"{number}.png"
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from PIL import Image
 from malaria import bundle
 from malaria.__main__ import main
 from malaria.cells import images
-from malaria.command import end_with
+from malaria.command import run_and_exit
 from malaria.errors import UserError
 from malaria.predict import batch, inputs
 from malaria.running import locked
@@ -345,5 +345,5 @@ def test_what_is_missing_is_told_in_a_sentence(
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.setattr(sys, "argv", ["malaria", "predict", "--model", str(model_bundle), *arguments])
     with pytest.raises(SystemExit, match="1"):
-        end_with(main)
+        run_and_exit(main)
     assert sentence in capsys.readouterr().err

@@ -18,7 +18,7 @@ from app import pictures
 from malaria import bundle
 from malaria.__main__ import main
 from malaria.bundle import ood
-from malaria.command import end_with
+from malaria.command import run_and_exit
 from tests.support.project import ROOT
 
 
@@ -26,7 +26,7 @@ def predict(*arguments: str, most_bytes: int = resource.RLIM_INFINITY) -> subpro
     """Run the command, in a process that may write files of `most_bytes` at most."""
     program = (
         f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({most_bytes}, {most_bytes}))\n"
-        "from malaria.command import end_with; from malaria.__main__ import main; end_with(main)"
+        "from malaria.command import run_and_exit; from malaria.__main__ import main; run_and_exit(main)"
     )
     command = [sys.executable, "-c", program, "predict", *arguments]
     # As in most locales; in the C locale Python would print any file name.
@@ -52,7 +52,7 @@ def test_a_file_name_that_is_no_utf8_comes_through_and_nothing_judged_is_a_failu
 
 
 def test_the_output_is_no_image_of_the_folder_that_is_judged(gated_bundle, tmp_path):
-    Image.fromarray(next(pixels for pixels, _ in pictures.drawn(1, seed=3))).save(tmp_path / "cell.png")
+    Image.fromarray(next(pixels for pixels, _ in pictures.cells(1, seed=3))).save(tmp_path / "cell.png")
     out = tmp_path / "predictions.csv"
     for _ in range(2):
         done = predict(str(tmp_path), "--model", str(gated_bundle), "--out", str(out))
@@ -61,7 +61,7 @@ def test_the_output_is_no_image_of_the_folder_that_is_judged(gated_bundle, tmp_p
 
 def test_rows_on_stdout_are_utf8_whatever_the_locale(tmp_path, model_bundle):
     (tmp_path / "zäh.png").touch()
-    code = "from malaria.command import end_with; from malaria.__main__ import main; end_with(main)"
+    code = "from malaria.command import run_and_exit; from malaria.__main__ import main; run_and_exit(main)"
     command = [sys.executable, "-c", code, "predict", str(tmp_path), "--model", str(model_bundle)]
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, env=ascii_only)
@@ -90,7 +90,7 @@ def test_a_batch_of_a_foreign_stain_is_said_before_the_counts(
     (model / bundle.MANIFEST).unlink()
     bundle.write_manifest(model)
     cells.mkdir()
-    for number, (pixels, _) in enumerate(pictures.drawn(60, seed=5)):
+    for number, (pixels, _) in enumerate(pictures.cells(60, seed=5)):
         Image.fromarray(pixels).save(cells / f"{number}.png")
     # A shard has 20 cells, while the check needs 50.
     spread = (
@@ -143,7 +143,7 @@ def test_an_out_that_cannot_be_written_is_refused_before_anything_is_judged(
     # If the command looked for cells first, its error would be that there are none.
     monkeypatch.setattr(sys, "argv", ["malaria", "predict", "not-there", *options])
     with pytest.raises(SystemExit, match="1"):
-        end_with(main)
+        run_and_exit(main)
     assert sentence in capsys.readouterr().err
 
 
@@ -153,7 +153,7 @@ def test_an_out_that_is_no_table_is_refused_and_left_alone(tmp_path, monkeypatch
     Path("cell.png").write_bytes(b"a cell")
     monkeypatch.setattr(sys, "argv", ["malaria", "predict", "other.png", "--out", out])
     with pytest.raises(SystemExit, match="2"):
-        end_with(main)
+        run_and_exit(main)
     assert f"{out} is no table" in capsys.readouterr().err
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("cell.png", b"a cell")]
 

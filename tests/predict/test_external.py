@@ -27,7 +27,7 @@ def given(tmp_path_factory):
     folder = tmp_path_factory.mktemp("laboratory")
     from app import pictures
 
-    for number, (pixels, infected) in enumerate(pictures.drawn(40, seed=5)):
+    for number, (pixels, infected) in enumerate(pictures.cells(40, seed=5)):
         file = folder / ("Parasitized" if infected else "Uninfected") / f"field{number % 8}__{number}.png"
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(file)

@@ -16,7 +16,7 @@ from app import pictures
 from malaria import bundle
 from malaria.__main__ import main
 from malaria.bundle.ood import FOREIGN
-from malaria.command import end_with
+from malaria.command import run_and_exit
 from malaria.errors import UserError
 from malaria.predict import labelled
 from tests.support import bundles
@@ -71,7 +71,7 @@ def test_the_error_for_a_cell_that_may_not_be_read_names_the_cell_and_not_the_ta
     asked = ["evaluate", str(own), "--model", str(model_bundle), "--out", str(tmp_path / "rows.csv")]
     monkeypatch.setattr(sys, "argv", ["malaria", *asked])
     with pytest.raises(SystemExit, match="1"):
-        end_with(main)
+        run_and_exit(main)
     said = capsys.readouterr().err
     assert "png: Permission denied" in said
     assert "rows.csv" not in said
@@ -86,7 +86,7 @@ def test_a_table_that_cannot_be_written_is_named(own, model_bundle, tmp_path, mo
         asked = ["evaluate", str(own), "--model", str(model_bundle), "--out", str(tmp_path / out)]
         monkeypatch.setattr(sys, "argv", ["malaria", *asked])
         with pytest.raises(SystemExit, match="1"):
-            end_with(main)
+            run_and_exit(main)
         assert sentence in capsys.readouterr().err
 
 
@@ -115,7 +115,7 @@ def test_cells_that_come_as_a_split_are_all_judged(own, model_bundle):
 
 @pytest.mark.parametrize(("limit", "foreign"), [(0.0, True), (np.inf, False)])
 def test_a_batch_of_a_foreign_stain_is_said_before_any_figure(tmp_path, gated_bundle, limit, foreign):
-    for number, (pixels, infected) in enumerate(pictures.drawn(60, seed=5)):
+    for number, (pixels, infected) in enumerate(pictures.cells(60, seed=5)):
         file = tmp_path / ("Parasitized" if infected else "Uninfected") / f"{number}.png"
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(file)

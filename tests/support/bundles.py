@@ -75,7 +75,7 @@ def violet(folder: Path, gated: bool = False, mapped: bool = False) -> Path:
 
 def drawn_cells() -> list[tuple[images.Pixels, bool]]:
     """Twelve synthetic cells, and whether each is parasitised."""
-    return pictures.drawn(12, seed=3)
+    return pictures.cells(12, seed=3)
 
 
 def plain(model: Path, paths: list[str]) -> bytes:
@@ -88,7 +88,7 @@ def plain(model: Path, paths: list[str]) -> bytes:
 @functools.cache
 def _gate() -> ood.Check:
     """An out-of-distribution check, fitted on synthetic cells and the violet network's one feature."""
-    crops = [pixels for pixels, _ in pictures.drawn(400, seed=7)]
+    crops = [pixels for pixels, _ in pictures.cells(400, seed=7)]
     no_cells = not_cells.all_kinds(crops[:20], 6, seed=7)
     cells, others = seen(crops), seen([picture for kind in no_cells.values() for picture in kind])
     learnt, held_out = (

@@ -120,7 +120,7 @@ def write(
 def _pack(folder: Path, cells: pd.DataFrame, prepared: list[images.Pixels]) -> None:
     folder.mkdir(parents=True)
     np.save(folder / packed.ARRAY, np.stack(prepared))
-    tables.write(cells.assign(**dict.fromkeys(packed.OWN, 150)), folder / packed.INDEX, tables.INDEX)
+    tables.write(cells.assign(**dict.fromkeys(packed.COLOURS, 150)), folder / packed.INDEX, tables.INDEX)
 
 
 def with_weights(bundle: Path, folder: Path, mixture: tuple[float, float, float]) -> Path:

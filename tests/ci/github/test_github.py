@@ -158,7 +158,7 @@ def test_an_artifact_that_is_too_large_is_not_even_fetched(github):
 
 
 def test_an_artifact_that_is_larger_than_github_says_is_not_read(github, monkeypatch):
-    monkeypatch.setattr(comment, "MOST_ZIPPED", 1000)
+    monkeypatch.setattr(comment, "MAX_ZIPPED", 1000)
     # A zip may follow other bytes, so this one could be read.
     github.answer_bytes(
         "artifacts/5/zip", b"\0" * 2000 + zipped({"summary.json": json.dumps(SUMMARY).encode()})
