@@ -95,7 +95,7 @@ def test_the_rows_are_sorted_by_path_and_read_back_as_written(raw, tmp_path):
 def test_the_rows_do_not_depend_on_the_number_of_processes(raw, monkeypatch):
     put(raw, "Uninfected/cut.png", cell(1)[:-50])
     one = audit.audit(raw, SETTINGS)
-    monkeypatch.setattr(processes, "in_order", functools.partial(processes.map_in_order, processes=2))
+    monkeypatch.setattr(processes, "map_in_order", functools.partial(processes.map_in_order, processes=2))
     pd.testing.assert_frame_equal(one, audit.audit(raw, SETTINGS))
 
 

@@ -65,7 +65,7 @@ def test_what_is_quarantined_is_not_packed(raw, cells, tmp_path):
 
 def test_the_bytes_do_not_depend_on_the_number_of_processes(raw, cells, tmp_path, monkeypatch):
     pack.write(raw, cells, 32, "as-is", tmp_path / "one")
-    monkeypatch.setattr(processes, "in_order", functools.partial(processes.map_in_order, processes=2))
+    monkeypatch.setattr(processes, "map_in_order", functools.partial(processes.map_in_order, processes=2))
     pack.write(raw, cells, 32, "as-is", tmp_path / "two")
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
