@@ -16,12 +16,12 @@ import contextlib
 import functools
 import io
 import itertools
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from benchmarks import by_turns
@@ -44,10 +44,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive, default=5, help="number of these measurements (5)")
     arguments = parser.parse_args()
     print(by_turns.machine())
-    rate, bare, plain = by_turns.run_in_process(rates, _BEFORE + arguments.steps, arguments.rounds)
+    rate, share, share_of_plain = by_turns.run_in_process(rates, _BEFORE + arguments.steps, arguments.rounds)
     print(
-        f"ours, steady: {rate:,.0f} images/s: {rate / bare:.1%} of a bare step's {bare:,.0f}, and "
-        f"{rate / plain:.1%} of the {plain:,.0f} of one that does not augment",
+        f"ours, steady: {rate:,.0f} images/s: {share:.1%} of a bare step's rate, and {share_of_plain:.1%} of "
+        "that of one that does not augment",
         flush=True,
     )
     seeds = pd.RangeIndex(1, arguments.seeds + 1, name="seed")
@@ -85,9 +85,10 @@ def pipeline(seed: int, epochs: int) -> tuple[float, float, int]:
 
 
 def rates(steps: int, rounds: int) -> tuple[float, float, float]:
-    """Images per second of `fit` on the pipeline's batches, of a bare step, and of one without augmentation.
+    """Images per second of `fit` on the pipeline's batches, and its shares of two bare steps.
 
-    Each is the median over rounds, in which the three alternate.
+    The second bare step does not augment. Each is a median over rounds, in which the three alternate: a share
+    is of one round, so that a processor that slows down between rounds does not change it.
     """
     from malaria.train import augmentation, network, training
     from malaria.train.backend import keras, tf
@@ -119,9 +120,10 @@ def rates(steps: int, rounds: int) -> tuple[float, float, float]:
             clock()
 
     ways = fit, functools.partial(repeated, bare), functools.partial(repeated, plain)
-    found = [[_rate(way, len(images)) for way in ways] for _ in range(rounds)]
-    rate, of_bare, of_plain = (statistics.median(speeds) for speeds in zip(*found, strict=True))
-    return rate, of_bare, of_plain
+    rate, bare_rate, plain_rate = np.array(
+        [[_rate(way, len(images)) for way in ways] for _ in range(rounds)]
+    ).T
+    return float(np.median(rate)), float(np.median(rate / bare_rate)), float(np.median(rate / plain_rate))
 
 
 def _rate(way: Callable[[Callable[..., None]], None], batch: int) -> float:
