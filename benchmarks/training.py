@@ -97,7 +97,8 @@ def rates(steps: int, rounds: int) -> tuple[float, float, float]:
     cells, splits = packed.load(paths.PACKED), tables.read(paths.SPLITS, tables.SPLITS)
     train = training.side(cells, splits, tables.TRAIN)
     training.begin(settings)
-    model = training.set_up(network.build(cells.size), settings, steps)
+    model = network.build(cells.size)
+    training.set_up(model, settings, steps)
     images, numbers, targets, _ = map(tf.constant, next(training.drawn(train, settings)))
     batches = training.batches(train, settings)
 

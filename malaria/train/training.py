@@ -1,6 +1,5 @@
 """Train the network: Keras's `fit` on a stateless data set, judged on val, resumable after a kill."""
 
-import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -116,14 +115,14 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
     if note := devices.in_words(on, settings.distribute):
         print(note, flush=True)
     with on.scope():
-        plain = network.build(size, synchronized=on.strategy.num_replicas_in_sync > 1)
-        if network.start_from(plain, Path(settings.start)):
+        model = network.build(size, synchronized=on.strategy.num_replicas_in_sync > 1)
+        if network.start_from(model, Path(settings.start)):
             print(f"Starting from the weights in {settings.start}", flush=True)
     train = taught(train, settings.noisy_labels)
     steps = len(train.rows) // _batch(train, settings)
     # Before `set_up`: a compiled model's description has the number of its optimizer in this process.
-    checkpoint = Checkpoint(resume, _key(train, val, settings, plain)) if resume else None
-    model = set_up(plain, settings, steps)
+    checkpoint = Checkpoint(resume, _key(train, val, settings, model)) if resume else None
+    set_up(model, settings, steps)
     with Live(str(log), save_dvc_exp=False, report=None, dvcyaml=None, monitor_system=False) as live:
         progress = _Progress(model, _watched(val, settings.noisy_labels), settings, live, checkpoint)
         if done := progress.go_on():
@@ -142,18 +141,6 @@ def train(train: Cells, val: Cells, settings: params.Train, log: Path, resume: P
     return progress.trained(network.build(size))
 
 
-class _Augmented(keras.Model):  # type: ignore[misc]
-    """A network that augments the images of each training step, which is faster than in the data set."""
-
-    def __init__(self, plain: keras.Model, settings: params.Train) -> None:
-        super().__init__(plain.input, plain.output, name=plain.name)
-        self.settings = settings
-
-    def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
-        images, numbers, *targets = data
-        return dict(super().train_step((augmentation.augment(images, numbers, self.settings), *targets)))
-
-
 def begin(settings: params.Train) -> None:
     """Seed all random numbers that Keras draws, first weights included. Call it before a network is built."""
     keras.utils.set_random_seed(settings.seed)
@@ -161,14 +148,11 @@ def begin(settings: params.Train) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def set_up(plain: keras.Model, settings: params.Train, steps: int) -> keras.Model:
-    """Compile `plain` with cross-entropy, and AdamW under a cosine schedule after half an epoch of warm-up.
+def set_up(model: keras.Model, settings: params.Train, steps: int) -> None:
+    """Compile `model` with cross-entropy, and AdamW under a cosine schedule after half an epoch of warm-up.
 
     Args:
         steps: of an epoch.
-
-    Returns:
-        The network to call `fit` of. It shares its weights with `plain`, and augments what it learns from.
     """
     total = settings.epochs * steps
     rate = keras.optimizers.schedules.CosineDecay(
@@ -178,8 +162,7 @@ def set_up(plain: keras.Model, settings: params.Train, steps: int) -> keras.Mode
     momentum = max(0.0, min(settings.averaging, 1 - 10 / total))
     loss = keras.losses.BinaryCrossentropy(label_smoothing=settings.label_smoothing)
     # The optimizer's variables have to be mirrored if the network is.
-    with plain.distribute_strategy.scope():
-        model = _Augmented(plain, settings)
+    with model.distribute_strategy.scope():
         optimizer = keras.optimizers.AdamW(
             rate, weight_decay=settings.weight_decay, use_ema=momentum > 0, ema_momentum=momentum
         )
@@ -187,19 +170,21 @@ def set_up(plain: keras.Model, settings: params.Train, steps: int) -> keras.Mode
         # XLA's convolutions are slower here.
         model.compile(optimizer, loss, jit_compile=False)
         model.optimizer.build(model.trainable_variables)
-    return model
 
 
 def batches(cells: Cells, settings: params.Train, first: int = 0) -> tf.data.Dataset:
-    """Batches for the network that `set_up` returns, epoch after epoch, starting with epoch `first`.
+    """Augmented batches, epoch after epoch, starting with epoch `first`.
 
-    Each has images uint8 (b, size, size, 3), the numbers that say how `augmentation.augment` changes them,
-    targets and weights float32 (b,). Order and numbers depend on seed, epoch and position only. An epoch
-    leaves out the cells that remain after its last whole batch; the next epoch draws from all cells again.
+    Each has images float32 (b, size, size, 3) in [0, 255], targets and weights float32 (b,). Order and
+    augmentation depend on seed, epoch and position only. An epoch leaves out the cells that remain after its
+    last whole batch; the next epoch draws from all cells again.
     """
     shapes = tuple(tf.TensorSpec(part.shape, part.dtype) for part in next(drawn(cells, settings, first)))
-    numbered = functools.partial(drawn, cells, settings, first)
-    return tf.data.Dataset.from_generator(numbered, output_signature=shapes).prefetch(2)
+    return (
+        tf.data.Dataset.from_generator(lambda: drawn(cells, settings, first), output_signature=shapes)
+        .map(lambda images, numbers, *rest: (augmentation.augment(images, numbers, settings), *rest))
+        .prefetch(2)
+    )
 
 
 def drawn(cells: Cells, settings: params.Train, first: int = 0) -> Iterator[tuple[npt.NDArray[Any], ...]]:
